@@ -1,0 +1,1 @@
+"""Learn visual features from unlabelled images by grouping them."""

@@ -1,0 +1,30 @@
+"""The only module that knows torch.distributed; every function is the identity on one process."""
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+
+def world_size() -> int:
+    """How many processes work on this run."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def all_reduce_sum(values: Tensor) -> Tensor:
+    """The sum of ``values`` (any shape) over the processes; no gradient."""
+    if world_size() > 1:
+        values = values.detach().clone()
+        dist.all_reduce(values)
+    return values
+
+
+def all_logsumexp(values: Tensor) -> Tensor:
+    """``log(sum(exp(values)))`` over the processes, element by element (any shape); no gradient.
+
+    One collective: the values themselves are gathered, so that nothing overflows whatever their size.
+    """
+    if world_size() == 1:
+        return values
+    gathered = [torch.empty_like(values) for _ in range(world_size())]
+    dist.all_gather(gathered, values.contiguous())
+    return torch.stack(gathered).logsumexp(dim=0)

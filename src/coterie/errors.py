@@ -1,0 +1,21 @@
+"""What a person can mend: one plain line, exit status 2."""
+
+
+class UserError(Exception):
+    """Something that the person who started the program can mend; the message says how, in one line."""
+
+
+class BadImage(UserError):  # noqa: N818 -- it names the thing, like KeyError
+    """One image that cannot be decoded; the run goes on without it."""
+
+
+class NoImages(UserError):  # noqa: N818
+    """A source without a single image that can be decoded."""
+
+
+class BadConfig(UserError):  # noqa: N818
+    """A setting that is unknown, of the wrong type, or at odds with another."""
+
+
+class BadRun(UserError):  # noqa: N818
+    """A run folder that is missing, in use, unfinished or made with other settings."""

@@ -1,0 +1,1 @@
+"""Judging embeddings, and showing the result."""

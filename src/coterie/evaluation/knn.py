@@ -1,0 +1,61 @@
+"""The k-nearest-neighbour probe."""
+
+from collections.abc import Sequence
+
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.nn import functional as F
+
+from coterie.ops.neighbours import nearest, vote
+
+NEIGHBOURS = (1, 20, 200)
+TEMPERATURES = (0.07, 0.1)
+
+
+def knn(
+    train: Float[Tensor, "n d"],
+    train_labels: Int[Tensor, " n"],
+    test: Float[Tensor, "m d"],
+    test_labels: Int[Tensor, " m"],
+    *,
+    neighbours: Sequence[int] = NEIGHBOURS,
+    temperatures: Sequence[float] = TEMPERATURES,
+) -> dict[str, float]:
+    """Accuracy, in percent, of a weighted vote of the nearest training rows.
+
+    Cosine similarity; each of the k neighbours votes with ``exp(cosine / temperature)`` (Wu et al. 2018, section 3.4; the
+    protocol of DINO, and of SwAV's appendix B.6). Runs on the device of its inputs, with bounded memory.
+
+    Returns:
+        ``{"k20_t0.07_top1": ..., "k20_t0.07_top5": ..., ...}``; top5 looks at the best min(5, k) classes.
+    """
+    train, test = F.normalize(train, dim=1), F.normalize(test, dim=1)
+    classes = int(max(train_labels.max(), test_labels.max())) + 1
+    similarities, positions = nearest(test, train, max(neighbours))
+    labels = train_labels[positions]
+    result: dict[str, float] = {}
+    for k in neighbours:
+        for temperature in temperatures:
+            votes = vote(similarities[:, :k], labels[:, :k], classes, temperature)
+            best = votes.topk(min(5, k, classes), dim=1).indices == test_labels[:, None]
+            result[f"k{k}_t{temperature:g}_top1"] = 100 * best[:, :1].any(dim=1).double().mean().item()
+            result[f"k{k}_t{temperature:g}_top5"] = 100 * best.any(dim=1).double().mean().item()
+    return result
+
+
+def knn_predictions(
+    train: Float[Tensor, "n d"],
+    train_labels: Int[Tensor, " n"],
+    test: Float[Tensor, "m d"],
+    *,
+    k: int = 20,
+    temperature: float = 0.07,
+) -> Int[Tensor, " m"]:
+    """The class that the k nearest training rows vote for, for each test row; as in :func:`knn`."""
+    train, test = F.normalize(train, dim=1), F.normalize(test, dim=1)
+    similarities, positions = nearest(test, train, k)
+    classes = int(train_labels.max()) + 1
+    return vote(similarities, train_labels[positions], classes, temperature).argmax(dim=1)
+
+
+__all__ = ["NEIGHBOURS", "TEMPERATURES", "knn", "knn_predictions"]

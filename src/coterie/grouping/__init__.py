@@ -1,0 +1,1 @@
+"""Groups, assignments, memories, targets and the objective that joins them: tensors in, loss out."""

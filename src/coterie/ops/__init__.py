@@ -1,0 +1,1 @@
+"""Pure, stateless functions on tensors, never below float32."""

@@ -1,0 +1,55 @@
+"""What is needed to go on after any interruption."""
+
+import hashlib
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from coterie.atomic import remove_unfinished, writing
+
+KEPT = 2
+_NAME = re.compile(r"step-(\d+)-([0-9a-f]{16})\.pt")
+
+
+def save(folder: Path, state: dict[str, Any], step: int) -> None:
+    """Write ``state`` as the checkpoint after ``step`` steps and drop all but the last two.
+
+    The file's name holds the start of its SHA-256, so that a whole file can be told from a damaged one; the checkpoint
+    before it stays until this one is on the disk.
+
+    Raises:
+        UserError: it could not be written; the earlier checkpoints are whole.
+    """
+    with writing(folder / f"step-{step:09d}.pt", lambda part: f"step-{step:09d}-{_digest(part)}.pt") as part:
+        torch.save(state, part)
+    for _, old in found(folder)[KEPT:]:
+        old.unlink(missing_ok=True)
+
+
+def found(folder: Path) -> list[tuple[int, Path]]:
+    """(step, file) of each checkpoint, the newest first."""
+    matches = [(_NAME.fullmatch(path.name), path) for path in folder.glob("step-*.pt")]
+    return sorted(((int(m[1]), path) for m, path in matches if m), reverse=True)
+
+
+def load(folder: Path, device: torch.device | str = "cpu") -> tuple[int, dict[str, Any] | None, list[str]]:
+    """The newest whole checkpoint.
+
+    Returns:
+        The steps done, the state (None if there is no checkpoint), and a line for each damaged file that was passed over.
+    """
+    remove_unfinished(folder)
+    passed_over = []
+    for step, path in found(folder):
+        expected = _NAME.fullmatch(path.name)
+        if expected and _digest(path) == expected[2]:
+            return step, torch.load(path, map_location=device, weights_only=True), passed_over
+        passed_over.append(f"{path.name} is damaged (its checksum differs): the checkpoint before it is taken")
+    return 0, None, passed_over
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]

@@ -1,0 +1,55 @@
+"""The loop."""
+
+from collections.abc import Callable, Iterable, Sequence
+
+import torch
+from torch import nn
+
+from coterie.grouping.objective import Objective
+from coterie.training.optimizer import set_learning_rate
+from coterie.types import Batch, Progress, StepResult
+
+Observer = Callable[[Progress, StepResult], None]
+
+
+def fit(
+    student: nn.Module,
+    objective: Objective,
+    batches: Iterable[tuple[Progress, Batch]],
+    optimizer: torch.optim.Optimizer,
+    learning_rate: Callable[[Progress], float],
+    *,
+    autocast: torch.dtype | None = None,
+    clip: float | None = None,
+    seed: int | None = None,
+    observers: Sequence[Observer] = (),
+) -> None:
+    """Train until the batches end.
+
+    Args:
+        student: all that is trained; called with a list of views.
+        objective: turns its embeddings into a loss.
+        batches: what is seen, with the progress of each step: from the start or, after a resume, from the next step.
+        optimizer: moves the student's parameters.
+        learning_rate: of each step (a schedule's ``at``).
+        autocast: precision of the student's forward pass where it may be low (bfloat16); None: as the weights are.
+        clip: largest norm of the gradient; None: any.
+        seed: seeds dropout and the like anew at each step, so that a resumed run draws what the whole one drew.
+        observers: called after each step, in order: monitors, savers, probes; they leave the student in training mode.
+    """
+    student.train()
+    for progress, batch in batches:
+        if seed is not None:
+            torch.manual_seed(seed + progress.step)
+        set_learning_rate(optimizer, learning_rate(progress))
+        with torch.autocast(batch.index.device.type, dtype=autocast, enabled=autocast is not None):
+            result = objective(student, batch, progress)
+        result.loss.backward()
+        objective.after_backward(progress)
+        if clip is not None:
+            nn.utils.clip_grad_norm_(student.parameters(), clip)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        objective.after_step()
+        for observe in observers:
+            observe(progress, result)

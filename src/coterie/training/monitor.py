@@ -1,0 +1,187 @@
+"""Watching a run: speed, loss, and the signs of collapse."""
+
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from coterie.errors import UserError
+from coterie.schedule import Schedule
+from coterie.types import Batch, Progress, StepResult, Target
+
+SMALLEST_SPREAD = 0.1
+"""Below this the embeddings of different images are nearly one point."""
+LARGEST_LOSS = 0.99
+"""Above this share of ln K the predictions say nothing about the groups."""
+PATIENCE_LINES = 5
+"""So many log lines in a row must look collapsed before a warning is given."""
+
+
+class Collapsed(UserError):  # noqa: N818 -- the event, as the option is called
+    """The run has collapsed and was asked to stop when it does."""
+
+
+class NotFinite(UserError):  # noqa: N818
+    """The loss is no longer a number; nothing was saved since."""
+
+
+class Monitor:
+    """Figures of a run, kept on the device and read only once every ``log_steps`` steps.
+
+    A line holds, beside step, epoch, learning rate and speed:
+
+    * ``loss``, the mean since the last line, and ``loss_over_ln_k``: 1 is what predictions that know nothing get;
+    * ``groups_used``: groups that were somebody's best within the last ``window`` steps (time for ten assignments a group);
+    * ``perplexity`` of the mean assignment since the last line: K when all groups are used alike (a balanced assignment keeps
+      it high even in a collapse);
+    * ``spread`` of the embeddings: ``sqrt(1 - |mean z|^2)``, 1 when unit rows point everywhere, 0 when all are one point.
+
+    With several heads the figures are those of the worst head.
+    """
+
+    def __init__(
+        self,
+        counts: tuple[int, ...],
+        rows_per_step: int,
+        schedule: Schedule,
+        *,
+        log_steps: int,
+        write: Callable[[dict[str, Any]], None],
+        device: torch.device | str = "cpu",
+        stop_on_collapse: bool = False,
+    ) -> None:
+        """Watch heads of ``counts`` groups that get ``rows_per_step`` assignments a step; ``write`` takes the lines."""
+        self.counts = counts
+        self.window = max(log_steps, math.ceil(10 * max(counts) / rows_per_step))
+        self.schedule = schedule
+        self.log_steps = log_steps
+        self.write = write
+        self.stop_on_collapse = stop_on_collapse
+        # for each group: when it was last somebody's best; one place more for "no group"
+        self._last = [torch.full((count + 1,), -self.window - 1, device=device) for count in counts]
+        self._mass = [torch.zeros(count + 1, device=device) for count in counts]
+        self._z: Tensor | None = None
+        self._loss = torch.zeros((), dtype=torch.float64, device=device)
+        self._steps = 0
+        self._images = 0
+        self._streak = 0
+        self._waited = 0.0
+        self._since = time.perf_counter()
+
+    def timed(self, batches: Iterable[tuple[Progress, Batch]]) -> Iterator[tuple[Progress, Batch]]:
+        """The batches as they are; how long each was waited for is counted."""
+        iterator = iter(batches)
+        while True:
+            start = time.perf_counter()
+            try:
+                item = next(iterator)
+            except StopIteration:
+                return
+            self._waited += time.perf_counter() - start
+            yield item
+
+    def __call__(self, progress: Progress, result: StepResult) -> None:
+        """Take in a step; every ``log_steps`` steps, and at the last, read the figures and write a line."""
+        self._loss += result.loss.detach()
+        total = result.z.float().mean(dim=(0, 1))
+        self._z = total if self._z is None else self._z + total
+        for target in result.targets:
+            self._take(target, progress.step)
+        self._steps += 1
+        self._images += result.z.shape[1]
+        if (progress.step + 1) % self.log_steps == 0 or progress.step + 1 == progress.total_steps:
+            self._line(progress)
+
+    def check_finite(self) -> None:
+        """Raise :class:`NotFinite` unless the loss was a number at every step since the last line."""
+        if not math.isfinite(self._loss.item()):
+            raise NotFinite(
+                "the loss is not a number: the last checkpoint is from before; lower the learning rate "
+                "(--set learning_rate.peak=...) or use --set run.precision=float32, and start from it again"
+            )
+
+    def _take(self, target: Target, step: int) -> None:
+        last, mass, count = self._last[target.head], self._mass[target.head], self.counts[target.head]
+        if target.values.dtype.is_floating_point:
+            best = target.values.argmax(dim=1)
+            mass[:count] += target.values.mean(dim=0)
+        else:
+            best = target.values.where(target.values >= 0, count)
+            mass += torch.bincount(best, minlength=count + 1) / len(best)
+        last[best] = step
+
+    def _line(self, progress: Progress) -> None:
+        self.check_finite()
+        assert self._z is not None
+        used, perplexity = [], []
+        for last, mass, count in zip(self._last, self._mass, self.counts, strict=True):
+            used.append((int((last[:count] > progress.step - self.window).sum()), count))
+            share = mass[:count] / mass[:count].sum().clamp(min=1e-12)
+            perplexity.append(float(torch.special.entr(share).sum().exp()))
+        fewest, count = min(used, key=lambda pair: pair[0] / pair[1])
+        loss = self._loss.item() / self._steps
+        elapsed = time.perf_counter() - self._since
+        record: dict[str, Any] = {
+            "step": progress.step,
+            "epoch": progress.epoch,
+            "loss": loss,
+            "loss_over_ln_k": loss / (sum(math.log(each) for each in self.counts) / len(self.counts)),
+            "lr": self.schedule.at(progress),
+            "groups_used": fewest,
+            "groups": count,
+            "perplexity": min(perplexity),
+            "spread": max(0.0, 1 - float((self._z / self._steps).square().sum())) ** 0.5,
+            "images_per_second": self._images / elapsed,
+            "data_wait": min(1.0, self._waited / elapsed),
+        }
+        self._forget()
+        warning = self._collapse(record)
+        if warning:
+            record["warning"] = warning
+        self.write(record)
+        if warning and self.stop_on_collapse:
+            raise Collapsed(warning)
+
+    def _forget(self) -> None:
+        for mass in self._mass:
+            mass.zero_()
+        self._z = None
+        self._loss.zero_()
+        self._steps = self._images = 0
+        self._waited = 0.0
+        self._since = time.perf_counter()
+
+    def _collapse(self, record: dict[str, Any]) -> str | None:
+        """A warning, once, when the figures have looked collapsed for some lines in a row."""
+        one_point = record["spread"] < SMALLEST_SPREAD
+        knows_nothing = record["loss_over_ln_k"] > LARGEST_LOSS
+        self._streak = self._streak + 1 if one_point or knows_nothing else 0
+        if self._streak != PATIENCE_LINES:
+            return None
+        what = "all images get nearly the same embedding" if one_point else "the predictions know nothing of the groups"
+        return (
+            f"the run looks collapsed: {what} (loss / ln K {record['loss_over_ln_k']:.3f}, spread {record['spread']:.3f}, "
+            f"{record['groups_used']} of {record['groups']} groups used). Try a smaller assignment.temperature (0.03), a "
+            "prediction temperature of 0.1, groups frozen for longer (groups.frozen_steps), a lower learning_rate.peak, or "
+            "fewer groups"
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a resumed run needs to write the lines that the whole one would."""
+        return {
+            "last": self._last,
+            "mass": self._mass,
+            "z": self._z,
+            "loss": self._loss,
+            "steps": self._steps,
+            "images": self._images,
+            "streak": self._streak,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over what :meth:`state_dict` gave."""
+        self._last, self._mass, self._z, self._loss = state["last"], state["mass"], state["z"], state["loss"]
+        self._steps, self._images, self._streak = state["steps"], 0, state["streak"]

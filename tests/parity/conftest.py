@@ -1,0 +1,62 @@
+"""The golden files: found by what they hold, not by their names, so that others of the same schema are tested too."""
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+FOLDER = Path(os.environ.get("COTERIE_GOLDEN", Path(__file__).parent / "golden"))
+
+
+@dataclass(frozen=True)
+class Golden:
+    path: Path
+    meta: dict[str, Any]
+
+    @property
+    def id(self) -> str:
+        return self.meta["case"] if self.meta["case"] == self.path.stem else f"{self.meta['case']}@{self.path.stem}"
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        with np.load(self.path, allow_pickle=False) as file:
+            return {name: file[name] for name in file.files if name != "meta"}
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        return {name: torch.from_numpy(array) for name, array in self.arrays().items()}
+
+    def close(self, ours: Any, theirs: Any, tolerance: float | None = None) -> None:
+        tolerance = self.meta["tolerance"]["float64_absolute_plus_relative"] if tolerance is None else tolerance
+        torch.testing.assert_close(torch.as_tensor(ours), torch.as_tensor(theirs), rtol=tolerance, atol=tolerance)
+
+
+def golden(*keys: str) -> list[Golden]:
+    """The files that hold an array named (or ending in ``/``) each of ``keys``; at least one must be there."""
+    found = []
+    for path in sorted(FOLDER.glob("*.npz")):
+        with np.load(path, allow_pickle=False) as file:
+            names = set(file.files) | {name.rsplit("/", 1)[-1] for name in file.files}
+            if set(keys) <= names:
+                found.append(Golden(path, json.loads(file["meta"].item())))
+    return found
+
+
+def cases(*keys: str) -> list[Any]:
+    """A parameter for each file, named after its case."""
+    files = golden(*keys)
+    if not files:
+        pytest.fail(f"no golden file with {keys} in {FOLDER}", pytrace=False)
+    return [pytest.param(file, id=file.id) for file in files]
+
+
+def subcases(*keys: str, of: str = "cases") -> list[Any]:
+    """A parameter for each case inside each file, named after both."""
+    return [
+        pytest.param(file.values[0], case, id=f"{file.id}-{case['name']}")
+        for file in cases(*keys)
+        for case in file.values[0].meta[of]
+    ]
