@@ -1,1 +1,65 @@
-"""Learn visual features from unlabelled images by grouping them."""
+"""Learn visual features from unlabelled images by grouping them.
+
+What stands in ``__all__`` is public. Each name is imported when it is first asked for, so that ``coterie --help`` and
+``import coterie.grouping`` do not wait for what they do not need.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from coterie.version import __version__
+
+if TYPE_CHECKING:
+    from coterie.api import embed, evaluate, pretrain
+    from coterie.config import PretrainConfig
+    from coterie.data.source import open_source
+    from coterie.demo import demo
+    from coterie.errors import UserError
+    from coterie.exporting.weights import describe_backbone, load_backbone
+    from coterie.methods import swav, swav_imagenet_256, swav_imagenet_4096
+    from coterie.planning import Facts
+
+__all__ = [
+    "Facts",
+    "PretrainConfig",
+    "UserError",
+    "__version__",
+    "demo",
+    "describe_backbone",
+    "embed",
+    "evaluate",
+    "load_backbone",
+    "open_source",
+    "pretrain",
+    "swav",
+    "swav_imagenet_256",
+    "swav_imagenet_4096",
+]
+
+_HOMES = {
+    "Facts": "planning",
+    "PretrainConfig": "config",
+    "UserError": "errors",
+    "demo": "demo",
+    "describe_backbone": "exporting.weights",
+    "embed": "api",
+    "evaluate": "api",
+    "load_backbone": "exporting.weights",
+    "open_source": "data.source",
+    "pretrain": "api",
+    "swav": "methods",
+    "swav_imagenet_256": "methods",
+    "swav_imagenet_4096": "methods",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

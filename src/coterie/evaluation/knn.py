@@ -2,10 +2,14 @@
 
 from collections.abc import Sequence
 
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
+from coterie.embedding.embed import Eye, Network, embed_source
+from coterie.evaluation.labelled import Labelled
+from coterie.listening import Listener
 from coterie.ops.neighbours import nearest, vote
 
 NEIGHBOURS = (1, 20, 200)
@@ -58,4 +62,18 @@ def knn_predictions(
     return vote(similarities, train_labels[positions], classes, temperature).argmax(dim=1)
 
 
-__all__ = ["NEIGHBOURS", "TEMPERATURES", "knn", "knn_predictions"]
+def knn_of(
+    network: Network,
+    pair: Labelled,
+    eye: Eye,
+    *,
+    workers: int = 0,
+    device: torch.device | str = "cpu",
+    listener: Listener | None = None,
+) -> dict[str, float]:
+    """:func:`knn` of what a network makes of labelled images."""
+    train, test = (
+        embed_source(network, part, eye, workers=workers, device=device, listener=listener, what=f"embedding {name} images")
+        for part, name in ((pair.train, "training"), (pair.test, "test"))
+    )
+    return knn(train.rows.to(device), train.labels.to(device), test.rows.to(device), test.labels.to(device))

@@ -60,7 +60,8 @@ class LearnedGroups(nn.Module):
                 head.grad = None
 
     @torch.no_grad()
-    def after_step(self) -> None:
-        """Divide each center by its norm."""
-        for head in self.heads:
-            head.copy_(F.normalize(head, dim=1))
+    def after_step(self, progress: Progress) -> None:
+        """Divide each center by its norm; frozen centers stay as they are, to the last bit."""
+        if progress.step >= self.frozen_steps:
+            for head in self.heads:
+                head.copy_(F.normalize(head, dim=1))

@@ -83,6 +83,6 @@ class Objective(nn.Module):
         """Between ``loss.backward()`` and the optimiser's step."""
         self.groups.after_backward(progress)
 
-    def after_step(self) -> None:
+    def after_step(self, progress: Progress) -> None:
         """After the optimiser's step."""
-        self.groups.after_step()
+        self.groups.after_step(progress)

@@ -50,6 +50,6 @@ def fit(
             nn.utils.clip_grad_norm_(student.parameters(), clip)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        objective.after_step()
+        objective.after_step(progress)
         for observe in observers:
             observe(progress, result)

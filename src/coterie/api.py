@@ -1,0 +1,216 @@
+"""The verbs: pretrain, evaluate, embed. The command line calls these and nothing else."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from torch import Tensor
+
+from coterie.assembly import assemble, choose_device, eye
+from coterie.atomic import write_text
+from coterie.config import PretrainConfig, from_dict, override, read_toml, to_dict
+from coterie.data.source import ImageSource, open_source
+from coterie.data.statistics import measure
+from coterie.embedding.embed import Eye, embedded_batches
+from coterie.embedding.table import write_table
+from coterie.errors import BadConfig, BadRun, UserError
+from coterie.evaluation.knn import knn_of
+from coterie.evaluation.labelled import labelled_pair
+from coterie.exporting.weights import describe_backbone, load_backbone
+from coterie.listening import Listener, Silent
+from coterie.methods import METHODS
+from coterie.ops.loss import scores
+from coterie.planning import Facts
+from coterie.pretraining import Pretraining
+from coterie.training import checkpoint
+from coterie.training.folder import RunFolder
+
+Paths = str | Path | Sequence[str | Path]
+
+PROBES = ("knn",)
+
+
+def pretrain(
+    method: str | None = None,
+    data: Paths = (),
+    out: str | Path = "run",
+    *,
+    backbone: str | None = None,
+    epochs: int | None = None,
+    batch_size: int | None = None,
+    seed: int | None = None,
+    config: str | Path | None = None,
+    settings: Sequence[str] = (),
+    probe: Paths = (),
+    probe_test: Paths = (),
+    listener: Listener | None = None,
+) -> Path:
+    """Pretrain a backbone on unlabelled images; or go on with a run that was stopped, if ``out`` holds one.
+
+    Args:
+        method: a preset, such as ``swav``; may be left out with ``config``.
+        data: folders, lists, globs, parquet files, tar shards; may be left out with ``config``.
+        out: the run's folder.
+        backbone: a network of timm.
+        epochs: passes over the images.
+        batch_size: images a step.
+        seed: of weights, order and views.
+        config: a ``config.toml``, of a run or of your own, in place of the preset.
+        settings: overrides, each ``path=value``, such as ``groups.counts=300``.
+        probe: labelled images for a kNN probe while the run goes on.
+        probe_test: labelled images whose labels the probe guesses; without it, every fifth of ``probe``.
+        listener: is told what happens.
+
+    Returns:
+        The run's folder.
+
+    Raises:
+        UserError: anything that the caller can mend, in one line.
+    """
+    listener = listener or Silent()
+    source, wanted = resolve(
+        method, _strings(data), backbone, epochs, batch_size, seed, config, settings, _strings(probe), _strings(probe_test)
+    )
+    folder = RunFolder(out)
+    try:
+        Pretraining(folder, source, wanted, listener).go()
+    finally:
+        folder.close()
+    return folder.path
+
+
+def resolve(
+    method: str | None,
+    data: tuple[str, ...],
+    backbone: str | None,
+    epochs: int | None,
+    batch_size: int | None,
+    seed: int | None,
+    config: str | Path | None,
+    settings: Sequence[str],
+    probe: tuple[str, ...],
+    probe_test: tuple[str, ...],
+) -> tuple[ImageSource, PretrainConfig]:
+    """The source and the whole settings: ``settings`` over the flags over ``config`` or the preset over automatic values."""
+    chosen = read_toml(config) if config is not None else {}
+    data = data or tuple(chosen.get("data", ()))
+    if not data:
+        raise UserError("name the images: a folder, a list, a glob, *.parquet or *.tar")
+    source = open_source(*data)
+    if config is None:
+        preset = METHODS.get(method or "")
+        if preset is None:
+            raise BadConfig(f"{method} is no method: choose one of {', '.join(sorted(METHODS))}")
+        channels = next((int(each.partition("=")[2]) for each in settings if each.startswith("views.channels=")), None)
+        wishes = {"epochs": epochs, "batch_size": batch_size, "backbone": backbone}
+        chosen = to_dict(preset(_facts(source, channels), **wishes))
+    elif backbone is not None:
+        chosen.setdefault("backbone", {})["name"] = backbone
+    flags = {"method": method, "data": list(data), "epochs": epochs, "batch_size": batch_size, "seed": seed}
+    chosen |= {name: value for name, value in flags.items() if value is not None}
+    if probe:
+        chosen["probe"] = chosen.get("probe", {}) | {"train": list(probe), "test": list(probe_test)}
+    return source, from_dict(override(chosen, list(settings)))
+
+
+def _facts(source: ImageSource, channels: int | None) -> Facts:
+    measured = measure(source, channels)
+    return Facts(
+        images=len(source),
+        side=min(measured.median_size),
+        channels=measured.channels,
+        bits=measured.bits,
+        mean=measured.mean,
+        std=measured.std,
+    )
+
+
+def evaluate(
+    run: str | Path,
+    train: Paths,
+    test: Paths = (),
+    *,
+    probes: Sequence[str] = PROBES,
+    device: str = "auto",
+    workers: int = 0,
+    listener: Listener | None = None,
+) -> dict[str, dict[str, float]]:
+    """Judge a run's frozen backbone by labelled images.
+
+    Args:
+        run: a run's folder, or a ``model.safetensors``.
+        train: labelled sources that the probe learns from.
+        test: labelled sources that it is asked; without it, every fifth image of ``train``.
+        probes: of ``knn``.
+        device: ``auto``, ``cpu`` or ``cuda``.
+        workers: processes that load images.
+        listener: is told what happens.
+
+    Returns:
+        ``{probe: {metric: value}}``, also written to ``evaluation.json`` in the run's folder.
+    """
+    unknown = sorted(set(probes) - set(PROBES))
+    if unknown or not probes:
+        raise BadConfig(f"{', '.join(unknown) or 'nothing'} is no probe: choose from {', '.join(PROBES)}")
+    listener = listener or Silent()
+    where = choose_device(device)
+    described = describe_backbone(run)
+    look = Eye(described.image_size, described.backbone.channels, described.mean, described.std)
+    pair = labelled_pair(_strings(train), _strings(test))
+    for line in pair.remarks:
+        listener.warn(line)
+    result = {"knn": knn_of(load_backbone(run).to(where), pair, look, workers=workers, device=where, listener=listener)}
+    if Path(run).is_dir():
+        path = Path(run) / "evaluation.json"
+        earlier = json.loads(path.read_text()) if path.exists() else {}
+        write_text(path, json.dumps(earlier | result, indent=2) + "\n")
+    return result
+
+
+def embed(
+    run: str | Path,
+    data: Paths,
+    out: str | Path,
+    *,
+    device: str = "auto",
+    workers: int = 0,
+    listener: Listener | None = None,
+) -> int:
+    """Write name, label if there is one, embedding, group and its probability of each image to a parquet file.
+
+    The embedding is the backbone's; the group is the one, of the first head, whose center is nearest to the projected image,
+    its probability that of ``softmax(z . centers / temperature)``. Holds one batch at a time.
+
+    Returns:
+        How many images were written; those that could not be decoded are listed beside the file.
+    """
+    listener = listener or Silent()
+    config = from_dict(read_toml(Path(run) / "config.toml"))
+    _, state, _ = checkpoint.load(Path(run) / "checkpoint")
+    if state is None:
+        raise BadRun(f"{run} has no checkpoint: it is no run's folder, or nothing is saved yet")
+    where = choose_device(device)
+    student = assemble(config, where).student
+    student.load_state_dict(state["student"])
+    student.eval()
+
+    def look(images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        h, z, _ = student([images])
+        logits = scores(z[0], student.groups.centers()[0]) / config.temperature
+        probability, group = logits.softmax(dim=1).max(dim=1)
+        return h[0], group, probability
+
+    source = open_source(*_strings(data))
+    stream = embedded_batches(look, source, eye(config), workers=workers, device=where, listener=listener)
+    written, bad = write_table(out, source, stream)
+    if bad:
+        lines = "".join(f"{source.name(index)}\t{reason}\n" for index, reason in bad)
+        write_text(f"{out}.bad.txt", lines)
+        listener.warn(f"{len(bad)} images could not be decoded: {out}.bad.txt lists them")
+    return written
+
+
+def _strings(paths: Paths) -> tuple[str, ...]:
+    if isinstance(paths, (str, Path)):
+        return (str(paths),)
+    return tuple(str(path) for path in paths)

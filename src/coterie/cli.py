@@ -1,0 +1,207 @@
+"""The command: each verb is the function of that name in :mod:`coterie.api`, with the same parameters and defaults."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import App, CycloptsError, Parameter
+
+from coterie.errors import UserError
+from coterie.version import __version__
+
+app = App(
+    name="coterie",
+    help="Learn visual features from unlabelled images by grouping them.",
+    version=__version__,
+    help_format="markdown",
+    result_action="return_value",
+)
+
+Sources = Annotated[tuple[str, ...], Parameter(consume_multiple=True, negative=())]
+Settings = Annotated[tuple[str, ...], Parameter(name="--set", negative=())]
+
+
+@app.command
+def pretrain(
+    method: str | None = None,
+    /,
+    *data: str,
+    out: Annotated[Path, Parameter(name="--out")],
+    backbone: str | None = None,
+    epochs: int | None = None,
+    batch_size: int | None = None,
+    seed: int | None = None,
+    config: Path | None = None,
+    settings: Settings = (),
+    probe: Sources = (),
+    probe_test: Sources = (),
+) -> None:
+    """Pretrain a backbone on images without labels. The same command again goes on where a stopped run was.
+
+    Parameters
+    ----------
+    method
+        A preset: swav, swav_imagenet_256, swav_imagenet_4096. May be left out with --config.
+    data
+        Folders, text lists of files, globs, *.parquet with an image column, *.tar shards.
+    out
+        The run's folder: config.toml, metrics.jsonl, model.safetensors, checkpoint, report.html.
+    backbone
+        Any network of timm, such as resnet50, vit_small_patch16_224, convnext_tiny.
+    epochs
+        Passes over the images.
+    batch_size
+        Images a step.
+    seed
+        Of weights, order and views.
+    config
+        A config.toml, of a run or of your own, in place of the preset.
+    settings
+        Override a setting: --set groups.counts=300. May be given several times.
+    probe
+        Labelled images for a kNN probe while the run goes on.
+    probe_test
+        Labelled images that the probe is asked; without it, every fifth of --probe.
+    """
+    from coterie import api
+    from coterie.terminal import Terminal
+
+    terminal = Terminal()
+    try:
+        folder = api.pretrain(
+            method,
+            data,
+            out,
+            backbone=backbone,
+            epochs=epochs,
+            batch_size=batch_size,
+            seed=seed,
+            config=config,
+            settings=settings,
+            probe=probe,
+            probe_test=probe_test,
+            listener=terminal,
+        )
+    finally:
+        terminal.close()
+    _print(f"{folder}: the backbone is in {folder / 'model.safetensors'}, look at {folder / 'report.html'}")
+
+
+@app.command
+def evaluate(
+    run: Path,
+    /,
+    *train: str,
+    test: Sources = (),
+    probes: str = "knn",
+    device: str = "auto",
+    workers: int = 0,
+) -> None:
+    """Judge a run's frozen backbone by labelled images.
+
+    Parameters
+    ----------
+    run
+        A run's folder, or a model.safetensors.
+    train
+        Labelled images that the probe learns from.
+    test
+        Labelled images that it is asked; without it, every fifth image of TRAIN.
+    probes
+        Separated by commas: knn.
+    device
+        auto, cpu or cuda.
+    workers
+        Processes that load images.
+    """
+    from coterie import api
+    from coterie.terminal import Terminal
+
+    terminal = Terminal()
+    chosen = tuple(each.strip() for each in probes.split(",") if each.strip())
+    try:
+        result = api.evaluate(run, train, test, probes=chosen, device=device, workers=workers, listener=terminal)
+    finally:
+        terminal.close()
+    for probe, figures in result.items():
+        for name, value in figures.items():
+            _print(f"{probe}  {name:<16} {value:6.2f} %")
+
+
+@app.command
+def embed(
+    run: Path,
+    /,
+    *data: str,
+    out: Annotated[Path, Parameter(name="--out")],
+    device: str = "auto",
+    workers: int = 0,
+) -> None:
+    """Write name, label, embedding, group and its probability of each image to a parquet file.
+
+    Parameters
+    ----------
+    run
+        A run's folder.
+    data
+        Folders, text lists of files, globs, *.parquet, *.tar.
+    out
+        The parquet file.
+    device
+        auto, cpu or cuda.
+    workers
+        Processes that load images.
+    """
+    from coterie import api
+    from coterie.terminal import Terminal
+
+    terminal = Terminal()
+    try:
+        written = api.embed(run, data, out, device=device, workers=workers, listener=terminal)
+    finally:
+        terminal.close()
+    _print(f"{out}: {written} images")
+
+
+@app.command
+def demo(*, out: Annotated[Path, Parameter(name="--out")] = Path("demo"), seed: int = 0) -> None:
+    """The whole way on a built-in set of real photographs, offline, on a CPU, in minutes.
+
+    Parameters
+    ----------
+    out
+        Where the run and its report.html go.
+    seed
+        Of weights, order and views.
+    """
+    from coterie.demo import demo as run_demo
+    from coterie.terminal import Terminal
+
+    terminal = Terminal()
+    try:
+        lines = run_demo(out, seed=seed, listener=terminal)
+    finally:
+        terminal.close()
+    for line in lines:
+        _print(line)
+
+
+def main() -> None:
+    """Run the command; a mistake that a person can mend is one plain line and exit status 2."""
+    try:
+        app(sys.argv[1:], exit_on_error=False, print_error=False)
+    except CycloptsError as error:
+        _fail(" ".join(str(error).split()) + " (coterie --help)")
+    except UserError as error:
+        _fail(str(error), 128 + getattr(error, "signal", -126))
+    except KeyboardInterrupt:
+        _fail("stopped; the same command goes on from the last checkpoint", 130)
+
+
+def _print(text: str) -> None:
+    sys.stdout.write(text + "\n")
+
+
+def _fail(text: str, status: int = 2) -> None:
+    sys.stderr.write(f"coterie: {text}\n")
+    raise SystemExit(status)

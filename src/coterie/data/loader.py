@@ -1,0 +1,221 @@
+"""From a source to batches: the order of images, and worker processes that decode and cut them."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from coterie.data.cpu import apply, normalize
+from coterie.data.decode import decode
+from coterie.data.source import ImageSource
+from coterie.data.views import ViewPlan
+from coterie.errors import BadImage, NoImages, UserError
+from coterie.types import Batch, Progress
+
+_ORDER_TAG = 0x6F72646572  # "order": keeps this stream apart from that of the views
+_MOST_BAD_IN_A_ROW = 10_000
+
+
+def epoch_order(seed: int, epoch: int, count: int) -> Int[np.ndarray, " n"]:
+    """The order of the images in an epoch: a permutation that depends on nothing but (seed, epoch)."""
+    generator = np.random.Generator(np.random.Philox(key=[(seed ^ _ORDER_TAG) & (2**64 - 1), epoch]))
+    return generator.permutation(count)
+
+
+@dataclass(frozen=True)
+class _Cut:
+    """What a worker sends back: uint8 (or float) views, not normalised yet."""
+
+    index: Int[np.ndarray, " b"]
+    views: list[Tensor]
+    bad: list[tuple[int, str]]
+
+    def pin_memory(self) -> "_Cut":
+        """Called by torch's loader, so that copies to the device overlap with work on it."""
+        return _Cut(self.index, [view.pin_memory() for view in self.views], self.bad)
+
+
+class _Views(Dataset[Any]):
+    """In a worker: (epoch, indices) -> the views of these images."""
+
+    def __init__(self, source: ImageSource, plan: ViewPlan, seed: int) -> None:
+        self.source, self.plan, self.seed = source, plan, seed
+
+    def __getitem__(self, request: tuple[int, Int[np.ndarray, " b"]]) -> _Cut | UserError:
+        epoch, indices = request
+        draws = self.plan.draw(self.seed, epoch, indices)
+        rows, bad = [], []
+        try:
+            for row, index in enumerate(indices):
+                image, failed = _decodable(self.source, int(index), self.plan.channels)
+                bad += failed
+                rows.append(apply(image, self.plan, draws, row))
+        except UserError as error:  # as a value: an exception would arrive with the worker's traceback in its message
+            return error
+        views = [torch.from_numpy(np.stack(view)) for view in zip(*rows, strict=True)]
+        return _Cut(indices, views, bad)
+
+
+def _decodable(source: ImageSource, index: int, channels: int) -> tuple[np.ndarray, list[tuple[int, str]]]:
+    """The image at ``index``, or the next that can be decoded, so that a batch keeps its size; and what was passed over."""
+    bad = []
+    for offset in range(min(len(source), _MOST_BAD_IN_A_ROW)):
+        place = (index + offset) % len(source)
+        try:
+            return decode(source[place], channels), bad
+        except BadImage as error:
+            bad.append((place, str(error)))
+    raise NoImages(f"{len(bad)} images in a row cannot be decoded, the first: {source.name(index)}: {bad[0][1]}")
+
+
+class Loader:
+    """Batches of views for a whole run.
+
+    Step s of an epoch takes the positions ``[s * batch_size, (s + 1) * batch_size)`` of that epoch's order; what does not
+    fill a last batch is left out of that epoch. Which images and which views come is a pure function of the seed and the
+    step, so a run goes on anywhere, with any number of workers.
+    """
+
+    def __init__(
+        self,
+        source: ImageSource,
+        plan: ViewPlan,
+        *,
+        batch_size: int,
+        epochs: int,
+        seed: int,
+        workers: int = 0,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        """Nothing is read before the first batch is asked for."""
+        if batch_size > len(source):
+            raise UserError(
+                f"{len(source)} images are fewer than one batch of {batch_size}: use --batch-size {len(source)} or less"
+            )
+        self.source, self.plan, self.seed = source, plan, seed
+        self.batch_size, self.workers, self.device = batch_size, workers, torch.device(device)
+        self.steps_per_epoch = len(source) // batch_size
+        self.total_steps = epochs * self.steps_per_epoch
+
+    def resume(self, start: int = 0) -> Iterator[tuple[Progress, Batch]]:
+        """The batches from step ``start`` to the end of the run, on the device, normalised."""
+        dataset = _Views(self.source, self.plan, self.seed)
+        assert self.plan.mean is not None
+        assert self.plan.std is not None
+        for step, cut in enumerate(_fetch(dataset, self._requests(start), self.workers, self.device), start=start):
+            progress = Progress(step, self.steps_per_epoch, self.total_steps)
+            index = torch.from_numpy(cut.index).to(self.device, non_blocking=True)
+            views = (view.to(self.device, non_blocking=True) for view in cut.views)
+            normalized = tuple(normalize(view, self.plan.mean, self.plan.std) for view in views)
+            yield progress, Batch(index, normalized, tuple(cut.bad))
+
+    def _requests(self, start: int) -> Iterator[tuple[int, Int[np.ndarray, " b"]]]:
+        epoch, order = -1, np.empty(0, dtype=np.int64)
+        for step in range(start, self.total_steps):
+            if step // self.steps_per_epoch != epoch:
+                epoch = step // self.steps_per_epoch
+                order = epoch_order(self.seed, epoch, len(self.source))
+            first = step % self.steps_per_epoch * self.batch_size
+            yield epoch, order[first : first + self.batch_size]
+
+
+class _Centers(Dataset[Any]):
+    """In a worker: indices -> the middle of each image."""
+
+    def __init__(self, source: ImageSource, size: int, channels: int) -> None:
+        self.source, self.size, self.channels = source, size, channels
+
+    def __getitem__(self, indices: Int[np.ndarray, " b"]) -> _Cut:
+        kept, images, bad = [], [], []
+        for index in indices:
+            try:
+                images.append(center_view(decode(self.source[int(index)], self.channels), self.size))
+                kept.append(index)
+            except BadImage as error:
+                bad.append((int(index), str(error)))
+        views = [torch.from_numpy(np.stack(images))] if images else []
+        return _Cut(np.array(kept, dtype=np.int64), views, bad)
+
+
+def center_batches(
+    source: ImageSource,
+    *,
+    size: int,
+    channels: int,
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+    batch_size: int = 256,
+    workers: int = 0,
+    device: torch.device | str = "cpu",
+) -> Iterator[Batch]:
+    """All images of a source in its order, each once: its middle, normalised, as the one view of a batch.
+
+    Images that cannot be decoded are left out and told in ``bad``.
+    """
+    order = np.arange(len(source))
+    requests = (order[first : first + batch_size] for first in range(0, len(source), batch_size))
+    device = torch.device(device)
+    for cut in _fetch(_Centers(source, size, channels), requests, workers, device):
+        views = tuple(normalize(view.to(device, non_blocking=True), mean, std) for view in cut.views)
+        yield Batch(torch.from_numpy(cut.index), views, tuple(cut.bad))
+
+
+def center_view(image: np.ndarray, size: int) -> np.ndarray:
+    """The middle of an image ``[H, W, C]`` as ``[C, size, size]``.
+
+    The short side is brought to ``size / 0.875`` (256 for 224), or to ``size`` itself for small images (size below 96), and
+    the middle square is taken: the usual protocol.
+    """
+    height, width, _ = image.shape
+    side = min(height, width) * (size / round(size / 0.875) if size >= 96 else 1.0)
+    left, top = (width - side) / 2, (height - side) / 2
+    box = (left, top, left + side, top + side)
+    if image.dtype == np.uint8 and image.shape[2] in (1, 3):
+        picture = Image.fromarray(image if image.shape[2] == 3 else image[:, :, 0])
+        resized = np.asarray(picture.resize((size, size), Image.Resampling.BILINEAR, box=box))
+        return np.ascontiguousarray(resized.reshape(size, size, -1).transpose(2, 0, 1))
+    scale = np.float32(1 / np.iinfo(image.dtype).max)
+    planes = [Image.fromarray(image[:, :, c].astype(np.float32) * scale) for c in range(image.shape[2])]
+    return np.stack([np.asarray(p.resize((size, size), Image.Resampling.BILINEAR, box=box)) for p in planes])
+
+
+def _fetch(dataset: Dataset[Any], requests: Iterator[Any], workers: int, device: torch.device) -> Iterator[_Cut]:
+    """What the workers make of the requests, in order."""
+    loader: DataLoader[Any] = DataLoader(
+        dataset,
+        batch_size=None,
+        sampler=requests,  # type: ignore[arg-type]  # any iterable will do
+        num_workers=workers,
+        multiprocessing_context="fork" if workers else None,  # sources and names are shared, not copied
+        pin_memory=device.type == "cuda",
+        collate_fn=_as_it_is,
+    )
+    try:
+        for cut in loader:
+            if isinstance(cut, UserError):
+                raise cut
+            yield cut
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise UserError(
+            "a loader worker was killed, most often for want of memory: use fewer (--set run.workers=...); "
+            "the same command goes on from the last checkpoint"
+        ) from error
+
+
+def _as_it_is(item: Any) -> Any:
+    return item
+
+
+def to_images(view: Float[Tensor, "b c h w"], mean: tuple[float, ...], std: tuple[float, ...]) -> np.ndarray:
+    """Normalised views back as uint8 ``[B, H, W, C]``, to be looked at."""
+    scale, shift = torch.tensor(std, device=view.device), torch.tensor(mean, device=view.device)
+    pixels = view.permute(0, 2, 3, 1) * scale + shift
+    return (pixels.clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy()

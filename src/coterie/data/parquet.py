@@ -1,0 +1,236 @@
+"""Parquet tables with a column of encoded images (the convention of Hugging Face)."""
+
+import fcntl
+import hashlib
+import json
+import os
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from itertools import accumulate
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from coterie.data.labels import Labels, classify
+from coterie.data.names import Names
+from coterie.errors import BadImage, NoImages, UserError
+
+MEMORY_LIMIT = 2**30  # bytes of images that are held in memory; above, they are unpacked once and mapped
+_IMAGE_COLUMNS = ("image", "img", "jpg", "jpeg", "png", "webp", "image_bytes", "bytes")
+_LABEL_COLUMNS = ("label", "labels", "class", "cls")
+
+
+def open_tables(paths: Sequence[str], memory_limit: int = MEMORY_LIMIT) -> list["ParquetTable"]:
+    """One source a table; all are held in memory if together their images are no larger than ``memory_limit`` bytes.
+
+    Raises:
+        NoImages: the tables have no rows.
+        UserError: a table is missing, unreadable or without images, or there is no room to unpack them.
+    """
+    in_memory = sum(_image_bytes(path) for path in paths) <= memory_limit
+    tables = [ParquetTable(path, in_memory) for path in paths]
+    if not any(len(table) for table in tables):
+        raise NoImages(f"{', '.join(paths[:3])}: no rows in {'this table' if len(paths) == 1 else 'these tables'}")
+    return tables
+
+
+class ParquetTable:
+    """An image source over one parquet file, in the order of its rows.
+
+    The images are in the column ``image`` (or another of the usual names, or the only column of bytes): bytes, or
+    Hugging Face's struct of ``bytes`` and ``path``. A column ``label``, if there is one, holds integers or the names of
+    classes; Hugging Face's metadata names the integers.
+
+    Args:
+        path: the file.
+        in_memory: hold the images in memory. Otherwise they are unpacked once, uncompressed, to an Arrow file in
+            `cache_folder`, which is mapped.
+
+    Raises:
+        UserError: it is missing, unreadable or without images, or there is no room to unpack it.
+    """
+
+    def __init__(self, path: str, in_memory: bool = True) -> None:
+        self._path = str(Path(path).absolute())
+        self._in_memory = in_memory
+        with _opened(path) as file:
+            column = _image_column(path, file.schema_arrow)
+            self._column = f"{column}.bytes" if pa.types.is_struct(file.schema_arrow.field(column).type) else column
+            rows = file.metadata.num_rows
+            self._names = Names(_names(path, file, column, rows))
+            self.labels: Labels | None
+            self.classes: tuple[str, ...]
+            self.labels, self.classes = _labels(file)
+        self._open()
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def __getitem__(self, index: int) -> bytes:
+        """The encoded image.
+
+        Raises:
+            BadImage: the row has no bytes.
+        """
+        if not 0 <= index < len(self):
+            raise IndexError(f"image {index} of {len(self)}")
+        if not self._chunks:  # another process
+            self._open()
+        chunk = bisect_right(self._starts, index) - 1
+        data = self._chunks[chunk][index - self._starts[chunk]].as_py()
+        if data is None:
+            raise BadImage("no bytes in this row of the table")
+        return bytes(data)
+
+    def __getstate__(self) -> dict[str, object]:
+        """The images are read again where they are needed."""
+        return {**self.__dict__, "_chunks": []}
+
+    def name(self, index: int) -> str:
+        """The image's path in the table if it has one, else the table's name and the zero-padded row."""
+        return self._names[index]
+
+    def label(self, index: int) -> int | None:
+        """The number of the image's class, or None."""
+        return None if self.labels is None or self.labels[index] < 0 else int(self.labels[index])
+
+    def _open(self) -> None:
+        if self._in_memory:
+            self._chunks = list(_image_chunks(self._path, self._column))
+        else:
+            self._chunks = _mapped(_unpacked(self._path, self._column))
+        self._starts = [0, *accumulate(len(chunk) for chunk in self._chunks)]
+
+
+def cache_folder() -> Path:
+    """Where large tables are unpacked: ``$COTERIE_CACHE``, or ``~/.cache/coterie``."""
+    return Path(os.environ.get("COTERIE_CACHE") or Path.home() / ".cache" / "coterie")
+
+
+@contextmanager
+def _opened(path: str) -> Iterator[pq.ParquetFile]:
+    try:
+        with pq.ParquetFile(path) as file:
+            yield file
+    except (OSError, pa.ArrowException) as error:
+        raise UserError(f"{path}: not a readable parquet file ({' '.join(str(error).split())[:160]})") from error
+
+
+def _image_column(path: str, schema: pa.Schema) -> str:
+    """The column that holds the images."""
+    found = [field.name for field in schema if _holds_bytes(field.type)]
+    for name in _IMAGE_COLUMNS:
+        if name in found:
+            return name
+    if len(found) == 1:
+        return str(found[0])
+    columns = ", ".join(schema.names)
+    if found:
+        raise UserError(f"{path}: which column holds the images? Name it 'image'; the columns are: {columns}")
+    raise UserError(f"{path}: no column of images (bytes, or a struct with bytes); the columns are: {columns}")
+
+
+def _holds_bytes(kind: pa.DataType) -> bool:
+    if pa.types.is_struct(kind):
+        return kind.get_field_index("bytes") >= 0 and _holds_bytes(kind.field("bytes").type)
+    kinds = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_binary_view, pa.types.is_fixed_size_binary)
+    return any(is_kind(kind) for is_kind in kinds)
+
+
+def _image_bytes(path: str) -> int:
+    """The uncompressed size of the images of a table, from its footer."""
+    with _opened(path) as file:
+        column = _image_column(path, file.schema_arrow)
+        leaves = {column, f"{column}.bytes"}
+        groups = [file.metadata.row_group(number) for number in range(file.metadata.num_row_groups)]
+        columns = [group.column(number) for group in groups for number in range(group.num_columns)]
+        return sum(leaf.total_uncompressed_size for leaf in columns if leaf.path_in_schema in leaves)
+
+
+def _image_chunks(path: str, column: str) -> Iterator[pa.Array]:
+    """The encoded images, some rows at a time."""
+    with _opened(path) as file:
+        for batch in file.iter_batches(batch_size=512, columns=[column]):
+            images = batch.column(0)
+            yield pc.struct_field(images, "bytes") if pa.types.is_struct(images.type) else images
+
+
+def _names(path: str, file: pq.ParquetFile, column: str, rows: int) -> Iterator[bytes]:
+    kind = file.schema_arrow.field(column).type
+    paths: Sequence[str | None] = [None] * rows
+    if pa.types.is_struct(kind) and kind.get_field_index("path") >= 0:
+        paths = pc.struct_field(file.read(columns=[f"{column}.path"]).column(0), "path").to_pylist()
+    stem = Path(path).stem
+    return ((name or f"{stem}/{row:08d}").encode("utf-8", "surrogateescape") for row, name in enumerate(paths))
+
+
+def _labels(file: pq.ParquetFile) -> tuple[Labels | None, tuple[str, ...]]:
+    schema = file.schema_arrow
+    for name in _LABEL_COLUMNS:
+        kind = schema.field(name).type if name in schema.names else pa.null()
+        kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+        if pa.types.is_integer(kind) or pa.types.is_string(kind) or pa.types.is_large_string(kind):
+            return classify(file.read(columns=[name]).column(0).to_pylist(), _class_names(schema, name))
+    return None, ()
+
+
+def _class_names(schema: pa.Schema, column: str) -> Sequence[str]:
+    """The names that Hugging Face's metadata gives to a column of class numbers."""
+    try:
+        features = json.loads(schema.metadata[b"huggingface"])["info"]["features"]
+        names = features[column]["names"]
+    except (TypeError, KeyError, ValueError):
+        return ()
+    return names if isinstance(names, list) and all(isinstance(name, str) for name in names) else ()
+
+
+def _unpacked(path: str, column: str) -> Path:
+    """The Arrow file that holds the images of a table; written whole or not at all, by one process at a time."""
+    status = Path(path).stat()
+    key = f"{Path(path).resolve()}\0{status.st_size}\0{status.st_mtime_ns}\0{column}"
+    target = cache_folder() / f"{hashlib.sha256(os.fsencode(key)).hexdigest()[:32]}.arrow"
+    partial = target.with_suffix(".partial")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with target.with_suffix(".lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not target.exists():
+                _unpack(path, column, partial)
+                partial.replace(target)
+    except OSError as error:
+        gib = _image_bytes(path) / 2**30
+        raise UserError(
+            f"{cache_folder()}: cannot unpack {path} there ({error.strerror or error}; it needs {gib:.1f} GiB); "
+            "make room, or name another folder in COTERIE_CACHE"
+        ) from error
+    finally:
+        with suppress(OSError):
+            partial.unlink()
+    return target
+
+
+def _unpack(path: str, column: str, partial: Path) -> None:
+    with pa.OSFile(str(partial), "wb") as sink:
+        writer = None
+        for images in _image_chunks(path, column):
+            batch = pa.record_batch([images], names=["image"])
+            writer = writer or pa.ipc.new_file(sink, batch.schema)
+            writer.write_batch(batch)
+        if writer is not None:
+            writer.close()
+    with partial.open("rb+") as written:
+        os.fsync(written.fileno())
+
+
+def _mapped(unpacked: Path) -> list[pa.Array]:
+    """The images of an unpacked table, which stay on disk until they are looked at."""
+    if not unpacked.stat().st_size:  # a table without rows
+        return []
+    try:
+        reader = pa.ipc.open_file(pa.memory_map(str(unpacked)))
+        return [reader.get_batch(number).column(0) for number in range(reader.num_record_batches)]
+    except (OSError, pa.ArrowException) as error:
+        raise UserError(f"{unpacked}: this unpacked table is damaged; delete it, and it is made again") from error

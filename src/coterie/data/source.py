@@ -1,0 +1,152 @@
+"""Where images come from: any number of encoded images with a stable order, names, and labels if there are any."""
+
+import glob
+import os
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import accumulate, groupby
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+from jaxtyping import Int
+
+from coterie.data.files import open_files, open_folder, open_list
+from coterie.data.names import is_image_name
+from coterie.data.parquet import open_tables
+from coterie.data.tar import TarShards
+from coterie.errors import NoImages, UserError
+
+
+@runtime_checkable
+class ImageSource(Protocol):
+    """Images by number. The order never changes, on any machine; labels are optional, always.
+
+    Reading an image may raise `coterie.errors.BadImage`. A source can be used after a fork and can be pickled.
+    """
+
+    classes: tuple[str, ...]  # names of the labels 0, 1, 2 ...; () where there are none
+
+    def __len__(self) -> int:
+        """How many images there are."""
+
+    def __getitem__(self, index: int) -> bytes | np.ndarray:
+        """The encoded image, or a decoded one ``[H, W, C]`` of uint8 or uint16."""
+
+    def name(self, index: int) -> str:
+        """A name for people: a path, or a row."""
+
+    def label(self, index: int) -> int | None:
+        """The number of the image's class; None if it has no label."""
+
+
+class Concatenated:
+    """Several sources, one after another; classes of the same name are the same class."""
+
+    def __init__(self, sources: Sequence[ImageSource]) -> None:
+        self._sources = tuple(sources)
+        self._starts = [0, *accumulate(len(source) for source in sources)]
+        self.classes = tuple(dict.fromkeys(name for source in sources for name in source.classes))
+        place = {name: number for number, name in enumerate(self.classes)}
+        self._places = [[place[name] for name in source.classes] for source in sources]
+
+    def __len__(self) -> int:
+        return self._starts[-1]
+
+    def __getitem__(self, index: int) -> bytes | np.ndarray:
+        """The image, as its source gives it."""
+        source, row = self._find(index)
+        return self._sources[source][row]
+
+    def name(self, index: int) -> str:
+        """The image's name in its source."""
+        source, row = self._find(index)
+        return self._sources[source].name(row)
+
+    def label(self, index: int) -> int | None:
+        """The number of the image's class among `classes`, or None."""
+        source, row = self._find(index)
+        label = self._sources[source].label(row)
+        return None if label is None else self._places[source][label]
+
+    @property
+    def labels(self) -> Int[np.ndarray, " n"]:
+        """All labels, -1 for none."""
+        parts = zip(self._sources, self._places, strict=True)
+        return np.concatenate([np.array([*places, -1])[labels(source)] for source, places in parts])
+
+    def _find(self, index: int) -> tuple[int, int]:
+        if not 0 <= index < len(self):
+            raise IndexError(f"image {index} of {len(self)}")
+        source = bisect_right(self._starts, index) - 1
+        return source, index - self._starts[source]
+
+
+def labels(source: ImageSource) -> Int[np.ndarray, " n"]:
+    """The labels of all images of a source as integers, -1 for none."""
+    if not source.classes:
+        return np.full(len(source), -1, dtype=np.int64)
+    stored = getattr(source, "labels", None)
+    if stored is None:
+        found = (source.label(index) for index in range(len(source)))
+        stored = np.fromiter((-1 if label is None else label for label in found), dtype=np.int64, count=len(source))
+    return np.asarray(stored, dtype=np.int64)
+
+
+def open_source(*specs: str | os.PathLike[str]) -> ImageSource:
+    """Open images by where they are.
+
+    Args:
+        specs: one or more of: a folder (all images below it; its first level of folders are the classes, if every
+            image is in one), a ``.txt`` list of files, image files, ``.parquet`` tables, ``.tar`` shards, or a glob
+            over any of these. Several are put one after another in the order given; image files given one by one are
+            sorted, so that it does not matter how a shell expands a glob.
+
+    Raises:
+        NoImages: a folder, list, table or shard without an image.
+        UserError: something is missing, unreadable or of an unknown kind.
+    """
+    if not all(specs) or not specs:
+        raise UserError("no images: give a folder, a .txt list of files, *.parquet, *.tar or a glob")
+    found = [(kind, path) for spec in specs for kind, path in _expand(str(Path(spec).expanduser()))]
+    sources: list[ImageSource] = []
+    for kind, group in groupby(found, key=lambda pair: pair[0]):
+        sources.extend(_open(kind, [path for _, path in group]))
+    return sources[0] if len(sources) == 1 else Concatenated(sources)
+
+
+def _open(kind: str, paths: list[str]) -> Iterable[ImageSource]:
+    if kind == "folder":
+        return [open_folder(path) for path in paths]
+    if kind == "list":
+        return [open_list(path) for path in paths]
+    if kind == "parquet":
+        return open_tables(paths)
+    return [TarShards(paths) if kind == "tar" else open_files(paths)]
+
+
+def _expand(spec: str) -> Iterator[tuple[str, str]]:
+    """The kind and the path of what a spec names; of what a glob finds, only that which can hold images."""
+    if os.path.exists(spec):  # noqa: PTH110 -- pathlib's raises where a folder may not be entered
+        yield _kind(spec) or _refuse(spec), spec
+        return
+    if not glob.has_magic(spec):
+        raise UserError(f"{spec}: no such file or folder")
+    paths = sorted(glob.glob(spec, recursive=True), key=os.fsencode)  # noqa: PTH207 -- pathlib's has no absolute patterns
+    found = [(kind, path) for path in paths if (kind := _kind(path)) is not None]
+    if not spec.endswith(".txt"):  # notes beside images are no lists of images
+        found = [(kind, path) for kind, path in found if kind != "list"]
+    if not found:
+        raise NoImages(f"{spec}: nothing that this pattern finds is an image, a folder, a table or a shard")
+    yield from found
+
+
+def _kind(path: str) -> str | None:
+    if Path(path).is_dir():
+        return "folder"
+    known = {".txt": "list", ".parquet": "parquet", ".tar": "tar"}
+    return known.get(Path(path).suffix.lower(), "file" if is_image_name(os.fsencode(path)) else None)
+
+
+def _refuse(spec: str) -> str:
+    raise UserError(f"{spec}: not a source of images; give a folder, a .txt list of files, *.parquet, *.tar or a glob")

@@ -1,0 +1,112 @@
+"""The whole way on a built-in set of real photographs, offline, on a CPU, in minutes."""
+
+import io
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from coterie import api
+from coterie.assembly import assemble, eye
+from coterie.atomic import writing
+from coterie.config import from_dict, read_toml
+from coterie.data.decode import decode
+from coterie.data.photos import PhotoPatches, photo_patches
+from coterie.embedding.embed import Embeddings, Eye, embed_source
+from coterie.evaluation.knn import knn, knn_predictions
+from coterie.evaluation.labelled import Labelled, labelled_pair
+from coterie.exporting.weights import load_backbone
+from coterie.listening import Listener, Silent
+
+TRAIN_IMAGES, TEST_IMAGES, SIDE = 6000, 1500, 32
+SETTINGS = ("backbone.width=0.25", "run.log_steps=5")
+EPOCHS = 20
+QUERIES, SHOWN = 12, 8
+NEIGHBOURS, TEMPERATURE = 20, 0.07
+
+
+@dataclass(frozen=True)
+class Space:
+    """One way to compare images: by pixels, by the untrained or by the pretrained network."""
+
+    name: str
+    train: Embeddings
+    test: Embeddings
+
+    @property
+    def accuracy(self) -> float:
+        """Share of test images, in percent, whose class the 20 nearest training images vote for."""
+        figures = knn(
+            self.train.rows,
+            self.train.labels,
+            self.test.rows,
+            self.test.labels,
+            neighbours=(NEIGHBOURS,),
+            temperatures=(TEMPERATURE,),
+        )
+        return figures[f"k{NEIGHBOURS}_t{TEMPERATURE:g}_top1"]
+
+
+def demo(out: str | Path = "demo", *, seed: int = 0, listener: Listener | None = None) -> list[str]:
+    """Pretrain on patches of photographs without their labels, then judge raw pixels, untrained and pretrained network.
+
+    Writes ``train.parquet``, ``test.parquet`` and ``report.html`` to ``out`` and the run to ``out/run``. If it was stopped, the same
+    call goes on.
+
+    Returns:
+        The lines that say what came out.
+    """
+    listener, out, start = listener or Silent(), Path(out), time.monotonic()
+    out.mkdir(parents=True, exist_ok=True)
+    train, test = out / "train.parquet", out / "test.parquet"
+    for split, path, count in (("train", train, TRAIN_IMAGES), ("test", test, TEST_IMAGES)):
+        if not path.exists():
+            write_patches(path, photo_patches(split, count, SIDE, seed))  # type: ignore[arg-type]
+    classes = len(photo_patches("test", 1, SIDE, seed).classes)
+    listener.say(
+        f"{TRAIN_IMAGES} training and {TEST_IMAGES} test patches of {SIDE} x {SIDE} pixels from {classes} photographs, "
+        "from disjoint regions; which photograph is asked, and never told in training"
+    )
+    run = api.pretrain("swav", train, out / "run", epochs=EPOCHS, seed=seed, settings=SETTINGS, listener=listener)
+    spaces = compare(run, labelled_pair((str(train),), (str(test),)))
+    before = max(space.accuracy for space in spaces[:-1])
+    lines = [f"kNN accuracy ({NEIGHBOURS} neighbours, {len(spaces[0].test.labels)} test images, {classes} classes):"]
+    lines += [f"  {space.name:<20} {space.accuracy:5.1f} %" for space in spaces]
+    lines.append(f"  gain over the better {spaces[-1].accuracy - before:+5.1f} points")
+    lines.append(f"took {time.monotonic() - start:.0f} s; look at {out / 'report.html'}")
+    return lines
+
+
+def compare(run: Path, pair: Labelled) -> list[Space]:
+    """Raw pixels, the untrained and the pretrained network of a run."""
+    config = from_dict(read_toml(run / "config.toml"))
+    look = eye(config)
+    untrained = assemble(config).student.encoder.backbone.eval()
+    networks: list[tuple[str, nn.Module]] = [
+        ("raw pixels", nn.Flatten()),
+        ("untrained network", untrained),
+        ("pretrained network", load_backbone(run)),
+    ]
+    return [Space(name, *(_embedded(network, pair, look))) for name, network in networks]
+
+
+def _embedded(network: nn.Module, pair: Labelled, look: Eye) -> tuple[Embeddings, Embeddings]:
+    return embed_source(network, pair.train, look), embed_source(network, pair.test, look)
+
+
+def write_patches(path: Path, patches: PhotoPatches) -> None:
+    """Write patches as a parquet file: a column of PNG images and one of class names."""
+    encoded = []
+    for image in patches.images:
+        buffer = io.BytesIO()
+        Image.fromarray(image[:, :, 0]).convert("RGB").save(buffer, "PNG")
+        encoded.append({"bytes": buffer.getvalue(), "path": None})
+    table = pa.table({"image": encoded, "label": [patches.classes[label] for label in patches.labels]})
+    with writing(path) as part:
+        pq.write_table(table, part)

@@ -1,0 +1,108 @@
+"""Embeddings of all images of a source, in memory or as a stream."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from coterie.data.loader import center_batches
+from coterie.data.source import ImageSource
+from coterie.errors import NoImages
+from coterie.listening import Listener, Silent
+
+BATCH_SIZE = 256
+
+
+@dataclass(frozen=True)
+class Eye:
+    """How images are brought to a network: cut from the middle to ``size``, so many ``channels``, normalised."""
+
+    size: int
+    channels: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Embeddings:
+    """Embeddings of the images of a source that could be decoded.
+
+    Attributes:
+        index: position of each in the source.
+        rows: what the network made of it, float32, on the CPU.
+        labels: -1 where there is none.
+        bad: (position, reason) of those that could not be decoded.
+    """
+
+    index: Int[np.ndarray, " n"]
+    rows: Float[Tensor, "n d"]
+    labels: Int[Tensor, " n"]
+    bad: tuple[tuple[int, str], ...]
+
+
+Network = Callable[[Tensor], Tensor]
+
+
+@torch.inference_mode()
+def embedded_batches(
+    network: Callable[[Tensor], Tensor | tuple[Tensor, ...]],
+    source: ImageSource,
+    eye: Eye,
+    *,
+    workers: int = 0,
+    device: torch.device | str = "cpu",
+    listener: Listener | None = None,
+    what: str = "embedding",
+) -> Iterator[tuple[Int[np.ndarray, " b"], tuple[Tensor, ...], tuple[tuple[int, str], ...]]]:
+    """For each batch of the source, in order: positions, what the network gives for them, and the bad images.
+
+    Holds one batch at a time, whatever the length of the source.
+    """
+    batches = center_batches(
+        source,
+        size=eye.size,
+        channels=eye.channels,
+        mean=eye.mean,
+        std=eye.std,
+        batch_size=BATCH_SIZE,
+        workers=workers,
+        device=device,
+    )
+    total = -(-len(source) // BATCH_SIZE)
+    for batch in (listener or Silent()).track(batches, total, what):
+        outputs = network(batch.views[0]) if batch.views else ()
+        outputs = outputs if isinstance(outputs, tuple) else (outputs,)
+        yield batch.index.numpy(), outputs, batch.bad
+
+
+def embed_source(
+    network: Network,
+    source: ImageSource,
+    eye: Eye,
+    *,
+    workers: int = 0,
+    device: torch.device | str = "cpu",
+    listener: Listener | None = None,
+    what: str = "embedding",
+) -> Embeddings:
+    """All embeddings of a source, held in memory: 4 bytes a number.
+
+    Raises:
+        NoImages: not one image could be decoded.
+    """
+    index, rows, bad = [], [], []
+    stream = embedded_batches(network, source, eye, workers=workers, device=device, listener=listener, what=what)
+    for positions, outputs, failed in stream:
+        bad += failed
+        if len(positions):
+            index.append(positions)
+            rows.append(outputs[0].float().cpu())
+    if not rows:
+        raise NoImages(f"not one of the {len(source)} images can be decoded; the first: {bad[0][1]}")
+    positions = np.concatenate(index)
+    labels = [source.label(int(i)) for i in positions]
+    numbers = torch.tensor([-1 if label is None else label for label in labels])
+    return Embeddings(positions, torch.cat(rows), numbers, tuple(bad))

@@ -1,0 +1,185 @@
+"""Backbones: any network of timm by its name, for images of any size and number of channels."""
+
+import difflib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, Literal
+
+import timm
+import torch
+from torch import nn
+
+from coterie.errors import BadConfig
+from coterie.models.starting_weights import load_weights
+
+
+@dataclass(frozen=True)
+class BackboneConfig:
+    """Which backbone.
+
+    Attributes:
+        name: a name of timm, such as resnet50, vit_small_patch16_224, swin_tiny_patch4_window7_224, convnext_atto.
+        width: factor on the channels of a ResNet, stem included; 2, 4 and 5 give SwAV's RN50-w2, -w4 and -w5.
+        stem: "small" gives a ResNet a first convolution of 3x3 with stride 1 and no pooling, for images below about 64
+            pixels; "standard" leaves the network as it is.
+        channels: of the images.
+        drop_path: rate of stochastic depth.
+        weights: a file or run folder to start from; None starts from random weights.
+    """
+
+    name: str = "resnet50"
+    width: float = 1.0
+    stem: Literal["standard", "small"] = "standard"
+    channels: int = 3
+    drop_path: float = 0.0
+    weights: str | None = None
+
+
+def build_backbone(config: BackboneConfig, image_size: int) -> nn.Module:
+    """Build the network that turns images ``[b c h w]`` into features ``[b f]``, pooled as timm pools them.
+
+    Transformers are laid out for ``image_size`` pixels and take other sizes too. ResNets start as SwAV's do: fan-out
+    Kaiming convolutions, the last batch norm of a block not at zero. Random weights come from torch's global generator.
+    Nothing is downloaded.
+
+    Raises:
+        BadConfig: an unknown name, or a setting that this network does not have.
+        UserError: starting weights that are missing or belong to another network.
+    """
+    _check(config)
+    try:
+        network: nn.Module = timm.create_model(config.name, **timm_arguments(config, image_size))
+    except (TypeError, ValueError, RuntimeError, AssertionError) as error:
+        reason = f"it takes no drop_path ({error})" if config.drop_path and isinstance(error, TypeError) else str(error)
+        raise BadConfig(
+            f"{config.name} cannot be built for {image_size}-pixel images: {_first_line(reason)}"
+        ) from error
+    if not is_plain_timm(config):
+        _replace_stem(network, config)
+    if config.weights is not None:
+        load_weights(network, config.weights, config.channels)
+    return network
+
+
+def timm_arguments(config: BackboneConfig, image_size: int) -> dict[str, Any]:
+    """What ``timm.create_model`` is given besides the name of the network."""
+    arguments: dict[str, Any] = {"num_classes": 0, "in_chans": config.channels}
+    if config.drop_path:
+        arguments["drop_path_rate"] = config.drop_path
+    if _is_resnet(config.name):
+        arguments["zero_init_last"] = False
+    if config.width != 1:
+        # Only the width of a deep stem can be chosen; its convolutions are replaced by one afterwards.
+        arguments |= {"stem_type": "deep", "stem_width": round(32 * config.width)}
+        arguments["channels"] = tuple(round(channels * config.width) for channels in (64, 128, 256, 512))
+    return arguments | _size_arguments(config.name, image_size)
+
+
+def is_plain_timm(config: BackboneConfig) -> bool:
+    """Whether ``timm.create_model`` alone builds this network."""
+    return config.width == 1 and config.stem == "standard"
+
+
+def feature_width(backbone: nn.Module) -> int:
+    """F, the width of the features; ``num_features`` of timm is smaller where a network widens them after pooling."""
+    return int(getattr(backbone, "head_hidden_size", None) or backbone.num_features)  # type: ignore[arg-type]
+
+
+def check_view_sizes(backbone: nn.Module, config: BackboneConfig, sizes: Iterable[int]) -> None:
+    """Put one blank image of each size through the network.
+
+    Raises:
+        BadConfig: a size that it cannot take, or a network that does not give one vector per image.
+    """
+    training = backbone.training
+    backbone.eval()
+    try:
+        for size in sorted(set(sizes)):
+            _check_view_size(backbone, config, size)
+    finally:
+        backbone.train(training)
+
+
+@torch.no_grad()
+def _check_view_size(backbone: nn.Module, config: BackboneConfig, size: int) -> None:
+    like = next(backbone.parameters())
+    image = torch.zeros(1, config.channels, size, size, dtype=like.dtype, device=like.device)
+    try:
+        features = backbone(image)
+    except (RuntimeError, AssertionError, ValueError) as error:
+        raise BadConfig(f"{config.name} cannot take views of {size} pixels: {_first_line(str(error))}") from error
+    if features.shape != (1, feature_width(backbone)):
+        raise BadConfig(f"{config.name} gives {tuple(features.shape)} for one image, not a vector of features")
+
+
+def _check(config: BackboneConfig) -> None:
+    if not timm.is_model(config.name.partition(".")[0]):  # what follows a dot names public weights, and is harmless
+        near = difflib.get_close_matches(config.name, timm.list_models(), 3)
+        hint = f"did you mean {', '.join(near)}?" if near else "the names are timm's, such as resnet50"
+        raise BadConfig(f"there is no backbone {config.name}: {hint}")
+    if config.channels < 1:
+        raise BadConfig(f"backbone.channels is {config.channels}, and must be at least 1")
+    if not 0 <= config.drop_path < 1:
+        raise BadConfig(f"backbone.drop_path is {config.drop_path}, and must be at least 0 and below 1")
+    if is_plain_timm(config):
+        return
+    if not _is_resnet(config.name):
+        raise BadConfig(f"backbone.width and .stem are for ResNets; {config.name} has width 1 and the standard stem")
+    if config.width <= 0 or 32 * config.width % 1:
+        raise BadConfig(f"backbone.width is {config.width}, and must be a positive multiple of 1/32")
+    if config.width != 1 and not _has_plain_stem(config.name):
+        raise BadConfig(f"backbone.width is for ResNets with one stem convolution, such as resnet50, not {config.name}")
+
+
+def _replace_stem(network: nn.Module, config: BackboneConfig) -> None:
+    """One convolution as in SwAV's (wide) ResNets, 7x7 with stride 2, or 3x3 with stride 1 and no pooling."""
+    kernel, stride = (3, 1) if config.stem == "small" else (7, 2)
+    stem: dict[str, int] = network.feature_info[0]  # type: ignore[index, assignment]
+    width = stem["num_chs"]
+    convolution = nn.Conv2d(config.channels, width, kernel, stride, padding=kernel // 2, bias=False)
+    nn.init.kaiming_normal_(convolution.weight, mode="fan_out", nonlinearity="relu")
+    network.conv1 = convolution
+    if config.stem == "small":
+        network.maxpool = nn.Identity()
+
+
+def _is_resnet(name: str) -> bool:
+    return name.partition(".")[0] in timm.list_models(module="resnet")
+
+
+@cache
+def _has_plain_stem(name: str) -> bool:
+    with torch.device("meta"):
+        return isinstance(timm.create_model(name).conv1, nn.Conv2d)
+
+
+def _size_arguments(name: str, image_size: int) -> dict[str, Any]:
+    flag = _size_flag(name)
+    if flag is None:
+        return {}
+    return {"img_size": image_size} | flag
+
+
+@cache
+def _size_flag(name: str) -> dict[str, bool] | None:
+    """What lets a network that is laid out for one size take others; None if it is not laid out for a size.
+
+    The networks of timm do not say which arguments they take, so each is tried, on the meta device where it costs
+    nothing. Swins come first: some versions of theirs swallow the argument of the ViTs.
+    """
+    for flag in ({"strict_img_size": False}, {"dynamic_img_size": True}, {}):
+        try:
+            with torch.device("meta"):
+                timm.create_model(name, num_classes=0, img_size=224, **flag)
+        except TypeError as error:
+            if "unexpected keyword" in str(error):
+                continue
+        except (RuntimeError, AssertionError, ValueError, NotImplementedError):
+            pass  # it knows the arguments; whether they fit shows when it is built
+        return flag
+    return None
+
+
+def _first_line(text: str) -> str:
+    return text.strip().partition("\n")[0][:200]

@@ -1,0 +1,186 @@
+"""One pretraining run: the parts, put together in a folder and set going."""
+
+import os
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import torch
+
+from coterie.assembly import Parts, assemble, choose_autocast, choose_device, eye
+from coterie.atomic import write_text
+from coterie.config import PretrainConfig, read_toml, to_dict, to_toml
+from coterie.data.loader import Loader
+from coterie.data.source import ImageSource
+from coterie.errors import BadConfig, BadRun
+from coterie.evaluation.knn import knn_of
+from coterie.evaluation.labelled import Labelled, labelled_pair
+from coterie.exporting.weights import save_backbone
+from coterie.listening import Listener
+from coterie.training import checkpoint
+from coterie.training.folder import RunFolder
+from coterie.training.loop import fit
+from coterie.training.monitor import Monitor
+from coterie.training.saver import Saver
+from coterie.types import Batch, Progress, StepResult
+
+
+class Pretraining:
+    """What the steps of a run share; :meth:`go` runs it, or goes on with it."""
+
+    def __init__(self, folder: RunFolder, source: ImageSource, config: PretrainConfig, listener: Listener) -> None:
+        """Check that the settings fit the images and what the folder holds; nothing is written yet."""
+        self.folder, self.source, self.config, self.listener = folder, source, config, listener
+        if max(config.groups.counts) > len(source):
+            raise BadConfig(
+                f"groups.counts is {max(config.groups.counts)}, more than the {len(source)} images: "
+                f"use --set groups.counts={max(2, len(source) // 20)} or less"
+            )
+        self.device = choose_device(config.run.device)
+        cores = len(os.sched_getaffinity(0))
+        self.workers = config.run.workers if config.run.workers >= 0 else max(1, min(16, cores - 1))
+        self.loader = Loader(
+            source,
+            config.views,
+            batch_size=config.batch_size,
+            epochs=config.epochs,
+            seed=config.seed,
+            workers=self.workers,
+            device=self.device,
+        )
+        self.bad: dict[int, str] = {}
+        self._refuse_another_run()
+        self.probe = labelled_pair(config.probe.train, config.probe.test) if config.probe else None
+
+    def go(self) -> None:
+        """Train to the end, from the start or from the last checkpoint."""
+        config, folder = self.config, self.folder
+        parts = assemble(config, self.device)
+        optimizer = config.optimizer.build(parts.student)
+        monitor = self._monitor()
+        saver = self._saver(parts, optimizer, monitor)
+        start = self._resume(saver)
+        write_text(folder.config, to_toml(config))
+        folder.rewind(start)
+        if start == self.loader.total_steps:
+            self.listener.say(f"{folder.path} is finished after {start} steps; name another --out to train again")
+            return
+        self.listener.say(self._summary(start))
+        with saver.stopping_on_signals():
+            fit(
+                parts.student,
+                parts.objective,
+                self._noting_bad(monitor.timed(self.loader.resume(start))),
+                optimizer,
+                config.learning_rate.at,
+                autocast=choose_autocast(config.run.precision, self.device),
+                clip=config.clip,
+                seed=config.seed,
+                observers=[monitor, *self._probes(parts, self.probe), saver],
+            )
+        folder.note_bad_images((self.source.name(index), reason) for index, reason in self.bad.items())
+        if self.bad:
+            self.listener.warn(f"{len(self.bad)} images could not be decoded: {folder.path}/bad_images.txt lists them")
+
+    def _monitor(self) -> Monitor:
+        config = self.config
+        return Monitor(
+            config.groups.counts,
+            config.batch_size * len(config.views.roles.target_views),
+            config.learning_rate,
+            log_steps=config.run.log_steps,
+            write=self._write,
+            device=self.device,
+            stop_on_collapse=config.run.on_collapse == "stop",
+        )
+
+    def _saver(self, parts: Parts, optimizer: torch.optim.Optimizer, monitor: Monitor) -> Saver:
+        look = eye(self.config)
+        network = parts.student.encoder.backbone
+
+        def save_model() -> None:
+            save_backbone(self.folder.model, network, self.config.backbone, look.size, look.mean, look.std)
+
+        threads = self.config.run.threads or torch.get_num_threads()
+        return Saver(
+            self.folder.checkpoints,
+            {"student": parts.student, "objective": parts.objective, "optimizer": optimizer, "monitor": monitor},
+            monitor,
+            steps=self.config.run.save_steps,
+            minutes=self.config.run.save_minutes,
+            also=save_model,
+            extra={"threads": threads, "images": len(self.source), "bad": self.bad},
+        )
+
+    def _resume(self, saver: Saver) -> int:
+        start, passed_over = saver.resume()
+        for line in passed_over:
+            self.listener.warn(line)
+        if saver.extra["images"] != len(self.source):
+            raise BadRun(
+                f"{self.folder.path} was begun with {saver.extra['images']} images, now there are {len(self.source)}: "
+                "bring the images back, or choose another --out"
+            )
+        self.bad = saver.extra["bad"]
+        torch.set_num_threads(saver.extra["threads"])
+        return start
+
+    def _refuse_another_run(self) -> None:
+        if not self.folder.config.exists() or not checkpoint.found(self.folder.checkpoints):
+            return
+        before, now = read_toml(self.folder.config), to_dict(self.config)
+        before.pop("run", None)
+        now.pop("run", None)
+        different = _first_difference(before, now)
+        if different:
+            raise BadRun(
+                f"{self.folder.path} holds a run with other settings ({different}): choose another --out, or go on with "
+                f"--config {self.folder.config}"
+            )
+
+    def _summary(self, start: int) -> str:
+        config = self.config
+        crops = " + ".join(f"{each.count}x{each.size}" for each in config.views.crops)
+        memory = f", memory {config.memory.length}" if config.memory else ""
+        return (
+            f"{config.method}: {len(self.source)} images, {config.backbone.name}, crops {crops}, "
+            f"{'+'.join(map(str, config.groups.counts))} groups{memory}, batch {config.batch_size}, {config.epochs} epochs of "
+            f"{self.loader.steps_per_epoch} steps on {self.device}" + (f"; goes on at step {start}" if start else "")
+        )
+
+    def _write(self, record: dict[str, Any]) -> None:
+        self.folder.append(record)
+        self.listener.record(record, self.loader.total_steps)
+        if "warning" in record:
+            self.listener.warn(record["warning"])
+
+    def _noting_bad(self, batches: Iterable[tuple[Progress, Batch]]) -> Iterator[tuple[Progress, Batch]]:
+        for progress, batch in batches:
+            self.bad.update(dict(batch.bad))
+            yield progress, batch
+
+    def _probes(self, parts: Parts, pair: Labelled | None) -> list[Any]:
+        """The kNN probe as an observer, if one is wanted."""
+        wanted = self.config.probe
+        if pair is None or wanted is None:
+            return []
+
+        def observe(progress: Progress, result: StepResult) -> None:
+            ended = progress.step_in_epoch + 1 == progress.steps_per_epoch
+            last = progress.step + 1 == progress.total_steps
+            if last or (ended and (progress.epoch + 1) % wanted.every_epochs == 0):
+                network = parts.student.encoder.backbone.eval()
+                figures = knn_of(network, pair, eye(self.config), workers=self.workers, device=self.device)
+                network.train()
+                self._write({"step": progress.step, "epoch": progress.epoch, "knn": figures})
+
+        return [observe]
+
+
+def _first_difference(before: Any, now: Any, path: str = "") -> str:
+    if isinstance(before, dict) and isinstance(now, dict):
+        for key in sorted(before.keys() | now.keys()):
+            found = _first_difference(before.get(key), now.get(key), f"{path}.{key}".lstrip("."))
+            if found:
+                return found
+        return ""
+    return "" if before == now else f"{path}: {before} -> {now}"

@@ -1,0 +1,99 @@
+"""When to save, and what."""
+
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Protocol
+
+from coterie.errors import UserError
+from coterie.training import checkpoint
+from coterie.training.monitor import Monitor
+from coterie.types import Progress, StepResult
+
+
+class HasState(Protocol):
+    """A part whose state is saved: a module, an optimiser, a monitor."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """The state."""
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> Any:
+        """Take the state over."""
+
+
+class Interrupted(UserError):  # noqa: N818
+    """The run was asked to stop and has saved; ``signal`` says by which signal."""
+
+    def __init__(self, number: int, step: int) -> None:
+        """Stopped by signal ``number`` after ``step`` steps."""
+        super().__init__(f"stopped and saved after step {step}: the same command goes on from there")
+        self.signal = number
+
+
+class Saver:
+    """Saves every so many steps or minutes, at the end, and when the run is asked to stop.
+
+    A save follows only a loss that is a number.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        parts: dict[str, HasState],
+        monitor: Monitor,
+        *,
+        steps: int,
+        minutes: float,
+        also: Callable[[], None],
+        extra: dict[str, Any],
+    ) -> None:
+        """Save the state of ``parts`` and the values in ``extra`` to ``folder``; then call ``also``."""
+        self.folder, self.parts, self.monitor = folder, parts, monitor
+        self.steps, self.minutes, self.also, self.extra = steps, minutes, also, extra
+        self.asked: int | None = None
+        self._saved = time.monotonic()
+
+    def __call__(self, progress: Progress, result: StepResult) -> None:
+        """After a step: save if it is time."""
+        done = progress.step + 1
+        due = self.steps > 0 and done % self.steps == 0
+        late = time.monotonic() - self._saved >= 60 * self.minutes
+        if due or late or done == progress.total_steps or self.asked is not None:
+            self.monitor.check_finite()
+            state = {name: part.state_dict() for name, part in self.parts.items()}
+            checkpoint.save(self.folder, state | {"extra": self.extra}, done)
+            self.also()
+            self._saved = time.monotonic()
+        if self.asked is not None and done < progress.total_steps:
+            raise Interrupted(self.asked, done)
+
+    def resume(self) -> tuple[int, list[str]]:
+        """Take over the newest whole checkpoint, if there is one: the steps done, and what was passed over."""
+        step, state, passed_over = checkpoint.load(self.folder)
+        if state is not None:
+            for name, part in self.parts.items():
+                part.load_state_dict(state[name])
+            self.extra.update(state["extra"])
+        return step, passed_over
+
+    @contextmanager
+    def stopping_on_signals(self) -> Iterator[None]:
+        """While this lasts, SIGINT and SIGTERM let the step finish, save and leave; a second SIGINT leaves at once."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+
+        def ask(number: int, _: object) -> None:
+            if self.asked is not None and number == signal.SIGINT:
+                raise KeyboardInterrupt
+            self.asked = number
+
+        before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)

@@ -1,0 +1,52 @@
+import pytest
+import torch
+
+from coterie.errors import BadConfig
+from coterie.grouping.memory import Memory
+from coterie.types import Progress
+
+
+def at(step: int) -> Progress:
+    return Progress(step, 10, 100)
+
+
+def pushed(memory: Memory, batches: int, size: int, first_step: int = 0) -> None:
+    for number in range(batches):
+        index = torch.arange(number * size, (number + 1) * size)
+        rows = index.float()[None, :, None].expand(memory.rows.shape[0], size, memory.rows.shape[2])
+        memory.push(rows + torch.arange(memory.rows.shape[0])[:, None, None] * 1000, index, at(first_step + number))
+
+
+def test_rows_come_back_oldest_first_and_full_counts_whole_rounds() -> None:
+    memory = Memory(10, slots=2, width=3, batch_size=4)
+    assert memory.length == 8
+    pushed(memory, 1, 4)
+    assert not memory.full
+    pushed(memory, 3, 4)
+    assert memory.full
+    assert memory.oldest_first(0)[:, 0].tolist() == [*range(4, 8), *range(8, 12)]
+    assert memory.oldest_first(1)[:, 2].tolist() == [*range(1004, 1012)]
+
+
+def test_nothing_is_kept_before_the_start() -> None:
+    memory = Memory(4, 1, 2, batch_size=4, start_epoch=2)
+    pushed(memory, 20, 4)
+    assert memory.pushed == 0
+    pushed(memory, 1, 4, first_step=20)
+    assert memory.full
+
+
+def test_state_round_trip_keeps_the_order(tmp_path) -> None:
+    memory = Memory(8, 1, 2, batch_size=4)
+    pushed(memory, 3, 4)
+    torch.save(memory.state_dict(), tmp_path / "memory.pt")
+    other = Memory(8, 1, 2, batch_size=4)
+    other.load_state_dict(torch.load(tmp_path / "memory.pt", weights_only=True))
+    assert torch.equal(other.oldest_first(0), memory.oldest_first(0))
+    assert other.pushed == memory.pushed
+    assert torch.equal(other.index, memory.index)
+
+
+def test_shorter_than_a_batch_is_refused_with_the_mend() -> None:
+    with pytest.raises(BadConfig, match="set it to 16 or more"):
+        Memory(8, 1, 2, batch_size=16)

@@ -1,0 +1,121 @@
+import math
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from coterie.grouping.assignment import Sinkhorn, assign
+from coterie.grouping.groups import LearnedGroups, LearnedGroupsConfig
+from coterie.grouping.memory import Memory
+from coterie.grouping.objective import Objective
+from coterie.types import Batch, Progress, Roles
+
+
+class Linear(nn.Module):
+    """A one-layer student, to show that any callable will do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(12, 6, dtype=torch.float64)
+
+    def forward(self, views: list[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        h = torch.stack([self.layer(view.flatten(1)) for view in views])
+        z = F.normalize(h, dim=-1)
+        return h, z, z
+
+
+def batch(views: int, size: int = 8, seed: int = 0) -> Batch:
+    generator = torch.Generator().manual_seed(seed)
+    return Batch(
+        torch.arange(size), tuple(torch.randn(size, 3, 2, 2, generator=generator, dtype=torch.float64) for _ in range(views))
+    )
+
+
+def groups(*counts: int, frozen: int = 0) -> LearnedGroups:
+    torch.manual_seed(1)
+    return LearnedGroups.build(LearnedGroupsConfig(counts, frozen), 6).double()
+
+
+ROLES = Roles((0, 1, 2, 3), (0, 1), (0, 1))
+START = Progress(0, 10, 100)
+
+
+def test_pairs_are_weighted_alike() -> None:
+    """V views and two codes give 2 (V - 1) equal terms (methods.md, section 11, 3)."""
+    student, learned = Linear(), groups(5)
+    objective = Objective(learned, Sinkhorn(), ROLES)
+    result = objective(student, batch(4), START)
+    center = learned.centers()[0]
+    terms = []
+    for target in result.targets:
+        for view in range(4):
+            if view != target.view:
+                log_p = (result.z[view] @ center.T / 0.1).log_softmax(dim=1)
+                terms.append(-(target.values * log_p).sum(dim=1).mean())
+    assert len(terms) == 6
+    torch.testing.assert_close(result.loss, torch.stack(terms).mean())
+
+
+def test_several_heads_of_different_size() -> None:
+    student, learned = Linear(), groups(5, 9)
+    result = Objective(learned, Sinkhorn(), ROLES)(student, batch(4), START)
+    result.loss.backward()
+    assert [target.values.shape[1] for target in result.targets] == [5, 5, 9, 9]
+    assert all(head.grad is not None for head in learned.heads)
+
+
+def test_a_full_memory_changes_the_codes_and_only_the_batch_is_returned() -> None:
+    student, learned = Linear(), groups(5)
+    objective = Objective(learned, Sinkhorn(), ROLES, memory=Memory(8, 2, 6, batch_size=8).double())
+    first = objective(student, batch(4), START)
+    second = objective(student, batch(4, seed=1), START)
+    past, now = first.z[0], second.z[0]
+    rows = torch.cat([past, now]) @ learned.centers()[0].T
+    torch.testing.assert_close(second.targets[0].values, assign(Sinkhorn(), rows)[-8:])
+    assert (second.targets[0].values - assign(Sinkhorn(), now @ learned.centers()[0].T)).abs().max() > 1e-4
+
+
+def test_frozen_groups_do_not_move_at_all() -> None:
+    student, learned = Linear(), groups(5, frozen=2)
+    objective = Objective(learned, Sinkhorn(), ROLES)
+    optimizer = torch.optim.SGD([*student.parameters(), *learned.parameters()], lr=0.1, momentum=0.9, weight_decay=0.1)
+    before = learned.centers()[0].detach().clone()
+    for step in range(3):
+        progress = Progress(step, 10, 100)
+        objective(student, batch(4, seed=step), progress).loss.backward()
+        objective.after_backward(progress)
+        optimizer.step()
+        optimizer.zero_grad()
+        objective.after_step(progress)
+        assert torch.equal(learned.centers()[0], before) == (step < 2)
+    torch.testing.assert_close(learned.centers()[0].norm(dim=1), torch.ones(5, dtype=torch.float64))
+
+
+def test_one_point_costs_at_least_ln_k_and_gets_uniform_codes() -> None:
+    learned = groups(7)
+
+    def constant(views: list[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        z = F.normalize(torch.ones(len(views), 8, 6, dtype=torch.float64), dim=-1)
+        return z, z, z
+
+    result = Objective(learned, Sinkhorn(), ROLES)(constant, batch(4), START)
+    torch.testing.assert_close(result.targets[0].values, torch.full((8, 7), 1 / 7, dtype=torch.float64))
+    assert result.loss.item() >= math.log(7)
+
+
+def test_the_groups_are_saved_once_and_not_by_the_objective() -> None:
+    objective = Objective(groups(5), Sinkhorn(), ROLES, memory=Memory(8, 2, 6, batch_size=8))
+    assert {key.split(".")[0] for key in objective.state_dict()} == {"memory"}
+    assert not list(objective.parameters())
+
+
+def test_half_precision_embeddings_give_float32_codes() -> None:
+    learned = groups(5).float()
+
+    def half(views: list[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        z = F.normalize(torch.randn(len(views), 8, 6), dim=-1).bfloat16()
+        return z, z, z
+
+    with torch.autocast("cpu", torch.bfloat16):
+        result = Objective(learned, Sinkhorn(), ROLES)(half, batch(4), START)
+    assert result.loss.dtype == result.targets[0].values.dtype == torch.float32

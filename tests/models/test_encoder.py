@@ -1,0 +1,129 @@
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from coterie.models.backbone import BackboneConfig, build_backbone, feature_width
+from coterie.models.encoder import Encoder
+from coterie.models.head import Head, HeadConfig
+
+
+def tiny_backbone(batch_norm: bool = True) -> nn.Sequential:
+    norm = [nn.BatchNorm2d(12)] if batch_norm else []
+    return nn.Sequential(nn.Conv2d(3, 12, 3, stride=2), *norm, nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+
+
+def tiny_encoder(batch_norm: bool = True, predictor: bool = False) -> Encoder:
+    config = HeadConfig(hidden=(16,), width=8, batch_norm=batch_norm)
+    encoder = Encoder(tiny_backbone(batch_norm), Head(12, config), Head(8, config) if predictor else None)
+    return encoder.double()
+
+
+def make_views(sizes: list[int], images: int = 4) -> list[torch.Tensor]:
+    # Each view has a brightness of its own, so that what is normalised together matters.
+    return [torch.randn(images, 3, s, s, dtype=torch.float64) * (i + 1) + i for i, s in enumerate(sizes)]
+
+
+def by_hand(encoder: Encoder, views: list[torch.Tensor], passes: list[list[int]]) -> tuple[torch.Tensor, torch.Tensor]:
+    """h and z when the backbone sees the views of each list in ``passes`` together."""
+    encoder = copy.deepcopy(encoder)
+    h = torch.zeros(len(views), len(views[0]), 12, dtype=torch.float64)
+    for together in passes:
+        rows = encoder.backbone(torch.cat([views[v] for v in together]))
+        for place, v in enumerate(together):
+            h[v] = rows[place * len(views[0]) : (place + 1) * len(views[0])]
+    rows = encoder.projector(torch.cat(list(h)))
+    return h, torch.stack([row / row.norm() for row in rows]).reshape(len(views), len(views[0]), -1)
+
+
+def test_the_backbone_runs_once_per_resolution_and_the_head_once_over_all_views():
+    encoder, views = tiny_encoder(), make_views([8, 5, 8, 5, 5])
+    expected = by_hand(encoder, views, [[0, 2], [1, 3, 4]])
+    h, z, p = encoder(views)
+    torch.testing.assert_close((h, z), expected, rtol=1e-12, atol=1e-12)
+    assert torch.equal(p, z)
+    assert int(encoder.backbone[1].num_batches_tracked) == 2
+    assert int(encoder.projector.layers[1].num_batches_tracked) == 1
+
+
+@pytest.mark.parametrize("passes", [[[0], [2], [1, 3]], [[0, 2], [1], [3]], [[0], [1], [2], [3]]])
+def test_one_pass_per_view_is_something_else(passes):
+    encoder, views = tiny_encoder(), make_views([8, 5, 8, 5])
+    _, other = by_hand(encoder, views, passes)
+    assert (encoder(views)[1] - other).abs().max() > 0.01
+
+
+def test_one_head_pass_per_view_is_something_else():
+    encoder, views = tiny_encoder(), make_views([8, 8])
+    other = copy.deepcopy(encoder)
+    h, z, _ = encoder(views)
+    alone = torch.stack([F.normalize(other.projector(rows), dim=1) for rows in h])
+    assert (z - alone).abs().max() > 0.01
+
+
+def test_resolutions_go_through_in_the_order_of_their_first_appearance():
+    encoder, views = tiny_encoder(), make_views([5, 8, 5])
+    other = copy.deepcopy(encoder)
+    encoder(views)
+    other.backbone(torch.cat([views[0], views[2]]))
+    other.backbone(views[1])
+    assert torch.equal(encoder.backbone[1].running_mean, other.backbone[1].running_mean)
+
+
+def test_views_of_equal_area_and_other_shape_are_not_mixed():
+    encoder = tiny_encoder()
+    views = [torch.randn(4, 3, 6, 9, dtype=torch.float64), torch.randn(4, 3, 9, 6, dtype=torch.float64)]
+    assert encoder(views)[0].shape == (2, 4, 12)
+
+
+def test_the_predictor_reads_the_rows_before_they_are_divided_by_their_norm():
+    encoder, views = tiny_encoder(predictor=True), make_views([8, 5])
+    other = copy.deepcopy(encoder)
+    h, z, p = encoder(views)
+    projected = other.projector(h.flatten(0, 1))
+    expected = F.normalize(other.predictor(projected), dim=1)
+    torch.testing.assert_close(p.flatten(0, 1), expected, rtol=1e-12, atol=1e-12)
+    assert (F.normalize(copy.deepcopy(other).predictor(z.flatten(0, 1)), dim=1) - expected).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize(("dtype", "result"), [(torch.bfloat16, torch.float32), (torch.float64, torch.float64)])
+def test_embeddings_are_unit_rows_never_below_float32(dtype, result):
+    encoder = tiny_encoder(predictor=True).to(dtype)
+    _, z, p = encoder([view.to(dtype) for view in make_views([8, 5])])
+    for rows in (z, p):
+        assert rows.dtype == result
+        tolerance = 1e-6 if result == torch.float32 else 1e-12
+        torch.testing.assert_close(rows.norm(dim=2), torch.ones(2, 4, dtype=result), atol=tolerance, rtol=0)
+
+
+def test_under_autocast_embeddings_stay_in_float32():
+    encoder = tiny_encoder().float()
+    with torch.autocast("cpu", torch.bfloat16):
+        h, z, _ = encoder([view.float() for view in make_views([8, 5])])
+    assert (h.dtype, z.dtype) == (torch.bfloat16, torch.float32)
+    torch.testing.assert_close(z.norm(dim=2), torch.ones(2, 4), atol=1e-6, rtol=0)
+
+
+def test_features_are_the_backbones():
+    encoder = tiny_encoder().eval()
+    images = make_views([8])[0]
+    assert torch.equal(encoder.features(images), encoder.backbone(images))
+
+
+@pytest.mark.parametrize(
+    "name", ["resnet18", "vit_tiny_patch16_224", "swin_tiny_patch4_window7_224", "convnext_atto"], ids=str
+)
+def test_timm_networks_learn_from_multi_crop(name):
+    torch.manual_seed(0)
+    backbone = build_backbone(BackboneConfig(name), 64)
+    encoder = Encoder(backbone, Head(feature_width(backbone), HeadConfig(hidden=(32,), width=16)))
+    h, z, _ = encoder([torch.randn(3, 3, s, s) for s in (64, 64, 32, 32)])
+    assert h.shape == (4, 3, feature_width(backbone))
+    assert z.shape == (4, 3, 16)
+    (z * torch.randn_like(z)).sum().backward()
+    # A parameter without a gradient would stop a distributed run.
+    assert [n for n, p in encoder.named_parameters() if p.grad is None] == []
+    assert all(p.grad.isfinite().all() for p in encoder.parameters())
+    assert backbone.get_parameter(next(n for n, _ in backbone.named_parameters())).grad.abs().max() > 0

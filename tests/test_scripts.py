@@ -1,0 +1,206 @@
+"""The scripts: what a person meets first, on a machine where nothing is ready.
+
+The real scripts/install is run on a tiny project that needs nothing from the network, with the real pip and venv.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+SCRIPTS = ("install", "demo", "test", "check", "format")
+TOOLS = ("bash", "dirname", "env", "flock", "mkdir", "sed")
+QUIET = {"PIP_NO_INDEX": "1", "PIP_CONFIG_FILE": os.devnull}
+
+PYPROJECT = """
+[build-system]
+requires = []
+build-backend = "backend"
+backend-path = ["."]
+[project]
+name = "coterie"
+version = "1"
+dependencies = []
+optional-dependencies = { test = ["pebble>=1"] }
+"""
+
+# A build backend of a few lines, so that pip needs nothing from the network. It counts how often it was called.
+BACKEND = """
+import pathlib, tomllib, zipfile
+def wheel(folder, name, files, requires=""):
+    info = f"{name}-1.dist-info"
+    files = dict(files)
+    files[f"{info}/METADATA"] = f"Metadata-Version: 2.1\\nName: {name}\\nVersion: 1\\n{requires}"
+    files[f"{info}/WHEEL"] = "Wheel-Version: 1.0\\nGenerator: us\\nRoot-Is-Purelib: true\\nTag: py3-none-any\\n"
+    files[f"{info}/RECORD"] = "".join(f"{path},,\\n" for path in [*files, f"{info}/RECORD"])
+    path = pathlib.Path(folder, f"{name}-1-py3-none-any.whl")
+    with zipfile.ZipFile(path, "w") as file:
+        for inside, text in files.items():
+            file.writestr(inside, text)
+    return path.name
+def build_editable(folder, config_settings=None, metadata_directory=None):
+    pathlib.Path("builds").open("a").write("one\\n")
+    if pathlib.Path("broken").exists():
+        raise SystemExit("the backend is broken")
+    project = tomllib.loads(pathlib.Path("pyproject.toml").read_text())["project"]
+    requires = "".join(f"Requires-Dist: {each}\\n" for each in project["dependencies"])
+    requires += "Provides-Extra: test\\nRequires-Dist: pebble>=1; extra == 'test'\\n"
+    return wheel(folder, "coterie", {"coterie.pth": str(pathlib.Path("src").resolve())}, requires)
+"""
+
+
+def run(folder, *command, **environment):
+    """Run a command in a folder, without the variables that could change which Python or package is found."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("PIP_", "PYTHON", "VIRTUAL"))}
+    environment = {**kept, **QUIET, "PYTHON": sys.executable, **environment}
+    return subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False
+    )
+
+
+@pytest.fixture
+def project(tmp_path):
+    """A tiny project with our scripts, in a folder whose name has a space."""
+    folder = tmp_path / "a project"
+    shutil.copytree(ROOT / "scripts", folder / "scripts", ignore=shutil.ignore_patterns("__pycache__"))
+    (folder / "src" / "coterie").mkdir(parents=True)
+    (folder / "src" / "coterie" / "__init__.py").touch()
+    (folder / "pyproject.toml").write_text(PYPROJECT)
+    (folder / "backend.py").write_text(BACKEND)
+    (folder / "wheels").mkdir()
+    write = "import backend; backend.wheel('wheels', 'pebble', {'pebble.py': ''})"
+    assert run(folder, sys.executable, "-c", write).returncode == 0
+    return folder
+
+
+def builds(project):
+    path = project / "builds"
+    return len(path.read_text().splitlines()) if path.exists() else 0
+
+
+@pytest.mark.parametrize("name", [f"scripts/{name}" for name in SCRIPTS] + [".ci/run"])
+def test_scripts_can_be_run(name):
+    assert os.access(ROOT / name, os.X_OK)
+    assert run(ROOT, "bash", "-n", name).returncode == 0
+
+
+@pytest.mark.parametrize("name", [f"scripts/{name}" for name in SCRIPTS] + [".ci/run"])
+def test_shellcheck_finds_nothing(name):
+    if shutil.which("shellcheck") is None:
+        pytest.skip("shellcheck is not installed")
+    done = run(ROOT, "shellcheck", name)
+    assert done.returncode == 0, done.stdout
+
+
+def test_install_makes_an_environment_and_then_has_nothing_to_do(project, tmp_path):
+    first = run(tmp_path, "a project/scripts/install")  # from another folder
+    assert first.returncode == 0, first.stderr
+    assert "coterie: installed." in first.stderr
+    again = run(project, "scripts/install")
+    assert (again.returncode, again.stdout, again.stderr, builds(project)) == (0, "", "", 1)
+    imported = run(tmp_path, "a project/.venv/bin/python", "-c", "import coterie; print(coterie.__file__)")
+    assert imported.stdout.strip() == str(project / "src" / "coterie" / "__init__.py")
+
+    extra = run(project, "scripts/install", "test", PIP_FIND_LINKS="wheels")
+    assert (extra.returncode, builds(project)) == (0, 2), extra.stderr
+    assert run(project, ".venv/bin/python", "-c", "import pebble").returncode == 0
+    for extras in ("", "test"):  # more than was asked for is enough
+        assert (run(project, "scripts/install", extras).stderr, builds(project)) == ("", 2)
+
+    pyproject = project / "pyproject.toml"
+    pyproject.write_text(pyproject.read_text().replace("dependencies = []", 'dependencies = ["granite"]', 1))
+    lacking = run(project, "scripts/install")
+    assert lacking.returncode == 1
+    assert "granite" in lacking.stderr
+    assert "trying once more" in lacking.stderr
+    assert "could not install" in lacking.stderr.splitlines()[-1]
+
+
+def test_a_moved_checkout_is_installed_again(project):
+    assert run(project, "scripts/install").returncode == 0
+    moved = project.rename(project.parent / "moved")
+    assert run(moved, "scripts/install").returncode == 0
+    imported = run(moved, ".venv/bin/python", "-c", "import coterie; print(coterie.__file__)")
+    assert imported.stdout.startswith(str(moved))
+
+
+def test_two_installations_at_once_do_the_work_once(project):
+    command = ["bash", "-c", "scripts/install & first=$!; scripts/install & wait $! && wait $first"]
+    done = run(project, *command)
+    assert (done.returncode, builds(project)) == (0, 1), done.stderr
+
+
+def test_an_installation_that_was_cut_short_goes_on(project):
+    assert run(project, sys.executable, "-m", "venv", "--without-pip", ".venv").returncode == 0
+    (project / "broken").touch()
+    failed = run(project, "scripts/install")
+    assert (failed.returncode, builds(project)) == (1, 2), "it tries twice"
+    assert "the backend is broken" in (project / ".venv" / "install.log").read_text()
+    assert "could not install" in failed.stderr.splitlines()[-1]
+    (project / "broken").unlink()
+    assert run(project, "scripts/install").returncode == 0
+    assert run(project, ".venv/bin/python", "-c", "import coterie").returncode == 0
+
+
+def test_an_environment_made_by_hand_is_used_as_it_is(project):
+    assert run(project, sys.executable, "-m", "venv", ".venv").returncode == 0
+    (packages,) = (project / ".venv" / "lib").glob("python*/site-packages")
+    (packages / "ours.pth").write_text(str(project / "src"))
+    done = run(project, "scripts/install")
+    assert (done.returncode, done.stderr, builds(project)) == (0, "", 0)
+
+
+@pytest.fixture
+def bare_machine(tmp_path):
+    """A PATH with a few tools and no Python."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    for tool in TOOLS:
+        (folder / tool).symlink_to(shutil.which(tool))
+    return folder
+
+
+def executable(path: Path, text: str) -> None:
+    path.write_text(text)
+    path.chmod(0o755)
+
+
+@pytest.mark.parametrize("broken_one", [True, False])
+def test_no_suitable_python_is_one_plain_line(project, bare_machine, broken_one):
+    if broken_one:  # there, but it does not run: as the stand-ins of a version manager do
+        executable(bare_machine / "python3.12", "#!/bin/sh\necho no such version >&2\nexit 127\n")
+    done = run(project, "scripts/install", PATH=str(bare_machine), PYTHON="")
+    assert done.returncode == 1
+    assert len(done.stderr.splitlines()) == 1
+    assert "needs Python 3.11, 3.12 or 3.13" in done.stderr
+    assert not (project / ".venv").exists()
+
+
+def test_a_python_without_venv_is_one_plain_line_with_the_name_of_the_package(project, bare_machine):
+    lame = bare_machine.parent / "lame"
+    lame.mkdir()
+    (lame / "ensurepip.py").write_text("raise ImportError\n")
+    executable(bare_machine / "python3", f'#!/bin/sh\nPYTHONPATH="{lame}" exec "{sys.executable}" "$@"\n')
+    done = run(project, "scripts/install", PATH=str(bare_machine), PYTHON="")
+    assert done.returncode == 1
+    assert len(done.stderr.splitlines()) == 1
+    assert f"python3.{sys.version_info.minor}-venv" in done.stderr
+    assert not (project / ".venv").exists()
+
+
+def test_an_environment_whose_python_is_gone_is_one_plain_line(project):
+    (project / ".venv" / "bin").mkdir(parents=True)
+    (project / ".venv" / "bin" / "python").symlink_to("/nowhere/python3")
+    done = run(project, "scripts/install")
+    assert done.returncode == 1
+    assert len(done.stderr.splitlines()) == 1
+    assert "remove .venv" in done.stderr
+
+
+def test_the_readme_begins_with_the_two_commands():
+    lines = [line.split("#")[0].strip() for line in (ROOT / "README.md").read_text("utf-8").splitlines()]
+    assert [line for line in lines if line.startswith("scripts/")][:2] == ["scripts/demo", "scripts/test"]
