@@ -16,6 +16,7 @@ LINES = (
     ("cli",),
     ("demo", "terminal"),
     ("api",),
+    ("pretraining",),
     ("assembly", "methods"),
     ("planning",),
     ("config",),

@@ -4,6 +4,7 @@ import ast
 import importlib
 import inspect
 from pathlib import Path
+from typing import Protocol
 
 import pytest
 
@@ -36,6 +37,12 @@ def test_the_lists_of_public_names_agree():
     assert set(coterie.__all__) <= set(dir(coterie))
 
 
+def test_no_public_name_is_also_a_module():
+    """``coterie.demo`` would be the function or the module, whichever was imported last."""
+    modules = {path.stem for path in SOURCE.iterdir()}
+    assert not modules & set(coterie._HOMES)
+
+
 def test_an_unknown_name_is_an_attribute_error():
     with pytest.raises(AttributeError, match=r"coterie.*swaw"):
         _ = coterie.swaw
@@ -59,7 +66,8 @@ def public_definitions(module):
             yield name, thing
             for method, value in vars(thing).items():
                 function = value.fget if isinstance(value, property) else getattr(value, "__func__", value)
-                if inspect.isfunction(function) and (not method.startswith("_") or method == "__init__"):
+                own = not method.startswith("_") or (method == "__init__" and Protocol not in thing.__bases__)
+                if inspect.isfunction(function) and own:
                     yield f"{name}.{method}", function
 
 

@@ -8,10 +8,11 @@ outermost pixel is repeated, and values are rounded, at every one of the six. So
 import math
 
 import numpy as np
+import torch
 from jaxtyping import Float
 
 PASSES = 3
-_HAIR = 3e-7  # Pillow's weights have 24 bits and are cut off, so that what lies half way between two values falls
+_HAIR = 3e-7  # Pillow's weights have 24 bits and are cut off: at most radii, what lies half way between two values falls
 
 Planes = Float[np.ndarray, "c h w"]
 
@@ -20,21 +21,22 @@ def blur(planes: Planes, sigma: float, *, whole: bool) -> Planes:
     """Blur each plane.
 
     Args:
-        planes: float32; used as scratch space.
+        planes: left as they are.
         sigma: the standard deviation of the Gaussian, in pixels, above 0.
-        whole: the planes hold whole numbers, and each filter's result is rounded to such.
+        whole: the planes hold whole numbers, and the result of each filter is rounded to such.
     """
     reach, weight, edge_weight = box(sigma)
-    other = np.empty_like(planes)
     for axis in (2, 2, 2, 1, 1, 1):
-        _filter(planes, other, axis, reach, weight, edge_weight)
-        if whole:
-            np.rint(other, out=other)
-        planes, other = other, planes
+        near, far = planes, _neighbours(planes, reach + 1, axis)
+        for distance in range(1, reach + 1):
+            near = near + _neighbours(planes, distance, axis)
+        torch.add(torch.from_numpy(near), torch.from_numpy(far), alpha=edge_weight / weight, out=torch.from_numpy(far))
+        far *= np.float32(weight)
+        planes = np.rint(far, out=far) if whole else far
     return planes
 
 
-def box(sigma: float) -> tuple[int, np.float32, np.float32]:
+def box(sigma: float) -> tuple[int, float, float]:
     """The box filter of which three in a row have this standard deviation.
 
     Returns:
@@ -45,30 +47,19 @@ def box(sigma: float) -> tuple[int, np.float32, np.float32]:
     fraction = (2 * reach + 1) * (reach * (reach + 1) - 3 * variance) / (6 * (variance - (reach + 1) ** 2))
     weight = 1 / (2 * (reach + fraction) + 1)
     edge_weight = (1 - (2 * reach + 1) * weight) / 2
-    return reach, np.float32(weight * (1 - _HAIR)), np.float32(edge_weight * (1 - _HAIR))
+    return reach, weight * (1 - _HAIR), edge_weight * (1 - _HAIR)
 
 
-def _filter(planes: Planes, out: Planes, axis: int, reach: int, weight: np.float32, edge_weight: np.float32) -> None:
-    """One box filter along an axis of contiguous planes, which are overwritten too."""
-    _add_neighbours(planes, reach + 1, axis, out)
-    out *= edge_weight
-    near = planes.copy() if reach else planes
-    pair = np.empty_like(planes) if reach else planes
-    for distance in range(1, reach + 1):
-        _add_neighbours(planes, distance, axis, pair)
-        near += pair
-    near *= weight
-    out += near
-
-
-def _add_neighbours(planes: Planes, distance: int, axis: int, out: Planes) -> None:
+def _neighbours(planes: Planes, distance: int, axis: int) -> Planes:
     """``planes[i - distance] + planes[i + distance]`` along an axis, the outermost repeated."""
+    sums = np.empty(planes.shape, dtype=np.float32)
     length = planes.shape[axis]
     step = distance * (planes.shape[2] if axis == 1 else 1)
     if length > 2 * distance:  # the middle, as if all were one line: twice as fast, and the ends are put right below
-        line, out_line = planes.reshape(-1), out.reshape(-1)
-        np.add(line[: -2 * step], line[2 * step :], out=out_line[step:-step])
-    lines, out_lines = planes.swapaxes(0, axis), out.swapaxes(0, axis)
+        line, summed_line = planes.reshape(-1), sums.reshape(-1)
+        np.add(line[: -2 * step], line[2 * step :], out=summed_line[step:-step])
+    lines, summed = planes.swapaxes(0, axis), sums.swapaxes(0, axis)
     for i in range(min(distance, length)):
-        np.add(lines[0], lines[min(i + distance, length - 1)], out=out_lines[i])
-        np.add(lines[-1], lines[max(length - 1 - i - distance, 0)], out=out_lines[length - 1 - i])
+        np.add(lines[0], lines[min(i + distance, length - 1)], out=summed[i])
+        np.add(lines[-1], lines[max(length - 1 - i - distance, 0)], out=summed[length - 1 - i])
+    return sums

@@ -21,7 +21,7 @@ _LUMA = np.array([19595, 38470, 7471], dtype=np.float32) / 65536  # .299, .587, 
 def brighten(planes: Planes, factor: float) -> None:
     """Multiply by the factor."""
     planes *= np.float32(factor)
-    _to_whole(planes, may_leave_range=factor > 1)
+    _to_whole(planes, may_leave_range=bool(factor > 1))
 
 
 def contrast(planes: Planes, factor: float) -> None:
@@ -124,7 +124,7 @@ def _stretch(planes: Planes, center: Plane | np.float32, factor: float) -> None:
     planes -= center
     planes *= np.float32(factor)
     planes += center
-    _to_whole(planes, may_leave_range=factor > 1)
+    _to_whole(planes, may_leave_range=bool(factor > 1))
 
 
 def _to_whole(planes: Planes, may_leave_range: bool) -> None:

@@ -1,15 +1,14 @@
 """A built-in set of real images: patches of the photographs that come inside scikit-image and scikit-learn.
 
-It needs no network and is made in seconds. Each photograph is cut into vertical bands that belong in turn to the training and
-to the test patches, so that the two never share a pixel. The photograph is the class. The patches are grey, of random size,
-brightness and contrast: neither the colour nor the brightness tells the photographs apart, only their texture and shapes do.
+It needs no network and is made in seconds. Each photograph is cut into vertical bands that belong in turn to the
+training and to the test patches, so that the two never share a pixel. The photograph is the class. The patches are
+grey, of random size, brightness and contrast: what tells the photographs apart is texture and shape, and nothing else.
 """
 
 import math
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 from jaxtyping import Int, UInt8
@@ -18,10 +17,9 @@ from PIL import Image
 
 from coterie.errors import UserError
 
-Split = Literal["train", "test"]
 Box = tuple[int, int, int, int]
 
-# class: (package, folder, file). Scans, drawings, silhouettes and nearly empty pictures of the same folders are left out.
+# class: (package, folder, file). Drawings, silhouettes and nearly empty pictures of the same folders are left out.
 PHOTOGRAPHS: dict[str, tuple[str, str, str]] = {
     "astronaut": ("skimage", "data", "astronaut.png"),
     "brick": ("skimage", "data", "brick.png"),
@@ -44,8 +42,8 @@ PHOTOGRAPHS: dict[str, tuple[str, str, str]] = {
 }
 
 BANDS = 4
-LARGEST = 4.0  # the largest square that is cut, in units of the patch; the smallest is the patch itself
-LEAST_DEVIATION = 8.0  # grey levels; a flatter square (empty sky, black space) says nothing about its photograph
+SMALLEST, LARGEST = 1.5, 5.0  # the squares that are cut, in units of the patch
+LEAST_DEVIATION = 12.0  # grey levels; a flatter square (empty sky, black space) says nothing about its photograph
 TRIES = 20
 
 
@@ -68,13 +66,13 @@ class PhotoPatches:
     boxes: Int[np.ndarray, "n 4"]
 
 
-def photo_patches(split: Split, count: int, size: int = 32, seed: int = 0) -> PhotoPatches:
+def photo_patches(split: str, count: int, size: int = 32, seed: int = 0) -> PhotoPatches:
     """Make the training or the test patches of the built-in photographs.
 
     Patch i is a pure function of (seed, split, size, i): a longer set begins with the shorter one.
 
     Args:
-        split: which of the two disjoint regions of each photograph the patches come from.
+        split: ``train`` or ``test``, which of the two disjoint regions of each photograph the patches come from.
         count: number of patches.
         size: height and width of a patch in pixels.
         seed: another seed cuts other squares out of the same regions.
@@ -116,15 +114,15 @@ def load_photograph(name: str) -> Image.Image:
         return image.convert("L")
 
 
-def regions(width: int, height: int, split: Split) -> list[Box]:
-    """The bands of a photograph that belong to one split; those of the two splits share no pixel and cover it together."""
+def regions(width: int, height: int, split: str) -> list[Box]:
+    """The bands of a photograph that belong to one split; those of the other split are all the rest of it."""
     edges = [round(band * width / BANDS) for band in range(BANDS + 1)]
     first = 0 if split == "train" else 1
     return [(edges[band], 0, edges[band + 1], height) for band in range(first, BANDS, 2)]
 
 
 def _patch(
-    photograph: Image.Image, split: Split, size: int, generator: np.random.Generator
+    photograph: Image.Image, split: str, size: int, generator: np.random.Generator
 ) -> tuple[NDArray[np.uint8], Box]:
     """One patch ``[size, size]`` and the box that it was cut from."""
     bands = regions(*photograph.size, split)
@@ -143,10 +141,10 @@ def _square(band: Box, size: int, generator: np.random.Generator) -> Box:
     """A square of random size and place inside a band; its side is drawn evenly on a logarithmic scale."""
     left, upper, right, lower = band
     width, height = right - left, lower - upper
-    largest = min(width, height, round(size * LARGEST))
-    if largest < size:
+    smallest, largest = round(size * SMALLEST), min(width, height, round(size * LARGEST))
+    if largest < smallest:
         raise UserError(f"patches of {size} pixels do not fit into a band of {width} x {height}; take a smaller size")
-    side = round(math.exp(generator.uniform(math.log(size), math.log(largest))))
+    side = round(math.exp(generator.uniform(math.log(smallest), math.log(largest))))
     x = left + int(generator.integers(width - side + 1))
     y = upper + int(generator.integers(height - side + 1))
     return x, y, x + side, y + side

@@ -29,7 +29,8 @@ class RunFolder:
         except OSError as error:
             raise BadRun(f"cannot write to {self.path}: {error.strerror}; choose another --out") from error
         try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # a record lock: unlike flock's, it is not kept by loader workers that outlive a killed run
+            fcntl.lockf(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             os.close(self._lock)
             raise BadRun(f"{self.path} is in use by another process: wait for it, or choose another --out") from error

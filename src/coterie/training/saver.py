@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from coterie.errors import UserError
 from coterie.training import checkpoint
@@ -14,6 +14,7 @@ from coterie.training.monitor import Monitor
 from coterie.types import Progress, StepResult
 
 
+@runtime_checkable
 class HasState(Protocol):
     """A part whose state is saved: a module, an optimiser, a monitor."""
 

@@ -1,0 +1,132 @@
+"""kill -9 at any moment and the same command again: bitwise the uninterrupted run."""
+
+import json
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import torch
+
+from coterie.data.photos import photo_patches
+from coterie.demo import write_patches
+from coterie.training.checkpoint import found, load
+
+SETTINGS = (
+    "views.crops.0.size=16 views.crops.1.size=8 views.crops.1.count=2 backbone.width=0.125 groups.counts=[20] "
+    "groups.frozen_steps=12 memory.length=32 memory.start_epoch=1 run.threads=1 run.log_steps=3 run.save_steps=4"
+).split()
+STEPS = 10 * 15
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("images") / "patches.parquet"
+    write_patches(path, photo_patches("train", 165, 16))
+    return path
+
+
+def command(images: Path, out: Path, workers: int) -> list[str]:
+    settings = [part for setting in (*SETTINGS, f"run.workers={workers}") for part in ("--set", setting)]
+    sizes = ["--epochs", "15", "--batch-size", "16"]
+    return [sys.executable, "-m", "coterie", "pretrain", "swav", str(images), "--out", str(out), *sizes, *settings]
+
+
+def newest(out: Path) -> int:
+    checkpoints = found(out / "checkpoint")
+    return checkpoints[0][0] if checkpoints else 0
+
+
+def killed(images: Path, out: Path, workers: int, inside_the_write: bool, wait: float) -> str:
+    """Start the run, kill it after a new save; what it said on its way."""
+    before = newest(out)
+    process = subprocess.Popen(command(images, out, workers), stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    while newest(out) == before and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.002)
+    if inside_the_write:
+        while not list((out / "checkpoint").glob(".*.part")) and process.poll() is None:
+            pass
+    else:
+        time.sleep(wait)
+    assert process.poll() is None, "the run ended before it was killed"
+    os.kill(process.pid, signal.SIGKILL)
+    said = process.communicate()[1]
+    assert newest(out) > before
+    return said
+
+
+def lines(out: Path) -> list[dict]:
+    timed = {"images_per_second", "data_wait"}
+    records = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    return [{key: value for key, value in record.items() if key not in timed} for record in records]
+
+
+def same(one: object, other: object, path: str = "") -> None:
+    if isinstance(one, torch.Tensor):
+        assert torch.equal(one, other), path
+    elif isinstance(one, dict):
+        assert one.keys() == other.keys(), path
+        for key in one:
+            same(one[key], other[key], f"{path}.{key}")
+    elif isinstance(one, (list, tuple)):
+        for number, (mine, theirs) in enumerate(zip(one, other, strict=True)):
+            same(mine, theirs, f"{path}.{number}")
+    else:
+        assert one == other, path
+
+
+def test_killed_at_random_moments(images: Path, tmp_path: Path) -> None:
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    subprocess.run(command(images, whole, workers=2), check=True, capture_output=True)
+    seed = int.from_bytes(os.urandom(4))
+    print(f"seed of the moments: {seed}")
+    moments = random.Random(seed)
+    resumed_at = []
+    for number, inside in enumerate([False, True, False, True]):
+        said = killed(images, broken, workers=2 + number % 2, inside_the_write=inside, wait=moments.uniform(0, 0.3))
+        resumed_at += [int(step) for step in re.findall(r"goes on at step (\d+)", said)]
+    last = subprocess.run(command(images, broken, workers=1), check=True, capture_output=True, text=True)
+    resumed_at += [int(step) for step in re.findall(r"goes on at step (\d+)", last.stderr)]
+    assert len(resumed_at) == 4
+    assert 0 < min(resumed_at)
+    assert any(step % 10 for step in resumed_at), "no resume in the middle of an epoch"
+    assert lines(broken) == lines(whole)
+    (step, ours, _), (same_step, theirs, _) = load(broken / "checkpoint"), load(whole / "checkpoint")
+    assert step == same_step == STEPS
+    assert theirs["objective"]["memory._extra_state"]["pushed"] > 32  # the queue was full, so in use
+    same(ours, theirs)
+    same(*(safetensors.torch.load_file(run / "model.safetensors") for run in (broken, whole)))
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_asked_to_stop_it_saves_and_leaves(images: Path, tmp_path: Path, number: signal.Signals) -> None:
+    out = tmp_path / "run"
+    process = subprocess.Popen(command(images, out, workers=1), stderr=subprocess.PIPE, text=True)
+    while not newest(out) and process.poll() is None:
+        time.sleep(0.01)
+    process.send_signal(number)
+    said = process.communicate(timeout=60)[1]
+    assert process.returncode == 128 + number
+    stopped = re.search(r"coterie: stopped and saved after step (\d+)", said)
+    assert stopped
+    assert newest(out) == int(stopped[1]) > 0
+
+
+def test_other_settings_are_refused_and_nothing_is_lost(images: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    subprocess.run(command(images, out, workers=1), check=True, capture_output=True)
+    before = (out / "model.safetensors").read_bytes()
+    other = subprocess.run([*command(images, out, 1), "--seed", "5"], capture_output=True, text=True, check=False)
+    assert other.returncode == 2
+    assert "holds a run with other settings (seed: 0 -> 5)" in other.stderr
+    again = subprocess.run(command(images, out, 1), capture_output=True, text=True, check=False)
+    assert again.returncode == 0
+    assert f"is finished after {STEPS} steps" in again.stderr
+    assert (out / "model.safetensors").read_bytes() == before

@@ -1,0 +1,240 @@
+"""The command as a person uses it, and what a person may do wrong: one plain line, exit status 2."""
+
+import inspect
+import json
+import os
+import sys
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+import safetensors.torch
+import torch
+from PIL import Image
+
+from coterie import api, cli
+from coterie.data.photos import photo_patches
+from coterie.demo import write_patches
+
+TINY = [
+    part
+    for setting in (
+        "views.crops.0.size=16 views.crops.1.size=8 views.crops.1.count=1 backbone.width=0.125 groups.counts=[8] "
+        "run.threads=1 run.log_steps=2 run.workers=0"
+    ).split()
+    for part in ("--set", setting)
+]
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("images") / "patches.parquet"
+    write_patches(path, photo_patches("train", 72, 16))
+    return path
+
+
+@pytest.fixture
+def call(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]):
+    """Run the command in this process: (exit status, standard output, standard error)."""
+
+    def run(*words: str | Path) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["coterie", *map(str, words)])
+        try:
+            cli.main()
+            status = 0
+        except SystemExit as error:
+            status = int(error.code or 0)
+        out, err = capfd.readouterr()
+        return status, out, err
+
+    return run
+
+
+def pretrain(images: Path, out: Path, *more: str | Path) -> list[str | Path]:
+    words = ["pretrain", "swav", images, "--out", out, *TINY, *more]
+    return words + [part for flag in ("--epochs 2", "--batch-size 16") if flag.split()[0] not in more for part in flag.split()]
+
+
+def test_the_whole_way(images: Path, tmp_path: Path, call) -> None:
+    out = tmp_path / "run"
+    status, said, _ = call(*pretrain(images, out, "--probe", images))
+    assert status == 0
+    assert str(out / "model.safetensors") in said
+    assert {path.name for path in out.iterdir()} >= {"config.toml", "metrics.jsonl", "model.safetensors", "checkpoint", "report.html"}
+    records = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    wanted = {"step", "epoch", "loss", "lr", "images_per_second", "data_wait", "groups_used", "perplexity", "spread"}
+    assert wanted | {"loss_over_ln_k"} <= records[0].keys()
+    assert records[-1]["knn"]["k1_t0.07_top1"] >= 0
+
+    status, said, _ = call("evaluate", out, images, "--probes", "knn")
+    assert status == 0
+    assert "k200_t0.1_top1" in said
+    assert json.loads((out / "evaluation.json").read_text())["knn"]["k20_t0.07_top5"] > 0
+
+    table = tmp_path / "embeddings.parquet"
+    assert call("embed", out, images, "--out", table)[0] == 0
+    rows = pq.read_table(table)
+    assert rows.column_names == ["name", "label", "class", "embedding", "group", "probability"]
+    assert len(rows) == 72
+    assert set(rows["group"].to_pylist()) <= set(range(8))
+    assert all(0 < value <= 1 for value in rows["probability"].to_pylist())
+
+    again = tmp_path / "again"
+    assert call("pretrain", "--config", out / "config.toml", "--out", again)[0] == 0
+    same_weights(again, out)
+
+
+def test_other_networks(images: Path, tmp_path: Path, call) -> None:
+    plain = ["--set", "views.crops.0.size=32", "--set", "views.crops.1.size=16", "--set", "views.crops.1.count=1"]
+    plain += ["--set", "groups.counts=[8]", "--set", "run.workers=0", "--set", "run.threads=1"]
+    for name in ("vit_tiny_patch16_224", "convnext_atto"):
+        more = ["--set", "views.crops.1.size=32"] if name == "convnext_atto" else []
+        words = ["pretrain", "swav", images, "--out", tmp_path / name, "--epochs", "1", "--batch-size", "24", "--backbone", name]
+        status, _, err = call(*words, *plain, *more)
+        assert status == 0, err
+
+
+def same_weights(one: Path, two: Path) -> None:
+    """The tensors, bit by bit; the order of the metadata in a safetensors file is not fixed."""
+    mine, theirs = (safetensors.torch.load_file(run / "model.safetensors") for run in (one, two))
+    assert mine.keys() == theirs.keys()
+    assert all(torch.equal(mine[name], theirs[name]) for name in mine)
+
+
+def folder_of(tmp_path: Path, *contents: bytes) -> Path:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    for number, content in enumerate(contents):
+        (folder / f"{number}.jpg").write_bytes(content)
+    return folder
+
+
+def test_sources_that_hold_nothing(tmp_path: Path, call) -> None:
+    empty = folder_of(tmp_path)
+    for data, expected in (
+        (tmp_path / "missing", "no such file or folder"),
+        (empty, "no image"),
+        (tmp_path / "*.jpg", "nothing"),
+    ):
+        status, _, err = call("pretrain", "swav", data, "--out", tmp_path / "run")
+        assert (status, err.count("\n")) == (2, 1)
+        assert err.startswith("coterie: ")
+        assert expected in err
+    (empty / "a.jpg").write_bytes(b"")
+    status, _, err = call("pretrain", "swav", empty, "--out", tmp_path / "run")
+    assert (status, err.count("\n")) == (2, 1)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["--set", "groups.count=30"], "did you mean groups.counts?"),
+        (["--set", "groups.counts=many"], "groups.counts"),
+        (["--set", "groups.counts=[70.5]"], "groups.counts.0: 70.5 is not a whole number"),
+        (["--set", "groups"], "write path=value"),
+        (["--set", "run.log_steps=true"], "run.log_steps: True is not a whole number"),
+        (["--set", "run.on_collapse=explode"], "run.on_collapse"),
+        (["--set", "views.crops.1.sise=9"], "did you mean views.crops.1.size?"),
+        (["--set", "memory.length=3", "--set", "memory.start_epoch=0"], "set it to 16 or more"),
+        (["--set", "optimizer.kind=adam"], "optimizer"),
+        (["--set", "groups.counts=[5000]"], "more than the 72 images"),
+        (["--set", "views.channels=2"], "3 channels where 2 are wanted (views.channels)"),
+        (["--set", "backbone.channels=1"], "but views.channels is 3"),
+        (["--backbone", "resnet51"], "resnet50"),
+        (["--batch-size", "100"], "fewer than one batch of 100"),
+        (["--batch-size", "1"], "at least 2 images"),
+        (["--epochs", "0"], "epochs is 0"),
+        (["--epochs", "ten"], "--epochs"),
+        (["--frobnicate", "1"], "--frobnicate"),
+        (["--set", "run.device=cuda"], "no CUDA device"),
+        (["--set", "run.device=tpu"], "run.device"),
+        (["--set", "backbone.weights=/nowhere.pth"], "/nowhere.pth"),
+        (["--config", "/nowhere.toml"], "no settings file /nowhere.toml"),
+        (["--probe", "/nowhere"], "no such file or folder"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else None,
+)
+def test_wrong_options(images: Path, tmp_path: Path, call, words: list[str], expected: str) -> None:
+    if "run.device=cuda" in words and torch.cuda.is_available():
+        pytest.skip("there is a CUDA device here")
+    status, _, err = call(*pretrain(images, tmp_path / "run", *words))
+    assert status == 2, err
+    assert err.count("\n") == 1, err
+    assert expected in err
+
+
+def test_an_unknown_method_verb_run_and_probe(images: Path, tmp_path: Path, call) -> None:
+    for words, expected in (
+        (["pretrain", "swaw", images, "--out", tmp_path / "run"], "swav"),
+        (["pretrain", "swav", "--out", tmp_path / "run"], "name the images"),
+        (["pretrian"], "pretrain"),
+        (["evaluate", tmp_path, images], "model.safetensors"),
+        (["embed", tmp_path, images, "--out", tmp_path / "x.parquet"], "config.toml"),
+        (["evaluate", tmp_path, images, "--probes", "oracle"], "oracle is no probe"),
+    ):
+        status, _, err = call(*words)
+        assert (status, err.count("\n")) == (2, 1), err
+        assert expected in err
+
+
+def test_bad_images_among_good_ones_are_listed(images: Path, tmp_path: Path, call) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    for number, patch in enumerate(photo_patches("train", 40, 16).images):
+        Image.fromarray(patch[:, :, 0]).convert("RGB").save(folder / f"{number:03}.png")
+    (folder / "007.png").write_bytes(b"")
+    (folder / "011.png").write_bytes((folder / "012.png").read_bytes()[:60])
+    (folder / "013.png").write_text("not an image")
+    lists = []
+    for name in ("one", "two"):
+        status, _, err = call(*pretrain(folder, tmp_path / name))
+        assert status == 0, err
+        assert "3 images could not be decoded" in err
+        lists.append((tmp_path / name / "bad_images.txt").read_text())
+    assert lists[0] == lists[1]
+    assert [line.split("\t")[0] for line in lists[0].splitlines()] == ["007.png", "011.png", "013.png"]
+    same_weights(tmp_path / "one", tmp_path / "two")
+    status, said, err = call("embed", tmp_path / "one", folder, "--out", tmp_path / "rows.parquet")
+    assert "37 images" in said
+    assert (tmp_path / "rows.parquet.bad.txt").read_text().count("\n") == 3
+
+
+def test_only_bad_images(tmp_path: Path, call) -> None:
+    folder = folder_of(tmp_path, *[b"nothing"] * 20)
+    status, _, err = call("pretrain", "swav", folder, "--out", tmp_path / "run")
+    assert (status, err.count("\n")) == (2, 1)
+    assert "decode" in err
+
+
+def test_a_folder_that_cannot_be_written(images: Path, tmp_path: Path, call) -> None:
+    (tmp_path / "file").write_text("")
+    status, _, err = call(*pretrain(images, tmp_path / "file"))
+    assert (status, err.count("\n")) == (2, 1)
+    assert "is a file" in err
+    if os.geteuid() != 0:
+        locked = tmp_path / "locked"
+        locked.mkdir(mode=0o500)
+        assert "cannot write" in call(*pretrain(images, locked / "run"))[2]
+
+
+def test_no_labels_to_judge_by(images: Path, tmp_path: Path, call) -> None:
+    run = tmp_path / "run"
+    assert call(*pretrain(images, run))[0] == 0
+    folder = tmp_path / "flat"
+    folder.mkdir()
+    Image.new("RGB", (16, 16)).save(folder / "a.png")
+    status, _, err = call("evaluate", run, folder)
+    assert (status, err.count("\n")) == (2, 1)
+    assert "has no labels" in err
+
+
+def test_the_command_is_the_api() -> None:
+    """Same verbs, same parameters, same defaults."""
+    for verb in ("pretrain", "evaluate", "embed"):
+        command, function = (inspect.signature(getattr(module, verb)).parameters for module in (cli, api))
+        assert list(command) == [name for name in function if name != "listener"]
+        for name, parameter in command.items():
+            default = function[name].default
+            if parameter.kind is not inspect.Parameter.VAR_POSITIONAL and parameter.default is not inspect.Parameter.empty:
+                assert parameter.default in (default, ",".join(default) if isinstance(default, tuple) else default)

@@ -1,0 +1,94 @@
+import math
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from coterie.schedule import Constant
+from coterie.training.monitor import PATIENCE_LINES, Collapsed, Monitor, NotFinite
+from coterie.types import Progress, StepResult, Target
+
+
+def result(loss: float, z: torch.Tensor, codes: torch.Tensor) -> StepResult:
+    return StepResult(torch.tensor(loss), z, [Target(codes, 0, 0)])
+
+
+def watched(**settings) -> tuple[Monitor, list[dict]]:
+    lines: list[dict] = []
+    return Monitor((10,), 8, Constant(0.1), log_steps=2, write=lines.append, **settings), lines
+
+
+def spread_out(seed: int) -> torch.Tensor:
+    return F.normalize(torch.randn(2, 64, 16, generator=torch.Generator().manual_seed(seed)), dim=-1)
+
+
+def test_figures_of_a_healthy_step() -> None:
+    monitor, lines = watched()
+    codes = F.one_hot(torch.arange(8) % 4, 10).float()
+    for step in range(4):
+        monitor(Progress(step, 10, 100), result(1.0 + step, spread_out(step), codes))
+    assert [line["step"] for line in lines] == [1, 3]
+    assert lines[1]["loss"] == 3.5
+    assert lines[1]["loss_over_ln_k"] == pytest.approx(3.5 / math.log(10))
+    assert (lines[1]["groups_used"], lines[1]["groups"]) == (4, 10)
+    assert lines[1]["perplexity"] == pytest.approx(4.0)
+    assert lines[1]["spread"] > 0.95
+    assert not any("warning" in line for line in lines)
+
+
+def test_a_group_is_forgotten_after_the_window() -> None:
+    monitor, lines = watched()
+    first, later = F.one_hot(torch.zeros(8, dtype=torch.int64), 10).float(), F.one_hot(torch.ones(8, dtype=torch.int64), 10).float()
+    for step in range(2 * monitor.window):
+        monitor(Progress(step, 10, 1000), result(1.0, spread_out(step), first if step == 0 else later))
+    assert lines[0]["groups_used"] == 2
+    assert lines[-1]["groups_used"] == 1
+
+
+def test_hard_labels_and_images_without_one() -> None:
+    monitor, lines = watched()
+    labels = torch.tensor([3, 3, 5, -100])
+    for step in range(2):
+        monitor(Progress(step, 10, 100), StepResult(torch.tensor(1.0), spread_out(0), [Target(labels, 0, None)]))
+    assert lines[0]["groups_used"] == 2
+    assert 1 < lines[0]["perplexity"] < 2
+
+
+@pytest.mark.parametrize("what", ["one point", "know nothing"])
+def test_a_collapse_is_warned_of_once_and_may_stop_the_run(what: str) -> None:
+    z = torch.ones(2, 64, 16) / 4 if what == "one point" else spread_out(0)
+    loss = 1.0 if what == "one point" else math.log(10)
+    codes = torch.full((8, 10), 0.1)
+    monitor, lines = watched()
+    for step in range(2 * (PATIENCE_LINES + 3)):
+        monitor(Progress(step, 10, 1000), result(loss, z, codes))
+    warnings = [line["warning"] for line in lines if "warning" in line]
+    assert len(warnings) == 1
+    assert "collapsed" in warnings[0]
+    assert "assignment.temperature" in warnings[0]
+    stopping, _ = watched(stop_on_collapse=True)
+    with pytest.raises(Collapsed, match="same embedding" if what == "one point" else what):
+        for step in range(2 * (PATIENCE_LINES + 3)):
+            stopping(Progress(step, 10, 1000), result(loss, z, codes))
+
+
+def test_a_loss_that_is_no_number_ends_the_run() -> None:
+    monitor, _ = watched()
+    monitor(Progress(0, 10, 100), result(float("nan"), spread_out(0), torch.full((8, 10), 0.1)))
+    with pytest.raises(NotFinite, match="lower the learning rate"):
+        monitor(Progress(1, 10, 100), result(1.0, spread_out(0), torch.full((8, 10), 0.1)))
+
+
+def test_state_round_trip_writes_the_same_line(tmp_path) -> None:
+    whole, lines = watched()
+    first, again = watched()
+    for step in range(4):
+        step_result = result(1.0 + step, spread_out(step), F.one_hot(torch.arange(8) % (step + 1), 10).float())
+        whole(Progress(step, 10, 100), step_result)
+        if step == 3:
+            torch.save(first.state_dict(), tmp_path / "monitor.pt")
+            first, again = watched()
+            first.load_state_dict(torch.load(tmp_path / "monitor.pt", weights_only=True))
+        first(Progress(step, 10, 100), step_result)
+    timed = {"images_per_second", "data_wait"}
+    assert {k: v for k, v in again[-1].items() if k not in timed} == {k: v for k, v in lines[-1].items() if k not in timed}
