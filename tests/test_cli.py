@@ -14,7 +14,7 @@ from PIL import Image
 
 from coterie import api, cli
 from coterie.data.photos import photo_patches
-from coterie.demo import write_patches
+from coterie.demonstration import write_patches
 
 TINY = [
     part
@@ -52,7 +52,9 @@ def call(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]):
 
 def pretrain(images: Path, out: Path, *more: str | Path) -> list[str | Path]:
     words = ["pretrain", "swav", images, "--out", out, *TINY, *more]
-    return words + [part for flag in ("--epochs 2", "--batch-size 16") if flag.split()[0] not in more for part in flag.split()]
+    return words + [
+        part for flag in ("--epochs 2", "--batch-size 16") if flag.split()[0] not in more for part in flag.split()
+    ]
 
 
 def test_the_whole_way(images: Path, tmp_path: Path, call) -> None:
@@ -60,7 +62,13 @@ def test_the_whole_way(images: Path, tmp_path: Path, call) -> None:
     status, said, _ = call(*pretrain(images, out, "--probe", images))
     assert status == 0
     assert str(out / "model.safetensors") in said
-    assert {path.name for path in out.iterdir()} >= {"config.toml", "metrics.jsonl", "model.safetensors", "checkpoint", "report.html"}
+    assert {path.name for path in out.iterdir()} >= {
+        "config.toml",
+        "metrics.jsonl",
+        "model.safetensors",
+        "checkpoint",
+        "report.html",
+    }
     records = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     wanted = {"step", "epoch", "loss", "lr", "images_per_second", "data_wait", "groups_used", "perplexity", "spread"}
     assert wanted | {"loss_over_ln_k"} <= records[0].keys()
@@ -89,7 +97,19 @@ def test_other_networks(images: Path, tmp_path: Path, call) -> None:
     plain += ["--set", "groups.counts=[8]", "--set", "run.workers=0", "--set", "run.threads=1"]
     for name in ("vit_tiny_patch16_224", "convnext_atto"):
         more = ["--set", "views.crops.1.size=32"] if name == "convnext_atto" else []
-        words = ["pretrain", "swav", images, "--out", tmp_path / name, "--epochs", "1", "--batch-size", "24", "--backbone", name]
+        words = [
+            "pretrain",
+            "swav",
+            images,
+            "--out",
+            tmp_path / name,
+            "--epochs",
+            "1",
+            "--batch-size",
+            "24",
+            "--backbone",
+            name,
+        ]
         status, _, err = call(*words, *plain, *more)
         assert status == 0, err
 
@@ -236,5 +256,8 @@ def test_the_command_is_the_api() -> None:
         assert list(command) == [name for name in function if name != "listener"]
         for name, parameter in command.items():
             default = function[name].default
-            if parameter.kind is not inspect.Parameter.VAR_POSITIONAL and parameter.default is not inspect.Parameter.empty:
+            if (
+                parameter.kind is not inspect.Parameter.VAR_POSITIONAL
+                and parameter.default is not inspect.Parameter.empty
+            ):
                 assert parameter.default in (default, ",".join(default) if isinstance(default, tuple) else default)

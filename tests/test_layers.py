@@ -14,7 +14,7 @@ SOURCE = Path(__file__).parent.parent / "src" / "coterie"
 LINES = (
     ("__init__", "__main__"),
     ("cli",),
-    ("demo", "terminal"),
+    ("demonstration", "terminal"),
     ("api",),
     ("pretraining",),
     ("assembly", "methods"),

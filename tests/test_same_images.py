@@ -10,7 +10,7 @@ import pytest
 
 import coterie
 from coterie.data.photos import photo_patches
-from coterie.demo import write_patches
+from coterie.demonstration import write_patches
 
 
 def three_ways(table: Path, folder: Path) -> list[list[Path]]:
@@ -33,7 +33,12 @@ def three_ways(table: Path, folder: Path) -> list[list[Path]]:
 
 def losses(data: list[Path], out: Path, *settings: str) -> list[float]:
     coterie.pretrain(
-        "swav", data, out, epochs=1, batch_size=16, settings=("run.log_steps=1", "run.workers=1", "run.threads=1", *settings)
+        "swav",
+        data,
+        out,
+        epochs=1,
+        batch_size=16,
+        settings=("run.log_steps=1", "run.workers=1", "run.threads=1", *settings),
     )
     return [json.loads(line)["loss"] for line in (out / "metrics.jsonl").read_text().splitlines()]
 
@@ -42,7 +47,9 @@ def test_identical_losses(tmp_path: Path) -> None:
     table = tmp_path / "patches.parquet"
     write_patches(table, photo_patches("train", 96, 16))
     settings = ("backbone.width=0.125", "groups.counts=[8]", "views.crops.1.size=8")
-    parquet, flat, tar = (losses(data, tmp_path / f"run{n}", *settings) for n, data in enumerate(three_ways(table, tmp_path)))
+    parquet, flat, tar = (
+        losses(data, tmp_path / f"run{n}", *settings) for n, data in enumerate(three_ways(table, tmp_path))
+    )
     assert len(parquet) == 6
     assert parquet == flat == tar
 
@@ -52,7 +59,8 @@ def test_identical_losses_on_cifar10(shared: Path, tmp_path: Path) -> None:
     pq.write_table(rows, tmp_path / "cifar.parquet")
     settings = ("backbone.width=0.125", "groups.counts=[8]")
     parquet, flat, tar = (
-        losses(data, tmp_path / f"run{n}", *settings) for n, data in enumerate(three_ways(tmp_path / "cifar.parquet", tmp_path))
+        losses(data, tmp_path / f"run{n}", *settings)
+        for n, data in enumerate(three_ways(tmp_path / "cifar.parquet", tmp_path))
     )
     assert parquet == flat == tar
     assert parquet == pytest.approx(parquet)  # numbers, not NaN

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from coterie.api import embed, evaluate, pretrain
     from coterie.config import PretrainConfig
     from coterie.data.source import open_source
-    from coterie.demo import demo
+    from coterie.demonstration import demo
     from coterie.errors import UserError
     from coterie.exporting.weights import describe_backbone, load_backbone
     from coterie.methods import swav, swav_imagenet_256, swav_imagenet_4096
@@ -40,7 +40,7 @@ _HOMES = {
     "Facts": "planning",
     "PretrainConfig": "config",
     "UserError": "errors",
-    "demo": "demo",
+    "demo": "demonstration",
     "describe_backbone": "exporting.weights",
     "embed": "api",
     "evaluate": "api",

@@ -69,7 +69,16 @@ def pretrain(
     """
     listener = listener or Silent()
     source, wanted = resolve(
-        method, _strings(data), backbone, epochs, batch_size, seed, config, settings, _strings(probe), _strings(probe_test)
+        method,
+        _strings(data),
+        backbone,
+        epochs,
+        batch_size,
+        seed,
+        config,
+        settings,
+        _strings(probe),
+        _strings(probe_test),
     )
     folder = RunFolder(out)
     try:

@@ -33,7 +33,8 @@ def assemble(config: PretrainConfig, device: torch.device | str = "cpu") -> Part
         check_view_sizes(backbone, config.backbone, config.views.sizes)
         encoder = Encoder(backbone, Head(feature_width(backbone), config.projector))
         groups = LearnedGroups.build(config.groups, config.projector.width)
-    student = Student(encoder, groups).to(device, memory_format=torch.channels_last)  # 1.4 times as fast on a CPU
+    student = Student(encoder, groups).to(device)
+    student = student.to(memory_format=torch.channels_last)  # 1.4 times as fast on a CPU
     roles = config.views.roles
     memory = None
     if config.memory is not None:

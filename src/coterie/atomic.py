@@ -15,7 +15,8 @@ SUFFIX = ".part"
 def writing(path: str | Path, name: Callable[[Path], str] | None = None) -> Iterator[Path]:
     """A path beside ``path`` to write to; at the end it is on the disk and takes the place of ``path`` in one step.
 
-    ``name``, given the written file, may say what it is to be called instead, in the same folder. Whatever happens before that, what was at ``path`` stays whole. The file gets the mode that the umask gives.
+    ``name``, given the written file, may say what it is to be called instead, in the same folder. Whatever happens
+    before that, what was at ``path`` stays whole. The file gets the mode that the umask gives.
 
     Raises:
         UserError: the disk is full or cannot be written to; nothing is left behind.

@@ -1,6 +1,7 @@
 """The command: each verb is the function of that name in :mod:`coterie.api`, with the same parameters and defaults."""
 
 import sys
+from contextlib import closing
 from pathlib import Path
 from typing import Annotated
 
@@ -66,24 +67,10 @@ def pretrain(
     from coterie import api
     from coterie.terminal import Terminal
 
-    terminal = Terminal()
-    try:
-        folder = api.pretrain(
-            method,
-            data,
-            out,
-            backbone=backbone,
-            epochs=epochs,
-            batch_size=batch_size,
-            seed=seed,
-            config=config,
-            settings=settings,
-            probe=probe,
-            probe_test=probe_test,
-            listener=terminal,
-        )
-    finally:
-        terminal.close()
+    wishes = {"backbone": backbone, "epochs": epochs, "batch_size": batch_size, "seed": seed, "config": config}
+    probes = {"probe": probe, "probe_test": probe_test}
+    with closing(Terminal()) as terminal:
+        folder = api.pretrain(method, data, out, **wishes, settings=settings, **probes, listener=terminal)  # type: ignore[arg-type]
     _print(f"{folder}: the backbone is in {folder / 'model.safetensors'}, look at {folder / 'report.html'}")
 
 
@@ -117,12 +104,9 @@ def evaluate(
     from coterie import api
     from coterie.terminal import Terminal
 
-    terminal = Terminal()
     chosen = tuple(each.strip() for each in probes.split(",") if each.strip())
-    try:
+    with closing(Terminal()) as terminal:
         result = api.evaluate(run, train, test, probes=chosen, device=device, workers=workers, listener=terminal)
-    finally:
-        terminal.close()
     for probe, figures in result.items():
         for name, value in figures.items():
             _print(f"{probe}  {name:<16} {value:6.2f} %")
@@ -155,11 +139,8 @@ def embed(
     from coterie import api
     from coterie.terminal import Terminal
 
-    terminal = Terminal()
-    try:
+    with closing(Terminal()) as terminal:
         written = api.embed(run, data, out, device=device, workers=workers, listener=terminal)
-    finally:
-        terminal.close()
     _print(f"{out}: {written} images")
 
 
@@ -174,14 +155,11 @@ def demo(*, out: Annotated[Path, Parameter(name="--out")] = Path("demo"), seed: 
     seed
         Of weights, order and views.
     """
-    from coterie.demo import demo as run_demo
+    from coterie.demonstration import demo as run_demo
     from coterie.terminal import Terminal
 
-    terminal = Terminal()
-    try:
+    with closing(Terminal()) as terminal:
         lines = run_demo(out, seed=seed, listener=terminal)
-    finally:
-        terminal.close()
     for line in lines:
         _print(line)
 

@@ -255,7 +255,7 @@ def known_paths(settings: Mapping[str, Any]) -> list[str]:
     def walk(kind: Any, value: Any, path: str) -> None:
         if path:
             found.append(path)
-        kinds = [each for each in _members(kind) if is_dataclass(each)]
+        kinds = [each for each in _members(kind) if isinstance(each, type) and is_dataclass(each)]
         if len(kinds) > 1:
             tag = value.get("kind") if isinstance(value, Mapping) else None
             kinds = [each for each in kinds if _TAGS[each] == tag]

@@ -16,6 +16,7 @@ from coterie.evaluation.knn import knn_of
 from coterie.evaluation.labelled import Labelled, labelled_pair
 from coterie.exporting.weights import save_backbone
 from coterie.listening import Listener
+from coterie.reporting import report_run
 from coterie.training import checkpoint
 from coterie.training.folder import RunFolder
 from coterie.training.loop import fit
@@ -78,6 +79,7 @@ class Pretraining:
                 observers=[monitor, *self._probes(parts, self.probe), saver],
             )
         folder.note_bad_images((self.source.name(index), reason) for index, reason in self.bad.items())
+        report_run(folder.path, config, self.source, parts.student.encoder.backbone, eye(config), self.device)
         if self.bad:
             self.listener.warn(f"{len(self.bad)} images could not be decoded: {folder.path}/bad_images.txt lists them")
 

@@ -28,7 +28,9 @@ def worker(rank: int, folder: str) -> None:
 def test_two_processes_equal_one(tmp_path: Path) -> None:
     mp.start_processes(worker, (str(tmp_path),), nprocs=WORLD, start_method="spawn")
     saved = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(WORLD)]
-    torch.testing.assert_close(torch.cat([codes for codes, _ in saved]), assign(Sinkhorn(), rows()), rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(
+        torch.cat([codes for codes, _ in saved]), assign(Sinkhorn(), rows()), rtol=1e-12, atol=1e-12
+    )
     for _, total in saved:
         torch.testing.assert_close(total, rows().sum(dim=0))
     alone = torch.cat([assign(Sinkhorn(), part) for part in rows().chunk(WORLD)])

@@ -27,7 +27,8 @@ class Linear(nn.Module):
 def batch(views: int, size: int = 8, seed: int = 0) -> Batch:
     generator = torch.Generator().manual_seed(seed)
     return Batch(
-        torch.arange(size), tuple(torch.randn(size, 3, 2, 2, generator=generator, dtype=torch.float64) for _ in range(views))
+        torch.arange(size),
+        tuple(torch.randn(size, 3, 2, 2, generator=generator, dtype=torch.float64) for _ in range(views)),
     )
 
 

@@ -93,7 +93,9 @@ def one_pass_per_view(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(coterie.models.encoder.Encoder, "forward", forward)
 
 
-@pytest.mark.parametrize("mutate", [used_before_full, pushed_before_the_codes, frozen_groups_decayed, one_pass_per_view])
+@pytest.mark.parametrize(
+    "mutate", [used_before_full, pushed_before_the_codes, frozen_groups_decayed, one_pass_per_view]
+)
 def test_a_mutation_is_caught(mutate: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each row of "What the trajectories tell apart" that concerns SwAV moves a loss far beyond the tolerance."""
     caught = []

@@ -15,7 +15,7 @@ import safetensors.torch
 import torch
 
 from coterie.data.photos import photo_patches
-from coterie.demo import write_patches
+from coterie.demonstration import write_patches
 from coterie.training.checkpoint import found, load
 
 SETTINGS = (
@@ -95,7 +95,7 @@ def test_killed_at_random_moments(images: Path, tmp_path: Path) -> None:
     last = subprocess.run(command(images, broken, workers=1), check=True, capture_output=True, text=True)
     resumed_at += [int(step) for step in re.findall(r"goes on at step (\d+)", last.stderr)]
     assert len(resumed_at) == 4
-    assert 0 < min(resumed_at)
+    assert min(resumed_at) > 0
     assert any(step % 10 for step in resumed_at), "no resume in the middle of an epoch"
     assert lines(broken) == lines(whole)
     (step, ours, _), (same_step, theirs, _) = load(broken / "checkpoint"), load(whole / "checkpoint")

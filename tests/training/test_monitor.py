@@ -38,7 +38,10 @@ def test_figures_of_a_healthy_step() -> None:
 
 def test_a_group_is_forgotten_after_the_window() -> None:
     monitor, lines = watched()
-    first, later = F.one_hot(torch.zeros(8, dtype=torch.int64), 10).float(), F.one_hot(torch.ones(8, dtype=torch.int64), 10).float()
+    first, later = (
+        F.one_hot(torch.zeros(8, dtype=torch.int64), 10).float(),
+        F.one_hot(torch.ones(8, dtype=torch.int64), 10).float(),
+    )
     for step in range(2 * monitor.window):
         monitor(Progress(step, 10, 1000), result(1.0, spread_out(step), first if step == 0 else later))
     assert lines[0]["groups_used"] == 2
@@ -91,4 +94,6 @@ def test_state_round_trip_writes_the_same_line(tmp_path) -> None:
             first.load_state_dict(torch.load(tmp_path / "monitor.pt", weights_only=True))
         first(Progress(step, 10, 100), step_result)
     timed = {"images_per_second", "data_wait"}
-    assert {k: v for k, v in again[-1].items() if k not in timed} == {k: v for k, v in lines[-1].items() if k not in timed}
+    assert {k: v for k, v in again[-1].items() if k not in timed} == {
+        k: v for k, v in lines[-1].items() if k not in timed
+    }

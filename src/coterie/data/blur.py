@@ -2,7 +2,7 @@
 
 Pillow stands a Gaussian in for by three box filters in a row along each axis, each with a fractional edge (Gwosdek,
 Grewenig, Bruhn, Weickert: "Theoretical foundations of Gaussian convolution by extended box filtering", SSVM 2011). The
-outermost pixel is repeated, and values are rounded, at every one of the six. So it is done here, on whole planes at once.
+outermost pixel is repeated, and values are rounded, at every one of the six. So it is done here, on whole planes.
 """
 
 import math
@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 
 PASSES = 3
-_HAIR = 3e-7  # Pillow's weights have 24 bits and are cut off: at most radii, what lies half way between two values falls
+_HAIR = 3e-7  # Pillow's weights are cut off at 24 bits: at most radii, what lies half way between values falls
 
 Planes = Float[np.ndarray, "c h w"]
 

@@ -1,16 +1,16 @@
 """What a view may look like: the settings of its crop and of what happens to it after."""
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 
 from coterie.errors import BadConfig
 
 
 @dataclass(frozen=True)
 class Augmentation:
-    """How far a view may differ from its crop; the defaults are SwAV's (arXiv 2006.09882, section 4 and released code).
+    """How far a view may differ from its crop; the defaults are SwAV's (arXiv 2006.09882 and its released code).
 
-    The operations come in the order of the fields. Those of colour (jitter, grayscale, solarize) are for images of three
-    8-bit channels; other images go without them.
+    The operations come in the order of the fields. Those of colour (jitter, grayscale, solarize) are for images of
+    three 8-bit channels; other images go without them.
 
     Attributes:
         flip: probability of a mirror image, left to right.
@@ -49,10 +49,9 @@ class Augmentation:
         for name in ("flip", "vertical_flip", "rotation", "jitter", "grayscale", "blur", "solarize"):
             _check(0 <= getattr(self, name) <= 1, self, name, "a probability: give a number from 0 to 1")
         for name in ("brightness", "contrast", "saturation"):
-            _check(0 <= getattr(self, name) < float("inf"), self, name, "a strength: give 0 (off) or more")
+            _check(0 <= getattr(self, name) <= 100, self, name, "a strength: give a number from 0 (off) to 100")
         _check(0 <= self.hue <= 0.5, self, "hue", "a share of the colour circle: give a number from 0 (off) to 0.5")
-        low, high = self.blur_radius
-        _check(0 < low <= high <= 100, self, "blur_radius", "least and greatest: give two numbers, 0 < least <= greatest")
+        _check_range(self, "blur_radius", most=100)
 
 
 @dataclass(frozen=True)
@@ -81,14 +80,17 @@ class Crops:
         """
         _check(self.count >= 1, self, "count", "views an image: give 1 or more")
         _check(1 <= self.size <= 4096, self, "size", "pixels: give a number from 1 to 4096")
-        low, high = self.scale
-        _check(0 < low <= high <= 1, self, "scale", "shares of the area: give two numbers, 0 < least <= greatest <= 1")
-        low, high = self.ratio
-        _check(0 < low <= high < float("inf"), self, "ratio", "width / height: give two numbers, 0 < least <= greatest")
+        _check_range(self, "scale", most=1)
+        _check_range(self, "ratio", most=100)
+
+
+def _check_range(settings: Augmentation | Crops, name: str, most: float) -> None:
+    values = getattr(settings, name)
+    holds = len(values) == 2 and 0 < values[0] <= values[1] <= most
+    _check(holds, settings, name, f"a range: give two numbers, 0 < least <= greatest <= {most}")
 
 
 def _check(holds: bool, settings: Augmentation | Crops, name: str, rule: str) -> None:
     if not holds:
-        assert name in {field.name for field in fields(settings)}
         where = type(settings).__name__.lower()
         raise BadConfig(f"{where}.{name} cannot be {getattr(settings, name)}; it is {rule}")

@@ -1,7 +1,7 @@
 """What is drawn for each view: where its crop lies, and what happens to it after. Nothing here touches a pixel.
 
-Every number is a pure function of (seed, epoch, image index, view number), and of nothing else: not of the batch that an
-image comes in, nor of the worker that makes it, nor of what was drawn before. The key of the cipher (``philox``) is
+Every number is a pure function of (seed, epoch, image index, view number), and of nothing else: not of the batch that
+an image comes in, nor of the worker that makes it, nor of what was drawn before. The key of the cipher (``philox``) is
 ``(seed, epoch)``; the pass that fills a memory before the first epoch is epoch -1. The counter is
 ``(block, view, image index, 0)``, and each block gives four uniforms:
 
@@ -18,6 +18,7 @@ Blocks 16 to 25 are the ten tries at a box that fits into the image. A setting c
 into, so two plans that differ in one probability agree on all else; families of views number their views consecutively.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import permutations
@@ -30,6 +31,8 @@ from coterie.data.philox import uniform
 
 TRIES = 10  # as torchvision
 BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)  # the entries of ``Draws.order``
+
+Box = tuple[int, int, int, int]  # top, left, height, width
 
 _FIRST_TRY = 16
 _BLOCKS = np.array([*range(4), *range(_FIRST_TRY, _FIRST_TRY + TRIES)], dtype=np.uint64)
@@ -74,22 +77,26 @@ class Draws:
     blur: Float[np.ndarray, "b v"]
     solarize: Bool[np.ndarray, "b v"]
 
-    def boxes(self, row: int, height: int, width: int) -> Int[np.ndarray, "v 4"]:
-        """The crops of one image of this size: top, left, height, width of each view.
+    def boxes(self, row: int, height: int, width: int) -> list[Box]:
+        """The crops of one image of this size, a box (top, left, height, width) for each view.
 
         A box has the drawn share of the area and the drawn ratio; the first of ten tries that fits into the image is
         taken, and if none does, the largest box in its middle whose ratio is allowed. Distributed as torchvision's
         ``RandomResizedCrop``.
         """
-        sides = np.rint(self.sides[row] * (height * width) ** 0.5).astype(np.int64)
-        fits = ((sides > 0) & (sides <= (width, height))).all(axis=-1)
-        views, first = np.arange(len(sides)), fits.argmax(axis=-1)
-        size = sides[views, first, ::-1]  # height, width
-        corner = (self.corners[row, views, first] * ((height, width) - size + 1)).astype(np.int64)
-        boxes = np.concatenate([corner, size], axis=-1)
-        for view in np.flatnonzero(~fits.any(axis=-1)):
-            boxes[view] = _middle(height, width, self.ratios[view])
-        return boxes
+        views = zip(self.sides[row].tolist(), self.corners[row].tolist(), self.ratios.tolist(), strict=True)
+        return [_box(height, width, sides, corners, ratio) for sides, corners, ratio in views]
+
+
+def _box(height: int, width: int, sides: list[list[float]], corners: list[list[float]], ratio: list[float]) -> Box:
+    root = math.sqrt(height * width)
+    for (wide, high), (top, left) in zip(sides, corners, strict=True):
+        box_width, box_height = round(wide * root), round(high * root)
+        if 0 < box_width <= width and 0 < box_height <= height:
+            return int(top * (height - box_height + 1)), int(left * (width - box_width + 1)), box_height, box_width
+    box_width = max(1, min(width, round(height * ratio[1])))
+    box_height = max(1, min(height, round(width / ratio[0])))
+    return (height - box_height) // 2, (width - box_width) // 2, box_height, box_width
 
 
 def draw(crops: Sequence[Crops], seed: int, epoch: int, indices: Int[np.ndarray, " b"]) -> Draws:
@@ -148,7 +155,8 @@ def _uniforms(seed: int, epoch: int, indices: Int[np.ndarray, " b"], views: int)
 def _between(
     number: Float[np.ndarray, "b v"], low: Float[np.ndarray, " v"], high: Float[np.ndarray, " v"]
 ) -> Float[np.ndarray, "b v"]:
-    return low + number * (high - low)
+    drawn: Float[np.ndarray, "b v"] = low + number * (high - low)
+    return drawn
 
 
 def _sides(
@@ -159,11 +167,5 @@ def _sides(
     low, high = np.log([group.ratio for group in groups]).T[:, :, None]
     areas = least + area * (greatest - least)
     ratios = np.exp(low + ratio * (high - low))
-    return np.sqrt(np.stack([areas * ratios, areas / ratios], axis=-1))
-
-
-def _middle(height: int, width: int, ratio: Float[np.ndarray, "2"]) -> tuple[int, int, int, int]:
-    """The largest box of an allowed ratio, in the middle of the image."""
-    box_width = max(1, min(width, round(height * ratio[1])))
-    box_height = max(1, min(height, round(width / ratio[0])))
-    return (height - box_height) // 2, (width - box_width) // 2, box_height, box_width
+    sides: Float[np.ndarray, "b v t 2"] = np.sqrt(np.stack([areas * ratios, areas / ratios], axis=-1))
+    return sides

@@ -64,7 +64,7 @@ class _Views(Dataset[Any]):
 
 def _decodable(source: ImageSource, index: int, channels: int) -> tuple[np.ndarray, list[tuple[int, str]]]:
     """The image at ``index``, or the next that can be decoded, so that a batch keeps its size; and what was passed over."""
-    bad = []
+    bad: list[tuple[int, str]] = []
     for offset in range(min(len(source), _MOST_BAD_IN_A_ROW)):
         place = (index + offset) % len(source)
         try:
@@ -190,7 +190,7 @@ def _fetch(dataset: Dataset[Any], requests: Iterator[Any], workers: int, device:
     loader: DataLoader[Any] = DataLoader(
         dataset,
         batch_size=None,
-        sampler=requests,  # type: ignore[arg-type]  # any iterable will do
+        sampler=requests,
         num_workers=workers,
         multiprocessing_context="fork" if workers else None,  # sources and names are shared, not copied
         pin_memory=device.type == "cuda",

@@ -18,7 +18,7 @@ _HALF = np.uint64(32)
 _WORD = 2**64
 
 
-def philox(counter: UInt64[np.ndarray, "4 *n"], key: tuple[int, int]) -> UInt64[np.ndarray, "4 *n"]:
+def philox(counter: UInt64[np.ndarray, "4 ..."], key: tuple[int, int]) -> UInt64[np.ndarray, "4 ..."]:
     """Four random 64-bit words for every counter.
 
     Args:
@@ -35,14 +35,14 @@ def philox(counter: UInt64[np.ndarray, "4 *n"], key: tuple[int, int]) -> UInt64[
     return np.stack([c0, c1, c2, c3])
 
 
-def uniform(counter: UInt64[np.ndarray, "4 *n"], key: tuple[int, int]) -> Float[np.ndarray, "4 *n"]:
+def uniform(counter: UInt64[np.ndarray, "4 ..."], key: tuple[int, int]) -> Float[np.ndarray, "4 ..."]:
     """Four float64 in [0, 1) for every counter: the upper 53 bits of each word, as numpy makes them."""
     return (philox(counter, key) >> np.uint64(11)) * 2.0**-53
 
 
 def _product(
-    words: UInt64[np.ndarray, "*n"], factor: int
-) -> tuple[UInt64[np.ndarray, "*n"], UInt64[np.ndarray, "*n"]]:
+    words: UInt64[np.ndarray, "..."], factor: int
+) -> tuple[UInt64[np.ndarray, "..."], UInt64[np.ndarray, "..."]]:
     """The upper and the lower 64 bits of the 128-bit product, by schoolbook multiplication of 32-bit halves."""
     factor_low, factor_high = np.uint64(factor & 0xFFFFFFFF), np.uint64(factor >> 32)
     low, high = words & _LOW_HALF, words >> _HALF

@@ -91,7 +91,7 @@ def photo_patches(split: str, count: int, size: int = 32, seed: int = 0) -> Phot
     boxes = np.empty((count, 4), np.int64)
     for index, label in enumerate(labels):
         # Philox's key is two words of 64 bits: the first holds seed and split, the second the patch.
-        generator = np.random.Generator(np.random.Philox(key=[2 * seed + (split == "test"), index]))
+        generator = np.random.Generator(np.random.Philox(key=[(2 * seed + (split == "test")) % 2**64, index]))
         images[index, :, :, 0], boxes[index] = _patch(photographs[label], split, size, generator)
     names = tuple(f"{split}-{index:05d}-{classes[label]}" for index, label in enumerate(labels))
     return PhotoPatches(images, labels, classes, names, boxes)

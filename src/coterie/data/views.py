@@ -58,7 +58,7 @@ class ViewPlan:
             raise BadConfig(f"views.std is {self.std}: give numbers above 0")
         for name in ("student_views", "target_views", "grouped_views"):
             views = getattr(self, name)
-            if views is not None and (not views or set(views) - set(range(self.num_views)) or len(set(views)) < len(views)):
+            if views is not None and not 0 < len(views) == len(set(views) & set(range(self.num_views))):
                 raise BadConfig(f"views.{name} is {views}: give views from 0 to {self.num_views - 1}, each once")
 
     @property

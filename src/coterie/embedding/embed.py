@@ -46,7 +46,6 @@ class Embeddings:
 Network = Callable[[Tensor], Tensor]
 
 
-@torch.inference_mode()
 def embedded_batches(
     network: Callable[[Tensor], Tensor | tuple[Tensor, ...]],
     source: ImageSource,
@@ -73,7 +72,8 @@ def embedded_batches(
     )
     total = -(-len(source) // BATCH_SIZE)
     for batch in (listener or Silent()).track(batches, total, what):
-        outputs = network(batch.views[0]) if batch.views else ()
+        with torch.inference_mode():
+            outputs = network(batch.views[0]) if batch.views else ()
         outputs = outputs if isinstance(outputs, tuple) else (outputs,)
         yield batch.index.numpy(), outputs, batch.bad
 
@@ -93,7 +93,9 @@ def embed_source(
     Raises:
         NoImages: not one image could be decoded.
     """
-    index, rows, bad = [], [], []
+    index: list[np.ndarray] = []
+    rows: list[Tensor] = []
+    bad: list[tuple[int, str]] = []
     stream = embedded_batches(network, source, eye, workers=workers, device=device, listener=listener, what=what)
     for positions, outputs, failed in stream:
         bad += failed

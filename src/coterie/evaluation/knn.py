@@ -73,7 +73,9 @@ def knn_of(
 ) -> dict[str, float]:
     """:func:`knn` of what a network makes of labelled images."""
     train, test = (
-        embed_source(network, part, eye, workers=workers, device=device, listener=listener, what=f"embedding {name} images")
+        embed_source(
+            network, part, eye, workers=workers, device=device, listener=listener, what=f"embedding {name} images"
+        )
         for part, name in ((pair.train, "training"), (pair.test, "test"))
     )
     return knn(train.rows.to(device), train.labels.to(device), test.rows.to(device), test.labels.to(device))

@@ -11,7 +11,9 @@ from coterie.errors import UserError
 class Part:
     """Some images of a source, with labels of another numbering; itself a source."""
 
-    def __init__(self, source: ImageSource, positions: np.ndarray, labels: np.ndarray, classes: tuple[str, ...]) -> None:
+    def __init__(
+        self, source: ImageSource, positions: np.ndarray, labels: np.ndarray, classes: tuple[str, ...]
+    ) -> None:
         """The images at ``positions`` with ``labels`` (one each) that count into ``classes``."""
         self.source, self.positions, self.labels, self.classes = source, positions, labels, classes
 
@@ -52,10 +54,10 @@ def labelled_pair(train: tuple[str, ...], test: tuple[str, ...]) -> Labelled:
     known, positions, numbers = _labels(train, "TRAIN", remarks)
     if not test:
         asked = np.arange(len(positions)) % 5 == 4
-        parts = [Part(known, positions[rows], numbers[rows], known.classes) for rows in (~asked, asked)]
-        if min(map(len, parts)) == 0:
+        learned, held = (Part(known, positions[rows], numbers[rows], known.classes) for rows in (~asked, asked))
+        if not len(held):
             raise UserError("TRAIN has fewer than 5 labelled images: name some more, or --test")
-        return Labelled(*parts, remarks=tuple(remarks))
+        return Labelled(learned, held, tuple(remarks))
     asked_source, asked_positions, asked_labels = _labels(test, "TEST", remarks)
     asked_labels = _renumbered(asked_labels, asked_source.classes, known.classes)
     seen = np.isin(asked_labels, numbers)
@@ -75,7 +77,9 @@ def _labels(specs: tuple[str, ...], what: str, remarks: list[str]) -> tuple[Imag
     found = labels(source)
     positions = np.flatnonzero(found >= 0)
     if not len(positions):
-        raise UserError(f"{what} ({' '.join(specs)}) has no labels: use class subfolders, or a parquet file with labels")
+        raise UserError(
+            f"{what} ({' '.join(specs)}) has no labels: use class subfolders, or a parquet file with labels"
+        )
     if len(positions) < len(found):
         remarks.append(f"{len(found) - len(positions)} images of {what} have no label and are left out")
     return source, positions, found[positions]
@@ -86,5 +90,4 @@ def _renumbered(labels: np.ndarray, names: tuple[str, ...], wanted: tuple[str, .
     if names == wanted or not names or not wanted:
         return labels
     place = {name: number for number, name in enumerate(wanted)}
-    table = np.array([place.get(name, -1) for name in names], dtype=np.int64)
-    return table[labels]
+    return np.array([place.get(name, -1) for name in names], dtype=np.int64)[labels].astype(np.int64)

@@ -24,7 +24,9 @@ class MemoryConfig:
 
     def __post_init__(self) -> None:
         if self.length < 1:
-            raise BadConfig(f"memory.length is {self.length}: it must be at least 1 (leave the memory out to have none)")
+            raise BadConfig(
+                f"memory.length is {self.length}: it must be at least 1 (leave the memory out to have none)"
+            )
         if self.start_epoch < 0:
             raise BadConfig(f"memory.start_epoch is {self.start_epoch}: it cannot be negative")
 

@@ -12,7 +12,6 @@ from coterie.grouping.memory import Memory
 from coterie.ops.loss import prediction_loss, scores
 from coterie.types import Batch, Progress, Roles, StepResult, Target
 
-
 Encode = Callable[[list[Tensor]], tuple[Tensor, Tensor, Tensor]]
 """Any callable that turns views into backbone outputs h, unit embeddings z and unit predictions p, each ``[V, B, ...]``."""
 
@@ -61,7 +60,9 @@ class Objective(nn.Module):
         with torch.autocast(z.device.type, enabled=False):
             targets = self.targets(torch.stack([z[seen.index(v)] for v in self.roles.target_views]))
             if self.memory is not None:
-                self.memory.push(torch.stack([z[seen.index(v)] for v in self.roles.grouped_views]), batch.index, progress)
+                self.memory.push(
+                    torch.stack([z[seen.index(v)] for v in self.roles.grouped_views]), batch.index, progress
+                )
             loss = prediction_loss(p, self.groups.centers(), targets, self.temperature, seen)
         return StepResult(loss, z.detach(), targets)
 

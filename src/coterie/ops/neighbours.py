@@ -21,7 +21,7 @@ def nearest(
     """
     count = min(count, len(rows))
     chunk = max(1, CHUNK_ELEMENTS // max(1, len(rows)))
-    found = [torch.topk(part @ rows.T, count, dim=1) for part in queries.split(chunk)]
+    found = [torch.topk(part @ rows.T, count, dim=1) for part in torch.split(queries, chunk)]
     return torch.cat([each.values for each in found]), torch.cat([each.indices for each in found])
 
 

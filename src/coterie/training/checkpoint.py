@@ -41,7 +41,7 @@ def load(folder: Path, device: torch.device | str = "cpu") -> tuple[int, dict[st
         The steps done, the state (None if there is no checkpoint), and a line for each damaged file that was passed over.
     """
     remove_unfinished(folder)
-    passed_over = []
+    passed_over: list[str] = []
     for step, path in found(folder):
         expected = _NAME.fullmatch(path.name)
         if expected and _digest(path) == expected[2]:

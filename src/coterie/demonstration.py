@@ -5,24 +5,25 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from PIL import Image
-from torch import Tensor, nn
+from torch import nn
 
 from coterie import api
 from coterie.assembly import assemble, eye
 from coterie.atomic import writing
-from coterie.config import from_dict, read_toml
-from coterie.data.decode import decode
+from coterie.config import from_dict, read_toml, to_toml
 from coterie.data.photos import PhotoPatches, photo_patches
 from coterie.embedding.embed import Embeddings, Eye, embed_source
-from coterie.evaluation.knn import knn, knn_predictions
+from coterie.evaluation.knn import knn
 from coterie.evaluation.labelled import Labelled, labelled_pair
+from coterie.evaluation.report import Comparison, Gallery, Report, Row, Strip, write_report
 from coterie.exporting.weights import load_backbone
 from coterie.listening import Listener, Silent
+from coterie.reporting import environment, neighbours_of, picture
+from coterie.training.folder import read_log
 
 TRAIN_IMAGES, TEST_IMAGES, SIDE = 6000, 1500, 32
 SETTINGS = ("backbone.width=0.25", "run.log_steps=5")
@@ -67,7 +68,7 @@ def demo(out: str | Path = "demo", *, seed: int = 0, listener: Listener | None =
     train, test = out / "train.parquet", out / "test.parquet"
     for split, path, count in (("train", train, TRAIN_IMAGES), ("test", test, TEST_IMAGES)):
         if not path.exists():
-            write_patches(path, photo_patches(split, count, SIDE, seed))  # type: ignore[arg-type]
+            write_patches(path, photo_patches(split, count, SIDE, seed))
     classes = len(photo_patches("test", 1, SIDE, seed).classes)
     listener.say(
         f"{TRAIN_IMAGES} training and {TEST_IMAGES} test patches of {SIDE} x {SIDE} pixels from {classes} photographs, "
@@ -76,6 +77,7 @@ def demo(out: str | Path = "demo", *, seed: int = 0, listener: Listener | None =
     run = api.pretrain("swav", train, out / "run", epochs=EPOCHS, seed=seed, settings=SETTINGS, listener=listener)
     spaces = compare(run, labelled_pair((str(train),), (str(test),)))
     before = max(space.accuracy for space in spaces[:-1])
+    report(out / "report.html", run, spaces, labelled_pair((str(train),), (str(test),)))
     lines = [f"kNN accuracy ({NEIGHBOURS} neighbours, {len(spaces[0].test.labels)} test images, {classes} classes):"]
     lines += [f"  {space.name:<20} {space.accuracy:5.1f} %" for space in spaces]
     lines.append(f"  gain over the better {spaces[-1].accuracy - before:+5.1f} points")
@@ -94,6 +96,46 @@ def compare(run: Path, pair: Labelled) -> list[Space]:
         ("pretrained network", load_backbone(run)),
     ]
     return [Space(name, *(_embedded(network, pair, look))) for name, network in networks]
+
+
+def report(path: Path, run: Path, spaces: list[Space], pair: Labelled) -> None:
+    """The page: the three figures, the neighbours that each space finds, the curves."""
+    config = from_dict(read_toml(run / "config.toml"))
+    look, classes = eye(config), pair.train.classes
+    trained, before = spaces[-1], max(space.accuracy for space in spaces[:-1])
+    rows = []
+    for query in range(0, len(pair.test), len(pair.test) // QUERIES + 1):
+        label = int(trained.test.labels[query])
+        strips = [
+            Strip(space.name, neighbours_of(space.test.rows[query], space.train, pair.train, look, SHOWN, label))
+            for space in spaces
+        ]
+        rows.append(Row(picture(pair.test, query, look, classes[label]), tuple(strips)))
+    note = (
+        "Test patches on the left; right of each, the training patches nearest to it. Green: from the same photograph."
+    )
+    write_report(
+        path,
+        Report(
+            title="Coterie's demonstration",
+            answer=f"The pretrained network finds the photograph of {trained.accuracy:.1f} % of the test patches, "
+            f"{trained.accuracy - before:.1f} points more than the better of raw pixels and the untrained network.",
+            summary=(
+                f"{len(pair.train)} patches of {len(classes)} photographs, without a label, taught a {config.backbone.name}; "
+                f"{len(pair.test)} patches of other regions of the same photographs test it by their "
+                f"{NEIGHBOURS} nearest neighbours.",
+            ),
+            comparison=Comparison(
+                f"kNN accuracy, k = {NEIGHBOURS}",
+                tuple((space.name, space.accuracy) for space in spaces),
+                chance=100 / len(classes),
+            ),
+            metrics=read_log(run),
+            galleries=(Gallery("Neighbours before and after", tuple(rows), note),),
+            config_text=to_toml(config),
+            environment=environment(torch.device("cpu")),
+        ),
+    )
 
 
 def _embedded(network: nn.Module, pair: Labelled, look: Eye) -> tuple[Embeddings, Embeddings]:
