@@ -17,6 +17,7 @@ LINES = (
     ("demonstration", "terminal"),
     ("api",),
     ("pretraining",),
+    ("reporting",),
     ("assembly", "methods"),
     ("planning",),
     ("config",),

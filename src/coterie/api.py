@@ -1,14 +1,16 @@
 """The verbs: pretrain, evaluate, embed. The command line calls these and nothing else."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
 from coterie.assembly import assemble, choose_device, eye
 from coterie.atomic import write_text
-from coterie.config import PretrainConfig, from_dict, override, read_toml, to_dict
+from coterie.config import PretrainConfig, assigned, from_dict, put, read_toml, to_dict
 from coterie.data.source import ImageSource, open_source
 from coterie.data.statistics import measure
 from coterie.embedding.embed import Eye, embedded_batches
@@ -43,6 +45,7 @@ def pretrain(
     settings: Sequence[str] = (),
     probe: Paths = (),
     probe_test: Paths = (),
+    on_collapse: str | None = None,
     listener: Listener | None = None,
 ) -> Path:
     """Pretrain a backbone on unlabelled images; or go on with a run that was stopped, if ``out`` holds one.
@@ -59,6 +62,7 @@ def pretrain(
         settings: overrides, each ``path=value``, such as ``groups.counts=300``.
         probe: labelled images for a kNN probe while the run goes on.
         probe_test: labelled images whose labels the probe guesses; without it, every fifth of ``probe``.
+        on_collapse: ``warn`` or ``stop`` when the run looks collapsed; without it, what the settings say, which is warn.
         listener: is told what happens.
 
     Returns:
@@ -68,18 +72,11 @@ def pretrain(
         UserError: anything that the caller can mend, in one line.
     """
     listener = listener or Silent()
-    source, wanted = resolve(
-        method,
-        _strings(data),
-        backbone,
-        epochs,
-        batch_size,
-        seed,
-        config,
-        settings,
-        _strings(probe),
-        _strings(probe_test),
-    )
+    flags = {"epochs": epochs, "batch_size": batch_size, "seed": seed, "backbone.name": backbone}
+    flags |= {"run.on_collapse": on_collapse}
+    if probe:
+        flags |= {"probe": {"train": list(_strings(probe)), "test": list(_strings(probe_test))}}
+    source, wanted = resolve(method, _strings(data), config, flags, settings)
     folder = RunFolder(out)
     try:
         Pretraining(folder, source, wanted, listener).go()
@@ -91,16 +88,12 @@ def pretrain(
 def resolve(
     method: str | None,
     data: tuple[str, ...],
-    backbone: str | None,
-    epochs: int | None,
-    batch_size: int | None,
-    seed: int | None,
-    config: str | Path | None,
-    settings: Sequence[str],
-    probe: tuple[str, ...],
-    probe_test: tuple[str, ...],
+    config: str | Path | None = None,
+    flags: Mapping[str, Any] | None = None,
+    settings: Sequence[str] = (),
 ) -> tuple[ImageSource, PretrainConfig]:
-    """The source and the whole settings: ``settings`` over the flags over ``config`` or the preset over automatic values."""
+    """The source and the whole settings: ``settings`` over ``flags`` over ``config`` or the preset over automatic values."""
+    wishes = {path: value for path, value in (flags or {}).items() if value is not None}
     chosen = read_toml(config) if config is not None else {}
     data = data or tuple(chosen.get("data", ()))
     if not data:
@@ -110,16 +103,26 @@ def resolve(
         preset = METHODS.get(method or "")
         if preset is None:
             raise BadConfig(f"{method} is no method: choose one of {', '.join(sorted(METHODS))}")
-        channels = next((int(each.partition("=")[2]) for each in settings if each.startswith("views.channels=")), None)
-        wishes = {"epochs": epochs, "batch_size": batch_size, "backbone": backbone}
-        chosen = to_dict(preset(_facts(source, channels), **wishes))
-    elif backbone is not None:
-        chosen.setdefault("backbone", {})["name"] = backbone
-    flags = {"method": method, "data": list(data), "epochs": epochs, "batch_size": batch_size, "seed": seed}
-    chosen |= {name: value for name, value in flags.items() if value is not None}
-    if probe:
-        chosen["probe"] = chosen.get("probe", {}) | {"train": list(probe), "test": list(probe_test)}
-    return source, from_dict(override(chosen, list(settings)))
+        channels = next((value for path, value in map(assigned, settings) if path == "views.channels"), None)
+        facts = _facts(source, channels if type(channels) is int and channels > 0 else None)
+        chosen = to_dict(
+            preset(
+                facts,
+                epochs=wishes.get("epochs"),
+                batch_size=wishes.get("batch_size"),
+                backbone=wishes.get("backbone.name"),
+            )
+        )
+    chosen |= {"data": list(data)} | ({"method": method} if method else {})
+    for path, value in wishes.items():
+        put(chosen, path, value)
+    for setting in settings:
+        put(chosen, *assigned(setting))
+    wanted = from_dict(chosen)
+    if wanted.views.mean is None:
+        facts = _facts(source, wanted.views.channels)
+        wanted = replace(wanted, views=replace(wanted.views, mean=facts.mean, std=facts.std))
+    return source, wanted
 
 
 def _facts(source: ImageSource, channels: int | None) -> Facts:

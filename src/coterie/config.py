@@ -3,7 +3,7 @@
 import difflib
 import tomllib
 from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -212,14 +212,12 @@ def read_toml(path: str | Path) -> dict[str, Any]:
         raise BadConfig(f"{path} is not TOML: {error}") from None
 
 
-def override(settings: dict[str, Any], assignments: list[str]) -> dict[str, Any]:
-    """``settings`` with each ``path=value`` put in; a value is read as TOML, a bare word as text, ``none`` takes it away."""
-    for assignment in assignments:
-        path, equals, text = assignment.partition("=")
-        if not equals:
-            raise BadConfig(f"--set {assignment}: write path=value, for example --set groups.counts=300")
-        _put(settings, path.strip(), _value(text.strip()))
-    return settings
+def assigned(text: str) -> tuple[str, Any]:
+    """Path and value of ``path=value``; a value is read as TOML, a bare word as text, ``none`` as None."""
+    path, equals, value = text.partition("=")
+    if not equals:
+        raise BadConfig(f"--set {text}: write path=value, for example --set groups.counts=300")
+    return path.strip(), _value(value.strip())
 
 
 def _value(text: str) -> Any:
@@ -231,7 +229,8 @@ def _value(text: str) -> Any:
         return text
 
 
-def _put(settings: dict[str, Any], path: str, value: Any) -> None:
+def put(settings: dict[str, Any], path: str, value: Any) -> None:
+    """Put a value in place of what is at ``path``; None takes it away. :class:`BadConfig` if there is no such setting."""
     known = known_paths(settings)
     if path not in known:
         near = difflib.get_close_matches(path, known, n=1, cutoff=0.5)
@@ -299,8 +298,3 @@ def _first_cause(error: BaseException, path: str = "") -> str:
     if isinstance(error, BadConfig):
         return str(error)
     return f"{path}: {error}"
-
-
-def required_fields() -> list[str]:
-    """The fields of :class:`PretrainConfig` that have no default."""
-    return [f.name for f in fields(PretrainConfig) if f.default is MISSING and f.default_factory is MISSING]

@@ -26,8 +26,8 @@ from coterie.reporting import environment, neighbours_of, picture
 from coterie.training.folder import read_log
 
 TRAIN_IMAGES, TEST_IMAGES, SIDE = 6000, 1500, 32
-SETTINGS = ("backbone.width=0.25", "run.log_steps=5")
-EPOCHS = 20
+SETTINGS = ("backbone.width=0.25", "views.crops.1.count=2", "run.log_steps=23")
+EPOCHS, BATCH_SIZE = 9, 128
 QUERIES, SHOWN = 12, 8
 NEIGHBOURS, TEMPERATURE = 20, 0.07
 
@@ -57,8 +57,8 @@ class Space:
 def demo(out: str | Path = "demo", *, seed: int = 0, listener: Listener | None = None) -> list[str]:
     """Pretrain on patches of photographs without their labels, then judge raw pixels, untrained and pretrained network.
 
-    Writes ``train.parquet``, ``test.parquet`` and ``report.html`` to ``out`` and the run to ``out/run``. If it was stopped, the same
-    call goes on.
+    Writes ``train.parquet``, ``test.parquet`` and ``report.html`` to ``out``, and the run to ``out/run``. If it was stopped,
+    the same call goes on.
 
     Returns:
         The lines that say what came out.
@@ -74,7 +74,16 @@ def demo(out: str | Path = "demo", *, seed: int = 0, listener: Listener | None =
         f"{TRAIN_IMAGES} training and {TEST_IMAGES} test patches of {SIDE} x {SIDE} pixels from {classes} photographs, "
         "from disjoint regions; which photograph is asked, and never told in training"
     )
-    run = api.pretrain("swav", train, out / "run", epochs=EPOCHS, seed=seed, settings=SETTINGS, listener=listener)
+    run = api.pretrain(
+        "swav",
+        train,
+        out / "run",
+        epochs=EPOCHS,
+        batch_size=BATCH_SIZE,
+        seed=seed,
+        settings=SETTINGS,
+        listener=listener,
+    )
     spaces = compare(run, labelled_pair((str(train),), (str(test),)))
     before = max(space.accuracy for space in spaces[:-1])
     report(out / "report.html", run, spaces, labelled_pair((str(train),), (str(test),)))

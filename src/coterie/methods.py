@@ -15,7 +15,7 @@ from coterie.models.backbone import BackboneConfig
 from coterie.models.head import HeadConfig
 from coterie.planning import Facts
 from coterie.schedule import Cosine
-from coterie.training.optimizer import LarsConfig, SgdConfig
+from coterie.training.optimizer import AdamWConfig, LarsConfig
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 SWAV_STD = (0.228, 0.224, 0.225)
@@ -47,8 +47,8 @@ def swav_imagenet_256(
 ) -> PretrainConfig:
     """SwAV on ImageNet at batch 256 with a queue, as published (Caron et al. 2020, section 4.3 and appendix A.6).
 
-    Command: ``coterie pretrain swav_imagenet_256 IMAGENET/train --out RUN``. The authors used 4 V100, 52 min an epoch, and publish
-    72.7 / 74.3 % linear top-1 after 200 / 400 epochs. Not measured here. No warm-up; the queue of 3,840 starts at epoch 15.
+    Command: ``coterie pretrain swav_imagenet_256 IMAGENET/train --out RUN``. The authors used 4 V100, 52 min an epoch, and
+    publish 72.7 / 74.3 % linear top-1 after 200 / 400 epochs. Not measured here. No warm-up; the queue of 3,840 starts at epoch 15.
     """
     return PretrainConfig(
         method="swav_imagenet_256",
@@ -90,9 +90,9 @@ def swav(
         projector=HeadConfig(hidden=(512,), width=128) if facts.small else HeadConfig(),
         groups=LearnedGroupsConfig(counts=(groups,), frozen_steps=steps),
         memory=MemoryConfig(length=past, start_epoch=1) if past else None,
-        optimizer=SgdConfig(momentum=0.9, weight_decay=1e-4) if facts.small else LarsConfig(),
+        optimizer=AdamWConfig(weight_decay=1e-4) if facts.small else LarsConfig(),
         learning_rate=(
-            Cosine(peak=0.1 * batch / 256, final=1e-4 * batch / 256, warmup_epochs=1)
+            Cosine(peak=2e-3 * (batch / 256) ** 0.5, final=2e-5 * (batch / 256) ** 0.5, warmup_epochs=1)
             if facts.small
             else Cosine(peak=0.6 * batch / 256, final=0.0006 * batch / 256)
         ),
@@ -121,7 +121,7 @@ def _small_views(facts: Facts) -> ViewPlan:
     return ViewPlan(
         crops=(
             Crops(count=2, size=facts.side, scale=(0.2, 1.0), augmentation=augmentation),
-            Crops(count=4, size=max(16, round(facts.side * 9 / 16)), scale=(0.05, 0.3), augmentation=augmentation),
+            Crops(count=4, size=max(16, round(facts.side * 9 / 16)), scale=(0.08, 0.4), augmentation=augmentation),
         ),
         channels=facts.channels,
         mean=facts.mean,

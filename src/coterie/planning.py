@@ -40,12 +40,12 @@ class Facts:
 
 
 def group_count(images: int) -> int:
-    """About a hundred images a group, between 30 and 3,000.
+    """About a hundred images a group, at most 3,000; at least 100, if that leaves twenty images a group.
 
     An order of magnitude above the number of classes is the authors' rule (swav#37); the published 3,000 suit a million
     images, and few images cannot fill many groups.
     """
-    return max(30, min(3000, round(images / 1000) * 10))
+    return max(2, min(100, images // 20), min(3000, round(images / 1000) * 10))
 
 
 def batch_size(images: int) -> int:

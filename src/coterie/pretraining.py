@@ -11,7 +11,7 @@ from coterie.atomic import write_text
 from coterie.config import PretrainConfig, read_toml, to_dict, to_toml
 from coterie.data.loader import Loader
 from coterie.data.source import ImageSource
-from coterie.errors import BadConfig, BadRun
+from coterie.errors import BadConfig, BadRun, UserError
 from coterie.evaluation.knn import knn_of
 from coterie.evaluation.labelled import Labelled, labelled_pair
 from coterie.exporting.weights import save_backbone
@@ -31,6 +31,8 @@ class Pretraining:
     def __init__(self, folder: RunFolder, source: ImageSource, config: PretrainConfig, listener: Listener) -> None:
         """Check that the settings fit the images and what the folder holds; nothing is written yet."""
         self.folder, self.source, self.config, self.listener = folder, source, config, listener
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            raise UserError("several processes are not supported yet: start coterie without torchrun")
         if max(config.groups.counts) > len(source):
             raise BadConfig(
                 f"groups.counts is {max(config.groups.counts)}, more than the {len(source)} images: "

@@ -1,0 +1,123 @@
+from dataclasses import replace
+
+import pytest
+
+from coterie.config import ProbeConfig, assigned, from_dict, known_paths, put, read_toml, to_dict, to_toml
+from coterie.errors import BadConfig
+from coterie.methods import METHODS
+from coterie.planning import Facts
+from coterie.schedule import Constant
+from coterie.training.optimizer import AdamWConfig, SgdConfig
+
+SMALL = Facts(images=50_000, side=32)
+
+
+@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("facts", [SMALL, Facts(1_281_167, 375), Facts(500, 64, channels=5, bits=16, mean=(0.5,) * 5, std=(0.2,) * 5)])
+def test_every_preset_survives_toml(name: str, facts: Facts, tmp_path) -> None:
+    config = replace(METHODS[name](facts), data=("a folder", "b"), probe=ProbeConfig(("labelled",)), clip=3.0)
+    (tmp_path / "config.toml").write_text(to_toml(config))
+    assert from_dict(read_toml(tmp_path / "config.toml")) == config
+
+
+def changed(*settings: str) -> dict:
+    content = to_dict(METHODS["swav"](SMALL))
+    for setting in settings:
+        put(content, *assigned(setting))
+    return content
+
+
+def test_settings_are_read_with_their_types() -> None:
+    config = from_dict(
+        changed(
+            "groups.counts=300",
+            "views.crops.1.scale=[0.1, 0.5]",
+            "views.crops.0.augmentation.flip=0",
+            "memory=none",
+            "optimizer={kind='sgd', momentum=0.8}",
+            "learning_rate={kind='constant', value=0.5}",
+            "run.device=cpu",
+            "backbone.name=resnet50",
+        )
+    )
+    assert config.groups.counts == (300,)
+    assert config.views.crops[1].scale == (0.1, 0.5)
+    assert config.views.crops[0].augmentation.flip == 0.0
+    assert config.memory is None
+    assert config.optimizer == SgdConfig(momentum=0.8)
+    assert config.learning_rate == Constant(0.5)
+    assert (config.run.device, config.backbone.name) == ("cpu", "resnet50")
+
+
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [
+        ("optimizer.betas=[0.9, 'x']", "optimizer"),
+        ("run.save_minutes='soon'", "run.save_minutes: 'soon' is not a number"),
+        ("projector.batch_norm=1", "projector.batch_norm: 1 is not true or false"),
+        ("backbone.name=7", "backbone.name: 7 is not a text"),
+        ("seed=-1", "seed is -1"),
+        ("seed=3.7", "seed: 3.7 is not a whole number"),
+        ("temperature=0", "temperature is 0"),
+        ("groups.counts=[1]", "at least 2 groups"),
+        ("views.crops.0.augmentation.jitter=2", "jitter"),
+        ("views.target_views=[9]", "target_views"),
+    ],
+)
+def test_what_cannot_be_meant_names_the_path_and_the_rule(setting: str, said: str) -> None:
+    with pytest.raises(BadConfig) as raised:
+        from_dict(changed(setting))
+    assert said in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+def test_unknown_and_missing_keys() -> None:
+    with pytest.raises(BadConfig, match="did you mean groups.frozen_steps"):
+        changed("groups.frozen_step=3")
+    content = changed()
+    content["groups"]["cuonts"] = [3]
+    with pytest.raises(BadConfig, match=r"groups.cuonts: there is no such setting; did you mean counts"):
+        from_dict(content)
+    content = changed()
+    del content["epochs"]
+    with pytest.raises(BadConfig, match="epochs"):
+        from_dict(content)
+
+
+def test_every_path_can_be_set() -> None:
+    content = changed()
+    paths = known_paths(content)
+    assert {"groups.counts", "views.crops.1.augmentation.hue", "optimizer.betas.0", "learning_rate.peak", "probe.train"} <= set(paths)
+    assert "optimizer.trust" not in paths  # that is of another kind
+    assert isinstance(from_dict(content).optimizer, AdamWConfig)
+
+
+def test_the_published_presets() -> None:
+    """methods.md 2.1, cell by cell."""
+    imagenet = Facts(1_281_167, 375)
+    large, small = METHODS["swav_imagenet_4096"](imagenet), METHODS["swav_imagenet_256"](imagenet)
+    for config in (large, small):
+        assert [(c.count, c.size, c.scale) for c in config.views.crops] == [(2, 224, (0.14, 1.0)), (6, 96, (0.05, 0.14))]
+        assert (config.views.mean, config.views.std) == ((0.485, 0.456, 0.406), (0.228, 0.224, 0.225))
+        assert (config.backbone.name, config.backbone.width, config.backbone.stem) == ("resnet50", 1.0, "standard")
+        assert (config.projector.hidden, config.projector.width, config.projector.batch_norm) == ((2048,), 128, True)
+        assert (config.groups.counts, config.temperature) == ((3000,), 0.1)
+        assert (config.assignment.temperature, config.assignment.iterations) == (0.05, 3)
+        assert to_dict(config)["optimizer"] == {"kind": "lars", "momentum": 0.9, "weight_decay": 1e-6, "trust": 0.001}
+    rate = to_dict(large)["learning_rate"]
+    assert rate == {"kind": "cosine", "peak": 4.8, "final": 0.0048, "warmup_epochs": 10, "start": 0.3}
+    assert (large.batch_size, large.groups.frozen_steps, large.memory) == (4096, 313, None)
+    assert to_dict(small)["learning_rate"] == {"kind": "cosine", "peak": 0.6, "final": 0.0006, "warmup_epochs": 0, "start": 0}
+    assert (small.batch_size, small.groups.frozen_steps) == (256, 5005)
+    assert (small.memory.length, small.memory.start_epoch) == (3840, 15)
+
+
+@pytest.mark.parametrize("images", [20, 100, 1000, 10_000, 1_000_000])
+@pytest.mark.parametrize("side", [16, 32, 64, 96, 224, 1000])
+def test_automatic_values_make_sense(images: int, side: int) -> None:
+    config = METHODS["swav"](Facts(images, side))
+    assert config.batch_size <= images
+    assert max(config.groups.counts) <= max(2, images / 10)
+    assert (config.backbone.stem == "small") == (side <= 64)
+    if config.memory:
+        assert config.memory.length % config.batch_size == 0

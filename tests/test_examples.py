@@ -1,0 +1,45 @@
+"""Each example runs as it stands."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+from PIL import Image
+
+from coterie.data.photos import photo_patches
+from coterie.demonstration import write_patches
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+
+
+def run(name: str, *words: str | Path) -> str:
+    command = [sys.executable, str(EXAMPLES / name), *map(str, words)]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+
+def test_own_loop() -> None:
+    losses = [float(line.rsplit(" ", 1)[1]) for line in run("own_loop.py").splitlines()]
+    assert losses[-1] < losses[0]
+
+
+def test_own_photos(tmp_path: Path) -> None:
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for number, patch in enumerate(photo_patches("train", 32, 16).images):
+        Image.fromarray(patch[:, :, 0]).convert("RGB").save(folder / f"{number}.png")
+    said = run("own_photos.py", folder, tmp_path / "run", 1)
+    assert "32 embeddings" in said
+    assert "resnet18: 512 features an image" in said
+
+
+def test_cifar10(tmp_path: Path) -> None:
+    for split in ("train", "test"):
+        write_patches(tmp_path / f"{split}.parquet", photo_patches(split, 36, 16))
+    assert "after 1 epochs" in run("cifar10.py", tmp_path, tmp_path / "run", 1)
+
+
+def test_every_example_is_run_here() -> None:
+    tested = {name.removeprefix("test_") for name in globals() if name.startswith("test_")}
+    assert {path.stem for path in EXAMPLES.glob("*.py")} <= tested
+
+
