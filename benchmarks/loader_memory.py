@@ -5,8 +5,8 @@
 A text list of made-up names (the files are not read) is opened as a source. Workers are forked; each looks up the name,
 the path and the label of images at random and collects garbage, as a loader's workers do over an epoch. What is summed
 over all processes is the proportional set size (PSS: a page shared by n processes counts 1/n in each). Growth is the
-difference from a run over a source of 1000 images, each in a fresh process, and is reported per image, the bytes of the
-names taken off. Beside it, the same with a Python list of (path, label), as torchvision's ImageFolder keeps.
+difference from a run over a source of 10,000 images, each in a fresh process, and is reported per image, the bytes of the
+names taken off; ``coterie_loader`` is the whole training loader, torch's worker processes included. Beside it, the same with a Python list of (path, label), as torchvision's ImageFolder keeps.
 """
 
 import argparse
@@ -20,12 +20,14 @@ import tempfile
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from importlib.metadata import version
-from multiprocessing import get_context
+from multiprocessing import active_children, get_context
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 AIM = 100  # bytes an image above its name
-SMALL = 1000
+SMALL = 10_000
 
 
 def write_list(path: Path, images: int) -> int:
@@ -64,15 +66,56 @@ def touch_python_list(source: Any, index: int) -> None:
     hash((path, label))
 
 
+class Small:
+    """A source whose names are looked up, and whose images are all the same small one."""
+
+    classes: tuple[str, ...] = ()
+
+    def __init__(self, source: Any) -> None:
+        self.source = source
+        self.image = np.zeros((8, 8, 3), np.uint8)
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, index: int) -> Any:
+        touch_coterie(self.source, index)
+        return self.image
+
+    def name(self, index: int) -> str:
+        return self.source.name(index)
+
+    def label(self, index: int) -> int | None:
+        return None
+
+
+def measure_loader(kind: str, path: Path, workers: int) -> dict[str, int]:
+    """As ``measure``, of the whole training loader in its second epoch (the order of an epoch is held too)."""
+    from coterie.data.loader import Loader
+    from coterie.data.views import Crops, ViewPlan
+
+    source = Small(open_coterie(path))
+    opened = pss()
+    plan = ViewPlan(crops=(Crops(2, 8, (0.5, 1.0)),), mean=(0.5,) * 3, std=(0.5,) * 3)
+    loader = Loader(source, plan, batch_size=500, epochs=2, seed=0, workers=workers)
+    total = 0
+    start = max(0, loader.steps_per_epoch - 200 * workers)  # a last stretch of the first epoch, to be as in the middle
+    for progress, _ in loader.resume(start):
+        if progress.step == loader.total_steps - 2 * workers or (progress.epoch == 1 and progress.step_in_epoch == 400):
+            total = sum(pss(process.pid) for process in active_children()) + pss()
+            break
+    return {"images": len(source), "opened": opened, "with_workers": total}
+
+
 KINDS: dict[str, tuple[Callable[[Path], Any], Callable[[Any, int], None]]] = {
     "coterie": (open_coterie, touch_coterie),
     "python_list": (open_python_list, touch_python_list),
 }
 
 
-def pss() -> int:
-    """Bytes of this process, its share of what it shares with others."""
-    rollup = Path("/proc/self/smaps_rollup").read_text()
+def pss(process: int | str = "self") -> int:
+    """Bytes of a process, its share of what it shares with others."""
+    rollup = Path(f"/proc/{process}/smaps_rollup").read_text()
     return next(int(line.split()[1]) * 1024 for line in rollup.splitlines() if line.startswith("Pss:"))
 
 
@@ -116,7 +159,8 @@ def growth(kind: str, images: int, workers: int) -> dict[str, float]:
             path = Path(folder) / f"{count}.txt"
             names = write_list(path, count)
             with ProcessPoolExecutor(1, get_context("spawn")) as fresh:  # nothing is left of the one before
-                figures[count] = fresh.submit(measure, kind, path, workers).result()
+                job = measure_loader if kind == "coterie_loader" else measure
+                figures[count] = fresh.submit(job, kind, path, workers).result()
     grown = {key: figures[images][key] - figures[SMALL][key] for key in ("opened", "with_workers")}
     return {
         "name_bytes_per_image": names / images,
@@ -144,7 +188,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Memory of a source of many images, summed over forked workers.")
     parser.add_argument("--images", type=int, default=1_300_000)
     parser.add_argument("--workers", type=int, default=8)
-    parser.add_argument("--kinds", default=",".join(KINDS))
+    parser.add_argument("--kinds", default=",".join([*KINDS, "coterie_loader"]))
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "loader_memory.json")
     given = parser.parse_args()
     found = {kind: growth(kind, given.images, given.workers) for kind in given.kinds.split(",")}

@@ -13,7 +13,9 @@ SMALL = Facts(images=50_000, side=32)
 
 
 @pytest.mark.parametrize("name", METHODS)
-@pytest.mark.parametrize("facts", [SMALL, Facts(1_281_167, 375), Facts(500, 64, channels=5, bits=16, mean=(0.5,) * 5, std=(0.2,) * 5)])
+@pytest.mark.parametrize(
+    "facts", [SMALL, Facts(1_281_167, 375), Facts(500, 64, channels=5, bits=16, mean=(0.5,) * 5, std=(0.2,) * 5)]
+)
 def test_every_preset_survives_toml(name: str, facts: Facts, tmp_path) -> None:
     config = replace(METHODS[name](facts), data=("a folder", "b"), probe=ProbeConfig(("labelled",)), clip=3.0)
     (tmp_path / "config.toml").write_text(to_toml(config))
@@ -87,7 +89,13 @@ def test_unknown_and_missing_keys() -> None:
 def test_every_path_can_be_set() -> None:
     content = changed()
     paths = known_paths(content)
-    assert {"groups.counts", "views.crops.1.augmentation.hue", "optimizer.betas.0", "learning_rate.peak", "probe.train"} <= set(paths)
+    assert {
+        "groups.counts",
+        "views.crops.1.augmentation.hue",
+        "optimizer.betas.0",
+        "learning_rate.peak",
+        "probe.train",
+    } <= set(paths)
     assert "optimizer.trust" not in paths  # that is of another kind
     assert isinstance(from_dict(content).optimizer, AdamWConfig)
 
@@ -97,7 +105,10 @@ def test_the_published_presets() -> None:
     imagenet = Facts(1_281_167, 375)
     large, small = METHODS["swav_imagenet_4096"](imagenet), METHODS["swav_imagenet_256"](imagenet)
     for config in (large, small):
-        assert [(c.count, c.size, c.scale) for c in config.views.crops] == [(2, 224, (0.14, 1.0)), (6, 96, (0.05, 0.14))]
+        assert [(c.count, c.size, c.scale) for c in config.views.crops] == [
+            (2, 224, (0.14, 1.0)),
+            (6, 96, (0.05, 0.14)),
+        ]
         assert (config.views.mean, config.views.std) == ((0.485, 0.456, 0.406), (0.228, 0.224, 0.225))
         assert (config.backbone.name, config.backbone.width, config.backbone.stem) == ("resnet50", 1.0, "standard")
         assert (config.projector.hidden, config.projector.width, config.projector.batch_norm) == ((2048,), 128, True)
@@ -107,7 +118,13 @@ def test_the_published_presets() -> None:
     rate = to_dict(large)["learning_rate"]
     assert rate == {"kind": "cosine", "peak": 4.8, "final": 0.0048, "warmup_epochs": 10, "start": 0.3}
     assert (large.batch_size, large.groups.frozen_steps, large.memory) == (4096, 313, None)
-    assert to_dict(small)["learning_rate"] == {"kind": "cosine", "peak": 0.6, "final": 0.0006, "warmup_epochs": 0, "start": 0}
+    assert to_dict(small)["learning_rate"] == {
+        "kind": "cosine",
+        "peak": 0.6,
+        "final": 0.0006,
+        "warmup_epochs": 0,
+        "start": 0,
+    }
     assert (small.batch_size, small.groups.frozen_steps) == (256, 5005)
     assert (small.memory.length, small.memory.start_epoch) == (3840, 15)
 

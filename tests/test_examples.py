@@ -41,5 +41,3 @@ def test_cifar10(tmp_path: Path) -> None:
 def test_every_example_is_run_here() -> None:
     tested = {name.removeprefix("test_") for name in globals() if name.startswith("test_")}
     assert {path.stem for path in EXAMPLES.glob("*.py")} <= tested
-
-

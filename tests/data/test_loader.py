@@ -65,7 +65,9 @@ def test_a_bad_image_gives_its_place_to_the_next_good_one() -> None:
     (_, batch), (_, good) = next(bad.resume()), next(loader(batch_size=20, epochs=1).resume())
     assert torch.equal(batch.index, good.index)
     assert {index for index, _ in batch.bad} == {3, 4}
-    differ = {int(i) for i, a, b in zip(batch.index, batch.views[0], good.views[0], strict=True) if not torch.equal(a, b)}
+    differ = {
+        int(i) for i, a, b in zip(batch.index, batch.views[0], good.views[0], strict=True) if not torch.equal(a, b)
+    }
     assert differ == {3, 4}
 
 

@@ -5,7 +5,7 @@ import torch
 from torch.nn import functional as F
 
 from coterie.schedule import Constant
-from coterie.training.monitor import PATIENCE_LINES, Collapsed, Monitor, NotFinite
+from coterie.training.monitor import PATIENCE_LINES, SETTLED_STEPS, Collapsed, Monitor, NotFinite
 from coterie.types import Progress, StepResult, Target
 
 
@@ -57,22 +57,31 @@ def test_hard_labels_and_images_without_one() -> None:
     assert 1 < lines[0]["perplexity"] < 2
 
 
-@pytest.mark.parametrize("what", ["one point", "know nothing"])
-def test_a_collapse_is_warned_of_once_and_may_stop_the_run(what: str) -> None:
+def collapsing(monitor: Monitor, what: str, steps: int) -> None:
     z = torch.ones(2, 64, 16) / 4 if what == "one point" else spread_out(0)
     loss = 1.0 if what == "one point" else math.log(10)
-    codes = torch.full((8, 10), 0.1)
+    for step in range(steps):
+        monitor(Progress(step, 10, 1000), result(loss, z, torch.full((8, 10), 0.1)))
+
+
+@pytest.mark.parametrize(("what", "words"), [("one point", "same embedding"), ("ln K", "know nothing")])
+def test_a_collapse_is_warned_of_once_and_may_stop_the_run(what: str, words: str) -> None:
     monitor, lines = watched()
-    for step in range(2 * (PATIENCE_LINES + 3)):
-        monitor(Progress(step, 10, 1000), result(loss, z, codes))
+    collapsing(monitor, what, SETTLED_STEPS + 4 * PATIENCE_LINES)
     warnings = [line["warning"] for line in lines if "warning" in line]
     assert len(warnings) == 1
-    assert "collapsed" in warnings[0]
+    assert words in warnings[0]
     assert "assignment.temperature" in warnings[0]
     stopping, _ = watched(stop_on_collapse=True)
-    with pytest.raises(Collapsed, match="same embedding" if what == "one point" else what):
-        for step in range(2 * (PATIENCE_LINES + 3)):
-            stopping(Progress(step, 10, 1000), result(loss, z, codes))
+    with pytest.raises(Collapsed, match=words):
+        collapsing(stopping, what, SETTLED_STEPS + 4 * PATIENCE_LINES)
+
+
+def test_a_loss_of_ln_k_at_the_start_is_no_collapse() -> None:
+    monitor, lines = watched()
+    collapsing(monitor, "ln K", SETTLED_STEPS)
+    assert len(lines) > PATIENCE_LINES
+    assert not any("warning" in line for line in lines)
 
 
 def test_a_loss_that_is_no_number_ends_the_run() -> None:

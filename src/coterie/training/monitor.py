@@ -18,6 +18,8 @@ LARGEST_LOSS = 0.99
 """Above this share of ln K the predictions say nothing about the groups."""
 PATIENCE_LINES = 5
 """So many log lines in a row must look collapsed before a warning is given."""
+SETTLED_STEPS = 100
+"""Before so many steps, and before the end of the first epoch, a loss near ln K is how every run begins."""
 
 
 class Collapsed(UserError):  # noqa: N818 -- the event, as the option is called
@@ -138,7 +140,7 @@ class Monitor:
             "data_wait": min(1.0, self._waited / elapsed),
         }
         self._forget()
-        warning = self._collapse(record)
+        warning = self._collapse(record, progress)
         if warning:
             record["warning"] = warning
         self.write(record)
@@ -154,10 +156,11 @@ class Monitor:
         self._waited = 0.0
         self._since = time.perf_counter()
 
-    def _collapse(self, record: dict[str, Any]) -> str | None:
+    def _collapse(self, record: dict[str, Any], progress: Progress) -> str | None:
         """A warning, once, when the figures have looked collapsed for some lines in a row."""
         one_point = record["spread"] < SMALLEST_SPREAD
-        knows_nothing = record["loss_over_ln_k"] > LARGEST_LOSS
+        settled = progress.step >= max(SETTLED_STEPS, progress.steps_per_epoch)
+        knows_nothing = settled and record["loss_over_ln_k"] > LARGEST_LOSS
         self._streak = self._streak + 1 if one_point or knows_nothing else 0
         if self._streak != PATIENCE_LINES:
             return None
@@ -183,5 +186,9 @@ class Monitor:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take over what :meth:`state_dict` gave."""
-        self._last, self._mass, self._z, self._loss = state["last"], state["mass"], state["z"], state["loss"]
+        device = self._loss.device
+        self._last = [each.to(device) for each in state["last"]]
+        self._mass = [each.to(device) for each in state["mass"]]
+        self._z = None if state["z"] is None else state["z"].to(device)
+        self._loss = state["loss"].to(device)
         self._steps, self._images, self._streak = state["steps"], 0, state["streak"]
