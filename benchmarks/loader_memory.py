@@ -6,7 +6,8 @@ A text list of made-up names (the files are not read) is opened as a source. Wor
 the path and the label of images at random and collects garbage, as a loader's workers do over an epoch. What is summed
 over all processes is the proportional set size (PSS: a page shared by n processes counts 1/n in each). Growth is the
 difference from a run over a source of 10,000 images, each in a fresh process, and is reported per image, the bytes of the
-names taken off; ``coterie_loader`` is the whole training loader, torch's worker processes included. Beside it, the same with a Python list of (path, label), as torchvision's ImageFolder keeps.
+names taken off; ``coterie_loader`` is the whole training loader, torch's worker processes included. Beside it, the same
+with a Python list of (path, label), as torchvision's ImageFolder keeps.
 """
 
 import argparse

@@ -3,12 +3,17 @@
 import inspect
 import json
 import os
+import shutil
+import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import safetensors.torch
+import tifffile
 import torch
 from PIL import Image
 
@@ -218,6 +223,61 @@ def test_bad_images_among_good_ones_are_listed(images: Path, tmp_path: Path, cal
     status, said, err = call("embed", tmp_path / "one", folder, "--out", tmp_path / "rows.parquet")
     assert "37 images" in said
     assert (tmp_path / "rows.parquet.bad.txt").read_text().count("\n") == 3
+
+
+@pytest.mark.parametrize(("channels", "dtype"), [(1, np.uint16), (5, np.uint16), (1, np.uint8)])
+def test_special_images(tmp_path: Path, call, channels: int, dtype: type) -> None:
+    """Grey, 16-bit and many-channel TIFF, with quarter turns and flips upside down."""
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    generator = np.random.default_rng(0)
+    for number in range(24):
+        pixels = generator.integers(0, np.iinfo(dtype).max, (20, 20, channels), dtype=dtype)
+        tifffile.imwrite(folder / f"{number:02}.tif", pixels.squeeze(), photometric="minisblack")
+    turned = [f"views.crops.{n}.augmentation.{what}" for n in (0, 1) for what in ("rotation=1.0", "vertical_flip=0.5")]
+    more = [part for setting in (*turned, f"views.channels={channels}") for part in ("--set", setting)]
+    status, _, err = call(*pretrain(folder, tmp_path / "run", *more))
+    assert status == 0, err
+    views = tomllib.loads((tmp_path / "run" / "config.toml").read_text())["views"]
+    assert views["channels"] == len(views["mean"]) == len(views["std"]) == channels
+    assert views["crops"][0]["augmentation"]["jitter"] == 0
+    assert 0.4 < views["mean"][0] < 0.6
+    assert call("embed", tmp_path / "run", folder, "--out", tmp_path / "rows.parquet")[0] == 0
+
+
+def test_bfloat16_on_a_cpu(images: Path, tmp_path: Path, call) -> None:
+    assert call(*pretrain(images, tmp_path / "run", "--set", "run.precision=bfloat16"))[0] == 0
+    records = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert all(np.isfinite(record["loss"]) for record in records)
+
+
+def test_several_processes_are_refused(images: Path, tmp_path: Path, call, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    status, _, err = call(*pretrain(images, tmp_path / "run"))
+    assert (status, err.count("\n")) == (2, 1)
+    assert "several processes are not supported yet" in err
+
+
+def test_a_full_disk(images: Path, tmp_path: Path, call) -> None:
+    """The run stops with one line; what was saved before is whole, and with more room the same command goes on."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if (
+        os.geteuid() != 0
+        or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=9m", "none", disk], check=False).returncode
+    ):
+        pytest.skip("only root may mount a small disk")
+    words = pretrain(images, disk / "run", "--set", "run.save_steps=2")
+    try:
+        assert call(*pretrain(images, disk / "other"))[0] == 0  # it fits once, at the end
+        status, _, err = call(*words)
+        assert (status, err.strip().count("\n")) == (2, err.strip().count("\n"))
+        assert "the disk is full" in err.strip().splitlines()[-1]
+        assert not list((disk / "run").rglob("*.part"))
+        shutil.rmtree(disk / "other")
+        assert call(*words)[0] == 0
+    finally:
+        subprocess.run(["umount", disk], check=True)
 
 
 def test_only_bad_images(tmp_path: Path, call) -> None:

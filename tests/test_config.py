@@ -74,11 +74,11 @@ def test_what_cannot_be_meant_names_the_path_and_the_rule(setting: str, said: st
 
 
 def test_unknown_and_missing_keys() -> None:
-    with pytest.raises(BadConfig, match="did you mean groups.frozen_steps"):
+    with pytest.raises(BadConfig, match=r"did you mean groups\.frozen_steps"):
         changed("groups.frozen_step=3")
     content = changed()
     content["groups"]["cuonts"] = [3]
-    with pytest.raises(BadConfig, match=r"groups.cuonts: there is no such setting; did you mean counts"):
+    with pytest.raises(BadConfig, match=r"groups\.cuonts: there is no such setting; did you mean counts"):
         from_dict(content)
     content = changed()
     del content["epochs"]

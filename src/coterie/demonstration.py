@@ -113,7 +113,8 @@ def report(path: Path, run: Path, spaces: list[Space], pair: Labelled) -> None:
     look, classes = eye(config), pair.train.classes
     trained, before = spaces[-1], max(space.accuracy for space in spaces[:-1])
     rows = []
-    for query in range(0, len(pair.test), len(pair.test) // QUERIES + 1):
+    step = len(pair.test) // QUERIES - (len(pair.test) // QUERIES % len(classes) == 0)  # not the same class each time
+    for query in range(0, step * QUERIES, step):
         label = int(trained.test.labels[query])
         strips = [
             Strip(space.name, neighbours_of(space.test.rows[query], space.train, pair.train, look, SHOWN, label))

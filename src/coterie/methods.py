@@ -45,10 +45,11 @@ def swav_imagenet_4096(
 def swav_imagenet_256(
     facts: Facts, *, epochs: int | None = None, batch_size: int | None = None, backbone: str | None = None
 ) -> PretrainConfig:
-    """SwAV on ImageNet at batch 256 with a queue, as published (Caron et al. 2020, section 4.3 and appendix A.6).
+    """SwAV on ImageNet at batch 256 with a queue, as published (Caron et al. 2020, section 4.3, appendix A.6).
 
     Command: ``coterie pretrain swav_imagenet_256 IMAGENET/train --out RUN``. The authors used 4 V100, 52 min an epoch, and
-    publish 72.7 / 74.3 % linear top-1 after 200 / 400 epochs. Not measured here. No warm-up; the queue of 3,840 starts at epoch 15.
+    publish 72.7 / 74.3 % linear top-1 after 200 / 400 epochs. Not measured here. No warm-up; the queue of 3,840 starts at
+    epoch 15.
     """
     return PretrainConfig(
         method="swav_imagenet_256",
