@@ -12,7 +12,7 @@ import coterie
 folder, run = sys.argv[1:3]
 epochs = int(sys.argv[3]) if len(sys.argv) > 3 else None
 
-coterie.pretrain("swav", folder, run, epochs=epochs)  # stopped? the same line goes on
+coterie.pretrain("swav", folder, out=run, epochs=epochs)  # stopped? the same line goes on
 written = coterie.embed(run, folder, f"{run}/embeddings.parquet")
 print(f"{written} embeddings in {run}/embeddings.parquet")
 

@@ -11,7 +11,7 @@ from coterie.demonstration import write_patches
 from coterie.training.monitor import Collapsed
 
 SETTINGS = ("backbone.width=0.125", "views.crops.1.count=1", "views.crops.1.size=8", "run.log_steps=4", "run.workers=1")
-COLLAPSING = ("assignment.temperature=1.0", "groups.frozen_steps=0")
+COLLAPSING = ("temperature=1.0", "assignment.temperature=1.0", "groups.frozen_steps=0")
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +28,7 @@ def warnings(run: Path) -> list[str]:
 
 def train(images: Path, out: Path, *settings: str, on_collapse: str | None = None) -> Path:
     every = (*SETTINGS, *settings)
-    return coterie.pretrain("swav", images, out, epochs=16, batch_size=64, settings=every, on_collapse=on_collapse)
+    return coterie.pretrain("swav", images, out=out, epochs=16, batch_size=64, settings=every, on_collapse=on_collapse)
 
 
 def test_the_healthy_preset_is_not_warned_of(images: Path, tmp_path: Path) -> None:

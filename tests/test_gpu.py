@@ -30,12 +30,12 @@ def test_train_stop_go_on_embed_and_evaluate(tmp_path: Path, precision: str) -> 
     write_patches(table, photo_patches("train", 256, 32))
     settings = ("run.device=cuda", f"run.precision={precision}", "run.save_steps=3", "run.log_steps=1", "run.workers=2")
     small = ("backbone.width=0.25", "groups.counts=[20]", "memory.length=64", "memory.start_epoch=1")
-    run = coterie.pretrain("swav", table, tmp_path / "run", epochs=4, batch_size=64, settings=(*settings, *small))
+    run = coterie.pretrain("swav", table, out=tmp_path / "run", epochs=4, batch_size=64, settings=(*settings, *small))
     losses = [json.loads(line)["loss"] for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert all(torch.tensor(losses).isfinite())
     newest = sorted((run / "checkpoint").glob("step-*.pt"))[-1]
     newest.unlink()  # as if it had been stopped before the end
-    coterie.pretrain("swav", table, run, epochs=4, batch_size=64, settings=(*settings, *small))
+    coterie.pretrain("swav", table, out=run, epochs=4, batch_size=64, settings=(*settings, *small))
     again = [json.loads(line)["loss"] for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert again == pytest.approx(losses, rel=0.05)
     assert coterie.embed(run, table, tmp_path / "rows.parquet") == 256

@@ -35,7 +35,7 @@ def losses(data: list[Path], out: Path, *settings: str) -> list[float]:
     coterie.pretrain(
         "swav",
         data,
-        out,
+        out=out,
         epochs=1,
         batch_size=16,
         settings=("run.log_steps=1", "run.workers=1", "run.threads=1", *settings),

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from coterie.assembly import assemble, choose_device, eye
+from coterie.assembly import assemble, choose_device, choose_workers, eye
 from coterie.atomic import write_text
 from coterie.config import PretrainConfig, assigned, from_dict, put, read_toml, to_dict
 from coterie.data.source import ImageSource, open_source
@@ -35,8 +35,8 @@ PROBES = ("knn",)
 def pretrain(
     method: str | None = None,
     data: Paths = (),
-    out: str | Path = "run",
     *,
+    out: str | Path,
     backbone: str | None = None,
     epochs: int | None = None,
     batch_size: int | None = None,
@@ -72,8 +72,10 @@ def pretrain(
         UserError: anything that the caller can mend, in one line.
     """
     listener = listener or Silent()
-    flags = {"epochs": epochs, "batch_size": batch_size, "seed": seed, "backbone.name": backbone}
+    flags: dict[str, Any] = {"epochs": epochs, "batch_size": batch_size, "seed": seed, "backbone.name": backbone}
     flags |= {"run.on_collapse": on_collapse}
+    if probe_test and not probe:
+        raise BadConfig("--probe-test names what is asked; name with --probe what is learned from")
     if probe:
         flags |= {"probe": {"train": list(_strings(probe)), "test": list(_strings(probe_test))}}
     source, wanted = resolve(method, _strings(data), config, flags, settings)
@@ -98,11 +100,14 @@ def resolve(
     data = data or tuple(chosen.get("data", ()))
     if not data:
         raise UserError("name the images: a folder, a list, a glob, *.parquet or *.tar")
+    if method != chosen.get("method", method) or (method or chosen.get("method")) not in METHODS:
+        hint = "; with --config, leave out the method, or write it before the images" if chosen else ""
+        raise BadConfig(f"{method} is not the method: choose one of {', '.join(sorted(METHODS))}{hint}")
+    if (wishes.get("batch_size") or 2) < 2:
+        raise BadConfig(f"batch_size is {wishes['batch_size']}: grouping needs at least 2 images a batch")
     source = open_source(*data)
     if config is None:
-        preset = METHODS.get(method or "")
-        if preset is None:
-            raise BadConfig(f"{method} is no method: choose one of {', '.join(sorted(METHODS))}")
+        preset = METHODS[method or ""]
         channels = next((value for path, value in map(assigned, settings) if path == "views.channels"), None)
         facts = _facts(source, channels if type(channels) is int and channels > 0 else None)
         chosen = to_dict(
@@ -144,7 +149,7 @@ def evaluate(
     *,
     probes: Sequence[str] = PROBES,
     device: str = "auto",
-    workers: int = 0,
+    workers: int = -1,
     listener: Listener | None = None,
 ) -> dict[str, dict[str, float]]:
     """Judge a run's frozen backbone by labelled images.
@@ -155,7 +160,7 @@ def evaluate(
         test: labelled sources that it is asked; without it, every fifth image of ``train``.
         probes: of ``knn``.
         device: ``auto``, ``cpu`` or ``cuda``.
-        workers: processes that load images.
+        workers: processes that load images; -1: as many as there are cores to spare.
         listener: is told what happens.
 
     Returns:
@@ -171,7 +176,11 @@ def evaluate(
     pair = labelled_pair(_strings(train), _strings(test))
     for line in pair.remarks:
         listener.warn(line)
-    result = {"knn": knn_of(load_backbone(run).to(where), pair, look, workers=workers, device=where, listener=listener)}
+    result = {
+        "knn": knn_of(
+            load_backbone(run).to(where), pair, look, workers=choose_workers(workers), device=where, listener=listener
+        )
+    }
     if Path(run).is_dir():
         path = Path(run) / "evaluation.json"
         earlier = json.loads(path.read_text()) if path.exists() else {}
@@ -185,7 +194,7 @@ def embed(
     out: str | Path,
     *,
     device: str = "auto",
-    workers: int = 0,
+    workers: int = -1,
     listener: Listener | None = None,
 ) -> int:
     """Write name, label if there is one, embedding, group and its probability of each image to a parquet file.
@@ -202,7 +211,7 @@ def embed(
     if state is None:
         raise BadRun(f"{run} has no checkpoint: it is no run's folder, or nothing is saved yet")
     where = choose_device(device)
-    student = assemble(config, where).student
+    student = assemble(config, where, starting_weights=False).student
     student.load_state_dict(state["student"])
     student.eval()
 
@@ -213,7 +222,9 @@ def embed(
         return h[0], group, probability
 
     source = open_source(*_strings(data))
-    stream = embedded_batches(look, source, eye(config), workers=workers, device=where, listener=listener)
+    stream = embedded_batches(
+        look, source, eye(config), workers=choose_workers(workers), device=where, listener=listener
+    )
     written, bad = write_table(out, source, stream)
     if bad:
         lines = "".join(f"{source.name(index)}\t{reason}\n" for index, reason in bad)

@@ -1,6 +1,7 @@
 """From settings to objects: the only place that reads a whole config and builds from it."""
 
-from dataclasses import dataclass
+import os
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -24,12 +25,16 @@ class Parts:
     objective: Objective
 
 
-def assemble(config: PretrainConfig, device: torch.device | str = "cpu") -> Parts:
-    """Student and objective, as new, from ``config.seed`` alone; the global random state is left as it was."""
+def assemble(config: PretrainConfig, device: torch.device | str = "cpu", *, starting_weights: bool = True) -> Parts:
+    """Student and objective, as new, from ``config.seed`` alone; the global random state is left as it was.
+
+    ``starting_weights`` off leaves the file of ``backbone.weights`` alone: a checkpoint will be loaded, and need not have it.
+    """
     size = max(config.views.sizes)
+    network = config.backbone if starting_weights else replace(config.backbone, weights=None)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        backbone = build_backbone(config.backbone, size)
+        backbone = build_backbone(network, size)
         check_view_sizes(backbone, config.backbone, config.views.sizes)
         encoder = Encoder(backbone, Head(feature_width(backbone), config.projector))
         groups = LearnedGroups.build(config.groups, config.projector.width)
@@ -60,13 +65,19 @@ def choose_device(name: str) -> torch.device:
     """The device that is meant; ``auto`` is CUDA where there is one."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise BadConfig(f"run.device is {name!r}: write auto, cpu, cuda or cuda:0") from None
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise UserError(f"run.device is {name}, but torch sees no CUDA device here: use --set run.device=cpu")
-    return device
+    kind, _, number = name.partition(":")
+    if kind not in ("cpu", "cuda") or (number and not number.isdecimal()):
+        raise BadConfig(f"run.device is {name!r}: write auto, cpu, cuda or cuda:0")
+    if kind == "cuda" and int(number or 0) >= torch.cuda.device_count():
+        raise UserError(f"run.device is {name}, but torch sees no CUDA device of that name: use --set run.device=cpu")
+    return torch.device(name)
+
+
+def choose_workers(number: int) -> int:
+    """How many processes load images; -1: as many as there are cores to spare, at least 1 and at most 16."""
+    if number < -1:
+        raise BadConfig(f"workers is {number}: give 0 (none), more, or -1 (as many as there are cores to spare)")
+    return number if number >= 0 else max(1, min(16, len(os.sched_getaffinity(0)) - 1))
 
 
 def choose_autocast(precision: str, device: torch.device) -> torch.dtype | None:

@@ -3,7 +3,7 @@
 import errno
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from coterie.errors import UserError
@@ -34,12 +34,12 @@ def writing(path: str | Path, name: Callable[[Path], str] | None = None) -> Iter
         part.replace(path.with_name(name(part)) if name else path)
         _sync_folder(path.parent)
     except OSError as error:
-        part.unlink(missing_ok=True)
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
         raise UserError(_why(error, path)) from error
     except RuntimeError as error:  # torch and pyarrow report a full disk in their own ways
         part.unlink(missing_ok=True)
-        full = os.statvfs(path.parent).f_bavail == 0 or "No space left" in str(error) or "write" in str(error).lower()
-        if not full:
+        if not any(words in str(error) for words in ("No space left", "PytorchStreamWriter", "unexpected pos")):
             raise
         raise UserError(_why(OSError(errno.ENOSPC, ""), path)) from error
     except BaseException:

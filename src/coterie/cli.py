@@ -74,7 +74,7 @@ def pretrain(
     wishes = {"backbone": backbone, "epochs": epochs, "batch_size": batch_size, "seed": seed, "config": config}
     probes = {"probe": probe, "probe_test": probe_test, "on_collapse": on_collapse}
     with closing(Terminal()) as terminal:
-        folder = api.pretrain(method, data, out, **wishes, settings=settings, **probes, listener=terminal)  # type: ignore[arg-type]
+        folder = api.pretrain(method, data, out=out, **wishes, settings=settings, **probes, listener=terminal)  # type: ignore[arg-type]
     _print(f"{folder}: the backbone is in {folder / 'model.safetensors'}, look at {folder / 'report.html'}")
 
 
@@ -86,7 +86,7 @@ def evaluate(
     test: Sources = (),
     probes: str = "knn",
     device: str = "auto",
-    workers: int = 0,
+    workers: int = -1,
 ) -> None:
     """Judge a run's frozen backbone by labelled images.
 
@@ -103,7 +103,7 @@ def evaluate(
     device
         auto, cpu or cuda.
     workers
-        Processes that load images.
+        Processes that load images; -1: as many as there are cores to spare.
     """
     from coterie import api
     from coterie.terminal import Terminal
@@ -123,7 +123,7 @@ def embed(
     *data: str,
     out: Annotated[Path, Parameter(name="--out")],
     device: str = "auto",
-    workers: int = 0,
+    workers: int = -1,
 ) -> None:
     """Write name, label, embedding, group and its probability of each image to a parquet file.
 
@@ -138,7 +138,7 @@ def embed(
     device
         auto, cpu or cuda.
     workers
-        Processes that load images.
+        Processes that load images; -1: as many as there are cores to spare.
     """
     from coterie import api
     from coterie.terminal import Terminal
@@ -177,9 +177,9 @@ def main() -> None:
     except CycloptsError as error:
         _fail(" ".join(str(error).split()) + " (coterie --help)")
     except UserError as error:
-        _fail(str(error), 128 + getattr(error, "signal", -126))
+        _fail(str(error), error.status)
     except KeyboardInterrupt:
-        _fail("stopped; the same command goes on from the last checkpoint", 130)
+        _fail("stopped", 130)
 
 
 def _print(text: str) -> None:

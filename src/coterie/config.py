@@ -67,6 +67,8 @@ class RunConfig:
     on_collapse: Literal["warn", "stop"] = "warn"
 
     def __post_init__(self) -> None:
+        if self.threads < 0:
+            raise BadConfig(f"run.threads is {self.threads}: give 1 or more, or 0 to have it chosen")
         if self.log_steps < 1:
             raise BadConfig(f"run.log_steps is {self.log_steps}: it must be at least 1")
         if self.save_minutes <= 0 or self.save_steps < 0:
@@ -124,6 +126,7 @@ class PretrainConfig:
             raise BadConfig(f"seed is {self.seed}: it cannot be negative")
         if self.temperature <= 0:
             raise BadConfig(f"temperature is {self.temperature:g}: it must be above 0 (SwAV uses 0.1)")
+        self._check_roles()
         if self.memory is not None and self.memory.length < self.batch_size:
             raise BadConfig(
                 f"memory.length is {self.memory.length}, less than the batch of {self.batch_size}: "
@@ -133,6 +136,16 @@ class PretrainConfig:
             raise BadConfig(
                 f"backbone.channels is {self.backbone.channels} but views.channels is {self.views.channels}: set both alike"
             )
+
+    def _check_roles(self) -> None:
+        roles = self.views.roles
+        if len(roles.student_views) < 2:
+            raise BadConfig("views: the student needs at least 2 views, so that one can predict another's code")
+        missing = sorted({*roles.target_views, *roles.grouped_views} - {*roles.student_views})
+        if missing:
+            raise BadConfig(f"views.student_views leaves out view {missing[0]}, which decides targets or is grouped")
+        if self.memory is not None and roles.target_views != roles.grouped_views:
+            raise BadConfig("views.target_views and views.grouped_views must be the same where there is a memory")
 
 
 _TAGS: dict[type, str] = {
@@ -239,8 +252,13 @@ def put(settings: dict[str, Any], path: str, value: Any) -> None:
     place: Any = settings
     for part in parents:
         place = place[int(part)] if isinstance(place, list) else place.setdefault(part, {})
+        if not isinstance(place, (dict, list)):
+            raise BadConfig(f"--set {path}: {part} has been set to {place!r}, which has no parts")
     if isinstance(place, list):
         place[int(name)] = value
+    elif name == "kind":  # another kind has other settings: it starts from its own
+        place.clear()
+        place[name] = value
     elif value is None:
         place.pop(name, None)
     else:

@@ -40,18 +40,8 @@ class Space:
     train: Embeddings
     test: Embeddings
 
-    @property
-    def accuracy(self) -> float:
-        """Share of test images, in percent, whose class the 20 nearest training images vote for."""
-        figures = knn(
-            self.train.rows,
-            self.train.labels,
-            self.test.rows,
-            self.test.labels,
-            neighbours=(NEIGHBOURS,),
-            temperatures=(TEMPERATURE,),
-        )
-        return figures[f"k{NEIGHBOURS}_t{TEMPERATURE:g}_top1"]
+    accuracy: float
+    """Share of test images, in percent, whose class the 20 nearest training images vote for."""
 
 
 def demo(out: str | Path = "demo", *, seed: int = 0, listener: Listener | None = None) -> list[str]:
@@ -77,16 +67,17 @@ def demo(out: str | Path = "demo", *, seed: int = 0, listener: Listener | None =
     run = api.pretrain(
         "swav",
         train,
-        out / "run",
+        out=out / "run",
         epochs=EPOCHS,
         batch_size=BATCH_SIZE,
         seed=seed,
         settings=SETTINGS,
         listener=listener,
     )
-    spaces = compare(run, labelled_pair((str(train),), (str(test),)))
+    pair = labelled_pair((str(train),), (str(test),))
+    spaces = compare(run, pair)
     before = max(space.accuracy for space in spaces[:-1])
-    report(out / "report.html", run, spaces, labelled_pair((str(train),), (str(test),)))
+    report(out / "report.html", run, spaces, pair)
     lines = [f"kNN accuracy ({NEIGHBOURS} neighbours, {len(spaces[0].test.labels)} test images, {classes} classes):"]
     lines += [f"  {space.name:<20} {space.accuracy:5.1f} %" for space in spaces]
     lines.append(f"  gain over the better {spaces[-1].accuracy - before:+5.1f} points")
@@ -104,7 +95,7 @@ def compare(run: Path, pair: Labelled) -> list[Space]:
         ("untrained network", untrained),
         ("pretrained network", load_backbone(run)),
     ]
-    return [Space(name, *(_embedded(network, pair, look))) for name, network in networks]
+    return [_space(name, network, pair, look) for name, network in networks]
 
 
 def report(path: Path, run: Path, spaces: list[Space], pair: Labelled) -> None:
@@ -148,8 +139,11 @@ def report(path: Path, run: Path, spaces: list[Space], pair: Labelled) -> None:
     )
 
 
-def _embedded(network: nn.Module, pair: Labelled, look: Eye) -> tuple[Embeddings, Embeddings]:
-    return embed_source(network, pair.train, look), embed_source(network, pair.test, look)
+def _space(name: str, network: nn.Module, pair: Labelled, look: Eye) -> Space:
+    train, test = (embed_source(network, part, look) for part in (pair.train, pair.test))
+    ask = {"neighbours": (NEIGHBOURS,), "temperatures": (TEMPERATURE,)}
+    figures = knn(train.rows, train.labels, test.rows, test.labels, **ask)  # type: ignore[arg-type]
+    return Space(name, train, test, figures[f"k{NEIGHBOURS}_t{TEMPERATURE:g}_top1"])
 
 
 def write_patches(path: Path, patches: PhotoPatches) -> None:

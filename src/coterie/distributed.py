@@ -10,14 +10,6 @@ def world_size() -> int:
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
-def all_reduce_sum(values: Tensor) -> Tensor:
-    """The sum of ``values`` (any shape) over the processes; no gradient."""
-    if world_size() > 1:
-        values = values.detach().clone()
-        dist.all_reduce(values)
-    return values
-
-
 def all_logsumexp(values: Tensor) -> Tensor:
     """``log(sum(exp(values)))`` over the processes, element by element (any shape); no gradient.
 

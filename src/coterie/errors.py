@@ -4,6 +4,8 @@
 class UserError(Exception):
     """Something that the person who started the program can mend; the message says how, in one line."""
 
+    status = 2
+
 
 class BadImage(UserError):  # noqa: N818 -- it names the thing, like KeyError
     """One image that cannot be decoded; the run goes on without it."""

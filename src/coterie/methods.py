@@ -11,7 +11,7 @@ from coterie.config import PretrainConfig
 from coterie.data.views import Augmentation, Crops, ViewPlan
 from coterie.grouping.groups import LearnedGroupsConfig
 from coterie.grouping.memory import MemoryConfig
-from coterie.models.backbone import BackboneConfig
+from coterie.models.backbone import BackboneConfig, is_resnet
 from coterie.models.head import HeadConfig
 from coterie.planning import Facts
 from coterie.schedule import Cosine
@@ -77,15 +77,15 @@ def swav(
     steps = max(1, facts.images // batch)
     groups = planning.group_count(facts.images)
     past = planning.memory_length(groups, batch)
-    small_stem = facts.side <= planning.SMALL_STEM_SIDE
     network = backbone or ("resnet18" if facts.small else "resnet50")
+    small_stem = facts.side <= planning.SMALL_STEM_SIDE and is_resnet(network)
     return PretrainConfig(
         method="swav",
         data=(),
-        views=_small_views(facts) if facts.small else _imagenet_views(facts),
+        views=_small_views(facts, 1 if is_resnet(network) else 32) if facts.small else _imagenet_views(facts),
         backbone=BackboneConfig(
             name=network,
-            stem="small" if small_stem and network.startswith("resnet") else "standard",
+            stem="small" if small_stem else "standard",
             channels=facts.channels,
         ),
         projector=HeadConfig(hidden=(512,), width=128) if facts.small else HeadConfig(),
@@ -115,14 +115,18 @@ def _imagenet_views(facts: Facts) -> ViewPlan:
     )
 
 
-def _small_views(facts: Facts) -> ViewPlan:
-    """Two crops of the images' own size and four of about half (18 of 32), after solo-learn's small-image multi-crop."""
+def _small_views(facts: Facts, multiple: int) -> ViewPlan:
+    """Two crops of the images' own size and four of about half (18 of 32), after solo-learn's small-image multi-crop.
+
+    Networks that cut an image into patches need sizes that are a ``multiple``.
+    """
+    large, small = (-(-side // multiple) * multiple for side in (facts.side, max(16, round(facts.side * 9 / 16))))
     own = Augmentation(brightness=0.4, contrast=0.4, saturation=0.4, hue=0.1, blur=0.0)
     augmentation = own if facts.colour else _augmentation(facts)
     return ViewPlan(
         crops=(
-            Crops(count=2, size=facts.side, scale=(0.2, 1.0), augmentation=augmentation),
-            Crops(count=4, size=max(16, round(facts.side * 9 / 16)), scale=(0.08, 0.4), augmentation=augmentation),
+            Crops(count=2, size=large, scale=(0.2, 1.0), augmentation=augmentation),
+            Crops(count=4, size=small, scale=(0.08, 0.4), augmentation=augmentation),
         ),
         channels=facts.channels,
         mean=facts.mean,

@@ -2,11 +2,12 @@
 
 import os
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 
-from coterie.assembly import Parts, assemble, choose_autocast, choose_device, eye
+from coterie.assembly import Parts, assemble, choose_autocast, choose_device, choose_workers, eye
 from coterie.atomic import write_text
 from coterie.config import PretrainConfig, read_toml, to_dict, to_toml
 from coterie.data.loader import Loader
@@ -20,7 +21,7 @@ from coterie.reporting import report_run
 from coterie.training import checkpoint
 from coterie.training.folder import RunFolder
 from coterie.training.loop import fit
-from coterie.training.monitor import Monitor
+from coterie.training.monitor import Collapsed, Monitor
 from coterie.training.saver import Saver
 from coterie.types import Batch, Progress, StepResult
 
@@ -39,8 +40,7 @@ class Pretraining:
                 f"use --set groups.counts={max(2, len(source) // 20)} or less"
             )
         self.device = choose_device(config.run.device)
-        cores = len(os.sched_getaffinity(0))
-        self.workers = config.run.workers if config.run.workers >= 0 else max(1, min(16, cores - 1))
+        self.workers = choose_workers(config.run.workers)
         self.loader = Loader(
             source,
             config.views,
@@ -53,11 +53,14 @@ class Pretraining:
         self.bad: dict[int, str] = {}
         self._refuse_another_run()
         self.probe = labelled_pair(config.probe.train, config.probe.test) if config.probe else None
+        for remark in self.probe.remarks if self.probe else ():
+            listener.warn(remark)
 
     def go(self) -> None:
         """Train to the end, from the start or from the last checkpoint."""
         config, folder = self.config, self.folder
-        parts = assemble(config, self.device)
+        begun = bool(checkpoint.found(folder.checkpoints))
+        parts = assemble(config, self.device, starting_weights=not begun)
         optimizer = config.optimizer.build(parts.student)
         monitor = self._monitor()
         saver = self._saver(parts, optimizer, monitor)
@@ -66,9 +69,17 @@ class Pretraining:
         folder.rewind(start)
         if start == self.loader.total_steps:
             self.listener.say(f"{folder.path} is finished after {start} steps; name another --out to train again")
-            return
-        self.listener.say(self._summary(start))
-        with saver.stopping_on_signals():
+        else:
+            self.listener.say(self._summary(start))
+            self._train(parts, optimizer, monitor, saver, start)
+        if start < self.loader.total_steps or not (folder.path / "report.html").exists():
+            self._finish(parts)
+
+    def _train(
+        self, parts: Parts, optimizer: torch.optim.Optimizer, monitor: Monitor, saver: Saver, start: int
+    ) -> None:
+        config = self.config
+        with saver.stopping_on_signals(), self._reporting_a_collapse(parts):
             fit(
                 parts.student,
                 parts.objective,
@@ -80,7 +91,19 @@ class Pretraining:
                 seed=config.seed,
                 observers=[monitor, *self._probes(parts, self.probe), saver],
             )
-        folder.note_bad_images((self.source.name(index), reason) for index, reason in self.bad.items())
+
+    @contextmanager
+    def _reporting_a_collapse(self, parts: Parts) -> Iterator[None]:
+        try:
+            yield
+        except Collapsed:
+            self._finish(parts)
+            raise
+
+    def _finish(self, parts: Parts) -> None:
+        """What a person looks at."""
+        folder, config = self.folder, self.config
+        self._note_bad_images()
         report_run(folder.path, config, self.source, parts.student.encoder.backbone, eye(config), self.device)
         if self.bad:
             self.listener.warn(f"{len(self.bad)} images could not be decoded: {folder.path}/bad_images.txt lists them")
@@ -102,6 +125,7 @@ class Pretraining:
         network = parts.student.encoder.backbone
 
         def save_model() -> None:
+            self._note_bad_images()
             save_backbone(self.folder.model, network, self.config.backbone, look.size, look.mean, look.std)
 
         threads = self.config.run.threads or torch.get_num_threads()
@@ -114,6 +138,9 @@ class Pretraining:
             also=save_model,
             extra={"threads": threads, "images": len(self.source), "bad": self.bad},
         )
+
+    def _note_bad_images(self) -> None:
+        self.folder.note_bad_images((self.source.name(index), reason) for index, reason in self.bad.items())
 
     def _resume(self, saver: Saver) -> int:
         start, passed_over = saver.resume()

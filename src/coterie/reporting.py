@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from coterie.config import PretrainConfig, to_toml
 from coterie.data.decode import decode
 from coterie.data.loader import center_view
-from coterie.data.source import ImageSource
+from coterie.data.source import ImageSource, Subset
 from coterie.embedding.embed import Embeddings, Eye, embed_source
 from coterie.evaluation.report import Gallery, Picture, Report, Row, Strip, write_report
 from coterie.ops.neighbours import nearest
@@ -93,31 +93,10 @@ def neighbours_of(
     )
 
 
-class _Sample:
-    """Evenly spaced images of a source."""
-
-    classes: tuple[str, ...] = ()
-
-    def __init__(self, source: ImageSource, count: int) -> None:
-        self.source = source
-        self.positions = [number * len(source) // count for number in range(count)]
-
-    def __len__(self) -> int:
-        return len(self.positions)
-
-    def __getitem__(self, index: int) -> bytes | np.ndarray:
-        return self.source[self.positions[index]]
-
-    def name(self, index: int) -> str:
-        return self.source.name(self.positions[index])
-
-    def label(self, index: int) -> int | None:
-        return None
-
-
 def _neighbours(source: ImageSource, network: nn.Module, eye: Eye, device: torch.device) -> Gallery:
     """Some images, and which of a sample the network finds nearest to them."""
-    sample = _Sample(source, min(SAMPLED, len(source)))
+    count = min(SAMPLED, len(source))
+    sample = Subset(source, np.arange(count) * len(source) // count)
     training = network.training
     embeddings = embed_source(network.eval(), sample, eye, device=device)
     network.train(training)

@@ -105,3 +105,26 @@ def test_center_batches_leave_bad_images_out() -> None:
     batches = list(stream)
     assert torch.cat([batch.index for batch in batches]).tolist() == [i for i in range(20) if i not in (3, 4)]
     assert [index for batch in batches for index, _ in batch.bad] == [3, 4]
+
+
+def test_images_of_8_and_of_16_bits_in_one_source_are_on_one_scale() -> None:
+    pictures = [np.full((16, 16, 1), 200, np.uint8), np.full((16, 16, 1), 200 * 257, np.uint16)] * 3
+    plan = ViewPlan(
+        crops=(Crops(2, 8, (0.5, 1.0), augmentation=Augmentation(blur=0.0)),), channels=1, mean=(0.0,), std=(1.0,)
+    )
+    _, batch = next(Loader(Arrays(pictures), plan, batch_size=6, epochs=1, seed=0).resume())
+    torch.testing.assert_close(batch.views[0], torch.full((6, 1, 8, 8), 200 / 255), atol=2e-3, rtol=0)
+    (middle,) = center_batches(Arrays(pictures), size=8, channels=1, mean=(0.0,), std=(1.0,))
+    torch.testing.assert_close(middle.views[0], torch.full((6, 1, 8, 8), 200 / 255), atol=2e-3, rtol=0)
+
+
+def test_each_image_is_decoded_once_for_all_its_views() -> None:
+    decoded: list[int] = []
+
+    class Counted(Arrays):
+        def __getitem__(self, index: int):
+            decoded.append(index)
+            return super().__getitem__(index)
+
+    list(Loader(Counted(images()), PLAN, batch_size=20, epochs=1, seed=4).resume())
+    assert sorted(decoded) == list(range(20))

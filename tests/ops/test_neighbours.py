@@ -20,11 +20,21 @@ def test_agrees_with_scikit_learn() -> None:
     np.testing.assert_allclose(1 - similarity.numpy(), distance, atol=1e-12)
 
 
-def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_chunks_bound_the_memory_and_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    largest, topk = [], torch.topk
+
+    def watched(scores: torch.Tensor, count: int, dim: int) -> object:
+        largest.append(scores.numel())
+        return topk(scores, count, dim=dim)
+
+    monkeypatch.setattr(torch, "topk", watched)
     rows, queries = torch.randn(50, 8, dtype=torch.float64), torch.randn(33, 8, dtype=torch.float64)
     whole = nearest(queries, rows, 5)
     monkeypatch.setattr(coterie.ops.neighbours, "CHUNK_ELEMENTS", 120)
+    largest.clear()
     parts = nearest(queries, rows, 5)
+    assert len(largest) > 1
+    assert max(largest) <= 120
     assert torch.equal(whole[1], parts[1])
     torch.testing.assert_close(whole[0], parts[0])
 

@@ -1,12 +1,14 @@
 """Single functions against the numbers of the originals."""
 
+import os
+
 import pytest
 import torch
 
 from coterie.evaluation.knn import knn, knn_predictions
 from coterie.grouping.assignment import Sinkhorn, assign
 from coterie.training.optimizer import Lars
-from tests.parity.conftest import Golden, cases, subcases
+from tests.parity.conftest import FOLDER, Golden, cases, subcases
 
 
 @pytest.mark.parametrize(("file", "case"), subcases("codes_all"))
@@ -66,3 +68,11 @@ def test_knn(file: Golden) -> None:
         assert result[f"{name}_top5"] == pytest.approx(top5, abs=1e-9)
         predictions = knn_predictions(*data[:3], k=int(k), temperature=temperature)
         assert torch.equal(predictions, arrays[f"predictions/{name}"])
+
+
+@pytest.mark.skipif("COTERIE_GOLDEN" in os.environ, reason="another folder of golden files is tested")
+def test_the_golden_files_are_here() -> None:
+    """So that nothing is skipped for want of a file."""
+    assert {"sinkhorn", "larc", "knn", "swav_plain", "swav_multicrop_queue", "swav_multicrop_queue_bn"} <= {
+        path.stem for path in FOLDER.glob("*.npz")
+    }

@@ -43,8 +43,8 @@ def newest(out: Path) -> int:
     return checkpoints[0][0] if checkpoints else 0
 
 
-def killed(images: Path, out: Path, workers: int, inside_the_write: bool, wait: float) -> str:
-    """Start the run, kill it after a new save; what it said on its way."""
+def killed(images: Path, out: Path, workers: int, inside_the_write: bool, wait: float) -> tuple[str, bool]:
+    """Start the run, kill it after a new save; what it said on its way, and whether a write was cut short."""
     before = newest(out)
     process = subprocess.Popen(command(images, out, workers), stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 120
@@ -59,7 +59,7 @@ def killed(images: Path, out: Path, workers: int, inside_the_write: bool, wait: 
     os.kill(process.pid, signal.SIGKILL)
     said = process.communicate()[1]
     assert newest(out) > before
-    return said
+    return said, bool(list((out / "checkpoint").glob(".*.part")))
 
 
 def lines(out: Path) -> list[dict]:
@@ -88,13 +88,18 @@ def test_killed_at_random_moments(images: Path, tmp_path: Path) -> None:
     seed = int.from_bytes(os.urandom(4))
     print(f"seed of the moments: {seed}")
     moments = random.Random(seed)
-    resumed_at = []
-    for number, inside in enumerate([False, True, False, True]):
-        said = killed(images, broken, workers=2 + number % 2, inside_the_write=inside, wait=moments.uniform(0, 0.3))
+    resumed_at, torn = [], []
+    for number, inside in enumerate([False, True, False, True, True]):
+        said, cut = killed(
+            images, broken, workers=1 + number % 2, inside_the_write=inside, wait=moments.uniform(0, 0.2)
+        )
+        torn.append(cut)
         resumed_at += [int(step) for step in re.findall(r"goes on at step (\d+)", said)]
     last = subprocess.run(command(images, broken, workers=1), check=True, capture_output=True, text=True)
     resumed_at += [int(step) for step in re.findall(r"goes on at step (\d+)", last.stderr)]
-    assert len(resumed_at) == 4
+    assert len(resumed_at) == 5
+    assert any(torn), "no kill landed inside a write"
+    assert max(resumed_at) > 12, "no resume with the queue in use"
     assert min(resumed_at) > 0
     assert any(step % 10 for step in resumed_at), "no resume in the middle of an epoch"
     assert lines(broken) == lines(whole)
@@ -108,10 +113,11 @@ def test_killed_at_random_moments(images: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_asked_to_stop_it_saves_and_leaves(images: Path, tmp_path: Path, number: signal.Signals) -> None:
     out = tmp_path / "run"
-    process = subprocess.Popen(command(images, out, workers=1), stderr=subprocess.PIPE, text=True)
+    words = command(images, out, workers=2)
+    process = subprocess.Popen(words, stderr=subprocess.PIPE, text=True, start_new_session=True)
     while not newest(out) and process.poll() is None:
         time.sleep(0.01)
-    process.send_signal(number)
+    os.killpg(process.pid, number)  # as a terminal's Ctrl-C and a scheduler do: the loader's workers get it too
     said = process.communicate(timeout=60)[1]
     assert process.returncode == 128 + number
     stopped = re.search(r"coterie: stopped and saved after step (\d+)", said)

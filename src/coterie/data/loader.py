@@ -1,12 +1,13 @@
 """From a source to batches: the order of images, and worker processes that decode and cut them."""
 
-from collections.abc import Iterator
+import signal
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
@@ -20,6 +21,8 @@ from coterie.types import Batch, Progress
 
 _ORDER_TAG = 0x6F72646572  # "order": keeps this stream apart from that of the views
 _MOST_BAD_IN_A_ROW = 10_000
+WORKER_GRACE_SECONDS = 20
+"""How long a loader worker goes on after a SIGTERM."""
 
 
 def epoch_order(seed: int, epoch: int, count: int) -> Int[np.ndarray, " n"]:
@@ -58,7 +61,7 @@ class _Views(Dataset[Any]):
                 rows.append(apply(image, self.plan, draws, row))
         except UserError as error:  # as a value: an exception would arrive with the worker's traceback in its message
             return error
-        views = [torch.from_numpy(np.stack(view)) for view in zip(*rows, strict=True)]
+        views = [_stacked(view) for view in zip(*rows, strict=True)]
         return _Cut(indices, views, bad)
 
 
@@ -72,6 +75,13 @@ def _decodable(source: ImageSource, index: int, channels: int) -> tuple[np.ndarr
         except BadImage as error:
             bad.append((place, str(error)))
     raise NoImages(f"{len(bad)} images in a row cannot be decoded, the first: {source.name(index)}: {bad[0][1]}")
+
+
+def _stacked(views: Sequence[np.ndarray]) -> Tensor:
+    """One view of several images ``[B, C, H, W]``: uint8, or from 0 to 1 as soon as one of them has 16 bits."""
+    if len({view.dtype for view in views}) > 1:
+        views = [view / np.float32(255) if view.dtype == np.uint8 else view for view in views]
+    return torch.from_numpy(np.stack(views))
 
 
 class Loader:
@@ -139,7 +149,7 @@ class _Centers(Dataset[Any]):
                 kept.append(index)
             except BadImage as error:
                 bad.append((int(index), str(error)))
-        views = [torch.from_numpy(np.stack(images))] if images else []
+        views = [_stacked(images)] if images else []
         return _Cut(np.array(kept, dtype=np.int64), views, bad)
 
 
@@ -195,6 +205,7 @@ def _fetch(dataset: Dataset[Any], requests: Iterator[Any], workers: int, device:
         multiprocessing_context="fork" if workers else None,  # sources and names are shared, not copied
         pin_memory=device.type == "cuda",
         collate_fn=_as_it_is,
+        worker_init_fn=_leave_signals_to_the_run,
     )
     try:
         for cut in loader:
@@ -210,12 +221,11 @@ def _fetch(dataset: Dataset[Any], requests: Iterator[Any], workers: int, device:
         ) from error
 
 
+def _leave_signals_to_the_run(worker: int) -> None:
+    """Ctrl-C and a scheduler's SIGTERM reach the workers too; they go on for a while, so that the run can save."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: signal.alarm(WORKER_GRACE_SECONDS))  # then the alarm ends the worker
+
+
 def _as_it_is(item: Any) -> Any:
     return item
-
-
-def to_images(view: Float[Tensor, "b c h w"], mean: tuple[float, ...], std: tuple[float, ...]) -> np.ndarray:
-    """Normalised views back as uint8 ``[B, H, W, C]``, to be looked at."""
-    scale, shift = torch.tensor(std, device=view.device), torch.tensor(mean, device=view.device)
-    pixels = view.permute(0, 2, 3, 1) * scale + shift
-    return (pixels.clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy()

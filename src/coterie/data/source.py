@@ -82,6 +82,35 @@ class Concatenated:
         return source, index - self._starts[source]
 
 
+class Subset:
+    """Some images of a source, in a given order, if need be with other labels."""
+
+    def __init__(
+        self,
+        source: ImageSource,
+        positions: Int[np.ndarray, " n"],
+        labels: Int[np.ndarray, " n"] | None = None,
+        classes: tuple[str, ...] = (),
+    ) -> None:
+        self.source, self.positions = source, positions
+        self.labels, self.classes = labels, classes
+
+    def __len__(self) -> int:
+        return len(self.positions)
+
+    def __getitem__(self, index: int) -> bytes | np.ndarray:
+        """The image, as its source gives it."""
+        return self.source[int(self.positions[index])]
+
+    def name(self, index: int) -> str:
+        """The image's name in its source."""
+        return self.source.name(int(self.positions[index]))
+
+    def label(self, index: int) -> int | None:
+        """The given label, or None."""
+        return None if self.labels is None else int(self.labels[index])
+
+
 def labels(source: ImageSource) -> Int[np.ndarray, " n"]:
     """The labels of all images of a source as integers, -1 for none."""
     if not source.classes:

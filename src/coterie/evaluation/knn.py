@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from coterie.embedding.embed import Eye, Network, embed_source
 from coterie.evaluation.labelled import Labelled
 from coterie.listening import Listener
-from coterie.ops.neighbours import nearest, vote
+from coterie.ops.neighbours import CHUNK_ELEMENTS, nearest, vote
 
 NEIGHBOURS = (1, 20, 200)
 TEMPERATURES = (0.07, 0.1)
@@ -28,22 +28,27 @@ def knn(
     """Accuracy, in percent, of a weighted vote of the nearest training rows.
 
     Cosine similarity; each of the k neighbours votes with ``exp(cosine / temperature)`` (Wu et al. 2018, section 3.4; the
-    protocol of DINO, and of SwAV's appendix B.6). Runs on the device of its inputs, with bounded memory.
+    protocol of DINO, and of SwAV's appendix B.6). Runs on the device of its inputs; beside them, and a copy of the training
+    rows, it holds a bounded number of scores and votes at a time.
 
     Returns:
         ``{"k20_t0.07_top1": ..., "k20_t0.07_top5": ..., ...}``; top5 looks at the best min(5, k) classes.
     """
-    train, test = F.normalize(train, dim=1), F.normalize(test, dim=1)
+    train = F.normalize(train, dim=1)
     classes = int(max(train_labels.max(), test_labels.max())) + 1
-    similarities, positions = nearest(test, train, max(neighbours))
-    labels = train_labels[positions]
-    result: dict[str, float] = {}
-    for k in neighbours:
-        for temperature in temperatures:
+    hits = {(k, t): torch.zeros(2, dtype=torch.int64, device=train.device) for k in neighbours for t in temperatures}
+    chunk = max(1, CHUNK_ELEMENTS // max(len(train), classes))
+    for part, truth in zip(torch.split(test, chunk), torch.split(test_labels, chunk), strict=True):
+        similarities, positions = nearest(F.normalize(part, dim=1), train, max(neighbours))
+        labels = train_labels[positions]
+        for (k, temperature), count in hits.items():
             votes = vote(similarities[:, :k], labels[:, :k], classes, temperature)
-            best = votes.topk(min(5, k, classes), dim=1).indices == test_labels[:, None]
-            result[f"k{k}_t{temperature:g}_top1"] = 100 * best[:, :1].any(dim=1).double().mean().item()
-            result[f"k{k}_t{temperature:g}_top5"] = 100 * best.any(dim=1).double().mean().item()
+            right = votes.topk(min(5, k, classes), dim=1).indices == truth[:, None]
+            count += torch.stack([right[:, 0].sum(), right.any(dim=1).sum()])
+    result: dict[str, float] = {}
+    for (k, temperature), count in hits.items():
+        top1, top5 = (100 * count.double() / len(test)).tolist()
+        result |= {f"k{k}_t{temperature:g}_top1": top1, f"k{k}_t{temperature:g}_top5": top5}
     return result
 
 

@@ -3,33 +3,10 @@
 from dataclasses import dataclass
 
 import numpy as np
+from jaxtyping import Int
 
-from coterie.data.source import ImageSource, labels, open_source
+from coterie.data.source import ImageSource, Subset, labels, open_source
 from coterie.errors import UserError
-
-
-class Part:
-    """Some images of a source, with labels of another numbering; itself a source."""
-
-    def __init__(
-        self, source: ImageSource, positions: np.ndarray, labels: np.ndarray, classes: tuple[str, ...]
-    ) -> None:
-        """The images at ``positions`` with ``labels`` (one each) that count into ``classes``."""
-        self.source, self.positions, self.labels, self.classes = source, positions, labels, classes
-
-    def __len__(self) -> int:
-        return len(self.positions)
-
-    def __getitem__(self, index: int) -> bytes | np.ndarray:
-        return self.source[int(self.positions[index])]
-
-    def name(self, index: int) -> str:
-        """The image's name in its own source."""
-        return self.source.name(int(self.positions[index]))
-
-    def label(self, index: int) -> int | None:
-        """Its label."""
-        return int(self.labels[index])
 
 
 @dataclass(frozen=True)
@@ -54,7 +31,7 @@ def labelled_pair(train: tuple[str, ...], test: tuple[str, ...]) -> Labelled:
     known, positions, numbers = _labels(train, "TRAIN", remarks)
     if not test:
         asked = np.arange(len(positions)) % 5 == 4
-        learned, held = (Part(known, positions[rows], numbers[rows], known.classes) for rows in (~asked, asked))
+        learned, held = (Subset(known, positions[rows], numbers[rows], known.classes) for rows in (~asked, asked))
         if not len(held):
             raise UserError("TRAIN has fewer than 5 labelled images: name some more, or --test")
         return Labelled(learned, held, tuple(remarks))
@@ -66,8 +43,8 @@ def labelled_pair(train: tuple[str, ...], test: tuple[str, ...]) -> Labelled:
     if not seen.all():
         remarks.append(f"{(~seen).sum()} images of TEST are left out: TRAIN has no image of their class")
     return Labelled(
-        Part(known, positions, numbers, known.classes),
-        Part(asked_source, asked_positions[seen], asked_labels[seen], known.classes),
+        Subset(known, positions, numbers, known.classes),
+        Subset(asked_source, asked_positions[seen], asked_labels[seen], known.classes),
         tuple(remarks),
     )
 
@@ -90,4 +67,6 @@ def _renumbered(labels: np.ndarray, names: tuple[str, ...], wanted: tuple[str, .
     if names == wanted or not names or not wanted:
         return labels
     place = {name: number for number, name in enumerate(wanted)}
-    return np.array([place.get(name, -1) for name in names], dtype=np.int64)[labels].astype(np.int64)
+    table: Int[np.ndarray, " c"] = np.array([place.get(name, -1) for name in names], dtype=np.int64)
+    renumbered: Int[np.ndarray, " n"] = table[labels]
+    return renumbered

@@ -67,7 +67,7 @@ def timm_arguments(config: BackboneConfig, image_size: int) -> dict[str, Any]:
     arguments: dict[str, Any] = {"num_classes": 0, "in_chans": config.channels}
     if config.drop_path:
         arguments["drop_path_rate"] = config.drop_path
-    if _is_resnet(config.name):
+    if is_resnet(config.name):
         arguments["zero_init_last"] = False
     if config.width != 1:
         # Only the width of a deep stem can be chosen; its convolutions are replaced by one afterwards.
@@ -79,6 +79,11 @@ def timm_arguments(config: BackboneConfig, image_size: int) -> dict[str, Any]:
 def is_plain_timm(config: BackboneConfig) -> bool:
     """Whether ``timm.create_model`` alone builds this network."""
     return config.width == 1 and config.stem == "standard"
+
+
+def is_resnet(name: str) -> bool:
+    """Whether timm counts this network among its ResNets, which have a width and a stem to choose."""
+    return name.partition(".")[0] in timm.list_models(module="resnet")
 
 
 def feature_width(backbone: nn.Module) -> int:
@@ -108,7 +113,9 @@ def _check_view_size(backbone: nn.Module, config: BackboneConfig, size: int) -> 
     try:
         features = backbone(image)
     except (RuntimeError, AssertionError, ValueError) as error:
-        raise BadConfig(f"{config.name} cannot take views of {size} pixels: {_first_line(str(error))}") from error
+        raise BadConfig(
+            f"{config.name} cannot take views of {size} pixels (views.crops.N.size): {_first_line(str(error))}"
+        ) from error
     if features.shape != (1, feature_width(backbone)):
         raise BadConfig(f"{config.name} gives {tuple(features.shape)} for one image, not a vector of features")
 
@@ -124,7 +131,7 @@ def _check(config: BackboneConfig) -> None:
         raise BadConfig(f"backbone.drop_path is {config.drop_path}, and must be at least 0 and below 1")
     if is_plain_timm(config):
         return
-    if not _is_resnet(config.name):
+    if not is_resnet(config.name):
         raise BadConfig(f"backbone.width and .stem are for ResNets; {config.name} has width 1 and the standard stem")
     if config.width <= 0 or 32 * config.width % 1:
         raise BadConfig(f"backbone.width is {config.width}, and must be a positive multiple of 1/32")
@@ -142,10 +149,6 @@ def _replace_stem(network: nn.Module, config: BackboneConfig) -> None:
     network.conv1 = convolution
     if config.stem == "small":
         network.maxpool = nn.Identity()
-
-
-def _is_resnet(name: str) -> bool:
-    return name.partition(".")[0] in timm.list_models(module="resnet")
 
 
 @cache

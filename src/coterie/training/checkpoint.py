@@ -7,7 +7,8 @@ from typing import Any
 
 import torch
 
-from coterie.atomic import remove_unfinished, writing
+from coterie.atomic import writing
+from coterie.errors import BadRun
 
 KEPT = 2
 _NAME = re.compile(r"step-(\d+)-([0-9a-f]{16})\.pt")
@@ -34,19 +35,32 @@ def found(folder: Path) -> list[tuple[int, Path]]:
     return sorted(((int(m[1]), path) for m, path in matches if m), reverse=True)
 
 
-def load(folder: Path, device: torch.device | str = "cpu") -> tuple[int, dict[str, Any] | None, list[str]]:
-    """The newest whole checkpoint.
+def load(folder: Path, *, set_aside: bool = False) -> tuple[int, dict[str, Any] | None, list[str]]:
+    """The newest whole checkpoint, on the CPU.
+
+    Args:
+        folder: of the checkpoints.
+        set_aside: rename damaged files, so that they no longer count among those that are kept.
+
+    Raises:
+        BadRun: there are checkpoints, and not one is whole.
 
     Returns:
         The steps done, the state (None if there is no checkpoint), and a line for each damaged file that was passed over.
     """
-    remove_unfinished(folder)
     passed_over: list[str] = []
     for step, path in found(folder):
         expected = _NAME.fullmatch(path.name)
-        if expected and _digest(path) == expected[2]:
-            return step, torch.load(path, map_location=device, weights_only=True), passed_over
-        passed_over.append(f"{path.name} is damaged (its checksum differs): the checkpoint before it is taken")
+        try:
+            if expected and _digest(path) == expected[2]:
+                return step, torch.load(path, map_location="cpu", weights_only=True), passed_over
+        except FileNotFoundError:  # a run that goes on has just replaced it
+            continue
+        passed_over.append(f"{path.name} is damaged (its checksum differs) and is passed over")
+        if set_aside:
+            path.rename(path.with_suffix(".damaged"))
+    if passed_over:
+        raise BadRun(f"no checkpoint in {folder} is whole ({passed_over[0]}): begin again with another --out")
     return 0, None, passed_over
 
 

@@ -8,6 +8,8 @@ import timm.optim
 import torch
 from torch import nn
 
+from coterie.errors import BadConfig
+
 
 class Lars(timm.optim.Lars):  # type: ignore[misc]
     """timm's LARS, as apex's LARC of the originals: every tensor is adapted, and a gradient of zero brings no decay.
@@ -36,6 +38,9 @@ class LarsConfig:
     weight_decay: float = 1e-6
     trust: float = 0.001
 
+    def __post_init__(self) -> None:
+        _check(self.momentum, self.weight_decay)
+
     def build(self, model: nn.Module) -> torch.optim.Optimizer:
         """The optimiser of this model."""
         return Lars(
@@ -55,6 +60,9 @@ class SgdConfig:
     momentum: float = 0.9
     weight_decay: float = 1e-4
 
+    def __post_init__(self) -> None:
+        _check(self.momentum, self.weight_decay)
+
     def build(self, model: nn.Module) -> torch.optim.Optimizer:
         """The optimiser of this model."""
         return torch.optim.SGD(model.parameters(), lr=0.0, momentum=self.momentum, weight_decay=self.weight_decay)
@@ -67,6 +75,10 @@ class AdamWConfig:
     betas: tuple[float, float] = (0.9, 0.999)
     weight_decay: float = 0.05
 
+    def __post_init__(self) -> None:
+        _check(max(self.betas), self.weight_decay)
+        _check(min(self.betas), self.weight_decay)
+
     def build(self, model: nn.Module) -> torch.optim.Optimizer:
         """The optimiser of this model."""
         groups: list[dict[str, Any]] = [
@@ -77,6 +89,13 @@ class AdamWConfig:
 
 
 OptimizerConfig = LarsConfig | SgdConfig | AdamWConfig
+
+
+def _check(momentum: float, weight_decay: float) -> None:
+    if not 0 <= momentum < 1:
+        raise BadConfig(f"optimizer: a momentum (or beta) of {momentum:g} is not at least 0 and below 1")
+    if weight_decay < 0:
+        raise BadConfig(f"optimizer.weight_decay is {weight_decay:g}: it cannot be negative")
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, value: float) -> None:

@@ -8,9 +8,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
+import torch
+from torch import Tensor
+
+from coterie.atomic import remove_unfinished
 from coterie.errors import UserError
 from coterie.training import checkpoint
-from coterie.training.monitor import Monitor
+from coterie.training.monitor import Monitor, NotFinite
 from coterie.types import Progress, StepResult
 
 
@@ -31,7 +35,7 @@ class Interrupted(UserError):  # noqa: N818
     def __init__(self, number: int, step: int) -> None:
         """Stopped by signal ``number`` after ``step`` steps."""
         super().__init__(f"stopped and saved after step {step}: the same command goes on from there")
-        self.signal = number
+        self.status = 128 + number
 
 
 class Saver:
@@ -51,7 +55,7 @@ class Saver:
         also: Callable[[], None],
         extra: dict[str, Any],
     ) -> None:
-        """Save the state of ``parts`` and the values in ``extra`` to ``folder``; then call ``also``."""
+        """Call ``also``, then save the state of ``parts`` and the values in ``extra`` to ``folder``."""
         self.folder, self.parts, self.monitor = folder, parts, monitor
         self.steps, self.minutes, self.also, self.extra = steps, minutes, also, extra
         self.asked: int | None = None
@@ -65,15 +69,17 @@ class Saver:
         if due or late or done == progress.total_steps or self.asked is not None:
             self.monitor.check_finite()
             state = {name: part.state_dict() for name, part in self.parts.items()}
+            _check_finite(state["student"])
+            self.also()  # before the checkpoint: what a finished run says is done must be there
             checkpoint.save(self.folder, state | {"extra": self.extra}, done)
-            self.also()
             self._saved = time.monotonic()
         if self.asked is not None and done < progress.total_steps:
             raise Interrupted(self.asked, done)
 
     def resume(self) -> tuple[int, list[str]]:
         """Take over the newest whole checkpoint, if there is one: the steps done, and what was passed over."""
-        step, state, passed_over = checkpoint.load(self.folder)
+        remove_unfinished(self.folder)
+        step, state, passed_over = checkpoint.load(self.folder, set_aside=True)
         if state is not None:
             for name, part in self.parts.items():
                 part.load_state_dict(state[name])
@@ -98,3 +104,10 @@ class Saver:
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
+
+
+def _check_finite(weights: dict[str, Tensor]) -> None:
+    """A loss may be a number when the step after it was not."""
+    finite = [value.isfinite().all() for value in weights.values() if value.is_floating_point()]
+    if not torch.stack(finite).all():
+        raise NotFinite("weights are no longer numbers; the last checkpoint is from before: lower learning_rate.peak")
