@@ -10,7 +10,7 @@ from torch import Tensor
 
 from coterie.assembly import assemble, choose_device, choose_workers, eye
 from coterie.atomic import write_text
-from coterie.config import PretrainConfig, assigned, from_dict, put, read_toml, to_dict
+from coterie.config import PretrainConfig, assigned, from_dict, put, read_toml, texts, to_dict
 from coterie.data.source import ImageSource, open_source
 from coterie.data.statistics import measure
 from coterie.embedding.embed import Eye, embedded_batches
@@ -97,14 +97,18 @@ def resolve(
     """The source and the whole settings: ``settings`` over ``flags`` over ``config`` or the preset over automatic values."""
     wishes = {path: value for path, value in (flags or {}).items() if value is not None}
     chosen = read_toml(config) if config is not None else {}
-    data = data or tuple(chosen.get("data", ()))
+    data = data or texts(chosen.get("data", []), "data")
     if not data:
         raise UserError("name the images: a folder, a list, a glob, *.parquet or *.tar")
-    if method != chosen.get("method", method) or (method or chosen.get("method")) not in METHODS:
+    given = chosen.get("method", method) if method is None else method
+    if given not in list(METHODS) or given != chosen.get("method", given):
         hint = "; with --config, leave out the method, or write it before the images" if chosen else ""
-        raise BadConfig(f"{method} is not the method: choose one of {', '.join(sorted(METHODS))}{hint}")
+        raise BadConfig(f"{given} is not the method: choose one of {', '.join(sorted(METHODS))}{hint}")
     if (wishes.get("batch_size") or 2) < 2:
         raise BadConfig(f"batch_size is {wishes['batch_size']}: grouping needs at least 2 images a batch")
+    for each in data:
+        if not each.encode("utf-8", "replace").decode() == each:
+            raise UserError(f"{each!a} is not UTF-8, so it cannot be written down: rename it, or give a link to it")
     source = open_source(*data)
     if config is None:
         preset = METHODS[method or ""]
@@ -121,8 +125,10 @@ def resolve(
     chosen |= {"data": list(data)} | ({"method": method} if method else {})
     for path, value in wishes.items():
         put(chosen, path, value)
-    for setting in settings:
-        put(chosen, *assigned(setting))
+    for path, value in map(assigned, settings):
+        if path.partition(".")[0] in ("data", "method"):
+            raise BadConfig(f"--set {path}: name it as it stands on the command line, METHOD DATA")
+        put(chosen, path, value)
     wanted = from_dict(chosen)
     if wanted.views.mean is None:
         facts = _facts(source, wanted.views.channels)
@@ -183,7 +189,11 @@ def evaluate(
     }
     if Path(run).is_dir():
         path = Path(run) / "evaluation.json"
-        earlier = json.loads(path.read_text()) if path.exists() else {}
+        try:
+            earlier = json.loads(path.read_text()) if path.exists() else {}
+        except ValueError:
+            listener.warn(f"{path} could not be read and is written anew")
+            earlier = {}
         write_text(path, json.dumps(earlier | result, indent=2) + "\n")
     return result
 

@@ -65,8 +65,8 @@ def choose_device(name: str) -> torch.device:
     """The device that is meant; ``auto`` is CUDA where there is one."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    kind, _, number = name.partition(":")
-    if kind not in ("cpu", "cuda") or (number and not number.isdecimal()):
+    kind, colon, number = name.partition(":")
+    if kind not in ("cpu", "cuda") or (colon and not (kind == "cuda" and number.isdecimal())):
         raise BadConfig(f"run.device is {name!r}: write auto, cpu, cuda or cuda:0")
     if kind == "cuda" and int(number or 0) >= torch.cuda.device_count():
         raise UserError(f"run.device is {name}, but torch sees no CUDA device of that name: use --set run.device=cpu")

@@ -1,6 +1,7 @@
 """The settings of a run: one field a part, in the order in which data flow through them."""
 
 import difflib
+import math
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
@@ -122,8 +123,10 @@ class PretrainConfig:
             raise BadConfig(f"epochs is {self.epochs}: it must be at least 1")
         if self.batch_size < 2:
             raise BadConfig(f"batch_size is {self.batch_size}: grouping needs at least 2 images a batch")
-        if self.seed < 0:
-            raise BadConfig(f"seed is {self.seed}: it cannot be negative")
+        if not 0 <= self.seed < 2**62:
+            raise BadConfig(f"seed is {self.seed}: give a number from 0 to {2**62 - 1}")
+        if self.clip is not None and self.clip <= 0:
+            raise BadConfig(f"clip is {self.clip:g}: it must be above 0 (or none)")
         if self.temperature <= 0:
             raise BadConfig(f"temperature is {self.temperature:g}: it must be above 0 (SwAV uses 0.1)")
         self._check_roles()
@@ -161,6 +164,11 @@ def _converter() -> cattrs.Converter:
     """Strict: no unknown key, no guess between types, ``kind`` tells the members of a union apart."""
     converter = cattrs.Converter(forbid_extra_keys=True, omit_if_default=False, detailed_validation=True)
 
+    def read_number(value: Any, _: Any) -> float:
+        if type(value) not in (float, int) or not math.isfinite(value):
+            raise TypeError(f"{value!r} is not a number")
+        return float(value)
+
     def strictly(kind: type, accepted: tuple[type, ...], words: str) -> None:
         def read(value: Any, _: Any) -> Any:
             if type(value) not in accepted:
@@ -171,7 +179,7 @@ def _converter() -> cattrs.Converter:
 
     strictly(bool, (bool,), "true or false")
     strictly(int, (int,), "a whole number")
-    strictly(float, (float, int), "a number")
+    converter.register_structure_hook(float, read_number)
     strictly(str, (str,), "a text in quotes")
     for union in (Schedule, OptimizerConfig):
         configure_tagged_union(union, converter, tag_name="kind", tag_generator=_TAGS.__getitem__)
@@ -179,6 +187,8 @@ def _converter() -> cattrs.Converter:
 
 
 _CONVERTER = _converter()
+_OPTIONAL = {"memory", "clip", "probe", "weights", "mean", "std", "student_views", "target_views", "grouped_views"}
+"""The settings that may be left out, which means something."""
 
 
 def to_dict(config: PretrainConfig) -> dict[str, Any]:
@@ -201,10 +211,42 @@ def from_dict(settings: Mapping[str, Any]) -> PretrainConfig:
     groups = settings.get("groups")
     if isinstance(groups, Mapping) and type(groups.get("counts")) is int:  # one number: one head
         settings["groups"] = {**groups, "counts": [groups["counts"]]}
+    _check_shape(PretrainConfig, settings, "")
     try:
         return _CONVERTER.structure(settings, PretrainConfig)
     except cattrs.BaseValidationError as error:
         raise BadConfig(_first_cause(error)) from None
+
+
+def _check_shape(kind: Any, value: Any, path: str) -> None:
+    """Refuse what is no table or no list where one is meant, and a kind that does not exist."""
+    members = [each for each in _members(kind) if each is not type(None)]
+    tables = [each for each in members if isinstance(each, type) and is_dataclass(each)]
+    if tables:
+        if not isinstance(value, Mapping):
+            raise BadConfig(f"{path} is {value!r}: give a table, with a line for each of its settings")
+        if len(tables) > 1:
+            known = {_TAGS[each]: each for each in tables}
+            if value.get("kind") not in list(known):
+                raise BadConfig(f"{path}.kind is {value.get('kind')!r}: choose one of {', '.join(known)}")
+            tables = [known[value["kind"]]]
+        hints = get_type_hints(tables[0])
+        for name, inner in value.items():
+            if name in hints:
+                _check_shape(hints[name], inner, f"{path}.{name}".lstrip("."))
+    elif get_origin(members[0]) is tuple:
+        items = get_args(members[0])
+        if not isinstance(value, (list, tuple)):
+            raise BadConfig(f"{path} is {value!r}: give a list, such as [{value!r}]")
+        for number, inner in enumerate(value):
+            _check_shape(items[0], inner, f"{path}.{number}")
+
+
+def texts(value: Any, path: str) -> tuple[str, ...]:
+    """A list of texts in a settings file; :class:`BadConfig` if it is something else."""
+    if not isinstance(value, list) or not all(isinstance(each, str) for each in value):
+        raise BadConfig(f"{path} is {value!r}: give a list of texts")
+    return tuple(value)
 
 
 def to_toml(config: PretrainConfig) -> str:
@@ -251,18 +293,26 @@ def put(settings: dict[str, Any], path: str, value: Any) -> None:
     *parents, name = path.split(".")
     place: Any = settings
     for part in parents:
+        _refuse_unless_in(place, part, path)
         place = place[int(part)] if isinstance(place, list) else place.setdefault(part, {})
-        if not isinstance(place, (dict, list)):
-            raise BadConfig(f"--set {path}: {part} has been set to {place!r}, which has no parts")
+    _refuse_unless_in(place, name, path)
     if isinstance(place, list):
         place[int(name)] = value
-    elif name == "kind":  # another kind has other settings: it starts from its own
+    elif name == "kind" and place.get("kind") != value:  # another kind has other settings: it starts from its own
         place.clear()
         place[name] = value
-    elif value is None:
+    elif value is not None:
+        place[name] = value
+    elif name in _OPTIONAL:
         place.pop(name, None)
     else:
-        place[name] = value
+        raise BadConfig(f"--set {path}=none: this setting cannot be left out")
+
+
+def _refuse_unless_in(place: Any, part: str, path: str) -> None:
+    inside = part.isdecimal() and int(part) < len(place) if isinstance(place, list) else isinstance(place, dict)
+    if not inside:
+        raise BadConfig(f"--set {path}: {place!r} has no part {part}")
 
 
 def known_paths(settings: Mapping[str, Any]) -> list[str]:

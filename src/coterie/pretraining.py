@@ -9,7 +9,7 @@ import torch
 
 from coterie.assembly import Parts, assemble, choose_autocast, choose_device, choose_workers, eye
 from coterie.atomic import write_text
-from coterie.config import PretrainConfig, read_toml, to_dict, to_toml
+from coterie.config import PretrainConfig, from_dict, read_toml, to_dict, to_toml
 from coterie.data.loader import Loader
 from coterie.data.source import ImageSource
 from coterie.errors import BadConfig, BadRun, UserError
@@ -32,7 +32,7 @@ class Pretraining:
     def __init__(self, folder: RunFolder, source: ImageSource, config: PretrainConfig, listener: Listener) -> None:
         """Check that the settings fit the images and what the folder holds; nothing is written yet."""
         self.folder, self.source, self.config, self.listener = folder, source, config, listener
-        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        if os.environ.get("WORLD_SIZE", "1") != "1":
             raise UserError("several processes are not supported yet: start coterie without torchrun")
         if max(config.groups.counts) > len(source):
             raise BadConfig(
@@ -158,7 +158,7 @@ class Pretraining:
     def _refuse_another_run(self) -> None:
         if not self.folder.config.exists() or not checkpoint.found(self.folder.checkpoints):
             return
-        before, now = read_toml(self.folder.config), to_dict(self.config)
+        before, now = to_dict(from_dict(read_toml(self.folder.config))), to_dict(self.config)
         before.pop("run", None)
         now.pop("run", None)
         different = _first_difference(before, now)

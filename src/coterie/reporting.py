@@ -17,6 +17,7 @@ from coterie.data.decode import decode
 from coterie.data.loader import center_view
 from coterie.data.source import ImageSource, Subset
 from coterie.embedding.embed import Embeddings, Eye, embed_source
+from coterie.errors import NoImages
 from coterie.evaluation.report import Gallery, Picture, Report, Row, Strip, write_report
 from coterie.ops.neighbours import nearest
 from coterie.training.folder import read_log
@@ -40,7 +41,7 @@ def report_run(
                 f"{len(source)} images, {config.backbone.name}, {config.epochs} epochs, batch {config.batch_size}.",
             ),
             metrics=records,
-            galleries=(_neighbours(source, network, eye, device),),
+            galleries=_neighbours(source, network, eye, device),
             config_text=to_toml(config),
             environment=environment(device),
         ),
@@ -93,18 +94,23 @@ def neighbours_of(
     )
 
 
-def _neighbours(source: ImageSource, network: nn.Module, eye: Eye, device: torch.device) -> Gallery:
+def _neighbours(source: ImageSource, network: nn.Module, eye: Eye, device: torch.device) -> tuple[Gallery, ...]:
     """Some images, and which of a sample the network finds nearest to them."""
     count = min(SAMPLED, len(source))
     sample = Subset(source, np.arange(count) * len(source) // count)
     training = network.training
-    embeddings = embed_source(network.eval(), sample, eye, device=device)
-    network.train(training)
+    try:
+        embeddings = embed_source(network.eval(), sample, eye, device=device)
+    except NoImages:
+        return ()
+    finally:
+        network.train(training)
     rows = []
     for row in range(0, len(embeddings.rows), max(1, len(embeddings.rows) // QUERIES))[:QUERIES]:
-        found = neighbours_of(embeddings.rows[row], embeddings, sample, eye, SHOWN + 1)[1:]  # the first is itself
+        others = torch.arange(len(embeddings.rows)) != row
+        rest = Embeddings(embeddings.index[others.numpy()], embeddings.rows[others], embeddings.labels[others], ())
+        found = neighbours_of(embeddings.rows[row], rest, sample, eye, SHOWN)
         query = picture(sample, int(embeddings.index[row]), eye)
         rows.append(Row(query, (Strip("nearest", found),)))
-    return Gallery(
-        "Nearest neighbours", tuple(rows), f"Of {len(embeddings.rows)} images of the training set, by cosine."
-    )
+    note = f"Of {len(embeddings.rows)} images of the training set, by cosine."
+    return (Gallery("Nearest neighbours", tuple(rows), note),)

@@ -87,7 +87,7 @@ def test_a_loss_of_ln_k_at_the_start_is_no_collapse() -> None:
 def test_a_loss_that_is_no_number_ends_the_run() -> None:
     monitor, _ = watched()
     monitor(Progress(0, 10, 100), result(float("nan"), spread_out(0), torch.full((8, 10), 0.1)))
-    with pytest.raises(NotFinite, match="lower the learning rate"):
+    with pytest.raises(NotFinite, match=r"a lower learning_rate\.peak"):
         monitor(Progress(1, 10, 100), result(1.0, spread_out(0), torch.full((8, 10), 0.1)))
 
 

@@ -213,7 +213,7 @@ def _fetch(dataset: Dataset[Any], requests: Iterator[Any], workers: int, device:
                 raise cut
             yield cut
     except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
+        if "is killed by signal" not in str(error) and "exited unexpectedly" not in str(error):
             raise
         raise UserError(
             "a loader worker was killed, most often for want of memory: use fewer (--set run.workers=...); "

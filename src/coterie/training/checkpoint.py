@@ -49,16 +49,19 @@ def load(folder: Path, *, set_aside: bool = False) -> tuple[int, dict[str, Any] 
         The steps done, the state (None if there is no checkpoint), and a line for each damaged file that was passed over.
     """
     passed_over: list[str] = []
+    damaged: list[Path] = []
     for step, path in found(folder):
         expected = _NAME.fullmatch(path.name)
         try:
             if expected and _digest(path) == expected[2]:
-                return step, torch.load(path, map_location="cpu", weights_only=True), passed_over
+                state = torch.load(path, map_location="cpu", weights_only=True)
+                for other in damaged if set_aside else ():
+                    other.rename(other.with_suffix(".damaged"))
+                return step, state, passed_over
         except FileNotFoundError:  # a run that goes on has just replaced it
             continue
         passed_over.append(f"{path.name} is damaged (its checksum differs) and is passed over")
-        if set_aside:
-            path.rename(path.with_suffix(".damaged"))
+        damaged.append(path)
     if passed_over:
         raise BadRun(f"no checkpoint in {folder} is whole ({passed_over[0]}): begin again with another --out")
     return 0, None, passed_over

@@ -101,8 +101,8 @@ class Monitor:
         """Raise :class:`NotFinite` unless the loss was a number at every step since the last line."""
         if not math.isfinite(self._loss.item()):
             raise NotFinite(
-                "the loss is not a number: the last checkpoint is from before; lower the learning rate "
-                "(--set learning_rate.peak=...) or use --set run.precision=float32, and start from it again"
+                "the loss is not a number; what was saved is from before. Go on with --set run.precision=float32 if it was "
+                "bfloat16, or begin again with another --out and a lower learning_rate.peak"
             )
 
     def _take(self, target: Target, step: int) -> None:
@@ -144,8 +144,8 @@ class Monitor:
         if warning:
             record["warning"] = warning
         self.write(record)
-        if warning and self.stop_on_collapse:
-            raise Collapsed(warning)
+        if self.stop_on_collapse and self._streak >= PATIENCE_LINES:
+            raise Collapsed(warning or "the run still looks collapsed")
 
     def _forget(self) -> None:
         for mass in self._mass:

@@ -110,4 +110,6 @@ def _check_finite(weights: dict[str, Tensor]) -> None:
     """A loss may be a number when the step after it was not."""
     finite = [value.isfinite().all() for value in weights.values() if value.is_floating_point()]
     if not torch.stack(finite).all():
-        raise NotFinite("weights are no longer numbers; the last checkpoint is from before: lower learning_rate.peak")
+        raise NotFinite(
+            "weights are no longer numbers; the last checkpoint is from before: begin again with a lower learning_rate.peak"
+        )
