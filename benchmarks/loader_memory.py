@@ -98,15 +98,13 @@ def measure_loader(kind: str, path: Path, workers: int) -> dict[str, int]:
     source = Small(open_coterie(path))
     opened = pss()
     plan = ViewPlan(crops=(Crops(2, 8, (0.5, 1.0)),), mean=(0.5,) * 3, std=(0.5,) * 3)
-    loader = Loader(source, plan, batch_size=500, epochs=2, seed=0, workers=workers)
+    steps = 25 * workers + 100  # as many for the small source, so that the workers have grown as warm
+    epochs = 2 + steps // (len(source) // 500)
+    loader = Loader(source, plan, batch_size=500, epochs=epochs, seed=0, workers=workers)
+    start = max(0, loader.steps_per_epoch - 25 * workers)  # over the end of an epoch: the order of the next is made too
     total = 0
-    start = max(0, loader.steps_per_epoch - 25 * workers)  # a last stretch of the first epoch, to be as in the middle
     for progress, _ in loader.resume(start):
-        if (
-            loader.steps_per_epoch < 200
-            and progress.step == loader.total_steps - 2 * workers
-            or (progress.epoch == 1 and progress.step_in_epoch == 100)
-        ):
+        if progress.step - start == steps - 1:
             total = sum(pss(process.pid) for process in active_children()) + pss()
             break
     return {"images": len(source), "opened": opened, "with_workers": total}
