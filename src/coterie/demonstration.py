@@ -15,7 +15,7 @@ from coterie import api
 from coterie.assembly import assemble, eye
 from coterie.atomic import writing
 from coterie.config import from_dict, read_toml, to_toml
-from coterie.data.photos import PhotoPatches, photo_patches
+from coterie.data.photos import PHOTOGRAPHS, PhotoPatches, photo_patches
 from coterie.embedding.embed import Embeddings, Eye, embed_source
 from coterie.evaluation.knn import knn
 from coterie.evaluation.labelled import Labelled, labelled_pair
@@ -59,10 +59,9 @@ def demo(out: str | Path = "demo", *, seed: int = 0, listener: Listener | None =
     for split, path, count in (("train", train, TRAIN_IMAGES), ("test", test, TEST_IMAGES)):
         if not path.exists():
             write_patches(path, photo_patches(split, count, SIDE, seed))
-    classes = len(photo_patches("test", 1, SIDE, seed).classes)
     listener.say(
-        f"{TRAIN_IMAGES} training and {TEST_IMAGES} test patches of {SIDE} x {SIDE} pixels from {classes} photographs, "
-        "from disjoint regions; which photograph is asked, and never told in training"
+        f"{TRAIN_IMAGES} training and {TEST_IMAGES} test patches of {SIDE} x {SIDE} pixels from "
+        f"{len(PHOTOGRAPHS)} photographs, from disjoint regions; which photograph is asked, and never told in training"
     )
     run = api.pretrain(
         "swav",
@@ -78,7 +77,9 @@ def demo(out: str | Path = "demo", *, seed: int = 0, listener: Listener | None =
     spaces = compare(run, pair)
     before = max(space.accuracy for space in spaces[:-1])
     report(out / "report.html", run, spaces, pair)
-    lines = [f"kNN accuracy ({NEIGHBOURS} neighbours, {len(spaces[0].test.labels)} test images, {classes} classes):"]
+    lines = [
+        f"kNN accuracy ({NEIGHBOURS} neighbours, {len(spaces[0].test.labels)} test images, {len(PHOTOGRAPHS)} classes):"
+    ]
     lines += [f"  {space.name:<20} {space.accuracy:5.1f} %" for space in spaces]
     lines.append(f"  gain over the better {spaces[-1].accuracy - before:+5.1f} points")
     lines.append(f"took {time.monotonic() - start:.0f} s; look at {out / 'report.html'}")
