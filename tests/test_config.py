@@ -2,10 +2,11 @@ from dataclasses import replace
 
 import pytest
 
-from coterie.config import ProbeConfig, assigned, from_dict, known_paths, put, read_toml, to_dict, to_toml
+from coterie.config import ProbeConfig
+from coterie.settings import assigned, from_dict, known_paths, put, read_toml, to_dict, to_toml
 from coterie.errors import BadConfig
 from coterie.methods import METHODS
-from coterie.planning import Facts
+from coterie.planning import Facts, Planner
 from coterie.schedule import Constant
 from coterie.training.optimizer import AdamWConfig, SgdConfig
 
@@ -14,16 +15,16 @@ SMALL = Facts(images=50_000, side=32)
 
 @pytest.mark.parametrize("name", METHODS)
 @pytest.mark.parametrize(
-    "facts", [SMALL, Facts(1_281_167, 375), Facts(500, 64, channels=5, bits=16, mean=(0.5,) * 5, std=(0.2,) * 5)]
+    "facts", [SMALL, Facts(1_281_167, 375), Facts(5000, 64, channels=5, bits=16, mean=(0.5,) * 5, std=(0.2,) * 5)]
 )
 def test_every_preset_survives_toml(name: str, facts: Facts, tmp_path) -> None:
-    config = replace(METHODS[name](facts), data=("a folder", "b"), probe=ProbeConfig(("labelled",)), clip=3.0)
+    config = replace(METHODS[name](Planner(facts)), data=("a folder", "b"), probe=ProbeConfig(("labelled",)), clip=3.0)
     (tmp_path / "config.toml").write_text(to_toml(config))
     assert from_dict(read_toml(tmp_path / "config.toml")) == config
 
 
 def changed(*settings: str) -> dict:
-    content = to_dict(METHODS["swav"](SMALL))
+    content = to_dict(METHODS["swav"](Planner(SMALL)))
     for setting in settings:
         put(content, *assigned(setting))
     return content
@@ -103,7 +104,7 @@ def test_every_path_can_be_set() -> None:
 def test_the_published_presets() -> None:
     """methods.md 2.1, cell by cell."""
     imagenet = Facts(1_281_167, 375)
-    large, small = METHODS["swav_imagenet_4096"](imagenet), METHODS["swav_imagenet_256"](imagenet)
+    large, small = METHODS["swav_imagenet_4096"](Planner(imagenet)), METHODS["swav_imagenet_256"](Planner(imagenet))
     for config in (large, small):
         assert [(c.count, c.size, c.scale) for c in config.views.crops] == [
             (2, 224, (0.14, 1.0)),
@@ -132,7 +133,7 @@ def test_the_published_presets() -> None:
 @pytest.mark.parametrize("images", [20, 100, 1000, 10_000, 1_000_000])
 @pytest.mark.parametrize("side", [16, 32, 64, 96, 224, 1000])
 def test_automatic_values_make_sense(images: int, side: int) -> None:
-    config = METHODS["swav"](Facts(images, side))
+    config = METHODS["swav"](Planner(Facts(images, side)))
     assert config.batch_size <= images
     assert max(config.groups.counts) <= max(2, images / 10)
     assert (config.backbone.stem == "small") == (side <= 64)

@@ -16,11 +16,11 @@ if TYPE_CHECKING:
     from coterie.demonstration import demo
     from coterie.errors import UserError
     from coterie.exporting.weights import describe_backbone, load_backbone
-    from coterie.methods import swav, swav_imagenet_256, swav_imagenet_4096
-    from coterie.planning import Facts
+    from coterie.planning import Facts, Planner
 
 __all__ = [
     "Facts",
+    "Planner",
     "PretrainConfig",
     "UserError",
     "__version__",
@@ -31,13 +31,11 @@ __all__ = [
     "load_backbone",
     "open_source",
     "pretrain",
-    "swav",
-    "swav_imagenet_256",
-    "swav_imagenet_4096",
 ]
 
 _HOMES = {
     "Facts": "planning",
+    "Planner": "planning",
     "PretrainConfig": "config",
     "UserError": "errors",
     "demo": "demonstration",
@@ -47,9 +45,6 @@ _HOMES = {
     "load_backbone": "exporting.weights",
     "open_source": "data.source",
     "pretrain": "api",
-    "swav": "methods",
-    "swav_imagenet_256": "methods",
-    "swav_imagenet_4096": "methods",
 }
 
 

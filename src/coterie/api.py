@@ -1,29 +1,27 @@
 """The verbs: pretrain, evaluate, embed. The command line calls these and nothing else."""
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from coterie.assembly import assemble, choose_device, choose_workers, eye
 from coterie.atomic import write_text
-from coterie.config import PretrainConfig, assigned, from_dict, put, read_toml, texts, to_dict
-from coterie.data.source import ImageSource, open_source
-from coterie.data.statistics import measure
+from coterie.data.source import open_source
 from coterie.embedding.embed import Eye, embedded_batches
 from coterie.embedding.table import write_table
-from coterie.errors import BadConfig, BadRun, UserError
+from coterie.errors import BadConfig, BadRun
 from coterie.evaluation.knn import knn_of
 from coterie.evaluation.labelled import labelled_pair
 from coterie.exporting.weights import describe_backbone, load_backbone
 from coterie.listening import Listener, Silent
-from coterie.methods import METHODS
 from coterie.ops.loss import scores
-from coterie.planning import Facts
 from coterie.pretraining import Pretraining
+from coterie.resolving import resolve
+from coterie.settings import from_dict, read_toml
 from coterie.training import checkpoint
 from coterie.training.folder import RunFolder
 
@@ -78,74 +76,13 @@ def pretrain(
         raise BadConfig("--probe-test names what is asked; name with --probe what is learned from")
     if probe:
         flags |= {"probe": {"train": list(_strings(probe)), "test": list(_strings(probe_test))}}
-    source, wanted = resolve(method, _strings(data), config, flags, settings)
+    wanted = resolve(method, _strings(data), config, flags, settings)
     folder = RunFolder(out)
     try:
-        Pretraining(folder, source, wanted, listener).go()
+        Pretraining(folder, wanted.source, wanted.config, listener).go()
     finally:
         folder.close()
     return folder.path
-
-
-def resolve(
-    method: str | None,
-    data: tuple[str, ...],
-    config: str | Path | None = None,
-    flags: Mapping[str, Any] | None = None,
-    settings: Sequence[str] = (),
-) -> tuple[ImageSource, PretrainConfig]:
-    """The source and the whole settings: ``settings`` over ``flags`` over ``config`` or the preset over automatic values."""
-    wishes = {path: value for path, value in (flags or {}).items() if value is not None}
-    chosen = read_toml(config) if config is not None else {}
-    data = data or texts(chosen.get("data", []), "data")
-    if not data:
-        raise UserError("name the images: a folder, a list, a glob, *.parquet or *.tar")
-    given = chosen.get("method", method) if method is None else method
-    if given not in list(METHODS) or given != chosen.get("method", given):
-        hint = "; with --config, leave out the method, or write it before the images" if chosen else ""
-        raise BadConfig(f"{given} is not the method: choose one of {', '.join(sorted(METHODS))}{hint}")
-    if (wishes.get("batch_size") or 2) < 2:
-        raise BadConfig(f"batch_size is {wishes['batch_size']}: grouping needs at least 2 images a batch")
-    for each in data:
-        if not each.encode("utf-8", "replace").decode() == each:
-            raise UserError(f"{each!a} is not UTF-8, so it cannot be written down: rename it, or give a link to it")
-    source = open_source(*data)
-    if config is None:
-        preset = METHODS[method or ""]
-        channels = next((value for path, value in map(assigned, settings) if path == "views.channels"), None)
-        facts = _facts(source, channels if type(channels) is int and channels > 0 else None)
-        chosen = to_dict(
-            preset(
-                facts,
-                epochs=wishes.get("epochs"),
-                batch_size=wishes.get("batch_size"),
-                backbone=wishes.get("backbone.name"),
-            )
-        )
-    chosen |= {"data": list(data)} | ({"method": method} if method else {})
-    for path, value in wishes.items():
-        put(chosen, path, value)
-    for path, value in map(assigned, settings):
-        if path.partition(".")[0] in ("data", "method"):
-            raise BadConfig(f"--set {path}: name it as it stands on the command line, METHOD DATA")
-        put(chosen, path, value)
-    wanted = from_dict(chosen)
-    if wanted.views.mean is None:
-        facts = _facts(source, wanted.views.channels)
-        wanted = replace(wanted, views=replace(wanted.views, mean=facts.mean, std=facts.std))
-    return source, wanted
-
-
-def _facts(source: ImageSource, channels: int | None) -> Facts:
-    measured = measure(source, channels)
-    return Facts(
-        images=len(source),
-        side=min(measured.median_size),
-        channels=measured.channels,
-        bits=measured.bits,
-        mean=measured.mean,
-        std=measured.std,
-    )
 
 
 def evaluate(
@@ -210,7 +147,8 @@ def embed(
     """Write name, label if there is one, embedding, group and its probability of each image to a parquet file.
 
     The embedding is the backbone's; the group is the one, of the first head, whose center is nearest to the projected image,
-    its probability that of ``softmax(z . centers / temperature)``. Holds one batch at a time.
+    its probability that of ``softmax(z . centers / temperature)``; -1 and 0 where the method has no lasting groups. Holds one
+    batch at a time.
 
     Returns:
         How many images were written; those that could not be decoded are listed beside the file.
@@ -227,6 +165,8 @@ def embed(
 
     def look(images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         h, z, _ = student([images])
+        if student.groups is None:  # the batch was the groups: nothing lasts
+            return h[0], torch.full((len(images),), -1), torch.zeros(len(images))
         logits = scores(z[0], student.groups.centers()[0]) / config.temperature
         probability, group = logits.softmax(dim=1).max(dim=1)
         return h[0], group, probability

@@ -8,11 +8,14 @@ import torch
 from coterie.config import PretrainConfig
 from coterie.embedding.embed import Eye
 from coterie.errors import BadConfig, UserError
-from coterie.grouping.groups import LearnedGroups
+from coterie.grouping.assignment import CenteredConfig, build_assignment
+from coterie.grouping.batch import BatchGroupsConfig, BatchObjective, Identity
+from coterie.grouping.groups import build_groups
 from coterie.grouping.memory import Memory
 from coterie.grouping.objective import Objective
+from coterie.grouping.target import MomentumTeacher, SameNetwork, TargetNetwork
 from coterie.models.backbone import build_backbone, check_view_sizes, feature_width
-from coterie.models.encoder import Encoder
+from coterie.models.encoder import Encoder, target_copy
 from coterie.models.head import Head
 from coterie.training.student import Student
 
@@ -22,13 +25,20 @@ class Parts:
     """What is trained and what trains it."""
 
     student: Student
-    objective: Objective
+    objective: Objective | BatchObjective
 
 
-def assemble(config: PretrainConfig, device: torch.device | str = "cpu", *, starting_weights: bool = True) -> Parts:
+def assemble(
+    config: PretrainConfig,
+    device: torch.device | str = "cpu",
+    *,
+    images: int = 0,
+    starting_weights: bool = True,
+) -> Parts:
     """Student and objective, as new, from ``config.seed`` alone; the global random state is left as it was.
 
-    ``starting_weights`` off leaves the file of ``backbone.weights`` alone: a checkpoint will be loaded, and need not have it.
+    ``images`` is how many the source has, for the labels that are kept of each. ``starting_weights`` off leaves the file of
+    ``backbone.weights`` alone: a checkpoint will be loaded, and need not have it.
     """
     size = max(config.views.sizes)
     network = config.backbone if starting_weights else replace(config.backbone, weights=None)
@@ -36,22 +46,58 @@ def assemble(config: PretrainConfig, device: torch.device | str = "cpu", *, star
         torch.manual_seed(config.seed)
         backbone = build_backbone(network, size)
         check_view_sizes(backbone, config.backbone, config.views.sizes)
-        encoder = Encoder(backbone, Head(feature_width(backbone), config.projector))
-        groups = LearnedGroups.build(config.groups, config.projector.width)
+        projector = Head(feature_width(backbone), config.projector)
+        predictor = Head(config.projector.width, config.predictor) if config.predictor is not None else None
+        encoder = Encoder(backbone, projector, predictor, batch_norm_scope=config.batch_norm_scope)
+        groups = None
+        if not isinstance(config.groups, BatchGroupsConfig):
+            groups = build_groups(config.groups, config.projector.width)
     student = Student(encoder, groups).to(device)
     student = student.to(memory_format=torch.channels_last)  # 1.4 times as fast on a CPU
-    roles = config.views.roles
+    return Parts(student, _objective(config, student, images).to(device))
+
+
+def _objective(config: PretrainConfig, student: Student, images: int) -> Objective | BatchObjective:
+    roles, target = config.views.roles, _target(config, student)
+    if isinstance(config.groups, BatchGroupsConfig):
+        assert not isinstance(config.assignment, CenteredConfig)  # refused by the rules of the settings
+        gradient = config.groups.gradient
+        return BatchObjective(
+            config.assignment, roles, target=target, temperature=config.temperature, gradient=gradient
+        )
+    assert student.groups is not None
+    assert not isinstance(config.assignment, Identity)  # refused likewise
     memory = None
     if config.memory is not None:
         memory = Memory(
             config.memory.length,
-            len(roles.grouped_views),
+            len(roles.grouped_views if config.memory.of == "student" else roles.target_views),
             config.projector.width,
             batch_size=config.batch_size,
             start_epoch=config.memory.start_epoch,
         )
-    objective = Objective(groups, config.assignment, roles, temperature=config.temperature, memory=memory)
-    return Parts(student, objective.to(device))
+    return Objective(
+        student.groups,
+        build_assignment(config.assignment, config.groups.counts),
+        roles,
+        target=target,
+        temperature=config.temperature,
+        memory=memory,
+        memory_of=config.memory.of if config.memory is not None else "student",
+        refresh=config.refresh,
+        images=images,
+        mean_entropy=config.mean_entropy,
+        seed=config.seed,
+    )
+
+
+def _target(config: PretrainConfig, student: Student) -> TargetNetwork:
+    if isinstance(config.target, SameNetwork):
+        return config.target
+    own = student.groups if config.target.covers_groups else None
+    network = target_copy(student.encoder)
+    before = config.target.moves == "before"
+    return MomentumTeacher(network, student.encoder, own, momentum=config.target.momentum, before=before)
 
 
 def eye(config: PretrainConfig) -> Eye:

@@ -1,27 +1,26 @@
-"""The settings of a run: one field a part, in the order in which data flow through them."""
+"""The settings of a run: one field a part, in the order in which data flow through them; and the rules between the parts."""
 
-import difflib
-import math
-import tomllib
-from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, is_dataclass
-from pathlib import Path
-from types import UnionType
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
-
-import cattrs
-import tomli_w
-from cattrs.strategies import configure_tagged_union
+from dataclasses import dataclass, field
+from typing import Literal
 
 from coterie.data.views import ViewPlan
 from coterie.errors import BadConfig
-from coterie.grouping.assignment import Sinkhorn
-from coterie.grouping.groups import LearnedGroupsConfig
-from coterie.grouping.memory import MemoryConfig
+from coterie.grouping.assignment import AssignmentConfig, CenteredConfig, Sinkhorn
+from coterie.grouping.batch import BatchGroupsConfig, Identity
+from coterie.grouping.groups import GroupsConfig, LearnedGroupsConfig
+from coterie.grouping.memory import MemoryConfig, Refresh
+from coterie.grouping.target import MomentumTeacherConfig, SameNetwork, TargetConfig
 from coterie.models.backbone import BackboneConfig
+from coterie.models.encoder import BatchNormScope
 from coterie.models.head import HeadConfig
-from coterie.schedule import Constant, Cosine, Schedule
-from coterie.training.optimizer import AdamWConfig, LarsConfig, OptimizerConfig, SgdConfig
+from coterie.schedule import Schedule
+from coterie.training.optimizer import LarsConfig, OptimizerConfig
+
+AnyGroups = GroupsConfig | BatchGroupsConfig
+AnyAssignment = AssignmentConfig | Identity
+
+FEWEST_ROWS = 1 / 8
+"""A balanced assignment of fewer rows a group than this spreads each image over many groups, and learns nothing."""
 
 
 @dataclass(frozen=True)
@@ -83,13 +82,18 @@ class PretrainConfig:
     Attributes:
         method: the preset that it came from.
         data: folders, lists, globs, parquet files, tar shards.
-        views: what is seen of an image.
+        views: what is seen of an image, and which view plays which part.
         backbone: the network that is wanted.
+        batch_norm_scope: what a batch norm sees together: ``resolution``, ``view`` or ``joint``.
         projector: the head whose rows are grouped.
+        predictor: the head that predicts from the projector's rows; None: they predict themselves.
+        target: whose embeddings decide.
         groups: how the centers move.
         assignment: how scores become targets.
         temperature: tau, of the prediction.
-        memory: past rows that are balanced beside the batch's.
+        mean_entropy: weight of the regulariser that spreads the mean prediction over all groups (MSN); 0: none.
+        memory: past rows: balanced beside the batch's, or looked over by the refresh.
+        refresh: when the memory is looked over, and what for.
         optimizer: what moves the weights.
         learning_rate: over the run.
         clip: largest norm of the gradient.
@@ -107,11 +111,16 @@ class PretrainConfig:
     learning_rate: Schedule
     epochs: int
     batch_size: int
+    batch_norm_scope: BatchNormScope = "resolution"
     projector: HeadConfig = field(default_factory=HeadConfig)
-    groups: LearnedGroupsConfig = field(default_factory=LearnedGroupsConfig)
-    assignment: Sinkhorn = field(default_factory=Sinkhorn)
+    predictor: HeadConfig | None = None
+    target: TargetConfig = field(default_factory=SameNetwork)
+    groups: AnyGroups = field(default_factory=LearnedGroupsConfig)
+    assignment: AnyAssignment = field(default_factory=Sinkhorn)
     temperature: float = 0.1
+    mean_entropy: float = 0.0
     memory: MemoryConfig | None = None
+    refresh: Refresh | None = None
     optimizer: OptimizerConfig = field(default_factory=LarsConfig)
     clip: float | None = None
     seed: int = 0
@@ -129,240 +138,124 @@ class PretrainConfig:
             raise BadConfig(f"clip is {self.clip:g}: it must be above 0 (or none)")
         if self.temperature <= 0:
             raise BadConfig(f"temperature is {self.temperature:g}: it must be above 0 (SwAV uses 0.1)")
-        self._check_roles()
-        if self.memory is not None and self.memory.length < self.batch_size:
-            raise BadConfig(
-                f"memory.length is {self.memory.length}, less than the batch of {self.batch_size}: "
-                f"set it to {self.batch_size} or more, or --set memory=none"
-            )
+        if self.mean_entropy < 0:
+            raise BadConfig(f"mean_entropy is {self.mean_entropy:g}: a weight cannot be negative (0: none)")
         if self.backbone.channels != self.views.channels:
             raise BadConfig(
                 f"backbone.channels is {self.backbone.channels} but views.channels is {self.views.channels}: set both alike"
             )
+        if self.predictor is not None and self.predictor.width != self.projector.width:
+            raise BadConfig(
+                f"predictor.width is {self.predictor.width} but projector.width is {self.projector.width}: both are "
+                "compared with the same centers, so set them alike"
+            )
+        self._check_roles()
+        self._check_target()
+        if isinstance(self.groups, BatchGroupsConfig) or isinstance(self.assignment, Identity):
+            self._check_batch_groups()
+        else:
+            self._check_refresh(self.groups)
+            self._check_memory(self.groups, self.assignment)
+
+    @property
+    def group_counts(self) -> tuple[int, ...]:
+        """How many groups each head tells apart in a batch."""
+        if not isinstance(self.groups, BatchGroupsConfig):
+            return self.groups.counts
+        views = len(self.views.roles.target_views)
+        if isinstance(self.assignment, Identity):
+            return (views * self.batch_size,)
+        return (self.batch_size,) * views
 
     def _check_roles(self) -> None:
         roles = self.views.roles
-        if len(roles.student_views) < 2:
-            raise BadConfig("views: the student needs at least 2 views, so that one can predict another's code")
-        missing = sorted({*roles.target_views, *roles.grouped_views} - {*roles.student_views})
+        stored = self.refresh is not None and self.refresh.labels
+        needed = {*roles.grouped_views}
+        if isinstance(self.target, SameNetwork) or isinstance(self.groups, BatchGroupsConfig):
+            needed |= {*roles.target_views}
+        missing = sorted(needed - {*roles.student_views})
         if missing:
             raise BadConfig(f"views.student_views leaves out view {missing[0]}, which decides targets or is grouped")
-        if self.memory is not None and roles.target_views != roles.grouped_views:
-            raise BadConfig("views.target_views and views.grouped_views must be the same where there is a memory")
+        if not stored and any({*roles.student_views} <= {view} for view in roles.target_views):
+            raise BadConfig("views: the student needs at least 2 views, so that one can predict another's code")
+        if roles.companion_views and isinstance(self.target, SameNetwork):
+            raise BadConfig(
+                "views.companion_views go through a momentum teacher: set target.kind='teacher', or leave none"
+            )
 
+    def _check_target(self) -> None:
+        if not isinstance(self.target, MomentumTeacherConfig):
+            if self.refresh is not None and self.refresh.reset_teacher:
+                raise BadConfig("refresh.reset_teacher is true, but there is no teacher: set target.kind='teacher'")
+            return
+        if self.target.covers_groups and not isinstance(self.groups, LearnedGroupsConfig):
+            raise BadConfig(
+                "target.covers_groups: an average of centers that are found anew means nothing; set it to false, or "
+                "groups.kind='learned'"
+            )
+        of_student = self.memory is not None and self.memory.of == "student"
+        if self.refresh is not None and self.refresh.labels and of_student:
+            raise BadConfig("memory.of is 'student', so the teacher would decide nothing: set memory.of='target'")
+        if self.refresh is None and of_student:
+            raise BadConfig("memory.of is 'student', but the teacher's rows are balanced: set memory.of='target'")
 
-_TAGS: dict[type, str] = {
-    Constant: "constant",
-    Cosine: "cosine",
-    LarsConfig: "lars",
-    SgdConfig: "sgd",
-    AdamWConfig: "adamw",
-}
+    def _check_batch_groups(self) -> None:
+        if not isinstance(self.groups, BatchGroupsConfig):
+            raise BadConfig("assignment.kind is 'identity', each image its own group: that needs groups.kind='batch'")
+        if self.memory is not None or self.refresh is not None:
+            raise BadConfig("groups.kind is 'batch': they last one step; --set memory=none --set refresh=none")
+        if isinstance(self.assignment, CenteredConfig):
+            raise BadConfig(
+                "assignment.kind is 'centered', a running mean of each group's scores, but groups.kind='batch' has other "
+                "groups at each step: use 'sinkhorn', 'softmax' or 'identity'"
+            )
+        if self.mean_entropy:
+            raise BadConfig("mean_entropy spreads images over lasting groups; with groups.kind='batch' set it to 0")
 
+    def _check_refresh(self, groups: GroupsConfig) -> None:
+        if self.refresh is None:
+            if not isinstance(groups, LearnedGroupsConfig):
+                raise BadConfig(
+                    "these groups are found by a refresh of the memory: --set refresh.every_epochs=1, or groups.kind='learned'"
+                )
+            return
+        if self.memory is None:
+            raise BadConfig(
+                "refresh looks over the memory, and there is none: --set memory.length=N (the images of an epoch)"
+            )
+        if self.memory.start_epoch > 0:
+            raise BadConfig("memory.start_epoch: a memory that is looked over from the start begins there: set it to 0")
+        if isinstance(groups, LearnedGroupsConfig) and not (self.refresh.labels or self.refresh.reset_teacher):
+            raise BadConfig("refresh does nothing with learned groups: set refresh.labels=true, or --set refresh=none")
+        if max(groups.counts) > self.memory.length:
+            raise BadConfig(
+                f"groups.counts is {max(groups.counts)}, more than the {self.memory.length} rows that a refresh can see: "
+                f"set memory.length to {max(groups.counts)} or more, or use fewer groups"
+            )
 
-def _converter() -> cattrs.Converter:
-    """Strict: no unknown key, no guess between types, ``kind`` tells the members of a union apart."""
-    converter = cattrs.Converter(forbid_extra_keys=True, omit_if_default=False, detailed_validation=True)
-
-    def read_number(value: Any, _: Any) -> float:
-        if type(value) not in (float, int) or not math.isfinite(value):
-            raise TypeError(f"{value!r} is not a number")
-        return float(value)
-
-    def strictly(kind: type, accepted: tuple[type, ...], words: str) -> None:
-        def read(value: Any, _: Any) -> Any:
-            if type(value) not in accepted:
-                raise TypeError(f"{value!r} is not {words}")
-            return kind(value)
-
-        converter.register_structure_hook(kind, read)
-
-    strictly(bool, (bool,), "true or false")
-    strictly(int, (int,), "a whole number")
-    converter.register_structure_hook(float, read_number)
-    strictly(str, (str,), "a text in quotes")
-    for union in (Schedule, OptimizerConfig):
-        configure_tagged_union(union, converter, tag_name="kind", tag_generator=_TAGS.__getitem__)
-    return converter
-
-
-_CONVERTER = _converter()
-_OPTIONAL = {"memory", "clip", "probe", "weights", "mean", "std", "student_views", "target_views", "grouped_views"}
-"""The settings that may be left out, which means something."""
-
-
-def to_dict(config: PretrainConfig) -> dict[str, Any]:
-    """The settings as plain nested dictionaries, without those that are None."""
-
-    def plain(value: Any) -> Any:
-        if isinstance(value, dict):
-            return {key: plain(each) for key, each in value.items() if each is not None}
-        if isinstance(value, (list, tuple)):
-            return [plain(each) for each in value]
-        return value
-
-    result: dict[str, Any] = plain(_CONVERTER.unstructure(config))
-    return result
-
-
-def from_dict(settings: Mapping[str, Any]) -> PretrainConfig:
-    """The settings from nested dictionaries, read strictly; :class:`BadConfig` names the path, the value and the rule."""
-    settings = dict(settings)
-    groups = settings.get("groups")
-    if isinstance(groups, Mapping) and type(groups.get("counts")) is int:  # one number: one head
-        settings["groups"] = {**groups, "counts": [groups["counts"]]}
-    _check_shape(PretrainConfig, settings, "")
-    try:
-        return _CONVERTER.structure(settings, PretrainConfig)
-    except cattrs.BaseValidationError as error:
-        raise BadConfig(_first_cause(error)) from None
-
-
-def _check_shape(kind: Any, value: Any, path: str) -> None:
-    """Refuse what is no table or no list where one is meant, and a kind that does not exist."""
-    members = [each for each in _members(kind) if each is not type(None)]
-    tables = [each for each in members if isinstance(each, type) and is_dataclass(each)]
-    if tables:
-        if not isinstance(value, Mapping):
-            raise BadConfig(f"{path} is {value!r}: give a table, with a line for each of its settings")
-        if len(tables) > 1:
-            known = {_TAGS[each]: each for each in tables}
-            if value.get("kind") not in list(known):
-                raise BadConfig(f"{path}.kind is {value.get('kind')!r}: choose one of {', '.join(known)}")
-            tables = [known[value["kind"]]]
-        hints = get_type_hints(tables[0])
-        for name, inner in value.items():
-            if name in hints:
-                _check_shape(hints[name], inner, f"{path}.{name}".lstrip("."))
-    elif get_origin(members[0]) is tuple:
-        items = get_args(members[0])
-        if not isinstance(value, (list, tuple)):
-            raise BadConfig(f"{path} is {value!r}: give a list, such as [{value!r}]")
-        for number, inner in enumerate(value):
-            _check_shape(items[0], inner, f"{path}.{number}")
-
-
-def texts(value: Any, path: str) -> tuple[str, ...]:
-    """A list of texts in a settings file; :class:`BadConfig` if it is something else."""
-    if not isinstance(value, list) or not all(isinstance(each, str) for each in value):
-        raise BadConfig(f"{path} is {value!r}: give a list of texts")
-    return tuple(value)
-
-
-def to_toml(config: PretrainConfig) -> str:
-    """The text of ``config.toml``."""
-    return tomli_w.dumps(to_dict(config))
-
-
-def read_toml(path: str | Path) -> dict[str, Any]:
-    """The settings in a file, not yet checked."""
-    path = Path(path)
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise BadConfig(f"there is no settings file {path}") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise BadConfig(f"cannot read {path}: {error}") from None
-    except tomllib.TOMLDecodeError as error:
-        raise BadConfig(f"{path} is not TOML: {error}") from None
-
-
-def assigned(text: str) -> tuple[str, Any]:
-    """Path and value of ``path=value``; a value is read as TOML, a bare word as text, ``none`` as None."""
-    path, equals, value = text.partition("=")
-    if not equals:
-        raise BadConfig(f"--set {text}: write path=value, for example --set groups.counts=300")
-    return path.strip(), _value(value.strip())
-
-
-def _value(text: str) -> Any:
-    if text.lower() == "none":
-        return None
-    try:
-        return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        return text
-
-
-def put(settings: dict[str, Any], path: str, value: Any) -> None:
-    """Put a value in place of what is at ``path``; None takes it away. :class:`BadConfig` if there is no such setting."""
-    known = known_paths(settings)
-    if path not in known:
-        near = difflib.get_close_matches(path, known, n=1, cutoff=0.5)
-        raise BadConfig(f"--set {path}: there is no such setting" + (f"; did you mean {near[0]}?" if near else ""))
-    *parents, name = path.split(".")
-    place: Any = settings
-    for part in parents:
-        _refuse_unless_in(place, part, path)
-        place = place[int(part)] if isinstance(place, list) else place.setdefault(part, {})
-    _refuse_unless_in(place, name, path)
-    if isinstance(place, list):
-        place[int(name)] = value
-    elif name == "kind" and place.get("kind") != value:  # another kind has other settings: it starts from its own
-        place.clear()
-        place[name] = value
-    elif value is not None:
-        place[name] = value
-    elif name in _OPTIONAL:
-        place.pop(name, None)
-    else:
-        raise BadConfig(f"--set {path}=none: this setting cannot be left out")
-
-
-def _refuse_unless_in(place: Any, part: str, path: str) -> None:
-    inside = part.isdecimal() and int(part) < len(place) if isinstance(place, list) else isinstance(place, dict)
-    if not inside:
-        raise BadConfig(f"--set {path}: {place!r} has no part {part}")
-
-
-def known_paths(settings: Mapping[str, Any]) -> list[str]:
-    """Every path that ``--set`` may name, given what the settings hold (the number of crops, the kinds chosen)."""
-    found: list[str] = []
-
-    def walk(kind: Any, value: Any, path: str) -> None:
-        if path:
-            found.append(path)
-        kinds = [each for each in _members(kind) if isinstance(each, type) and is_dataclass(each)]
-        if len(kinds) > 1:
-            tag = value.get("kind") if isinstance(value, Mapping) else None
-            kinds = [each for each in kinds if _TAGS[each] == tag]
-            found.append(f"{path}.kind")
-        for each in kinds:
-            hints = get_type_hints(each)
-            for one in fields(each):
-                inner = value.get(one.name) if isinstance(value, Mapping) else None
-                walk(hints[one.name], inner, f"{path}.{one.name}".lstrip("."))
-        if isinstance(value, (list, tuple)):
-            item = next((argument for member in _members(kind) for argument in get_args(member)), Any)
-            for number, inner in enumerate(value):
-                walk(item, inner, f"{path}.{number}")
-
-    walk(PretrainConfig, settings, "")
-    return found
-
-
-def _members(kind: Any) -> tuple[Any, ...]:
-    return get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
-
-
-def _first_cause(error: BaseException, path: str = "") -> str:
-    """The innermost of cattrs' nested errors as one line with the path to it."""
-    for inner in getattr(error, "exceptions", ()):
-        step = path
-        for note in getattr(inner, "__notes__", ()):
-            name = getattr(note, "name", None)
-            index = getattr(note, "index", None)
-            if name is not None or index is not None:
-                step = f"{path}.{index if name is None else name}".lstrip(".")
-        return _first_cause(inner, step)
-    if isinstance(error, cattrs.ForbiddenExtraKeysError):
-        extra = sorted(error.extra_fields)[0]
-        allowed = [each.name for each in fields(error.cl)] if is_dataclass(error.cl) else []
-        near = difflib.get_close_matches(extra, allowed, n=1, cutoff=0.5)
-        where = f"{path}.{extra}".lstrip(".")
-        return f"{where}: there is no such setting" + (f"; did you mean {near[0]}?" if near else "")
-    if isinstance(error, KeyError) and path:
-        return f"{path}: it is missing"
-    if isinstance(error, BadConfig):
-        return str(error)
-    return f"{path}: {error}"
+    def _check_memory(self, groups: GroupsConfig, assignment: AssignmentConfig) -> None:
+        roles, memory = self.views.roles, self.memory
+        if memory is not None and memory.length < self.batch_size:
+            raise BadConfig(
+                f"memory.length is {memory.length}, less than the batch of {self.batch_size}: "
+                f"set it to {self.batch_size} or more, or --set memory=none"
+            )
+        if memory is not None and self.refresh is None and not isinstance(assignment, Sinkhorn):
+            raise BadConfig("memory: only a balanced assignment (sinkhorn) or a refresh looks at it: --set memory=none")
+        together = self.refresh is None or (memory is not None and memory.of == "target")
+        if memory is not None and together and len(roles.target_views) != len(roles.grouped_views):
+            raise BadConfig(
+                "views.target_views and views.grouped_views must be as many where the memory serves the targets"
+            )
+        stored = self.refresh is not None and self.refresh.labels
+        queue = memory.length if memory is not None and self.refresh is None else 0
+        if (
+            isinstance(assignment, Sinkhorn)
+            and not stored
+            and self.batch_size + queue < FEWEST_ROWS * max(groups.counts)
+        ):
+            raise BadConfig(
+                f"groups.counts is {max(groups.counts)}: balancing {self.batch_size + queue} rows over so many groups must "
+                f"fail; --set memory.length={2 * max(groups.counts)}, a larger batch, or at most "
+                f"{round((self.batch_size + queue) / FEWEST_ROWS)} groups"
+            )

@@ -14,7 +14,6 @@ from torch import nn
 from coterie import api
 from coterie.assembly import assemble, eye
 from coterie.atomic import writing
-from coterie.config import from_dict, read_toml, to_toml
 from coterie.data.photos import PHOTOGRAPHS, PhotoPatches, photo_patches
 from coterie.embedding.embed import Embeddings, Eye, embed_source
 from coterie.evaluation.knn import knn
@@ -23,6 +22,7 @@ from coterie.evaluation.report import Comparison, Gallery, Report, Row, Strip, w
 from coterie.exporting.weights import load_backbone
 from coterie.listening import Listener, Silent
 from coterie.reporting import environment, neighbours_of, picture
+from coterie.settings import from_dict, read_toml, to_toml
 from coterie.training.folder import read_log
 
 TRAIN_IMAGES, TEST_IMAGES, SIDE = 6000, 1500, 32

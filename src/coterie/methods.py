@@ -1,118 +1,171 @@
-"""The methods: each a preset, a function from facts about the images to settings.
+"""The methods for anybody's images: each a preset, a function from a plan to settings.
 
-A preset reads like the recipe in its paper. What a person asks for (``epochs``, ``batch_size``, ``backbone``) comes in as
-wishes, because other values follow from it; everything else is overridden afterwards, setting by setting.
+A preset reads like the recipe in its paper; what the paper leaves to ImageNet (crops, network, optimiser, number of groups)
+follows here from the number and the size of the images, and is the same for all methods (:func:`_recipe`), so that they can be
+compared. The published settings are in :mod:`coterie.published`. Everything is overridden afterwards, setting by setting.
 """
 
 from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, Literal
 
-from coterie import planning
 from coterie.config import PretrainConfig
 from coterie.data.views import Augmentation, Crops, ViewPlan
-from coterie.grouping.groups import LearnedGroupsConfig
-from coterie.grouping.memory import MemoryConfig
+from coterie.grouping.assignment import Nearest, Sinkhorn
+from coterie.grouping.batch import BatchGroupsConfig, Identity
+from coterie.grouping.groups import KMeansGroupsConfig, LearnedGroupsConfig, MomentumGroupsConfig
+from coterie.grouping.memory import MemoryConfig, Refresh
+from coterie.grouping.target import MomentumTeacherConfig
 from coterie.models.backbone import BackboneConfig, is_resnet
 from coterie.models.head import HeadConfig
-from coterie.planning import Facts
-from coterie.schedule import Cosine
+from coterie.planning import SMALL_STEM_SIDE, Facts, Planner
+from coterie.published import PUBLISHED, imagenet_views, swav_augmentation
+from coterie.schedule import Cosine, Linear
 from coterie.training.optimizer import AdamWConfig, LarsConfig
 
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-SWAV_STD = (0.228, 0.224, 0.225)
-"""The release's, in training and evaluation; the .228 is a slip for .229, kept so that numbers can be compared."""
 
+def swav(plan: Planner) -> PretrainConfig:
+    """SwAV: swapped prediction of balanced codes over learned prototypes (Caron et al. 2020, arXiv 2006.09882).
 
-def swav_imagenet_4096(
-    facts: Facts, *, epochs: int | None = None, batch_size: int | None = None, backbone: str | None = None
-) -> PretrainConfig:
-    """SwAV on ImageNet at batch 4096, as published (Caron et al. 2020, appendix A.1; reference run of 800 epochs).
-
-    Command: ``coterie pretrain swav_imagenet_4096 IMAGENET/train --out RUN``. The authors used 64 V100 of 16 GB, 6 h 15 min for
-    100 epochs, and publish 72.1 / 73.9 / 74.6 / 75.3 % linear top-1 after 100 / 200 / 400 / 800 epochs. Not measured here.
+    Command: ``coterie pretrain swav IMAGES --out RUN``. ``docs/log.md`` and ``benchmarks/README.md`` say what was measured.
     """
-    return PretrainConfig(
-        method="swav_imagenet_4096",
-        data=(),
-        views=_imagenet_views(facts),
-        backbone=BackboneConfig(name=backbone or "resnet50", channels=facts.channels),
-        groups=LearnedGroupsConfig(counts=(3000,), frozen_steps=313),
-        learning_rate=Cosine(peak=4.8, final=0.0048, warmup_epochs=10, start=0.3),
-        epochs=epochs or 800,
-        batch_size=batch_size or 4096,
-    )
-
-
-def swav_imagenet_256(
-    facts: Facts, *, epochs: int | None = None, batch_size: int | None = None, backbone: str | None = None
-) -> PretrainConfig:
-    """SwAV on ImageNet at batch 256 with a queue, as published (Caron et al. 2020, section 4.3, appendix A.6).
-
-    Command: ``coterie pretrain swav_imagenet_256 IMAGENET/train --out RUN``. The authors used 4 V100, 52 min an epoch, and
-    publish 72.7 / 74.3 % linear top-1 after 200 / 400 epochs. Not measured here. No warm-up; the queue of 3,840 starts at
-    epoch 15.
-    """
-    return PretrainConfig(
-        method="swav_imagenet_256",
-        data=(),
-        views=_imagenet_views(facts),
-        backbone=BackboneConfig(name=backbone or "resnet50", channels=facts.channels),
-        groups=LearnedGroupsConfig(counts=(3000,), frozen_steps=5005),
-        memory=MemoryConfig(length=3840, start_epoch=15),
-        learning_rate=Cosine(peak=0.6, final=0.0006),
-        epochs=epochs or 400,
-        batch_size=batch_size or 256,
-    )
-
-
-def swav(
-    facts: Facts, *, epochs: int | None = None, batch_size: int | None = None, backbone: str | None = None
-) -> PretrainConfig:
-    """SwAV for any images: groups, queue, crops and network follow from their number and size.
-
-    Command: ``coterie pretrain swav IMAGES --out RUN``. Small images (short side up to 96) get two crops of their own size and
-    four of about half, softer colour, no blur and a ResNet-18 that keeps its resolution; larger ones the published crops
-    and a ResNet-50. ``docs/log.md`` says what was measured.
-    """
-    batch = batch_size or planning.batch_size(facts.images)
-    steps = max(1, facts.images // batch)
-    groups = planning.group_count(facts.images)
-    past = planning.memory_length(groups, batch)
-    network = backbone or ("resnet18" if facts.small else "resnet50")
-    small_stem = facts.side <= planning.SMALL_STEM_SIDE and is_resnet(network)
+    groups = plan.groups()
+    past = plan.queue(groups[0])
     return PretrainConfig(
         method="swav",
-        data=(),
-        views=_small_views(facts, 1 if is_resnet(network) else 32) if facts.small else _imagenet_views(facts),
-        backbone=BackboneConfig(
-            name=network,
-            stem="small" if small_stem else "standard",
-            channels=facts.channels,
-        ),
-        projector=HeadConfig(hidden=(512,), width=128) if facts.small else HeadConfig(),
-        groups=LearnedGroupsConfig(counts=(groups,), frozen_steps=steps),
+        **_recipe(plan),
+        projector=_projector(plan),
+        groups=LearnedGroupsConfig(counts=groups, frozen_steps=plan.frozen_steps()),
+        assignment=Sinkhorn(temperature=0.05, iterations=3),
         memory=MemoryConfig(length=past, start_epoch=1) if past else None,
-        optimizer=AdamWConfig(weight_decay=1e-4) if facts.small else LarsConfig(),
-        learning_rate=(
-            Cosine(peak=2e-3 * (batch / 256) ** 0.5, final=2e-5 * (batch / 256) ** 0.5, warmup_epochs=1)
-            if facts.small
-            else Cosine(peak=0.6 * batch / 256, final=0.0006 * batch / 256)
-        ),
-        epochs=epochs or planning.epochs(facts.images),
-        batch_size=batch,
     )
 
 
-def _imagenet_views(facts: Facts) -> ViewPlan:
-    """Two crops of 224 and six of 96 (section 3.2); one recipe for all (release, multicropdataset.py)."""
-    return ViewPlan(
-        crops=(
-            Crops(count=2, size=224, scale=(0.14, 1.0), augmentation=_augmentation(facts)),
-            Crops(count=6, size=96, scale=(0.05, 0.14), augmentation=_augmentation(facts)),
-        ),
-        channels=facts.channels,
-        mean=IMAGENET_MEAN if facts.colour else facts.mean,
-        std=SWAV_STD if facts.colour else facts.std,
+def smog(plan: Planner) -> PretrainConfig:
+    """SMoG: contrast against groups that move with the network (Pang et al. 2022, arXiv 2207.06167).
+
+    Command: ``coterie pretrain smog IMAGES --out RUN``. Ours: one family of views for both networks (``smog_imagenet`` has the
+    two that change places), and a teacher that follows faster, for runs of fewer steps.
+    """
+    return PretrainConfig(
+        method="smog",
+        **_recipe(plan),
+        projector=_projector(plan, last_batch_norm=True),
+        predictor=_projector(plan),
+        target=MomentumTeacherConfig(momentum=Cosine(peak=0.99, final=1.0), moves="before"),
+        groups=MomentumGroupsConfig(counts=plan.groups(heads=3), momentum=Linear(1.0, 0.99)),
+        assignment=Nearest(),
+        memory=MemoryConfig(length=plan.epoch_memory(), start_epoch=0),
+        refresh=Refresh(reset_teacher=True),
     )
+
+
+def deepcluster_v2(plan: Planner) -> PretrainConfig:
+    """DeepCluster-v2: predict the k-means group of each image an epoch ago (Caron et al. 2020, appendix D.2).
+
+    Command: ``coterie pretrain deepcluster_v2 IMAGES --out RUN``.
+    """
+    return PretrainConfig(
+        method="deepcluster_v2",
+        **_recipe(plan),
+        projector=_projector(plan),
+        groups=KMeansGroupsConfig(counts=plan.groups(heads=3)),
+        assignment=Nearest(),
+        memory=MemoryConfig(length=plan.epoch_memory(), start_epoch=0),
+        refresh=Refresh(labels=True),
+    )
+
+
+def sela_v2(plan: Planner) -> PretrainConfig:
+    """SeLa-v2: predict balanced labels of the whole data set, learned prototypes (Caron et al. 2020, appendix D).
+
+    Command: ``coterie pretrain sela_v2 IMAGES --out RUN``.
+    """
+    return PretrainConfig(
+        method="sela_v2",
+        **_recipe(plan),
+        projector=_projector(plan),
+        groups=LearnedGroupsConfig(counts=plan.groups(heads=3), frozen_steps=plan.frozen_steps()),
+        assignment=Sinkhorn(temperature=0.05, iterations=1000, hard=True, tolerance=1e-3),
+        memory=MemoryConfig(length=plan.epoch_memory(), start_epoch=0),
+        refresh=Refresh(labels=True),
+    )
+
+
+def simclr(plan: Planner) -> PretrainConfig:
+    """SimCLR with several crops, the contrastive baseline (Chen et al. 2020; Caron et al. 2020, appendix A.8).
+
+    Command: ``coterie pretrain simclr IMAGES --out RUN``. No groups: every image is its own.
+    """
+    recipe = _recipe(plan)
+    every = tuple(range(recipe["views"].num_views))
+    recipe["views"] = replace(recipe["views"], target_views=every)
+    return PretrainConfig(
+        method="simclr",
+        **recipe,
+        projector=_projector(plan),
+        groups=BatchGroupsConfig(gradient=True),
+        assignment=Identity(),
+        temperature=0.2,
+    )
+
+
+def resa(plan: Planner) -> PretrainConfig:
+    """ReSA: balanced self-assignment over the batch's own features, no prototypes (Weng et al. 2025, ICML).
+
+    Command: ``coterie pretrain resa IMAGES --out RUN``. Ours: the same augmentation for all views (the authors' first is weak).
+    """
+    return PretrainConfig(
+        method="resa",
+        **_recipe(plan),
+        batch_norm_scope="view",
+        projector=_projector(plan, last_batch_norm=True),
+        target=MomentumTeacherConfig(momentum=Cosine(peak=0.99, final=1.0), moves="before"),
+        groups=BatchGroupsConfig(),
+        assignment=Sinkhorn(temperature=0.05, iterations=3),
+        temperature=0.4,
+    )
+
+
+def _recipe(plan: Planner) -> dict[str, Any]:
+    """What all methods share: views, network, optimiser and duration, from the number and the size of the images."""
+    facts, batch = plan.facts, plan.batch_size()
+    network = plan.backbone()
+    resnet = is_resnet(network)
+    stem: Literal["small", "standard"] = "small" if facts.side <= SMALL_STEM_SIDE and resnet else "standard"
+    if resnet:
+        why = "keeps the resolution" if stem == "small" else "the network's own"
+        plan.because("backbone.stem", stem, f"images of {facts.side} pixels: {why}")
+    if facts.small:
+        views = _small_views(facts, 1 if resnet else 32)
+        peak = plan.because(
+            "learning_rate.peak", 2e-3 * (batch / 256) ** 0.5, "2e-3 at batch 256, with its square root"
+        )
+        rate = Cosine(peak=peak, final=peak / 100, warmup_epochs=1)
+    else:
+        views = imagenet_views(facts)
+        peak = plan.because(
+            "learning_rate.peak", 0.6 * batch / 256, "0.6 at batch 256 as published, linear in the batch"
+        )
+        rate = Cosine(peak=peak, final=peak / 1000)
+    sizes = " + ".join(f"{each.count}x{each.size}" for each in views.crops)
+    plan.because("views.crops", sizes, "of the images' own size and about half" if facts.small else "as published")
+    optimizer = plan.because(
+        "optimizer.kind", "adamw" if facts.small else "lars", "few steps" if facts.small else "as published"
+    )
+    return {
+        "data": (),
+        "views": views,
+        "backbone": BackboneConfig(name=network, stem=stem, channels=facts.channels),
+        "optimizer": AdamWConfig(weight_decay=1e-4) if optimizer == "adamw" else LarsConfig(),
+        "learning_rate": rate,
+        "epochs": plan.epochs(),
+        "batch_size": batch,
+    }
+
+
+def _projector(plan: Planner, *, last_batch_norm: bool = False) -> HeadConfig:
+    return HeadConfig(hidden=(512,) if plan.facts.small else (2048,), width=128, last_batch_norm=last_batch_norm)
 
 
 def _small_views(facts: Facts, multiple: int) -> ViewPlan:
@@ -122,7 +175,7 @@ def _small_views(facts: Facts, multiple: int) -> ViewPlan:
     """
     large, small = (-(-side // multiple) * multiple for side in (facts.side, max(16, round(facts.side * 9 / 16))))
     own = Augmentation(brightness=0.4, contrast=0.4, saturation=0.4, hue=0.1, blur=0.0)
-    augmentation = own if facts.colour else _augmentation(facts)
+    augmentation = own if facts.colour else swav_augmentation(facts)
     return ViewPlan(
         crops=(
             Crops(count=2, size=large, scale=(0.2, 1.0), augmentation=augmentation),
@@ -134,11 +187,6 @@ def _small_views(facts: Facts, multiple: int) -> ViewPlan:
     )
 
 
-def _augmentation(facts: Facts) -> Augmentation:
-    """SwAV's recipe; without colour operations where there is no colour to change."""
-    return Augmentation() if facts.colour else Augmentation(jitter=0.0, grayscale=0.0)
-
-
-METHODS: dict[str, Callable[..., PretrainConfig]] = {
-    preset.__name__: preset for preset in (swav, swav_imagenet_256, swav_imagenet_4096)
+METHODS: dict[str, Callable[[Planner], PretrainConfig]] = {
+    preset.__name__: preset for preset in (swav, smog, deepcluster_v2, sela_v2, simclr, resa, *PUBLISHED)
 }

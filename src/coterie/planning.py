@@ -1,6 +1,9 @@
-"""Automatic values: what follows from the images, with the reason beside each rule."""
+"""Automatic values: what follows from the images and from what a person asked for, each with its reason."""
 
 from dataclasses import dataclass
+from typing import TypeVar
+
+Value = TypeVar("Value")
 
 SMALL_SIDE = 96
 """Images of up to this median short side get the small-image recipe."""
@@ -39,29 +42,91 @@ class Facts:
         return self.channels == 3 and self.bits == 8
 
 
-def group_count(images: int) -> int:
-    """About a hundred images a group, at most 3,000; at least 100, if that leaves twenty images a group.
+class Planner:
+    """Facts and wishes in, automatic values out; ``reasons`` collects why, under the path of each setting.
 
-    An order of magnitude above the number of classes is the authors' rule (swav#37); the published 3,000 suit a million
-    images, and few images cannot fill many groups.
+    A preset asks it for what its recipe leaves open. What a person asked for (``epochs``, ``batch_size``, ``backbone``) is here
+    too, because other values follow from it.
     """
-    return max(2, min(100, images // 20), min(3000, round(images / 1000) * 10))
 
+    def __init__(
+        self, facts: Facts, *, epochs: int | None = None, batch_size: int | None = None, backbone: str | None = None
+    ) -> None:
+        """Plan for these images."""
+        self.facts = facts
+        self.asked_epochs, self.asked_batch_size, self.asked_backbone = epochs, batch_size, backbone
+        self.reasons: dict[str, str] = {}
 
-def batch_size(images: int) -> int:
-    """256, or the largest power of two that leaves at least eight batches an epoch."""
-    size = 256
-    while size > 8 and images < 8 * size:
-        size //= 2
-    return min(size, images)
+    def because(self, path: str, value: Value, reason: str) -> Value:
+        """``value``, and its reason noted under the path of the setting."""
+        self.reasons[path] = reason
+        return value
 
+    def batch_size(self, published: int | None = None) -> int:
+        """256, or the largest power of two that leaves at least 32 batches an epoch, but at least 32 images."""
+        if self.asked_batch_size:
+            return self.because("batch_size", self.asked_batch_size, "asked for")
+        if published:
+            return self.because("batch_size", published, "as published")
+        size = 256
+        while size > 32 and self.facts.images < 32 * size:
+            size //= 2
+        size = min(size, self.facts.images)
+        return self.because("batch_size", size, f"a power of two up to 256; {self.facts.images // size} steps an epoch")
 
-def epochs(images: int) -> int:
-    """Enough for about ten million images seen, between 20 and 400 epochs."""
-    return max(20, min(400, round(10_000_000 / images)))
+    def epochs(self, published: int | None = None) -> int:
+        """Enough for about ten million images seen, between 20 and 400 epochs."""
+        if self.asked_epochs:
+            return self.because("epochs", self.asked_epochs, "asked for")
+        if published:
+            return self.because("epochs", published, "as published")
+        epochs = max(20, min(400, round(10_000_000 / self.facts.images)))
+        return self.because("epochs", epochs, f"about ten million images seen: {epochs} x {self.facts.images}")
 
+    def backbone(self, published: str | None = None) -> str:
+        """ResNet-18 for small images, ResNet-50 for others."""
+        if self.asked_backbone:
+            return self.because("backbone.name", self.asked_backbone, "asked for")
+        if published:
+            return self.because("backbone.name", published, "as published")
+        side = self.facts.side
+        name, size = ("resnet18", "small") if self.facts.small else ("resnet50", "large")
+        return self.because("backbone.name", name, f"images of {side} pixels are {size} (the line is at {SMALL_SIDE})")
 
-def memory_length(groups: int, batch: int) -> int:
-    """Past rows so that a balanced assignment sees about two rows a group; 0 if the batch alone has them."""
-    missing = 2 * groups - batch
-    return -(-missing // batch) * batch if missing > 0 else 0
+    @property
+    def steps_per_epoch(self) -> int:
+        """Whole batches in the images."""
+        return max(1, self.facts.images // self.batch_size())
+
+    def groups(self, heads: int = 1) -> tuple[int, ...]:
+        """How many groups each head gets.
+
+        About a hundred images a group, at most 3,000, but at least 100 if that leaves twenty images a group: an order of
+        magnitude above the number of classes is the authors' rule (swav#37). And no more than the run can teach: 2,000 images
+        seen for each (500 groups stood still for 340,000 images of CIFAR-10, 100 moved from the first epoch: ``docs/log.md``).
+        """
+        images, seen = self.facts.images, self.facts.images * self.epochs()
+        least = max(2, min(100, images // 20))
+        by_images = max(least, min(3000, round(images / 1000) * 10))
+        count = max(least, min(by_images, round(seen / 20_000) * 10))
+        why = "one for a hundred images" if count == by_images else f"no more than {seen} images seen can teach"
+        return self.because("groups.counts", (count,) * heads, why)
+
+    def frozen_steps(self) -> int:
+        """One epoch, as published."""
+        return self.because("groups.frozen_steps", self.steps_per_epoch, "one epoch, as published")
+
+    def queue(self, groups: int) -> int:
+        """Past rows so that a balanced assignment sees about two rows a group; 0 if the batch alone has them."""
+        batch = self.batch_size()
+        missing = 2 * groups - batch
+        length = -(-missing // batch) * batch if missing > 0 else 0
+        if not length:
+            self.reasons["memory"] = f"not needed: a batch of {batch} has two rows for each of {groups} groups"
+            return 0
+        self.reasons["memory.start_epoch"] = "after the frozen epoch, when embeddings have begun to settle"
+        return self.because("memory.length", length, f"with the batch of {batch}, two rows for each of {groups} groups")
+
+    def epoch_memory(self) -> int:
+        """One epoch of rows."""
+        return self.because("memory.length", self.steps_per_epoch * self.batch_size(), "one epoch, as published")

@@ -9,15 +9,17 @@ import torch
 
 from coterie.assembly import Parts, assemble, choose_autocast, choose_device, choose_workers, eye
 from coterie.atomic import write_text
-from coterie.config import PretrainConfig, from_dict, read_toml, to_dict, to_toml
+from coterie.config import PretrainConfig
 from coterie.data.loader import Loader
 from coterie.data.source import ImageSource
 from coterie.errors import BadConfig, BadRun, UserError
 from coterie.evaluation.knn import knn_of
 from coterie.evaluation.labelled import Labelled, labelled_pair
 from coterie.exporting.weights import save_backbone
+from coterie.grouping.batch import BatchGroupsConfig
 from coterie.listening import Listener
 from coterie.reporting import report_run
+from coterie.settings import from_dict, read_toml, to_dict, to_toml
 from coterie.training import checkpoint
 from coterie.training.folder import RunFolder
 from coterie.training.loop import fit
@@ -34,11 +36,6 @@ class Pretraining:
         self.folder, self.source, self.config, self.listener = folder, source, config, listener
         if os.environ.get("WORLD_SIZE", "1") != "1":
             raise UserError("several processes are not supported yet: start coterie without torchrun")
-        if max(config.groups.counts) > len(source):
-            raise BadConfig(
-                f"groups.counts is {max(config.groups.counts)}, more than the {len(source)} images: "
-                f"use --set groups.counts={max(2, len(source) // 20)} or less"
-            )
         self.device = choose_device(config.run.device)
         self.workers = choose_workers(config.run.workers)
         self.loader = Loader(
@@ -50,6 +47,7 @@ class Pretraining:
             workers=self.workers,
             device=self.device,
         )
+        self._refuse_more_groups_than_images()
         self.bad: dict[int, str] = {}
         self._refuse_another_run()
         self.probe = labelled_pair(config.probe.train, config.probe.test) if config.probe else None
@@ -60,7 +58,7 @@ class Pretraining:
         """Train to the end, from the start or from the last checkpoint."""
         config, folder = self.config, self.folder
         begun = bool(checkpoint.found(folder.checkpoints))
-        parts = assemble(config, self.device, starting_weights=not begun)
+        parts = assemble(config, self.device, images=len(self.source), starting_weights=not begun)
         optimizer = config.optimizer.build(parts.student)
         monitor = self._monitor()
         saver = self._saver(parts, optimizer, monitor)
@@ -86,6 +84,7 @@ class Pretraining:
                 self._noting_bad(monitor.timed(self.loader.resume(start))),
                 optimizer,
                 config.learning_rate.at,
+                once=self._filling,
                 autocast=choose_autocast(config.run.precision, self.device),
                 clip=config.clip,
                 seed=config.seed,
@@ -111,7 +110,7 @@ class Pretraining:
     def _monitor(self) -> Monitor:
         config = self.config
         return Monitor(
-            config.groups.counts,
+            config.group_counts,
             config.batch_size * len(config.views.roles.target_views),
             config.learning_rate,
             log_steps=config.run.log_steps,
@@ -155,6 +154,19 @@ class Pretraining:
         torch.set_num_threads(saver.extra["threads"])
         return start
 
+    def _filling(self) -> Iterator[tuple[Progress, Batch]]:
+        """The pass that fills the memory before the first step."""
+        steps = self.loader.steps_per_epoch
+        return self.listener.track(self._noting_bad(self.loader.once()), steps, "filling the memory")
+
+    def _refuse_more_groups_than_images(self) -> None:
+        groups, rows = self.config.groups, self.loader.steps_per_epoch * self.config.batch_size
+        if not isinstance(groups, BatchGroupsConfig) and max(groups.counts) > rows:
+            raise BadConfig(
+                f"groups.counts is {max(groups.counts)}, more than the {rows} images of an epoch: "
+                f"use --set groups.counts={max(2, rows // 20)} or less"
+            )
+
     def _refuse_another_run(self) -> None:
         if not self.folder.config.exists() or not checkpoint.found(self.folder.checkpoints):
             return
@@ -172,9 +184,12 @@ class Pretraining:
         config = self.config
         crops = " + ".join(f"{each.count}x{each.size}" for each in config.views.crops)
         memory = f", memory {config.memory.length}" if config.memory else ""
+        groups = "the batch as groups"
+        if not isinstance(config.groups, BatchGroupsConfig):
+            groups = f"{'+'.join(map(str, config.groups.counts))} groups"
         return (
             f"{config.method}: {len(self.source)} images, {config.backbone.name}, crops {crops}, "
-            f"{'+'.join(map(str, config.groups.counts))} groups{memory}, batch {config.batch_size}, {config.epochs} epochs of "
+            f"{groups}{memory}, batch {config.batch_size}, {config.epochs} epochs of "
             f"{self.loader.steps_per_epoch} steps on {self.device}" + (f"; goes on at step {start}" if start else "")
         )
 

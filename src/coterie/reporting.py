@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from coterie.config import PretrainConfig, to_toml
+from coterie.config import PretrainConfig
 from coterie.data.decode import decode
 from coterie.data.loader import center_view
 from coterie.data.source import ImageSource, Subset
@@ -20,6 +20,7 @@ from coterie.embedding.embed import Embeddings, Eye, embed_source
 from coterie.errors import NoImages
 from coterie.evaluation.report import Gallery, Picture, Report, Row, Strip, write_report
 from coterie.ops.neighbours import nearest
+from coterie.settings import to_toml
 from coterie.training.folder import read_log
 from coterie.training.monitor import LARGEST_LOSS, SMALLEST_SPREAD
 

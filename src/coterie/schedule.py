@@ -5,7 +5,7 @@ The forms are those of the SwAV release (main_swav.py): warm-up is ``linspace(st
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from coterie.errors import BadConfig
 from coterie.types import Progress
@@ -44,4 +44,27 @@ class Cosine:
         return self.final + 0.5 * (self.peak - self.final) * (1 + math.cos(math.pi * fraction))
 
 
-Schedule = Constant | Cosine
+@dataclass(frozen=True)
+class Linear:
+    """A straight line from ``start``, which no step uses, to ``end``, which the last one does.
+
+    SMoG's release lowers beta before it uses it: step s of S has ``start + (end - start) (s + 1) / S``.
+    """
+
+    start: float
+    end: float
+
+    def at(self, progress: Progress) -> float:
+        """The value at this step."""
+        return self.start + (self.end - self.start) * (progress.step + 1) / progress.total_steps
+
+
+Schedule = Constant | Linear | Cosine
+
+
+def extremes(schedule: Schedule) -> tuple[float, float]:
+    """The least and the greatest value that a schedule can take."""
+    values = [getattr(schedule, each.name) for each in fields(schedule) if each.name != "warmup_epochs"]
+    if isinstance(schedule, Cosine) and not schedule.warmup_epochs:
+        values = [schedule.peak, schedule.final]
+    return min(values), max(values)

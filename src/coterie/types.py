@@ -3,9 +3,10 @@
 Legend of shapes, here and everywhere: B images, V views, A target or grouped views, D width, K groups, N rows, H heads.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 
@@ -30,25 +31,56 @@ class Progress:
 
 @dataclass(frozen=True)
 class Roles:
-    """Which views play which part: what the student sees, what decides the targets, what the groups look at."""
+    """Which views play which part: what the student sees, what decides the targets, what the groups look at.
+
+    Attributes:
+        student_views: encoded by the student, and predicting.
+        target_views: encoded by the target network; they decide.
+        grouped_views: of the student's; they move the groups and fill the memory.
+        companion_views: encoded by the target network beside the target views, only for its batch statistics (SMoG).
+        family: views of one family of augmentation, where two families swap their parts every batch; 0: they do not. View v
+            of one family is view ``v + family`` of the other.
+    """
 
     student_views: tuple[int, ...]
     target_views: tuple[int, ...]
     grouped_views: tuple[int, ...]
+    companion_views: tuple[int, ...] = ()
+    family: int = 0
+
+    def at(self, progress: Progress) -> "Roles":
+        """The roles at this step: at odd steps of an epoch two families change places (release of SMoG)."""
+        if not self.family or progress.step_in_epoch % 2 == 0:
+            return self
+
+        def swapped(views: tuple[int, ...]) -> tuple[int, ...]:
+            return tuple((view + self.family) % (2 * self.family) for view in views)
+
+        return Roles(
+            swapped(self.student_views),
+            swapped(self.target_views),
+            swapped(self.grouped_views),
+            swapped(self.companion_views),
+        )
+
+    @property
+    def used(self) -> tuple[int, ...]:
+        """Every view that somebody looks at, in order."""
+        return tuple(sorted({*self.student_views, *self.target_views, *self.grouped_views, *self.companion_views}))
 
 
 @dataclass(frozen=True)
 class Batch:
-    """B images seen from V sides.
+    """B images seen from several sides.
 
     Attributes:
         index: position of each image in its source.
-        views: one tensor ``[B, C, H, W]`` a view, in the order of the view plan.
+        views: for each number of a view that this step uses, a tensor ``[B, C, H, W]``.
         bad: (position in the source, reason) of each image of this batch that could not be decoded.
     """
 
     index: Int[Tensor, " b"]
-    views: tuple[Float[Tensor, "b c _ _"], ...]
+    views: Mapping[int, Float[Tensor, "b c _ _"]]
     bad: tuple[tuple[int, str], ...] = ()
 
 
@@ -60,11 +92,13 @@ class Target:
         values: a code (a distribution over the K groups), or the number of a group (-100: this image has none).
         head: the head it belongs to.
         view: the view it came from, which is excused from predicting it; None if it came from no view of this batch.
+        exclude: columns that are no alternative for a row (other views of its own image, where the batch is the groups).
     """
 
     values: Float[Tensor, "b k"] | Int[Tensor, " b"]
     head: int
     view: int | None
+    exclude: Bool[Tensor, "b k"] | None = None
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from sklearn.datasets import load_sample_image
 from torchvision import transforms as T
 from torchvision.transforms import InterpolationMode
 
-from coterie.data.cpu import apply, crop, normalize
+from coterie.data.cpu import apply, apply_batch, crop, normalize
 from coterie.data.draws import BRIGHTNESS, CONTRAST, SATURATION, Box, Draws
 from coterie.data.views import Augmentation, Crops, ViewPlan
 
@@ -130,6 +130,36 @@ def test_an_image_gets_the_same_views_in_any_batch(image):
     alone = PLAN.draw(7, 2, np.array([11]))
     for one, other in zip(apply(image, PLAN, together, 1), apply(image, PLAN, alone, 0), strict=True):
         assert (one == other).all()
+
+
+def mixed_images() -> list[np.ndarray]:
+    """Noise of 8 and of 16 bits; no two images are alike."""
+    generator = np.random.default_rng(3)
+    kinds = (np.uint8, np.uint8, np.uint16)
+    return [generator.integers(0, np.iinfo(kinds[i % 3]).max + 1, (30, 40, 3), kinds[i % 3]) for i in range(60)]
+
+
+PLAINER = Augmentation(hue=0.0, brightness=0.4, solarize=0.5)  # a hue of nothing beside a real one, at one size
+
+
+@pytest.mark.parametrize("sizes", [(12, 12), (30, 8)])
+def test_together_the_views_of_many_images_are_those_of_each(sizes):
+    crops = (
+        Crops(2, sizes[0], (0.3, 1.0), augmentation=EVERYTHING),
+        Crops(2, sizes[1], (0.1, 0.4), augmentation=PLAINER),
+    )
+    plan, pictures = ViewPlan(crops), mixed_images()
+    draws = plan.draw(0, 0, np.arange(len(pictures)))
+    together = apply_batch(iter(pictures), plan, draws, (3, 0, 1))
+    assert [len(view) for view in together] == [60, 60, 60]
+    for row, image in enumerate(pictures):
+        alone = apply(image, plan, draws, row)
+        for number, view in enumerate((3, 0, 1)):
+            assert together[number][row].dtype == alone[view].dtype
+            assert (together[number][row] == alone[view]).all()
+        assert all(
+            (one == alone[view]).all() for view, one in zip((2, 0), apply(image, plan, draws, row, (2, 0)), strict=True)
+        )
 
 
 def test_threads_do_not_change_a_bit(image):

@@ -195,3 +195,11 @@ def test_a_later_try_is_taken_when_the_first_does_not_fit():
     for row in later.tolist():
         taken = fits[row].argmax()
         assert draws.boxes(row, 200, 500)[0][2:] == (heights[row, taken], widths[row, taken])
+
+
+def test_the_boxes_of_some_views_are_those_of_all():
+    """No try fits into the long image, so that the ratio of each view's own group decides."""
+    draws = draw((Crops(2, 32, (1.0, 1.0), (0.9, 0.9)), Crops(2, 32, (1.0, 1.0), (2.0, 2.0))), 0, 0, np.arange(3))
+    boxes = draws.boxes(1, 10, 1000)
+    assert [width for _, _, _, width in boxes] == [9, 9, 20, 20]
+    assert draws.boxes(1, 10, 1000, (3, 0)) == [boxes[3], boxes[0]]

@@ -18,9 +18,9 @@ def images(count: int = 20) -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, (count, 16, 20, 3), dtype=np.uint8)
 
 
-def loader(workers: int = 0, **changes) -> Loader:
+def loader(workers: int = 0, plan: ViewPlan = PLAN, **changes) -> Loader:
     settings = {"batch_size": 6, "epochs": 3, "seed": 4, "workers": workers} | changes
-    return Loader(Arrays(images()), PLAN, **settings)
+    return Loader(Arrays(images()), plan, **settings)
 
 
 def same(ours, theirs) -> None:
@@ -28,7 +28,12 @@ def same(ours, theirs) -> None:
     for (progress, batch), (other_progress, other) in zip(ours, theirs, strict=True):
         assert progress == other_progress
         assert torch.equal(batch.index, other.index)
-        assert all(torch.equal(view, twin) for view, twin in zip(batch.views, other.views, strict=True))
+        assert batch.views.keys() == other.views.keys()
+        assert all(torch.equal(view, other.views[number]) for number, view in batch.views.items())
+
+
+def indices(batches, epoch: int) -> torch.Tensor:
+    return torch.cat([batch.index for progress, batch in batches if progress.epoch == epoch])
 
 
 def test_shapes_and_progress() -> None:
@@ -36,8 +41,9 @@ def test_shapes_and_progress() -> None:
     assert len(batches) == 9  # 20 images are 3 whole batches an epoch
     progress, batch = batches[4]
     assert (progress.step, progress.epoch, progress.step_in_epoch, progress.total_steps) == (4, 1, 1, 9)
-    assert [tuple(view.shape) for view in batch.views] == [(6, 3, 12, 12), (6, 3, 12, 12), (6, 3, 8, 8)]
-    assert all(view.dtype == torch.float32 for view in batch.views)
+    shapes = {number: tuple(view.shape) for number, view in batch.views.items()}
+    assert shapes == {0: (6, 3, 12, 12), 1: (6, 3, 12, 12), 2: (6, 3, 8, 8)}
+    assert all(view.dtype == torch.float32 for view in batch.views.values())
 
 
 def test_any_start_and_any_number_of_workers_give_the_same() -> None:
@@ -48,7 +54,7 @@ def test_any_start_and_any_number_of_workers_give_the_same() -> None:
 
 def test_each_image_once_an_epoch_in_another_order() -> None:
     batches = list(loader().resume())
-    epochs = [torch.cat([batch.index for progress, batch in batches if progress.epoch == epoch]) for epoch in range(3)]
+    epochs = [indices(batches, epoch) for epoch in range(3)]
     assert all(len(set(epoch.tolist())) == 18 for epoch in epochs)
     assert not torch.equal(epochs[0], epochs[1])
     assert np.array_equal(epoch_order(4, 1, 20)[:18], epochs[1].numpy())
@@ -118,6 +124,72 @@ def test_images_of_8_and_of_16_bits_in_one_source_are_on_one_scale() -> None:
     torch.testing.assert_close(middle.views[0], torch.full((6, 1, 8, 8), 200 / 255), atol=2e-3, rtol=0)
 
 
+def family(size: int, **changes) -> tuple[Crops, ...]:
+    augmentation = Augmentation(blur=0.0, **changes)
+    return Crops(2, size, (0.3, 1.0), augmentation=augmentation), Crops(1, 8, (0.1, 0.3), augmentation=augmentation)
+
+
+SWAPPED = ViewPlan(  # views 0, 1 and 2 are one family, 3, 4 and 5 the other
+    crops=(*family(12), *family(12, solarize=1.0)),
+    mean=(0.5,) * 3,
+    std=(0.2,) * 3,
+    student_views=(1, 2),
+    target_views=(3,),
+    grouped_views=(1,),
+    companion_views=(5,),
+    swap=True,
+)
+
+
+def test_two_families_change_places_at_the_odd_steps_of_an_epoch() -> None:
+    """An epoch has 3 steps, so the parity of the step in the whole run is another one in the second epoch."""
+    batches = loader(plan=SWAPPED).resume()
+    seen = [(progress.step_in_epoch, set(batch.views)) for progress, batch in batches]
+    even, odd = {1, 2, 3, 5}, {4, 5, 0, 2}
+    assert seen == [(0, even), (1, odd), (2, even)] * 3
+
+
+def test_a_view_has_the_same_pixels_whatever_else_is_made() -> None:
+    everything = ViewPlan(crops=SWAPPED.crops, mean=SWAPPED.mean, std=SWAPPED.std)
+    pairs = zip(loader(plan=SWAPPED).resume(), loader(plan=everything).resume(), strict=True)
+    for (_, some), (_, whole) in pairs:
+        assert len(some.views) == 4
+        assert len(whole.views) == 6
+        assert all(torch.equal(view, whole.views[number]) for number, view in some.views.items())
+
+
+def test_a_run_with_two_families_goes_on_anywhere() -> None:
+    whole = list(loader(plan=SWAPPED).resume())
+    for workers, start in ((0, 1), (1, 3), (2, 4), (0, 8), (0, 9)):
+        same(list(loader(workers, plan=SWAPPED).resume(start)), whole[start:])
+
+
+def test_the_filling_pass_gives_each_image_once_with_the_grouped_views_and_leaves_the_run_alone() -> None:
+    run = loader(plan=SWAPPED)
+    filling = list(run.once())
+    assert [(progress.step, progress.steps_per_epoch, progress.total_steps) for progress, _ in filling] == [
+        (step, 3, 9) for step in range(3)
+    ]
+    assert all(set(batch.views) == {1} for _, batch in filling)  # at its odd steps too
+    assert len(set(indices(filling, 0).tolist())) == 18
+    same(list(loader(2, plan=SWAPPED).once()), filling)
+    same(list(run.resume()), list(loader(plan=SWAPPED).resume()))
+
+
+@pytest.mark.parametrize("seed", [0, 4, 2**64 - 1])
+def test_the_filling_pass_has_an_order_and_draws_of_its_own(seed: int) -> None:
+    settings = {"seed": seed, "epochs": 20, "batch_size": 20}
+    (((_, filling),), run) = loader(**settings).once(), loader(**settings).resume()
+    assert np.array_equal(epoch_order(seed, -1, 20), filling.index.numpy())
+
+    def by_image(batch) -> torch.Tensor:
+        return batch.views[0][batch.index.argsort()]
+
+    for _, batch in run:
+        assert not torch.equal(batch.index, filling.index)
+        assert not (by_image(batch) == by_image(filling)).flatten(1).all(1).any()
+
+
 def test_each_image_is_decoded_once_for_all_its_views() -> None:
     decoded: list[int] = []
 
@@ -126,5 +198,8 @@ def test_each_image_is_decoded_once_for_all_its_views() -> None:
             decoded.append(index)
             return super().__getitem__(index)
 
-    list(Loader(Counted(images()), PLAN, batch_size=20, epochs=1, seed=4).resume())
-    assert sorted(decoded) == list(range(20))
+    run = Loader(Counted(images()), PLAN, batch_size=20, epochs=1, seed=4)
+    for passing in (run.once(), run.resume()):
+        decoded.clear()
+        list(passing)
+        assert sorted(decoded) == list(range(20))

@@ -5,7 +5,7 @@ import pytest
 
 from coterie.data.views import Augmentation, Crops, ViewPlan
 from coterie.errors import BadConfig
-from coterie.types import Roles
+from coterie.types import Progress, Roles
 
 LARGE, SMALL = Crops(2, 224, (0.14, 1.0)), Crops(6, 96, (0.05, 0.14))
 
@@ -20,6 +20,42 @@ def test_unless_told_the_student_sees_all_and_the_first_group_decides():
     assert ViewPlan((LARGE, SMALL)).roles == Roles(tuple(range(8)), (0, 1), (0, 1))
     told = ViewPlan((LARGE, SMALL), student_views=(2, 3), target_views=(1,), grouped_views=(0, 2))
     assert told.roles == Roles((2, 3), (1,), (0, 2))
+
+
+def family(large: int, small: int) -> tuple[Crops, ...]:
+    return Crops(large, 224, (0.14, 1.0)), Crops(small, 96, (0.05, 0.14))
+
+
+def test_with_two_families_the_student_sees_the_first_and_the_second_decides():
+    plan = ViewPlan((*family(2, 3), *family(2, 3)), swap=True)
+    assert plan.roles == Roles((0, 1, 2, 3, 4), (5, 6), (0, 1), family=5)
+
+
+def test_smogs_views_change_places_by_the_step_in_the_epoch():
+    plan = ViewPlan(
+        (*family(4, 4), *family(4, 4)),
+        student_views=(2, 3, 4, 5, 6, 7),
+        target_views=(8, 9),
+        companion_views=(12, 13, 14, 15),
+        grouped_views=(2, 3),
+        swap=True,
+    )
+    even = Roles((2, 3, 4, 5, 6, 7), (8, 9), (2, 3), (12, 13, 14, 15), family=8)
+    odd = ((10, 11, 12, 13, 14, 15), (0, 1), (10, 11), (4, 5, 6, 7))
+    for step in range(10):
+        roles = plan.roles.at(Progress(step, 5, 10))  # 5 steps an epoch: step 5 is the first of the second
+        if step % 5 in (0, 2, 4):
+            assert roles == even
+            assert roles.used == (2, 3, 4, 5, 6, 7, 8, 9, 12, 13, 14, 15)
+        else:
+            assert (roles.student_views, roles.target_views, roles.grouped_views, roles.companion_views) == odd
+            assert roles.used == (0, 1, 4, 5, 6, 7, 10, 11, 12, 13, 14, 15)
+
+
+def test_without_swap_nothing_changes_places_and_companions_are_used_too():
+    roles = ViewPlan((LARGE, SMALL), student_views=(0, 1), companion_views=(5,)).roles
+    assert roles.at(Progress(1, 5, 10)) == roles
+    assert roles.used == (0, 1, 5)
 
 
 def test_the_defaults_of_augmentation_are_swavs():
@@ -81,6 +117,15 @@ def test_crops_that_cannot_be_meant_are_refused(settings, said):
         ({"target_views": (0, 8)}, "views.target_views is (0, 8): give views from 0 to 7, each once"),
         ({"grouped_views": (1, 1)}, "views.grouped_views is (1, 1)"),
         ({"target_views": (-1,)}, "views.target_views is (-1,)"),
+        ({"companion_views": (2, 8)}, "views.companion_views is (2, 8): give views from 0 to 7, each once"),
+        ({"companion_views": (2, 2)}, "views.companion_views is (2, 2)"),
+        (
+            {"swap": True},
+            "views.swap wants two families with the same counts and sizes, but views.crops has 2x224 and ",
+        ),
+        ({"swap": True, "crops": (LARGE,)}, "views.swap wants two families with the same counts and sizes, but "),
+        ({"swap": True, "crops": (LARGE, SMALL, SMALL, LARGE)}, "views.swap wants two families"),
+        ({"swap": True, "crops": (LARGE, SMALL, LARGE)}, "views.swap wants two families"),
     ],
 )
 def test_a_plan_that_cannot_be_carried_out_is_refused(settings, said):

@@ -38,9 +38,10 @@ def metadata(path) -> dict[str, str]:
         (BackboneConfig("resnet18", stem="small", channels=5), 32),
         (BackboneConfig("vit_tiny_patch16_224", drop_path=0.1), 96),
         (BackboneConfig("swin_tiny_patch4_window7_224", channels=1), 64),
+        (BackboneConfig("swin_tiny_patch4_window7_224", mlp_norm="batch"), 32),
         (BackboneConfig("convnext_atto"), 64),
     ],
-    ids=["tiny", "narrow", "five-channels", "vit", "swin", "convnext"],
+    ids=["tiny", "narrow", "five-channels", "vit", "swin", "swin-batch-norm", "convnext"],
 )
 def test_a_saved_backbone_comes_back_in_evaluation_mode(config, size, tmp_path):
     network = save(tmp_path / "model.safetensors", config, size)
@@ -48,6 +49,20 @@ def test_a_saved_backbone_comes_back_in_evaluation_mode(config, size, tmp_path):
     assert not loaded.training
     images = torch.randn(2, config.channels, size, size)
     assert torch.equal(loaded(images), network.eval()(images))
+
+
+def test_running_averages_of_tokens_come_back(tmp_path):
+    config = BackboneConfig("swin_tiny_patch4_window7_224", mlp_norm="batch")
+    network = build_backbone(config, 32)
+    network(torch.randn(2, 3, 32, 32))  # in training mode: moves them
+    save_backbone(tmp_path / "model.safetensors", network, config, 32, MEAN, STD)
+    assert describe_backbone(tmp_path).backbone == config
+    loaded, images = load_backbone(tmp_path), torch.randn(2, 3, 32, 32)
+    assert torch.equal(loaded(images), network.eval()(images))
+    again = build_backbone(BackboneConfig(config.name, mlp_norm="batch", weights=str(tmp_path)), 32).eval()
+    assert torch.equal(again(images), network(images))
+    with pytest.raises(UserError, match=r"norm2.*check backbone\.name.*mlp_norm"):
+        build_backbone(BackboneConfig(config.name, weights=str(tmp_path)), 32)
 
 
 @pytest.mark.parametrize("name", ["resnet18", "vit_tiny_patch16_224", "swin_tiny_patch4_window7_224", "convnext_atto"])
@@ -64,8 +79,11 @@ def test_timm_reads_the_file_by_itself(name, size, tmp_path):
     assert torch.equal(loaded.eval()(images), network(images))
 
 
-def test_what_timm_cannot_build_alone_is_not_promised_to_it(tmp_path):
-    save(tmp_path / "model.safetensors", TINY, 32)
+@pytest.mark.parametrize(
+    "config", [TINY, BackboneConfig("vit_tiny_patch16_224", mlp_norm="batch")], ids=["tiny", "vit"]
+)
+def test_what_timm_cannot_build_alone_is_not_promised_to_it(config, tmp_path):
+    save(tmp_path / "model.safetensors", config, 32)
     assert "timm" not in metadata(tmp_path / "model.safetensors")
 
 

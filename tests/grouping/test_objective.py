@@ -5,7 +5,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from coterie.grouping.assignment import Sinkhorn, assign
-from coterie.grouping.groups import LearnedGroups, LearnedGroupsConfig
+from coterie.grouping.groups import LearnedGroups, LearnedGroupsConfig, build_groups
 from coterie.grouping.memory import Memory
 from coterie.grouping.objective import Objective
 from coterie.types import Batch, Progress, Roles
@@ -28,13 +28,13 @@ def batch(views: int, size: int = 8, seed: int = 0) -> Batch:
     generator = torch.Generator().manual_seed(seed)
     return Batch(
         torch.arange(size),
-        tuple(torch.randn(size, 3, 2, 2, generator=generator, dtype=torch.float64) for _ in range(views)),
+        {v: torch.randn(size, 3, 2, 2, generator=generator, dtype=torch.float64) for v in range(views)},
     )
 
 
 def groups(*counts: int, frozen: int = 0) -> LearnedGroups:
     torch.manual_seed(1)
-    return LearnedGroups.build(LearnedGroupsConfig(counts, frozen), 6).double()
+    return build_groups(LearnedGroupsConfig(counts, frozen), 6).double()
 
 
 ROLES = Roles((0, 1, 2, 3), (0, 1), (0, 1))

@@ -125,6 +125,8 @@ def test_the_arguments_are_all_that_timm_needs(name):
         (BackboneConfig("resnet18", channels=0), "at least 1"),
         (BackboneConfig("resnet18", drop_path=1.0), "below 1"),
         (BackboneConfig("vgg11", drop_path=0.1), "takes no drop_path"),
+        (BackboneConfig("resnet18", mlp_norm="batch"), "mlp_norm = batch is for Swins and ViTs, not resnet18"),
+        (BackboneConfig("convnext_atto", mlp_norm="batch"), "set backbone.mlp_norm to layer"),
         (BackboneConfig("resnet18.no_such_tag"), "no_such_tag"),
     ],
     ids=lambda value: value.name if isinstance(value, BackboneConfig) else "",

@@ -5,9 +5,11 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from coterie.errors import BadConfig
 from coterie.models.backbone import BackboneConfig, build_backbone, feature_width
-from coterie.models.encoder import Encoder
+from coterie.models.encoder import Encoder, check_batch_norm_scope, target_copy
 from coterie.models.head import Head, HeadConfig
+from coterie.models.joint import joint_features
 
 
 def tiny_backbone(batch_norm: bool = True) -> nn.Sequential:
@@ -15,10 +17,10 @@ def tiny_backbone(batch_norm: bool = True) -> nn.Sequential:
     return nn.Sequential(nn.Conv2d(3, 12, 3, stride=2), *norm, nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
 
 
-def tiny_encoder(batch_norm: bool = True, predictor: bool = False) -> Encoder:
+def tiny_encoder(batch_norm: bool = True, predictor: bool = False, scope: str = "resolution") -> Encoder:
     config = HeadConfig(hidden=(16,), width=8, batch_norm=batch_norm)
-    encoder = Encoder(tiny_backbone(batch_norm), Head(12, config), Head(8, config) if predictor else None)
-    return encoder.double()
+    heads = Head(12, config), Head(8, config) if predictor else None
+    return Encoder(tiny_backbone(batch_norm), *heads, batch_norm_scope=scope).double()
 
 
 def make_views(sizes: list[int], images: int = 4) -> list[torch.Tensor]:
@@ -127,3 +129,108 @@ def test_timm_networks_learn_from_multi_crop(name):
     assert [n for n, p in encoder.named_parameters() if p.grad is None] == []
     assert all(p.grad.isfinite().all() for p in encoder.parameters())
     assert backbone.get_parameter(next(n for n, _ in backbone.named_parameters())).grad.abs().max() > 0
+
+
+def running_averages(module: nn.Module) -> dict[str, torch.Tensor]:
+    return {name: value.clone() for name, value in module.named_buffers()}
+
+
+def test_with_the_scope_of_a_view_each_goes_through_everything_by_itself():
+    encoder, views = tiny_encoder(predictor=True, scope="view"), make_views([8, 5, 8])
+    other = copy.deepcopy(encoder)
+    found = encoder(views)
+    for number, view in enumerate(views):
+        h = other.backbone(view)
+        projected = other.projector(h)
+        expected = h, F.normalize(projected, dim=1), F.normalize(other.predictor(projected), dim=1)
+        torch.testing.assert_close(tuple(part[number] for part in found), expected, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(running_averages(encoder), running_averages(other), rtol=0, atol=0)
+    assert int(encoder.backbone[1].num_batches_tracked) == 3
+
+
+def test_with_the_joint_scope_all_resolutions_are_normalised_together_and_so_are_the_heads():
+    encoder, views = tiny_encoder(predictor=True, scope="joint"), make_views([5, 8, 5])
+    other = copy.deepcopy(encoder)
+    h, z, p = encoder(views)
+    small, large = joint_features(other.backbone, [torch.cat([views[0], views[2]]), views[1]])
+    expected = torch.stack([small[:4], large, small[4:]])
+    torch.testing.assert_close(h, expected, rtol=0, atol=0)
+    projected = other.projector(expected.flatten(0, 1))
+    torch.testing.assert_close(z.flatten(0, 1), F.normalize(projected, dim=1), rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(p.flatten(0, 1), F.normalize(other.predictor(projected), dim=1), rtol=1e-12, atol=1e-12)
+    assert int(encoder.backbone[1].num_batches_tracked) == 1
+
+
+def with_scope(encoder: Encoder, scope: str) -> Encoder:
+    encoder = copy.deepcopy(encoder)
+    encoder.batch_norm_scope = scope
+    return encoder
+
+
+@pytest.mark.parametrize(("scope", "sizes"), [("joint", [8, 8]), ("view", [8])])
+def test_scopes_agree_where_they_mean_the_same(scope, sizes):
+    encoder, views = tiny_encoder(predictor=True), make_views(sizes)
+    other = with_scope(encoder, scope)
+    torch.testing.assert_close(other(views), encoder(views), rtol=0, atol=0)
+    torch.testing.assert_close(running_averages(other), running_averages(encoder), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("scope", ["joint", "view"])
+def test_scopes_agree_in_evaluation_mode(scope):
+    encoder, views = tiny_encoder(predictor=True), make_views([8, 5, 8])
+    encoder(views)
+    encoder.eval()
+    torch.testing.assert_close(with_scope(encoder, scope)(views), encoder(views), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "swin_tiny_patch4_window7_224", "convnext_atto", "vgg11_bn"])
+def test_the_joint_scope_is_for_resnets(name):
+    with torch.device("meta"):
+        backbone = build_backbone(BackboneConfig(name), 64)
+    with pytest.raises(BadConfig, match=r"batch_norm_scope is joint.*set batch_norm_scope to resolution") as caught:
+        Encoder(backbone, nn.Identity(), batch_norm_scope="joint")
+    assert "\n" not in str(caught.value)
+    check_batch_norm_scope(backbone, "view")
+    check_batch_norm_scope(backbone, "resolution")
+
+
+def test_an_unknown_scope_is_refused_with_the_known_ones():
+    with pytest.raises(BadConfig, match="'batch': write view, resolution, joint"):
+        check_batch_norm_scope(tiny_backbone(), "batch")
+
+
+def test_a_target_is_a_copy_without_predictor_and_without_gradients():
+    encoder, views = tiny_encoder(predictor=True, scope="joint"), make_views([8, 5])
+    encoder(views)  # running averages that are not new
+    target = target_copy(encoder)
+    assert (target.batch_norm_scope, target.predictor, target.training) == ("joint", None, True)
+    theirs = dict(encoder.named_parameters())
+    names = [name for name in theirs if not name.startswith("predictor.")]
+    assert [name for name, _ in target.named_parameters()] == names
+    for name, mine in target.named_parameters():
+        assert torch.equal(mine, theirs[name])
+        assert mine.data_ptr() != theirs[name].data_ptr()
+        assert not mine.requires_grad
+        assert theirs[name].requires_grad
+    h, z, p = target(views)
+    expected = encoder(views)
+    torch.testing.assert_close((h, z), expected[:2], rtol=0, atol=0)
+    assert torch.equal(p, z)
+    assert not h.requires_grad
+
+
+def test_a_target_is_in_the_mode_of_its_encoder():
+    assert not target_copy(tiny_encoder().eval()).training
+
+
+def test_only_the_student_drops_paths_and_units():
+    torch.manual_seed(0)
+    backbone = build_backbone(BackboneConfig("swin_tiny_patch4_window7_224", drop_path=0.5), 32)
+    backbone.layers[0].blocks[0].mlp.drop1.p = 0.5
+    encoder = Encoder(backbone, Head(feature_width(backbone), HeadConfig(hidden=(), width=8)))
+    target, views = target_copy(encoder), [torch.randn(2, 3, 32, 32)]
+    assert target.training
+    assert torch.equal(target(views)[0], target(views)[0])
+    assert not torch.equal(encoder(views)[0], encoder(views)[0])
+    assert torch.equal(target(views)[0], encoder.eval()(views)[0])
+    assert backbone.layers[0].blocks[0].mlp.drop1.p == 0.5

@@ -54,3 +54,38 @@ def test_widths_below_one_are_refused_in_one_line(config):
     with pytest.raises(BadConfig, match=r"widths of at least 1") as caught:
         Head(4, config)
     assert "\n" not in str(caught.value)
+
+
+def linear(inputs: int, outputs: int) -> tuple[str, tuple[int, int]]:
+    return "Linear", (inputs, outputs)
+
+
+def norm(width: int, affine: bool = True) -> tuple[str, tuple[int, bool]]:
+    return "BatchNorm1d", (width, affine)
+
+
+def layers(head: Head) -> list[object]:
+    found: list[object] = []
+    for layer in head.layers:
+        if isinstance(layer, nn.Linear):
+            found.append(linear(layer.in_features, layer.out_features))
+        elif isinstance(layer, nn.BatchNorm1d):
+            found.append(norm(layer.num_features, layer.affine))
+        else:
+            found.append(type(layer).__name__)
+    return found
+
+
+@pytest.mark.parametrize(("inputs", "width", "activation"), [(2048, 128, "ReLU"), (768, 256, "GELU")])
+def test_the_heads_of_smog(inputs, width, activation):
+    projector = HeadConfig(width=width, last_batch_norm=True, activation=activation.lower())
+    hidden = [norm(2048), activation]
+    assert layers(Head(inputs, projector)) == [linear(inputs, 2048), *hidden, linear(2048, width), norm(width, False)]
+    predictor = HeadConfig(width=width, activation=activation.lower())
+    assert layers(Head(width, predictor)) == [linear(width, 2048), *hidden, linear(2048, width)]
+
+
+def test_the_projector_of_resa():
+    projector = Head(2048, HeadConfig(hidden=(2048, 2048), width=512, last_batch_norm=True))
+    hidden = [linear(2048, 2048), norm(2048), "ReLU"]
+    assert layers(projector) == [*hidden, *hidden, linear(2048, 512), norm(512, False)]

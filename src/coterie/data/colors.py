@@ -1,7 +1,8 @@
 """The colour operations on the planes of a view, value for value those of Pillow.
 
 A view is worked on as float32 ``[3, H, W]`` that holds whole numbers from 0 to 255: numpy handles such planes two to
-four times as fast as Pillow its packed pixels. Functions change the planes in place and leave whole numbers in them.
+four times as fast as Pillow its packed pixels. N views can be worked on at once, as ``[3, N, H, W]`` with a factor each,
+``[N, 1, 1]``. Functions change the planes in place and leave whole numbers in them.
 Pillow computes in single precision and cuts the fraction off, and so is it done here: for the same factor, the result
 is that of torchvision's function on a PIL image, in every pixel; only of a turned hue, one value in a million is off by
 one.
@@ -12,31 +13,32 @@ from functools import cache
 import numpy as np
 from jaxtyping import Float, UInt8
 
-Planes = Float[np.ndarray, "3 h w"]
-Plane = Float[np.ndarray, "h w"]
-Bytes = UInt8[np.ndarray, "h w"]
+Planes = Float[np.ndarray, "3 *n h w"]
+Plane = Float[np.ndarray, "*n h w"]
+Bytes = UInt8[np.ndarray, "*n h w"]
+Factor = float | Float[np.ndarray, "*n 1 1"]
 
 _LUMA = np.array([19595, 38470, 7471], dtype=np.float32) / 65536  # .299, .587, .114 in 16 bits: sums are exact
 
 
-def brighten(planes: Planes, factor: float) -> None:
+def brighten(planes: Planes, factor: Factor) -> None:
     """Multiply by the factor."""
-    planes *= np.float32(factor)
-    _to_whole(planes, may_leave_range=factor > 1)
+    planes *= np.asarray(factor, dtype=np.float32)
+    _to_whole(planes, factor)
 
 
-def contrast(planes: Planes, factor: float) -> None:
+def contrast(planes: Planes, factor: Factor) -> None:
     """Stretch or shrink the distance from the view's mean grey."""
-    mean = luma(planes).sum(dtype=np.float64) / planes[0].size
-    _stretch(planes, np.float32(int(mean + 0.5)), factor)
+    mean = luma(planes).mean(axis=(-2, -1), dtype=np.float64, keepdims=True)
+    _stretch(planes, np.floor(mean + 0.5).astype(np.float32), factor)
 
 
-def saturate(planes: Planes, factor: float) -> None:
+def saturate(planes: Planes, factor: Factor) -> None:
     """Stretch or shrink the distance of each pixel from its own grey."""
     _stretch(planes, luma(planes), factor)
 
 
-def solarize(planes: Float[np.ndarray, "c h w"]) -> None:
+def solarize(planes: Float[np.ndarray, "c *n h w"]) -> None:
     """Invert the values from 128 up."""
     np.copyto(planes, 255 - planes, where=planes >= 128)
 
@@ -53,7 +55,7 @@ def luma(planes: Planes) -> Plane:
     return grey
 
 
-def turn_hue(planes: Planes, turn: float) -> None:
+def turn_hue(planes: Planes, turn: Factor) -> None:
     """Turn the colour circle: through hue, saturation and value of 8 bits each, as Pillow has them.
 
     Args:
@@ -61,7 +63,7 @@ def turn_hue(planes: Planes, turn: float) -> None:
         turn: 0.5 is half way round.
     """
     hue = _hue(planes)
-    hue += np.uint8(int(turn * 255) % 256)  # past the end it begins again, of itself
+    hue += (np.asarray(turn * 255).astype(np.int64) % 256).astype(np.uint8)  # past the end it begins again, of itself
     value, chroma = _value_and_chroma(planes)
     chroma /= np.clip(value, 1, 255)
     saturation = (chroma * np.float64(255)).astype(np.uint8)  # single, then double precision, as in C
@@ -125,15 +127,15 @@ def _hues() -> UInt8[np.ndarray, " n"]:
     return hues
 
 
-def _stretch(planes: Planes, center: Plane | np.float32, factor: float) -> None:
+def _stretch(planes: Planes, center: Float[np.ndarray, "*n _ _"], factor: Factor) -> None:
     """``center + factor * (planes - center)``."""
     planes -= center
-    planes *= np.float32(factor)
+    planes *= np.asarray(factor, dtype=np.float32)
     planes += center
-    _to_whole(planes, may_leave_range=factor > 1)
+    _to_whole(planes, factor)
 
 
-def _to_whole(planes: Planes, may_leave_range: bool) -> None:
-    if may_leave_range:
+def _to_whole(planes: Planes, factor: Factor) -> None:
+    if np.any(np.asarray(factor) > 1):  # no other leads out of the range
         np.clip(planes, 0, 255, out=planes)
     np.floor(planes, out=planes)

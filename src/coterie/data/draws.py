@@ -77,15 +77,16 @@ class Draws:
     blur: Float[np.ndarray, "b v"]
     solarize: Bool[np.ndarray, "b v"]
 
-    def boxes(self, row: int, height: int, width: int) -> list[Box]:
-        """The crops of one image of this size, a box (top, left, height, width) for each view.
+    def boxes(self, row: int, height: int, width: int, views: Sequence[int] | None = None) -> list[Box]:
+        """The crops of one image of this size, a box (top, left, height, width) for each view, or for these.
 
         A box has the drawn share of the area and the drawn ratio; the first of ten tries that fits into the image is
         taken, and if none does, the largest box in its middle whose ratio is allowed. Distributed as torchvision's
         ``RandomResizedCrop``.
         """
-        views = zip(self.sides[row].tolist(), self.corners[row].tolist(), self.ratios.tolist(), strict=True)
-        return [_box(height, width, sides, corners, ratio) for sides, corners, ratio in views]
+        sides, corners, ratios = self.sides[row].tolist(), self.corners[row].tolist(), self.ratios.tolist()
+        wanted = range(len(ratios)) if views is None else views
+        return [_box(height, width, sides[view], corners[view], ratios[view]) for view in wanted]
 
 
 def _box(height: int, width: int, sides: list[list[float]], corners: list[list[float]], ratio: list[float]) -> Box:

@@ -1,9 +1,9 @@
 """From a source to batches: the order of images, and worker processes that decode and cut them."""
 
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from coterie.data.cpu import apply, normalize
+from coterie.data.cpu import apply_batch, normalize
 from coterie.data.decode import decode
 from coterie.data.source import ImageSource
 from coterie.data.views import ViewPlan
@@ -21,13 +21,15 @@ from coterie.types import Batch, Progress
 
 _ORDER_TAG = 0x6F72646572  # "order": keeps this stream apart from that of the views
 _MOST_BAD_IN_A_ROW = 10_000
+_FILLING = -1  # the epoch of the pass before the first
 WORKER_GRACE_SECONDS = 20
 """How long a loader worker goes on after a SIGTERM."""
 
 
 def epoch_order(seed: int, epoch: int, count: int) -> Int[np.ndarray, " n"]:
-    """The order of the images in an epoch: a permutation that depends on nothing but (seed, epoch)."""
-    generator = np.random.Generator(np.random.Philox(key=[(seed ^ _ORDER_TAG) & (2**64 - 1), epoch]))
+    """The order of the images in an epoch (-1: the filling pass): a permutation that depends on nothing but (seed, epoch)."""
+    key = np.array([(seed ^ _ORDER_TAG) % 2**64, epoch % 2**64], dtype=np.uint64)
+    generator = np.random.Generator(np.random.Philox(key=key))
     return generator.permutation(count)
 
 
@@ -36,33 +38,43 @@ class _Cut:
     """What a worker sends back: uint8 (or float) views, not normalised yet."""
 
     index: Int[np.ndarray, " b"]
-    views: list[Tensor]
+    views: Mapping[int, Tensor]
     bad: list[tuple[int, str]]
 
     def pin_memory(self) -> "_Cut":
         """Called by torch's loader, so that copies to the device overlap with work on it."""
-        return _Cut(self.index, [view.pin_memory() for view in self.views], self.bad)
+        return _Cut(self.index, {number: view.pin_memory() for number, view in self.views.items()}, self.bad)
+
+
+class _Request(NamedTuple):
+    """What a worker is asked for."""
+
+    epoch: int
+    indices: Int[np.ndarray, " b"]
+    views: tuple[int, ...]
 
 
 class _Views(Dataset[Any]):
-    """In a worker: (epoch, indices) -> the views of these images."""
+    """In a worker: a request -> the views of its images."""
 
     def __init__(self, source: ImageSource, plan: ViewPlan, seed: int) -> None:
         self.source, self.plan, self.seed = source, plan, seed
 
-    def __getitem__(self, request: tuple[int, Int[np.ndarray, " b"]]) -> _Cut | UserError:
-        epoch, indices = request
-        draws = self.plan.draw(self.seed, epoch, indices)
-        rows, bad = [], []
+    def __getitem__(self, request: _Request) -> _Cut | UserError:
+        bad: list[tuple[int, str]] = []
+        draws = self.plan.draw(self.seed, request.epoch, request.indices)
         try:
-            for row, index in enumerate(indices):
-                image, failed = _decodable(self.source, int(index), self.plan.channels)
-                bad += failed
-                rows.append(apply(image, self.plan, draws, row))
+            views = apply_batch(self._images(request.indices, bad), self.plan, draws, request.views)
         except UserError as error:  # as a value: an exception would arrive with the worker's traceback in its message
             return error
-        views = [_stacked(view) for view in zip(*rows, strict=True)]
-        return _Cut(indices, views, bad)
+        stacked = {number: _stacked(view) for number, view in zip(request.views, views, strict=True)}
+        return _Cut(request.indices, stacked, bad)
+
+    def _images(self, indices: Int[np.ndarray, " b"], bad: list[tuple[int, str]]) -> Iterator[np.ndarray]:
+        for index in indices:
+            image, failed = _decodable(self.source, int(index), self.plan.channels)
+            bad += failed
+            yield image
 
 
 def _decodable(source: ImageSource, index: int, channels: int) -> tuple[np.ndarray, list[tuple[int, str]]]:
@@ -89,7 +101,7 @@ class Loader:
 
     Step s of an epoch takes the positions ``[s * batch_size, (s + 1) * batch_size)`` of that epoch's order; what does not
     fill a last batch is left out of that epoch. Which images and which views come is a pure function of the seed and the
-    step, so a run goes on anywhere, with any number of workers.
+    step, so a run goes on anywhere, with any number of workers. Only the views that somebody looks at are made.
     """
 
     def __init__(
@@ -113,26 +125,41 @@ class Loader:
         self.steps_per_epoch = len(source) // batch_size
         self.total_steps = epochs * self.steps_per_epoch
 
+    def once(self) -> Iterator[tuple[Progress, Batch]]:
+        """One pass over the images before the first epoch, to fill a memory: the grouped views only.
+
+        Its order and its draws are those of an epoch of its own (-1); its steps count from 0, and are none of the run's.
+        """
+        views = self.plan.roles.grouped_views
+        return self._batches((_Request(_FILLING, indices, views) for indices in self._slices(_FILLING)), 0)
+
     def resume(self, start: int = 0) -> Iterator[tuple[Progress, Batch]]:
-        """The batches from step ``start`` to the end of the run, on the device, normalised."""
-        dataset = _Views(self.source, self.plan, self.seed)
+        """The batches from step ``start`` to the end of the run, on the device, normalised: the views that a step uses."""
+        return self._batches(self._requests(start), start)
+
+    def _requests(self, start: int) -> Iterator[_Request]:
+        for epoch in range(start // self.steps_per_epoch, self.total_steps // self.steps_per_epoch):
+            for step, indices in enumerate(self._slices(epoch), start=epoch * self.steps_per_epoch):
+                if step >= start:
+                    yield _Request(epoch, indices, self.plan.roles.at(self._progress(step)).used)
+
+    def _slices(self, epoch: int) -> Iterator[Int[np.ndarray, " b"]]:
+        order = epoch_order(self.seed, epoch, len(self.source))
+        for first in range(0, self.steps_per_epoch * self.batch_size, self.batch_size):
+            yield order[first : first + self.batch_size]
+
+    def _batches(self, requests: Iterator[_Request], start: int) -> Iterator[tuple[Progress, Batch]]:
         assert self.plan.mean is not None
         assert self.plan.std is not None
-        for step, cut in enumerate(_fetch(dataset, self._requests(start), self.workers, self.device), start=start):
-            progress = Progress(step, self.steps_per_epoch, self.total_steps)
+        dataset = _Views(self.source, self.plan, self.seed)
+        for step, cut in enumerate(_fetch(dataset, requests, self.workers, self.device), start=start):
             index = torch.from_numpy(cut.index).to(self.device, non_blocking=True)
-            views = (view.to(self.device, non_blocking=True) for view in cut.views)
-            normalized = tuple(normalize(view, self.plan.mean, self.plan.std) for view in views)
-            yield progress, Batch(index, normalized, tuple(cut.bad))
+            views = {number: view.to(self.device, non_blocking=True) for number, view in cut.views.items()}
+            normalized = {number: normalize(view, self.plan.mean, self.plan.std) for number, view in views.items()}
+            yield self._progress(step), Batch(index, normalized, tuple(cut.bad))
 
-    def _requests(self, start: int) -> Iterator[tuple[int, Int[np.ndarray, " b"]]]:
-        epoch, order = -1, np.empty(0, dtype=np.int64)
-        for step in range(start, self.total_steps):
-            if step // self.steps_per_epoch != epoch:
-                epoch = step // self.steps_per_epoch
-                order = epoch_order(self.seed, epoch, len(self.source))
-            first = step % self.steps_per_epoch * self.batch_size
-            yield epoch, order[first : first + self.batch_size]
+    def _progress(self, step: int) -> Progress:
+        return Progress(step, self.steps_per_epoch, self.total_steps)
 
 
 class _Centers(Dataset[Any]):
@@ -149,7 +176,7 @@ class _Centers(Dataset[Any]):
                 kept.append(index)
             except BadImage as error:
                 bad.append((int(index), str(error)))
-        views = [_stacked(images)] if images else []
+        views = {0: _stacked(images)} if images else {}
         return _Cut(np.array(kept, dtype=np.int64), views, bad)
 
 
@@ -172,7 +199,7 @@ def center_batches(
     requests = (order[first : first + batch_size] for first in range(0, len(source), batch_size))
     device = torch.device(device)
     for cut in _fetch(_Centers(source, size, channels), requests, workers, device):
-        views = tuple(normalize(view.to(device, non_blocking=True), mean, std) for view in cut.views)
+        views = {number: normalize(view.to(device, non_blocking=True), mean, std) for number, view in cut.views.items()}
         yield Batch(torch.from_numpy(cut.index), views, tuple(cut.bad))
 
 

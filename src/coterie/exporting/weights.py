@@ -55,7 +55,8 @@ def save_backbone(
     """Write the backbone to a file, atomically and with the mode that the umask gives.
 
     The metadata entry ``coterie`` is the :class:`Description` as JSON. An unmodified network of timm (width 1, standard
-    stem) also loads by ``timm.create_model(name, checkpoint_path=path, **arguments)``; the entry ``timm`` holds both.
+    stem, norms of its own) also loads by ``timm.create_model(name, checkpoint_path=path, **arguments)``; the entry
+    ``timm`` holds both.
 
     Raises:
         UserError: the file cannot be written; what was at ``path`` stays whole.

@@ -1,6 +1,7 @@
-"""Which past rows are kept."""
+"""Which past rows are kept, and when they are looked over."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -17,10 +18,12 @@ class MemoryConfig:
     Attributes:
         length: rows kept of each grouped view; rounded down to a multiple of the batch.
         start_epoch: the epoch that keeps the first rows; nothing is used before ``length`` rows are there.
+        of: whose rows: of the student's grouped views, or of the views that the target network decides by.
     """
 
     length: int = 3840
     start_epoch: int = 15
+    of: Literal["student", "target"] = "student"
 
     def __post_init__(self) -> None:
         if self.length < 1:
@@ -31,11 +34,39 @@ class MemoryConfig:
             raise BadConfig(f"memory.start_epoch is {self.start_epoch}: it cannot be negative")
 
 
+@dataclass(frozen=True)
+class Refresh:
+    """The rule by which the memory is looked over: k-means and momentum groups are found anew in it.
+
+    Attributes:
+        every_epochs: epochs between two refreshes; the first is at the start of the run.
+        every_steps: steps between two refreshes, in place of epochs; 0: by epochs.
+        labels: keep the group of each image of the memory as its target until the next refresh (DeepCluster-v2, SeLa-v2).
+        reset_teacher: the momentum teacher becomes the student (SMoG).
+    """
+
+    every_epochs: int = 1
+    every_steps: int = 0
+    labels: bool = False
+    reset_teacher: bool = False
+
+    def __post_init__(self) -> None:
+        if self.every_epochs < 1 or self.every_steps < 0:
+            raise BadConfig("refresh: every_epochs must be at least 1, and every_steps at least 1 (or 0: by epochs)")
+
+    def due(self, progress: Progress) -> bool:
+        """Whether it is time, before this step."""
+        if self.every_steps:
+            return progress.step % self.every_steps == 0
+        return progress.step_in_epoch == 0 and progress.epoch % self.every_epochs == 0
+
+
 class Memory(nn.Module):
     """The last rows of each grouped view, first in first out, with the indices of their images.
 
-    SwAV's queue (appendix A.6): rows that help a small batch to be balanced over many groups. Their scores are made anew with
-    the present centers at each step.
+    One store for SwAV's queue (appendix A.6: rows that help a small batch to be balanced over many groups; their scores are
+    made anew with the present centers at each step), for SMoG's cache and for the memory bank of DeepCluster-v2, which are
+    one epoch long.
     """
 
     rows: Tensor
@@ -70,6 +101,11 @@ class Memory(nn.Module):
         self.rows[:, start:end] = z.to(self.rows.dtype)
         self.index[start:end] = index
         self.pushed += len(index)
+
+    @property
+    def written(self) -> int:
+        """Rows of each slot that are there."""
+        return min(self.pushed, self.length)
 
     def oldest_first(self, slot: int) -> Float[Tensor, "n d"]:
         """The rows of one grouped view, oldest first; only when full."""

@@ -1,15 +1,17 @@
-"""The objective that joins groups, assignment and memory to a loss."""
+"""The objective that joins target, groups, assignment and memory to a loss."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from coterie.grouping.assignment import Assignment, assign
-from coterie.grouping.groups import LearnedGroups
-from coterie.grouping.memory import Memory
-from coterie.ops.loss import prediction_loss, scores
+from coterie.grouping.assignment import Assignment, assign, label_rows
+from coterie.grouping.groups import Groups
+from coterie.grouping.memory import Memory, Refresh
+from coterie.grouping.target import SameNetwork, TargetNetwork
+from coterie.ops.kmeans import random_starts
+from coterie.ops.loss import mean_entropy_loss, prediction_loss, scores
 from coterie.types import Batch, Progress, Roles, StepResult, Target
 
 Encode = Callable[[list[Tensor]], tuple[Tensor, Tensor, Tensor]]
@@ -22,63 +24,135 @@ class Objective(nn.Module):
     One step::
 
         z, p    = student(views the student sees)
-        targets = assignment(z of the target views [+ memory rows] @ centers)
+        targets = labels[index], where labels are kept, or
+                  assignment(target network's z of the target views [+ memory rows] @ centers)
+        centers = groups.move(z of the grouped views)
         memory.push(z of the grouped views, index)
-        loss    = prediction_loss(p, centers, targets)
-        backward -> after_backward (frozen groups lose their gradient) -> optimiser -> after_step (unit centers)
+        loss    = prediction_loss(p, centers, targets) + weight * mean_entropy_loss(p, centers)
+        backward -> after_backward (frozen groups lose their gradient) -> optimiser -> after_step (unit centers, teacher)
 
     It works on tensors and one callable, so in anybody's loop. The groups are parameters of the student and tools of the
     objective: they are referred to here and saved there.
     """
 
+    labels: Tensor | None
+
     def __init__(
         self,
-        groups: LearnedGroups,
+        groups: Groups,
         assignment: Assignment,
         roles: Roles,
         *,
+        target: TargetNetwork | None = None,
         temperature: float = 0.1,
         memory: Memory | None = None,
+        memory_of: str = "student",
+        refresh: Refresh | None = None,
+        images: int = 0,
+        mean_entropy: float = 0.0,
+        seed: int = 0,
     ) -> None:
-        """Join the parts; ``temperature`` is tau of the prediction."""
+        """Join the parts.
+
+        Args:
+            groups: how the centers move.
+            assignment: how scores become targets.
+            roles: which view plays which part.
+            target: whose embeddings decide; without it, the student's.
+            temperature: tau, of the prediction.
+            memory: past rows: with a refresh they serve it, without one they are balanced beside the batch.
+            memory_of: ``student`` or ``target``, whose rows the memory keeps.
+            refresh: when the memory is looked over.
+            images: how many the source has; needed where labels are kept.
+            mean_entropy: weight of MSN's regulariser.
+            seed: of the random starts of k-means.
+        """
         super().__init__()
         self._groups = (groups,)  # in a tuple, so that the module does not register it a second time
-        self.assignment = assignment
-        self.roles = roles
-        self.temperature = temperature
-        self.memory = memory
+        self.assignment, self.roles, self.temperature = assignment, roles, temperature
+        self.target = target or SameNetwork()
+        self.memory, self.memory_of, self.refresh_rule = memory, memory_of, refresh
+        self.mean_entropy, self.seed = mean_entropy, seed
+        keeps = refresh is not None and refresh.labels
+        labels = torch.full((len(groups.centers()), images), -100, dtype=torch.int32) if keeps else None
+        self.register_buffer("labels", labels)
 
     @property
-    def groups(self) -> LearnedGroups:
+    def groups(self) -> Groups:
         """The groups, which the student owns."""
         return self._groups[0]
 
     def forward(self, student: Encode, batch: Batch, progress: Progress) -> StepResult:
-        """The loss of one batch (see the class); ``batch`` holds all the views of the plan."""
-        seen = self.roles.student_views
-        _, z, p = student([batch.views[v] for v in seen])
+        """The loss of one batch (see the class)."""
+        roles = self.roles.at(progress)
+        self.target.before_step(progress)
+        h, z, p = student([batch.views[v] for v in roles.student_views])
+        _, decided = self.target.embed(batch.views, roles, h, z)
         with torch.autocast(z.device.type, enabled=False):
-            targets = self.targets(torch.stack([z[seen.index(v)] for v in self.roles.target_views]))
+            grouped = z[[roles.student_views.index(v) for v in roles.grouped_views]]
+            if self.labels is not None:  # they came from no view of this batch
+                targets = [Target(kept[batch.index].long(), head, None) for head, kept in enumerate(self.labels)]
+            else:
+                targets = self.targets(decided, roles, progress)
+            centers = self.groups.move(grouped, progress)
             if self.memory is not None:
-                self.memory.push(
-                    torch.stack([z[seen.index(v)] for v in self.roles.grouped_views]), batch.index, progress
-                )
-            loss = prediction_loss(p, self.groups.centers(), targets, self.temperature, seen)
+                self.memory.push(grouped if self.memory_of == "student" else decided, batch.index, progress)
+            loss = prediction_loss(p, centers, targets, self.temperature, roles.student_views)
+            if self.mean_entropy:
+                loss = loss + self.mean_entropy * mean_entropy_loss(p, centers, self.temperature)
         return StepResult(loss, z.detach(), targets)
 
     @torch.no_grad()
-    def targets(self, z: Float[Tensor, "a b d"]) -> list[Target]:
+    def targets(self, z: Float[Tensor, "a b d"], roles: Roles, progress: Progress) -> list[Target]:
         """The codes of the target views, for each head; the rows of a full memory are balanced beside them."""
         found = []
-        for head, centers in enumerate(self.groups.centers()):
-            rows = scores(z, centers)
-            if self.memory is not None and self.memory.full and self.assignment.pools:
+        for head, centers in enumerate(self.target.centers(self.groups)):
+            rows = together = scores(z, centers)
+            if self.memory is not None and self.memory.full and self.assignment.pools and self.refresh_rule is None:
                 slots = range(len(self.memory.rows))
                 past = torch.stack([scores(self.memory.oldest_first(slot), centers) for slot in slots])
-                rows = torch.cat([past, rows], dim=1)
-            codes = assign(self.assignment, rows)[:, -z.shape[1] :]
-            found += [Target(codes[a], head, view) for a, view in enumerate(self.roles.target_views)]
+                together = torch.cat([past, rows], dim=1)
+            codes = assign(self.assignment, together, progress, head)[:, -z.shape[1] :]
+            self.assignment.observe(rows, head)
+            found += [Target(codes[a], head, view) for a, view in enumerate(roles.target_views)]
         return found
+
+    def needs_fill(self) -> bool:
+        """Whether the memory has to be filled by a pass over the images before the first step."""
+        return self.refresh_rule is not None and self.memory is not None and self.memory.pushed == 0
+
+    @torch.no_grad()
+    def fill(self, student: Encode, batches: Iterable[tuple[Progress, Batch]]) -> None:
+        """Fill the memory: each grouped view goes through the student in a pass of its own (releases of SwAV and SMoG)."""
+        assert self.memory is not None
+        for progress, batch in batches:
+            rows = [student([batch.views[v]])[1][0] for v in self.roles.grouped_views]
+            self.memory.push(torch.stack(rows), batch.index, progress)
+
+    def refresh_due(self, progress: Progress) -> bool:
+        """Whether the memory is to be looked over before this step."""
+        return self.refresh_rule is not None and self.refresh_rule.due(progress)
+
+    @torch.no_grad()
+    def refresh(self, progress: Progress) -> None:
+        """Look over the memory: groups anew, labels anew, the teacher reset; head h watches grouped view ``h mod G``."""
+        assert self.memory is not None
+        assert self.refresh_rule is not None
+        count = self.memory.written
+        index = self.memory.index[:count]
+        for head in range(len(self.groups.centers())):
+            rows = self.memory.rows[head % len(self.memory.rows), :count]
+            if self.groups.refits:
+                starts = random_starts(count, len(self.groups.centers()[head]), self.seed, progress.step, head)
+                self.groups.refit(head, rows, starts.to(rows.device))
+        if self.refresh_rule.reset_teacher:
+            self.target.catch_up()
+        if self.labels is None:
+            return
+        for head, centers in enumerate(self.target.centers(self.groups)):
+            rows = self.memory.rows[head % len(self.memory.rows), :count]
+            self.labels[head].fill_(-100)
+            self.labels[head, index] = label_rows(self.assignment, rows, centers, progress, head).to(torch.int32)
 
     def after_backward(self, progress: Progress) -> None:
         """Between ``loss.backward()`` and the optimiser's step."""
@@ -87,3 +161,4 @@ class Objective(nn.Module):
     def after_step(self, progress: Progress) -> None:
         """After the optimiser's step."""
         self.groups.after_step(progress)
+        self.target.after_step(progress)

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from coterie.errors import BadConfig
+from coterie.models.mlp_norm import replace_mlp_norms
 from coterie.models.starting_weights import load_weights
 
 
@@ -25,6 +26,8 @@ class BackboneConfig:
             pixels; "standard" leaves the network as it is.
         channels: of the images.
         drop_path: rate of stochastic depth.
+        mlp_norm: "batch" gives the Swins and ViTs of timm a batch norm over all tokens in place of the layer norm before
+            each MLP, as SMoG's Swin-T has; "layer" leaves the network as it is.
         weights: a file or run folder to start from; None starts from random weights.
     """
 
@@ -33,6 +36,7 @@ class BackboneConfig:
     stem: Literal["standard", "small"] = "standard"
     channels: int = 3
     drop_path: float = 0.0
+    mlp_norm: Literal["layer", "batch"] = "layer"
     weights: str | None = None
 
 
@@ -55,8 +59,10 @@ def build_backbone(config: BackboneConfig, image_size: int) -> nn.Module:
         raise BadConfig(
             f"{config.name} cannot be built for {image_size}-pixel images: {_first_line(reason)}"
         ) from error
-    if not is_plain_timm(config):
+    if _is_reshaped(config):
         _replace_stem(network, config)
+    if config.mlp_norm == "batch":
+        replace_mlp_norms(network, config.name)
     if config.weights is not None:
         load_weights(network, config.weights, config.channels)
     return network
@@ -78,7 +84,7 @@ def timm_arguments(config: BackboneConfig, image_size: int) -> dict[str, Any]:
 
 def is_plain_timm(config: BackboneConfig) -> bool:
     """Whether ``timm.create_model`` alone builds this network."""
-    return config.width == 1 and config.stem == "standard"
+    return not _is_reshaped(config) and config.mlp_norm == "layer"
 
 
 def is_resnet(name: str) -> bool:
@@ -129,7 +135,7 @@ def _check(config: BackboneConfig) -> None:
         raise BadConfig(f"backbone.channels is {config.channels}, and must be at least 1")
     if not 0 <= config.drop_path < 1:
         raise BadConfig(f"backbone.drop_path is {config.drop_path}, and must be at least 0 and below 1")
-    if is_plain_timm(config):
+    if not _is_reshaped(config):
         return
     if not is_resnet(config.name):
         raise BadConfig(f"backbone.width and .stem are for ResNets; {config.name} has width 1 and the standard stem")
@@ -137,6 +143,10 @@ def _check(config: BackboneConfig) -> None:
         raise BadConfig(f"backbone.width is {config.width}, and must be a positive multiple of 1/32")
     if config.width != 1 and not _has_plain_stem(config.name):
         raise BadConfig(f"backbone.width is for ResNets with one stem convolution, such as resnet50, not {config.name}")
+
+
+def _is_reshaped(config: BackboneConfig) -> bool:
+    return config.width != 1 or config.stem != "standard"
 
 
 def _replace_stem(network: nn.Module, config: BackboneConfig) -> None:

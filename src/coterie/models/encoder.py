@@ -1,26 +1,48 @@
-"""From views to embeddings: the backbone once per resolution, the head once over all views."""
+"""From views to embeddings, and what is normalised together on the way."""
 
+import copy
 from collections.abc import Sequence
+from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
+from timm.layers import DropPath
 from torch import Tensor, nn
+
+from coterie.errors import BadConfig
+from coterie.models.joint import can_join, joint_features
+
+BatchNormScope = Literal["view", "resolution", "joint"]
 
 
 class Encoder(nn.Module):
     """Backbone, projector and, if the method has one, predictor.
 
-    What is normalised together is part of the method: batch norm in the backbone sees all views of one resolution,
-    batch norm in the heads sees all views (SwAV, https://arxiv.org/abs/2006.09882, as released).
+    What is normalised together is part of the method, hence ``batch_norm_scope``:
+
+    * ``resolution``: the backbone runs once per resolution over all views of that size, the heads once over all views
+      (SwAV, https://arxiv.org/abs/2006.09882, as released);
+    * ``view``: each view goes through backbone and heads by itself (ReSA, as released);
+    * ``joint``: in a ResNet a batch norm sees all views of all resolutions, but for those in the down-sample branches
+      (:func:`~coterie.models.joint.joint_features`), and so do the heads (SMoG, as released).
     """
 
-    def __init__(self, backbone: nn.Module, projector: nn.Module, predictor: nn.Module | None = None) -> None:
-        """Own the three networks."""
+    def __init__(
+        self,
+        backbone: nn.Module,
+        projector: nn.Module,
+        predictor: nn.Module | None = None,
+        *,
+        batch_norm_scope: BatchNormScope = "resolution",
+    ) -> None:
+        """Own the three networks; :class:`BadConfig` if this backbone does not have that scope."""
         super().__init__()
+        check_batch_norm_scope(backbone, batch_norm_scope)
         self.backbone = backbone
         self.projector = projector
         self.predictor = predictor
+        self.batch_norm_scope = batch_norm_scope
 
     def forward(
         self, views: Sequence[Float[Tensor, "b c _ _"]]
@@ -35,11 +57,11 @@ class Encoder(nn.Module):
             never below float32.
         """
         h = self._features_of_views(views)
-        projected = self.projector(h.flatten(0, 1))
-        z = _unit_rows(projected).view(*h.shape[:2], -1)
+        projected = self._through(self.projector, h)
+        z = _unit_rows(projected)
         if self.predictor is None:
             return h, z, z
-        return h, z, _unit_rows(self.predictor(projected)).view(*h.shape[:2], -1)
+        return h, z, _unit_rows(self._through(self.predictor, projected))
 
     def features(self, images: Float[Tensor, "b c h w"]) -> Float[Tensor, "b f"]:
         """Features of images of one size, as they are used after the training."""
@@ -47,15 +69,61 @@ class Encoder(nn.Module):
         return features
 
     def _features_of_views(self, views: Sequence[Float[Tensor, "b c _ _"]]) -> Float[Tensor, "v b f"]:
+        if self.batch_norm_scope == "view":
+            return torch.stack([self.backbone(view) for view in views])
         positions: dict[torch.Size, list[int]] = {}
         for position, view in enumerate(views):
             positions.setdefault(view.shape[-2:], []).append(position)
+        batches = [torch.cat([views[position] for position in together]) for together in positions.values()]
+        if self.batch_norm_scope == "joint":
+            rows = joint_features(self.backbone, batches)
+        else:
+            rows = [self.backbone(batch) for batch in batches]
         features: dict[int, Tensor] = {}
-        for together in positions.values():
-            rows = self.backbone(torch.cat([views[position] for position in together]))
-            features.update(zip(together, rows.chunk(len(together)), strict=True))
+        for together, same_size in zip(positions.values(), rows, strict=True):
+            features.update(zip(together, same_size.chunk(len(together)), strict=True))
         return torch.stack([features[position] for position in range(len(views))])
 
+    def _through(self, head: nn.Module, rows: Float[Tensor, "v b f"]) -> Float[Tensor, "v b d"]:
+        if self.batch_norm_scope == "view":
+            return torch.stack([head(one) for one in rows])
+        outputs: Tensor = head(rows.flatten(0, 1))
+        return outputs.view(*rows.shape[:2], -1)
 
-def _unit_rows(rows: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
+
+def check_batch_norm_scope(backbone: nn.Module, scope: str) -> None:
+    """Refuse a scope that is unknown, or that this backbone does not have.
+
+    Raises:
+        BadConfig: in one line that names the setting and the mend.
+    """
+    if scope not in get_args(BatchNormScope):
+        raise BadConfig(f"batch_norm_scope is {scope!r}: write {', '.join(get_args(BatchNormScope))}")
+    if scope == "joint" and not can_join(backbone):
+        raise BadConfig(
+            f"batch_norm_scope is joint, which is for timm's ResNets and not for a {type(backbone).__name__}: "
+            "set batch_norm_scope to resolution"
+        )
+
+
+def target_copy(encoder: Encoder) -> Encoder:
+    """The network of a momentum teacher: backbone and projector copied, without predictor and without gradients.
+
+    Its parameters have the names that they have in ``encoder``. Drop path and dropout are off, as only the student has
+    them in SMoG (https://arxiv.org/abs/2207.06167, as released).
+    """
+    target = Encoder(
+        copy.deepcopy(encoder.backbone),
+        copy.deepcopy(encoder.projector),
+        batch_norm_scope=encoder.batch_norm_scope,
+    )
+    for module in target.modules():
+        if isinstance(module, DropPath):
+            module.drop_prob = 0.0
+        elif isinstance(module, nn.modules.dropout._DropoutNd):
+            module.p = 0.0
+    return target.train(encoder.training).requires_grad_(False)
+
+
+def _unit_rows(rows: Float[Tensor, "v b d"]) -> Float[Tensor, "v b d"]:
     return F.normalize(rows.to(torch.promote_types(rows.dtype, torch.float32)), dim=-1)

@@ -40,7 +40,7 @@ def load_weights(network: nn.Module, path: str | Path, channels: int) -> None:
             state[key] = timm.models.adapt_input_conv(channels, state[key])
     if differences := _differences(expected, state):
         name = source.get("architecture", type(network).__name__)
-        raise UserError(f"{path} does not fit {name}: {differences}; check backbone.name, .width and .stem")
+        raise UserError(f"{path} does not fit {name}: {differences}; check backbone.name, .width, .stem and .mlp_norm")
     network.load_state_dict(state, strict=False)
 
 

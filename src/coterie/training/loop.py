@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Sequence
 import torch
 from torch import nn
 
+from coterie.grouping.batch import BatchObjective
 from coterie.grouping.objective import Objective
 from coterie.training.optimizer import set_learning_rate
 from coterie.types import Batch, Progress, StepResult
@@ -14,11 +15,12 @@ Observer = Callable[[Progress, StepResult], None]
 
 def fit(
     student: nn.Module,
-    objective: Objective,
+    objective: Objective | BatchObjective,
     batches: Iterable[tuple[Progress, Batch]],
     optimizer: torch.optim.Optimizer,
     learning_rate: Callable[[Progress], float],
     *,
+    once: Callable[[], Iterable[tuple[Progress, Batch]]] | None = None,
     autocast: torch.dtype | None = None,
     clip: float | None = None,
     seed: int | None = None,
@@ -32,17 +34,27 @@ def fit(
         batches: what is seen, with the progress of each step: from the start or, after a resume, from the next step.
         optimizer: moves the student's parameters.
         learning_rate: of each step (a schedule's ``at``).
+        once: gives one pass over the images, for objectives whose memory has to be filled before the first step.
         autocast: precision of the student's forward pass where it may be low (bfloat16); None: as the weights are.
         clip: largest norm of the gradient; None: any.
         seed: seeds dropout and the like anew at each step, so that a resumed run draws what the whole one drew.
         observers: called after each step, in order: monitors, savers, probes; they leave the student in training mode.
     """
     student.train()
+    device = next(student.parameters()).device.type
+    if objective.needs_fill():
+        assert once is not None, "this objective fills its memory first: give it a pass over the images"
+        if seed is not None:
+            torch.manual_seed(seed - 1)
+        with torch.autocast(device, dtype=autocast, enabled=autocast is not None):
+            objective.fill(student, once())
     for progress, batch in batches:
         if seed is not None:
             torch.manual_seed(seed + progress.step)
+        if objective.refresh_due(progress):
+            objective.refresh(progress)
         set_learning_rate(optimizer, learning_rate(progress))
-        with torch.autocast(batch.index.device.type, dtype=autocast, enabled=autocast is not None):
+        with torch.autocast(device, dtype=autocast, enabled=autocast is not None):
             result = objective(student, batch, progress)
         result.loss.backward()
         objective.after_backward(progress)

@@ -4,14 +4,14 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from coterie.grouping.groups import LearnedGroups
+from coterie.grouping.groups import KMeansGroups, LearnedGroups
 from coterie.models.encoder import Encoder
 
 
 class Student(nn.Module):
-    """The encoder and, where they are learned, the groups."""
+    """The encoder and, unless the batch is its own groups, their centers."""
 
-    def __init__(self, encoder: Encoder, groups: LearnedGroups) -> None:
+    def __init__(self, encoder: Encoder, groups: LearnedGroups | KMeansGroups | None = None) -> None:
         """Own both."""
         super().__init__()
         self.encoder = encoder

@@ -1,0 +1,267 @@
+"""Settings as people write them: read strictly, overridden path by path, written as TOML."""
+
+import difflib
+import math
+import tomllib
+from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from types import UnionType
+from typing import Any, Union, get_args, get_origin, get_type_hints
+
+import cattrs
+import tomli_w
+from cattrs.strategies import configure_tagged_union
+
+from coterie.config import AnyAssignment, AnyGroups, PretrainConfig
+from coterie.errors import BadConfig
+from coterie.grouping.assignment import CenteredConfig, Nearest, Sinkhorn, Softmax
+from coterie.grouping.batch import BatchGroupsConfig, Identity
+from coterie.grouping.groups import KMeansGroupsConfig, LearnedGroupsConfig, MomentumGroupsConfig
+from coterie.grouping.target import MomentumTeacherConfig, SameNetwork, TargetConfig
+from coterie.schedule import Constant, Cosine, Linear, Schedule
+from coterie.training.optimizer import AdamWConfig, LarsConfig, OptimizerConfig, SgdConfig
+
+_TAGS: dict[type, str] = {
+    Constant: "constant",
+    Linear: "linear",
+    Cosine: "cosine",
+    SameNetwork: "same",
+    MomentumTeacherConfig: "teacher",
+    LearnedGroupsConfig: "learned",
+    KMeansGroupsConfig: "kmeans",
+    MomentumGroupsConfig: "momentum",
+    BatchGroupsConfig: "batch",
+    Sinkhorn: "sinkhorn",
+    Nearest: "nearest",
+    Softmax: "softmax",
+    CenteredConfig: "centered",
+    Identity: "identity",
+    LarsConfig: "lars",
+    SgdConfig: "sgd",
+    AdamWConfig: "adamw",
+}
+
+
+def _converter() -> cattrs.Converter:
+    """Strict: no unknown key, no guess between types, ``kind`` tells the members of a union apart."""
+    converter = cattrs.Converter(forbid_extra_keys=True, omit_if_default=False, detailed_validation=True)
+
+    def read_number(value: Any, _: Any) -> float:
+        if type(value) not in (float, int) or not math.isfinite(value):
+            raise TypeError(f"{value!r} is not a number")
+        return float(value)
+
+    def strictly(kind: type, accepted: tuple[type, ...], words: str) -> None:
+        def read(value: Any, _: Any) -> Any:
+            if type(value) not in accepted:
+                raise TypeError(f"{value!r} is not {words}")
+            return kind(value)
+
+        converter.register_structure_hook(kind, read)
+
+    strictly(bool, (bool,), "true or false")
+    strictly(int, (int,), "a whole number")
+    converter.register_structure_hook(float, read_number)
+    strictly(str, (str,), "a text in quotes")
+    for union in (Schedule, TargetConfig, AnyGroups, AnyAssignment, OptimizerConfig):  # what lies inside comes first
+        configure_tagged_union(union, converter, tag_name="kind", tag_generator=_TAGS.__getitem__)
+    return converter
+
+
+_CONVERTER = _converter()
+_OPTIONAL = {"predictor", "memory", "refresh", "clip", "probe", "weights", "mean", "std"}
+_OPTIONAL |= {"student_views", "target_views", "grouped_views"}
+"""The settings that may be left out, which means something."""
+
+
+def to_dict(config: PretrainConfig) -> dict[str, Any]:
+    """The settings as plain nested dictionaries, without those that are None."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: plain(each) for key, each in value.items() if each is not None}
+        if isinstance(value, (list, tuple)):
+            return [plain(each) for each in value]
+        return value
+
+    result: dict[str, Any] = plain(_CONVERTER.unstructure(config))
+    return result
+
+
+def from_dict(settings: Mapping[str, Any]) -> PretrainConfig:
+    """The settings from nested dictionaries, read strictly; :class:`BadConfig` names the path, the value and the rule."""
+    settings = dict(settings)
+    groups = settings.get("groups")
+    if isinstance(groups, Mapping) and type(groups.get("counts")) is int:  # one number: one head
+        settings["groups"] = {**groups, "counts": [groups["counts"]]}
+    settings = _numbers_are_constants(PretrainConfig, settings)
+    _check_shape(PretrainConfig, settings, "")
+    try:
+        return _CONVERTER.structure(settings, PretrainConfig)
+    except cattrs.BaseValidationError as error:
+        raise BadConfig(_first_cause(error)) from None
+
+
+def _numbers_are_constants(kind: Any, value: Any) -> Any:
+    """A plain number where a schedule is meant becomes one that stays at it."""
+    if kind == Schedule and type(value) in (int, float):
+        return {"kind": "constant", "value": value}
+    if not isinstance(value, Mapping):
+        return value
+    tables = [each for each in _members(kind) if isinstance(each, type) and is_dataclass(each)]
+    hints: dict[str, Any] = {}
+    for table in tables:
+        if len(tables) == 1 or value.get("kind") == _TAGS[table]:
+            hints |= get_type_hints(table)
+    return {name: _numbers_are_constants(hints.get(name), inner) for name, inner in value.items()}
+
+
+def _check_shape(kind: Any, value: Any, path: str) -> None:
+    """Refuse what is no table or no list where one is meant, and a kind that does not exist."""
+    members = [each for each in _members(kind) if each is not type(None)]
+    tables = [each for each in members if isinstance(each, type) and is_dataclass(each)]
+    if tables:
+        if not isinstance(value, Mapping):
+            raise BadConfig(f"{path} is {value!r}: give a table, with a line for each of its settings")
+        if len(tables) > 1:
+            known = {_TAGS[each]: each for each in tables}
+            if value.get("kind") not in list(known):
+                raise BadConfig(f"{path}.kind is {value.get('kind')!r}: choose one of {', '.join(known)}")
+            tables = [known[value["kind"]]]
+        hints = get_type_hints(tables[0])
+        for name, inner in value.items():
+            if name in hints:
+                _check_shape(hints[name], inner, f"{path}.{name}".lstrip("."))
+    elif get_origin(members[0]) is tuple:
+        items = get_args(members[0])
+        if not isinstance(value, (list, tuple)):
+            raise BadConfig(f"{path} is {value!r}: give a list, such as [{value!r}]")
+        for number, inner in enumerate(value):
+            _check_shape(items[0], inner, f"{path}.{number}")
+
+
+def texts(value: Any, path: str) -> tuple[str, ...]:
+    """A list of texts in a settings file; :class:`BadConfig` if it is something else."""
+    if not isinstance(value, list) or not all(isinstance(each, str) for each in value):
+        raise BadConfig(f"{path} is {value!r}: give a list of texts")
+    return tuple(value)
+
+
+def to_toml(config: PretrainConfig) -> str:
+    """The text of ``config.toml``."""
+    return tomli_w.dumps(to_dict(config))
+
+
+def read_toml(path: str | Path) -> dict[str, Any]:
+    """The settings in a file, not yet checked."""
+    path = Path(path)
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise BadConfig(f"there is no settings file {path}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadConfig(f"cannot read {path}: {error}") from None
+    except tomllib.TOMLDecodeError as error:
+        raise BadConfig(f"{path} is not TOML: {error}") from None
+
+
+def assigned(text: str) -> tuple[str, Any]:
+    """Path and value of ``path=value``; a value is read as TOML, a bare word as text, ``none`` as None."""
+    path, equals, value = text.partition("=")
+    if not equals:
+        raise BadConfig(f"--set {text}: write path=value, for example --set groups.counts=300")
+    return path.strip(), _value(value.strip())
+
+
+def _value(text: str) -> Any:
+    if text.lower() == "none":
+        return None
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def put(settings: dict[str, Any], path: str, value: Any) -> None:
+    """Put a value in place of what is at ``path``; None takes it away. :class:`BadConfig` if there is no such setting."""
+    known = known_paths(settings)
+    if path not in known:
+        near = difflib.get_close_matches(path, known, n=1, cutoff=0.5)
+        raise BadConfig(f"--set {path}: there is no such setting" + (f"; did you mean {near[0]}?" if near else ""))
+    *parents, name = path.split(".")
+    place: Any = settings
+    for part in parents:
+        _refuse_unless_in(place, part, path)
+        place = place[int(part)] if isinstance(place, list) else place.setdefault(part, {})
+    _refuse_unless_in(place, name, path)
+    if isinstance(place, list):
+        place[int(name)] = value
+    elif name == "kind" and place.get("kind") != value:  # another kind has other settings: it starts from its own
+        place.clear()
+        place[name] = value
+    elif value is not None:
+        place[name] = value
+    elif name in _OPTIONAL:
+        place.pop(name, None)
+    else:
+        raise BadConfig(f"--set {path}=none: this setting cannot be left out")
+
+
+def _refuse_unless_in(place: Any, part: str, path: str) -> None:
+    inside = part.isdecimal() and int(part) < len(place) if isinstance(place, list) else isinstance(place, dict)
+    if not inside:
+        raise BadConfig(f"--set {path}: {place!r} has no part {part}")
+
+
+def known_paths(settings: Mapping[str, Any]) -> list[str]:
+    """Every path that ``--set`` may name, given what the settings hold (the number of crops, the kinds chosen)."""
+    found: list[str] = []
+
+    def walk(kind: Any, value: Any, path: str) -> None:
+        if path:
+            found.append(path)
+        kinds = [each for each in _members(kind) if isinstance(each, type) and is_dataclass(each)]
+        if len(kinds) > 1:
+            tag = value.get("kind") if isinstance(value, Mapping) else None
+            kinds = [each for each in kinds if _TAGS[each] == tag]
+            found.append(f"{path}.kind")
+        for each in kinds:
+            hints = get_type_hints(each)
+            for one in fields(each):
+                inner = value.get(one.name) if isinstance(value, Mapping) else None
+                walk(hints[one.name], inner, f"{path}.{one.name}".lstrip("."))
+        if isinstance(value, (list, tuple)):
+            item = next((argument for member in _members(kind) for argument in get_args(member)), Any)
+            for number, inner in enumerate(value):
+                walk(item, inner, f"{path}.{number}")
+
+    walk(PretrainConfig, settings, "")
+    return found
+
+
+def _members(kind: Any) -> tuple[Any, ...]:
+    return get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
+
+
+def _first_cause(error: BaseException, path: str = "") -> str:
+    """The innermost of cattrs' nested errors as one line with the path to it."""
+    for inner in getattr(error, "exceptions", ()):
+        step = path
+        for note in getattr(inner, "__notes__", ()):
+            name = getattr(note, "name", None)
+            index = getattr(note, "index", None)
+            if name is not None or index is not None:
+                step = f"{path}.{index if name is None else name}".lstrip(".")
+        return _first_cause(inner, step)
+    if isinstance(error, cattrs.ForbiddenExtraKeysError):
+        extra = sorted(error.extra_fields)[0]
+        allowed = [each.name for each in fields(error.cl)] if is_dataclass(error.cl) else []
+        near = difflib.get_close_matches(extra, allowed, n=1, cutoff=0.5)
+        where = f"{path}.{extra}".lstrip(".")
+        return f"{where}: there is no such setting" + (f"; did you mean {near[0]}?" if near else "")
+    if isinstance(error, KeyError) and path:
+        return f"{path}: it is missing"
+    if isinstance(error, BadConfig):
+        return str(error)
+    return f"{path}: {error}"

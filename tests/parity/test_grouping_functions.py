@@ -1,0 +1,94 @@
+"""Groups, labels and losses of the other methods against the numbers of the originals."""
+
+import pytest
+import torch
+
+from coterie.grouping.assignment import Sinkhorn, Softmax, assign, label_rows
+from coterie.grouping.batch import BatchObjective, Identity
+from coterie.ops.kmeans import moved_centers, nearest_centers, spherical_kmeans
+from coterie.ops.loss import mean_entropy_loss, prediction_loss, scores
+from coterie.types import Batch, Progress, Roles, Target
+from tests.parity.conftest import Golden, subcases
+
+START = Progress(0, 1, 1)
+
+
+@pytest.mark.parametrize(("file", "case"), subcases("starts", "rows"))
+def test_spherical_kmeans(file: Golden, case: dict) -> None:
+    arrays, name = file.tensors(), case["name"]
+    rows = arrays[f"{name}/rows"]
+    centers = spherical_kmeans(rows, rows[arrays[f"{name}/starts"]], case["iterations"])
+    file.close(centers, arrays[f"{name}/centers"], 1e-10)
+    assert torch.equal(nearest_centers(rows, centers), arrays[f"{name}/labels"])
+
+
+@pytest.mark.parametrize(("file", "case"), subcases("moved", "grad_rows"))
+def test_group_move(file: Golden, case: dict) -> None:
+    arrays, name = file.tensors(), case["name"]
+    rows, groups = arrays[f"{name}/rows"].requires_grad_(), arrays[f"{name}/groups"]
+    labels = nearest_centers(rows, groups)
+    assert torch.equal(labels, arrays[f"{name}/labels"])
+    moved = moved_centers(groups, rows, labels, case["momentum"])
+    file.close(moved.detach(), arrays[f"{name}/moved"], 1e-10)
+    (moved * arrays[f"{name}/weights"]).sum().backward()
+    file.close(rows.grad, arrays[f"{name}/grad_rows"], 1e-10)
+
+
+@pytest.mark.parametrize(("file", "case"), subcases("labels_converged"))
+def test_sela_labels(file: Golden, case: dict, monkeypatch: pytest.MonkeyPatch) -> None:
+    """SeLa starts from powers of probabilities; the rows stream through in chunks of a few."""
+    arrays, name = file.tensors(), case["name"]
+    probabilities = arrays[f"{name}/scores"].log_softmax(dim=1)
+    exactly = Sinkhorn(1 / case["sharpness"], case["iterations"], hard=True)
+    assert torch.equal(assign(exactly, probabilities), arrays[f"{name}/labels"])
+    assert torch.equal(assign(exactly, probabilities).bincount(minlength=case["groups"]), arrays[f"{name}/counts"])
+    to_the_limit = Sinkhorn(1 / case["sharpness"], 2_000, hard=True, tolerance=1e-6)
+    monkeypatch.setattr("coterie.grouping.assignment.CHUNK_ELEMENTS", 99 * case["groups"])
+    labels = label_rows(to_the_limit, arrays[f"{name}/scores"], torch.eye(case["groups"], dtype=torch.float64))
+    assert torch.equal(labels, arrays[f"{name}/labels_converged"])
+
+
+@pytest.mark.parametrize(("file", "case"), subcases("prototypes", "anchors"))
+def test_msn_loss(file: Golden, case: dict) -> None:
+    arrays, name = file.tensors(), case["name"]
+    anchors, prototypes = (arrays[f"{name}/{each}"].requires_grad_() for each in ("anchors", "prototypes"))
+    p = torch.nn.functional.normalize(anchors, dim=1).unflatten(0, (case["anchor_views"], case["batch"]))
+    centers = [torch.nn.functional.normalize(prototypes, dim=1)]
+    targets = torch.nn.functional.normalize(arrays[f"{name}/targets"], dim=1)
+    sharp = case["temperature"] * case["target_sharpen_temperature"]
+    rounds = case["sinkhorn_iterations"]
+    assignment = Sinkhorn(sharp, rounds, normalized=True) if rounds else Softmax(sharp)
+    codes = assign(assignment, scores(targets, centers[0]))
+    file.close(codes, arrays[f"{name}/target_probabilities"], 1e-10)
+    loss = prediction_loss(p, centers, [Target(codes, 0, None)], case["temperature"], range(case["anchor_views"]))
+    if case["entropy_weight"]:
+        loss = loss + case["entropy_weight"] * mean_entropy_loss(p, centers, case["temperature"])
+    file.close(loss.detach(), arrays[f"{name}/loss"], 1e-10)
+    loss.backward()
+    file.close(anchors.grad, arrays[f"{name}/grad_anchors"], 1e-10)
+    file.close(prototypes.grad, arrays[f"{name}/grad_prototypes"], 1e-10)
+
+
+@pytest.mark.parametrize(("file", "case"), subcases("embeddings", "terms"))
+def test_simclr_with_many_crops(file: Golden, case: dict) -> None:
+    arrays, name = file.tensors(), case["name"]
+    z, terms = arrays[f"{name}/embeddings"].requires_grad_(), arrays[f"{name}/terms"]
+    views = tuple(range(case["crops"]))
+    batch = Batch(torch.arange(case["batch"]), dict.fromkeys(views, torch.zeros(case["batch"], 1, 1, 1)))
+
+    def loss(anchors: tuple[int, ...], positives: tuple[int, ...]) -> torch.Tensor:
+        # every crop stands in the denominator; who asks and who is looked for is what changes
+        objective = BatchObjective(
+            Identity(), Roles(views, views, views), temperature=case["temperature"], gradient=True
+        )
+        result = objective(lambda _: (z, z, z), batch, START)
+        chosen = [target for target in result.targets if target.view in positives]
+        return prediction_loss(z[list(anchors)], [z.flatten(0, 1)], chosen, case["temperature"], anchors)
+
+    whole = loss(views, views)
+    file.close(whole.detach(), arrays[f"{name}/loss"], 1e-10)
+    whole.backward()
+    file.close(z.grad, arrays[f"{name}/grad_embeddings"], 1e-10)
+    for anchor in views:
+        for positive in set(views) - {anchor}:
+            file.close(loss((anchor,), (positive,)).detach(), terms[anchor, positive].mean(), 1e-10)
