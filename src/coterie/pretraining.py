@@ -1,5 +1,6 @@
 """One pretraining run: the parts, put together in a folder and set going."""
 
+import json
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -23,7 +24,7 @@ from coterie.settings import from_dict, read_toml, to_dict, to_toml
 from coterie.training import checkpoint
 from coterie.training.folder import RunFolder
 from coterie.training.loop import fit
-from coterie.training.monitor import Collapsed, Monitor
+from coterie.training.monitor import Collapsed, Monitor, NotFinite
 from coterie.training.saver import Saver
 from coterie.types import Batch, Progress, StepResult
 
@@ -77,7 +78,7 @@ class Pretraining:
         self, parts: Parts, optimizer: torch.optim.Optimizer, monitor: Monitor, saver: Saver, start: int
     ) -> None:
         config = self.config
-        with saver.stopping_on_signals(), self._reporting_a_collapse(parts):
+        with saver.stopping_on_signals(), self._reporting_a_failure(parts):
             fit(
                 parts.student,
                 parts.objective,
@@ -92,12 +93,17 @@ class Pretraining:
             )
 
     @contextmanager
-    def _reporting_a_collapse(self, parts: Parts) -> Iterator[None]:
+    def _reporting_a_failure(self, parts: Parts) -> Iterator[None]:
         try:
             yield
         except Collapsed:
             self._finish(parts)
             raise
+        except NotFinite as error:
+            seen = error.seen | {"images": [self.source.name(index) for index in error.seen.get("images", ())]}
+            seen |= {"weights": {name: str(float(each.norm())) for name, each in parts.student.named_parameters()}}
+            write_text(self.folder.path / "not_finite.json", json.dumps(seen, indent=2) + "\n")
+            raise type(error)(f"{error} ({self.folder.path}/not_finite.json says what was seen)") from None
 
     def _finish(self, parts: Parts) -> None:
         """What a person looks at."""

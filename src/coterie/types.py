@@ -109,8 +109,12 @@ class StepResult:
         loss: with gradient.
         z: the student's embeddings, view by view, without gradient.
         targets: what was to be predicted.
+        index: the images of the batch.
+        gradient_norm: of all weights together, before it was clipped; None before the backward pass.
     """
 
     loss: Float[Tensor, ""]
     z: Float[Tensor, "v b d"]
     targets: list[Target]
+    index: Int[Tensor, " b"]
+    gradient_norm: Float[Tensor, ""] | None = None

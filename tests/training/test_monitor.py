@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from coterie.types import Progress, StepResult, Target
 
 
 def result(loss: float, z: torch.Tensor, codes: torch.Tensor) -> StepResult:
-    return StepResult(torch.tensor(loss), z, [Target(codes, 0, 0)])
+    return StepResult(torch.tensor(loss), z, [Target(codes, 0, 0)], torch.arange(z.shape[1]))
 
 
 def watched(**settings) -> tuple[Monitor, list[dict]]:
@@ -52,7 +53,8 @@ def test_hard_labels_and_images_without_one() -> None:
     monitor, lines = watched()
     labels = torch.tensor([3, 3, 5, -100])
     for step in range(2):
-        monitor(Progress(step, 10, 100), StepResult(torch.tensor(1.0), spread_out(0), [Target(labels, 0, None)]))
+        made = StepResult(torch.tensor(1.0), spread_out(0), [Target(labels, 0, None)], torch.arange(64))
+        monitor(Progress(step, 10, 100), made)
     assert lines[0]["groups_used"] == 2
     assert 1 < lines[0]["perplexity"] < 2
 
@@ -87,7 +89,17 @@ def test_a_loss_of_ln_k_at_the_start_is_no_collapse() -> None:
 def test_a_loss_that_is_no_number_ends_the_run() -> None:
     monitor, _ = watched()
     monitor(Progress(0, 10, 100), result(float("nan"), spread_out(0), torch.full((8, 10), 0.1)))
-    with pytest.raises(NotFinite, match=r"a lower learning_rate\.peak"):
+    with pytest.raises(NotFinite, match=r"step 0 .* a lower learning_rate\.peak") as raised:
+        monitor(Progress(1, 10, 100), result(1.0, spread_out(0), torch.full((8, 10), 0.1)))
+    assert raised.value.seen["step"] == 0
+    assert raised.value.seen["images"] == list(range(64))
+
+
+def test_a_gradient_that_is_no_number_ends_the_run_although_the_loss_is_one() -> None:
+    monitor, _ = watched()
+    ill = replace(result(1.0, spread_out(0), torch.full((8, 10), 0.1)), gradient_norm=torch.tensor(float("inf")))
+    monitor(Progress(0, 10, 100), ill)
+    with pytest.raises(NotFinite, match="gradient inf at step 0"):
         monitor(Progress(1, 10, 100), result(1.0, spread_out(0), torch.full((8, 10), 0.1)))
 
 

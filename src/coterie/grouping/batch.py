@@ -72,7 +72,7 @@ class BatchObjective(nn.Module):
                 own = h[roles.student_views.index(roles.target_views[0])]
                 centers, targets = list(rows), self._codes(own, features[0], roles, progress)
             loss = prediction_loss(p, centers, targets, self.temperature, roles.student_views)
-        return StepResult(loss, z.detach(), targets)
+        return StepResult(loss, z.detach(), targets, batch.index)
 
     def _own_images(self, rows: Float[Tensor, "a b d"], roles: Roles) -> list[Target]:
         views, images = rows.shape[:2]

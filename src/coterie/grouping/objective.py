@@ -100,7 +100,7 @@ class Objective(nn.Module):
             loss = prediction_loss(p, centers, targets, self.temperature, roles.student_views)
             if self.mean_entropy:
                 loss = loss + self.mean_entropy * mean_entropy_loss(p, centers, self.temperature)
-        return StepResult(loss, z.detach(), targets)
+        return StepResult(loss, z.detach(), targets, batch.index)
 
     @torch.no_grad()
     def targets(self, z: Float[Tensor, "a b d"], roles: Roles, progress: Progress) -> list[Target]:

@@ -1,6 +1,7 @@
 """The loop."""
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 
 import torch
 from torch import nn
@@ -58,10 +59,12 @@ def fit(
             result = objective(student, batch, progress)
         result.loss.backward()
         objective.after_backward(progress)
+        weights = [each for each in student.parameters() if each.grad is not None]
+        norm = nn.utils.get_total_norm([each.grad for each in weights if each.grad is not None])
         if clip is not None:
-            nn.utils.clip_grad_norm_(student.parameters(), clip)
+            nn.utils.clip_grads_with_norm_(weights, clip, norm)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         objective.after_step(progress)
         for observe in observers:
-            observe(progress, result)
+            observe(progress, replace(result, gradient_norm=norm))

@@ -27,7 +27,15 @@ class Collapsed(UserError):  # noqa: N818 -- the event, as the option is called
 
 
 class NotFinite(UserError):  # noqa: N818
-    """The loss is no longer a number; nothing was saved since."""
+    """The loss or its gradient is no longer a number; nothing was saved since.
+
+    ``seen`` says at which step it began, what loss and gradient were, and which images were looked at.
+    """
+
+    def __init__(self, message: str, seen: dict[str, Any] | None = None) -> None:
+        """What to do, and what was seen."""
+        super().__init__(message)
+        self.seen = seen or {}
 
 
 class Monitor:
@@ -67,6 +75,7 @@ class Monitor:
         self._mass = [torch.zeros(count + 1, device=device) for count in counts]
         self._z: Tensor | None = None
         self._loss = torch.zeros((), dtype=torch.float64, device=device)
+        self._ill: tuple[Tensor, Tensor, Tensor, Tensor] | None = None  # step, loss, norm, images of the first that was
         self._steps = 0
         self._images = 0
         self._streak = 0
@@ -88,6 +97,7 @@ class Monitor:
     def __call__(self, progress: Progress, result: StepResult) -> None:
         """Take in a step; every ``log_steps`` steps, and at the last, read the figures and write a line."""
         self._loss += result.loss.detach()
+        self._note_the_first_ill(progress, result)
         total = result.z.float().mean(dim=(0, 1))
         self._z = total if self._z is None else self._z + total
         for target in result.targets:
@@ -98,12 +108,25 @@ class Monitor:
             self._line(progress)
 
     def check_finite(self) -> None:
-        """Raise :class:`NotFinite` unless the loss was a number at every step since the last line."""
-        if not math.isfinite(self._loss.item()):
-            raise NotFinite(
-                "the loss is not a number; what was saved is from before. Go on with --set run.precision=float32 if it was "
-                "bfloat16, or begin again with another --out and a lower learning_rate.peak"
-            )
+        """Raise :class:`NotFinite` unless loss and gradient were numbers at every step; waits for the device."""
+        if self._ill is None or int(self._ill[0]) < 0:
+            return
+        step, loss, norm, images = (each.tolist() for each in self._ill)
+        raise NotFinite(
+            f"loss {loss:g}, gradient {norm:g} at step {step} are not numbers; what was saved is from before. Go on with --set "
+            "run.precision=float32 if it was bfloat16, or begin again with another --out and a lower learning_rate.peak",
+            {"step": step, "loss": str(loss), "gradient_norm": str(norm), "images": images},
+        )
+
+    def _note_the_first_ill(self, progress: Progress, result: StepResult) -> None:
+        """Keep, on the device, what the first step looked like whose loss or gradient is not a number."""
+        norm = result.loss.detach() if result.gradient_norm is None else result.gradient_norm
+        step = torch.tensor(progress.step, device=norm.device)
+        now = (step, result.loss.detach(), norm, result.index)
+        if self._ill is None:
+            self._ill = (torch.full_like(step, -1), *now[1:])
+        ill = ~(now[1].isfinite() & norm.isfinite()) & (self._ill[0] < 0)
+        self._ill = tuple(torch.where(ill, new, old) for new, old in zip(now, self._ill, strict=True))  # type: ignore[assignment]
 
     def _take(self, target: Target, step: int) -> None:
         last, mass, count = self._last[target.head], self._mass[target.head], self.counts[target.head]
