@@ -5,13 +5,13 @@ from torch import nn
 from torch.nn import functional as F
 
 from coterie.grouping.assignment import Sinkhorn
-from coterie.grouping.groups import LearnedGroups, LearnedGroupsConfig
+from coterie.grouping.groups import LearnedGroups
 from coterie.grouping.objective import Objective
 from coterie.types import Batch, Progress, Roles
 
 torch.manual_seed(0)
 network = nn.Sequential(nn.Flatten(), nn.Linear(3 * 16 * 16, 64), nn.ReLU(), nn.Linear(64, 16))
-groups = LearnedGroups.build(LearnedGroupsConfig(counts=(20,), frozen_steps=5), width=16)
+groups = LearnedGroups([torch.randn(20, 16)], frozen_steps=5)
 objective = Objective(groups, Sinkhorn(temperature=0.05), Roles((0, 1, 2), target_views=(0, 1), grouped_views=(0, 1)))
 optimizer = torch.optim.SGD([*network.parameters(), *groups.parameters()], lr=0.05, momentum=0.9)
 
@@ -25,7 +25,7 @@ def encode(views: list[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor, torch
 
 images = torch.rand(64, 3, 16, 16)
 for step in range(30):
-    views = tuple(images + 0.1 * torch.randn_like(images) for _ in range(3))  # your own augmentation
+    views = {view: images + 0.1 * torch.randn_like(images) for view in range(3)}  # your own augmentation
     progress = Progress(step, steps_per_epoch=1, total_steps=30)
     result = objective(encode, Batch(torch.arange(64), views), progress)
     result.loss.backward()

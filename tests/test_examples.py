@@ -1,5 +1,6 @@
 """Each example runs as it stands."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -20,6 +21,12 @@ def run(name: str, *words: str | Path) -> str:
 def test_own_loop() -> None:
     losses = [float(line.rsplit(" ", 1)[1]) for line in run("own_loop.py").splitlines()]
     assert losses[-1] < losses[0]
+
+
+def test_new_assignment() -> None:
+    crowded, fair = (json.loads(line[line.index("[") :]) for line in run("new_assignment.py").splitlines())
+    assert max(crowded) > 50
+    assert max(fair) < 40
 
 
 def test_own_photos(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from coterie.version import __version__
 
 if TYPE_CHECKING:
-    from coterie.api import embed, evaluate, pretrain
+    from coterie.api import embed, evaluate, plan, pretrain
     from coterie.config import PretrainConfig
     from coterie.data.source import open_source
     from coterie.demonstration import demo
@@ -30,6 +30,7 @@ __all__ = [
     "evaluate",
     "load_backbone",
     "open_source",
+    "plan",
     "pretrain",
 ]
 
@@ -44,6 +45,7 @@ _HOMES = {
     "evaluate": "api",
     "load_backbone": "exporting.weights",
     "open_source": "data.source",
+    "plan": "api",
     "pretrain": "api",
 }
 

@@ -1,6 +1,7 @@
-"""The verbs: pretrain, evaluate, embed. The command line calls these and nothing else."""
+"""The verbs: plan, pretrain, evaluate, embed. The command line calls these and nothing else."""
 
 import json
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -8,12 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from coterie.assembly import assemble, choose_device, choose_workers, eye
+from coterie.assembly import assemble, build_loader, choose_device, choose_workers, eye
 from coterie.atomic import write_text
 from coterie.data.source import open_source
 from coterie.embedding.embed import Eye, embedded_batches
 from coterie.embedding.table import write_table
 from coterie.errors import BadConfig, BadRun
+from coterie.estimating import Plan, estimate
 from coterie.evaluation.knn import knn_of
 from coterie.evaluation.labelled import labelled_pair
 from coterie.exporting.weights import describe_backbone, load_backbone
@@ -22,12 +24,57 @@ from coterie.ops.loss import scores
 from coterie.pretraining import Pretraining
 from coterie.resolving import resolve
 from coterie.settings import from_dict, read_toml
+from coterie.telling import summary
 from coterie.training import checkpoint
 from coterie.training.folder import RunFolder
 
 Paths = str | Path | Sequence[str | Path]
 
 PROBES = ("knn",)
+
+
+def plan(
+    method: str | None = None,
+    data: Paths = (),
+    *,
+    backbone: str | None = None,
+    epochs: int | None = None,
+    batch_size: int | None = None,
+    seed: int | None = None,
+    config: str | Path | None = None,
+    settings: Sequence[str] = (),
+    listener: Listener | None = None,
+) -> Plan:
+    """Say what :func:`pretrain` would train, why, how long it would take and how much memory; nothing is trained or written.
+
+    Time and memory are measured by some real steps in another process, of half a minute or less, and extrapolated.
+
+    Args:
+        method: a preset, such as ``swav``; may be left out with ``config``.
+        data: folders, lists, globs, parquet files, tar shards; may be left out with ``config``.
+        backbone: a network of timm.
+        epochs: passes over the images.
+        batch_size: images a step.
+        seed: of weights, order and views.
+        config: a ``config.toml``, of a run or of your own, in place of the preset.
+        settings: overrides, each ``path=value``, such as ``groups.counts=300``.
+        listener: is told how far the rehearsal is.
+
+    Raises:
+        UserError: a plan that must fail, and the mend, in one line.
+    """
+    listener, began = listener or Silent(), time.monotonic()
+    flags = {"epochs": epochs, "batch_size": batch_size, "seed": seed, "backbone.name": backbone}
+    wanted = resolve(method, _strings(data), config, flags, settings)
+    images, device = len(wanted.source), choose_device(wanted.config.run.device)
+    loader = build_loader(wanted.config, wanted.source, device)
+    return Plan(
+        wanted.config,
+        wanted.reasons,
+        summary(wanted.config, images, device),
+        loader.steps_per_epoch,
+        estimate(wanted.config, images, time.monotonic() - began, listener),
+    )
 
 
 def pretrain(
@@ -79,7 +126,7 @@ def pretrain(
     wanted = resolve(method, _strings(data), config, flags, settings)
     folder = RunFolder(out)
     try:
-        Pretraining(folder, wanted.source, wanted.config, listener).go()
+        Pretraining(folder, wanted.source, wanted.config, listener, wanted.reasons).go()
     finally:
         folder.close()
     return folder.path

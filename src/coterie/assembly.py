@@ -6,6 +6,8 @@ from dataclasses import dataclass, replace
 import torch
 
 from coterie.config import PretrainConfig
+from coterie.data.loader import Loader
+from coterie.data.source import ImageSource
 from coterie.embedding.embed import Eye
 from coterie.errors import BadConfig, UserError
 from coterie.grouping.assignment import CenteredConfig, build_assignment
@@ -26,6 +28,26 @@ class Parts:
 
     student: Student
     objective: Objective | BatchObjective
+
+
+def build_loader(config: PretrainConfig, source: ImageSource, device: torch.device | str = "cpu") -> Loader:
+    """The batches of a run; refuses what the images cannot serve: a batch or groups that are more than they are."""
+    loader = Loader(
+        source,
+        config.views,
+        batch_size=config.batch_size,
+        epochs=config.epochs,
+        seed=config.seed,
+        workers=choose_workers(config.run.workers),
+        device=device,
+    )
+    groups, rows = config.groups, loader.steps_per_epoch * config.batch_size
+    if not isinstance(groups, BatchGroupsConfig) and max(groups.counts) > rows:
+        raise BadConfig(
+            f"groups.counts is {max(groups.counts)}, more than the {rows} images of an epoch: "
+            f"use --set groups.counts={max(2, rows // 20)} or less"
+        )
+    return loader
 
 
 def assemble(
@@ -128,5 +150,9 @@ def choose_workers(number: int) -> int:
 
 def choose_autocast(precision: str, device: torch.device) -> torch.dtype | None:
     """bfloat16 where it is asked for, or where it is automatic and the device has it in hardware."""
-    has = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    if device.type == "cuda":
+        has = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        can: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()  # older versions of torch do not tell
+        has = can.get("avx512_bf16", False) or can.get("amx_bf16", False)
     return torch.bfloat16 if precision == "bfloat16" or (precision == "auto" and has) else None

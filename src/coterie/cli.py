@@ -24,6 +24,49 @@ Settings = Annotated[tuple[str, ...], Parameter(name="--set", negative=())]
 
 
 @app.command
+def plan(
+    method: str | None = None,
+    /,
+    *data: str,
+    backbone: str | None = None,
+    epochs: int | None = None,
+    batch_size: int | None = None,
+    seed: int | None = None,
+    config: Path | None = None,
+    settings: Settings = (),
+) -> None:
+    """Say what pretrain would train, why each automatic value, how long it takes and how much memory; train nothing.
+
+    Parameters
+    ----------
+    method
+        A preset, as of pretrain. May be left out with --config.
+    data
+        Folders, text lists of files, globs, *.parquet with an image column, *.tar shards.
+    backbone
+        Any network of timm, such as resnet50, vit_small_patch16_224, convnext_tiny.
+    epochs
+        Passes over the images.
+    batch_size
+        Images a step.
+    seed
+        Of weights, order and views.
+    config
+        A config.toml, of a run or of your own, in place of the preset.
+    settings
+        Override a setting: --set groups.counts=300. May be given several times.
+    """
+    from coterie import api
+    from coterie.terminal import Terminal, plan_lines
+
+    wishes = {"backbone": backbone, "epochs": epochs, "batch_size": batch_size, "seed": seed, "config": config}
+    with closing(Terminal()) as terminal:
+        found = api.plan(method, data, **wishes, settings=settings, listener=terminal)  # type: ignore[arg-type]
+    for line in plan_lines(found):
+        _print(line)
+
+
+@app.command
 def pretrain(
     method: str | None = None,
     /,

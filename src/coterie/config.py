@@ -48,7 +48,7 @@ class RunConfig:
 
     Attributes:
         device: ``auto`` (CUDA if there is one), ``cpu``, ``cuda`` or ``cuda:N``.
-        precision: ``auto`` (bfloat16 on a CUDA device that has it, else float32), ``float32`` or ``bfloat16``.
+        precision: ``auto`` (bfloat16 where the device, CPU or GPU, has it, else float32), ``float32`` or ``bfloat16``.
         workers: processes that load images; -1: as many as there are cores to spare, at most 16.
         threads: of the main process on a CPU; 0: resolved at the start and kept on a resume, so that a resume is bitwise.
         log_steps: steps between two lines of the log.
@@ -162,10 +162,10 @@ class PretrainConfig:
         """How many groups each head tells apart in a batch."""
         if not isinstance(self.groups, BatchGroupsConfig):
             return self.groups.counts
-        views = len(self.views.roles.target_views)
-        if isinstance(self.assignment, Identity):
-            return (views * self.batch_size,)
-        return (self.batch_size,) * views
+        roles = self.views.roles
+        if isinstance(self.assignment, Identity):  # every view of every image
+            return (len(roles.student_views) * self.batch_size,)
+        return (self.batch_size,) * len(roles.target_views)
 
     def _check_roles(self) -> None:
         roles = self.views.roles

@@ -6,7 +6,6 @@ compared. The published settings are in :mod:`coterie.published`. Everything is 
 """
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any, Literal
 
 from coterie.config import PretrainConfig
@@ -97,12 +96,9 @@ def simclr(plan: Planner) -> PretrainConfig:
 
     Command: ``coterie pretrain simclr IMAGES --out RUN``. No groups: every image is its own.
     """
-    recipe = _recipe(plan)
-    every = tuple(range(recipe["views"].num_views))
-    recipe["views"] = replace(recipe["views"], target_views=every)
     return PretrainConfig(
         method="simclr",
-        **recipe,
+        **_recipe(plan),
         projector=_projector(plan),
         groups=BatchGroupsConfig(gradient=True),
         assignment=Identity(),

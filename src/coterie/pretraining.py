@@ -2,25 +2,24 @@
 
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 
-from coterie.assembly import Parts, assemble, choose_autocast, choose_device, choose_workers, eye
+from coterie.assembly import Parts, assemble, build_loader, choose_autocast, choose_device, eye
 from coterie.atomic import write_text
 from coterie.config import PretrainConfig
-from coterie.data.loader import Loader
 from coterie.data.source import ImageSource
-from coterie.errors import BadConfig, BadRun, UserError
+from coterie.errors import BadRun, UserError
 from coterie.evaluation.knn import knn_of
 from coterie.evaluation.labelled import Labelled, labelled_pair
 from coterie.exporting.weights import save_backbone
-from coterie.grouping.batch import BatchGroupsConfig
 from coterie.listening import Listener
 from coterie.reporting import report_run
 from coterie.settings import from_dict, read_toml, to_dict, to_toml
+from coterie.telling import WISHES, reasoned, summary
 from coterie.training import checkpoint
 from coterie.training.folder import RunFolder
 from coterie.training.loop import fit
@@ -32,23 +31,24 @@ from coterie.types import Batch, Progress, StepResult
 class Pretraining:
     """What the steps of a run share; :meth:`go` runs it, or goes on with it."""
 
-    def __init__(self, folder: RunFolder, source: ImageSource, config: PretrainConfig, listener: Listener) -> None:
-        """Check that the settings fit the images and what the folder holds; nothing is written yet."""
+    def __init__(
+        self,
+        folder: RunFolder,
+        source: ImageSource,
+        config: PretrainConfig,
+        listener: Listener,
+        reasons: Mapping[str, str] | None = None,
+    ) -> None:
+        """Check that the settings fit the images and what the folder holds; nothing is written yet.
+
+        ``reasons`` of automatic values, by path, are told at the start.
+        """
         self.folder, self.source, self.config, self.listener = folder, source, config, listener
+        self.reasons = reasons or {}
         if os.environ.get("WORLD_SIZE", "1") != "1":
             raise UserError("several processes are not supported yet: start coterie without torchrun")
         self.device = choose_device(config.run.device)
-        self.workers = choose_workers(config.run.workers)
-        self.loader = Loader(
-            source,
-            config.views,
-            batch_size=config.batch_size,
-            epochs=config.epochs,
-            seed=config.seed,
-            workers=self.workers,
-            device=self.device,
-        )
-        self._refuse_more_groups_than_images()
+        self.loader = build_loader(config, source, self.device)
         self.bad: dict[int, str] = {}
         self._refuse_another_run()
         self.probe = labelled_pair(config.probe.train, config.probe.test) if config.probe else None
@@ -69,10 +69,17 @@ class Pretraining:
         if start == self.loader.total_steps:
             self.listener.say(f"{folder.path} is finished after {start} steps; name another --out to train again")
         else:
-            self.listener.say(self._summary(start))
+            self._introduce(start)
             self._train(parts, optimizer, monitor, saver, start)
         if start < self.loader.total_steps or not (folder.path / "report.html").exists():
             self._finish(parts)
+
+    def _introduce(self, start: int) -> None:
+        said = summary(self.config, len(self.source), self.device)
+        self.listener.say(said + (f"; goes on at step {start}" if start else ""))
+        for path, value, reason in reasoned(self.config, {} if start else self.reasons):
+            if reason not in WISHES:
+                self.listener.say(f"  {path} {value}: {reason}")
 
     def _train(
         self, parts: Parts, optimizer: torch.optim.Optimizer, monitor: Monitor, saver: Saver, start: int
@@ -165,14 +172,6 @@ class Pretraining:
         steps = self.loader.steps_per_epoch
         return self.listener.track(self._noting_bad(self.loader.once()), steps, "filling the memory")
 
-    def _refuse_more_groups_than_images(self) -> None:
-        groups, rows = self.config.groups, self.loader.steps_per_epoch * self.config.batch_size
-        if not isinstance(groups, BatchGroupsConfig) and max(groups.counts) > rows:
-            raise BadConfig(
-                f"groups.counts is {max(groups.counts)}, more than the {rows} images of an epoch: "
-                f"use --set groups.counts={max(2, rows // 20)} or less"
-            )
-
     def _refuse_another_run(self) -> None:
         if not self.folder.config.exists() or not checkpoint.found(self.folder.checkpoints):
             return
@@ -185,19 +184,6 @@ class Pretraining:
                 f"{self.folder.path} holds a run with other settings ({different}): choose another --out, or go on with "
                 f"--config {self.folder.config}"
             )
-
-    def _summary(self, start: int) -> str:
-        config = self.config
-        crops = " + ".join(f"{each.count}x{each.size}" for each in config.views.crops)
-        memory = f", memory {config.memory.length}" if config.memory else ""
-        groups = "the batch as groups"
-        if not isinstance(config.groups, BatchGroupsConfig):
-            groups = f"{'+'.join(map(str, config.groups.counts))} groups"
-        return (
-            f"{config.method}: {len(self.source)} images, {config.backbone.name}, crops {crops}, "
-            f"{groups}{memory}, batch {config.batch_size}, {config.epochs} epochs of "
-            f"{self.loader.steps_per_epoch} steps on {self.device}" + (f"; goes on at step {start}" if start else "")
-        )
 
     def _write(self, record: dict[str, Any]) -> None:
         self.folder.append(record)
@@ -221,7 +207,7 @@ class Pretraining:
             last = progress.step + 1 == progress.total_steps
             if last or (ended and (progress.epoch + 1) % wanted.every_epochs == 0):
                 network = parts.student.encoder.backbone.eval()
-                figures = knn_of(network, pair, eye(self.config), workers=self.workers, device=self.device)
+                figures = knn_of(network, pair, eye(self.config), workers=self.loader.workers, device=self.device)
                 network.train()
                 self._write({"step": progress.step, "epoch": progress.epoch, "knn": figures})
 

@@ -8,6 +8,9 @@ from typing import Any, TypeVar
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+from coterie.estimating import Plan
+from coterie.telling import reasoned
+
 Item = TypeVar("Item")
 PLAIN_SECONDS = 15.0
 """How often a plain line tells of progress."""
@@ -93,3 +96,35 @@ class Terminal:
             return ""
         seconds = (total_steps - done) * (now - began) / (done - first)
         return f"  {seconds / 60:.0f} min left" if seconds >= 90 else f"  {seconds:.0f} s left"
+
+
+def plan_lines(plan: Plan) -> list[str]:
+    """A plan as it is shown: the settings that were found, with their reasons; then what a run takes."""
+    rows = [("setting", "value", "reason"), *reasoned(plan.config, plan.reasons)]
+    first, second = (max(len(row[column]) for row in rows) for column in (0, 1))
+    found = plan.estimate
+    phases = {
+        "start": found.starting,
+        "filling the memory": found.filling,
+        "training": found.training,
+        "refreshes": found.refreshes,
+        "report": found.reporting,
+    }
+    parts = ", ".join(f"{name} {_duration(seconds)}" for name, seconds in phases.items() if seconds >= 0.5)
+    lines = [
+        *(f"{path:<{first}}  {value:<{second}}  {reason}" for path, value, reason in rows),
+        "",
+        plan.summary,
+        f"time    about {_duration(found.seconds)}: {parts} ({found.step:.3g} s a step)",
+        f"memory  about {found.memory / 2**30:.2f} GiB: {found.main_memory / 2**30:.2f} the main process, "
+        f"{found.worker_memory / 2**30:.2f} what loads images",
+    ]
+    if found.device_memory:
+        lines.append(f"device  about {found.device_memory / 2**30:.2f} GiB of tensors")
+    return [*lines, f"from {found.steps} steps rehearsed here; another load of this machine is another time"]
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

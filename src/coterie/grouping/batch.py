@@ -1,7 +1,7 @@
 """The objective of methods whose groups are the batch's own embeddings."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float
@@ -55,6 +55,8 @@ class BatchObjective(nn.Module):
     ) -> None:
         """Join the parts; ``temperature`` is tau of the prediction, ``gradient`` lets it flow through the centers."""
         super().__init__()
+        if isinstance(assignment, Identity):  # every view is looked for
+            roles = replace(roles, target_views=roles.student_views)
         self.assignment, self.roles, self.temperature, self.gradient = assignment, roles, temperature, gradient
         self.target = target or SameNetwork()
 
