@@ -6,6 +6,7 @@ compared. The published settings are in :mod:`coterie.published`. Everything is 
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, Literal
 
 from coterie.config import PretrainConfig
@@ -35,7 +36,7 @@ def swav(plan: Planner) -> PretrainConfig:
         **_recipe(plan),
         projector=_projector(plan),
         groups=LearnedGroupsConfig(counts=groups, frozen_steps=plan.frozen_steps()),
-        assignment=Sinkhorn(temperature=0.05, iterations=3),
+        assignment=Sinkhorn(temperature=plan.sinkhorn_temperature(), iterations=3),
         memory=MemoryConfig(length=past, start_epoch=1) if past else None,
     )
 
@@ -49,8 +50,8 @@ def smog(plan: Planner) -> PretrainConfig:
     return PretrainConfig(
         method="smog",
         **_recipe(plan),
-        projector=_projector(plan, last_batch_norm=True),
-        predictor=_projector(plan),
+        projector=_projector(plan),
+        predictor=replace(_projector(plan), last_batch_norm=False),
         target=MomentumTeacherConfig(momentum=Cosine(peak=0.99, final=1.0), moves="before"),
         groups=MomentumGroupsConfig(counts=plan.groups(heads=3), momentum=Linear(1.0, 0.99)),
         assignment=Nearest(),
@@ -85,7 +86,7 @@ def sela_v2(plan: Planner) -> PretrainConfig:
         **_recipe(plan),
         projector=_projector(plan),
         groups=LearnedGroupsConfig(counts=plan.groups(heads=3), frozen_steps=plan.frozen_steps()),
-        assignment=Sinkhorn(temperature=0.05, iterations=1000, hard=True, tolerance=1e-3),
+        assignment=Sinkhorn(temperature=plan.sinkhorn_temperature(), iterations=1000, hard=True, tolerance=1e-3),
         memory=MemoryConfig(length=plan.epoch_memory(), start_epoch=0),
         refresh=Refresh(labels=True),
     )
@@ -115,7 +116,7 @@ def resa(plan: Planner) -> PretrainConfig:
         method="resa",
         **_recipe(plan),
         batch_norm_scope="view",
-        projector=_projector(plan, last_batch_norm=True),
+        projector=_projector(plan),
         target=MomentumTeacherConfig(momentum=Cosine(peak=0.99, final=1.0), moves="before"),
         groups=BatchGroupsConfig(),
         assignment=Sinkhorn(temperature=0.05, iterations=3),
@@ -135,7 +136,7 @@ def _recipe(plan: Planner) -> dict[str, Any]:
     if facts.small:
         views = _small_views(facts, 1 if resnet else 32)
         peak = plan.because(
-            "learning_rate.peak", 2e-3 * (batch / 256) ** 0.5, "2e-3 at batch 256, with its square root"
+            "learning_rate.peak", 4e-3 * (batch / 256) ** 0.5, "4e-3 at batch 256, with its square root"
         )
         rate = Cosine(peak=peak, final=peak / 100, warmup_epochs=1)
     else:
@@ -145,7 +146,7 @@ def _recipe(plan: Planner) -> dict[str, Any]:
         )
         rate = Cosine(peak=peak, final=peak / 1000)
     sizes = " + ".join(f"{each.count}x{each.size}" for each in views.crops)
-    plan.because("views.crops", sizes, "of the images' own size and about half" if facts.small else "as published")
+    plan.because("views.crops", sizes, "three quarters and half of the images' side" if facts.small else "as published")
     optimizer = plan.because(
         "optimizer.kind", "adamw" if facts.small else "lars", "few steps" if facts.small else "as published"
     )
@@ -160,22 +161,27 @@ def _recipe(plan: Planner) -> dict[str, Any]:
     }
 
 
-def _projector(plan: Planner, *, last_batch_norm: bool = False) -> HeadConfig:
-    return HeadConfig(hidden=(512,) if plan.facts.small else (2048,), width=128, last_batch_norm=last_batch_norm)
+def _projector(plan: Planner) -> HeadConfig:
+    """As published for large images; for small ones narrower, its last batch norm spreads the first embeddings (SMoG)."""
+    if plan.facts.small:
+        return HeadConfig(hidden=(512,), width=128, last_batch_norm=True)
+    return HeadConfig(hidden=(2048,), width=128)
 
 
 def _small_views(facts: Facts, multiple: int) -> ViewPlan:
-    """Two crops of the images' own size and four of about half (18 of 32), after solo-learn's small-image multi-crop.
+    """Two crops of three quarters of the images' side and two of half of it: 24 and 16 pixels of 32.
 
-    Networks that cut an image into patches need sizes that are a ``multiple``.
+    A random crop of a part is an enlarged part: at three quarters of the side things have the size that they have in the whole
+    image later (Touvron et al. 2019, arXiv 1906.06423), at half the work. Networks that cut an image into patches need sizes
+    that are a ``multiple``.
     """
-    large, small = (-(-side // multiple) * multiple for side in (facts.side, max(16, round(facts.side * 9 / 16))))
+    large, small = (-(-max(16, round(facts.side * share)) // multiple) * multiple for share in (3 / 4, 1 / 2))
     own = Augmentation(brightness=0.4, contrast=0.4, saturation=0.4, hue=0.1, blur=0.0)
     augmentation = own if facts.colour else swav_augmentation(facts)
     return ViewPlan(
         crops=(
             Crops(count=2, size=large, scale=(0.2, 1.0), augmentation=augmentation),
-            Crops(count=4, size=small, scale=(0.08, 0.4), augmentation=augmentation),
+            Crops(count=2, size=small, scale=(0.08, 0.4), augmentation=augmentation),
         ),
         channels=facts.channels,
         mean=facts.mean,

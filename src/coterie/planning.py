@@ -63,13 +63,13 @@ class Planner:
         return value
 
     def batch_size(self, published: int | None = None) -> int:
-        """256, or the largest power of two that leaves at least 32 batches an epoch, but at least 32 images."""
+        """256, or the largest power of two that leaves at least 64 batches an epoch, but at least 32 images."""
         if self.asked_batch_size:
             return self.because("batch_size", self.asked_batch_size, "asked for")
         if published:
             return self.because("batch_size", published, "as published")
         size = 256
-        while size > 32 and self.facts.images < 32 * size:
+        while size > 32 and self.facts.images < 64 * size:
             size //= 2
         size = min(size, self.facts.images)
         return self.because("batch_size", size, f"a power of two up to 256; {self.facts.images // size} steps an epoch")
@@ -113,8 +113,16 @@ class Planner:
         return self.because("groups.counts", (count,) * heads, why)
 
     def frozen_steps(self) -> int:
-        """One epoch, as published."""
+        """One epoch, as published; none for small images, whose few epochs it would waste."""
+        if self.facts.small:
+            return self.because("groups.frozen_steps", 0, "small images: nothing is gained by waiting")
         return self.because("groups.frozen_steps", self.steps_per_epoch, "one epoch, as published")
+
+    def sinkhorn_temperature(self) -> float:
+        """Epsilon: 0.05 as published; 0.02 for small images, where sharper codes teach sooner (``docs/log.md``)."""
+        if self.facts.small:
+            return self.because("assignment.temperature", 0.02, "small images: sharper codes than 0.05 teach sooner")
+        return self.because("assignment.temperature", 0.05, "as published")
 
     def queue(self, groups: int) -> int:
         """Past rows so that a balanced assignment sees about two rows a group; 0 if the batch alone has them."""
