@@ -252,6 +252,37 @@ def test_wrong_options(images: Path, tmp_path: Path, call, words: list[str], exp
     assert expected in err
 
 
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["--set", "groups.counts=[3000]", "--set", "memory=none", "--batch-size", "64"], "--set memory.length=6000"),
+        (["--set", "groups.counts=[5000]", "--set", "memory.length=640"], "use --set groups.counts=3 or less"),
+        (["--batch-size", "100"], "use --batch-size 72 or less"),
+        (["--batch-size", "1"], "at least 2 images"),
+        (["--config", "/nowhere.toml"], "no settings file"),
+        (["--set", "run.workers=-2"], "workers is -2"),
+        (["--set", "run.device=tpu"], "run.device"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else None,
+)
+def test_plans_that_must_fail(images: Path, call, words: list[str], expected: str) -> None:
+    """Refused before anything is rehearsed, with the mend."""
+    status, out, err = call("plan", "swav", images, *words)
+    assert (status, out, err.count("\n")) == (2, "", 1), err
+    assert expected in err
+
+
+def test_a_plan_is_shown(images: Path, call) -> None:
+    status, out, err = call("plan", "swav", images, *TINY, "--epochs", "2", "--batch-size", "16")
+    assert status == 0, err
+    lines = out.splitlines()
+    assert lines[0].split() == ["setting", "value", "reason"]
+    assert any(line.startswith("backbone.name ") and "images of 16 pixels are small" in line for line in lines)
+    assert any(line.startswith("groups.counts ") and line.endswith("set by you") for line in lines)
+    assert lines[-4].startswith("swav: 72 images, resnet18, crops 2x16 + 1x8, 8 groups, batch 16, 2 epochs of 4 steps")
+    assert [line.split()[0] for line in lines[-3:]] == ["time", "memory", "from"]
+
+
 def test_an_unknown_method_verb_run_and_probe(images: Path, tmp_path: Path, call) -> None:
     for words, expected in (
         (["pretrain", "swaw", images, "--out", tmp_path / "run"], "swav"),
@@ -378,7 +409,7 @@ def test_no_labels_to_judge_by(images: Path, tmp_path: Path, call) -> None:
 
 def test_the_command_is_the_api() -> None:
     """Same verbs, same parameters, same defaults."""
-    for verb in ("pretrain", "evaluate", "embed"):
+    for verb in ("plan", "pretrain", "evaluate", "embed"):
         command, function = (inspect.signature(getattr(module, verb)).parameters for module in (cli, api))
         assert list(command) == [name for name in function if name != "listener"]
         for name, parameter in command.items():

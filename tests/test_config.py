@@ -3,11 +3,11 @@ from dataclasses import replace
 import pytest
 
 from coterie.config import ProbeConfig
-from coterie.settings import assigned, from_dict, known_paths, put, read_toml, to_dict, to_toml
 from coterie.errors import BadConfig
 from coterie.methods import METHODS
 from coterie.planning import Facts, Planner
 from coterie.schedule import Constant
+from coterie.settings import assigned, from_dict, known_paths, put, read_toml, to_dict, to_toml
 from coterie.training.optimizer import AdamWConfig, SgdConfig
 
 SMALL = Facts(images=50_000, side=32)
@@ -139,3 +139,108 @@ def test_automatic_values_make_sense(images: int, side: int) -> None:
     assert (config.backbone.stem == "small") == (side <= 64)
     if config.memory:
         assert config.memory.length % config.batch_size == 0
+
+
+def smog(*settings: str) -> dict:
+    content = to_dict(METHODS["smog"](Planner(SMALL)))
+    for setting in settings:
+        put(content, *assigned(setting))
+    return content
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        (("target.momentum=1.5",), "target.momentum runs from 1.5 to 1.5: keep it within 0 and 1"),
+        (("groups.momentum=-0.1",), "groups.momentum runs from -0.1 to -0.1"),
+        (("assignment.kind=centered", "assignment.momentum=2"), "assignment.momentum is 2"),
+        (("memory=none",), "refresh looks over the memory, and there is none: --set memory.length=N"),
+        (("refresh=none",), "--set refresh.every_epochs=1, or groups.kind='learned'"),
+        (("groups.counts=[]",), "each head needs at least 2 groups"),
+        (("memory.length=400",), "more than the 400 rows that a refresh can see"),
+        (("memory.start_epoch=3",), "set it to 0"),
+        (("target.kind=same",), "refresh.reset_teacher is true, but there is no teacher"),
+        (("target.covers_groups=true",), "target.covers_groups"),
+        (("refresh.labels=true",), "set memory.of='target'"),
+        (("groups.kind=learned", "refresh.reset_teacher=false", "assignment.kind=sinkhorn"), "refresh does nothing"),
+        (("groups.kind=batch",), "--set memory=none --set refresh=none"),
+        (("assignment.kind=identity",), "groups.kind='batch'"),
+        (("predictor.width=64",), "predictor.width is 64 but projector.width is 128"),
+        (("mean_entropy=-1",), "mean_entropy is -1"),
+        (("batch_norm_scope=all",), "batch_norm_scope"),
+        (("views.swap=true",), "views.swap"),
+    ],
+)
+def test_parts_that_do_not_go_together_name_the_path_and_the_mend(settings: tuple[str, ...], said: str) -> None:
+    with pytest.raises(BadConfig) as raised:
+        from_dict(smog(*settings))
+    assert said in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+def test_a_batch_far_too_small_for_the_groups_is_refused_with_the_mend() -> None:
+    with pytest.raises(BadConfig, match=r"balancing 64 rows over so many groups must fail; --set memory\.length=6000"):
+        from_dict(changed("batch_size=64", "groups.counts=3000", "memory=none"))
+    from_dict(changed("batch_size=64", "groups.counts=3000", "memory.length=6000"))
+    from_dict(changed("batch_size=64", "groups.counts=500", "memory=none"))
+
+
+def test_a_number_is_a_schedule_that_stays_at_it() -> None:
+    config = from_dict(smog("target.momentum=0.99", "groups.momentum=1", "learning_rate=0.5"))
+    assert (config.target.momentum, config.groups.momentum) == (Constant(0.99), Constant(1.0))
+    assert config.learning_rate == Constant(0.5)
+
+
+def test_smog_as_released() -> None:
+    """methods.md 3.2 and 4, cell by cell."""
+    config = METHODS["smog_imagenet"](Planner(Facts(1_281_167, 375)))
+    assert [(c.count, c.size, c.scale) for c in config.views.crops] == 2 * [
+        (4, 224, (0.2, 1.0)),
+        (4, 96, (0.05, 0.2)),
+    ]
+    blurs = [(c.augmentation.blur, c.augmentation.solarize) for c in config.views.crops]
+    assert blurs == [(1.0, 0.0), (1.0, 0.0), (0.1, 0.2), (0.1, 0.2)]
+    colour = config.views.crops[0].augmentation
+    assert (colour.brightness, colour.contrast, colour.saturation, colour.hue) == (0.4, 0.4, 0.2, 0.1)
+    roles = config.views.roles
+    assert roles.student_views == (2, 3, 4, 5, 6, 7)
+    assert (roles.target_views, roles.companion_views, roles.grouped_views) == ((8, 9), (12, 13, 14, 15), (2, 3))
+    settings = to_dict(config)
+    assert settings["groups"] == {
+        "kind": "momentum",
+        "counts": [3000] * 3,
+        "momentum": {"kind": "linear", "start": 1.0, "end": 0.99},
+        "gradient": False,
+    }
+    momentum = {"kind": "constant", "value": 0.999}
+    assert settings["target"] == {"kind": "teacher", "momentum": momentum, "covers_groups": False, "moves": "before"}
+    assert settings["refresh"] == {"every_epochs": 1, "every_steps": 0, "labels": False, "reset_teacher": True}
+    rate = {"kind": "cosine", "peak": 4.8, "final": 0.0048, "warmup_epochs": 10, "start": 0.01}
+    assert settings["learning_rate"] == rate
+    assert (config.batch_norm_scope, config.memory.length, config.epochs) == ("joint", 312 * 4096, 400)
+    assert config.projector.last_batch_norm
+    assert not config.predictor.last_batch_norm
+
+
+def test_smog_on_swin_as_its_scripts_intend() -> None:
+    config = METHODS["smog_imagenet_swin_tiny"](Planner(Facts(1_281_167, 375)))
+    roles = config.views.roles
+    assert (roles.student_views, roles.target_views, roles.grouped_views) == ((1, 2, 3, 4, 5, 6), (7,), (1, 2))
+    assert (config.backbone.drop_path, config.backbone.mlp_norm, config.clip) == (0.2, "batch", 3.0)
+    assert (config.projector.width, config.projector.activation) == (256, "gelu")
+    assert to_dict(config)["optimizer"] == {"kind": "adamw", "betas": [0.9, 0.999], "weight_decay": 0.05}
+
+
+@pytest.mark.parametrize(("name", "sizes", "epochs"), [("400", (160, 96), 400), ("800", (224, 96), 800)])
+def test_deepcluster_as_released(name: str, sizes: tuple[int, int], epochs: int) -> None:
+    config = METHODS[f"deepcluster_v2_imagenet_{name}"](Planner(Facts(1_281_167, 375)))
+    assert tuple(crop.size for crop in config.views.crops) == sizes
+    assert (config.groups.counts, config.epochs, config.batch_size) == ((3000,) * 3, epochs, 4096)
+    assert to_dict(config)["assignment"] == {"kind": "nearest"}
+    assert config.refresh.labels
+    planner = Planner(Facts(1_281_167, 375))
+    sela = METHODS["sela_v2_imagenet_400"](planner)
+    assert (sela.views, sela.refresh) == (
+        METHODS["deepcluster_v2_imagenet_400"](Planner(Facts(1_281_167, 375))).views,
+        config.refresh,
+    )

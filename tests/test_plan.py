@@ -1,7 +1,6 @@
 """What a plan says, against what the run then does."""
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,8 @@ from coterie.data.source import open_source
 from coterie.demonstration import write_patches
 from coterie.errors import UserError
 from coterie.estimating import Estimate, Plan
+from coterie.grouping.objective import Objective
+from coterie.methods import METHODS
 from coterie.planning import Facts, Planner
 from coterie.rehearsal import WARM_UP, _Clock, rehearse
 from coterie.resolving import resolve
@@ -26,7 +27,7 @@ from coterie.types import Batch, Progress
 TINY = (
     "views.crops.0.size=16 views.crops.1.size=8 views.crops.1.count=1 backbone.width=0.125 run.threads=1 run.workers=1"
 ).split()
-IMAGES = 80
+IMAGES = 80  # five batches of 16
 
 
 @pytest.fixture(scope="module")
@@ -96,14 +97,27 @@ def rehearsed(images: Path, capfd: pytest.CaptureFixture[str], method: str, *mor
     return result
 
 
-def test_a_rehearsal_has_the_phases_of_its_method(images: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_rehearsal_has_the_phases_of_its_method(
+    images: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("coterie.rehearsal.MOST_STEPS", 8)  # epochs have 5
+    refreshed: list[Progress] = []
+    refresh = Objective.refresh
+
+    def counted(self: Objective, progress: Progress) -> None:
+        refreshed.append(progress)
+        refresh(self, progress)
+
+    monkeypatch.setattr(Objective, "refresh", counted)
     swav = rehearsed(images, capfd, "swav", "groups.counts=[40]")  # with a memory that begins at the second epoch
     assert swav["filling"] == swav["refresh"] == 0
     for method in ("deepcluster_v2", "sela_v2"):
         other = rehearsed(images, capfd, method, "groups.counts=[8]", "refresh.every_epochs=1")
         assert other["filling"] > 0
         assert other["refresh"] > 0
-        assert other["steps"] > WARM_UP
+        assert WARM_UP < other["steps"] <= 8
+        assert len(refreshed) == 1  # the one that is timed, and none in a step
+        refreshed.clear()
     assert rehearsed(images, capfd, "simclr", "run.workers=0")["workers"] == 0
 
 
@@ -152,8 +166,6 @@ def test_a_process_that_is_killed_wants_memory(images: Path, tmp_path: Path, mon
 
 def test_lines_for_a_person() -> None:
     planner = Planner(Facts(images=5000, side=32), epochs=40)
-    from coterie.methods import METHODS
-
     config = METHODS["swav"](planner)
     rows = reasoned(config, planner.reasons | {"temperature": "set by you"})
     found = {path: (value, reason) for path, value, reason in rows}
@@ -169,4 +181,3 @@ def test_lines_for_a_person() -> None:
     assert "filling" not in text
     assert "memory  about 1.75 GiB: 1.50 the main process, 0.25 what loads images" in text
     assert "from 33 steps" in text
-    assert os.linesep * 3 not in text

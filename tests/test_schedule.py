@@ -1,11 +1,11 @@
 import numpy as np
 import pytest
 
-from coterie.schedule import Constant, Cosine
+from coterie.schedule import Constant, Cosine, Linear, Schedule, extremes
 from coterie.types import Progress
 
 
-def values(schedule: Constant | Cosine, steps_per_epoch: int, epochs: int) -> list[float]:
+def values(schedule: Schedule, steps_per_epoch: int, epochs: int) -> list[float]:
     total = steps_per_epoch * epochs
     return [schedule.at(Progress(step, steps_per_epoch, total)) for step in range(total)]
 
@@ -31,3 +31,23 @@ def test_boundaries() -> None:
 def test_a_warm_up_of_one_step_and_one_longer_than_the_run() -> None:
     assert values(Cosine(1.0, warmup_epochs=1, start=0.2), 1, 3)[0] == 0.2
     assert max(values(Cosine(1.0, warmup_epochs=50, start=0.0), 3, 2)) == 1.0
+
+
+def test_a_line_is_lowered_before_it_is_used() -> None:
+    """SMoG's beta: the first step already has a share of the way, the last has all of it (parity/README.md)."""
+    ours = values(Linear(1.0, 0.9), 5, 2)
+    np.testing.assert_allclose(ours, 1.0 - 0.01 * np.arange(1, 11))
+
+
+@pytest.mark.parametrize(
+    ("schedule", "low", "high"),
+    [
+        (Constant(0.3), 0.3, 0.3),
+        (Linear(1.0, 0.9), 0.9, 1.0),
+        (Cosine(0.5, 0.1), 0.1, 0.5),
+        (Cosine(0.5, 0.1, warmup_epochs=2, start=0.0), 0.0, 0.5),
+    ],
+)
+def test_extremes(schedule: Schedule, low: float, high: float) -> None:
+    assert extremes(schedule) == (low, high)
+    assert low <= min(values(schedule, 4, 5)) <= max(values(schedule, 4, 5)) <= high

@@ -5,7 +5,7 @@ from typing import Literal
 
 from coterie.data.views import ViewPlan
 from coterie.errors import BadConfig
-from coterie.grouping.assignment import AssignmentConfig, CenteredConfig, Sinkhorn
+from coterie.grouping.assignment import AssignmentConfig, CenteredConfig, Nearest, Sinkhorn, Softmax
 from coterie.grouping.batch import BatchGroupsConfig, Identity
 from coterie.grouping.groups import GroupsConfig, LearnedGroupsConfig
 from coterie.grouping.memory import MemoryConfig, Refresh
@@ -150,12 +150,13 @@ class PretrainConfig:
                 "compared with the same centers, so set them alike"
             )
         self._check_roles()
-        self._check_target()
         if isinstance(self.groups, BatchGroupsConfig) or isinstance(self.assignment, Identity):
             self._check_batch_groups()
         else:
             self._check_refresh(self.groups)
             self._check_memory(self.groups, self.assignment)
+            self._check_spread(self.groups, self.assignment)
+        self._check_target()
 
     @property
     def group_counts(self) -> tuple[int, ...]:
@@ -207,7 +208,7 @@ class PretrainConfig:
         if isinstance(self.assignment, CenteredConfig):
             raise BadConfig(
                 "assignment.kind is 'centered', a running mean of each group's scores, but groups.kind='batch' has other "
-                "groups at each step: use 'sinkhorn', 'softmax' or 'identity'"
+                "groups at each step: set assignment.kind='sinkhorn', 'nearest', 'softmax' or 'identity'"
             )
         if self.mean_entropy:
             raise BadConfig("mean_entropy spreads images over lasting groups; with groups.kind='batch' set it to 0")
@@ -258,4 +259,16 @@ class PretrainConfig:
                 f"groups.counts is {max(groups.counts)}: balancing {self.batch_size + queue} rows over so many groups must "
                 f"fail; --set memory.length={2 * max(groups.counts)}, a larger batch, or at most "
                 f"{round((self.batch_size + queue) / FEWEST_ROWS)} groups"
+            )
+
+    def _check_spread(self, groups: GroupsConfig, assignment: AssignmentConfig) -> None:
+        if (
+            isinstance(groups, LearnedGroupsConfig)
+            and isinstance(assignment, Nearest | Softmax)
+            and not self.mean_entropy
+        ):
+            kind = "nearest" if isinstance(assignment, Nearest) else "softmax"
+            raise BadConfig(
+                f"assignment.kind is '{kind}': nothing spreads the images over learned groups, and all end in a few of them; "
+                "--set mean_entropy=1, or assignment.kind='sinkhorn'"
             )

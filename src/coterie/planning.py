@@ -56,6 +56,7 @@ class Planner:
         self.facts = facts
         self.asked_epochs, self.asked_batch_size, self.asked_backbone = epochs, batch_size, backbone
         self.reasons: dict[str, str] = {}
+        self._batch_size = self._epochs = 0
 
     def because(self, path: str, value: Value, reason: str) -> Value:
         """``value``, and its reason noted under the path of the setting."""
@@ -63,25 +64,31 @@ class Planner:
         return value
 
     def batch_size(self, published: int | None = None) -> int:
-        """256, or the largest power of two that leaves at least 64 batches an epoch, but at least 32 images."""
-        if self.asked_batch_size:
-            return self.because("batch_size", self.asked_batch_size, "asked for")
-        if published:
-            return self.because("batch_size", published, "as published")
+        """256, or the largest power of two that leaves at least 64 batches an epoch, but at least 32 images.
+
+        What the first call says stays: a published preset gives its own before it asks for what follows from it.
+        """
+        if not self._batch_size:
+            self._batch_size = self.asked_batch_size or published or self._fitting_batch()
+            steps = self.facts.images // self._batch_size
+            why = "as published" if published else f"a power of two up to 256; {steps} steps an epoch"
+            self.reasons["batch_size"] = "asked for" if self.asked_batch_size else why
+        return self._batch_size
+
+    def _fitting_batch(self) -> int:
         size = 256
         while size > 32 and self.facts.images < 64 * size:
             size //= 2
-        size = min(size, self.facts.images)
-        return self.because("batch_size", size, f"a power of two up to 256; {self.facts.images // size} steps an epoch")
+        return min(size, self.facts.images)
 
     def epochs(self, published: int | None = None) -> int:
-        """Enough for about ten million images seen, between 20 and 400 epochs."""
-        if self.asked_epochs:
-            return self.because("epochs", self.asked_epochs, "asked for")
-        if published:
-            return self.because("epochs", published, "as published")
-        epochs = max(20, min(400, round(10_000_000 / self.facts.images)))
-        return self.because("epochs", epochs, f"about ten million images seen: {epochs} x {self.facts.images}")
+        """Enough for about ten million images seen, between 20 and 400 epochs; what the first call says stays."""
+        if not self._epochs:
+            fitting = max(20, min(400, round(10_000_000 / self.facts.images)))
+            self._epochs = self.asked_epochs or published or fitting
+            why = "as published" if published else f"about ten million images seen: {fitting} x {self.facts.images}"
+            self.reasons["epochs"] = "asked for" if self.asked_epochs else why
+        return self._epochs
 
     def backbone(self, published: str | None = None) -> str:
         """ResNet-18 for small images, ResNet-50 for others."""

@@ -27,6 +27,7 @@ def swav_imagenet_4096(plan: Planner) -> PretrainConfig:
     Command: ``coterie pretrain swav_imagenet_4096 IMAGENET/train --out RUN``. The authors used 64 V100 of 16 GB, 6 h 15 min for
     100 epochs, and publish 72.1 / 73.9 / 74.6 / 75.3 % linear top-1 after 100 / 200 / 400 / 800 epochs. Not measured here.
     """
+    epochs, batch = plan.epochs(800), plan.batch_size(4096)
     return PretrainConfig(
         method="swav_imagenet_4096",
         data=(),
@@ -34,8 +35,8 @@ def swav_imagenet_4096(plan: Planner) -> PretrainConfig:
         backbone=_backbone(plan),
         groups=LearnedGroupsConfig(counts=(3000,), frozen_steps=313),
         learning_rate=LARGE_BATCH,
-        epochs=plan.epochs(800),
-        batch_size=plan.batch_size(4096),
+        epochs=epochs,
+        batch_size=batch,
     )
 
 
@@ -46,6 +47,7 @@ def swav_imagenet_256(plan: Planner) -> PretrainConfig:
     publish 72.7 / 74.3 % linear top-1 after 200 / 400 epochs. Not measured here. No warm-up; the queue of 3,840 starts at
     epoch 15.
     """
+    epochs, batch = plan.epochs(400), plan.batch_size(256)
     return PretrainConfig(
         method="swav_imagenet_256",
         data=(),
@@ -54,8 +56,8 @@ def swav_imagenet_256(plan: Planner) -> PretrainConfig:
         groups=LearnedGroupsConfig(counts=(3000,), frozen_steps=5005),
         memory=MemoryConfig(length=3840, start_epoch=15),
         learning_rate=Cosine(peak=0.6, final=0.0006),
-        epochs=plan.epochs(400),
-        batch_size=plan.batch_size(256),
+        epochs=epochs,
+        batch_size=batch,
     )
 
 
@@ -65,6 +67,7 @@ def deepcluster_v2_imagenet_800(plan: Planner) -> PretrainConfig:
     Command: ``coterie pretrain deepcluster_v2_imagenet_800 IMAGENET/train --out RUN``. The authors used 64 V100 in float32 and
     publish 75.2 % linear top-1. Not measured here.
     """
+    epochs, batch = plan.epochs(800), plan.batch_size(4096)
     return PretrainConfig(
         method="deepcluster_v2_imagenet_800",
         data=(),
@@ -75,8 +78,8 @@ def deepcluster_v2_imagenet_800(plan: Planner) -> PretrainConfig:
         memory=MemoryConfig(length=plan.epoch_memory(), start_epoch=0),
         refresh=Refresh(labels=True),
         learning_rate=LARGE_BATCH,
-        epochs=plan.epochs(800),
-        batch_size=plan.batch_size(4096),
+        epochs=epochs,
+        batch_size=batch,
     )
 
 
@@ -87,8 +90,8 @@ def deepcluster_v2_imagenet_400(plan: Planner) -> PretrainConfig:
     epoch, and publish 74.3 % linear top-1 (70.2 % with two crops of 224). Not measured here.
     """
     small = imagenet_views(plan.facts, large=160, small=4, large_scale=(0.08, 1.0))
-    longer = deepcluster_v2_imagenet_800(plan)
-    return replace(longer, method="deepcluster_v2_imagenet_400", views=small, epochs=plan.epochs(400))
+    epochs = plan.epochs(400)
+    return replace(deepcluster_v2_imagenet_800(plan), method="deepcluster_v2_imagenet_400", views=small, epochs=epochs)
 
 
 def sela_v2_imagenet_400(plan: Planner) -> PretrainConfig:
@@ -114,6 +117,7 @@ def smog_imagenet(plan: Planner) -> PretrainConfig:
     76.4 % linear top-1 (76.6 % with their code). Not measured here. The gradient through the groups, of which the paper
     speaks, is off as in the released code: ``--set groups.gradient=true``.
     """
+    epochs, batch = plan.epochs(400), plan.batch_size(4096)
     return PretrainConfig(
         method="smog_imagenet",
         data=(),
@@ -128,8 +132,8 @@ def smog_imagenet(plan: Planner) -> PretrainConfig:
         memory=MemoryConfig(length=plan.epoch_memory(), start_epoch=0),
         refresh=Refresh(reset_teacher=True),
         learning_rate=Cosine(peak=4.8, final=0.0048, warmup_epochs=10, start=0.01),
-        epochs=plan.epochs(400),
-        batch_size=plan.batch_size(4096),
+        epochs=epochs,
+        batch_size=batch,
     )
 
 

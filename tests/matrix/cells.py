@@ -1,0 +1,86 @@
+"""The cells of groups x assignment x target x {batch, epoch}, and the one tiny recipe by which each is trained.
+
+``batch``: each batch gets its targets from itself. ``epoch``: a refresh gives each image its label for an epoch.
+"""
+
+import itertools
+from typing import Any, NamedTuple
+
+SIDE, IMAGES, BATCH, EPOCHS, GROUPS = 16, 324, 36, 6, 16
+MEAN, STD = (0.45,), (0.22,)
+
+
+class Cell(NamedTuple):
+    """One combination of kinds."""
+
+    groups: str
+    assignment: str
+    target: str
+    when: str
+
+    def __str__(self) -> str:
+        return "-".join(self)
+
+
+CELLS = [
+    Cell(*kinds)
+    for kinds in itertools.product(
+        ("learned", "momentum", "kmeans", "batch"),
+        ("sinkhorn", "nearest", "softmax", "centered", "identity"),
+        ("same", "teacher"),
+        ("batch", "epoch"),
+    )
+]
+
+
+def makes_no_sense(cell: Cell) -> bool:
+    """Groups of a batch are gone when it is: no labels, no running mean of theirs. Each image its own group: only there."""
+    if cell.groups == "batch":
+        return cell.when == "epoch" or cell.assignment == "centered"
+    return cell.assignment == "identity"
+
+
+REFUSED = [cell for cell in CELLS if makes_no_sense(cell)]
+CARRIED = [cell for cell in CELLS if not makes_no_sense(cell)]
+
+
+def settings_of(cell: Cell) -> dict[str, Any]:
+    """The common recipe, and what the kinds of this cell need beside it."""
+    settings = _recipe() | {part: {"kind": kind} for part, kind in cell._asdict().items() if part != "when"}
+    if cell.groups != "batch":
+        settings["groups"]["counts"] = [GROUPS]
+    if cell.groups == "momentum":
+        settings["groups"]["momentum"] = 0.9  # SMoG's 0.99 is for runs of many more steps
+    if cell.target == "teacher":
+        settings["target"]["momentum"] = 0.9  # likewise
+    if cell.when == "epoch" or cell.groups in ("momentum", "kmeans"):  # these are found in the memory
+        whose = "target" if cell.when == "epoch" and cell.target == "teacher" else "student"
+        settings["memory"] = {"length": IMAGES, "start_epoch": 0, "of": whose}
+        settings["refresh"] = {"labels": cell.when == "epoch"}
+    if cell.when == "epoch" and cell.assignment == "sinkhorn":  # SeLa: balanced over all images, to the end
+        settings["assignment"] |= {"iterations": 100, "tolerance": 1e-3}
+    if cell.when == "epoch" and cell.assignment == "centered":  # the center moves once an epoch, so in larger steps
+        settings["assignment"]["momentum"] = 0.5
+    if cell.groups == "learned" and cell.assignment in ("nearest", "softmax"):
+        settings["mean_entropy"] = 1.0  # nothing else spreads the images: without it the settings are refused
+    return settings
+
+
+def _recipe() -> dict[str, Any]:
+    augmentation = {"brightness": 0.8, "contrast": 0.8, "saturation": 0.0, "hue": 0.0, "grayscale": 0.0, "blur": 0.0}
+    return {
+        "method": "cell",
+        "data": [],
+        "views": {
+            "crops": [{"count": 2, "size": SIDE, "scale": [0.2, 1.0], "augmentation": augmentation}],
+            "channels": 1,
+            "mean": list(MEAN),
+            "std": list(STD),
+        },
+        "backbone": {"name": "resnet18", "width": 0.125, "stem": "small", "channels": 1},
+        "projector": {"hidden": [64], "width": 32},
+        "optimizer": {"kind": "adamw", "weight_decay": 1e-4},
+        "learning_rate": {"kind": "cosine", "peak": 6e-4, "final": 6e-6, "warmup_epochs": 1},
+        "epochs": EPOCHS,
+        "batch_size": BATCH,
+    }
