@@ -12,8 +12,8 @@ from clock import Clock
 from judge import BACKBONE, groups_used
 
 import coterie
-from coterie.config import from_dict, read_toml, to_dict
 from coterie.listening import Silent
+from coterie.settings import from_dict, read_toml, to_dict
 
 
 @dataclass(frozen=True)

@@ -87,7 +87,8 @@ def pretrain(
     Parameters
     ----------
     method
-        A preset: swav, swav_imagenet_256, swav_imagenet_4096. May be left out with --config.
+        A preset: swav, smog, deepcluster_v2, sela_v2, simclr, resa, or one as published, such as smog_imagenet
+        (docs/methods.md has them all). May be left out with --config.
     data
         Folders, text lists of files, globs, *.parquet with an image column, *.tar shards.
     out
