@@ -157,7 +157,7 @@ def smog(*settings: str) -> dict:
         (("memory=none",), "refresh looks over the memory, and there is none: --set memory.length=N"),
         (("refresh=none",), "--set refresh.every_epochs=1, or groups.kind='learned'"),
         (("groups.counts=[]",), "each head needs at least 2 groups"),
-        (("memory.length=400",), "more than the 400 rows that a refresh can see"),
+        (("memory.length=400",), "more than the 256 rows that a refresh can see: set memory.length to 512"),
         (("memory.start_epoch=3",), "set it to 0"),
         (("target.kind=same",), "refresh.reset_teacher is true, but there is no teacher"),
         (("target.covers_groups=true",), "target.covers_groups"),
@@ -244,3 +244,27 @@ def test_deepcluster_as_released(name: str, sizes: tuple[int, int], epochs: int)
         METHODS["deepcluster_v2_imagenet_400"](Planner(Facts(1_281_167, 375))).views,
         config.refresh,
     )
+
+
+def test_a_preset_that_cannot_be_is_mended_by_what_its_refusal_says() -> None:
+    """The rules are asked when all settings are there, not by the preset."""
+    content = to_dict(METHODS["swav_imagenet_4096"](Planner(Facts(1_281_167, 375), batch_size=64)))
+    with pytest.raises(BadConfig, match=r"--set memory\.length=6000 --set memory\.start_epoch=1"):
+        from_dict(content)
+    for setting in ("memory.length=6000", "memory.start_epoch=1"):
+        put(content, *assigned(setting))
+    assert from_dict(content).memory.length == 6000
+
+
+def test_another_kind_of_groups_keeps_their_number_whatever_comes_first() -> None:
+    for order in (("groups.counts=100", "groups.kind=kmeans"), ("groups.kind=kmeans", "groups.counts=100")):
+        assert from_dict(smog(*order)).groups.counts == (100,)
+    assert from_dict(smog("groups.kind=kmeans")).groups.counts == (500, 500, 500)
+    assert "counts" not in smog("groups.kind=batch")["groups"]
+
+
+def test_labels_want_a_balance_that_has_settled() -> None:
+    content = to_dict(METHODS["deepcluster_v2"](Planner(SMALL)))
+    put(content, "assignment.kind", "sinkhorn")
+    with pytest.raises(BadConfig, match=r"--set assignment\.iterations=1000 --set assignment\.tolerance=0\.001"):
+        from_dict(content)

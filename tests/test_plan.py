@@ -155,11 +155,8 @@ def test_what_the_process_refuses_is_refused_here(images: Path) -> None:
         coterie.plan("swav", images, backbone="resnet51", batch_size=16, settings=TINY)
 
 
-def test_a_process_that_is_killed_wants_memory(images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    python = tmp_path / "python"
-    python.write_text("#!/bin/sh\ncat > /dev/null\nkill -9 $$\n")
-    python.chmod(0o755)
-    monkeypatch.setattr("sys.executable", str(python))
+def test_a_process_that_is_killed_wants_memory(images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(estimating, "COMMAND", ("sh", "-c", "cat > /dev/null; kill -9 $$"))
     with pytest.raises(UserError, match="memory: use a smaller --batch-size"):
         coterie.plan("swav", images, batch_size=16, settings=TINY)
 

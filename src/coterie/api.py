@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from coterie.assembly import assemble, build_loader, choose_device, choose_workers, eye
+from coterie.assembly import build_loader, build_student, choose_device, choose_workers, eye
 from coterie.atomic import write_text
 from coterie.data.source import open_source
 from coterie.embedding.embed import Eye, embedded_batches
@@ -206,7 +206,7 @@ def embed(
     if state is None:
         raise BadRun(f"{run} has no checkpoint: it is no run's folder, or nothing is saved yet")
     where = choose_device(device)
-    student = assemble(config, where, starting_weights=False).student
+    student = build_student(config, where, starting_weights=False)
     student.load_state_dict(state["student"])
     student.eval()
 

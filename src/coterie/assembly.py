@@ -50,24 +50,19 @@ def build_loader(config: PretrainConfig, source: ImageSource, device: torch.devi
     return loader
 
 
-def assemble(
-    config: PretrainConfig,
-    device: torch.device | str = "cpu",
-    *,
-    images: int = 0,
-    starting_weights: bool = True,
-) -> Parts:
-    """Student and objective, as new, from ``config.seed`` alone; the global random state is left as it was.
+def build_student(
+    config: PretrainConfig, device: torch.device | str = "cpu", *, starting_weights: bool = True
+) -> Student:
+    """The student, as new, from ``config.seed`` alone; the global random state is left as it was.
 
-    ``images`` is how many the source has, for the labels that are kept of each. ``starting_weights`` off leaves the file of
-    ``backbone.weights`` alone: a checkpoint will be loaded, and need not have it.
+    ``starting_weights`` off leaves the file of ``backbone.weights`` alone: a checkpoint will be loaded, and need not have it.
     """
-    size = max(config.views.sizes)
+    sizes = {*config.views.sizes, config.views.whole_size}
     network = config.backbone if starting_weights else replace(config.backbone, weights=None)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        backbone = build_backbone(network, size)
-        check_view_sizes(backbone, config.backbone, config.views.sizes)
+        backbone = build_backbone(network, max(sizes))
+        check_view_sizes(backbone, config.backbone, sizes)
         projector = Head(feature_width(backbone), config.projector)
         predictor = Head(config.projector.width, config.predictor) if config.predictor is not None else None
         encoder = Encoder(backbone, projector, predictor, batch_norm_scope=config.batch_norm_scope)
@@ -75,7 +70,18 @@ def assemble(
         if not isinstance(config.groups, BatchGroupsConfig):
             groups = build_groups(config.groups, config.projector.width)
     student = Student(encoder, groups).to(device)
-    student = student.to(memory_format=torch.channels_last)  # 1.4 times as fast on a CPU
+    return student.to(memory_format=torch.channels_last)  # 1.4 times as fast on a CPU
+
+
+def assemble(
+    config: PretrainConfig,
+    device: torch.device | str = "cpu",
+    *,
+    images: int = 0,
+    starting_weights: bool = True,
+) -> Parts:
+    """Student and objective, as new; ``images`` is how many the source has, for the labels that are kept of each."""
+    student = build_student(config, device, starting_weights=starting_weights)
     return Parts(student, _objective(config, student, images).to(device))
 
 
@@ -126,7 +132,7 @@ def eye(config: PretrainConfig) -> Eye:
     """How whole images are brought to the trained network."""
     assert config.views.mean is not None
     assert config.views.std is not None
-    return Eye(max(config.views.sizes), config.views.channels, config.views.mean, config.views.std)
+    return Eye(config.views.whole_size, config.views.channels, config.views.mean, config.views.std)
 
 
 def choose_device(name: str) -> torch.device:

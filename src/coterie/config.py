@@ -21,6 +21,8 @@ AnyAssignment = AssignmentConfig | Identity
 
 FEWEST_ROWS = 1 / 8
 """A balanced assignment of fewer rows a group than this spreads each image over many groups, and learns nothing."""
+FEWEST_ROUNDS = 50
+"""Labels that are kept want a balance that has settled: after 3 rounds a third of SeLa's are wrong."""
 
 
 @dataclass(frozen=True)
@@ -140,6 +142,13 @@ class PretrainConfig:
             raise BadConfig(f"temperature is {self.temperature:g}: it must be above 0 (SwAV uses 0.1)")
         if self.mean_entropy < 0:
             raise BadConfig(f"mean_entropy is {self.mean_entropy:g}: a weight cannot be negative (0: none)")
+
+    def check(self) -> None:
+        """Refuse parts that do not go together; asked when settings are whole, so that each can be mended by another.
+
+        Raises:
+            BadConfig: names the path, the value, the rule and the mend.
+        """
         if self.backbone.channels != self.views.channels:
             raise BadConfig(
                 f"backbone.channels is {self.backbone.channels} but views.channels is {self.views.channels}: set both alike"
@@ -228,10 +237,11 @@ class PretrainConfig:
             raise BadConfig("memory.start_epoch: a memory that is looked over from the start begins there: set it to 0")
         if isinstance(groups, LearnedGroupsConfig) and not (self.refresh.labels or self.refresh.reset_teacher):
             raise BadConfig("refresh does nothing with learned groups: set refresh.labels=true, or --set refresh=none")
-        if max(groups.counts) > self.memory.length:
+        rows, most = self.memory.length // self.batch_size * self.batch_size, max(groups.counts)
+        if most > rows:
             raise BadConfig(
-                f"groups.counts is {max(groups.counts)}, more than the {self.memory.length} rows that a refresh can see: "
-                f"set memory.length to {max(groups.counts)} or more, or use fewer groups"
+                f"groups.counts is {most}, more than the {rows} rows that a refresh can see: set memory.length to "
+                f"{-(-most // self.batch_size) * self.batch_size} or more, or use fewer groups"
             )
 
     def _check_memory(self, groups: GroupsConfig, assignment: AssignmentConfig) -> None:
@@ -248,17 +258,24 @@ class PretrainConfig:
             raise BadConfig(
                 "views.target_views and views.grouped_views must be as many where the memory serves the targets"
             )
-        stored = self.refresh is not None and self.refresh.labels
-        queue = memory.length if memory is not None and self.refresh is None else 0
-        if (
-            isinstance(assignment, Sinkhorn)
-            and not stored
-            and self.batch_size + queue < FEWEST_ROWS * max(groups.counts)
-        ):
+        if isinstance(assignment, Sinkhorn):
+            self._check_balance(groups, assignment)
+
+    def _check_balance(self, groups: GroupsConfig, assignment: Sinkhorn) -> None:
+        if self.refresh is not None and self.refresh.labels:
+            if not assignment.tolerance and assignment.iterations < FEWEST_ROUNDS:
+                raise BadConfig(
+                    f"assignment.iterations is {assignment.iterations}: labels of a whole memory are not balanced so soon; "
+                    "--set assignment.iterations=1000 --set assignment.tolerance=0.001"
+                )
+            return
+        queue = self.memory.length if self.memory is not None and self.refresh is None else 0
+        rows, most = self.batch_size + queue, max(groups.counts)
+        if rows < FEWEST_ROWS * most:
+            memory = f"--set memory.length={2 * most} --set memory.start_epoch=1, " if self.refresh is None else ""
             raise BadConfig(
-                f"groups.counts is {max(groups.counts)}: balancing {self.batch_size + queue} rows over so many groups must "
-                f"fail; --set memory.length={2 * max(groups.counts)}, a larger batch, or at most "
-                f"{round((self.batch_size + queue) / FEWEST_ROWS)} groups"
+                f"groups.counts is {most}: balancing {rows} rows over so many groups must fail; {memory}a larger batch, or at "
+                f"most {round(rows / FEWEST_ROWS)} groups"
             )
 
     def _check_spread(self, groups: GroupsConfig, assignment: AssignmentConfig) -> None:

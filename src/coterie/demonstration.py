@@ -12,7 +12,7 @@ from PIL import Image
 from torch import nn
 
 from coterie import api
-from coterie.assembly import assemble, eye
+from coterie.assembly import build_student, eye
 from coterie.atomic import writing
 from coterie.data.photos import PHOTOGRAPHS, PhotoPatches, photo_patches
 from coterie.embedding.embed import Embeddings, Eye, embed_source
@@ -90,7 +90,7 @@ def compare(run: Path, pair: Labelled) -> list[Space]:
     """Raw pixels, the untrained and the pretrained network of a run."""
     config = from_dict(read_toml(run / "config.toml"))
     look = eye(config)
-    untrained = assemble(config).student.encoder.backbone.eval()
+    untrained = build_student(config).encoder.backbone.eval()
     networks: list[tuple[str, nn.Module]] = [
         ("raw pixels", nn.Flatten()),
         ("untrained network", untrained),

@@ -16,6 +16,8 @@ from coterie.rehearsal import TICKS
 from coterie.reporting import SAMPLED
 from coterie.settings import to_dict
 
+COMMAND = (sys.executable, "-P", "-m", "coterie.rehearsal")
+
 
 @dataclass(frozen=True)
 class Estimate:
@@ -121,9 +123,8 @@ def estimate(config: PretrainConfig, images: int, resolved_in: float, listener: 
 def _lines(config: PretrainConfig) -> Iterator[dict[str, Any]]:
     """What the rehearsing process says."""
     paths = {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    command = [sys.executable, "-P", "-m", "coterie.rehearsal"]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-    with subprocess.Popen(command, **pipes, text=True, env=os.environ | paths) as child:  # type: ignore[call-overload]
+    with subprocess.Popen(COMMAND, **pipes, text=True, env=os.environ | paths) as child:  # type: ignore[call-overload]
         try:
             child.stdin.write(json.dumps(to_dict(config)))
             child.stdin.close()

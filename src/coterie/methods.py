@@ -19,7 +19,7 @@ from coterie.grouping.target import MomentumTeacherConfig
 from coterie.models.backbone import BackboneConfig, is_resnet
 from coterie.models.head import HeadConfig
 from coterie.planning import SMALL_STEM_SIDE, Facts, Planner
-from coterie.published import PUBLISHED, imagenet_views, swav_augmentation
+from coterie.published import PUBLISHED, imagenet_views
 from coterie.schedule import Cosine, Linear
 from coterie.training.optimizer import AdamWConfig, LarsConfig
 
@@ -50,7 +50,7 @@ def smog(plan: Planner) -> PretrainConfig:
     return PretrainConfig(
         method="smog",
         **_recipe(plan),
-        projector=_projector(plan),
+        projector=replace(_projector(plan), last_batch_norm=True),
         predictor=replace(_projector(plan), last_batch_norm=False),
         target=MomentumTeacherConfig(momentum=Cosine(peak=0.99, final=1.0), moves="before"),
         groups=MomentumGroupsConfig(counts=plan.groups(heads=3), momentum=Linear(1.0, 0.99)),
@@ -116,7 +116,7 @@ def resa(plan: Planner) -> PretrainConfig:
         method="resa",
         **_recipe(plan),
         batch_norm_scope="view",
-        projector=_projector(plan),
+        projector=replace(_projector(plan), last_batch_norm=True),
         target=MomentumTeacherConfig(momentum=Cosine(peak=0.99, final=1.0), moves="before"),
         groups=BatchGroupsConfig(),
         assignment=Sinkhorn(temperature=0.05, iterations=3),
@@ -177,7 +177,7 @@ def _small_views(facts: Facts, multiple: int) -> ViewPlan:
     """
     large, small = (-(-max(16, round(facts.side * share)) // multiple) * multiple for share in (3 / 4, 1 / 2))
     own = Augmentation(brightness=0.4, contrast=0.4, saturation=0.4, hue=0.1, blur=0.0)
-    augmentation = own if facts.colour else swav_augmentation(facts)
+    augmentation = own if facts.colour else replace(own, jitter=0.0, grayscale=0.0)
     return ViewPlan(
         crops=(
             Crops(count=2, size=large, scale=(0.2, 1.0), augmentation=augmentation),
@@ -186,6 +186,7 @@ def _small_views(facts: Facts, multiple: int) -> ViewPlan:
         channels=facts.channels,
         mean=facts.mean,
         std=facts.std,
+        image_size=-(-facts.side // multiple) * multiple,
     )
 
 

@@ -71,7 +71,7 @@ class Planner:
         if not self._batch_size:
             self._batch_size = self.asked_batch_size or published or self._fitting_batch()
             steps = self.facts.images // self._batch_size
-            why = "as published" if published else f"a power of two up to 256; {steps} steps an epoch"
+            why = "as published" if published else f"up to 256, as many as leave 64 steps an epoch ({steps})"
             self.reasons["batch_size"] = "asked for" if self.asked_batch_size else why
         return self._batch_size
 
@@ -86,7 +86,9 @@ class Planner:
         if not self._epochs:
             fitting = max(20, min(400, round(10_000_000 / self.facts.images)))
             self._epochs = self.asked_epochs or published or fitting
-            why = "as published" if published else f"about ten million images seen: {fitting} x {self.facts.images}"
+            bound = "" if 20 < fitting < 400 else ", within 20 to 400 epochs"
+            seen = fitting * self.facts.images
+            why = "as published" if published else f"for ten million images seen{bound}: {seen}"
             self.reasons["epochs"] = "asked for" if self.asked_epochs else why
         return self._epochs
 
@@ -116,7 +118,9 @@ class Planner:
         least = max(2, min(100, images // 20))
         by_images = max(least, min(3000, round(images / 1000) * 10))
         count = max(least, min(by_images, round(seen / 20_000) * 10))
-        why = "one for a hundred images" if count == by_images else f"no more than {seen} images seen can teach"
+        why = f"no more than {seen} images seen can teach"
+        if count == by_images:
+            why = f"one for a hundred of {images} images, at least {least} and at most 3000"
         return self.because("groups.counts", (count,) * heads, why)
 
     def frozen_steps(self) -> int:
@@ -139,7 +143,7 @@ class Planner:
         if not length:
             self.reasons["memory"] = f"not needed: a batch of {batch} has two rows for each of {groups} groups"
             return 0
-        self.reasons["memory.start_epoch"] = "after the frozen epoch, when embeddings have begun to settle"
+        self.reasons["memory.start_epoch"] = "after the first epoch, when embeddings have begun to settle"
         return self.because("memory.length", length, f"with the batch of {batch}, two rows for each of {groups} groups")
 
     def epoch_memory(self) -> int:

@@ -106,6 +106,10 @@ class Pretraining:
         except Collapsed:
             self._finish(parts)
             raise
+        except torch.OutOfMemoryError as error:
+            raise UserError(
+                "the device has not enough memory: use a smaller --batch-size, --backbone or views.crops, and another --out"
+            ) from error
         except NotFinite as error:
             seen = error.seen | {"images": [self.source.name(index) for index in error.seen.get("images", ())]}
             seen |= {"weights": {name: str(float(each.norm())) for name, each in parts.student.named_parameters()}}
@@ -122,9 +126,10 @@ class Pretraining:
 
     def _monitor(self) -> Monitor:
         config = self.config
+        stored = config.refresh is not None and config.refresh.labels  # a label an image, whatever the views
         return Monitor(
             config.group_counts,
-            config.batch_size * len(config.views.roles.target_views),
+            config.batch_size * (1 if stored else len(config.views.roles.target_views)),
             config.learning_rate,
             log_steps=config.run.log_steps,
             write=self._write,
@@ -158,11 +163,6 @@ class Pretraining:
         start, passed_over = saver.resume()
         for line in passed_over:
             self.listener.warn(line)
-        if saver.extra["images"] != len(self.source):
-            raise BadRun(
-                f"{self.folder.path} was begun with {saver.extra['images']} images, now there are {len(self.source)}: "
-                "bring the images back, or choose another --out"
-            )
         self.bad = saver.extra["bad"]
         torch.set_num_threads(saver.extra["threads"])
         return start

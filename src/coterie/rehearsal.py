@@ -172,6 +172,8 @@ def _main() -> None:
         _say(rehearse(config, open_source(*config.data)))
     except UserError as error:
         _say({"error": str(error)})
+    except torch.OutOfMemoryError:
+        _say({"error": "the device has not enough memory: use a smaller --batch-size, --backbone or views.crops"})
     except KeyboardInterrupt:
         raise SystemExit(130) from None
 

@@ -71,13 +71,18 @@ def resolve(
         if path.partition(".")[0] in ("data", "method"):
             raise BadConfig(f"--set {path}: name it as it stands on the command line, METHOD DATA")
         put(chosen, path, value)
-        reasons = {known: why for known, why in reasons.items() if not f"{known}.".startswith(f"{path}.")}
-        reasons[path] = "set by you"
+        reasons = {known: why for known, why in reasons.items() if not _spoken_for(known, path)} | {path: "set by you"}
     wanted = from_dict(chosen)
     if wanted.views.mean is None:
         facts = _facts(source, wanted.views.channels)
         wanted = replace(wanted, views=replace(wanted.views, mean=facts.mean, std=facts.std))
     return Resolved(source, wanted, reasons)
+
+
+def _spoken_for(known: str, path: str) -> bool:
+    """Whether a reason no longer holds when ``path`` is set: another kind of a part keeps nothing but its counts."""
+    place = path.removesuffix(".kind")
+    return f"{known}.".startswith(f"{place}.") and (place == path or not known.endswith(".counts"))
 
 
 def _facts(source: ImageSource, channels: int | None) -> Facts:

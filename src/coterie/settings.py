@@ -70,7 +70,7 @@ def _converter() -> cattrs.Converter:
 
 
 _CONVERTER = _converter()
-_OPTIONAL = {"predictor", "memory", "refresh", "clip", "probe", "weights", "mean", "std"}
+_OPTIONAL = {"predictor", "memory", "refresh", "clip", "probe", "weights", "mean", "std", "image_size"}
 _OPTIONAL |= {"student_views", "target_views", "grouped_views"}
 """The settings that may be left out, which means something."""
 
@@ -98,9 +98,11 @@ def from_dict(settings: Mapping[str, Any]) -> PretrainConfig:
     settings = _numbers_are_constants(PretrainConfig, settings)
     _check_shape(PretrainConfig, settings, "")
     try:
-        return _CONVERTER.structure(settings, PretrainConfig)
+        config = _CONVERTER.structure(settings, PretrainConfig)
     except cattrs.BaseValidationError as error:
         raise BadConfig(_first_cause(error)) from None
+    config.check()
+    return config
 
 
 def _numbers_are_constants(kind: Any, value: Any) -> Any:
@@ -198,14 +200,19 @@ def put(settings: dict[str, Any], path: str, value: Any) -> None:
     if isinstance(place, list):
         place[int(name)] = value
     elif name == "kind" and place.get("kind") != value:  # another kind has other settings: it starts from its own
+        kept = {"counts": place["counts"]} if "counts" in place and _has_counts(value) else {}
         place.clear()
-        place[name] = value
+        place.update({name: value} | kept)
     elif value is not None:
         place[name] = value
     elif name in _OPTIONAL:
         place.pop(name, None)
     else:
         raise BadConfig(f"--set {path}=none: this setting cannot be left out")
+
+
+def _has_counts(kind: Any) -> bool:
+    return any(tag == kind and any(each.name == "counts" for each in fields(table)) for table, tag in _TAGS.items())
 
 
 def _refuse_unless_in(place: Any, part: str, path: str) -> None:

@@ -50,3 +50,16 @@ def test_state_round_trip_keeps_the_order(tmp_path) -> None:
 def test_shorter_than_a_batch_is_refused_with_the_mend() -> None:
     with pytest.raises(BadConfig, match="set it to 16 or more"):
         Memory(8, 1, 2, batch_size=16)
+
+
+def test_the_newest_row_of_each_image_is_told_after_a_wrap() -> None:
+    memory = Memory(8, 1, 2, batch_size=4)
+    for number, index in enumerate(([0, 1, 2, 3], [4, 5, 6, 7], [2, 3, 8, 9], [9, 4, 0, 1])):
+        memory.push(torch.zeros(1, 4, 2), torch.tensor(index), at(number))
+    kept = memory.index[memory.newest()].tolist()
+    assert sorted(kept) == [0, 1, 2, 3, 4, 8, 9]  # image 9 is there twice
+    assert memory.newest()[4]  # its second row
+    assert not memory.newest()[3]
+    one = Memory(8, 1, 2, batch_size=4)
+    one.push(torch.zeros(1, 4, 2), torch.tensor([3, 1, 3, 0]), at(0))
+    assert one.newest().tolist() == [False, True, True, True]

@@ -45,3 +45,14 @@ def test_sgd_decays_every_tensor_and_adamw_only_matrices() -> None:
 def test_what_cannot_be(build: type, bad: dict) -> None:
     with pytest.raises(Exception, match="optimizer"):
         build(**bad)
+
+
+def test_adamw_decays_matrices_only_and_no_table_of_positions() -> None:
+    """SMoG on Swin-T exempts vectors and relative_position_bias_table (methods.md, section 4)."""
+    model = torch.nn.Module()
+    model.weight = torch.nn.Parameter(torch.ones(3, 3))
+    model.bias = torch.nn.Parameter(torch.ones(3))
+    model.relative_position_bias_table = torch.nn.Parameter(torch.ones(3, 3))
+    groups = AdamWConfig(weight_decay=0.5).build(model).param_groups
+    assert [group["weight_decay"] for group in groups] == [0.5, 0.0]
+    assert [len(group["params"]) for group in groups] == [1, 2]

@@ -27,6 +27,7 @@ class ViewPlan:
         channels: of the images; 3 for colour.
         mean: of each channel, for values from 0 to 1; None = measured at the start of a run.
         std: standard deviation of each channel, likewise.
+        image_size: side that whole images are brought to where they are judged and embedded; None = of the largest crop.
         student_views: the views that the student sees; None = all (of the first family).
         target_views: the views that decide the targets; None = those of the first group (of the second family).
         grouped_views: the views that the groups look at; None = those of the first group.
@@ -39,6 +40,7 @@ class ViewPlan:
     channels: int = 3
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
+    image_size: int | None = None
     student_views: tuple[int, ...] | None = None
     target_views: tuple[int, ...] | None = None
     grouped_views: tuple[int, ...] | None = None
@@ -61,6 +63,8 @@ class ViewPlan:
             values = getattr(self, name)
             if values is not None and len(values) != self.channels:
                 raise BadConfig(f"views.{name} is {values}: give {self.channels} numbers, one a channel")
+        if self.image_size is not None and not 1 <= self.image_size <= 4096:
+            raise BadConfig(f"views.image_size is {self.image_size}: give pixels, from 1 to 4096")
         if self.std is not None and not all(value > 0 for value in self.std):
             raise BadConfig(f"views.std is {self.std}: give numbers above 0")
         for name in ("student_views", "target_views", "grouped_views", "companion_views"):
@@ -84,6 +88,11 @@ class ViewPlan:
     def sizes(self) -> tuple[int, ...]:
         """The side of each view, in pixels."""
         return tuple(group.size for group in self.crops for _ in range(group.count))
+
+    @property
+    def whole_size(self) -> int:
+        """The side of whole images, in pixels."""
+        return max(self.sizes) if self.image_size is None else self.image_size
 
     @property
     def roles(self) -> Roles:

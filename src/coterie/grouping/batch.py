@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from coterie.grouping.assignment import Assignment, assign
 from coterie.grouping.objective import Encode
 from coterie.grouping.target import SameNetwork, TargetNetwork
-from coterie.ops.loss import prediction_loss, scores
+from coterie.ops.loss import at_least_float32, prediction_loss, scores
 from coterie.types import Batch, Progress, Roles, StepResult, Target
 
 
@@ -92,7 +92,8 @@ class BatchObjective(nn.Module):
         self, own: Float[Tensor, "b f"], theirs: Float[Tensor, "b f"], roles: Roles, progress: Progress
     ) -> list[Target]:
         assert not isinstance(self.assignment, Identity)
-        similarities = scores(F.normalize(own, dim=1), F.normalize(theirs, dim=1))
+        own, theirs = (F.normalize(at_least_float32(each), dim=1) for each in (own, theirs))
+        similarities = scores(own, theirs)
         codes = assign(self.assignment, similarities, progress)
         return [Target(codes, head, view) for head, view in enumerate(roles.target_views)]
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from coterie.errors import BadConfig
@@ -106,6 +106,14 @@ class Memory(nn.Module):
     def written(self) -> int:
         """Rows of each slot that are there."""
         return min(self.pushed, self.length)
+
+    def newest(self) -> Bool[Tensor, " n"]:
+        """Which of the written rows is the last of its image."""
+        places = torch.arange(self.written, device=self.index.device)
+        age = (places - self.pushed) % self.length  # from the oldest on
+        index = self.index[: self.written]
+        last = torch.full((int(index.max()) + 1,), -1, device=index.device).scatter_reduce(0, index, age, "amax")
+        return last[index] == age
 
     def oldest_first(self, slot: int) -> Float[Tensor, "n d"]:
         """The rows of one grouped view, oldest first; only when full."""

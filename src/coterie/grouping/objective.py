@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from coterie.errors import BadConfig
 from coterie.grouping.assignment import Assignment, assign, label_rows
 from coterie.grouping.groups import Groups
 from coterie.grouping.memory import Memory, Refresh
@@ -74,6 +75,8 @@ class Objective(nn.Module):
         self.memory, self.memory_of, self.refresh_rule = memory, memory_of, refresh
         self.mean_entropy, self.seed = mean_entropy, seed
         keeps = refresh is not None and refresh.labels
+        if keeps and images < 1:
+            raise BadConfig("labels are kept for each image of a source: say how many images it has")
         labels = torch.full((len(groups.centers()), images), -100, dtype=torch.int32) if keeps else None
         self.register_buffer("labels", labels)
 
@@ -89,7 +92,7 @@ class Objective(nn.Module):
         h, z, p = student([batch.views[v] for v in roles.student_views])
         _, decided = self.target.embed(batch.views, roles, h, z)
         with torch.autocast(z.device.type, enabled=False):
-            grouped = z[[roles.student_views.index(v) for v in roles.grouped_views]]
+            grouped = torch.stack([z[roles.student_views.index(v)] for v in roles.grouped_views])
             if self.labels is not None:  # they came from no view of this batch
                 targets = [Target(kept[batch.index].long(), head, None) for head, kept in enumerate(self.labels)]
             else:
@@ -139,7 +142,7 @@ class Objective(nn.Module):
         assert self.memory is not None
         assert self.refresh_rule is not None
         count = self.memory.written
-        index = self.memory.index[:count]
+        index, newest = self.memory.index[:count], self.memory.newest()
         for head in range(len(self.groups.centers())):
             rows = self.memory.rows[head % len(self.memory.rows), :count]
             if self.groups.refits:
@@ -151,8 +154,9 @@ class Objective(nn.Module):
             return
         for head, centers in enumerate(self.target.centers(self.groups)):
             rows = self.memory.rows[head % len(self.memory.rows), :count]
+            labels = label_rows(self.assignment, rows, centers, progress, head).to(torch.int32)
             self.labels[head].fill_(-100)
-            self.labels[head, index] = label_rows(self.assignment, rows, centers, progress, head).to(torch.int32)
+            self.labels[head, index[newest]] = labels[newest]
 
     def after_backward(self, progress: Progress) -> None:
         """Between ``loss.backward()`` and the optimiser's step."""

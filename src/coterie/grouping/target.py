@@ -43,7 +43,7 @@ class SameNetwork:
     def embed(self, views: Mapping[int, Tensor], roles: Roles, h: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
         """The student's rows, with their gradient."""
         chosen = [roles.student_views.index(view) for view in roles.target_views]
-        return h[chosen], z[chosen]
+        return torch.stack([h[row] for row in chosen]), torch.stack([z[row] for row in chosen])
 
     def centers(self, groups: Groups) -> list[Tensor]:
         """The student's."""

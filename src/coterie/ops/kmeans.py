@@ -24,7 +24,8 @@ def group_means(
 ) -> tuple[Float[Tensor, "k d"], Float[Tensor, " k"]]:
     """The mean of the rows of each group (0 where there is none) and their number, over all processes; with gradient."""
     sums = rows.new_zeros(count, rows.shape[1]).index_add(0, labels, rows)
-    counts = torch.bincount(labels, minlength=count).to(rows.dtype)
+    ones = torch.ones_like(labels, dtype=rows.dtype)
+    counts = rows.new_zeros(count).index_add(0, labels, ones)  # bincount would wait for the device
     both = all_sum(torch.cat([sums, counts[:, None]], dim=1))  # one collective
     counts = both[:, -1].detach()
     return both[:, :-1] / counts.clamp(min=1)[:, None], counts

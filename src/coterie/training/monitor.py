@@ -121,7 +121,7 @@ class Monitor:
     def _note_the_first_ill(self, progress: Progress, result: StepResult) -> None:
         """Keep, on the device, what the first step looked like whose loss or gradient is not a number."""
         norm = result.loss.detach() if result.gradient_norm is None else result.gradient_norm
-        step = torch.tensor(progress.step, device=norm.device)
+        step = torch.full((), progress.step, device=norm.device)
         now = (step, result.loss.detach(), norm, result.index)
         if self._ill is None:
             self._ill = (torch.full_like(step, -1), *now[1:])
@@ -135,7 +135,7 @@ class Monitor:
             mass[:count] += target.values.mean(dim=0)
         else:
             best = target.values.where(target.values >= 0, count)
-            mass += torch.bincount(best, minlength=count + 1) / len(best)
+            mass.index_add_(0, best, torch.full_like(best, 1 / len(best), dtype=mass.dtype))
         last[best] = step
 
     def _line(self, progress: Progress) -> None:
@@ -190,9 +190,8 @@ class Monitor:
         what = "all images get nearly the same embedding" if one_point else "the predictions know nothing of the groups"
         return (
             f"the run looks collapsed: {what} (loss / ln K {record['loss_over_ln_k']:.3f}, spread {record['spread']:.3f}, "
-            f"{record['groups_used']} of {record['groups']} groups used). Try a smaller assignment.temperature (0.03), a "
-            "prediction temperature of 0.1, groups frozen for longer (groups.frozen_steps), a lower learning_rate.peak, or "
-            "fewer groups"
+            f"{record['groups_used']} of {record['groups']} groups used). Try a lower learning_rate.peak, fewer groups or, "
+            "where the method has them, a smaller assignment.temperature or more groups.frozen_steps (docs/pretrain.md)"
         )
 
     def state_dict(self) -> dict[str, Any]:

@@ -70,7 +70,7 @@ class SgdConfig:
 
 @dataclass(frozen=True)
 class AdamWConfig:
-    """AdamW; vectors (biases, norms) are not decayed."""
+    """AdamW; vectors (biases, norms) and tables of positions are not decayed."""
 
     betas: tuple[float, float] = (0.9, 0.999)
     weight_decay: float = 0.05
@@ -82,10 +82,17 @@ class AdamWConfig:
     def build(self, model: nn.Module) -> torch.optim.Optimizer:
         """The optimiser of this model."""
         groups: list[dict[str, Any]] = [
-            {"params": [p for p in model.parameters() if p.ndim > 1]},
-            {"params": [p for p in model.parameters() if p.ndim <= 1], "weight_decay": 0.0},
+            {"params": [each for name, each in model.named_parameters() if not _is_exempt(name, each)]},
+            {
+                "params": [each for name, each in model.named_parameters() if _is_exempt(name, each)],
+                "weight_decay": 0.0,
+            },
         ]
         return torch.optim.AdamW(groups, lr=0.0, betas=self.betas, weight_decay=self.weight_decay)
+
+
+def _is_exempt(name: str, weight: nn.Parameter) -> bool:
+    return weight.ndim <= 1 or name.rpartition(".")[2] in ("relative_position_bias_table", "pos_embed", "cls_token")
 
 
 OptimizerConfig = LarsConfig | SgdConfig | AdamWConfig

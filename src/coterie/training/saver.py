@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from coterie.atomic import remove_unfinished
-from coterie.errors import UserError
+from coterie.errors import BadRun, UserError
 from coterie.training import checkpoint
 from coterie.training.monitor import Monitor, NotFinite
 from coterie.types import Progress, StepResult
@@ -81,6 +81,12 @@ class Saver:
         remove_unfinished(self.folder)
         step, state, passed_over = checkpoint.load(self.folder, set_aside=True)
         if state is not None:
+            before, now = state["extra"]["images"], self.extra["images"]
+            if before != now:  # asked before anything is taken over: labels are kept for each image
+                raise BadRun(
+                    f"{self.folder.parent} was begun with {before} images, now there are {now}: bring the images back, or "
+                    "choose another --out"
+                )
             for name, part in self.parts.items():
                 part.load_state_dict(state[name])
             self.extra.update(state["extra"])
