@@ -32,7 +32,7 @@ from PIL import Image, ImageFilter
 from torch import Tensor
 from torchvision import transforms as T
 
-from coterie.data.cpu import apply, normalize
+from coterie.data.cpu import apply_batch, normalize
 from coterie.data.decode import decode
 from coterie.data.views import Crops, ViewPlan
 
@@ -53,8 +53,8 @@ def ours(crops: tuple[Crops, ...], decoder: Callable[[bytes], np.ndarray]) -> Co
 
     def views(encoded: list[bytes], first: int) -> list[Tensor]:
         draws = plan.draw(SEED, 0, np.arange(first, first + len(encoded)))
-        rows = [apply(decoder(data), plan, draws, row) for row, data in enumerate(encoded)]
-        stacked = [torch.from_numpy(np.stack(view)) for view in zip(*rows, strict=True)]
+        made = apply_batch((decoder(data) for data in encoded), plan, draws, range(plan.num_views))
+        stacked = [torch.from_numpy(np.stack(view)) for view in made]
         return [normalize(view, MEAN, STD) for view in stacked]
 
     return views
@@ -166,9 +166,9 @@ def stages(encoded: list[bytes], crops: tuple[Crops, ...]) -> dict[str, float]:
         clock.append(time.process_time())
         draws = plan.draw(SEED, 0, np.arange(first, first + len(images)))
         clock.append(time.process_time())
-        rows = [apply(image, plan, draws, row) for row, image in enumerate(images)]
+        made = apply_batch(images, plan, draws, range(plan.num_views))
         clock.append(time.process_time())
-        stacked = [torch.from_numpy(np.stack(view)) for view in zip(*rows, strict=True)]
+        stacked = [torch.from_numpy(np.stack(view)) for view in made]
         clock.append(time.process_time())
         for view in stacked:
             normalize(view, MEAN, STD)
