@@ -166,14 +166,14 @@ def test_lines_for_a_person() -> None:
     config = METHODS["swav"](planner)
     rows = reasoned(config, planner.reasons | {"temperature": "set by you"})
     found = {path: (value, reason) for path, value, reason in rows}
-    assert found["views.crops"][0] == "2x32 + 4x18"
-    assert found["batch_size"] == ("128", "a power of two up to 256; 39 steps an epoch")
+    assert found["views.crops"][0] == "2x24 + 2x16"
+    assert found["batch_size"] == ("64", "up to 256, as many as leave 64 steps an epoch (78)")
     assert found["epochs"] == ("40", "asked for")
     assert found["groups.counts"][0] == "[100]"
     assert found["temperature"] == ("0.1", "set by you")
     estimate = Estimate(5, 0, 7200, 12, 1, 0.75, 33, 3 * 2**29, 2**28)
     text = "\n".join(plan_lines(Plan(config, planner.reasons, "swav: so many images", 39, estimate)))
-    assert "one for a hundred images" in text or "can teach" in text
+    assert "one for a hundred of 5000 images" in text
     assert "time    about 2.0 h: start 5 s, training 2.0 h, refreshes 12 s, report 1 s (0.75 s a step)" in text
     assert "filling" not in text
     assert "memory  about 1.75 GiB: 1.50 the main process, 0.25 what loads images" in text

@@ -81,6 +81,8 @@ def resolve(
 
 def _spoken_for(known: str, path: str) -> bool:
     """Whether a reason no longer holds when ``path`` is set: another kind of a part keeps nothing but its counts."""
+    if path.startswith(f"{known}."):  # a part of what the reason was for
+        return True
     place = path.removesuffix(".kind")
     return f"{known}.".startswith(f"{place}.") and (place == path or not known.endswith(".counts"))
 

@@ -53,16 +53,16 @@ def settings_of(cell: Cell) -> dict[str, Any]:
         settings["groups"]["momentum"] = 0.9  # SMoG's 0.99 is for runs of many more steps
     if cell.target == "teacher":
         settings["target"]["momentum"] = 0.9  # likewise
-    if cell.assignment == "centered":
-        settings["assignment"]["momentum"] = 0.5  # likewise: DINO's is 0.9
     if cell.when == "epoch" or cell.groups in ("momentum", "kmeans"):  # these are found in the memory
         whose = "target" if cell.when == "epoch" and cell.target == "teacher" else "student"
         settings["memory"] = {"length": IMAGES, "start_epoch": 0, "of": whose}
         settings["refresh"] = {"labels": cell.when == "epoch"}
+    if cell.when == "epoch" and cell.assignment == "centered":
+        settings["assignment"]["momentum"] = 0.5  # the center moves but once an epoch
     if cell.when == "epoch" and cell.assignment == "sinkhorn":  # SeLa: balanced over all images, to the end
         settings["assignment"] |= {"iterations": 100, "tolerance": 1e-3}
     if cell.groups == "learned" and cell.assignment in ("nearest", "softmax"):
-        settings["mean_entropy"] = 1.0  # nothing else spreads the images: without it the settings are refused
+        settings["mean_entropy"] = 2.0  # nothing else spreads the images: without it the settings are refused
     return settings
 
 

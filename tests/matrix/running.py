@@ -36,7 +36,7 @@ class Run:
     optimizer: torch.optim.Optimizer
     losses: list[Tensor] = field(default_factory=list)
     used: list[list[set[int]]] = field(default_factory=list)  # per step, per head: the groups that were somebody's best
-    saved: bytes = b""
+    saved: bytes = field(default=b"", repr=False)
 
     def stateful(self) -> dict[str, Any]:
         """What is saved, as ``Pretraining`` does."""
