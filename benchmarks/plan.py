@@ -1,0 +1,198 @@
+"""How near ``coterie plan`` comes to the real run, in time and in peak memory, on three CPU configurations.
+
+    taskset -c 1 python benchmarks/plan.py [--only swav_cifar,...] [--clock wall|cpu] [--out benchmarks/results/plan.json]
+
+For each configuration the plan is made, then the same thing is trained by ``coterie pretrain``, one after the other, on
+one core and one thread. None of the three was looked at while the estimator was written.
+
+Time is by the clock on the wall or, with ``--clock cpu``, by the CPU time of all processes, in plan and run alike: on one
+core that nobody else uses the two are the same, and on a machine with other work only the second can be compared. The peak
+memory of the real run is looked for in /proc every second: what is resident in the main process plus the pages that the
+loader's workers hold alone; what passed between two looks is added by the main process's VmHWM.
+"""
+
+import argparse
+import json
+import os
+import platform
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pyarrow.parquet as pq
+
+os.environ["COTERIE_CLOCK"] = str(Path(__file__).parent / "cpu_budget")
+sys.path.append(os.environ["COTERIE_CLOCK"])
+from clock import cpu_seconds
+
+from coterie import api, estimating
+from coterie.rehearsal import held_alone, in_status
+
+SHARED = Path(os.environ.get("COTERIE_SHARED", Path(__file__).parent.parent.parent / "shared")) / "data"
+ONE_THREAD = ("run.threads=1",)
+CONFIGURATIONS: dict[str, dict[str, Any]] = {
+    "swav_cifar": {
+        "method": "swav",
+        "images": 4000,
+        "epochs": 3,
+        "settings": ("backbone.width=0.1875",),
+    },
+    "smog_photographs": {
+        "method": "smog",
+        "images": None,
+        "epochs": 10,
+        "backbone": "resnet10t",
+        "settings": (
+            "views.crops.0.size=64",
+            "views.crops.1.size=32",
+            "views.crops.1.count=2",
+            "groups.counts=[10,10,10]",
+        ),
+    },
+    "deepcluster_v2_vit": {
+        "method": "deepcluster_v2",
+        "images": 2000,
+        "epochs": 6,
+        "backbone": "vit_tiny_patch16_224",
+        "batch_size": 64,
+        "settings": ("views.crops.1.count=2",),
+    },
+}
+CLOCKS = {
+    "wall": "on the wall",
+    "cpu": "CPU time of all processes, in plan and run alike: one core was shared with other work all the time",
+}
+BY_CPU = """
+import os, sys, types
+sys.path.append(os.environ["COTERIE_CLOCK"])
+from clock import cpu_seconds
+from coterie import rehearsal
+rehearsal.time = types.SimpleNamespace(perf_counter=lambda: cpu_seconds(os.getpid()))
+rehearsal._main()
+"""
+
+
+def images_of(count: int | None, folder: Path) -> Path:
+    """So many training images of CIFAR-10 as a parquet file; None: the folder of photographs."""
+    if count is None:
+        return SHARED / "photos"
+    path = folder / f"cifar{count}.parquet"
+    pq.write_table(pq.read_table(SHARED / "cifar10" / "train.parquet").slice(0, count), path)
+    return path
+
+
+def children(process: int) -> list[int]:
+    """The processes that it started and that are still there."""
+    return [
+        int(one) for task in Path(f"/proc/{process}/task").iterdir() for one in (task / "children").read_text().split()
+    ]
+
+
+def planned(given: dict[str, Any], clock: str) -> dict[str, Any]:
+    """What ``coterie plan`` says; by CPU time, its clocks are changed and nothing else."""
+    if clock == "cpu":
+        estimating.COMMAND = (sys.executable, "-P", "-c", BY_CPU)
+        estimating.time = api.time = SimpleNamespace(monotonic=lambda: cpu_seconds(os.getpid()))  # type: ignore[assignment]
+    found = api.plan(**given).estimate
+    return asdict(found) | {"seconds": found.seconds, "memory": found.memory}
+
+
+def real_run(given: dict[str, Any], out: Path, clock: str) -> dict[str, Any]:
+    """Time and peak memory of ``coterie pretrain``."""
+    flags = [part for name in ("backbone", "epochs", "batch_size") for part in flag(name, given.get(name))]
+    flags += [part for setting in given["settings"] for part in ("--set", setting)]
+    command = [sys.executable, "-m", "coterie", "pretrain", given["method"], given["data"], "--out", str(out), *flags]
+    spent, began = ended_cpu_seconds(), time.perf_counter()
+    main = resident = together = 0
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL) as run:
+        while run.poll() is None:
+            try:
+                main, now = max(main, in_status(run.pid, "VmHWM")), in_status(run.pid, "VmRSS")
+                resident = max(resident, now)
+                together = max(together, now + sum(map(held_alone, children(run.pid))))
+            except (OSError, KeyError):  # a process has just ended
+                pass
+            time.sleep(1)
+    if run.returncode:
+        raise SystemExit(f"{' '.join(command)} ended with status {run.returncode}")
+    wall, cpu = time.perf_counter() - began, ended_cpu_seconds() - spent
+    return {
+        "seconds": cpu if clock == "cpu" else wall,
+        "wall_seconds": wall,
+        "cpu_seconds": cpu,
+        "memory": together + main - resident,
+        "main_memory": main,
+    }
+
+
+def ended_cpu_seconds() -> float:
+    """Of all processes that were started from this one and have ended."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+def flag(name: str, value: Any) -> list[str]:
+    """As on the command line."""
+    return [] if value is None else [f"--{name.replace('_', '-')}", str(value)]
+
+
+def compare(name: str, clock: str, folder: Path) -> dict[str, Any]:
+    """Estimate and real figures of one configuration, and their ratios."""
+    given = dict(CONFIGURATIONS[name])
+    images = given.pop("images")
+    given |= {"data": str(images_of(images, folder)), "settings": (*given["settings"], *ONE_THREAD)}
+    loads = [os.getloadavg()[0]]
+    estimate = planned(given, clock)
+    loads.append(os.getloadavg()[0])
+    real = real_run(given, folder / name, clock)
+    loads.append(os.getloadavg()[0])
+    ratios = {f"{what}_ratio": round(estimate[what] / real[what], 3) for what in ("seconds", "memory")}
+    given["data"] = "the photographs" if images is None else f"CIFAR-10, the first {images} training images"
+    return {**ratios, "given": given, "estimate": estimate, "real": real, "load_average": loads}
+
+
+def hardware() -> dict[str, object]:
+    processor = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
+    return {
+        "processor": processor[0].partition(":")[2].strip() if processor else platform.processor(),
+        "cores": os.cpu_count(),
+        "cores_of_this": len(os.sched_getaffinity(0)),
+        "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
+        "system": platform.platform(),
+        "python": platform.python_version(),
+        **{name: version(name) for name in ("torch", "timm", "coterie")},
+    }
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Plans beside the runs that they foretell.")
+    parser.add_argument("--only", default=",".join(CONFIGURATIONS))
+    parser.add_argument("--clock", choices=tuple(CLOCKS), default="wall")
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "plan.json")
+    options = parser.parse_args()
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command does
+    result: dict[str, Any] = {
+        "what": "estimate of `coterie plan` over the figure of the real run",
+        "command": f"taskset -c 1 python benchmarks/plan.py --clock {options.clock}",
+        "clock": CLOCKS[options.clock],
+        "aim": "0.7 to 1.3, time and peak memory",
+        "hardware": hardware(),
+        "configurations": {},
+    }
+    for name in options.only.split(","):
+        with tempfile.TemporaryDirectory() as folder:
+            result["configurations"][name] = compare(name, options.clock, Path(folder))
+        print(f"{name}: {json.dumps(result['configurations'][name])}", flush=True)
+        options.out.write_text(json.dumps(result, indent=2) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
