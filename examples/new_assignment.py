@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from coterie.grouping.assignment import assign
+from coterie.ops.sinkhorn import Chunks
 from coterie.types import Progress
 
 
@@ -23,8 +24,9 @@ class Auction:
         """The same throughout."""
         return self.temperature
 
-    def bias(self, logits: Tensor, temperature: float, head: int) -> Tensor:
-        """Minus the prices."""
+    def bias(self, logits: Tensor | Chunks, temperature: float, head: int) -> Tensor:
+        """Minus the prices; rows that stream in chunks are put together."""
+        logits = logits if isinstance(logits, Tensor) else torch.cat(list(logits()), dim=-2)
         prices = torch.zeros_like(logits[..., 0, :])
         for _ in range(self.rounds):
             wanted = torch.zeros_like(logits).scatter_(
