@@ -14,10 +14,11 @@ from coterie.assembly import Parts, assemble
 from coterie.data.arrays import Arrays
 from coterie.data.loader import Loader
 from coterie.data.photos import photo_patches
+from coterie.data.views import ViewPlan
 from coterie.evaluation.knn import knn
 from coterie.settings import from_dict
 from coterie.training.loop import fit
-from coterie.types import Progress, StepResult
+from coterie.types import Batch, Progress, StepResult
 from tests.matrix.cells import BATCH, EPOCHS, IMAGES, MEAN, SIDE, STD, Cell, settings_of
 
 STEPS = IMAGES // BATCH
@@ -49,9 +50,15 @@ class Run:
         return {"tensors": tensors, **{name: part.state_dict() for name, part in self.stateful().items()}}
 
 
+Batches = list[tuple[Progress, Batch]]
+
+
 @cache
-def images() -> Arrays:
-    return Arrays(photo_patches("train", IMAGES, SIDE).images)
+def _batches(views: ViewPlan, seed: int, start: int | None) -> Batches:
+    """What the loader gives from step ``start`` on, or (None) for the filling pass; made once, for it is alike in all cells."""
+    images = Arrays(photo_patches("train", IMAGES, SIDE).images)
+    loader = Loader(images, views, batch_size=BATCH, epochs=EPOCHS, seed=seed)
+    return list(loader.once() if start is None else loader.resume(start))
 
 
 def begun(cell: Cell) -> Run:
@@ -63,7 +70,9 @@ def begun(cell: Cell) -> Run:
 def go(run: Run, start: int = 0) -> Run:
     """Train from step ``start`` to the end; what was saved on the way is in ``saved``."""
     config = run.config
-    loader = Loader(images(), config.views, batch_size=BATCH, epochs=EPOCHS, seed=config.seed)
+
+    def filling() -> Batches:
+        return _batches(config.views, config.seed, None)
 
     def observe(progress: Progress, result: StepResult) -> None:
         run.losses.append(result.loss.detach())
@@ -76,10 +85,10 @@ def go(run: Run, start: int = 0) -> Run:
         if progress.step + 1 == SAVED:
             run.saved = _saved(run)
 
-    batches = loader.resume(start)
+    batches = _batches(config.views, config.seed, start)
     rate: Callable[[Progress], float] = config.learning_rate.at
     student, objective = run.parts.student, run.parts.objective
-    fit(student, objective, batches, run.optimizer, rate, once=loader.once, seed=config.seed, observers=[observe])
+    fit(student, objective, batches, run.optimizer, rate, once=filling, seed=config.seed, observers=[observe])
     return run
 
 
