@@ -168,6 +168,16 @@ class PretrainConfig:
         self._check_target()
 
     @property
+    def keeps_labels(self) -> bool:
+        """Whether a refresh keeps a label for each image, which its views predict until the next."""
+        return self.refresh is not None and self.refresh.labels
+
+    @property
+    def assigned_rows(self) -> int:
+        """How many rows of a batch a head assigns to groups: one an image where labels are kept, else one a target view."""
+        return self.batch_size * (1 if self.keeps_labels else len(self.views.roles.target_views))
+
+    @property
     def group_counts(self) -> tuple[int, ...]:
         """How many groups each head tells apart in a batch."""
         if not isinstance(self.groups, BatchGroupsConfig):
@@ -179,14 +189,13 @@ class PretrainConfig:
 
     def _check_roles(self) -> None:
         roles = self.views.roles
-        stored = self.refresh is not None and self.refresh.labels
         needed = {*roles.grouped_views}
         if isinstance(self.target, SameNetwork) or isinstance(self.groups, BatchGroupsConfig):
             needed |= {*roles.target_views}
         missing = sorted(needed - {*roles.student_views})
         if missing:
             raise BadConfig(f"views.student_views leaves out view {missing[0]}, which decides targets or is grouped")
-        if not stored and any({*roles.student_views} <= {view} for view in roles.target_views):
+        if not self.keeps_labels and any({*roles.student_views} <= {view} for view in roles.target_views):
             raise BadConfig("views: the student needs at least 2 views, so that one can predict another's code")
         if roles.companion_views and isinstance(self.target, SameNetwork):
             raise BadConfig(
@@ -204,7 +213,7 @@ class PretrainConfig:
                 "groups.kind='learned'"
             )
         of_student = self.memory is not None and self.memory.of == "student"
-        if self.refresh is not None and self.refresh.labels and of_student:
+        if self.keeps_labels and of_student:
             raise BadConfig("memory.of is 'student', so the teacher would decide nothing: set memory.of='target'")
         if self.refresh is None and of_student:
             raise BadConfig("memory.of is 'student', but the teacher's rows are balanced: set memory.of='target'")
@@ -262,7 +271,7 @@ class PretrainConfig:
             self._check_balance(groups, assignment)
 
     def _check_balance(self, groups: GroupsConfig, assignment: Sinkhorn) -> None:
-        if self.refresh is not None and self.refresh.labels:
+        if self.keeps_labels:
             if not assignment.tolerance and assignment.iterations < FEWEST_ROUNDS:
                 raise BadConfig(
                     f"assignment.iterations is {assignment.iterations}: labels of a whole memory are not balanced so soon; "

@@ -126,10 +126,9 @@ class Pretraining:
 
     def _monitor(self) -> Monitor:
         config = self.config
-        stored = config.refresh is not None and config.refresh.labels  # a label an image, whatever the views
         return Monitor(
             config.group_counts,
-            config.batch_size * (1 if stored else len(config.views.roles.target_views)),
+            config.assigned_rows,
             config.learning_rate,
             log_steps=config.run.log_steps,
             write=self._write,

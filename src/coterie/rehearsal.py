@@ -85,8 +85,7 @@ def rehearse(config: PretrainConfig, source: ImageSource) -> dict[str, Any]:
         torch.set_num_threads(config.run.threads)
     loader = build_loader(replace(config, epochs=config.epochs + MOST_STEPS), source, device)  # enough steps, always
     parts = assemble(config, device, images=len(source))
-    rows = config.batch_size * len(config.views.roles.target_views)
-    rate, log_steps = config.learning_rate, config.run.log_steps
+    rows, rate, log_steps = config.assigned_rows, config.learning_rate, config.run.log_steps
     monitor = Monitor(config.group_counts, rows, rate, log_steps=log_steps, write=lambda _: None, device=device)
     filling, steps = _Clock(FILLING_SECONDS, MOST_FILLING, device), _Clock(STEP_SECONDS, MOST_STEPS, device)
     refresh = 0.0

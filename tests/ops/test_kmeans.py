@@ -2,7 +2,6 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from coterie.ops import kmeans
 from coterie.ops.kmeans import group_means, moved_centers, nearest_centers, random_starts, spherical_kmeans
 
 
@@ -24,7 +23,7 @@ def test_means_of_the_rows_of_each_group() -> None:
 def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     rows, centers = unit(301, 5), unit(7, 5, seed=1)
     whole = nearest_centers(rows, centers)
-    monkeypatch.setattr(kmeans, "CHUNK_ELEMENTS", 70)
+    monkeypatch.setattr("coterie.ops.neighbours.CHUNK_ELEMENTS", 70)
     assert torch.equal(nearest_centers(rows, centers), whole)
 
 

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from coterie.embedding.embed import Eye, Network, embed_source
 from coterie.evaluation.labelled import Labelled
 from coterie.listening import Listener
-from coterie.ops.neighbours import CHUNK_ELEMENTS, nearest, vote
+from coterie.ops.neighbours import chunked, nearest, vote
 
 NEIGHBOURS = (1, 20, 200)
 TEMPERATURES = (0.07, 0.1)
@@ -37,8 +37,8 @@ def knn(
     train = F.normalize(train, dim=1)
     classes = int(max(train_labels.max(), test_labels.max())) + 1
     hits = {(k, t): torch.zeros(2, dtype=torch.int64, device=train.device) for k in neighbours for t in temperatures}
-    chunk = max(1, CHUNK_ELEMENTS // max(len(train), classes))
-    for part, truth in zip(torch.split(test, chunk), torch.split(test_labels, chunk), strict=True):
+    parts = chunked(test, max(len(train), classes))
+    for part, truth in zip(parts, test_labels.split([len(part) for part in parts]), strict=True):
         similarities, positions = nearest(F.normalize(part, dim=1), train, max(neighbours))
         labels = train_labels[positions]
         for (k, temperature), count in hits.items():

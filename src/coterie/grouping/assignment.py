@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from coterie.distributed import all_sum, world_size
 from coterie.errors import BadConfig
 from coterie.ops.loss import at_least_float32, scores
-from coterie.ops.neighbours import CHUNK_ELEMENTS
+from coterie.ops.neighbours import chunked
 from coterie.ops.sinkhorn import Chunks, sinkhorn_bias
 from coterie.schedule import Constant, Schedule, extremes
 from coterie.types import Progress
@@ -217,7 +217,7 @@ def label_rows(
     temperature = assignment.temperature_at(progress)
 
     def chunks() -> Iterator[Tensor]:
-        for part in torch.split(rows, max(1, CHUNK_ELEMENTS // len(centers))):
+        for part in chunked(rows, len(centers)):
             yield scores(part, centers) / temperature
 
     bias = assignment.bias(chunks, temperature, head)

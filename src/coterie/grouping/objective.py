@@ -142,7 +142,6 @@ class Objective(nn.Module):
         assert self.memory is not None
         assert self.refresh_rule is not None
         count = self.memory.written
-        index, newest = self.memory.index[:count], self.memory.newest()
         for head in range(len(self.groups.centers())):
             rows = self.memory.rows[head % len(self.memory.rows), :count]
             if self.groups.refits:
@@ -152,6 +151,7 @@ class Objective(nn.Module):
             self.target.catch_up()
         if self.labels is None:
             return
+        index, newest = self.memory.index[:count], self.memory.newest()
         for head, centers in enumerate(self.target.centers(self.groups)):
             rows = self.memory.rows[head % len(self.memory.rows), :count]
             labels = label_rows(self.assignment, rows, centers, progress, head).to(torch.int32)

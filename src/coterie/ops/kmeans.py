@@ -8,15 +8,14 @@ from torch.nn import functional as F
 
 from coterie.distributed import all_sum
 from coterie.ops.loss import scores
-from coterie.ops.neighbours import CHUNK_ELEMENTS
+from coterie.ops.neighbours import chunked
 
 _STARTS_TAG = 0x737461727473  # "starts": keeps this stream apart from those of the views and of the order
 
 
 def nearest_centers(rows: Float[Tensor, "n d"], centers: Float[Tensor, "k d"]) -> Int[Tensor, " n"]:
     """The number of the center with the largest dot product with each row; at most ``CHUNK_ELEMENTS`` scores at a time."""
-    chunk = max(1, CHUNK_ELEMENTS // len(centers))
-    return torch.cat([scores(part, centers).argmax(dim=1) for part in torch.split(rows.detach(), chunk)])
+    return torch.cat([scores(part, centers).argmax(dim=1) for part in chunked(rows.detach(), len(centers))])
 
 
 def group_means(

@@ -8,6 +8,11 @@ CHUNK_ELEMENTS = 32_000_000
 """How many scores are held at a time (128 MB in float32)."""
 
 
+def chunked(rows: Float[Tensor, "n d"], against: int) -> tuple[Tensor, ...]:
+    """``rows`` in parts whose scores with ``against`` others are at most ``CHUNK_ELEMENTS``."""
+    return torch.split(rows, max(1, CHUNK_ELEMENTS // max(1, against)))
+
+
 def nearest(
     queries: Float[Tensor, "q d"], rows: Float[Tensor, "n d"], count: int
 ) -> tuple[Float[Tensor, "q c"], Int[Tensor, "q c"]]:
@@ -20,8 +25,7 @@ def nearest(
         The dot products and the positions of the rows.
     """
     count = min(count, len(rows))
-    chunk = max(1, CHUNK_ELEMENTS // max(1, len(rows)))
-    found = [torch.topk(part @ rows.T, count, dim=1) for part in torch.split(queries, chunk)]
+    found = [torch.topk(part @ rows.T, count, dim=1) for part in chunked(queries, len(rows))]
     return torch.cat([each.values for each in found]), torch.cat([each.indices for each in found])
 
 
