@@ -54,6 +54,10 @@ class Files:
         """The number of the image's class, or None."""
         return None if self.labels is None else int(self.labels[index])
 
+    def files(self) -> Iterator[bytes]:
+        """The paths of the files that are read."""
+        return (os.path.join(self._root, name) for name in self._names)  # noqa: PTH118 -- bytes
+
 
 def open_folder(folder: str) -> Files:
     """All images below a folder, in the byte order of their paths; hidden files and folders are left out.

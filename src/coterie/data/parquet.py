@@ -97,6 +97,10 @@ class ParquetTable:
         """The number of the image's class, or None."""
         return None if self.labels is None or self.labels[index] < 0 else int(self.labels[index])
 
+    def files(self) -> tuple[bytes, ...]:
+        """The path of the table."""
+        return (os.fsencode(self._path),)
+
     def _open(self) -> None:
         if self._in_memory:
             self._chunks = list(_image_chunks(self._path, self._column))

@@ -44,7 +44,7 @@ class Concatenated:
     """Several sources, one after another; classes of the same name are the same class."""
 
     def __init__(self, sources: Sequence[ImageSource]) -> None:
-        self._sources = tuple(sources)
+        self.sources = tuple(sources)
         self._starts = [0, *accumulate(len(source) for source in sources)]
         self.classes = tuple(dict.fromkeys(name for source in sources for name in source.classes))
         place = {name: number for number, name in enumerate(self.classes)}
@@ -56,23 +56,23 @@ class Concatenated:
     def __getitem__(self, index: int) -> bytes | np.ndarray:
         """The image, as its source gives it."""
         source, row = self._find(index)
-        return self._sources[source][row]
+        return self.sources[source][row]
 
     def name(self, index: int) -> str:
         """The image's name in its source."""
         source, row = self._find(index)
-        return self._sources[source].name(row)
+        return self.sources[source].name(row)
 
     def label(self, index: int) -> int | None:
         """The number of the image's class among `classes`, or None."""
         source, row = self._find(index)
-        label = self._sources[source].label(row)
+        label = self.sources[source].label(row)
         return None if label is None else self._places[source][label]
 
     @property
     def labels(self) -> Int[np.ndarray, " n"]:
         """All labels, -1 for none."""
-        parts = zip(self._sources, self._places, strict=True)
+        parts = zip(self.sources, self._places, strict=True)
         return np.concatenate([np.array([*places, -1])[labels(source)] for source, places in parts])
 
     def _find(self, index: int) -> tuple[int, int]:

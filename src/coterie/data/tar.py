@@ -83,6 +83,10 @@ class TarShards:
         """The number of the image's class, or None."""
         return None if self.labels is None or self.labels[index] < 0 else int(self.labels[index])
 
+    def files(self) -> tuple[bytes, ...]:
+        """The paths of the shards."""
+        return tuple(os.fsencode(path) for path in self._paths)
+
     def _index(self, paths: Sequence[str], labels: list[str | None]) -> Iterator[bytes]:
         """Write down where each image lies, and hand on its name."""
         for path in paths:
