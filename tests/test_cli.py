@@ -346,7 +346,7 @@ def test_special_images(tmp_path: Path, call, channels: int, dtype: type) -> Non
 def test_bfloat16_on_a_cpu(images: Path, tmp_path: Path, call) -> None:
     assert call(*pretrain(images, tmp_path / "run", "--set", "run.precision=bfloat16"))[0] == 0
     records = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
-    assert all(np.isfinite(record["loss"]) for record in records)
+    assert all(np.isfinite(record["loss"]) for record in records if "loss" in record)
 
 
 def test_several_processes_are_refused(images: Path, tmp_path: Path, call, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -412,7 +412,7 @@ def test_no_labels_to_judge_by(images: Path, tmp_path: Path, call) -> None:
 
 def test_the_command_is_the_api() -> None:
     """Same verbs, same parameters, same defaults."""
-    for verb in ("plan", "pretrain", "evaluate", "embed"):
+    for verb in ("plan", "pretrain", "evaluate", "transfer", "select", "compare", "report", "embed"):
         command, function = (inspect.signature(getattr(module, verb)).parameters for module in (cli, api))
         assert list(command) == [name for name in function if name != "listener"]
         for name, parameter in command.items():

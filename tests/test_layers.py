@@ -17,7 +17,7 @@ LINES = (
     ("demonstration", "terminal"),
     ("api",),
     ("pretraining", "resolving", "estimating"),
-    ("reporting", "telling", "rehearsal"),
+    ("reporting", "looking", "judging", "comparing", "telling", "rehearsal"),
     ("assembly", "methods"),
     ("published",),
     ("planning", "settings"),

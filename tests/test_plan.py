@@ -171,10 +171,10 @@ def test_lines_for_a_person() -> None:
     assert found["epochs"] == ("40", "asked for")
     assert found["groups.counts"][0] == "[100]"
     assert found["temperature"] == ("0.1", "set by you")
-    estimate = Estimate(5, 0, 7200, 12, 1, 0.75, 33, 3 * 2**29, 2**28)
+    estimate = Estimate(5, 0, 7200, 12, 3, 1, 0.75, 33, 3 * 2**29, 2**28)
     text = "\n".join(plan_lines(Plan(config, planner.reasons, "swav: so many images", 39, estimate)))
     assert "one for a hundred of 5000 images" in text
-    assert "time    about 2.0 h: start 5 s, training 2.0 h, refreshes 12 s, report 1 s (0.75 s a step)" in text
+    assert "time    about 2.0 h: start 5 s, training 2.0 h, refreshes 12 s, looks 3 s, report 1 s (0.75 s a step)" in text
     assert "filling" not in text
     assert "memory  about 1.75 GiB: 1.50 the main process, 0.25 what loads images" in text
     assert "from 33 steps" in text

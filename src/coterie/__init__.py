@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from coterie.version import __version__
 
 if TYPE_CHECKING:
-    from coterie.api import embed, evaluate, plan, pretrain
+    from coterie.api import compare, embed, evaluate, plan, pretrain, report, select, transfer
     from coterie.config import PretrainConfig
     from coterie.data.source import open_source
     from coterie.demonstration import demo
@@ -24,6 +24,7 @@ __all__ = [
     "PretrainConfig",
     "UserError",
     "__version__",
+    "compare",
     "demo",
     "describe_backbone",
     "embed",
@@ -32,6 +33,9 @@ __all__ = [
     "open_source",
     "plan",
     "pretrain",
+    "report",
+    "select",
+    "transfer",
 ]
 
 _HOMES = {
@@ -39,6 +43,7 @@ _HOMES = {
     "Planner": "planning",
     "PretrainConfig": "config",
     "UserError": "errors",
+    "compare": "api",
     "demo": "demonstration",
     "describe_backbone": "exporting.weights",
     "embed": "api",
@@ -47,6 +52,9 @@ _HOMES = {
     "open_source": "data.source",
     "plan": "api",
     "pretrain": "api",
+    "report": "api",
+    "select": "api",
+    "transfer": "api",
 }
 
 

@@ -1,36 +1,32 @@
 """The verbs: plan, pretrain, evaluate, embed. The command line calls these and nothing else."""
 
 import json
+import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-import torch
-from torch import Tensor
-
-from coterie.assembly import build_loader, build_student, choose_device, choose_workers, eye
-from coterie.atomic import write_text
+from coterie import comparing
+from coterie.assembly import build_loader, choose_device, choose_workers, eye, grouped, load_student
+from coterie.atomic import write_text, writing
 from coterie.data.source import open_source
-from coterie.embedding.embed import Eye, embedded_batches
+from coterie.embedding.embed import embedded_batches
 from coterie.embedding.table import write_table
-from coterie.errors import BadConfig, BadRun
+from coterie.errors import BadConfig
 from coterie.estimating import Plan, estimate
-from coterie.evaluation.knn import knn_of
-from coterie.evaluation.labelled import labelled_pair
-from coterie.exporting.weights import describe_backbone, load_backbone
+from coterie.evaluation import selection
+from coterie.evaluation.comparison import ComparedRuns, write_comparison
+from coterie.evaluation.selection import Selection
+from coterie.judging import Judge
 from coterie.listening import Listener, Silent
-from coterie.ops.loss import scores
 from coterie.pretraining import Pretraining
+from coterie.reporting import report_again
 from coterie.resolving import resolve
-from coterie.settings import from_dict, read_toml
 from coterie.telling import summary
-from coterie.training import checkpoint
-from coterie.training.folder import RunFolder
+from coterie.training.folder import RunFolder, read_log
 
 Paths = str | Path | Sequence[str | Path]
-
-PROBES = ("knn",)
 
 
 def plan(
@@ -91,6 +87,7 @@ def pretrain(
     probe: Paths = (),
     probe_test: Paths = (),
     on_collapse: str | None = None,
+    stop_when: str | None = None,
     listener: Listener | None = None,
 ) -> Path:
     """Pretrain a backbone on unlabelled images; or go on with a run that was stopped, if ``out`` holds one.
@@ -108,6 +105,7 @@ def pretrain(
         probe: labelled images for a kNN probe while the run goes on.
         probe_test: labelled images whose labels the probe guesses; without it, every fifth of ``probe``.
         on_collapse: ``warn`` or ``stop`` when the run looks collapsed; without it, what the settings say, which is warn.
+        stop_when: ``stale`` to end when the figures without labels say that nothing moves any more, or ``never``.
         listener: is told what happens.
 
     Returns:
@@ -118,7 +116,7 @@ def pretrain(
     """
     listener = listener or Silent()
     flags: dict[str, Any] = {"epochs": epochs, "batch_size": batch_size, "seed": seed, "backbone.name": backbone}
-    flags |= {"run.on_collapse": on_collapse}
+    flags |= {"run.on_collapse": on_collapse, "run.stop_when": stop_when}
     if probe_test and not probe:
         raise BadConfig("--probe-test names what is asked; name with --probe what is learned from")
     if probe:
@@ -137,18 +135,23 @@ def evaluate(
     train: Paths,
     test: Paths = (),
     *,
-    probes: Sequence[str] = PROBES,
+    probes: Sequence[str] = ("knn",),
+    labels: str = "10%",
+    seed: int = 0,
     device: str = "auto",
     workers: int = -1,
     listener: Listener | None = None,
 ) -> dict[str, dict[str, float]]:
-    """Judge a run's frozen backbone by labelled images.
+    """Judge a run's backbone by labelled images. What is embedded is kept in the run's folder, and not embedded again.
 
     Args:
         run: a run's folder, or a ``model.safetensors``.
-        train: labelled sources that the probe learns from.
-        test: labelled sources that it is asked; without it, every fifth image of ``train``.
-        probes: of ``knn``.
+        train: labelled sources that the probes learn from.
+        test: labelled sources that they are asked; without it, every fifth image of ``train``.
+        probes: of ``knn``, ``linear``, ``linear_published``, ``clusters``, ``retrieval``, ``svm``, ``low_shot``,
+            ``linear_images`` and ``finetune`` (``docs/evaluate.md``).
+        labels: for ``finetune``: a share of the training labels, such as ``1%``, or so many a class, such as ``5``.
+        seed: of what a probe draws.
         device: ``auto``, ``cpu`` or ``cuda``.
         workers: processes that load images; -1: as many as there are cores to spare.
         listener: is told what happens.
@@ -156,30 +159,102 @@ def evaluate(
     Returns:
         ``{probe: {metric: value}}``, also written to ``evaluation.json`` in the run's folder.
     """
-    unknown = sorted(set(probes) - set(PROBES))
-    if unknown or not probes:
-        raise BadConfig(f"{', '.join(unknown) or 'nothing'} is no probe: choose from {', '.join(PROBES)}")
     listener = listener or Silent()
-    where = choose_device(device)
-    described = describe_backbone(run)
-    look = Eye(described.image_size, described.backbone.channels, described.mean, described.std)
-    pair = labelled_pair(_strings(train), _strings(test))
-    for line in pair.remarks:
-        listener.warn(line)
-    result = {
-        "knn": knn_of(
-            load_backbone(run).to(where), pair, look, workers=choose_workers(workers), device=where, listener=listener
-        )
-    }
-    if Path(run).is_dir():
-        path = Path(run) / "evaluation.json"
-        try:
-            earlier = json.loads(path.read_text()) if path.exists() else {}
-        except ValueError:
-            listener.warn(f"{path} could not be read and is written anew")
-            earlier = {}
-        write_text(path, json.dumps(earlier | result, indent=2) + "\n")
+    judge = Judge(run, device=device, workers=workers, listener=listener)
+    result = judge.ask(probes, _strings(train), _strings(test), labels=labels, seed=seed)
+    _note(run, result, listener)
     return result
+
+
+def transfer(
+    run: str | Path,
+    sets: Mapping[str, Paths | tuple[Paths, Paths]],
+    *,
+    probes: Sequence[str] = ("linear",),
+    labels: str = "10%",
+    seed: int = 0,
+    device: str = "auto",
+    workers: int = -1,
+    listener: Listener | None = None,
+) -> dict[str, dict[str, float]]:
+    """Judge a run's backbone on any number of other labelled sets, as the papers do on Places205, iNat18 and VOC07.
+
+    Args:
+        run: a run's folder, or a ``model.safetensors``.
+        sets: by name, a labelled source, of which every fifth image is asked, or a pair: to learn from, and to ask.
+        probes: as of :func:`evaluate`.
+        labels: as of :func:`evaluate`.
+        seed: as of :func:`evaluate`.
+        device: ``auto``, ``cpu`` or ``cuda``.
+        workers: processes that load images; -1: as many as there are cores to spare.
+        listener: is told what happens.
+
+    Returns:
+        ``{set: {"linear_top1": value, ...}}``, also written to ``evaluation.json`` under ``transfer``.
+    """
+    listener = listener or Silent()
+    if not sets:
+        raise BadConfig("name at least one set: NAME=TRAIN or NAME=TRAIN,TEST")
+    judge = Judge(run, device=device, workers=workers, listener=listener)
+    table: dict[str, dict[str, float]] = {}
+    for name, where in sets.items():
+        train, test = where if isinstance(where, tuple) and len(where) == 2 else (where, ())
+        found = judge.ask(probes, _strings(train), _strings(test), labels=labels, seed=seed)
+        table[name] = {
+            f"{probe}_{metric}": value for probe, figures in found.items() for metric, value in figures.items()
+        }
+        _note(run, {"transfer": table}, listener)  # set by set: what is done stays, whatever happens
+    return table
+
+
+def select(
+    run: str | Path, *, by: Literal["label_free", "knn"] = "label_free", out: str | Path | None = None
+) -> Selection:
+    """Choose one of a run's snapshots, without labels, and say why.
+
+    Args:
+        run: a run's folder.
+        by: ``label_free``, or ``knn``: the accuracy of the run's own probe.
+        out: a file to copy its weights to.
+
+    Raises:
+        UserError: the run has no snapshots with figures.
+    """
+    chosen = selection.select(read_log(run), by)
+    if out is not None:
+        with writing(out) as part:
+            shutil.copyfile(Path(run) / chosen.snapshot, part)
+    return chosen
+
+
+def compare(runs: Sequence[str | Path], *, out: str | Path | None = None) -> ComparedRuns:
+    """Set runs side by side: what they are, how far they are, and every figure that their folders hold.
+
+    Args:
+        runs: two runs' folders or more.
+        out: an HTML file: the table, and the curves of all runs in one drawing each.
+
+    Raises:
+        UserError: fewer than two, one of them twice, or a folder without a run.
+    """
+    found = comparing.compare(runs)
+    if out is not None:
+        write_comparison(out, found)
+    return found
+
+
+def report(run: str | Path, *, device: str = "auto", listener: Listener | None = None) -> Path:
+    """Write a run's ``report.html`` again, with what is known of it by now: later steps, probes, images.
+
+    Args:
+        run: a run's folder.
+        device: ``auto``, ``cpu`` or ``cuda``.
+        listener: is told what happens.
+
+    Returns:
+        The page.
+    """
+    return report_again(run, device=device, listener=listener)
 
 
 def embed(
@@ -201,23 +276,9 @@ def embed(
         How many images were written; those that could not be decoded are listed beside the file.
     """
     listener = listener or Silent()
-    config = from_dict(read_toml(Path(run) / "config.toml"))
-    _, state, _ = checkpoint.load(Path(run) / "checkpoint")
-    if state is None:
-        raise BadRun(f"{run} has no checkpoint: it is no run's folder, or nothing is saved yet")
     where = choose_device(device)
-    student = build_student(config, where, starting_weights=False)
-    student.load_state_dict(state["student"])
-    student.eval()
-
-    def look(images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        h, z, _ = student([images])
-        if student.groups is None:  # the batch was the groups: nothing lasts
-            return h[0], torch.full((len(images),), -1), torch.zeros(len(images))
-        logits = scores(z[0], student.groups.centers()[0]) / config.temperature
-        probability, group = logits.softmax(dim=1).max(dim=1)
-        return h[0], group, probability
-
+    config, student = load_student(run, where)
+    look = grouped(student, config.temperature)
     source = open_source(*_strings(data))
     stream = embedded_batches(
         look, source, eye(config), workers=choose_workers(workers), device=where, listener=listener
@@ -234,3 +295,18 @@ def _strings(paths: Paths) -> tuple[str, ...]:
     if isinstance(paths, (str, Path)):
         return (str(paths),)
     return tuple(str(path) for path in paths)
+
+
+def _note(run: str | Path, result: Mapping[str, Any], listener: Listener) -> None:
+    """Add to a run's ``evaluation.json``."""
+    if not Path(run).is_dir():
+        return
+    path = Path(run) / "evaluation.json"
+    try:
+        earlier = json.loads(path.read_text()) if path.exists() else {}
+    except ValueError:
+        listener.warn(f"{path} could not be read and is written anew")
+        earlier = {}
+    if "transfer" in result:  # a table that grows
+        result = {"transfer": earlier.get("transfer", {}) | result["transfer"]}
+    write_text(path, json.dumps(earlier | dict(result), indent=2) + "\n")

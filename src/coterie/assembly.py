@@ -1,15 +1,18 @@
 """From settings to objects: the only place that reads a whole config and builds from it."""
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from coterie.config import PretrainConfig
 from coterie.data.loader import Loader
 from coterie.data.source import ImageSource
 from coterie.embedding.embed import Eye
-from coterie.errors import BadConfig, UserError
+from coterie.errors import BadConfig, BadRun, UserError
 from coterie.grouping.assignment import CenteredConfig, build_assignment
 from coterie.grouping.batch import BatchGroupsConfig, BatchObjective, Identity
 from coterie.grouping.groups import build_groups
@@ -19,6 +22,9 @@ from coterie.grouping.target import MomentumTeacher, SameNetwork, TargetNetwork
 from coterie.models.backbone import build_backbone, check_view_sizes, feature_width
 from coterie.models.encoder import Encoder, target_copy
 from coterie.models.head import Head
+from coterie.ops.loss import scores
+from coterie.settings import from_dict, read_toml
+from coterie.training import checkpoint
 from coterie.training.student import Student
 
 
@@ -126,6 +132,44 @@ def _target(config: PretrainConfig, student: Student) -> TargetNetwork:
     network = target_copy(student.encoder)
     before = config.target.moves == "before"
     return MomentumTeacher(network, student.encoder, own, momentum=config.target.momentum, before=before)
+
+
+def load_student(run: str | Path, device: torch.device | str = "cpu") -> tuple[PretrainConfig, Student]:
+    """The settings of a run and its student as the last checkpoint has it, in evaluation mode.
+
+    Raises:
+        BadRun: there is no checkpoint.
+    """
+    config = from_dict(read_toml(Path(run) / "config.toml"))
+    _, state, _ = checkpoint.load(Path(run) / "checkpoint")
+    if state is None:
+        raise BadRun(f"{run} has no checkpoint: it is no run's folder, or nothing is saved yet")
+    student = build_student(config, device, starting_weights=False)
+    student.load_state_dict(state["student"])
+    return config, student.eval()
+
+
+def grouped(student: Student, temperature: float) -> Callable[[Tensor], tuple[Tensor, Tensor, Tensor]]:
+    """From images to embedding ``[B, F]`` of the backbone, group ``[B]`` of the first head and its probability ``[B]``.
+
+    The group is the one whose center is nearest to the projected image, its probability that of
+    ``softmax(z . centers / temperature)``; -1 and 0 where the method has no lasting groups.
+    """
+
+    def look(images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        features = student.encoder.backbone(images)
+        return features, *groups_of(student, features, temperature)
+
+    return look
+
+
+def groups_of(student: Student, features: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+    """Group ``[B]`` and its probability ``[B]``, as :func:`grouped`, of features ``[B, F]`` that were made before."""
+    if student.groups is None:  # the batch was the groups: nothing lasts
+        return torch.full((len(features),), -1), torch.zeros(len(features))
+    logits = scores(student.encoder.project(features), student.groups.centers()[0]) / temperature
+    probability, group = logits.softmax(dim=1).max(dim=1)
+    return group, probability
 
 
 def eye(config: PretrainConfig) -> Eye:

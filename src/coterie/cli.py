@@ -81,6 +81,7 @@ def pretrain(
     probe: Sources = (),
     probe_test: Sources = (),
     on_collapse: str | None = None,
+    stop_when: str | None = None,
 ) -> None:
     """Pretrain a backbone on images without labels. The same command again goes on where a stopped run was.
 
@@ -111,12 +112,14 @@ def pretrain(
         Labelled images that the probe is asked; without it, every fifth of --probe.
     on_collapse
         What to do when the run looks collapsed: warn (and go on) or stop.
+    stop_when
+        stale: end when the figures without labels say that nothing moves any more; never: at the last epoch.
     """
     from coterie import api
     from coterie.terminal import Terminal
 
     wishes = {"backbone": backbone, "epochs": epochs, "batch_size": batch_size, "seed": seed, "config": config}
-    probes = {"probe": probe, "probe_test": probe_test, "on_collapse": on_collapse}
+    probes = {"probe": probe, "probe_test": probe_test, "on_collapse": on_collapse, "stop_when": stop_when}
     with closing(Terminal()) as terminal:
         folder = api.pretrain(method, data, out=out, **wishes, settings=settings, **probes, listener=terminal)  # type: ignore[arg-type]
     _print(f"{folder}: the backbone is in {folder / 'model.safetensors'}, look at {folder / 'report.html'}")
@@ -129,35 +132,137 @@ def evaluate(
     *train: str,
     test: Sources = (),
     probes: str = "knn",
+    labels: str = "10%",
+    seed: int = 0,
     device: str = "auto",
     workers: int = -1,
 ) -> None:
-    """Judge a run's frozen backbone by labelled images.
+    """Judge a run's backbone by labelled images.
 
     Parameters
     ----------
     run
         A run's folder, or a model.safetensors.
     train
-        Labelled images that the probe learns from.
+        Labelled images that the probes learn from.
     test
-        Labelled images that it is asked; without it, every fifth image of TRAIN.
+        Labelled images that they are asked; without it, every fifth image of TRAIN.
     probes
-        Separated by commas: knn.
+        Separated by commas: knn, linear, linear_published, clusters, retrieval, svm, low_shot, linear_images, finetune.
+    labels
+        For finetune: a share of the training labels, such as 1%, or so many a class, such as 5.
+    seed
+        Of what a probe draws.
     device
         auto, cpu or cuda.
     workers
         Processes that load images; -1: as many as there are cores to spare.
     """
     from coterie import api
+    from coterie.terminal import Terminal, figure_lines
+
+    how = {"probes": _split(probes), "labels": labels, "seed": seed, "device": device, "workers": workers}
+    with closing(Terminal()) as terminal:
+        result = api.evaluate(run, train, test, **how, listener=terminal)  # type: ignore[arg-type]
+    for line in figure_lines(result):
+        _print(line)
+
+
+@app.command
+def transfer(
+    run: Path,
+    /,
+    *sets: str,
+    probes: str = "linear",
+    labels: str = "10%",
+    seed: int = 0,
+    device: str = "auto",
+    workers: int = -1,
+) -> None:
+    """Judge a run's backbone on several other labelled sets: one table.
+
+    Parameters
+    ----------
+    run
+        A run's folder, or a model.safetensors.
+    sets
+        Each NAME=TRAIN, of which every fifth image is asked, or NAME=TRAIN,TEST.
+    probes
+        As of evaluate, separated by commas.
+    labels
+        As of evaluate.
+    seed
+        Of what a probe draws.
+    device
+        auto, cpu or cuda.
+    workers
+        Processes that load images; -1: as many as there are cores to spare.
+    """
+    from coterie import api
+    from coterie.terminal import Terminal, transfer_lines
+
+    named = dict(_named(each) for each in sets)
+    how = {"probes": _split(probes), "labels": labels, "seed": seed, "device": device, "workers": workers}
+    with closing(Terminal()) as terminal:
+        table = api.transfer(run, named, **how, listener=terminal)  # type: ignore[arg-type]
+    for line in transfer_lines(table):
+        _print(line)
+
+
+@app.command
+def select(run: Path, /, *, by: str = "label_free", out: Path | None = None) -> None:
+    """Choose one of the snapshots that a run has kept, without labels, and say why.
+
+    Parameters
+    ----------
+    run
+        A run's folder.
+    by
+        label_free, or knn: the accuracy of the run's own probe.
+    out
+        A file to copy its weights to.
+    """
+    from coterie import api
+    from coterie.terminal import selection_lines
+
+    for line in selection_lines(api.select(run, by=by, out=out)):  # type: ignore[arg-type]
+        _print(line)
+
+
+@app.command
+def compare(*runs: Path, out: Path | None = None) -> None:
+    """Set runs side by side: one table, and one page.
+
+    Parameters
+    ----------
+    runs
+        Two or more runs' folders.
+    out
+        An HTML file: the table, and the curves of all runs in one drawing each.
+    """
+    from coterie import api
+    from coterie.evaluation.comparison import as_text
+
+    _print(as_text(api.compare(runs, out=out)))
+
+
+@app.command
+def report(run: Path, /, *, device: str = "auto") -> None:
+    """Write a run's report.html again, with what is known of it by now.
+
+    Parameters
+    ----------
+    run
+        A run's folder.
+    device
+        auto, cpu or cuda.
+    """
+    from coterie import api
     from coterie.terminal import Terminal
 
-    chosen = tuple(each.strip() for each in probes.split(",") if each.strip())
     with closing(Terminal()) as terminal:
-        result = api.evaluate(run, train, test, probes=chosen, device=device, workers=workers, listener=terminal)
-    for probe, figures in result.items():
-        for name, value in figures.items():
-            _print(f"{probe}  {name:<16} {value:6.2f} %")
+        page = api.report(run, device=device, listener=terminal)
+    _print(f"look at {page}")
 
 
 @app.command
@@ -224,6 +329,19 @@ def main() -> None:
         _fail(str(error), error.status)
     except KeyboardInterrupt:
         _fail("stopped", 130)
+
+
+def _split(words: str) -> tuple[str, ...]:
+    return tuple(word.strip() for word in words.split(",") if word.strip())
+
+
+def _named(text: str) -> tuple[str, str | tuple[str, str]]:
+    """``NAME=TRAIN`` or ``NAME=TRAIN,TEST``."""
+    name, equals, where = text.partition("=")
+    parts = [part for part in where.split(",") if part]
+    if not (name and equals and 1 <= len(parts) <= 2):
+        raise UserError(f"{text}: write each set as NAME=TRAIN or NAME=TRAIN,TEST")
+    return name, parts[0] if len(parts) == 1 else (parts[0], parts[1])
 
 
 def _print(text: str) -> None:

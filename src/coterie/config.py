@@ -5,6 +5,7 @@ from typing import Literal
 
 from coterie.data.views import ViewPlan
 from coterie.errors import BadConfig
+from coterie.evaluation.probes import OF_EMBEDDINGS, check_known
 from coterie.grouping.assignment import AssignmentConfig, CenteredConfig, Nearest, Sinkhorn, Softmax
 from coterie.grouping.batch import BatchGroupsConfig, Identity
 from coterie.grouping.groups import GroupsConfig, LearnedGroupsConfig
@@ -27,19 +28,22 @@ FEWEST_ROUNDS = 50
 
 @dataclass(frozen=True)
 class ProbeConfig:
-    """kNN on labelled images while the run goes on.
+    """Probes on labelled images while the run goes on.
 
     Attributes:
         train: labelled sources whose embeddings vote.
         test: labelled sources whose labels are guessed; empty: every fifth image of ``train``.
         every_epochs: how often, and at the end.
+        probes: of ``knn``, ``linear``, ``linear_published``, ``clusters`` and ``retrieval``.
     """
 
     train: tuple[str, ...]
     test: tuple[str, ...] = ()
     every_epochs: int = 5
+    probes: tuple[str, ...] = ("knn",)
 
     def __post_init__(self) -> None:
+        check_known(self.probes, OF_EMBEDDINGS)
         if self.every_epochs < 1:
             raise BadConfig(f"probe.every_epochs is {self.every_epochs}: it must be at least 1")
 
@@ -57,6 +61,8 @@ class RunConfig:
         save_steps: steps between two checkpoints; 0: only by the clock and at the end.
         save_minutes: minutes between two checkpoints.
         on_collapse: ``warn`` or ``stop``.
+        looks: how often, evenly over the run, figures without labels are taken and the weights are kept beside them.
+        stop_when: ``stale``: a look that finds that nothing moves any more ends the run; or ``never``.
     """
 
     device: str = "auto"
@@ -67,6 +73,8 @@ class RunConfig:
     save_steps: int = 0
     save_minutes: float = 10.0
     on_collapse: Literal["warn", "stop"] = "warn"
+    looks: int = 10
+    stop_when: Literal["never", "stale"] = "never"
 
     def __post_init__(self) -> None:
         if self.threads < 0:
@@ -75,6 +83,12 @@ class RunConfig:
             raise BadConfig(f"run.log_steps is {self.log_steps}: it must be at least 1")
         if self.save_minutes <= 0 or self.save_steps < 0:
             raise BadConfig("run.save_minutes must be above 0 and run.save_steps not negative")
+        if self.looks < 0:
+            raise BadConfig(f"run.looks is {self.looks}: give 0 (none) or more")
+        if self.stop_when == "stale" and not self.looks:
+            raise BadConfig(
+                "run.stop_when is 'stale', which the looks find out, but run.looks is 0: set it to 10 or so"
+            )
 
 
 @dataclass(frozen=True)

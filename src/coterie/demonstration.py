@@ -16,12 +16,14 @@ from coterie.assembly import build_student, eye
 from coterie.atomic import writing
 from coterie.data.photos import PHOTOGRAPHS, PhotoPatches, photo_patches
 from coterie.embedding.embed import Embeddings, Eye, embed_source
+from coterie.evaluation.gallery import Gallery, Row, Strip
 from coterie.evaluation.knn import knn
 from coterie.evaluation.labelled import Labelled, labelled_pair
-from coterie.evaluation.report import Comparison, Gallery, Report, Row, Strip, write_report
+from coterie.evaluation.pictures import neighbours_of, picture
+from coterie.evaluation.report import Comparison, Report, write_report
 from coterie.exporting.weights import load_backbone
 from coterie.listening import Listener, Silent
-from coterie.reporting import environment, neighbours_of, picture
+from coterie.reporting import environment
 from coterie.settings import from_dict, read_toml, to_toml
 from coterie.training.folder import read_log
 

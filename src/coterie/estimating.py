@@ -11,7 +11,9 @@ from typing import Any
 
 from coterie.config import PretrainConfig
 from coterie.errors import UserError
+from coterie.evaluation.augmented import COUNT
 from coterie.listening import Listener
+from coterie.looking import SAMPLED as LOOKED_AT
 from coterie.rehearsal import TICKS
 from coterie.reporting import SAMPLED
 from coterie.settings import to_dict
@@ -28,6 +30,7 @@ class Estimate:
         filling: the pass over the images that fills the memory.
         training: all steps.
         refreshes: k-means and labels, all of them.
+        looking: the looks without labels on the way.
         reporting: the report at the end.
         step: one step.
         steps: how many were rehearsed.
@@ -40,6 +43,7 @@ class Estimate:
     filling: float
     training: float
     refreshes: float
+    looking: float
     reporting: float
     step: float
     steps: int
@@ -50,7 +54,7 @@ class Estimate:
     @property
     def seconds(self) -> float:
         """From start to end."""
-        return self.starting + self.filling + self.training + self.refreshes + self.reporting
+        return self.starting + self.filling + self.training + self.refreshes + self.looking + self.reporting
 
     @property
     def memory(self) -> int:
@@ -111,6 +115,7 @@ def estimate(config: PretrainConfig, images: int, resolved_in: float, listener: 
         filling=found["filling"] * per_epoch,
         training=found["step"] * per_epoch * config.epochs,
         refreshes=found["refresh"] * times,
+        looking=found["embedding"] * min(LOOKED_AT, images) * (1 + COUNT) * min(config.run.looks, config.epochs),
         reporting=found["embedding"] * min(SAMPLED, images),
         step=found["step"],
         steps=found["steps"],

@@ -12,11 +12,14 @@ from coterie.assembly import Parts, assemble, build_loader, choose_autocast, cho
 from coterie.atomic import write_text
 from coterie.config import PretrainConfig
 from coterie.data.source import ImageSource
+from coterie.embedding.embed import embed_source
 from coterie.errors import BadRun, UserError
-from coterie.evaluation.knn import knn_of
 from coterie.evaluation.labelled import Labelled, labelled_pair
+from coterie.evaluation.probes import probe_embeddings
+from coterie.evaluation.selection import stale
 from coterie.exporting.weights import save_backbone
 from coterie.listening import Listener
+from coterie.looking import Looks
 from coterie.reporting import report_run
 from coterie.settings import from_dict, read_toml, to_dict, to_toml
 from coterie.telling import WISHES, reasoned, summary
@@ -24,7 +27,7 @@ from coterie.training import checkpoint
 from coterie.training.folder import RunFolder
 from coterie.training.loop import fit
 from coterie.training.monitor import Collapsed, Monitor, NotFinite
-from coterie.training.saver import Saver
+from coterie.training.saver import Ended, Saver
 from coterie.types import Batch, Progress, StepResult
 
 
@@ -66,12 +69,15 @@ class Pretraining:
         start = self._resume(saver)
         write_text(folder.config, to_toml(config))
         folder.rewind(start)
-        if start == self.loader.total_steps:
-            self.listener.say(f"{folder.path} is finished after {start} steps; name another --out to train again")
+        ended = saver.extra.get("ended")
+        finished = start == self.loader.total_steps or ended is not None
+        if finished:
+            why = f" ({ended})" if ended else ""
+            self.listener.say(f"{folder.path} is finished after {start} steps{why}; name another --out to train again")
         else:
             self._introduce(start)
             self._train(parts, optimizer, monitor, saver, start)
-        if start < self.loader.total_steps or not (folder.path / "report.html").exists():
+        if not finished or not (folder.path / "report.html").exists():
             self._finish(parts)
 
     def _introduce(self, start: int) -> None:
@@ -85,7 +91,7 @@ class Pretraining:
         self, parts: Parts, optimizer: torch.optim.Optimizer, monitor: Monitor, saver: Saver, start: int
     ) -> None:
         config = self.config
-        with saver.stopping_on_signals(), self._reporting_a_failure(parts):
+        with saver.stopping_on_signals(), self._reporting_an_end(parts):
             fit(
                 parts.student,
                 parts.objective,
@@ -96,13 +102,15 @@ class Pretraining:
                 autocast=choose_autocast(config.run.precision, self.device),
                 clip=config.clip,
                 seed=config.seed,
-                observers=[monitor, *self._probes(parts, self.probe), saver],
+                observers=[monitor, *self._looks(parts, saver), *self._probes(parts, self.probe), saver],
             )
 
     @contextmanager
-    def _reporting_a_failure(self, parts: Parts) -> Iterator[None]:
+    def _reporting_an_end(self, parts: Parts) -> Iterator[None]:
         try:
             yield
+        except Ended as error:
+            self.listener.say(f"stopped early: {error}")
         except Collapsed:
             self._finish(parts)
             raise
@@ -164,6 +172,8 @@ class Pretraining:
             self.listener.warn(line)
         self.bad = saver.extra["bad"]
         torch.set_num_threads(saver.extra["threads"])
+        if self.config.run.stop_when != "stale":
+            saver.extra.pop("ended", None)  # it was stopped as stale, and is now to go on
         return start
 
     def _filling(self) -> Iterator[tuple[Progress, Batch]]:
@@ -196,7 +206,7 @@ class Pretraining:
             yield progress, batch
 
     def _probes(self, parts: Parts, pair: Labelled | None) -> list[Any]:
-        """The kNN probe as an observer, if one is wanted."""
+        """The probes with labels as an observer, if they are wanted."""
         wanted = self.config.probe
         if pair is None or wanted is None:
             return []
@@ -206,11 +216,36 @@ class Pretraining:
             last = progress.step + 1 == progress.total_steps
             if last or (ended and (progress.epoch + 1) % wanted.every_epochs == 0):
                 network = parts.student.encoder.backbone.eval()
-                figures = knn_of(network, pair, eye(self.config), workers=self.loader.workers, device=self.device)
+                train, test = (
+                    embed_source(network, part, eye(self.config), workers=self.loader.workers, device=self.device)
+                    for part in (pair.train, pair.test)
+                )
                 network.train()
-                self._write({"step": progress.step, "epoch": progress.epoch, "knn": figures})
+                figures = probe_embeddings(wanted.probes, train, test, device=self.device, seed=self.config.seed)
+                self._write({"step": progress.step, "epoch": progress.epoch, **figures})
 
         return [observe]
+
+    def _looks(self, parts: Parts, saver: Saver) -> list[Any]:
+        """The looks without labels as an observer, and after it one that ends the run if nothing moves any more."""
+        run = self.config.run
+        if not run.looks:
+            return []
+        looks = Looks(
+            self.folder.path,
+            self.source,
+            self.config,
+            parts.student,
+            self._write,
+            workers=self.loader.workers,
+            device=self.device,
+        )
+
+        def end_if_stale(progress: Progress, result: StepResult) -> None:
+            if looks.due(progress) and (why := stale(self.folder.records())):
+                saver.extra["ended"] = why
+
+        return [looks, end_if_stale] if run.stop_when == "stale" else [looks]
 
 
 def _first_difference(before: Any, now: Any, path: str = "") -> str:

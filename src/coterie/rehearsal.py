@@ -30,7 +30,7 @@ from coterie.types import Batch, Progress
 
 STEP_SECONDS, MOST_STEPS, WARM_UP = 20.0, 60, 4
 FILLING_SECONDS, MOST_FILLING = 5.0, 20
-EMBEDDED = 64
+EMBEDDED = 256
 TICKS = 20
 
 

@@ -3,50 +3,145 @@
 import os
 import platform
 from collections.abc import Sequence
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
+from coterie.assembly import build_student, choose_device, eye
 from coterie.config import PretrainConfig
-from coterie.data.decode import decode
-from coterie.data.loader import center_view
-from coterie.data.source import ImageSource, Subset
+from coterie.data.source import ImageSource, Subset, labels, open_source
 from coterie.embedding.embed import Embeddings, Eye, embed_source
-from coterie.errors import NoImages
-from coterie.evaluation.report import Gallery, Picture, Report, Row, Strip, write_report
-from coterie.ops.neighbours import nearest
-from coterie.settings import to_toml
-from coterie.training.folder import read_log
+from coterie.errors import BadRun, NoImages, UserError
+from coterie.evaluation.gallery import Grouped
+from coterie.evaluation.map import MOST_POINTS
+from coterie.evaluation.pictures import pictures_of
+from coterie.evaluation.records import read_records
+from coterie.evaluation.report import Report, write_report
+from coterie.evaluation.tables import probe_tables
+from coterie.listening import Listener, Silent
+from coterie.ops.loss import scores
+from coterie.ops.neighbours import chunked
+from coterie.settings import from_dict, read_toml, to_toml
+from coterie.training import checkpoint
 from coterie.training.monitor import LARGEST_LOSS, SMALLEST_SPREAD
+from coterie.training.student import Student
 
-SAMPLED = 512
-QUERIES, SHOWN = 8, 8
+SAMPLED = MOST_POINTS
+"""So many images are embedded for the page, unless embeddings are given; of large images fewer (:func:`sample_size`)."""
+FEWEST_SAMPLED = 512
+WHOLE_SIZE = 64  # pixels; of larger images fewer are embedded, in proportion to their area
 
 
 def report_run(
-    folder: Path, config: PretrainConfig, source: ImageSource, network: nn.Module, eye: Eye, device: torch.device
+    folder: Path,
+    config: PretrainConfig,
+    source: ImageSource | None,
+    network: nn.Module,
+    eye: Eye,
+    device: torch.device,
+    *,
+    student: Student | None = None,
+    embeddings: Embeddings | None = None,
+    remarks: Sequence[str] = (),
+    listener: Listener | None = None,
 ) -> None:
-    """Write a run's ``report.html``: did it work, the curves, and neighbours of some of its images."""
-    records = read_log(folder)
+    """Write a run's ``report.html``: did it work, the curves, the probes, a map, groups and neighbours of some images.
+
+    Args:
+        folder: of the run.
+        config: its settings.
+        source: its images; None: they are gone, and the page is without pictures.
+        network: the backbone.
+        eye: how images are brought to it.
+        device: where.
+        student: whose projector and groups say which image is in which group; None: no gallery of groups.
+        embeddings: of the source, by the backbone; None: those of a sample are made.
+        remarks: further warnings.
+        listener: is told how far the embedding is.
+    """
+    records = read_records(folder)
+    facts, log, pictures = records.facts, records.log, None
+    if source is not None:
+        if embeddings is None:
+            embeddings = _embed_sample(source, network, eye, device, listener)
+        if embeddings is not None:
+            pictures = pictures_of(embeddings, source, eye, partial(grouped, student) if student is not None else None)
     write_report(
         folder / "report.html",
         Report(
             title=f"{config.method} on {', '.join(Path(each).name for each in config.data)}",
-            answer=verdict(records),
-            summary=(
-                f"{len(source)} images, {config.backbone.name}, {config.epochs} epochs, batch {config.batch_size}.",
-            ),
-            metrics=records,
-            galleries=_neighbours(source, network, eye, device),
+            answer=verdict(log),
+            summary=_summary(config, facts.get("images") or (None if source is None else len(source)), log),
+            metrics=log,
+            warnings=[{"step": None, "message": text} for text in (*remarks, *records.remarks)],
+            map=pictures.map if pictures else None,
+            galleries=pictures.galleries if pictures else (),
+            tables=probe_tables(records.evaluation),
+            automatic=[tuple(map(str, each)) for each in facts.get("automatic", ())],  # type: ignore[misc]
             config_text=to_toml(config),
-            environment=environment(device),
+            environment=facts.get("environment") or environment(device),
         ),
     )
+
+
+def report_again(
+    folder: str | Path,
+    *,
+    device: str = "auto",
+    embeddings: Embeddings | None = None,
+    listener: Listener | None = None,
+) -> Path:
+    """Write the ``report.html`` of a run's folder anew, from what the folder and the images hold now.
+
+    Args:
+        folder: of a run that has a checkpoint, finished or not.
+        device: where images are embedded.
+        embeddings: of the run's images by its backbone, if they are at hand; else a sample is embedded.
+        listener: is told what happens; warned if the images are no longer there, and the page is without pictures.
+
+    Returns:
+        The page.
+
+    Raises:
+        UserError: no run's folder, or no whole checkpoint in it.
+    """
+    folder, listener = Path(folder), listener or Silent()
+    config = from_dict(read_toml(folder / "config.toml"))
+    _, state, passed_over = checkpoint.load(folder / "checkpoint")
+    if state is None:
+        raise BadRun(f"{folder} has no checkpoint: it is no run's folder, or nothing is saved yet")
+    where, remarks = choose_device(device), list(passed_over)
+    student = build_student(config, where, starting_weights=False)
+    student.load_state_dict(state["student"])
+    student.eval()
+    source: ImageSource | None = None
+    try:
+        source = open_source(*config.data)
+        if len(source) != state["extra"]["images"]:
+            remarks.append(f"the run saw {state['extra']['images']} images, and there are {len(source)} now")
+            embeddings = None
+    except UserError as error:
+        remarks.append(f"the page is without pictures: {error}")
+    for line in remarks:
+        listener.warn(line)
+    network, look = student.encoder.backbone, eye(config)
+    kept = {"student": student, "embeddings": embeddings, "remarks": remarks, "listener": listener}
+    report_run(folder, config, source, network, look, where, **kept)  # type: ignore[arg-type]
+    return folder / "report.html"
+
+
+def sample_size(images: int, size: int, device: torch.device | str) -> int:
+    """How many of a source's images are embedded for the page; fewer of large ones on a CPU, where that takes its time."""
+    most = SAMPLED
+    if torch.device(device).type == "cpu" and size > WHOLE_SIZE:
+        most = max(FEWEST_SAMPLED, round(SAMPLED * (WHOLE_SIZE / size) ** 2))
+    return min(most, images)
 
 
 def verdict(records: Sequence[dict[str, Any]]) -> str:
@@ -69,49 +164,50 @@ def verdict(records: Sequence[dict[str, Any]]) -> str:
 
 def environment(device: torch.device) -> dict[str, str]:
     """Where it ran, and with what."""
-    on = (
-        torch.cuda.get_device_name(device) if device.type == "cuda" else f"{platform.machine()}, {os.cpu_count()} cores"
-    )
+    cores = f"{len(os.sched_getaffinity(0))} of {os.cpu_count()} cores, {platform.machine()}"
+    on = f"{torch.cuda.get_device_name(device)}; {cores}" if device.type == "cuda" else cores
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     versions = {name: version(name) for name in ("coterie", "torch", "timm", "numpy", "pillow")}
-    return {"device": on, "system": platform.platform(), "python": platform.python_version()} | versions
+    found = {"device": on, "memory": f"{memory:.0f} GiB", "system": platform.platform()}
+    return found | {"python": platform.python_version()} | versions
 
 
-def picture(source: ImageSource, index: int, eye: Eye, caption: str = "", right: bool | None = None) -> Picture:
-    """An image as it is shown: its middle, in colour or in grey."""
-    cut = center_view(decode(source[index], eye.channels), max(eye.size, 64))
-    pixels = cut if cut.dtype == np.uint8 else (cut * 255).astype(np.uint8)
-    pixels = pixels if len(pixels) in (1, 3) else pixels[:1]
-    return Picture(pixels.transpose(1, 2, 0).squeeze(), caption, right)
+def grouped(student: Student, rows: Tensor) -> Grouped | None:
+    """The group, of the first head, that each row of the backbone's belongs to; None where the batch was the groups."""
+    if student.groups is None:
+        return None
+    centers, device = student.groups.centers()[0], next(student.parameters()).device
+    training = student.training
+    student.eval()
+    found = []
+    with torch.inference_mode():
+        for part in chunked(rows, max(len(centers), rows.shape[1])):
+            z = F.normalize(student.encoder.projector(part.to(device)).float(), dim=1)
+            found.append(torch.stack([each.float().cpu() for each in scores(z, centers).max(dim=1)]))
+    student.train(training)
+    score, group = torch.cat(found, dim=1)
+    return Grouped(group.long(), score, len(centers))
 
 
-def neighbours_of(
-    queries: torch.Tensor, train: Embeddings, source: ImageSource, eye: Eye, count: int, label: int | None = None
-) -> tuple[Picture, ...]:
-    """The ``count`` images whose embeddings are nearest to one row; marked right if of class ``label``, if that is given."""
-    _, found = nearest(F.normalize(queries[None], dim=1), F.normalize(train.rows, dim=1), count)
-    return tuple(
-        picture(source, int(train.index[row]), eye, right=None if label is None else bool(train.labels[row] == label))
-        for row in found[0].tolist()
-    )
-
-
-def _neighbours(source: ImageSource, network: nn.Module, eye: Eye, device: torch.device) -> tuple[Gallery, ...]:
-    """Some images, and which of a sample the network finds nearest to them."""
-    count = min(SAMPLED, len(source))
-    sample = Subset(source, np.arange(count) * len(source) // count)
+def _embed_sample(
+    source: ImageSource, network: nn.Module, eye: Eye, device: torch.device, listener: Listener | None
+) -> Embeddings | None:
+    """Embeddings of images spread evenly over the source; None if not one can be decoded."""
+    count = sample_size(len(source), eye.size, device)
+    positions = np.arange(count) * len(source) // count
+    sample = Subset(source, positions, labels(source)[positions], source.classes)
     training = network.training
     try:
-        embeddings = embed_source(network.eval(), sample, eye, device=device)
+        found = embed_source(
+            network.eval(), sample, eye, device=device, listener=listener, what="embedding for the report"
+        )
     except NoImages:
-        return ()
+        return None
     finally:
         network.train(training)
-    rows = []
-    for row in range(0, len(embeddings.rows), max(1, len(embeddings.rows) // QUERIES))[:QUERIES]:
-        others = torch.arange(len(embeddings.rows)) != row
-        rest = Embeddings(embeddings.index[others.numpy()], embeddings.rows[others], embeddings.labels[others], ())
-        found = neighbours_of(embeddings.rows[row], rest, sample, eye, SHOWN)
-        query = picture(sample, int(embeddings.index[row]), eye)
-        rows.append(Row(query, (Strip("nearest", found),)))
-    note = f"Of {len(embeddings.rows)} images of the training set, by cosine."
-    return (Gallery("Nearest neighbours", tuple(rows), note),)
+    return Embeddings(positions[found.index], found.rows, found.labels, found.bad)
+
+
+def _summary(config: PretrainConfig, images: int | None, log: Sequence[dict[str, Any]]) -> tuple[str, ...]:
+    told = f"{images:,} images, " if images else ""
+    return (f"{told}{config.backbone.name}, {config.epochs} epochs, batch {config.batch_size}.",)

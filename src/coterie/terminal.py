@@ -2,18 +2,20 @@
 
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, TypeVar
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from coterie.estimating import Plan
+from coterie.evaluation.selection import Selection
 from coterie.telling import reasoned
 
 Item = TypeVar("Item")
 PLAIN_SECONDS = 15.0
 """How often a plain line tells of progress."""
+LABEL_FREE_SHOWN = ("lidar", "rankme", "agreement", "stability")
 
 
 class Terminal:
@@ -36,11 +38,21 @@ class Terminal:
         """A line that asks for attention."""
         self.console.print(f"warning: {text}", markup=False, style="yellow")
 
+    def _aside(self, record: dict[str, Any]) -> None:
+        """A line of the log that is no step: a probe with labels, or a look without."""
+        for probe, figures in record.items():
+            if isinstance(figures, dict) and probe != "label_free":
+                best = ", ".join(f"{name} {value:.1f} %" for name, value in figures.items() if "top1" in name)
+                self.say(f"epoch {record['epoch'] + 1}: {probe} {best}")
+        seen = record.get("label_free", {})
+        shown = ", ".join(f"{name} {seen[name]:.3g}" for name in LABEL_FREE_SHOWN if name in seen)
+        if shown:
+            self.say(f"epoch {record['epoch'] + 1}: without labels {shown}")
+
     def record(self, record: dict[str, Any], total_steps: int) -> None:
         """A line of a run's log: the bar moves on, or now and then a plain line."""
-        if "knn" in record:
-            figures = ", ".join(f"{name} {value:.1f} %" for name, value in record["knn"].items() if "top1" in name)
-            self.say(f"epoch {record['epoch'] + 1}: kNN {figures}")
+        if "loss" not in record:
+            self._aside(record)
             return
         done, now = record["step"] + 1, time.monotonic()
         self._first = self._first or (now, done)
@@ -108,6 +120,7 @@ def plan_lines(plan: Plan) -> list[str]:
         "filling the memory": found.filling,
         "training": found.training,
         "refreshes": found.refreshes,
+        "looks": found.looking,
         "report": found.reporting,
     }
     parts = ", ".join(f"{name} {_duration(seconds)}" for name, seconds in phases.items() if seconds >= 0.5)
@@ -122,6 +135,42 @@ def plan_lines(plan: Plan) -> list[str]:
     if found.device_memory:
         lines.append(f"device  about {found.device_memory / 2**30:.2f} GiB of tensors")
     return [*lines, f"from {found.steps} steps rehearsed here; another load of this machine is another time"]
+
+
+def figure_lines(result: Mapping[str, Mapping[str, float]]) -> list[str]:
+    """What probes found, a line a figure."""
+    width = max((len(name) for figures in result.values() for name in figures), default=0)
+    return [
+        f"{probe}  {name:<{width}}  {value:10.4g}"
+        for probe, figures in result.items()
+        for name, value in figures.items()
+    ]
+
+
+def transfer_lines(table: Mapping[str, Mapping[str, float]]) -> list[str]:
+    """A row a set, a column a figure."""
+    names = list(dict.fromkeys(name for figures in table.values() for name in figures))
+    rows = [
+        ("", *names),
+        *(
+            (each, *(f"{figures[name]:.4g}" if name in figures else "-" for name in names))
+            for each, figures in table.items()
+        ),
+    ]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(names) + 1)]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+
+
+def selection_lines(found: Selection) -> list[str]:
+    """The snapshot that was chosen and why; below it what every look said."""
+    table: dict[str, dict[str, float]] = {}
+    for look in found.table:
+        first = {"score": look.score, "knn": look.knn}
+        mark = "*" if look.step == found.step else " "
+        table[f"{mark} {look.snapshot}"] = {
+            name: each for name, each in first.items() if each is not None
+        } | look.figures
+    return [found.snapshot, *found.reasons, "", *transfer_lines(table)]
 
 
 def _duration(seconds: float) -> str:

@@ -9,8 +9,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from coterie.data.labels import LabelMatrix
 from coterie.data.parquet import ParquetTable, open_tables
-from coterie.data.source import Concatenated, labels, open_source
+from coterie.data.source import Concatenated, Subset, label_matrix, labels, open_source
 from coterie.errors import BadImage, NoImages, UserError
 
 IMAGES = [f"image {n}".encode() * (n + 1) for n in range(1100)]  # more than one batch of rows
@@ -104,6 +105,77 @@ def test_labels(values, metadata, classes, numbers, tmp_path):
     source = ParquetTable(table(tmp_path / "x.parquet", metadata, image=IMAGES[:3], label=values))
     assert (source.classes, labels(source).tolist()) == (classes, numbers)
     assert [source.label(index) for index in range(3)] == [None if number < 0 else number for number in numbers]
+
+
+@pytest.mark.parametrize(
+    ("values", "feature", "classes", "carried"),
+    [
+        ([[1, 0], [], None, [2]], None, ("0", "1", "2"), [[0, 1], [], None, [2]]),
+        ([[1, -1], [-1], [0, 1, 1], [None]], None, ("0", "1"), [[1], None, [0, 1], None]),
+        ([["dog", "cat"], ["cat", ""], None, []], None, ("cat", "dog"), [[0, 1], [0], None, []]),
+        ([[1], [0], [], [1, 0]], {"feature": {"names": ["cat", "dog"]}}, ("cat", "dog"), [[1], [0], [], [0, 1]]),
+        ([[1], [0], [], [1, 0]], [{"names": ["cat", "dog", "eel"]}], ("cat", "dog", "eel"), [[1], [0], [], [0, 1]]),
+        ([[1], [0], [], [1, 0]], {"feature": 3}, ("0", "1"), [[1], [0], [], [0, 1]]),
+        ([[1], [0], [], [1, 0]], [], ("0", "1"), [[1], [0], [], [0, 1]]),
+        (pa.array([[1, 0], [1, 1]] * 2, pa.list_(pa.int8(), 2)), None, ("0", "1"), [[0, 1], [1]] * 2),
+        (pa.array([["b"], ["a"]] * 2, pa.large_list(pa.string())), None, ("a", "b"), [[1], [0]] * 2),
+        (
+            pa.array([["b"], ["a"]] * 2, pa.list_(pa.dictionary(pa.int32(), pa.string()))),
+            None,
+            ("a", "b"),
+            [[1], [0]] * 2,
+        ),
+    ],
+)
+@pytest.mark.parametrize("column", ["label", "labels"])
+def test_several_labels_an_image(column, values, feature, classes, carried, tmp_path):
+    metadata = {b"huggingface": json.dumps({"info": {"features": {column: feature}}}).encode()} if feature else None
+    source = ParquetTable(table(tmp_path / "x.parquet", metadata, image=IMAGES[:4], **{column: values}))
+    found = label_matrix(pickle.loads(pickle.dumps(source)))
+    assert found.classes == classes
+    assert found.known.tolist() == [row is not None for row in carried]
+    assert [np.flatnonzero(row).tolist() for row in found.rows] == [row or [] for row in carried]
+    assert (source.classes, labels(source).tolist()) == ((), [-1] * 4)  # none has one label
+
+
+def test_tables_without_lists_of_labels_give_their_single_labels(tmp_path):
+    three = IMAGES[:3]
+    found = label_matrix(ParquetTable(table(tmp_path / "a.parquet", image=three, label=["dog", None, "cat"])))
+    assert (found.classes, found.known.tolist()) == (("cat", "dog"), [True, False, True])
+    assert found.rows.tolist() == [[False, True], [False, False], [True, False]]
+    for values in ([[], None, []], [[-1], [], None], [[0.5]] * 3, [[[1]]] * 3):
+        found = label_matrix(ParquetTable(table(tmp_path / "b.parquet", image=three, label=values)))
+        assert (found.rows.shape, found.known.any(), found.classes) == ((3, 0), False, ())
+    both = ParquetTable(table(tmp_path / "c.parquet", image=three, label=[2, 0, 1], labels=[["a"], ["a", "b"], []]))
+    assert labels(both).tolist() == [2, 0, 1]
+    assert label_matrix(both).rows.tolist() == [[True, False], [True, True], [False, False]]
+
+
+def test_several_labels_pass_through_sources_put_together(tmp_path):
+    table(tmp_path / "0.parquet", image=IMAGES[:2], labels=[["dog", "cat"], None])
+    table(tmp_path / "1.parquet", image=IMAGES[2:4], labels=[["eel"], ["bee", "cat"]])
+    table(tmp_path / "2.parquet", image=IMAGES[4:6], label=["ant", "dog"])
+    source = open_source(f"{tmp_path}/*.parquet")
+    found = label_matrix(source)
+    names = [[found.classes[n] for n in np.flatnonzero(row)] for row in found.rows]
+    assert found.classes == ("cat", "dog", "bee", "eel", "ant")
+    assert names == [["cat", "dog"], [], ["eel"], ["cat", "bee"], ["ant"], ["dog"]]
+    assert found.known.tolist() == [True, False, True, True, True, True]
+    some = label_matrix(Subset(source, np.array([3, 1, 0])))
+    assert (some.classes, some.known.tolist()) == (found.classes, [True, False, True])
+    assert some.rows.tolist() == found.rows[[3, 1, 0]].tolist()
+    own = label_matrix(Subset(source, np.array([3, 0]), np.array([1, -1]), ("x", "y")))
+    assert (own.rows.tolist(), own.known.tolist(), own.classes) == ([[0, 1], [0, 0]], [True, False], ("x", "y"))
+
+
+def test_columns_are_arranged_by_name(tmp_path):
+    found = label_matrix(ParquetTable(table(tmp_path / "x.parquet", image=IMAGES[:2], labels=[["a", "b"], ["c"]])))
+    arranged = found.arranged(("c", "new", "a"))
+    assert arranged.rows.tolist() == [[False, False, True], [True, False, False]]
+    assert arranged.classes == ("c", "new", "a")
+    assert found.arranged(found.classes) is found
+    twice = LabelMatrix(np.eye(3, dtype=bool), np.ones(3, dtype=bool), ("crane", "bird", "crane"))
+    assert twice.arranged(("bird", "crane")).rows.tolist() == [[False, True], [True, False], [False, True]]
 
 
 def test_several_tables(tmp_path):

@@ -2,7 +2,8 @@ import math
 
 import pytest
 
-from coterie.evaluation.curves import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, charts, number
+from coterie.evaluation.curves import charts
+from coterie.evaluation.drawing import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, draw, number, short
 
 
 def points(line):
@@ -10,7 +11,7 @@ def points(line):
 
 
 def chart(title, metrics, warnings=()):
-    (found,) = [each for each in charts(metrics, warnings) if each.title == title]
+    (found,) = [each for part in charts(metrics, warnings) for each in part.charts if each.title == title]
     return found
 
 
@@ -19,7 +20,7 @@ def test_a_curve_runs_between_its_ticks():
     right, bottom = WIDTH - RIGHT, HEIGHT - BOTTOM
     assert points(drawn.lines[0]) == [(LEFT, bottom), ((LEFT + right) / 2, (TOP + bottom) / 2), (right, TOP)]
     assert [tick.text for tick in drawn.y_ticks] == ["0", "0.25", "0.5", "0.75", "1"]
-    assert drawn.x_ticks[-1].text == "100"
+    assert drawn.x_ticks[-1].text == "100 steps"
     assert drawn.lines[0].last == "1"
 
 
@@ -64,7 +65,7 @@ def test_warnings_are_marked_in_the_curves_of_health_at_their_step():
 
 def test_a_knn_probe_draws_one_curve_for_each_k():
     figures = {f"k{k}_t{t}_top{top}": k + 1.0 for k in (1, 20, 200) for t in (0.07, 0.1) for top in (1, 5)}
-    drawn = chart("kNN while training, %", [{"step": 9, "knn": figures}, {"step": 19, "knn": figures}])
+    drawn = chart("kNN, %", [{"step": 9, "knn": figures}, {"step": 19, "knn": figures}])
     assert [(line.name, line.last) for line in drawn.lines] == [("k = 1", "2"), ("k = 20", "21"), ("k = 200", "201")]
 
 
@@ -82,3 +83,43 @@ def test_all_groups_are_a_line_to_reach():
 )  # fmt: skip
 def test_numbers_keep_the_digits_that_count(value, text):
     assert number(value) == text
+
+
+def test_label_free_figures_have_curves_of_their_own_and_are_no_probe():
+    looks = [
+        {"step": step, "label_free": {"rankme": 10.0 + step, "effective_rank": 5.0, "alpha_req": 1.2, "new_figure": 3}}
+        for step in (0, 10)
+    ]
+    parts = {part.title: part.charts for part in charts(looks, [(4, "it collapsed")])}
+    assert list(parts) == ["Without labels"]
+    rank, alpha, new = parts["Without labels"]
+    assert [line.name for line in rank.lines] == ["RankMe", "effective rank"]
+    assert [len(each.marks) for each in (rank, alpha, new)] == [1, 1, 1]
+    assert alpha.reference.text == "1"
+    assert new.title == "New figure"
+
+
+def test_parts_without_a_curve_are_left_out():
+    assert [part.title for part in charts([{"step": 1, "spread": 0.5, "lr": 0.1}])] == [
+        "Is it learning?", "Learning rate and speed",
+    ]  # fmt: skip
+
+
+def test_a_name_keeps_its_color_and_a_drawing_need_not_begin_at_zero():
+    drawn = draw(
+        "kNN",
+        "",
+        {"second": [(0, 50.0), (4e6, 52.0)]},
+        (0, 4e6),
+        unit="images",
+        colors=["first", "second"],
+        from_zero=False,
+    )
+    assert drawn.lines[0].color == 1
+    assert drawn.y_ticks[0].text == "50"
+    assert [tick.text for tick in drawn.x_ticks] == ["0", "1M", "2M", "3M", "4M images"]
+
+
+@pytest.mark.parametrize(("value", "text"), [(0, "0"), (2500, "2,500"), (12500, "12.5k"), (3e6, "3M"), (2e9, "2G")])
+def test_ticks_are_short(value, text):
+    assert short(value) == text

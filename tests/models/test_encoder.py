@@ -108,10 +108,11 @@ def test_under_autocast_embeddings_stay_in_float32():
     torch.testing.assert_close(z.norm(dim=2), torch.ones(2, 4), atol=1e-6, rtol=0)
 
 
-def test_features_are_the_backbones():
+def test_features_are_projected_later_as_at_once():
     encoder = tiny_encoder().eval()
     images = make_views([8])[0]
-    assert torch.equal(encoder.features(images), encoder.backbone(images))
+    h, z, _ = encoder([images])
+    assert torch.equal(encoder.project(h[0]), z[0])
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from coterie.data.labels import Labels, classify
+from coterie.data.labels import LabelMatrix, Labels, classify, classify_several
 from coterie.data.names import Names
 from coterie.errors import BadImage, NoImages, UserError
 
@@ -42,7 +42,7 @@ class ParquetTable:
 
     The images are in the column ``image`` (or another of the usual names, or the only column of bytes): bytes, or
     Hugging Face's struct of ``bytes`` and ``path``. A column ``label``, if there is one, holds integers or the names of
-    classes; Hugging Face's metadata names the integers.
+    classes; Hugging Face's metadata names the integers. A list of such labels an image is `label_matrix`.
 
     Args:
         path: the file.
@@ -100,6 +100,15 @@ class ParquetTable:
     def files(self) -> tuple[bytes, ...]:
         """The path of the table."""
         return (os.fsencode(self._path),)
+
+    @property
+    def label_matrix(self) -> LabelMatrix | None:
+        """The labels of the images, where they are lists; read when they are asked for.
+
+        None: no column of the usual names holds lists of labels.
+        """
+        with _opened(self._path) as file:
+            return _several_labels(file)
 
     def _open(self) -> None:
         if self._in_memory:
@@ -174,19 +183,33 @@ def _names(path: str, file: pq.ParquetFile, column: str, rows: int) -> Iterator[
 def _labels(file: pq.ParquetFile) -> tuple[Labels | None, tuple[str, ...]]:
     schema = file.schema_arrow
     for name in _LABEL_COLUMNS:
-        kind = schema.field(name).type if name in schema.names else pa.null()
-        kind = kind.value_type if pa.types.is_dictionary(kind) else kind
-        if pa.types.is_integer(kind) or pa.types.is_string(kind) or pa.types.is_large_string(kind):
+        if name in schema.names and _holds_labels(schema.field(name).type):
             return classify(file.read(columns=[name]).column(0).to_pylist(), _class_names(schema, name))
     return None, ()
 
 
+def _several_labels(file: pq.ParquetFile) -> LabelMatrix | None:
+    schema = file.schema_arrow
+    for name in _LABEL_COLUMNS:
+        kind = schema.field(name).type if name in schema.names else pa.null()
+        lists = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
+        if any(is_kind(kind) for is_kind in lists) and _holds_labels(kind.value_type):
+            return classify_several(file.read(columns=[name]).column(0).to_pylist(), _class_names(schema, name))
+    return None
+
+
+def _holds_labels(kind: pa.DataType) -> bool:
+    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+    return bool(pa.types.is_integer(kind) or pa.types.is_string(kind) or pa.types.is_large_string(kind))
+
+
 def _class_names(schema: pa.Schema, column: str) -> Sequence[str]:
-    """The names that Hugging Face's metadata gives to a column of class numbers."""
+    """The names that Hugging Face's metadata gives to a column of class numbers, or of lists of them."""
     try:
-        features = json.loads(schema.metadata[b"huggingface"])["info"]["features"]
-        names = features[column]["names"]
-    except (TypeError, KeyError, ValueError):
+        feature = json.loads(schema.metadata[b"huggingface"])["info"]["features"][column]
+        feature = feature[0] if isinstance(feature, list) else feature  # a list, as it was written once
+        names = feature.get("feature", feature)["names"]  # a list, as it is written now
+    except (AttributeError, IndexError, TypeError, KeyError, ValueError):
         return ()
     return names if isinstance(names, list) and all(isinstance(name, str) for name in names) else ()
 

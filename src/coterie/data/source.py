@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Int
 
 from coterie.data.files import open_files, open_folder, open_list
+from coterie.data.labels import LabelMatrix, one_hot
 from coterie.data.names import is_image_name
 from coterie.data.parquet import open_tables
 from coterie.data.tar import TarShards
@@ -22,7 +23,8 @@ from coterie.errors import NoImages, UserError
 class ImageSource(Protocol):
     """Images by number. The order never changes, on any machine; labels are optional, always.
 
-    Reading an image may raise `coterie.errors.BadImage`. A source can be used after a fork and can be pickled.
+    Reading an image may raise `coterie.errors.BadImage`. A source can be used after a fork and can be pickled. One whose
+    images have several labels may have an attribute ``label_matrix`` too (see :func:`label_matrix`).
     """
 
     classes: tuple[str, ...]  # names of the labels 0, 1, 2 ...; () where there are none
@@ -75,6 +77,14 @@ class Concatenated:
         parts = zip(self.sources, self._places, strict=True)
         return np.concatenate([np.array([*places, -1])[labels(source)] for source, places in parts])
 
+    @property
+    def label_matrix(self) -> LabelMatrix:
+        """The classes of all images; a source of single labels gives one an image."""
+        parts = [label_matrix(source) for source in self.sources]
+        classes = tuple(dict.fromkeys(name for part in parts for name in part.classes))
+        rows = np.concatenate([part.arranged(classes).rows for part in parts])
+        return LabelMatrix(rows, np.concatenate([part.known for part in parts]), classes)
+
     def _find(self, index: int) -> tuple[int, int]:
         if not 0 <= index < len(self):
             raise IndexError(f"image {index} of {len(self)}")
@@ -110,6 +120,13 @@ class Subset:
         """The given label, or None."""
         return None if self.labels is None else int(self.labels[index])
 
+    @property
+    def label_matrix(self) -> LabelMatrix:
+        """The classes of the images: by the given labels, or as the source says."""
+        if self.labels is not None:
+            return one_hot(self.labels, self.classes)
+        return label_matrix(self.source)[self.positions]
+
 
 def labels(source: ImageSource) -> Int[np.ndarray, " n"]:
     """The labels of all images of a source as integers, -1 for none."""
@@ -120,6 +137,15 @@ def labels(source: ImageSource) -> Int[np.ndarray, " n"]:
         found = (source.label(index) for index in range(len(source)))
         stored = np.fromiter((-1 if label is None else label for label in found), dtype=np.int64, count=len(source))
     return np.asarray(stored, dtype=np.int64)
+
+
+def label_matrix(source: ImageSource) -> LabelMatrix:
+    """The classes of all images of a source, of which an image may have several; one byte an image and class.
+
+    What the source itself says in ``label_matrix``, if it has that and it is not None; otherwise its single labels.
+    """
+    stored: LabelMatrix | None = getattr(source, "label_matrix", None)
+    return one_hot(labels(source), source.classes) if stored is None else stored
 
 
 def open_source(*specs: str | os.PathLike[str]) -> ImageSource:

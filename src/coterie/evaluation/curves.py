@@ -1,4 +1,4 @@
-"""Curves of a run as plain numbers: what the report's page needs to draw them, and nothing of how it draws."""
+"""What of a run's log is drawn, on its page and beside other runs; how it is drawn is in ``drawing``."""
 
 import math
 import re
@@ -6,209 +6,148 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-# The drawing's own units; the page scales it to the width that it has.
-WIDTH, HEIGHT = 360.0, 210.0
-LEFT, RIGHT, TOP, BOTTOM = 46.0, 10.0, 12.0, 30.0
-MOST_POINTS = 400  # a longer curve is thinned: a page has no more pixels, and must stay small
-MOST_CURVES = 3  # in one drawing
-Points = list[tuple[float, float]]
+from coterie.evaluation.drawing import Chart, Points, draw, is_number
+
+MOST_CURVES = 3  # of one probe, in one drawing
+LABEL_FREE: tuple[tuple[str, str, dict[str, str], float | None], ...] = (
+    ("Rank of the embeddings", "directions", {"rankme": "RankMe", "effective_rank": "effective rank"}, None),
+    ("LiDAR", "directions that tell images apart", {"lidar": "LiDAR"}, None),
+    ("alpha-ReQ", "how fast the spectrum falls; best near 1", {"alpha_req": "alpha-ReQ"}, 1.0),
+    (
+        "Agreement and stability",
+        "",
+        {
+            "agreement": "views agree",
+            "agreement_above_chance": "agreement above chance",
+            "stability": "neighbours stay",
+        },
+        None,
+    ),
+    ("Perplexity of whole images", "groups", {"perplexity": "perplexity"}, None),
+    ("Spread of whole images", "0 is a collapse", {"spread": "spread"}, None),
+)
+"""The label-free figures: title, note, {key: name}, and the level to compare with."""
+_WRITTEN = {"knn": "kNN", "svm": "SVM", "nmi": "NMI", "ari": "ARI", "map": "mAP", "kmeans": "k-means"}
+Log = Sequence[Mapping[str, Any]]
 
 
 @dataclass(frozen=True)
-class Tick:
-    """A mark on an axis: where it is, in the drawing's units, and what it says."""
-
-    at: float
-    text: str
-
-
-@dataclass(frozen=True)
-class Line:
-    """One curve: its name, its strokes (SVG's ``points``; a missing figure breaks the curve) and its last figure."""
-
-    name: str
-    strokes: tuple[str, ...]
-    dots: tuple[tuple[float, float], ...]
-    last: str
-
-
-@dataclass(frozen=True)
-class Mark:
-    """A warning in a curve: where it is, and its text."""
-
-    at: float
-    text: str
-
-
-@dataclass(frozen=True)
-class Chart:
-    """A drawing of one or more curves over the steps of a run."""
+class Charts:
+    """Drawings that answer one question."""
 
     title: str
-    note: str
-    lines: tuple[Line, ...]
-    x_ticks: tuple[Tick, ...]
-    y_ticks: tuple[Tick, ...]
-    marks: tuple[Mark, ...] = ()
-    reference: Tick | None = None
+    charts: tuple[Chart, ...]
 
 
-def charts(metrics: Sequence[Mapping[str, Any]], warnings: Sequence[tuple[int, str]] = ()) -> tuple[Chart, ...]:
-    """The curves that the lines of ``metrics.jsonl`` hold: probes first, then signs of health, then speed.
+def charts(metrics: Log, warnings: Sequence[tuple[int, str]] = ()) -> tuple[Charts, ...]:
+    """The curves that the lines of ``metrics.jsonl`` hold; what was not logged is left out.
 
     Args:
         metrics: lines as the run wrote them; a figure that is no number breaks its curve.
-        warnings: (step, text), marked in every curve of the loss and of health.
+        warnings: (step, text), marked in every curve of the loss, of health and without labels.
     """
-    groups = max((int(line["groups"]) for line in metrics if "groups" in line), default=None)
-    reference = None if groups is None else (float(groups), f"all {groups}")
-    wanted: list[tuple[str, str, dict[str, Points], tuple[float, str] | None, bool]] = [
-        (f"{probe} while training, %", "", found, None, False) for probe, found in _probe_curves(metrics).items()
-    ]
-    wanted += [
-        ("Loss / ln K", "at 1 the predictions know nothing", _named(metrics, loss_over_ln_k="loss"), (1.0, "1"), True),
-        ("Groups", "", _named(metrics, groups_used="used", perplexity="perplexity"), reference, True),
-        ("Spread of the embeddings", "0 is a collapse", _named(metrics, spread="spread"), None, True),
-        ("Learning rate", "", _named(metrics, lr="learning rate"), None, False),
-        ("Speed", "images per second", _named(metrics, images_per_second="images per second"), None, False),
-        ("Waiting for data", "% of the time", _scaled(_named(metrics, data_wait="waiting"), 100), None, False),
-    ]
-    steps = [float(line["step"]) for line in metrics if _is_number(line.get("step"))]
+    steps = [float(line["step"]) for line in metrics if is_number(line.get("step"))]
     span = (0.0, max(steps, default=0.0))
-    return tuple(
-        _chart(title, note, curves, span, reference, warnings if marked else ())
-        for title, note, curves, reference, marked in wanted
-        if any(curves.values())
-    )
+    groups = max((int(line["groups"]) for line in metrics if is_number(line.get("groups"))), default=None)
+    all_groups = None if groups is None else (float(groups), f"all {groups}")
+
+    def one(
+        title: str, note: str, curves: dict[str, Points], reference: tuple[float, str] | None = None, mark: bool = True
+    ) -> tuple[Chart, ...]:
+        if not curves:
+            return ()
+        return (draw(title, note, curves, span, reference=reference, warnings=warnings if mark else ()),)
+
+    def level_of(value: float | None) -> tuple[float, str] | None:
+        return None if value is None else (value, f"{value:g}")
+
+    def named(**names: str) -> dict[str, Points]:
+        return named_curves(metrics, names)
+
+    looks = label_free_log(metrics)
+    known = {key for _, _, names, _ in LABEL_FREE for key in names} | {"perplexity_share"}  # perplexity in other words
+    further = {key: titled(key) for look in looks for key in look if key not in known and key not in ("step", "epoch")}
+    waiting = {title: [(step, 100 * value) for step, value in points] for title, points in named(data_wait="w").items()}
+    parts = {
+        "Is it learning?": (
+            *one("Loss / ln K", "at 1 the predictions know nothing", named(loss_over_ln_k="loss"), (1.0, "1")),
+            *one("Groups", "", named(groups_used="used", perplexity="perplexity"), all_groups),
+            *one("Spread of the embeddings", "0 is a collapse", named(spread="spread")),
+        ),
+        "Probes while training": tuple(
+            draw(f"{probe}, %" if probe == "kNN" else probe, "", curves, span)
+            for probe, curves in probe_curves(metrics).items()
+        ),
+        "Without labels": (
+            *(
+                chart
+                for title, note, names, level in LABEL_FREE
+                for chart in one(title, note, named_curves(looks, names), level_of(level))
+            ),
+            *(chart for key, title in further.items() for chart in one(title, "", named_curves(looks, {key: title}))),
+        ),
+        "Learning rate and speed": (
+            *one("Learning rate", "", named(lr="learning rate"), mark=False),
+            *one("Speed", "images per second", named(images_per_second="images per second"), mark=False),
+            *one("Waiting for data", "% of the time", waiting, mark=False),
+        ),
+    }
+    return tuple(Charts(title, found) for title, found in parts.items() if found)
 
 
-def number(value: float) -> str:
-    """A figure with three or more digits that count: 1,234; 56.7; 0.0123; 1.2e-05."""
-    if not math.isfinite(value):
-        return str(value)
-    size = abs(value)
-    if size >= 1000:
-        return f"{value:,.0f}"
-    if size >= 100 or value == int(value):
-        return f"{value:.0f}"
-    if size >= 0.001:
-        return f"{value:.3g}"
-    return f"{value:.2g}"
+def label_free_log(metrics: Log) -> list[dict[str, Any]]:
+    """The label-free figures of the log as lines of their own, each with its step."""
+    return [
+        {**line["label_free"], "step": line.get("step"), "epoch": line.get("epoch")}
+        for line in metrics
+        if isinstance(line.get("label_free"), Mapping)
+    ]
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _named(metrics: Sequence[Mapping[str, Any]], **names: str) -> dict[str, Points]:
+def named_curves(metrics: Log, names: Mapping[str, str]) -> dict[str, Points]:
     """``{name: points}``; a line that holds the key with something that is no finite number breaks its curve (NaN)."""
     curves: dict[str, Points] = {}
-    for key, name in names.items():
-        lines = [line for line in metrics if key in line and _is_number(line.get("step"))]
-        values = [(float(line["step"]), float(line[key]) if _is_number(line[key]) else math.nan) for line in lines]
+    for key, title in names.items():
+        lines = [line for line in metrics if key in line and is_number(line.get("step"))]
+        values = [(float(line["step"]), float(line[key]) if is_number(line[key]) else math.nan) for line in lines]
         if any(math.isfinite(value) for _, value in values):
-            curves[name] = values
+            curves[title] = values
     return curves
 
 
-def _scaled(curves: dict[str, Points], factor: float) -> dict[str, Points]:
-    return {name: [(step, value * factor) for step, value in points] for name, points in curves.items()}
-
-
-def _probe_curves(metrics: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Points]]:
+def probe_curves(metrics: Log) -> dict[str, dict[str, Points]]:
     """``{probe: {metric: points}}`` of the probes that ran beside the training; of a kNN, one curve for each k."""
     probes: dict[str, dict[str, Points]] = {}
     for line in metrics:
         for probe, figures in line.items():
-            if not isinstance(figures, Mapping) or not _is_number(line.get("step")):
+            if probe == "label_free" or not isinstance(figures, Mapping) or not is_number(line.get("step")):
                 continue
             seen: set[str] = set()
             for metric, value in figures.items():
-                name = _metric_name(str(metric))
-                if name and name not in seen and _is_number(value):  # the first of several temperatures
-                    seen.add(name)
-                    curve = probes.setdefault("kNN" if probe == "knn" else str(probe), {}).setdefault(name, [])
+                title = _curve_name(str(metric))
+                if title and title not in seen and is_number(value):  # the first of several temperatures
+                    seen.add(title)
+                    curve = probes.setdefault(titled(probe), {}).setdefault(title, [])
                     curve.append((float(line["step"]), float(value)))
     return {probe: dict(list(curves.items())[:MOST_CURVES]) for probe, curves in probes.items()}
 
 
-def _metric_name(metric: str) -> str:
+def name(key: str) -> str:
+    """A probe's or a figure's key as people write it: ``nmi`` is NMI, ``top1_accuracy`` is top 1 accuracy."""
+    words = [_WRITTEN.get(word, re.sub(r"^(top|p|recall)(\d+)$", r"\1 \2", word)) for word in key.split("_")]
+    return " ".join(words)
+
+
+def titled(key: str) -> str:
+    """The same at the head of a table or a drawing."""
+    written = name(key)
+    first = written.partition(" ")[0]
+    return written if first != first.lower() else written[:1].upper() + written[1:]
+
+
+def _curve_name(metric: str) -> str:
     """``k20_t0.07_top1`` is called ``k = 20``; others keep their names, and top 5 has none."""
     found = re.fullmatch(r"k(\d+)_t[\d.]+_top(\d)", metric)
     if found is None:
-        return metric.replace("_", " ")
+        return name(metric)
     return f"k = {found[1]}" if found[2] == "1" else ""
-
-
-def _chart(
-    title: str,
-    note: str,
-    curves: dict[str, Points],
-    span: tuple[float, float],
-    reference: tuple[float, str] | None,
-    warnings: Sequence[tuple[int, str]],
-) -> Chart:
-    values = [value for points in curves.values() for _, value in points if math.isfinite(value)]
-    if reference is not None:
-        values.append(reference[0])
-    y_ticks = _ticks(min(0.0, *values), max(values), 4)
-    low, high = y_ticks[0], y_ticks[-1]
-
-    def x(step: float) -> float:
-        return round(LEFT + (step - span[0]) / ((span[1] - span[0]) or 1) * (WIDTH - LEFT - RIGHT), 1)
-
-    def y(value: float) -> float:
-        return round(HEIGHT - BOTTOM - (value - low) / (high - low) * (HEIGHT - TOP - BOTTOM), 1)
-
-    inside = [step for step in _ticks(span[0], span[1], 4) if span[0] <= step <= span[1]]
-    return Chart(
-        title,
-        note,
-        tuple(_line(name, points, x, y) for name, points in curves.items()),
-        tuple(Tick(x(step), number(step)) for step in inside),
-        tuple(Tick(y(value), number(value)) for value in y_ticks),
-        tuple(Mark(x(step), text) for step, text in warnings if span[0] <= step <= span[1]),
-        Tick(y(reference[0]), reference[1]) if reference else None,
-    )
-
-
-def _line(name: str, points: Points, x: Any, y: Any) -> Line:
-    strokes: list[Points] = [[]]
-    for step, value in _thinned(points):
-        if math.isfinite(value):
-            strokes[-1].append((x(step), y(value)))
-        elif strokes[-1]:
-            strokes.append([])
-    last = next(value for _, value in reversed(points) if math.isfinite(value))
-    return Line(
-        name,
-        tuple(" ".join(f"{a},{b}" for a, b in stroke) for stroke in strokes if len(stroke) > 1),
-        tuple(stroke[0] for stroke in strokes if len(stroke) == 1),
-        number(last),
-    )
-
-
-def _thinned(points: Points) -> Points:
-    """At most about ``MOST_POINTS``: of each run of neighbours the lowest and the highest stay, so no spike is lost."""
-    if len(points) <= MOST_POINTS:
-        return points
-    length = math.ceil(2 * len(points) / MOST_POINTS)
-    kept: Points = []
-    for start in range(0, len(points), length):
-        part = points[start : start + length]
-        finite = [point for point in part if math.isfinite(point[1])]
-        ends = {min(finite, key=lambda point: point[1]), max(finite, key=lambda point: point[1])} if finite else set()
-        gap = [(part[-1][0], math.nan)] if len(finite) < len(part) else []
-        kept += [*sorted(ends), *gap]
-    return kept
-
-
-def _ticks(low: float, high: float, about: int) -> list[float]:
-    """Round numbers that begin at or below ``low`` and end at or above ``high``."""
-    if high <= low:
-        high = low + (abs(low) or 1.0)
-    rough = (high - low) / about
-    power = 10.0 ** math.floor(math.log10(rough))
-    step = next(factor * power for factor in (1, 2, 2.5, 5, 10) if factor * power >= rough * 0.999)
-    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
-    return [count * step for count in range(first, last + 1)]

@@ -7,9 +7,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
-from coterie.embedding.embed import Eye, Network, embed_source
-from coterie.evaluation.labelled import Labelled
-from coterie.listening import Listener
+from coterie.evaluation.features import check_finite, check_labels
 from coterie.ops.neighbours import chunked, nearest, vote
 
 NEIGHBOURS = (1, 20, 200)
@@ -33,13 +31,20 @@ def knn(
 
     Returns:
         ``{"k20_t0.07_top1": ..., "k20_t0.07_top5": ..., ...}``; top5 looks at the best min(5, k) classes.
+
+    Raises:
+        UserError: NaN, or missing labels.
     """
+    for rows, labels, what in ((train, train_labels, "TRAIN"), (test, test_labels, "TEST")):
+        check_labels(labels, what)
+        check_finite(rows, what)
     train = F.normalize(train, dim=1)
     classes = int(max(train_labels.max(), test_labels.max())) + 1
     hits = {(k, t): torch.zeros(2, dtype=torch.int64, device=train.device) for k in neighbours for t in temperatures}
     parts = chunked(test, max(len(train), classes))
-    for part, truth in zip(parts, test_labels.split([len(part) for part in parts]), strict=True):
-        similarities, positions = nearest(F.normalize(part, dim=1), train, max(neighbours))
+    space = train.new_empty(len(parts[0]), len(train))
+    for part, truth in zip(parts, torch.split(test_labels, [len(part) for part in parts]), strict=True):
+        similarities, positions = nearest(F.normalize(part, dim=1), train, max(neighbours), space=space)
         labels = train_labels[positions]
         for (k, temperature), count in hits.items():
             votes = vote(similarities[:, :k], labels[:, :k], classes, temperature)
@@ -65,22 +70,3 @@ def knn_predictions(
     similarities, positions = nearest(test, train, k)
     classes = int(train_labels.max()) + 1
     return vote(similarities, train_labels[positions], classes, temperature).argmax(dim=1)
-
-
-def knn_of(
-    network: Network,
-    pair: Labelled,
-    eye: Eye,
-    *,
-    workers: int = 0,
-    device: torch.device | str = "cpu",
-    listener: Listener | None = None,
-) -> dict[str, float]:
-    """:func:`knn` of what a network makes of labelled images."""
-    train, test = (
-        embed_source(
-            network, part, eye, workers=workers, device=device, listener=listener, what=f"embedding {name} images"
-        )
-        for part, name in ((pair.train, "training"), (pair.test, "test"))
-    )
-    return knn(train.rows.to(device), train.labels.to(device), test.rows.to(device), test.labels.to(device))

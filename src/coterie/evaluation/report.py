@@ -1,61 +1,21 @@
 """The page that a person looks at after a run: one file, without a network, that says first whether it worked."""
 
-import base64
-import io
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
-import jinja2
-import numpy as np
-from jaxtyping import UInt8
-from PIL import Image
-
 from coterie.atomic import write_text
-from coterie.evaluation import curves
+from coterie.evaluation import page
+from coterie.evaluation.curves import charts
+from coterie.evaluation.gallery import Gallery
+from coterie.evaluation.map import CELLS, Map
+from coterie.evaluation.page import sprite
+from coterie.evaluation.tables import Table
 
-Pixels = UInt8[np.ndarray, "h w c"] | UInt8[np.ndarray, "h w"]
-
-LARGEST_PAGE = 5_000_000  # bytes
 THUMBNAIL_SIDES = (112, 80, 56)  # pixels; the smaller ones are for pages that would grow too large
-LOSSLESS_SIDE = 40  # a picture up to this size is stored as PNG, pixel by pixel
-
-
-@dataclass(frozen=True)
-class Picture:
-    """An image with its caption; ``right`` marks it as of the wanted class or not, None leaves it without a mark."""
-
-    pixels: Pixels
-    caption: str = ""
-    right: bool | None = None
-
-
-@dataclass(frozen=True)
-class Strip:
-    """Pictures side by side under a name, such as the neighbours that one network found."""
-
-    name: str
-    pictures: tuple[Picture, ...]
-
-
-@dataclass(frozen=True)
-class Row:
-    """The picture in question and the strips that belong to it."""
-
-    query: Picture | None
-    strips: tuple[Strip, ...]
-
-
-@dataclass(frozen=True)
-class Gallery:
-    """Rows of pictures under a title."""
-
-    title: str
-    rows: tuple[Row, ...]
-    note: str = ""
+SPOT_SIDE = 48  # pixels of a picture on the map, at most
 
 
 @dataclass(frozen=True)
@@ -78,15 +38,6 @@ class Comparison:
 
 
 @dataclass(frozen=True)
-class Table:
-    """Rows of text or numbers under a header."""
-
-    title: str
-    header: tuple[str, ...]
-    rows: tuple[tuple[str | float, ...], ...]
-
-
-@dataclass(frozen=True)
 class Report:
     """All that the page shows, as plain data.
 
@@ -97,8 +48,10 @@ class Report:
         comparison: the figures behind the answer.
         metrics: lines of ``metrics.jsonl``. A line's ``warning`` is shown and marked in the curves.
         warnings: further warnings, ``{"step": 12, "message": "..."}``; a step of None is not marked in the curves.
+        map: the embeddings in the plane.
         galleries: pictures.
         tables: figures.
+        automatic: (setting, value, reason) of the settings that were found.
         config_text: the resolved settings.
         environment: versions, machine, command.
     """
@@ -109,8 +62,10 @@ class Report:
     comparison: Comparison | None = None
     metrics: Sequence[Mapping[str, Any]] = ()
     warnings: Sequence[Mapping[str, Any]] = ()
+    map: Map | None = None
     galleries: Sequence[Gallery] = ()
     tables: Sequence[Table] = ()
+    automatic: Sequence[tuple[str, str, str]] = ()
     config_text: str = ""
     environment: Mapping[str, Any] = field(default_factory=dict)
 
@@ -118,54 +73,51 @@ class Report:
 def write_report(path: str | Path, report: Report) -> None:
     """Write the report as one HTML file that loads nothing, atomically and below 5 MB.
 
-    Pictures are shrunk, and if need be rows of galleries left out, until the page is small enough.
+    Pictures are shrunk, and if need be rows of galleries and in the end all pictures left out, until the page is small enough.
 
     Raises:
         UserError: the file cannot be written.
     """
     most = max((len(gallery.rows) for gallery in report.galleries), default=1)
     attempts = [(side, most) for side in THUMBNAIL_SIDES]
-    while most > 1:
+    while most > 0:
         most //= 2
         attempts.append((THUMBNAIL_SIDES[-1], most))
     for side, rows in attempts:
-        page = render(report, side=side, rows=rows)
-        if len(page.encode()) < LARGEST_PAGE:
+        text = render(report, side=side, rows=rows)
+        if len(text.encode()) < page.LARGEST_PAGE:
             break
-    write_text(path, page)
+    write_text(path, text)
 
 
 def render(report: Report, *, side: int = THUMBNAIL_SIDES[0], rows: int | None = None) -> str:
     """The page's text, with pictures of at most ``side`` pixels and at most ``rows`` rows in each gallery."""
     warnings = _warnings(report)
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters |= {"number": _number, "source": lambda pixels: thumbnail(pixels, side)}
-    template = environment.from_string(resources.files(__package__).joinpath("report.html").read_text("utf-8"))
-    return template.render(
+    spots = report.map.spots if report.map is not None and rows != 0 else ()
+    seen = max((max(spot.picture.pixels.shape[:2]) for spot in spots), default=SPOT_SIDE)
+    parts = charts(report.metrics, [(step, text) for step, text in warnings if step is not None])
+    return page.render(
+        "report.html",
+        side=side,
         report=report,
         rows=rows,
         warnings=warnings,
-        charts=curves.charts(report.metrics, [(step, text) for step, text in warnings if step is not None]),
-        canvas=curves,
+        parts=parts,
+        spots=spots,
+        sprite=sprite([spot.picture.pixels for spot in spots], min(SPOT_SIDE, side // 2, seen)) if spots else None,
+        cells=CELLS,
+        sections=_sections(report, bool(parts)),
         environment={name: _text(value) for name, value in report.environment.items()},
     )
 
 
-def thumbnail(pixels: Pixels, side: int) -> str:
-    """A picture as a data URI, at most ``side`` pixels large; of two or of many channels only the first is shown."""
-    if pixels.ndim == 3:
-        pixels = pixels[:, :, :3] if pixels.shape[2] in (3, 4) else pixels[:, :, 0]
-    image = Image.fromarray(np.ascontiguousarray(pixels))
-    image.thumbnail((side, side), Image.Resampling.LANCZOS)
-    buffer = io.BytesIO()
-    kind = "png" if max(image.size) <= LOSSLESS_SIDE else "jpeg"
-    if kind == "png":
-        image.save(buffer, "PNG", optimize=True)
-    else:
-        image.save(buffer, "JPEG", quality=82)
-    return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"
+def _sections(report: Report, curves: bool) -> list[tuple[str, str]]:
+    """(name, anchor) of what can be gone to."""
+    found = [("Figures", "figures")] if report.tables else []
+    found += [("Curves", "curves")] if curves else []
+    found += [("Map", "map")] if report.map is not None else []
+    found += [(gallery.title, f"gallery-{number}") for number, gallery in enumerate(report.galleries, start=1)]
+    return [*found, ("How it was made", "made")] if report.config_text or report.environment else found
 
 
 def _warnings(report: Report) -> list[tuple[int | None, str]]:
@@ -173,10 +125,6 @@ def _warnings(report: Report) -> list[tuple[int | None, str]]:
     found = [(line.get("step"), str(line["warning"])) for line in report.metrics if "warning" in line]
     found += [(warning.get("step"), str(warning["message"])) for warning in report.warnings]
     return sorted(dict.fromkeys(found), key=lambda pair: -1 if pair[0] is None else pair[0])
-
-
-def _number(value: Any) -> str:
-    return curves.number(value) if isinstance(value, int | float) and not isinstance(value, bool) else str(value)
 
 
 def _text(value: Any) -> str:

@@ -63,10 +63,9 @@ class Encoder(nn.Module):
             return h, z, z
         return h, z, _unit_rows(self._through(self.predictor, projected))
 
-    def features(self, images: Float[Tensor, "b c h w"]) -> Float[Tensor, "b f"]:
-        """Features of images of one size, as they are used after the training."""
-        features: Tensor = self.backbone(images)
-        return features
+    def project(self, features: Float[Tensor, "b f"]) -> Float[Tensor, "b d"]:
+        """z, the embeddings as unit rows, of features that were made before."""
+        return _unit_rows(self.projector(features))
 
     def _features_of_views(self, views: Sequence[Float[Tensor, "b c _ _"]]) -> Float[Tensor, "v b f"]:
         if self.batch_norm_scope == "view":
@@ -125,5 +124,5 @@ def target_copy(encoder: Encoder) -> Encoder:
     return target.train(encoder.training).requires_grad_(False)
 
 
-def _unit_rows(rows: Float[Tensor, "v b d"]) -> Float[Tensor, "v b d"]:
+def _unit_rows(rows: Float[Tensor, "*n d"]) -> Float[Tensor, "*n d"]:
     return F.normalize(rows.to(torch.promote_types(rows.dtype, torch.float32)), dim=-1)

@@ -13,19 +13,24 @@ def chunked(rows: Float[Tensor, "n d"], against: int) -> tuple[Tensor, ...]:
     return torch.split(rows, max(1, CHUNK_ELEMENTS // max(1, against)))
 
 
+@torch.no_grad()
 def nearest(
-    queries: Float[Tensor, "q d"], rows: Float[Tensor, "n d"], count: int
+    queries: Float[Tensor, "q d"], rows: Float[Tensor, "n d"], count: int, *, space: Float[Tensor, "s n"] | None = None
 ) -> tuple[Float[Tensor, "q c"], Int[Tensor, "q c"]]:
     """The ``count`` rows of the largest dot product with each query, best first.
 
     Works on the device and in the precision of its inputs; holds at most ``CHUNK_ELEMENTS`` scores at a time, whatever
     the number of queries.
 
+    ``space`` is memory for the scores of one part of the queries, for who calls often: fresh memory costs a CPU a tenth of
+    the time.
+
     Returns:
         The dot products and the positions of the rows.
     """
-    count = min(count, len(rows))
-    found = [torch.topk(part @ rows.T, count, dim=1) for part in chunked(queries, len(rows))]
+    count, parts = min(count, len(rows)), chunked(queries, len(rows))
+    space = rows.new_empty(len(parts[0]), len(rows)) if space is None else space
+    found = [torch.topk(torch.mm(part, rows.T, out=space[: len(part)]), count, dim=1) for part in parts]
     return torch.cat([each.values for each in found]), torch.cat([each.indices for each in found])
 
 

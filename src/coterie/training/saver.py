@@ -38,8 +38,12 @@ class Interrupted(UserError):  # noqa: N818
         self.status = 128 + number
 
 
+class Ended(Exception):  # noqa: N818
+    """The run is over before its last step, and saved; the text says why."""
+
+
 class Saver:
-    """Saves every so many steps or minutes, at the end, and when the run is asked to stop.
+    """Saves every so many steps or minutes, at the end, and when the run is asked to stop or is called ended.
 
     A save follows only a loss that is a number.
     """
@@ -66,7 +70,8 @@ class Saver:
         done = progress.step + 1
         due = self.steps > 0 and done % self.steps == 0
         late = time.monotonic() - self._saved >= 60 * self.minutes
-        if due or late or done == progress.total_steps or self.asked is not None:
+        ended = self.extra.get("ended")
+        if due or late or done == progress.total_steps or self.asked is not None or ended:
             self.monitor.check_finite()
             state = {name: part.state_dict() for name, part in self.parts.items()}
             _check_finite(state["student"])
@@ -75,6 +80,8 @@ class Saver:
             self._saved = time.monotonic()
         if self.asked is not None and done < progress.total_steps:
             raise Interrupted(self.asked, done)
+        if ended and done < progress.total_steps:
+            raise Ended(ended)
 
     def resume(self) -> tuple[int, list[str]]:
         """Take over the newest whole checkpoint, if there is one: the steps done, and what was passed over."""

@@ -1,0 +1,66 @@
+"""The probes by name: the same functions whether a run asks while it trains or a person asks afterwards."""
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from coterie.embedding.embed import Embeddings
+from coterie.errors import BadConfig, UserError
+from coterie.evaluation.clusters import clusters
+from coterie.evaluation.features import check_finite
+from coterie.evaluation.knn import knn
+from coterie.evaluation.linear import linear, linear_published
+from coterie.evaluation.retrieval import retrieval
+from coterie.listening import Listener
+
+OF_EMBEDDINGS = ("knn", "linear", "linear_published", "clusters", "retrieval")
+"""Those that ask frozen embeddings with one label an image."""
+
+
+def probe_embeddings(
+    probes: Sequence[str],
+    train: Embeddings,
+    test: Embeddings,
+    *,
+    groups: Int[Tensor, " m"] | None = None,
+    device: torch.device | str = "cpu",
+    seed: int = 0,
+    listener: Listener | None = None,
+) -> dict[str, dict[str, float]]:
+    """Ask each of the probes, on the device.
+
+    Args:
+        probes: of ``OF_EMBEDDINGS``.
+        train: what is learned from; all labelled.
+        test: what is asked; all labelled.
+        groups: the run's own group of each test image, for ``clusters``.
+        device: where it is computed.
+        seed: of what is drawn.
+        listener: is told how far it is.
+
+    Returns:
+        ``{probe: {metric: value}}``.
+    """
+    check_known(probes, OF_EMBEDDINGS)
+    for part, what in ((train, "TRAIN"), (test, "TEST")):
+        check_finite(part.rows, what)
+        if bool((part.labels < 0).any()):
+            raise UserError(f"{int((part.labels < 0).sum())} images of {what} have no label: leave them out")
+    rows = (train.rows.to(device), train.labels.to(device), test.rows.to(device), test.labels.to(device))
+    asked = {
+        "knn": lambda: knn(*rows),
+        "linear": lambda: linear(*rows, seed=seed, listener=listener),
+        "linear_published": lambda: linear_published(*rows, seed=seed, listener=listener),
+        "clusters": lambda: clusters(*rows, groups=groups, seed=seed, listener=listener),
+        "retrieval": lambda: retrieval(*rows, listener=listener),
+    }
+    return {name: asked[name]() for name in probes}
+
+
+def check_known(probes: Sequence[str], known: Sequence[str]) -> None:
+    """Refuse names that are no probes, or none at all."""
+    unknown = sorted(set(probes) - set(known))
+    if unknown or not probes:
+        raise BadConfig(f"{', '.join(unknown) or 'nothing'} is no probe: choose from {', '.join(known)}")
