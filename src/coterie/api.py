@@ -160,8 +160,8 @@ def evaluate(
         ``{probe: {metric: value}}``, also written to ``evaluation.json`` in the run's folder.
     """
     listener = listener or Silent()
-    judge = Judge(run, device=device, workers=workers, listener=listener)
-    result = judge.ask(probes, _strings(train), _strings(test), labels=labels, seed=seed)
+    judge = Judge(run, probes, labels=labels, seed=seed, device=device, workers=workers, listener=listener)
+    result = judge.ask(_strings(train), _strings(test))
     _note(run, result, listener)
     return result
 
@@ -195,11 +195,11 @@ def transfer(
     listener = listener or Silent()
     if not sets:
         raise BadConfig("name at least one set: NAME=TRAIN or NAME=TRAIN,TEST")
-    judge = Judge(run, device=device, workers=workers, listener=listener)
+    judge = Judge(run, probes, labels=labels, seed=seed, device=device, workers=workers, listener=listener)
     table: dict[str, dict[str, float]] = {}
     for name, where in sets.items():
         train, test = where if isinstance(where, tuple) and len(where) == 2 else (where, ())
-        found = judge.ask(probes, _strings(train), _strings(test), labels=labels, seed=seed)
+        found = judge.ask(_strings(train), _strings(test))
         table[name] = {
             f"{probe}_{metric}": value for probe, figures in found.items() for metric, value in figures.items()
         }

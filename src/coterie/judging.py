@@ -34,9 +34,29 @@ class Judge:
     """A frozen backbone, how it sees, and what it has seen."""
 
     def __init__(
-        self, run: str | Path, *, device: str = "auto", workers: int = -1, listener: Listener | None = None
+        self,
+        run: str | Path,
+        probes: Sequence[str],
+        *,
+        labels: str = "10%",
+        seed: int = 0,
+        device: str = "auto",
+        workers: int = -1,
+        listener: Listener | None = None,
     ) -> None:
-        """Load the backbone of a run's folder, whose embeddings are kept there, or of a ``model.safetensors``."""
+        """Load the backbone of a run's folder, whose embeddings are kept there, or of a ``model.safetensors``.
+
+        Args:
+            run: the folder or the file.
+            probes: of ``PROBES``: what is to be asked.
+            labels: for ``finetune``: which share of the training labels, such as ``1%``, or how many a class, such as ``5``.
+            seed: of what is drawn.
+            device: ``auto``, ``cpu`` or ``cuda``.
+            workers: processes that load images; -1: as many as there are cores to spare.
+            listener: is told what happens.
+        """
+        check_known(probes, PROBES)
+        self.probes, self.labels, self.seed = tuple(probes), labels, seed
         self.run, self.listener = Path(run), listener or Silent()
         self.device, self.workers = choose_device(device), choose_workers(workers)
         self.described = describe_backbone(run)
@@ -46,42 +66,23 @@ class Judge:
         folder = self.run / "embeddings"
         self.store = EmbeddingStore(folder, self.run / "model.safetensors") if self.run.is_dir() else None
 
-    def ask(
-        self,
-        probes: Sequence[str],
-        train: Sequence[str],
-        test: Sequence[str] = (),
-        *,
-        labels: str = "10%",
-        seed: int = 0,
-    ) -> Figures:
-        """What each probe finds.
-
-        Args:
-            probes: of ``PROBES``.
-            train: labelled sources to learn from.
-            test: labelled sources to ask; without it, every fifth image of ``train``.
-            labels: for ``finetune``: which share of the training labels, such as ``1%``, or how many a class, such as ``5``.
-            seed: of what is drawn.
-        """
-        check_known(probes, PROBES)
+    def ask(self, train: Sequence[str], test: Sequence[str] = ()) -> Figures:
+        """What each probe finds: it learns from ``train`` and asks ``test``, or else every fifth image of ``train``."""
         found: Figures = {}
-        single = [name for name in probes if name not in OF_SETS]
+        single = [name for name in self.probes if name not in OF_SETS]
         if single:
             pair = labelled_pair(tuple(train), tuple(test))
             for remark in pair.remarks:
                 self.listener.warn(remark)
-            found |= self._of_embeddings([name for name in single if name in OF_EMBEDDINGS], pair, seed)
+            found |= self._of_embeddings([name for name in single if name in OF_EMBEDDINGS], pair)
             if "linear_images" in single:
-                found["linear_images"] = linear_published_images(
-                    self.network, pair, self.eye, seed=seed, **self._means()
-                )
+                found["linear_images"] = linear_published_images(self.network, pair, self.eye, **self._means())
             if "finetune" in single:
-                found["finetune"] = self._finetuned(pair, labels, seed)
-        several = [name for name in probes if name in OF_SETS]
+                found["finetune"] = self._finetuned(pair)
+        several = [name for name in self.probes if name in OF_SETS]
         if several:
-            found |= self._of_sets(several, tuple(train), tuple(test), seed)
-        return {name: found[name] for name in probes}
+            found |= self._of_sets(several, tuple(train), tuple(test))
+        return {name: found[name] for name in self.probes}
 
     def embeddings(self, source: ImageSource, what: str) -> Embeddings:
         """What the backbone makes of a source: kept beside the run."""
@@ -99,13 +100,13 @@ class Judge:
 
         return self.store.get(source, self.eye, make) if self.store is not None else make()
 
-    def _of_embeddings(self, probes: Sequence[str], pair: Labelled, seed: int) -> Figures:
+    def _of_embeddings(self, probes: Sequence[str], pair: Labelled) -> Figures:
         if not probes:
             return {}
         train, test = self.embeddings(pair.train, "training"), self.embeddings(pair.test, "test")
         groups = self._groups(test) if "clusters" in probes else None
         return probe_embeddings(
-            probes, train, test, groups=groups, device=self.device, seed=seed, listener=self.listener
+            probes, train, test, groups=groups, device=self.device, seed=self.seed, listener=self.listener
         )
 
     def _groups(self, found: Embeddings) -> Tensor | None:
@@ -119,20 +120,26 @@ class Judge:
             group, _ = groups_of(student, found.rows.to(self.device), config.temperature)
         return group
 
-    def _finetuned(self, pair: Labelled, labels: str, seed: int) -> dict[str, float]:
+    def _finetuned(self, pair: Labelled) -> dict[str, float]:
         described, network = self.described, load_backbone(self.run)
 
         def anew() -> torch.nn.Module:
             return build_backbone(described.backbone, described.image_size)
 
-        return finetune(network, pair, self.eye, build=anew, labels=labels, seed=seed, **self._means())
+        return finetune(network, pair, self.eye, build=anew, labels=self.labels, **self._means())
 
     def _means(self) -> dict[str, Any]:
         """How it is computed."""
         autocast = choose_autocast("auto", self.device)
-        return {"workers": self.workers, "device": self.device, "autocast": autocast, "listener": self.listener}
+        return {
+            "seed": self.seed,
+            "workers": self.workers,
+            "device": self.device,
+            "autocast": autocast,
+            "listener": self.listener,
+        }
 
-    def _of_sets(self, probes: Sequence[str], train: Sequence[str], test: Sequence[str], seed: int) -> Figures:
+    def _of_sets(self, probes: Sequence[str], train: Sequence[str], test: Sequence[str]) -> Figures:
         if not test:
             raise UserError("svm and low_shot want images of their own to ask: name them with --test")
         classes: tuple[str, ...] = ()
@@ -149,4 +156,4 @@ class Judge:
             found = self.embeddings(Subset(source, positions), what)
             rows += [found.rows, torch.from_numpy(matrix.arranged(classes).rows[positions[found.index]])]
         functions: dict[str, Callable[..., dict[str, float]]] = {"svm": svm, "low_shot": low_shot}
-        return {name: functions[name](*rows, seed=seed, listener=self.listener) for name in probes}
+        return {name: functions[name](*rows, seed=self.seed, listener=self.listener) for name in probes}
