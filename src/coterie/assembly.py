@@ -23,6 +23,7 @@ from coterie.models.backbone import build_backbone, check_view_sizes, feature_wi
 from coterie.models.encoder import Encoder, target_copy
 from coterie.models.head import Head
 from coterie.ops.loss import scores
+from coterie.ops.neighbours import chunked
 from coterie.settings import from_dict, read_toml
 from coterie.training import checkpoint
 from coterie.training.student import Student
@@ -158,18 +159,31 @@ def grouped(student: Student, temperature: float) -> Callable[[Tensor], tuple[Te
 
     def look(images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         features = student.encoder.backbone(images)
-        return features, *groups_of(student, features, temperature)
+        if student.groups is None:  # the batch was the groups: nothing lasts
+            return features, torch.full((len(images),), -1), torch.zeros(len(images))
+        logits = scores(student.encoder.project(features), student.groups.centers()[0]) / temperature
+        probability, group = logits.softmax(dim=1).max(dim=1)
+        return features, group, probability
 
     return look
 
 
-def groups_of(student: Student, features: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-    """Group ``[B]`` and its probability ``[B]``, as :func:`grouped`, of features ``[B, F]`` that were made before."""
-    if student.groups is None:  # the batch was the groups: nothing lasts
-        return torch.full((len(features),), -1), torch.zeros(len(features))
-    logits = scores(student.encoder.project(features), student.groups.centers()[0]) / temperature
-    probability, group = logits.softmax(dim=1).max(dim=1)
-    return group, probability
+@torch.inference_mode()
+def nearest_groups(student: Student, rows: Tensor) -> tuple[Tensor, Tensor] | None:
+    """The group ``[N]`` of the first head and its score ``[N]`` for features ``[N, F]`` that were made before, on the CPU.
+
+    None where the batch was the groups. A bounded number of scores is held at a time.
+    """
+    if student.groups is None:
+        return None
+    centers, training = student.groups.centers()[0], student.training
+    student.eval()
+    found = [
+        scores(student.encoder.project(part.to(centers.device)), centers).max(dim=1)
+        for part in chunked(rows, max(len(centers), rows.shape[1]))
+    ]
+    student.train(training)
+    return torch.cat([each.indices.cpu() for each in found]), torch.cat([each.values.cpu() for each in found])
 
 
 def eye(config: PretrainConfig) -> Eye:

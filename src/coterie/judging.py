@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from coterie.assembly import choose_autocast, choose_device, choose_workers, groups_of, load_student
+from coterie.assembly import choose_autocast, choose_device, choose_workers, load_student, nearest_groups
 from coterie.data.source import ImageSource, Subset, label_matrix, open_source
 from coterie.embedding.embed import Embeddings, Eye, embed_source
 from coterie.embedding.store import EmbeddingStore
@@ -113,12 +113,9 @@ class Judge:
         """The run's own group of each image that was embedded; None where there is no run, or it has no lasting groups."""
         if not self.run.is_dir():
             return None
-        config, student = load_student(self.run, self.device)
-        if student.groups is None:
-            return None
-        with torch.inference_mode():
-            group, _ = groups_of(student, found.rows.to(self.device), config.temperature)
-        return group
+        _, student = load_student(self.run, self.device)
+        nearest = nearest_groups(student, found.rows)
+        return None if nearest is None else nearest[0].to(self.device)
 
     def _finetuned(self, pair: Labelled) -> dict[str, float]:
         described, network = self.described, load_backbone(self.run)

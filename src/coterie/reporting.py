@@ -11,9 +11,8 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from coterie.assembly import build_student, choose_device, eye
+from coterie.assembly import build_student, choose_device, eye, nearest_groups
 from coterie.config import PretrainConfig
 from coterie.data.source import ImageSource, Subset, labels, open_source
 from coterie.embedding.embed import Embeddings, Eye, embed_source
@@ -25,8 +24,6 @@ from coterie.evaluation.records import read_records
 from coterie.evaluation.report import Report, write_report
 from coterie.evaluation.tables import probe_tables
 from coterie.listening import Listener, Silent
-from coterie.ops.loss import scores
-from coterie.ops.neighbours import chunked
 from coterie.settings import from_dict, read_toml, to_toml
 from coterie.training import checkpoint
 from coterie.training.monitor import LARGEST_LOSS, SMALLEST_SPREAD
@@ -123,7 +120,8 @@ def report_again(
     source: ImageSource | None = None
     try:
         source = open_source(*config.data)
-        if len(source) != state["extra"]["images"]:
+        seen = state["extra"]["images"]
+        if len(source) != seen:
             remarks.append(f"the run saw {state['extra']['images']} images, and there are {len(source)} now")
             embeddings = None
     except UserError as error:
@@ -174,19 +172,10 @@ def environment(device: torch.device) -> dict[str, str]:
 
 def grouped(student: Student, rows: Tensor) -> Grouped | None:
     """The group, of the first head, that each row of the backbone's belongs to; None where the batch was the groups."""
-    if student.groups is None:
+    nearest = nearest_groups(student, rows)
+    if nearest is None or student.groups is None:
         return None
-    centers, device = student.groups.centers()[0], next(student.parameters()).device
-    training = student.training
-    student.eval()
-    found = []
-    with torch.inference_mode():
-        for part in chunked(rows, max(len(centers), rows.shape[1])):
-            z = F.normalize(student.encoder.projector(part.to(device)).float(), dim=1)
-            found.append(torch.stack([each.float().cpu() for each in scores(z, centers).max(dim=1)]))
-    student.train(training)
-    score, group = torch.cat(found, dim=1)
-    return Grouped(group.long(), score, len(centers))
+    return Grouped(*nearest, len(student.groups.centers()[0]))
 
 
 def _embed_sample(

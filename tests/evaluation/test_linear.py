@@ -55,6 +55,15 @@ def test_the_penalty_is_chosen_without_the_test_images() -> None:
     assert chosen["top1"] != other["top1"]
 
 
+def test_what_is_held_out_is_not_learned_from() -> None:
+    """Labels that mean nothing: a classifier with more features than rows knows all that it has seen, and no other."""
+    rows, labels = torch.randn(100, 150), torch.arange(100) % 5
+    assert linear(rows, labels, rows, labels, penalties=[1e-2, 1e-3])["top1"] == 100
+    assert linear(rows, labels, rows, labels, penalties=[1e-2, 1e-3])["held_out_top1"] < 50
+    result = linear_sgd(rows, labels, rows, labels, learning_rates=[0.1, 0.2], epochs=50)
+    assert (result["top1"] == 100, result["held_out_top1"] < 50) == (True, True)
+
+
 def test_the_chosen_penalty_is_the_best_on_what_is_held_out() -> None:
     data = four(train=60, noise=4.0)
     alone = {strength: linear(*data, penalties=[strength, strength])["held_out_top1"] for strength in (1e3, 10.0, 1e-3)}

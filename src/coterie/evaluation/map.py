@@ -70,13 +70,14 @@ def lay_out(rows: Float[np.ndarray, "n d"], *, seed: int = 0) -> Float[np.ndarra
     """Place each row in the unit square, so that those that point the same way lie close together; the map begins at 0.
 
     PCA of the unit rows to 50 directions, then t-SNE (van der Maaten and Hinton 2008; Barnes-Hut, van der Maaten 2014)
-    from the first two of them. The same rows and seed give the same map on the same machine.
+    from the first two of them. The same rows and seed give the same map.
 
     Returns:
         None where there is nothing to lay out: fewer than 10 rows, or all rows (nearly) one point.
     """
     from sklearn.decomposition import PCA  # here: they take a second to import, and not every command draws a map
     from sklearn.manifold import TSNE
+    from threadpoolctl import threadpool_limits
 
     if len(rows) < FEWEST_POINTS:
         return None
@@ -86,7 +87,9 @@ def lay_out(rows: Float[np.ndarray, "n d"], *, seed: int = 0) -> Float[np.ndarra
     kept = min(DIRECTIONS, *unit.shape)
     perplexity = min(PERPLEXITY, (len(rows) - 1) / 3)
     start = "pca" if kept > 1 else "random"
-    with warnings.catch_warnings():  # of directions without any spread, which is none of the reader's business
+    # one thread: sums in one order on any machine, and no waiting for each other 500 times where cores are shared
+    with threadpool_limits(1), warnings.catch_warnings():
+        # of directions without any spread, which is none of the reader's business
         warnings.simplefilter("ignore", RuntimeWarning)
         main = PCA(kept, random_state=seed).fit_transform(unit.astype(np.float32))
         tsne = TSNE(2, init=start, perplexity=perplexity, max_iter=ROUNDS, random_state=seed)

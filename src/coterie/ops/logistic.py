@@ -108,16 +108,13 @@ def logistic_regression(
         labels: 0 .. classes - 1.
         classes: how many there are.
         penalties: above 0; their precision is that of the fit.
-        standard: fit to the rows standardised so. It is worked into the weights.
+        standard: fit to, and return classifiers of, rows standardised so (for rows as they are: :meth:`Linear.before`).
         curvature: of the rows, if it is known; it decides the speed only.
         index: fit to these rows only.
         start: where to begin; the default is zero.
         tolerance: a head ends when its gradient (of the mean loss, in those coordinates) has a norm below.
         listener: is shown the iterations, and warned when there were ``MOST_ITERATIONS``.
         what: how the listener shall call it.
-
-    Returns:
-        The classifiers of standardised rows; see :meth:`Linear.before`.
     """
     standard = standard or Standard.none(rows)
     curvature = curvature or Curvature.of(rows, standard)
@@ -141,8 +138,7 @@ def logistic_regression(
 
     begin = root.new_zeros(classes, len(penalties), width + 1)
     if start is not None:
-        begin[..., :width] = start.weights @ curvature.vectors / root
-        begin[..., width] = start.bias / 2**0.5
+        begin = torch.cat([start.weights @ curvature.vectors / root, start.bias[..., None] / 2**0.5], dim=2)
     everyone = torch.arange(len(penalties), device=rows.device)
     return model(_minimum(evaluate, begin, tolerance, listener or Silent(), what), everyone)
 
