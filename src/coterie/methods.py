@@ -70,12 +70,12 @@ def deepcluster_v2(plan: Planner) -> PretrainConfig:
     """
     return PretrainConfig(
         method="deepcluster_v2",
-        **_recipe(plan),
+        **_recipe(plan, small_rate=1.4e-3),
         projector=_projector(plan),
         groups=KMeansGroupsConfig(counts=plan.groups(heads=3)),
         assignment=Nearest(),
         memory=MemoryConfig(length=plan.epoch_memory(), start_epoch=0),
-        refresh=Refresh(labels=True),
+        refresh=Refresh(labels=True, every_epochs=plan.label_epochs()),
     )
 
 
@@ -91,7 +91,7 @@ def sela_v2(plan: Planner) -> PretrainConfig:
         groups=LearnedGroupsConfig(counts=plan.groups(heads=3), frozen_steps=plan.frozen_steps()),
         assignment=Sinkhorn(temperature=plan.sinkhorn_temperature(), iterations=1000, hard=True, tolerance=1e-3),
         memory=MemoryConfig(length=plan.epoch_memory(), start_epoch=0),
-        refresh=Refresh(labels=True),
+        refresh=Refresh(labels=True, every_epochs=plan.label_epochs()),
     )
 
 
@@ -129,8 +129,11 @@ def resa(plan: Planner) -> PretrainConfig:
     )
 
 
-def _recipe(plan: Planner) -> dict[str, Any]:
-    """What all methods share: views, network, optimiser and duration, from the number and the size of the images."""
+def _recipe(plan: Planner, small_rate: float = 4e-3) -> dict[str, Any]:
+    """What all methods share: views, network, optimiser and duration, from the number and the size of the images.
+
+    ``small_rate`` is the peak of the learning rate at batch 256 for small images.
+    """
     facts, batch = plan.facts, plan.batch_size()
     network = plan.backbone()
     resnet = is_resnet(network)
@@ -141,7 +144,9 @@ def _recipe(plan: Planner) -> dict[str, Any]:
     if facts.small:
         views = _small_views(facts, 1 if resnet else 32)
         peak = plan.because(
-            "learning_rate.peak", 4e-3 * (batch / 256) ** 0.5, "4e-3 at batch 256, with its square root"
+            "learning_rate.peak",
+            small_rate * (batch / 256) ** 0.5,
+            f"{small_rate:g} at batch 256, with the square root of the batch",
         )
         rate = Cosine(peak=peak, final=peak / 100, warmup_epochs=1)
     else:

@@ -11,6 +11,10 @@ SMALL_STEM_SIDE = 64
 """Up to this side a ResNet keeps its resolution in the first layers: a standard stem would leave 2 x 2 pixels of 32."""
 
 
+LABEL_STEPS = 240
+"""Labels that are kept change no sooner than after so many steps."""
+
+
 @dataclass(frozen=True)
 class Facts:
     """What was measured on a source.
@@ -122,6 +126,16 @@ class Planner:
         if count == by_images:
             why = f"one for a hundred of {images} images, at least {least} and at most 3000"
         return self.because("groups.counts", (count,) * heads, why)
+
+    def label_epochs(self) -> int:
+        """For how many epochs an image keeps its label: one, as published, but 240 steps at least.
+
+        Published epochs are of 312 steps and more. Where labels changed after every 78 steps, the rank of the features fell
+        epoch by epoch until little but one direction was left (``docs/log.md``).
+        """
+        epochs = -(-LABEL_STEPS // self.steps_per_epoch)
+        why = "as published" if epochs == 1 else f"labels that last {epochs * self.steps_per_epoch} steps"
+        return self.because("refresh.every_epochs", epochs, why)
 
     def frozen_steps(self) -> int:
         """One epoch, as published; none for small images, whose few epochs it would waste."""
