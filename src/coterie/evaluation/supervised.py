@@ -167,27 +167,13 @@ def train_classifier(
     fitted = fitted_aloud(recipe, len(truth), listener, what)
     plan = ViewPlan((crops or plain_crops(eye.size),), eye.channels, eye.mean, eye.std)
     loader = Loader(
-        pair.train,
-        plan,
-        batch_size=fitted.batch_size,
-        epochs=fitted.epochs,
-        seed=seed,
-        workers=workers,
-        device=device,
+        pair.train, plan, batch_size=fitted.batch_size, epochs=fitted.epochs, seed=seed, workers=workers, device=device
     )
     with seeded(seed, device), _enough_memory(fitted, eye):
         head = _new_head(network.to(device).eval(), eye, int(truth.max()) + 1, device)
         _train(network, head, loader, truth.to(device), fitted, autocast, listener, what)
         figures = _score(
-            network,
-            head,
-            pair.test,
-            asked,
-            eye,
-            workers=workers,
-            device=device,
-            autocast=autocast,
-            listener=listener,
+            network, head, pair.test, asked, eye, workers=workers, device=device, autocast=autocast, listener=listener
         )
     if figures is None:
         raise _diverged(fitted, "after the last epoch")
