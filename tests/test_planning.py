@@ -2,6 +2,7 @@
 
 import pytest
 
+from coterie.grouping.memory import Refresh
 from coterie.methods import METHODS
 from coterie.planning import Facts, Planner
 from coterie.settings import known_paths, to_dict
@@ -50,3 +51,13 @@ def test_published_values_are_not_planned() -> None:
     config = METHODS["smog_imagenet"](planner)
     assert (config.epochs, config.batch_size, config.backbone.name) == (400, 4096, "resnet50")
     assert {planner.reasons[path] for path in ("epochs", "batch_size", "backbone.name")} == {"as published"}
+
+
+def test_labels_last_an_epoch_or_240_steps_but_no_more_than_a_quarter_of_the_run() -> None:
+    assert Planner(Facts(1_281_167, 375)).label_epochs() == 1
+    assert Planner(Facts(10_000, 32), epochs=43).label_epochs() == 4  # of 78 steps
+    assert Planner(Facts(10_000, 32), epochs=8).label_epochs() == 2
+    assert Planner(Facts(400, 32), epochs=3).label_epochs() == 1
+    planner = Planner(Facts(10_000, 32))
+    assert METHODS["sela_v2"](planner).refresh == Refresh(labels=True, every_epochs=4)
+    assert "312 steps" in planner.reasons["refresh.every_epochs"]

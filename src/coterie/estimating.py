@@ -9,16 +9,19 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from coterie.assembly import choose_device, eye
 from coterie.config import PretrainConfig
 from coterie.errors import UserError
 from coterie.evaluation.augmented import COUNT
 from coterie.listening import Listener
 from coterie.looking import SAMPLED as LOOKED_AT
 from coterie.rehearsal import TICKS
-from coterie.reporting import SAMPLED
+from coterie.reporting import sample_size
 from coterie.settings import to_dict
 
 COMMAND = (sys.executable, "-P", "-m", "coterie.rehearsal")
+MAP_SECONDS = 4.0
+"""What the report's map of 2,000 images takes, on one core (``docs/log.md``)."""
 
 
 @dataclass(frozen=True)
@@ -105,6 +108,7 @@ def estimate(config: PretrainConfig, images: int, resolved_in: float, listener: 
         pass
     if "error" in found:
         raise UserError(found["error"])
+    device = choose_device(config.run.device)
     per_epoch, rule = images // config.batch_size, config.refresh
     times = 0
     if rule is not None:
@@ -116,7 +120,7 @@ def estimate(config: PretrainConfig, images: int, resolved_in: float, listener: 
         training=found["step"] * per_epoch * config.epochs,
         refreshes=found["refresh"] * times,
         looking=found["embedding"] * min(LOOKED_AT, images) * (1 + COUNT) * min(config.run.looks, config.epochs),
-        reporting=found["embedding"] * min(SAMPLED, images),
+        reporting=found["embedding"] * sample_size(images, eye(config).size, device) + MAP_SECONDS,
         step=found["step"],
         steps=found["steps"],
         main_memory=found["main"],

@@ -128,13 +128,14 @@ class Planner:
         return self.because("groups.counts", (count,) * heads, why)
 
     def label_epochs(self) -> int:
-        """For how many epochs an image keeps its label: one, as published, but 240 steps at least.
+        """For how many epochs an image keeps its label: one, as published, but 240 steps, or a quarter of a shorter run.
 
         Published epochs are of 312 steps and more. Where labels changed after every 78 steps, the rank of the features fell
         epoch by epoch until little but one direction was left (``docs/log.md``).
         """
-        epochs = -(-LABEL_STEPS // self.steps_per_epoch)
-        why = "as published" if epochs == 1 else f"labels that last {epochs * self.steps_per_epoch} steps"
+        epochs = min(-(-LABEL_STEPS // self.steps_per_epoch), max(1, self.epochs() // 4))
+        steps = epochs * self.steps_per_epoch
+        why = f"labels that last {steps} steps: {LABEL_STEPS} or more, and a quarter of the run at most"
         return self.because("refresh.every_epochs", epochs, why)
 
     def frozen_steps(self) -> int:

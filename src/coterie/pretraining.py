@@ -16,11 +16,12 @@ from coterie.embedding.embed import embed_source
 from coterie.errors import BadRun, UserError
 from coterie.evaluation.labelled import Labelled, labelled_pair
 from coterie.evaluation.probes import probe_embeddings
+from coterie.evaluation.records import note_facts
 from coterie.evaluation.selection import stale
 from coterie.exporting.weights import save_backbone
 from coterie.listening import Listener
 from coterie.looking import Looks
-from coterie.reporting import report_run
+from coterie.reporting import environment, report_run
 from coterie.settings import from_dict, read_toml, to_dict, to_toml
 from coterie.telling import WISHES, reasoned, summary
 from coterie.training import checkpoint
@@ -83,7 +84,12 @@ class Pretraining:
     def _introduce(self, start: int) -> None:
         said = summary(self.config, len(self.source), self.device)
         self.listener.say(said + (f"; goes on at step {start}" if start else ""))
-        for path, value, reason in reasoned(self.config, {} if start else self.reasons):
+        if start:
+            return
+        found = reasoned(self.config, self.reasons)
+        where = environment(self.device)
+        note_facts(self.folder.path, images=len(self.source), automatic=found, environment=where)
+        for path, value, reason in found:
             if reason not in WISHES:
                 self.listener.say(f"  {path} {value}: {reason}")
 
@@ -128,7 +134,16 @@ class Pretraining:
         """What a person looks at."""
         folder, config = self.folder, self.config
         self._note_bad_images()
-        report_run(folder.path, config, self.source, parts.student.encoder.backbone, eye(config), self.device)
+        report_run(
+            folder.path,
+            config,
+            self.source,
+            parts.student.encoder.backbone,
+            eye(config),
+            self.device,
+            student=parts.student,
+            listener=self.listener,
+        )
         if self.bad:
             self.listener.warn(f"{len(self.bad)} images could not be decoded: {folder.path}/bad_images.txt lists them")
 

@@ -77,7 +77,7 @@ def lay_out(rows: Float[np.ndarray, "n d"], *, seed: int = 0) -> Float[np.ndarra
     """
     from sklearn.decomposition import PCA  # here: they take a second to import, and not every command draws a map
     from sklearn.manifold import TSNE
-    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+    from threadpoolctl import threadpool_limits
 
     if len(rows) < FEWEST_POINTS:
         return None

@@ -15,7 +15,7 @@ class RunFolder:
     """A run's folder, held by one process at a time.
 
     ``config.toml``, ``metrics.jsonl`` (one object a line), ``bad_images.txt``, ``model.safetensors``, ``checkpoint/``,
-    ``report.html``, ``evaluation.json``.
+    ``report.html``, ``run.json`` (facts of the start), ``snapshots/``, ``evaluation.json``, ``embeddings/``.
     """
 
     def __init__(self, path: str | Path) -> None:
