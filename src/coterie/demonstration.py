@@ -28,7 +28,7 @@ from coterie.settings import from_dict, read_toml, to_toml
 from coterie.training.folder import read_log
 
 TRAIN_IMAGES, TEST_IMAGES, SIDE = 6000, 1500, 32
-SETTINGS = ("backbone.width=0.25", "views.crops.1.count=2", "run.log_steps=23")
+SETTINGS = ("backbone.width=0.25", "views.crops.1.count=2", "run.log_steps=23", "run.looks=4")
 EPOCHS, BATCH_SIZE = 16, 128
 QUERIES, SHOWN = 12, 8
 NEIGHBOURS, TEMPERATURE = 20, 0.07

@@ -66,7 +66,8 @@ def smog(plan: Planner) -> PretrainConfig:
 def deepcluster_v2(plan: Planner) -> PretrainConfig:
     """DeepCluster-v2: predict the k-means group of each image an epoch ago (Caron et al. 2020, appendix D.2).
 
-    Command: ``coterie pretrain deepcluster_v2 IMAGES --out RUN``. Its figure is owed (``benchmarks/README.md``).
+    Command: ``coterie pretrain deepcluster_v2 IMAGES --out RUN``. Measured as ``swav``: 42 epochs, 43.3 %, and the features
+    keep few directions: on so few images take another. Ours for small images: labels that last 240 steps, a third of the rate.
     """
     return PretrainConfig(
         method="deepcluster_v2",
@@ -82,7 +83,7 @@ def deepcluster_v2(plan: Planner) -> PretrainConfig:
 def sela_v2(plan: Planner) -> PretrainConfig:
     """SeLa-v2: predict balanced labels of the whole data set, learned prototypes (Caron et al. 2020, appendix D).
 
-    Command: ``coterie pretrain sela_v2 IMAGES --out RUN``. Its figure is owed (``benchmarks/README.md``).
+    Command: ``coterie pretrain sela_v2 IMAGES --out RUN``. Measured as ``swav``: 41 epochs, 51.5 %, in 24 minutes for 20.
     """
     return PretrainConfig(
         method="sela_v2",
@@ -98,8 +99,8 @@ def sela_v2(plan: Planner) -> PretrainConfig:
 def simclr(plan: Planner) -> PretrainConfig:
     """SimCLR with several crops, the contrastive baseline (Chen et al. 2020; Caron et al. 2020, appendix A.8).
 
-    Command: ``coterie pretrain simclr IMAGES --out RUN``. No groups: every image is its own. Its figure is owed
-    (``benchmarks/README.md``).
+    Command: ``coterie pretrain simclr IMAGES --out RUN``. No groups: every image is its own. Measured as
+    ``swav``: 42 epochs, 60.0 %, the best of all for so little time.
     """
     return PretrainConfig(
         method="simclr",
