@@ -54,8 +54,6 @@ class Looks:
         if not self.due(progress):
             return
         snapshot = snapshot_name(progress.epoch + 1)
-        look, backbone = eye(self.config), self.student.encoder.backbone
-        save_backbone(self.folder / snapshot, backbone, self.config.backbone, look.size, look.mean, look.std)
         self.student.eval()
         try:
             figures = self._figures(progress.epoch + 1, snapshot)
@@ -63,6 +61,10 @@ class Looks:
             return
         finally:
             self.student.train()
+        if figures is None:
+            return
+        look, backbone = eye(self.config), self.student.encoder.backbone
+        save_backbone(self.folder / snapshot, backbone, self.config.backbone, look.size, look.mean, look.std)
         self.write({"step": progress.step, "epoch": progress.epoch, "label_free": figures, "snapshot": snapshot})
 
     def due(self, progress: Progress) -> bool:
@@ -74,7 +76,8 @@ class Looks:
         wanted, epochs = self.config.run.looks, self.config.epochs
         return wanted * done // epochs > wanted * (done - 1) // epochs
 
-    def _figures(self, done: int, snapshot: str) -> dict[str, float]:
+    def _figures(self, done: int, snapshot: str) -> dict[str, float] | None:
+        """None where embeddings are no longer numbers: that is for the monitor to say."""
         see = grouped(self.student, self.config.temperature)
         found = embed_source(
             lambda images: see(images)[0], self.sample, eye(self.config), workers=self.workers, device=self.device
@@ -82,7 +85,11 @@ class Looks:
         views, groups, _ = embedded_views(
             see, self.sample, found.index, self.config.views, self.config.seed, device=self.device
         )
+        if not (found.rows.isfinite().all() and views.isfinite().all()):
+            return None
         earlier = self._earlier(done)
+        if earlier is not None and len(earlier) != len(found.rows):  # an image has become unreadable since
+            earlier = None
         self.earlier = (snapshot, found.rows)
         lasting = self.student.groups is not None
         count = self.config.group_counts[0] if lasting else 0

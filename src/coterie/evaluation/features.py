@@ -81,3 +81,17 @@ def held_out(labels: Int[Tensor, " n"], *, share: float = 0.2, seed: int = 0) ->
     held = torch.zeros(len(labels), dtype=torch.bool, device=labels.device)
     held[order] = place < wanted[labels[order]]
     return held
+
+
+def accuracies(first: Bool[Tensor, " n"], among_five: Bool[Tensor, " n"], truth: Int[Tensor, " n"]) -> dict[str, float]:
+    """``top1``, ``top5`` and ``mean_per_class``, over the classes that are there, in percent.
+
+    Args:
+        first: whether the best answer for each row is right.
+        among_five: whether one of the best five is.
+        truth: the class of each row.
+    """
+    seen = truth.bincount()
+    shares = truth[first].bincount(minlength=len(seen)).double()[seen > 0] / seen[seen > 0]
+    top1, top5 = (100 * float(each.double().mean()) for each in (first, among_five))
+    return {"top1": top1, "top5": top5, "mean_per_class": 100 * float(shares.mean())}

@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from coterie.errors import UserError
-from coterie.evaluation.features import check_labelled_features, held_out
+from coterie.evaluation.features import accuracies, check_labelled_features, held_out
 from coterie.listening import Listener, Silent
 from coterie.ops.logistic import Curvature, Linear, logistic_regression, loss_and_gradient
 from coterie.ops.standard import Standard, parts
@@ -202,9 +202,5 @@ def _best(model: Linear, rows: Tensor, truth: Tensor, held: Tensor) -> tuple[int
 
 def _figures(model: Linear, rows: Tensor, truth: Tensor) -> dict[str, float]:
     """Accuracies of the only head, in percent."""
-    right = _right(model, rows, truth)[:, 0]
-    top1, top5 = (100 * right.double().mean(dim=1)).tolist()
-    counts = torch.bincount(truth, minlength=len(model.bias))
-    hits = torch.zeros_like(counts).index_add_(0, truth, right[0].long())
-    seen = counts > 0
-    return {"top1": top1, "top5": top5, "mean_per_class": float(100 * (hits[seen] / counts[seen].double()).mean())}
+    first, among_five = _right(model, rows, truth)[:, 0]
+    return accuracies(first, among_five, truth)

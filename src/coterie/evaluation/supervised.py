@@ -23,7 +23,7 @@ from coterie.data.source import labels as labels_of
 from coterie.data.views import ViewPlan
 from coterie.embedding.embed import Eye, embedded_batches
 from coterie.errors import NoImages, UserError
-from coterie.evaluation.features import check_labels
+from coterie.evaluation.features import accuracies, check_labels
 from coterie.evaluation.labelled import Labelled
 from coterie.listening import Listener, Silent
 from coterie.types import Batch
@@ -304,8 +304,7 @@ def _score(
 ) -> dict[str, float] | None:
     """Accuracies of the test images that can be decoded; None where an answer is not finite."""
     network.eval()
-    classes, top5 = head.out_features, 0
-    seen, right = torch.zeros(2, classes, dtype=torch.int64)
+    hits, truth = list[Tensor](), list[Tensor]()
 
     def answer(views: Tensor) -> Tensor:
         logits: Tensor = head(_features(network, views, autocast))
@@ -321,23 +320,15 @@ def _score(
             continue
         if not outputs[0].isfinite().all():
             return None
-        wanted = asked[positions]
-        hits = outputs[0].topk(min(5, classes), dim=1).indices.cpu() == wanted[:, None]
-        seen += wanted.bincount(minlength=classes)
-        right += wanted[hits[:, 0]].bincount(minlength=classes)
-        top5 += int(hits.any(dim=1).sum())
+        truth.append(asked[positions])
+        best = outputs[0].topk(min(5, head.out_features), dim=1).indices.cpu()
+        hits.append(best == truth[-1][:, None])
     if bad:
         listener.warn(f"{bad} test images could not be decoded and are left out")
     if bad == len(test):
         raise NoImages(f"not one of the {bad} test images can be decoded")
-    there = seen > 0
-    shares = right[there].double() / seen[there]
-    count = int(seen.sum())
-    return {
-        "top1": 100 * int(right.sum()) / count,
-        "top5": 100 * top5 / count,
-        "mean_per_class": 100 * float(shares.mean()),
-    }
+    right = torch.cat(hits)
+    return accuracies(right[:, 0], right.any(dim=1), torch.cat(truth))
 
 
 def _diverged(recipe: Recipe, when: str) -> UserError:
