@@ -126,7 +126,7 @@ def test_select_says_which_and_why(folder: Path, tmp_path: Path, call: Callable[
     name = said.splitlines()[0]
     assert (folder / "run" / name).exists()
     assert f"* {name}" in said
-    assert "lidar" in said
+    assert "effective_rank" in said
     assert coterie.load_backbone(tmp_path / "best.safetensors")
     assert "--probe" in call("select", folder / "run", "--by", "knn")
     (tmp_path / "empty").mkdir()

@@ -15,7 +15,7 @@ from coterie.telling import reasoned
 Item = TypeVar("Item")
 PLAIN_SECONDS = 15.0
 """How often a plain line tells of progress."""
-LABEL_FREE_SHOWN = ("lidar", "rankme", "agreement", "stability")
+LABEL_FREE_SHOWN = ("effective_rank", "perplexity", "lidar", "stability")
 
 
 class Terminal:

@@ -5,7 +5,7 @@ import pytest
 from coterie.errors import BadRun
 from coterie.evaluation.selection import RANKED, looks, select, stale
 
-SOUND = {"spread": 0.8, "perplexity": 60.0, "perplexity_share": 0.6, "stability": 0.7, "rankme": 20.0}
+SOUND = {"spread": 0.8, "perplexity": 60.0, "stability": 0.7, "rankme": 20.0}
 
 
 def look(place: int, *values: float, knn: float | None = None, **more: float) -> dict[str, Any]:
@@ -24,8 +24,8 @@ def test_the_best_mean_rank_is_taken() -> None:
     chosen = select(records)
     assert (chosen.snapshot, chosen.step, chosen.epoch) == ("snapshots/epoch-0020.safetensors", 199, 19)
     assert [each.score for each in chosen.table] == pytest.approx([0, 5 / 6, 4 / 6, 0.5])
-    assert "place 2 of 4; agreement_above_chance 0.6, place 1 of 4" in chosen.reasons[0]
-    assert "lidar alone would take step 299" in chosen.reasons[1]
+    assert "place 2 of 4; perplexity_share 0.6, place 1 of 4" in chosen.reasons[0]
+    assert "effective_rank alone would take step 299" in chosen.reasons[1]
     assert "no proof" in chosen.reasons[-1]
 
 
@@ -83,7 +83,7 @@ def test_a_method_without_groups_is_judged_by_what_it_has() -> None:
     records = [look(1, 10), look(2, 30), look(3, 20)]
     chosen = select(records)
     assert chosen.step == 199
-    assert "the best lidar" in chosen.reasons[0]
+    assert "the best effective_rank" in chosen.reasons[0]
     partly = [look(1, 10, 0.9), look(2, 30), look(3, 20, 0.1)]  # a figure that one look has not is left out for all
     assert select(partly).step == 199
 
@@ -121,8 +121,8 @@ def test_a_probe_of_the_same_step_may_be_a_line_of_its_own() -> None:
         ([{"step": 5, "epoch": 0, "loss": 1.0}], "label_free", "no checkpoint to choose"),
         ([{"step": 5, "epoch": 0, "knn": {"k20_t0.07_top1": 3.0}}], "knn", "no checkpoint to choose"),
         ([look(1, 1, 0.1) | {"snapshot": None}], "label_free", "no checkpoint to choose"),
-        ([look(1)], "label_free", "lidar or agreement_above_chance"),
-        ([look(1, float("nan")), look(2, 3.0)], "label_free", "lidar or agreement_above_chance"),
+        ([look(1)], "label_free", "effective_rank or perplexity_share"),
+        ([look(1, float("nan")), look(2, 3.0)], "label_free", "effective_rank or perplexity_share"),
         ([look(1, 1, 0.1)], "knn", "--probe"),
     ],
 )
@@ -156,7 +156,7 @@ def test_a_plateau_stops_once_it_is_as_long_as_the_patience() -> None:
     said = stale(history(PLATEAU)[:9])
     assert said is not None
     assert "over the last 3 looks at least 75 %" in said
-    assert "lidar by 0.4 %" in said
+    assert "effective_rank by 0.4 %" in said
 
 
 def test_a_plateau_whose_neighbours_still_change_goes_on() -> None:

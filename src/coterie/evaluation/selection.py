@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from coterie.errors import BadRun
 
-RANKED = ("lidar", "agreement_above_chance")
+RANKED = ("effective_rank", "perplexity_share")
 """The figures whose mean rank decides, more being better; those that a method has not are left out of it."""
 COLLAPSED = {"spread": 0.1, "perplexity": 1.5, "perplexity_share": 0.02}
 """Below these the embeddings of different images are nearly one point (as in the log of a run), or nearly all are in one or
