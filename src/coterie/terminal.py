@@ -43,7 +43,7 @@ class Terminal:
         for probe, figures in record.items():
             if isinstance(figures, dict) and probe != "label_free":
                 best = ", ".join(f"{name} {value:.1f} %" for name, value in figures.items() if "top1" in name)
-                self.say(f"epoch {record['epoch'] + 1}: {probe} {best}")
+                self.say(f"epoch {record['epoch'] + 1}: {'kNN' if probe == 'knn' else probe} {best}")
         seen = record.get("label_free", {})
         shown = ", ".join(f"{name} {seen[name]:.3g}" for name in LABEL_FREE_SHOWN if name in seen)
         if shown:
