@@ -1,4 +1,4 @@
-"""The verbs: plan, pretrain, evaluate, embed. The command line calls these and nothing else."""
+"""The verbs, from plan to embed. The command line calls these and nothing else."""
 
 import json
 import shutil
@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from coterie import comparing
-from coterie.assembly import build_loader, choose_device, choose_workers, eye, grouped, load_student
+from coterie.assembly import build_loader, choose_device, choose_workers, eye, grouped, load_saved
 from coterie.atomic import write_text, writing
 from coterie.data.source import open_source
 from coterie.embedding.embed import embedded_batches
@@ -277,11 +277,11 @@ def embed(
     """
     listener = listener or Silent()
     where = choose_device(device)
-    config, student = load_student(run, where)
-    look = grouped(student, config.temperature)
+    saved = load_saved(run, where)
+    look = grouped(saved.student, saved.config.temperature)
     source = open_source(*_strings(data))
     stream = embedded_batches(
-        look, source, eye(config), workers=choose_workers(workers), device=where, listener=listener
+        look, source, eye(saved.config), workers=choose_workers(workers), device=where, listener=listener
     )
     written, bad = write_table(out, source, stream)
     if bad:

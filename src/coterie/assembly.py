@@ -135,19 +135,36 @@ def _target(config: PretrainConfig, student: Student) -> TargetNetwork:
     return MomentumTeacher(network, student.encoder, own, momentum=config.target.momentum, before=before)
 
 
-def load_student(run: str | Path, device: torch.device | str = "cpu") -> tuple[PretrainConfig, Student]:
-    """The settings of a run and its student as the last checkpoint has it, in evaluation mode.
+@dataclass(frozen=True)
+class Saved:
+    """What a run's folder holds of it.
+
+    Attributes:
+        config: its settings.
+        student: as the last whole checkpoint has it, in evaluation mode.
+        images: how many the run sees.
+        remarks: a line for each damaged checkpoint that was passed over.
+    """
+
+    config: PretrainConfig
+    student: Student
+    images: int
+    remarks: tuple[str, ...]
+
+
+def load_saved(run: str | Path, device: torch.device | str = "cpu") -> Saved:
+    """What the folder of a run, finished or not, holds of it.
 
     Raises:
         BadRun: there is no checkpoint.
     """
     config = from_dict(read_toml(Path(run) / "config.toml"))
-    _, state, _ = checkpoint.load(Path(run) / "checkpoint")
+    _, state, passed_over = checkpoint.load(Path(run) / "checkpoint")
     if state is None:
         raise BadRun(f"{run} has no checkpoint: it is no run's folder, or nothing is saved yet")
     student = build_student(config, device, starting_weights=False)
     student.load_state_dict(state["student"])
-    return config, student.eval()
+    return Saved(config, student.eval(), state["extra"]["images"], tuple(passed_over))
 
 
 def grouped(student: Student, temperature: float) -> Callable[[Tensor], tuple[Tensor, Tensor, Tensor]]:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from coterie.assembly import choose_autocast, choose_device, choose_workers, load_student, nearest_groups
+from coterie.assembly import choose_autocast, choose_device, choose_workers, load_saved, nearest_groups
 from coterie.data.source import ImageSource, Subset, label_matrix, open_source
 from coterie.embedding.embed import Embeddings, Eye, embed_source
 from coterie.embedding.store import EmbeddingStore
@@ -113,17 +113,16 @@ class Judge:
         """The run's own group of each image that was embedded; None where there is no run, or it has no lasting groups."""
         if not self.run.is_dir():
             return None
-        _, student = load_student(self.run, self.device)
-        nearest = nearest_groups(student, found.rows)
+        nearest = nearest_groups(load_saved(self.run, self.device).student, found.rows)
         return None if nearest is None else nearest[0].to(self.device)
 
     def _finetuned(self, pair: Labelled) -> dict[str, float]:
-        described, network = self.described, load_backbone(self.run)
+        described = self.described
 
         def anew() -> torch.nn.Module:
             return build_backbone(described.backbone, described.image_size)
 
-        return finetune(network, pair, self.eye, build=anew, labels=self.labels, **self._means())
+        return finetune(self.network, pair, self.eye, build=anew, labels=self.labels, **self._means())
 
     def _means(self) -> dict[str, Any]:
         """How it is computed."""

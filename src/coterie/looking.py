@@ -4,14 +4,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from coterie.assembly import eye, grouped
 from coterie.config import PretrainConfig
-from coterie.data.source import ImageSource, Subset
-from coterie.embedding.embed import embed_source
+from coterie.data.source import ImageSource, Subset, evenly
+from coterie.embedding.embed import Embeddings, embed_source
 from coterie.errors import NoImages
 from coterie.evaluation.augmented import embedded_views
 from coterie.evaluation.labelfree import label_free
@@ -46,7 +45,7 @@ class Looks:
         self.folder, self.config, self.student, self.write = folder, config, student, write
         self.workers, self.device = workers, device
         count = min(SAMPLED, len(source))
-        self.sample = Subset(source, np.arange(count) * len(source) // count)
+        self.sample = Subset(source, evenly(count, len(source)))
         self.earlier: tuple[str, Tensor] | None = None
 
     def __call__(self, progress: Progress, result: StepResult) -> None:
@@ -79,9 +78,7 @@ class Looks:
     def _figures(self, done: int, snapshot: str) -> dict[str, float] | None:
         """None where embeddings are no longer numbers: that is for the monitor to say."""
         see = grouped(self.student, self.config.temperature)
-        found = embed_source(
-            lambda images: see(images)[0], self.sample, eye(self.config), workers=self.workers, device=self.device
-        )
+        found = self._embedded(self.student.encoder.backbone)
         views, groups, _ = embedded_views(
             see, self.sample, found.index, self.config.views, self.config.seed, device=self.device
         )
@@ -106,7 +103,10 @@ class Looks:
         if not (self.folder / name).exists():
             return None
         network = load_backbone(self.folder / name).to(self.device)
-        return embed_source(network, self.sample, eye(self.config), workers=self.workers, device=self.device).rows
+        return self._embedded(network).rows
+
+    def _embedded(self, network: nn.Module) -> Embeddings:
+        return embed_source(network, self.sample, eye(self.config), workers=self.workers, device=self.device)
 
 
 def snapshot_name(epochs: int) -> str:

@@ -8,15 +8,14 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from coterie.assembly import build_student, choose_device, eye, nearest_groups
+from coterie.assembly import choose_device, eye, load_saved, nearest_groups
 from coterie.config import PretrainConfig
-from coterie.data.source import ImageSource, Subset, labels, open_source
+from coterie.data.source import ImageSource, Subset, evenly, labels, open_source
 from coterie.embedding.embed import Embeddings, Eye, embed_source
-from coterie.errors import BadRun, NoImages, UserError
+from coterie.errors import NoImages, UserError
 from coterie.evaluation.gallery import Grouped
 from coterie.evaluation.map import MOST_POINTS
 from coterie.evaluation.pictures import pictures_of
@@ -24,8 +23,7 @@ from coterie.evaluation.records import read_records
 from coterie.evaluation.report import Report, write_report
 from coterie.evaluation.tables import probe_tables
 from coterie.listening import Listener, Silent
-from coterie.settings import from_dict, read_toml, to_toml
-from coterie.training import checkpoint
+from coterie.settings import to_toml
 from coterie.training.monitor import LARGEST_LOSS, SMALLEST_SPREAD
 from coterie.training.student import Student
 
@@ -109,20 +107,14 @@ def report_again(
         UserError: no run's folder, or no whole checkpoint in it.
     """
     folder, listener = Path(folder), listener or Silent()
-    config = from_dict(read_toml(folder / "config.toml"))
-    _, state, passed_over = checkpoint.load(folder / "checkpoint")
-    if state is None:
-        raise BadRun(f"{folder} has no checkpoint: it is no run's folder, or nothing is saved yet")
-    where, remarks = choose_device(device), list(passed_over)
-    student = build_student(config, where, starting_weights=False)
-    student.load_state_dict(state["student"])
-    student.eval()
+    where = choose_device(device)
+    saved = load_saved(folder, where)
+    config, student, remarks = saved.config, saved.student, list(saved.remarks)
     source: ImageSource | None = None
     try:
         source = open_source(*config.data)
-        seen = state["extra"]["images"]
-        if len(source) != seen:
-            remarks.append(f"the run saw {state['extra']['images']} images, and there are {len(source)} now")
+        if len(source) != saved.images:
+            remarks.append(f"the run saw {saved.images} images, and there are {len(source)} now")
             embeddings = None
     except UserError as error:
         remarks.append(f"the page is without pictures: {error}")
@@ -183,7 +175,7 @@ def _embed_sample(
 ) -> Embeddings | None:
     """Embeddings of images spread evenly over the source; None if not one can be decoded."""
     count = sample_size(len(source), eye.size, device)
-    positions = np.arange(count) * len(source) // count
+    positions = evenly(count, len(source))
     sample = Subset(source, positions, labels(source)[positions], source.classes)
     training = network.training
     try:

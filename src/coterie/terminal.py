@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from coterie.estimating import Plan
+from coterie.evaluation.drawing import duration
 from coterie.evaluation.selection import Selection
 from coterie.telling import reasoned
 
@@ -123,12 +124,12 @@ def plan_lines(plan: Plan) -> list[str]:
         "looks": found.looking,
         "report": found.reporting,
     }
-    parts = ", ".join(f"{name} {_duration(seconds)}" for name, seconds in phases.items() if seconds >= 0.5)
+    parts = ", ".join(f"{name} {duration(seconds)}" for name, seconds in phases.items() if seconds >= 0.5)
     lines = [
         *(f"{path:<{first}}  {value:<{second}}  {reason}" for path, value, reason in rows),
         "",
         plan.summary,
-        f"time    about {_duration(found.seconds)}: {parts} ({found.step:.3g} s a step)",
+        f"time    about {duration(found.seconds)}: {parts} ({found.step:.3g} s a step)",
         f"memory  about {found.memory / 2**30:.2f} GiB: {found.main_memory / 2**30:.2f} the main process, "
         f"{found.worker_memory / 2**30:.2f} what loads images",
     ]
@@ -171,9 +172,3 @@ def selection_lines(found: Selection) -> list[str]:
             name: each for name, each in first.items() if each is not None
         } | look.figures
     return [found.snapshot, *found.reasons, "", *transfer_lines(table)]
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -148,6 +148,11 @@ def label_matrix(source: ImageSource) -> LabelMatrix:
     return one_hot(labels(source), source.classes) if stored is None else stored
 
 
+def evenly(count: int, total: int) -> Int[np.ndarray, " n"]:
+    """``count`` of ``total`` positions, evenly spaced, from the first on."""
+    return np.arange(count, dtype=np.int64) * total // max(1, count)
+
+
 def open_source(*specs: str | os.PathLike[str]) -> ImageSource:
     """Open images by where they are.
 

@@ -114,6 +114,13 @@ def draw(
     )
 
 
+def duration(seconds: float) -> str:
+    """Seconds below 90, minutes below 90, else hours."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
 def number(value: float) -> str:
     """A figure with three or more digits that count: 1,234; 56.7; 0.0123; 1.2e-05."""
     if not math.isfinite(value):

@@ -6,7 +6,6 @@ from torch import Tensor
 
 from coterie.errors import UserError
 from coterie.ops.neighbours import chunked
-from coterie.ops.standard import CONSTANT as CONSTANT  # what is lost in rounding: asked for here by several probes
 
 
 def check_finite(rows: Float[Tensor, "n d"], what: str) -> None:
@@ -52,10 +51,19 @@ def check_labelled_features(
     Raises:
         UserError: NaN, missing labels, fewer than two classes in TRAIN, or classes of TEST that TRAIN has not.
     """
-    for labels, what in ((train_labels, "TRAIN"), (test_labels, "TEST")):
-        check_labels(labels, what)
+    check_classes(train_labels, test_labels)
     check_finite(train, "TRAIN")
     check_finite(test, "TEST")
+
+
+def check_classes(train_labels: Int[Tensor, " n"], test_labels: Int[Tensor, " m"]) -> None:
+    """Refuse labels that no classifier can be learned from, or that it could only get wrong.
+
+    Raises:
+        UserError: missing labels, fewer than two classes in TRAIN, or classes of TEST that TRAIN has not.
+    """
+    check_labels(train_labels, "TRAIN")
+    check_labels(test_labels, "TEST")
     known = torch.unique(train_labels)
     if len(known) < 2:
         raise UserError("TRAIN has one class only: a classifier needs images of two classes or more")

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from coterie.evaluation.curves import LABEL_FREE, Log, name, probe_curves, titled
-from coterie.evaluation.drawing import is_number
+from coterie.evaluation.drawing import duration, is_number
 from coterie.evaluation.page import text
 
 Cell = str | float | None
@@ -108,9 +108,7 @@ def _waiting(run: Run) -> Cell:
 
 def _time(run: Run) -> Cell:
     took = seconds(run)
-    if took is None:
-        return None
-    return f"{took:.0f} s" if took < 90 else f"{took / 60:.0f} min" if took < 5400 else f"{took / 3600:.1f} h"
+    return None if took is None else duration(took)
 
 
 THE_RUN: tuple[tuple[str, Callable[[Run], Cell]], ...] = (

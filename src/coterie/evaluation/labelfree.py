@@ -14,8 +14,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from coterie.errors import UserError
-from coterie.evaluation.features import CONSTANT, check_finite
+from coterie.evaluation.features import check_finite
 from coterie.ops.neighbours import chunked, nearest
+from coterie.ops.standard import CONSTANT
 
 EPSILON = 1e-7
 """Added to each share by RankMe and LiDAR, so that its logarithm exists; RankMe's value for float32."""

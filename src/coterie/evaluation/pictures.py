@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from coterie.data.decode import decode
 from coterie.data.loader import center_view
-from coterie.data.source import ImageSource
+from coterie.data.source import ImageSource, evenly
 from coterie.embedding.embed import Embeddings, Eye
 from coterie.evaluation.gallery import Gallery, Grouped, Picture, group_galleries, neighbour_gallery
 from coterie.evaluation.map import COLORS, MOST_POINTS, Map, embedding_map
@@ -94,7 +94,7 @@ def _map(
 ) -> Map | None:
     """The map of rows spread evenly over all, colored by class if there are any, else by group."""
     count = min(points, len(rows))
-    chosen = np.arange(count) * len(rows) // max(1, count)
+    chosen = evenly(count, len(rows))
     labelled = bool((labels >= 0).any())
     values = torch.full((len(rows),), -1)
     values = labels if labelled else groups.group if groups is not None else values

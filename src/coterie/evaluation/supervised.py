@@ -23,7 +23,7 @@ from coterie.data.source import labels as labels_of
 from coterie.data.views import ViewPlan
 from coterie.embedding.embed import Eye, embedded_batches
 from coterie.errors import NoImages, UserError
-from coterie.evaluation.features import accuracies, check_labels
+from coterie.evaluation.features import accuracies, check_classes
 from coterie.evaluation.labelled import Labelled
 from coterie.listening import Listener, Silent
 from coterie.types import Batch
@@ -162,7 +162,8 @@ def train_classifier(
         UserError: missing labels, one class only, classes that only the test images have, a loss that is not finite, or too
             little memory.
     """
-    truth, asked = _checked_labels(pair)
+    truth, asked = (torch.tensor(labels_of(source)) for source in (pair.train, pair.test))
+    check_classes(truth, asked)
     listener, device = listener or Silent(), torch.device(device)
     fitted = fitted_aloud(recipe, len(truth), listener, what)
     plan = ViewPlan((crops or plain_crops(eye.size),), eye.channels, eye.mean, eye.std)
@@ -195,20 +196,6 @@ def plain_crops(size: int) -> Crops:
     """One random crop, and its mirror image half the time; no colour (SwAV's A.3; small images are cut less deeply)."""
     scale = (0.2 if size <= SMALL_IMAGE else 0.08, 1.0)
     return Crops(1, size, scale, augmentation=Augmentation(jitter=0.0, grayscale=0.0, blur=0.0))
-
-
-def _checked_labels(pair: Labelled) -> tuple[Int[Tensor, " n"], Int[Tensor, " m"]]:
-    truth, asked = (torch.tensor(labels_of(source)) for source in (pair.train, pair.test))
-    check_labels(truth, "TRAIN")
-    check_labels(asked, "TEST")
-    if (truth == truth[0]).all():
-        raise UserError("TRAIN has one class only: a classifier needs images of two classes or more")
-    strange = ~torch.isin(asked, truth)
-    if strange.any():
-        raise UserError(
-            f"{int(strange.sum())} images of TEST belong to classes that TRAIN has no image of: leave them out"
-        )
-    return truth, asked
 
 
 def _new_head(network: nn.Module, eye: Eye, classes: int, device: torch.device) -> nn.Linear:
