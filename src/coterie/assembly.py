@@ -4,6 +4,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -11,6 +12,7 @@ from torch import Tensor
 from coterie.config import PretrainConfig
 from coterie.data.loader import Loader
 from coterie.data.source import ImageSource
+from coterie.data.views import Engine
 from coterie.embedding.embed import Eye
 from coterie.errors import BadConfig, BadRun, UserError
 from coterie.grouping.assignment import CenteredConfig, build_assignment
@@ -47,6 +49,7 @@ def build_loader(config: PretrainConfig, source: ImageSource, device: torch.devi
         seed=config.seed,
         workers=choose_workers(config.run.workers),
         device=device,
+        engine=choose_engine(config.views.engine, torch.device(device))[0],
     )
     groups, rows = config.groups, loader.steps_per_epoch * config.batch_size
     if not isinstance(groups, BatchGroupsConfig) and max(groups.counts) > rows:
@@ -220,6 +223,15 @@ def choose_device(name: str) -> torch.device:
     if kind == "cuda" and int(number or 0) >= torch.cuda.device_count():
         raise UserError(f"run.device is {name}, but torch sees no CUDA device of that name: use --set run.device=cpu")
     return torch.device(name)
+
+
+def choose_engine(engine: Engine, device: torch.device) -> tuple[Literal["cpu", "device"], str]:
+    """Who does the colours of the views, and why."""
+    if engine != "auto":
+        return engine, "set by you"
+    if device.type == "cuda":
+        return "device", "a GPU does the colours of a whole batch at once, and leaves the workers to decode and crop"
+    return "cpu", "a processor does the colours view by view, and only those that were drawn"
 
 
 def choose_workers(number: int) -> int:

@@ -77,6 +77,7 @@ class Pretraining:
             self.listener.say(f"{folder.path} is finished after {start} steps{why}; name another --out to train again")
         else:
             self._introduce(start)
+            self.loader.prepare(self.listener.track)
             self._train(parts, optimizer, monitor, saver, start)
         if not finished or not (folder.path / "report.html").exists():
             self._finish(parts)
@@ -200,8 +201,9 @@ class Pretraining:
         if not self.folder.config.exists() or not checkpoint.found(self.folder.checkpoints):
             return
         before, now = to_dict(from_dict(read_toml(self.folder.config))), to_dict(self.config)
-        before.pop("run", None)
-        now.pop("run", None)
+        for each in (before, now):  # what changes the speed only, and pixels by what a blur rounds
+            each.pop("run", None)
+            each["views"].pop("engine", None)
         different = _first_difference(before, now)
         if different:
             raise BadRun(

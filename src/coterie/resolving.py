@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from coterie.assembly import choose_device, choose_engine
 from coterie.config import PretrainConfig
 from coterie.data.source import ImageSource, open_source
 from coterie.data.statistics import measure
@@ -76,6 +77,9 @@ def resolve(
     if wanted.views.mean is None:
         facts = _facts(source, wanted.views.channels)
         wanted = replace(wanted, views=replace(wanted.views, mean=facts.mean, std=facts.std))
+    if wanted.views.engine == "auto":
+        engine, reasons["views.engine"] = choose_engine("auto", choose_device(wanted.run.device))
+        wanted = replace(wanted, views=replace(wanted.views, engine=engine))
     return Resolved(source, wanted, reasons)
 
 

@@ -76,7 +76,7 @@ class Batch:
     Attributes:
         index: position of each image in its source.
         views: for each number of a view that this step uses, a tensor ``[B, C, H, W]``.
-        bad: (position in the source, reason) of each image of this batch that could not be decoded.
+        bad: (position in the source, reason) of images that could not be decoded, those of this batch among them.
     """
 
     index: Int[Tensor, " b"]

@@ -18,7 +18,7 @@ Plane = Float[np.ndarray, "*n h w"]
 Bytes = UInt8[np.ndarray, "*n h w"]
 Factor = float | Float[np.ndarray, "*n 1 1"]
 
-_LUMA = np.array([19595, 38470, 7471], dtype=np.float32) / 65536  # .299, .587, .114 in 16 bits: sums are exact
+LUMA = np.array([19595, 38470, 7471], dtype=np.float32) / 65536  # .299, .587, .114 in 16 bits: sums are exact
 
 
 def brighten(planes: Planes, factor: Factor) -> None:
@@ -45,10 +45,10 @@ def solarize(planes: Float[np.ndarray, "c *n h w"]) -> None:
 
 def luma(planes: Planes) -> Plane:
     """The grey of each pixel, a whole number (ITU-R 601-2)."""
-    grey: Plane = planes[0] * _LUMA[0]
-    part = planes[1] * _LUMA[1]
+    grey: Plane = planes[0] * LUMA[0]
+    part = planes[1] * LUMA[1]
     grey += part
-    np.multiply(planes[2], _LUMA[2], out=part)
+    np.multiply(planes[2], LUMA[2], out=part)
     grey += part
     grey += np.float32(0.5)
     np.floor(grey, out=grey)
@@ -103,12 +103,12 @@ def _hue(planes: Planes) -> Bytes:
     place -= part
     place -= planes[2]
     place += np.float32(255 * 513)
-    hue: Bytes = np.take(_hues(), place.astype(np.intp), mode="clip")
+    hue: Bytes = np.take(hue_table(), place.astype(np.intp), mode="clip")
     return hue
 
 
 @cache
-def _hues() -> UInt8[np.ndarray, " n"]:
+def hue_table() -> UInt8[np.ndarray, " n"]:
     """The hue for each ``512 * (red - green + 255) + (green - blue + 255)``.
 
     In the single and double precision of Pillow, on which depends what becomes of ties.

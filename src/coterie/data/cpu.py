@@ -3,6 +3,7 @@
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
 from typing import NamedTuple
 
 import numpy as np
@@ -40,7 +41,10 @@ def apply(image: Image, plan: ViewPlan, draws: Draws, row: int, views: Sequence[
         The views in that order: uint8, or for images of 16 bits float32 from 0 to 1.
     """
     wanted = range(plan.num_views) if views is None else views
-    made = _cut(image, plan, draws, row, wanted)
+    made = [
+        _mirror_and_turn(cut, draws, row, view)
+        for view, cut in zip(wanted, _cut(image, plan, draws, row, wanted), strict=True)
+    ]
     _finish(made, draws, [(row, view) for view in wanted])
     return made
 
@@ -57,25 +61,35 @@ def apply_batch(images: Iterable[Image], plan: ViewPlan, draws: Draws, views: Se
     Returns:
         For each view that is wanted, that of every image.
     """
-    made: list[View] = []
-    places: list[tuple[int, int]] = []
-    for row, image in enumerate(images):
-        made += _cut(image, plan, draws, row, views)
-        places += [(row, view) for view in views]
+    return finish_batch(cut_batch(images, plan, draws, views), draws, views)
+
+
+def cut_batch(images: Iterable[Image], plan: ViewPlan, draws: Draws, views: Sequence[int]) -> list[list[View]]:
+    """The crops of many images and nothing more: all that a worker does where the device does the rest.
+
+    Arguments and result as of ``apply_batch``.
+    """
+    made = [_cut(image, plan, draws, row, views) for row, image in enumerate(images)]
+    return [list(view) for view in zip(*made, strict=True)]
+
+
+def finish_batch(cuts: Sequence[Sequence[View]], draws: Draws, views: Sequence[int]) -> list[list[View]]:
+    """From crops, of each view those of all images, to finished views."""
+    places = [(row, view) for view, made in zip(views, cuts, strict=True) for row in range(len(made))]
+    crops = chain.from_iterable(cuts)
+    made = [_mirror_and_turn(cut, draws, row, view) for cut, (row, view) in zip(crops, places, strict=True)]
     _finish(made, draws, places)
-    return [made[number :: len(views)] for number in range(len(views))]
+    count = len(draws.flip)
+    return [made[first : first + count] for first in range(0, len(made), count)]
 
 
 def _cut(image: Image, plan: ViewPlan, draws: Draws, row: int, views: Sequence[int]) -> list[View]:
-    """The crops of one image, mirrored and turned."""
+    """The crops of one image."""
     height, width, _ = image.shape
     pixels = image if image.dtype == np.uint8 else image.astype(np.float32) / np.float32(65535)
     source = torch.from_numpy(np.require(pixels, requirements=("C", "W"))).permute(2, 0, 1)
     sizes, boxes = plan.sizes, draws.boxes(row, height, width, views)
-    return [
-        _mirror_and_turn(crop(source, box, sizes[view]).numpy(), draws, row, view)
-        for view, box in zip(views, boxes, strict=True)
-    ]
+    return [crop(source, box, sizes[view]).numpy() for view, box in zip(views, boxes, strict=True)]
 
 
 def crop(source: Tensor, box: Box, size: int) -> Tensor:

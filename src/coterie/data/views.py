@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from jaxtyping import Int
@@ -12,6 +13,8 @@ from coterie.errors import BadConfig
 from coterie.types import Roles
 
 __all__ = ["Augmentation", "Crops", "ViewPlan"]
+
+Engine = Literal["auto", "cpu", "device"]
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,9 @@ class ViewPlan:
         target_views: the views that decide the targets; None = those of the first group (of the second family).
         grouped_views: the views that the groups look at; None = those of the first group.
         companion_views: the views that the target network sees for its batch statistics only.
+        engine: who does the colours: ``cpu``, the workers, view by view; ``device``, where the network is, a whole batch at
+            once, from crops of the workers or, for small images of one size, from pixels that live there; ``auto``: the device
+            if it is a GPU. The two differ by 3 of 255 at most in what a blur rounds (``coterie.data.device``).
         swap: two families of views, which change places every batch (SMoG). The roles are told for the even steps of an
             epoch; at the odd ones, view v and its like ``v + V / 2`` of the other family stand in for each other.
     """
@@ -41,6 +47,7 @@ class ViewPlan:
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
     image_size: int | None = None
+    engine: Engine = "auto"
     student_views: tuple[int, ...] | None = None
     target_views: tuple[int, ...] | None = None
     grouped_views: tuple[int, ...] | None = None

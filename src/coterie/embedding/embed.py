@@ -8,8 +8,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from coterie.data.loader import center_batches
 from coterie.data.source import ImageSource
+from coterie.data.whole import center_batches
 from coterie.errors import NoImages
 from coterie.listening import Listener, Silent
 

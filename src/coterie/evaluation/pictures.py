@@ -10,8 +10,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from coterie.data.decode import decode
-from coterie.data.loader import center_view
 from coterie.data.source import ImageSource, evenly
+from coterie.data.whole import center_view
 from coterie.embedding.embed import Embeddings, Eye
 from coterie.evaluation.gallery import Gallery, Grouped, Picture, group_galleries, neighbour_gallery
 from coterie.evaluation.map import COLORS, MOST_POINTS, Map, embedding_map
