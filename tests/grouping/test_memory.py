@@ -17,15 +17,15 @@ def pushed(memory: Memory, batches: int, size: int, first_step: int = 0) -> None
         memory.push(rows + torch.arange(memory.rows.shape[0])[:, None, None] * 1000, index, at(first_step + number))
 
 
-def test_rows_come_back_oldest_first_and_full_counts_whole_rounds() -> None:
+def test_new_rows_replace_the_oldest_and_full_counts_whole_rounds() -> None:
     memory = Memory(10, slots=2, width=3, batch_size=4)
     assert memory.length == 8
     pushed(memory, 1, 4)
     assert not memory.full
     pushed(memory, 3, 4)
     assert memory.full
-    assert memory.oldest_first(0)[:, 0].tolist() == [*range(4, 8), *range(8, 12)]
-    assert memory.oldest_first(1)[:, 2].tolist() == [*range(1004, 1012)]
+    assert memory.rows[0, :, 0].tolist() == [*range(4, 8), *range(8, 12)]
+    assert memory.rows[1, :, 2].tolist() == [*range(1004, 1012)]
 
 
 def test_nothing_is_kept_before_the_start() -> None:
@@ -42,7 +42,7 @@ def test_state_round_trip_keeps_the_order(tmp_path) -> None:
     torch.save(memory.state_dict(), tmp_path / "memory.pt")
     other = Memory(8, 1, 2, batch_size=4)
     other.load_state_dict(torch.load(tmp_path / "memory.pt", weights_only=True))
-    assert torch.equal(other.oldest_first(0), memory.oldest_first(0))
+    assert torch.equal(other.rows, memory.rows)
     assert other.pushed == memory.pushed
     assert torch.equal(other.index, memory.index)
 
@@ -56,10 +56,10 @@ def test_the_newest_row_of_each_image_is_told_after_a_wrap() -> None:
     memory = Memory(8, 1, 2, batch_size=4)
     for number, index in enumerate(([0, 1, 2, 3], [4, 5, 6, 7], [2, 3, 8, 9], [9, 4, 0, 1])):
         memory.push(torch.zeros(1, 4, 2), torch.tensor(index), at(number))
-    kept = memory.index[memory.newest()].tolist()
-    assert sorted(kept) == [0, 1, 2, 3, 4, 8, 9]  # image 9 is there twice
-    assert memory.newest()[4]  # its second row
-    assert not memory.newest()[3]
+    newest = memory.newest(memory.index)
+    assert sorted(memory.index[newest].tolist()) == [0, 1, 2, 3, 4, 8, 9]  # image 9 is there twice
+    assert newest[4]  # its second row
+    assert not newest[3]
     one = Memory(8, 1, 2, batch_size=4)
     one.push(torch.zeros(1, 4, 2), torch.tensor([3, 1, 3, 0]), at(0))
-    assert one.newest().tolist() == [False, True, True, True]
+    assert one.newest(one.index[:4]).tolist() == [False, True, True, True]

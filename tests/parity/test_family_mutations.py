@@ -125,7 +125,7 @@ def groups_not_divided_by_their_norm(patch: Patch) -> None:
 
 
 def backbone_batch_norm_per_resolution(patch: Patch) -> None:
-    def per_resolution(backbone, batches):
+    def per_resolution(backbone, batches, _):
         return [backbone(batch) for batch in batches]
 
     patch.setattr(coterie.models.encoder, "joint_features", per_resolution)
@@ -234,8 +234,8 @@ def target_view_not_excused(patch: Patch) -> None:
 def both_target_views_balanced_together(patch: Patch) -> None:
     assign = coterie.grouping.objective.assign
 
-    def together(assignment, seen, *rest):
-        return assign(assignment, seen.flatten(0, 1), *rest).unflatten(0, seen.shape[:2])
+    def together(assignment, seen, *rest, last):
+        return assign(assignment, seen.flatten(0, 1), *rest).unflatten(0, seen.shape[:2])[:, -last:]
 
     patch.setattr(coterie.grouping.objective, "assign", together)
 
@@ -291,9 +291,9 @@ def frozen_groups_learn(patch: Patch) -> None:
 def center_moved_before_use(patch: Patch) -> None:
     assign, observe = coterie.grouping.objective.assign, Centered.observe
 
-    def observe_first(assignment, seen, progress, head):
+    def observe_first(assignment, seen, progress, head, **named):
         observe(assignment, seen, head)
-        return assign(assignment, seen, progress, head)
+        return assign(assignment, seen, progress, head, **named)
 
     patch.setattr(coterie.grouping.objective, "assign", observe_first)
     patch.setattr(Centered, "observe", lambda self, seen, head: None)

@@ -41,7 +41,6 @@ def test_larc(file: Golden, case: dict) -> None:
         trust_coeff=case["trust_coefficient"],
         trust_clip=case["clip"],
         eps=case["eps"],
-        always_adapt=True,
     )
     for step in range(case["steps"]):
         optimizer.param_groups[0]["lr"] = arrays[f"{run}/lr"][step].item()

@@ -43,7 +43,7 @@ def test_sela_labels(file: Golden, case: dict, monkeypatch: pytest.MonkeyPatch) 
     assert torch.equal(assign(exactly, probabilities), arrays[f"{name}/labels"])
     assert torch.equal(assign(exactly, probabilities).bincount(minlength=case["groups"]), arrays[f"{name}/counts"])
     to_the_limit = Sinkhorn(1 / case["sharpness"], 2_000, hard=True, tolerance=1e-6)
-    monkeypatch.setattr("coterie.ops.neighbours.CHUNK_ELEMENTS", 99 * case["groups"])
+    monkeypatch.setattr("coterie.ops.standard.CPU_ELEMENTS", 99 * case["groups"])
     labels = label_rows(to_the_limit, arrays[f"{name}/scores"], torch.eye(case["groups"], dtype=torch.float64))
     assert torch.equal(labels, arrays[f"{name}/labels_converged"])
 

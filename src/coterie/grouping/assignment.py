@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from coterie.distributed import all_sum, world_size
 from coterie.errors import BadConfig
 from coterie.ops.loss import at_least_float32, scores
-from coterie.ops.neighbours import chunked
 from coterie.ops.sinkhorn import Chunks, sinkhorn_bias
+from coterie.ops.standard import parts
 from coterie.schedule import Constant, Schedule, extremes
 from coterie.types import Progress
 
@@ -195,14 +195,24 @@ def build_assignment(config: AssignmentConfig, counts: Sequence[int]) -> Assignm
 
 @torch.no_grad()
 def assign(
-    assignment: Assignment, seen: Float[Tensor, "*a n k"], progress: Progress = _START, head: int = 0
-) -> Float[Tensor, "*a n k"] | Int[Tensor, "*a n"]:
-    """Targets of N rows over K groups: ``softmax(scores / temperature + bias)``, or its argmax; never below float32."""
+    assignment: Assignment,
+    seen: Float[Tensor, "*a n k"],
+    progress: Progress = _START,
+    head: int = 0,
+    *,
+    last: int | None = None,
+) -> Float[Tensor, "*a m k"] | Int[Tensor, "*a m"]:
+    """Targets of N rows over K groups: ``softmax(scores / temperature + bias)``, or its argmax; never below float32.
+
+    All rows are looked at; where only the ``last`` so many are asked for, only they are answered.
+    """
     temperature = assignment.temperature_at(progress)
     logits = at_least_float32(seen) / temperature
     bias = assignment.bias(logits, temperature, head)
-    logits = logits + (bias.unsqueeze(-2) if isinstance(bias, Tensor) else bias)
-    return logits.argmax(dim=-1) if assignment.hard else logits.softmax(dim=-1)
+    asked = logits[..., -(last or seen.shape[-2]) :, :]
+    if isinstance(bias, Tensor):  # one number for all groups changes nothing
+        asked += bias.unsqueeze(-2)
+    return asked.argmax(dim=-1) if assignment.hard else asked.softmax(dim=-1)
 
 
 @torch.no_grad()
@@ -217,8 +227,8 @@ def label_rows(
     temperature = assignment.temperature_at(progress)
 
     def chunks() -> Iterator[Tensor]:
-        for part in chunked(rows, len(centers)):
-            yield scores(part, centers) / temperature
+        for part in parts(len(rows), len(centers), rows.device):
+            yield scores(rows[part], centers) / temperature
 
     bias = assignment.bias(chunks, temperature, head)
     labels, total = [], torch.zeros_like(centers[:, 0])

@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from coterie.distributed import gathered, own_part
 from coterie.grouping.assignment import Assignment, assign
 from coterie.grouping.objective import Encode
 from coterie.grouping.target import SameNetwork, TargetNetwork
@@ -39,7 +40,7 @@ class BatchObjective(nn.Module):
 
     With any other assignment, ReSA (Weng et al. 2025): the codes are an assignment of the features of the first target view,
     student's against target network's, over the images of the batch; every student view predicts them by its similarity
-    to every other view of the target network::
+    to every other view of the target network. Of several processes each has its share of the rows, and all of the groups::
 
         codes = assignment(h . h_target)            q_ij = softmax(p_i . z_target_j / tau)
     """
@@ -67,7 +68,7 @@ class BatchObjective(nn.Module):
         h, z, p = student([batch.views[v] for v in roles.student_views])
         features, embeddings = self.target.embed(batch.views, roles, h, z)
         with torch.autocast(z.device.type, enabled=False):
-            rows = embeddings if self.gradient else embeddings.detach()
+            rows = _of_all(embeddings if self.gradient else embeddings.detach())
             if isinstance(self.assignment, Identity):
                 centers, targets = [rows.flatten(0, 1)], self._own_images(rows, roles)
             else:
@@ -78,14 +79,10 @@ class BatchObjective(nn.Module):
 
     def _own_images(self, rows: Float[Tensor, "a b d"], roles: Roles) -> list[Target]:
         views, images = rows.shape[:2]
-        own = torch.arange(images, device=rows.device)
-        same = own.repeat(views) == own[:, None]  # [B, A B]: the columns that show the row's own image
-        targets = []
-        for a, view in enumerate(roles.target_views):
-            exclude = same.clone()
-            exclude[own, a * images + own] = False
-            targets.append(Target(a * images + own, 0, view, exclude))
-        return targets
+        every = torch.arange(images, device=rows.device)
+        own = own_part(every, 0)
+        same = every.repeat(views) == own[:, None]  # [B, A B]: the columns that show the row's own image
+        return [Target(a * images + own, 0, view, same) for a, view in enumerate(roles.target_views)]
 
     @torch.no_grad()
     def _codes(
@@ -93,7 +90,7 @@ class BatchObjective(nn.Module):
     ) -> list[Target]:
         assert not isinstance(self.assignment, Identity)
         own, theirs = (F.normalize(at_least_float32(each), dim=1) for each in (own, theirs))
-        similarities = scores(own, theirs)
+        similarities = scores(own, _of_all(theirs[None])[0])
         codes = assign(self.assignment, similarities, progress)
         return [Target(codes, head, view) for head, view in enumerate(roles.target_views)]
 
@@ -117,3 +114,8 @@ class BatchObjective(nn.Module):
     def after_step(self, progress: Progress) -> None:
         """After the optimiser's step."""
         self.target.after_step(progress)
+
+
+def _of_all(rows: Float[Tensor, "a b d"]) -> Float[Tensor, "a n d"]:
+    """The rows of the whole batch, those of the first process first; with gradient, one collective."""
+    return gathered(rows).movedim(0, 1).flatten(1, 2)

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -29,8 +29,8 @@ class Groups(Protocol):
     def move(self, z: Float[Tensor, "g b d"], progress: Progress) -> list[Tensor]:
         """Look at the grouped views; the centers to predict against."""
 
-    def refit(self, head: int, rows: Float[Tensor, "n d"], starts: Int[Tensor, " k"]) -> None:
-        """Find the centers of one head anew among the rows of the memory, beginning at the ``starts`` of them."""
+    def refit(self, head: int, rows: Float[Tensor, "n d"], starts: Float[Tensor, "k d"]) -> None:
+        """Find the centers of one head anew among the rows of the memory, beginning at ``starts``."""
 
     def after_backward(self, progress: Progress) -> None:
         """Between the backward pass and the optimiser's step."""
@@ -80,7 +80,7 @@ class LearnedGroups(nn.Module):
         """They move by their gradient."""
         return self.centers()
 
-    def refit(self, head: int, rows: Float[Tensor, "n d"], starts: Int[Tensor, " k"]) -> None:
+    def refit(self, head: int, rows: Float[Tensor, "n d"], starts: Float[Tensor, "k d"]) -> None:
         """They stay as they were learned."""
 
     def after_backward(self, progress: Progress) -> None:
@@ -155,9 +155,9 @@ class KMeansGroups(nn.Module):
         return self.centers()
 
     @torch.no_grad()
-    def refit(self, head: int, rows: Float[Tensor, "n d"], starts: Int[Tensor, " k"]) -> None:
-        """Ten rounds of spherical k-means from ``rows[starts]``."""
-        self.heads[head].copy_(spherical_kmeans(rows, rows[starts]))
+    def refit(self, head: int, rows: Float[Tensor, "n d"], starts: Float[Tensor, "k d"]) -> None:
+        """Ten rounds of spherical k-means."""
+        self.heads[head].copy_(spherical_kmeans(rows, starts))
 
     def after_backward(self, progress: Progress) -> None:
         """There is no gradient."""

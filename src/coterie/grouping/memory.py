@@ -1,12 +1,13 @@
 """Which past rows are kept, and when they are looked over."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from coterie.distributed import all_sum, gathered, rank, world_size
 from coterie.errors import BadConfig
 from coterie.types import Progress
 
@@ -67,20 +68,27 @@ class Memory(nn.Module):
     One store for SwAV's queue (appendix A.6: rows that help a small batch to be balanced over many groups; their scores are
     made anew with the present centers at each step), for SMoG's cache and for the memory bank of DeepCluster-v2, which are
     one epoch long.
+
+    Of W processes each keeps the rows of its own images. What is saved, and what a refresh asks for, is in the order in which
+    one process would have kept them: batch by batch, and in a batch process by process; so a run goes on with any number.
     """
 
     rows: Tensor
     index: Tensor
 
     def __init__(self, length: int, slots: int, width: int, *, batch_size: int, start_epoch: int = 0) -> None:
-        """An empty memory: ``slots`` grouped views, ``length`` rows (rounded down to whole batches) of ``width``."""
+        """An empty memory: ``slots`` grouped views, ``length`` rows (rounded down to whole batches) of ``width``.
+
+        ``length`` and ``batch_size`` are those of all processes together.
+        """
         super().__init__()
         if length < batch_size:
             raise BadConfig(
                 f"memory.length is {length}, less than one batch of {batch_size}: "
                 f"set it to {batch_size} or more, or leave the memory out"
             )
-        self.length = length // batch_size * batch_size
+        self.share = batch_size // world_size()  # rows of this process in a batch
+        self.length = length // batch_size * self.share
         self.start_epoch = start_epoch
         self.pushed = 0  # rows of each slot pushed so far; on the host, so that asking for it waits for no device
         self.register_buffer("rows", torch.zeros(slots, self.length, width))
@@ -107,22 +115,42 @@ class Memory(nn.Module):
         """Rows of each slot that are there."""
         return min(self.pushed, self.length)
 
-    def newest(self) -> Bool[Tensor, " n"]:
-        """Which of the written rows is the last of its image."""
-        places = torch.arange(self.written, device=self.index.device)
-        age = (places - self.pushed) % self.length  # from the oldest on
-        index = self.index[: self.written]
+    def in_order(self, own: Tensor, dim: int = 0) -> Tensor:
+        """What each process has for its written places, for all places in the order of one process; a collective."""
+        batches = torch.unflatten(own, dim, (-1, self.share))
+        return gathered(batches).movedim(0, dim + 1).flatten(dim, dim + 2)
+
+    def at(self, slot: int, places: Int[Tensor, " k"]) -> Float[Tensor, "k d"]:
+        """The rows of one slot at places in the order of one process, for all processes; a collective."""
+        batch, inside = places // (self.share * world_size()), places % (self.share * world_size())
+        own = batch * self.share + inside % self.share
+        mine = (inside // self.share == rank()).to(self.rows.dtype)
+        return all_sum(self.rows[slot, own] * mine[:, None])
+
+    def newest(self, index: Int[Tensor, " n"]) -> Bool[Tensor, " n"]:
+        """Which of the written rows is the last of its image; ``index`` holds the images of all, in order."""
+        places = torch.arange(len(index), device=index.device)
+        pushed, length = self.pushed * world_size(), self.length * world_size()
+        age = (places - pushed) % length  # from the oldest on
         last = torch.full((int(index.max()) + 1,), -1, device=index.device).scatter_reduce(0, index, age, "amax")
         return last[index] == age
 
-    def oldest_first(self, slot: int) -> Float[Tensor, "n d"]:
-        """The rows of one grouped view, oldest first; only when full."""
-        return self.rows[slot].roll(-(self.pushed % self.length), dims=0)
+    def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        destination[prefix + "rows"] = self.in_order(self.rows, 1)
+        destination[prefix + "index"] = self.in_order(self.index)
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *others: Any) -> None:
+        own = dict(state_dict)
+        for name, dim in (("rows", 1), ("index", 0)):
+            batches = torch.unflatten(state_dict[prefix + name], dim, (-1, world_size(), self.share))
+            own[prefix + name] = batches.select(dim + 1, rank()).flatten(dim, dim + 1)
+        super()._load_from_state_dict(own, prefix, *others)
 
     def get_extra_state(self) -> dict[str, int]:
-        """What is in the state beside the rows."""
-        return {"pushed": self.pushed}
+        """What is in the state beside the rows: how many of all processes were pushed."""
+        return {"pushed": self.pushed * world_size()}
 
     def set_extra_state(self, state: dict[str, int]) -> None:
         """Take over what :meth:`get_extra_state` gave."""
-        self.pushed = int(state["pushed"])
+        self.pushed = int(state["pushed"]) // world_size()

@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from coterie.distributed import world_size
 from coterie.errors import BadConfig
 from coterie.grouping.assignment import Assignment, assign, label_rows
 from coterie.grouping.groups import Groups
@@ -110,13 +111,12 @@ class Objective(nn.Module):
         """The codes of the target views, for each head; the rows of a full memory are balanced beside them."""
         found = []
         for head, centers in enumerate(self.target.centers(self.groups)):
-            rows = together = scores(z, centers)
+            rows = z
             if self.memory is not None and self.memory.full and self.assignment.pools and self.refresh_rule is None:
-                slots = range(len(self.memory.rows))
-                past = torch.stack([scores(self.memory.oldest_first(slot), centers) for slot in slots])
-                together = torch.cat([past, rows], dim=1)
-            codes = assign(self.assignment, together, progress, head)[:, -z.shape[1] :]
-            self.assignment.observe(rows, head)
+                rows = torch.cat([self.memory.rows.to(z.dtype), z], dim=1)
+            seen = scores(rows, centers)
+            codes = assign(self.assignment, seen, progress, head, last=z.shape[1])
+            self.assignment.observe(seen[:, -z.shape[1] :], head)
             found += [Target(codes[a], head, view) for a, view in enumerate(roles.target_views)]
         return found
 
@@ -145,16 +145,20 @@ class Objective(nn.Module):
         for head in range(len(self.groups.centers())):
             rows = self.memory.rows[head % len(self.memory.rows), :count]
             if self.groups.refits:
-                starts = random_starts(count, len(self.groups.centers()[head]), self.seed, progress.step, head)
-                self.groups.refit(head, rows, starts.to(rows.device))
+                groups = len(self.groups.centers()[head])
+                starts = random_starts(count * world_size(), groups, self.seed, progress.step, head)
+                slot = head % len(self.memory.rows)
+                self.groups.refit(head, rows, self.memory.at(slot, starts.to(rows.device)))
         if self.refresh_rule.reset_teacher:
             self.target.catch_up()
         if self.labels is None:
             return
-        index, newest = self.memory.index[:count], self.memory.newest()
+        index = self.memory.in_order(self.memory.index[:count])
+        newest = self.memory.newest(index)
         for head, centers in enumerate(self.target.centers(self.groups)):
             rows = self.memory.rows[head % len(self.memory.rows), :count]
-            labels = label_rows(self.assignment, rows, centers, progress, head).to(torch.int32)
+            own = label_rows(self.assignment, rows, centers, progress, head).to(torch.int32)
+            labels = self.memory.in_order(own)
             self.labels[head].fill_(-100)
             self.labels[head, index[newest]] = labels[newest]
 

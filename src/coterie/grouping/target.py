@@ -1,6 +1,6 @@
 """Whose embeddings decide."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, Protocol, runtime_checkable
 
@@ -120,15 +120,11 @@ class MomentumTeacher(nn.Module):
 
     @torch.no_grad()
     def _move(self, momentum: float) -> None:
-        for mine, followed in self._pairs():
-            mine.lerp_(followed, 1 - momentum)
-
-    def _pairs(self) -> Iterable[tuple[Tensor, Tensor]]:
         student, groups = self._followed
-        theirs = dict(student.named_parameters())
-        yield from ((mine, theirs[name]) for name, mine in self.network.named_parameters())
-        if groups is not None:
-            yield from zip(self.heads, groups.centers(), strict=True)
+        followed = dict(student.named_parameters())
+        mine = dict(self.network.named_parameters())
+        theirs = [followed[name] for name in mine] + ([] if groups is None else groups.centers())
+        torch._foreach_lerp_([*mine.values(), *self.heads], theirs, 1 - momentum)
 
 
 TargetConfig = SameNetwork | MomentumTeacherConfig

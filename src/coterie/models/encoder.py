@@ -1,8 +1,8 @@
 """From views to embeddings, and what is normalised together on the way."""
 
 import copy
-from collections.abc import Sequence
-from typing import Literal, get_args
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -43,6 +43,24 @@ class Encoder(nn.Module):
         self.projector = projector
         self.predictor = predictor
         self.batch_norm_scope = batch_norm_scope
+        self._compiled: dict[nn.Module, Callable[..., Any]] | None = None
+
+    def compile_passes(self, wanted: bool = True) -> None:
+        """Have the backbone's training passes compiled from now on, each size of view once; or no longer.
+
+        Nothing else changes: neither the names nor the values of what is saved, nor evaluation. See
+        :func:`~coterie.models.compiled.compile_passes`, which falls back where the compiler fails.
+        """
+        self._compiled = {} if wanted else None
+
+    def _faster(self, network: nn.Module) -> Callable[..., Any]:
+        """The network, or what was compiled of it: for a student's passes with gradient and a teacher's without."""
+        learns = next(self.parameters()).requires_grad
+        if self._compiled is None or not self.training or learns != torch.is_grad_enabled():
+            return network
+        if network not in self._compiled:
+            self._compiled[network] = torch.compile(network, dynamic=False)
+        return self._compiled[network]
 
     def forward(
         self, views: Sequence[Float[Tensor, "b c _ _"]]
@@ -69,15 +87,15 @@ class Encoder(nn.Module):
 
     def _features_of_views(self, views: Sequence[Float[Tensor, "b c _ _"]]) -> Float[Tensor, "v b f"]:
         if self.batch_norm_scope == "view":
-            return torch.stack([self.backbone(view) for view in views])
+            return torch.stack([self._faster(self.backbone)(_channels_last(view)) for view in views])
         positions: dict[torch.Size, list[int]] = {}
         for position, view in enumerate(views):
             positions.setdefault(view.shape[-2:], []).append(position)
-        batches = [torch.cat([views[position] for position in together]) for together in positions.values()]
+        batches = [_channels_last(torch.cat([views[each] for each in together])) for together in positions.values()]
         if self.batch_norm_scope == "joint":
-            rows = joint_features(self.backbone, batches)
+            rows = joint_features(self.backbone, batches, self._faster)
         else:
-            rows = [self.backbone(batch) for batch in batches]
+            rows = [self._faster(self.backbone)(batch) for batch in batches]
         features: dict[int, Tensor] = {}
         for together, same_size in zip(positions.values(), rows, strict=True):
             features.update(zip(together, same_size.chunk(len(together)), strict=True))
@@ -122,6 +140,11 @@ def target_copy(encoder: Encoder) -> Encoder:
         elif isinstance(module, nn.modules.dropout._DropoutNd):
             module.p = 0.0
     return target.train(encoder.training).requires_grad_(False)
+
+
+def _channels_last(images: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+    """As convolutions want them, whatever made them; so what is compiled sees one layout."""
+    return images.contiguous(memory_format=torch.channels_last)
 
 
 def _unit_rows(rows: Float[Tensor, "*n d"]) -> Float[Tensor, "*n d"]:

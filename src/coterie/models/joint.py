@@ -2,8 +2,8 @@
 
 import copy
 import operator
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, no_type_check
 from weakref import WeakKeyDictionary
 
 import torch
@@ -12,11 +12,9 @@ from timm.models.resnet import ResNet
 from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-# One value per resolution, for each operation of the network.
-_Values = dict[fx.Node, list[Any]]
-
-# A network's operations are recorded once, and outside of it, so that they are neither saved nor copied with it.
-_recorded: WeakKeyDictionary[nn.Module, fx.Graph] = WeakKeyDictionary()
+# A network's operations are written out once for a number of resolutions, and outside of it, so that they are neither saved
+# nor copied with it.
+_written: WeakKeyDictionary[nn.Module, dict[int, fx.GraphModule]] = WeakKeyDictionary()
 
 
 def can_join(backbone: nn.Module) -> bool:
@@ -24,7 +22,15 @@ def can_join(backbone: nn.Module) -> bool:
     return isinstance(backbone, ResNet) or type(backbone) is nn.Sequential
 
 
-def joint_features(backbone: nn.Module, batches: Sequence[Float[Tensor, "_ c _ _"]]) -> list[Float[Tensor, "_ f"]]:
+def _as_it_is(network: nn.Module) -> Callable[..., Any]:
+    return network
+
+
+def joint_features(
+    backbone: nn.Module,
+    batches: Sequence[Float[Tensor, "_ c _ _"]],
+    faster: Callable[[nn.Module], Callable[..., Any]] = _as_it_is,
+) -> list[Float[Tensor, "_ f"]]:
     """Features of one batch of images per resolution, normalised together.
 
     Convolutions and all else run per resolution. A batch norm takes its mean and variance over all pixels of all
@@ -32,81 +38,84 @@ def joint_features(backbone: nn.Module, batches: Sequence[Float[Tensor, "_ c _ _
     resolution has its own statistics there, and moves the running averages in the order of ``batches``. So does SMoG
     (https://arxiv.org/abs/2207.06167, as released).
 
-    In evaluation mode, and for a single resolution, this is a plain pass per batch.
+    In evaluation mode, and for a single resolution, this is a plain pass per batch. ``faster`` may give another callable
+    that does what a network does.
     """
     if len(batches) == 1 or not backbone.training:
-        return [backbone(batch) for batch in batches]
-    modules = dict(backbone.named_modules())
-    values: _Values = {}
-    for node in _graph(backbone).nodes:
-        if node.op == "placeholder":
-            values[node] = list(batches)
-        else:
-            values[node] = _run(node, values, modules, len(batches))
-        for spent in node.meta["spent"]:
-            del values[spent]
-    return values[node]  # of the last operation, the output
+        return [faster(backbone)(batch) for batch in batches]
+    features: list[Tensor] = faster(joined(backbone, len(batches)))(*batches)
+    return features
 
 
-def _run(node: fx.Node, values: _Values, modules: dict[str, nn.Module], resolutions: int) -> list[Any]:
-    target: Any = node.target
-    arguments = [_arguments(node, values, place) for place in range(resolutions)]
-    if node.op == "output":
-        return [given[0] for given, _ in arguments]
-    if node.op == "get_attr":
-        return [operator.attrgetter(target)(modules[""])] * resolutions
-    if node.op == "call_method":
-        return [getattr(given[0], target)(*given[1:], **named) for given, named in arguments]
-    if node.op == "call_module":
-        if isinstance(modules[target], _BatchNorm) and "downsample" not in target.split("."):
-            return _normalise_together(modules[target], [given[0] for given, _ in arguments])
-        target = _keeping_its_input(modules[target])
-    return [target(*given, **named) for given, named in arguments]
+def joined(backbone: nn.Module, resolutions: int) -> fx.GraphModule:
+    """The backbone's operations, written out for so many batches of different resolutions; it has the backbone's own layers.
+
+    It is for training mode. Layers that are replaced in the backbone afterwards are not seen.
+    """
+    written = _written.setdefault(backbone, {})
+    if resolutions not in written:
+        single, graph = _Recorder().trace(backbone), fx.Graph()
+        layers: dict[str, Any] = {}
+        values: dict[fx.Node, list[fx.Node]] = {}
+        for node in single.nodes:
+            if node.op == "output":
+                graph.output([fx.node.map_arg(node.args[0], _renaming(values, place)) for place in range(resolutions)])
+            else:
+                values[node] = _write(graph, node, values, resolutions, layers, backbone)
+        written[resolutions] = fx.GraphModule(layers, graph)
+    return written[resolutions]
 
 
-def _arguments(node: fx.Node, values: _Values, place: int) -> tuple[Any, dict[str, Any]]:
-    found: Any = fx.node.map_arg((node.args, node.kwargs), lambda source: values[source][place])
-    positional, named = found
-    return positional, named
+def _write(
+    graph: fx.Graph,
+    node: fx.Node,
+    values: dict[fx.Node, list[fx.Node]],
+    resolutions: int,
+    layers: dict[str, Any],
+    backbone: nn.Module,
+) -> list[fx.Node]:
+    """Write one operation out for each resolution; returns its values."""
+    if node.op == "placeholder":
+        return [graph.placeholder(f"batch{place}") for place in range(resolutions)]
+    name = str(node.target)
+    if node.op in ("call_module", "get_attr"):
+        layers[name] = _keeping_its_input(operator.attrgetter(name)(backbone))
+    if isinstance(layers.get(name), _BatchNorm) and "downsample" not in name.split("."):
+        batches = [fx.node.map_arg(node.args[0], _renaming(values, place)) for place in range(resolutions)]
+        pixels = graph.call_module(name, (graph.call_function(_together, (batches,)),))
+        apart = graph.call_function(_apart, (pixels, batches))
+        return [graph.call_function(operator.getitem, (apart, place)) for place in range(resolutions)]
+    return [graph.node_copy(node, _renaming(values, place)) for place in range(resolutions)]
 
 
-def _normalise_together(norm: nn.Module, batches: Sequence[Tensor]) -> list[Tensor]:
-    """Give the batch norm all pixels as one batch; the results are pieces of its one output."""
-    last = [batch.movedim(1, -1) for batch in batches]  # free for the memory format channels_last
-    pixels = torch.cat([batch.flatten(0, -2) for batch in last])
-    if batches[0].dim() == 2:
-        outputs = norm(pixels)
-    else:  # the layer wants images: one image with all pixels in one column, channels last
-        ones = [1] * (batches[0].dim() - 3)
-        outputs = norm(pixels.T.view(1, pixels.shape[1], -1, *ones)).reshape(pixels.shape[1], -1).T
-    pieces = outputs.split([batch.shape[:-1].numel() for batch in last])
-    return [piece.reshape(batch.shape).movedim(-1, 1) for piece, batch in zip(pieces, last, strict=True)]
+def _renaming(values: dict[fx.Node, list[fx.Node]], place: int) -> Callable[[fx.Node], fx.Node]:
+    return lambda source: values[source][place]
 
 
-def _keeping_its_input(module: nn.Module) -> nn.Module:
+@no_type_check  # torch's compiler cannot read through the wrappers of the tests
+def _together(batches: Sequence[Tensor]) -> Tensor:
+    """All pixels as one batch: of rows, or, where the layer wants images, as one image whose pixels are one column."""
+    pixels = torch.cat([batch.movedim(1, -1).flatten(0, -2) for batch in batches])  # free for channels_last
+    ones = [1] * (batches[0].dim() - 3)
+    return pixels if batches[0].dim() == 2 else pixels.T.view(1, pixels.shape[1], -1, *ones)
+
+
+@no_type_check
+def _apart(pixels: Tensor, batches: Sequence[Tensor]) -> list[Tensor]:
+    """The pieces of what :func:`_together` put together."""
+    rows = pixels if batches[0].dim() == 2 else pixels.reshape(pixels.shape[1], -1).T
+    last = [batch.movedim(1, -1).shape for batch in batches]
+    pieces = torch.split(rows, [shape[:-1].numel() for shape in last])
+    return [piece.reshape(shape).movedim(-1, 1) for piece, shape in zip(pieces, last, strict=True)]
+
+
+def _keeping_its_input(module: Any) -> Any:
     """The module, or a stand-in that does not overwrite its input: torch lets nothing overwrite pieces of a tensor."""
     if not getattr(module, "inplace", False):
         return module
     stand_in = copy.copy(module)
-    stand_in.inplace = False  # type: ignore[assignment]
+    stand_in.inplace = False
     return stand_in
-
-
-def _graph(backbone: nn.Module) -> fx.Graph:
-    if backbone not in _recorded:
-        graph = _Recorder().trace(backbone)
-        _mark_last_uses(graph)
-        _recorded[backbone] = graph
-    return _recorded[backbone]
-
-
-def _mark_last_uses(graph: fx.Graph) -> None:
-    """Note at each operation which values nothing later reads, so that their memory can go."""
-    seen: set[fx.Node] = set()
-    for node in reversed(graph.nodes):
-        unread = [source for source in node.all_input_nodes if source not in seen]
-        node.meta["spent"] = unread + ([] if node in seen or node.op == "output" else [node])
-        seen.update(unread)
 
 
 class _Recorder(fx.Tracer):

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.nn import functional as F
 
 from coterie.distributed import all_sum, world_size
+from coterie.ops.partition import log_partition
 from coterie.types import Target
 
 
@@ -31,38 +31,55 @@ def prediction_loss(
 ) -> Float[Tensor, ""]:
     """Mean over the targets of the mean cross-entropy of ``softmax(p . centers / temperature)``.
 
-    SwAV, eq. 1 and 2, and eq. 6 for several crops: ``L = mean_a mean_{v != a} -sum_k q_a[k] log softmax(p_v . C)[k]``;
-    each target is predicted by every view but the one it came from. Columns that a target excludes are left out of its softmax.
+    SwAV, eq. 1 and 2, and eq. 6 for several crops: ``L = mean_a mean_{v != a} -sum_k q_a[k] log softmax(p_v . C / tau)[k]``;
+    each target is predicted by every view but the one it came from.
+
+    Logits are linear in p and C. So only the denominators need all K of them, once for all targets of a head; a code meets
+    the views in D dimensions::
+
+        -sum_k q[k] log softmax(p_v . C / tau)[k] = sum_k q[k] log Z_v - p_v / tau . sum_k q[k] C_k
+                                              Z_v = sum_k exp(p_v . C_k / tau)
 
     Args:
         predictions: unit rows, view by view.
         centers: for each head, unit rows.
-        targets: codes or group numbers; a row numbered -100 does not count.
+        targets: codes or group numbers; a row numbered -100 does not count. Where columns are excluded, a row's softmax is
+            over its own group and all that are not.
         temperature: tau.
         views: the numbers of the V predicting views, to tell which one a target came from.
 
     Returns:
         The loss, never below float32.
     """
-    logits = [scores(predictions, c) / temperature for c in centers]
-    log_probabilities = [F.log_softmax(each, dim=-1) for each in logits]
-    summed = [each.sum(dim=0) for each in log_probabilities]
-    losses = []
+    rows = at_least_float32(predictions) / temperature
+    centers = [at_least_float32(each) for each in centers]
+    partitions: dict[tuple[int, int], Tensor] = {}
+    sums, counts = [], []
     for target in targets:
-        log_p, count = summed[target.head], len(views)
-        others = [number for number, view in enumerate(views) if view != target.view]
-        if target.exclude is not None:
-            kept = logits[target.head][others].masked_fill(target.exclude, -torch.inf)
-            log_p, count = F.log_softmax(kept, dim=-1).sum(dim=0), len(others)
-        elif len(others) < count:  # the view that made the target does not predict it
-            log_p, count = log_p - log_probabilities[target.head][views.index(target.view)], len(others)
-        if target.values.dtype.is_floating_point:
-            cross_entropy = -(target.values * log_p).sum(dim=-1).mean()
+        head, values = centers[target.head], target.values
+        shared = (target.head, id(target.exclude))
+        if shared not in partitions:
+            partitions[shared] = log_partition(rows, head, target.exclude)
+        log_z = partitions[shared]
+        if values.dtype.is_floating_point:
+            meant, mass = values.to(head.dtype) @ head, values.sum(dim=-1)
+            counted = torch.ones_like(mass)
         else:
-            counted = (target.values != -100).sum().clamp(min=1)
-            cross_entropy = F.nll_loss(log_p, target.values, ignore_index=-100, reduction="sum") / counted
-        losses.append(cross_entropy / count)
-    return torch.stack(losses).mean()
+            meant, mass = head.index_select(0, values.clamp(min=0)), torch.ones_like(rows[0, :, 0])
+            counted = (values != -100).to(rows.dtype)
+        matched = (rows * meant).sum(dim=-1)
+        if target.exclude is not None:
+            log_z = torch.logaddexp(log_z, matched)
+        cross_entropy, count = mass * log_z - matched, len(views)
+        summed = cross_entropy.sum(dim=0)
+        if target.view in views:  # the view that made the target does not predict it
+            summed, count = summed - cross_entropy[views.index(target.view)], count - 1
+        sums.append((summed * counted).sum() / count)
+        counts.append(counted.sum())
+    rows_counted = torch.stack(counts)
+    if any(target.view is None for target in targets):  # not every row has a label, and not as many in every process
+        rows_counted = all_sum(rows_counted) / world_size()
+    return (torch.stack(sums) / rows_counted.clamp(min=1 / world_size())).mean()
 
 
 def mean_entropy_loss(

@@ -1,12 +1,13 @@
-"""Balanced assignment: the Sinkhorn-Knopp iteration in the log domain."""
+"""Balanced assignment: the Sinkhorn-Knopp iteration."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from coterie.distributed import all_logsumexp
+from coterie.ops.standard import parts
 
 Chunks = Callable[[], Iterable[Tensor]]
 """Gives the same logits ``[*A, n, K]``, part by part, each time it is called: they never have to lie side by side."""
@@ -22,8 +23,10 @@ def sinkhorn_bias(
     After T rounds ``Q = softmax(logits + bias)``, so the K numbers returned here are all that has to be known, and all that is
     kept between two rounds: a whole data set streams through in chunks.
 
-    Everything stays in the log domain. No shift of a single row is taken out before the first round: that would be
-    another start and, after three rounds, another answer.
+    The first round is done on logarithms, so that nothing overflows. From then on each column of ``exp(logits + bias)`` sums
+    to 1, and dividing its rows and summing its columns anew is a softmax and a sum: the largest entry of a column is at least
+    1 / (N K) afterwards, so none vanishes. No shift of a single row is taken out before the first round: that would be another
+    start and, after three rounds, another answer.
 
     Args:
         logits: scores divided by epsilon, float32 or wider, whole or in chunks. Leading dimensions are balanced each on its
@@ -35,21 +38,28 @@ def sinkhorn_bias(
     Returns:
         The bias, without gradient.
     """
-    chunks: Chunks = (lambda: (logits,)) if isinstance(logits, Tensor) else logits
+    chunks: Chunks = (lambda: _in_parts(logits)) if isinstance(logits, Tensor) else logits
     bias: Tensor | None = None
     for _ in range(iterations):
-        columns = []
-        for chunk in chunks():
-            rows = chunk.detach()
-            if bias is not None:
-                rows = rows - torch.logsumexp(rows + bias.unsqueeze(-2), dim=-1, keepdim=True)
-            elif normalized:
-                rows = rows.log_softmax(dim=-1)
-            columns.append(torch.logsumexp(rows, dim=-2))
-        before, bias = bias, -all_logsumexp(torch.stack(columns).logsumexp(dim=0))
+        before = bias
+        if bias is None:
+            starts = (chunk.detach().log_softmax(dim=-1) if normalized else chunk.detach() for chunk in chunks())
+            columns = torch.stack([start.logsumexp(dim=-2) for start in starts]).logsumexp(dim=0)
+            bias = -all_logsumexp(columns)
+        else:
+            shared = bias.unsqueeze(-2)
+            sums = torch.stack([(chunk.detach() + shared).softmax(dim=-1).sum(dim=-2) for chunk in chunks()]).sum(dim=0)
+            bias = bias - all_logsumexp(sums.log())
         if tolerance and before is not None and (bias - before).abs().max() <= tolerance:
             break
     if bias is None:
         first = next(iter(chunks()))
         bias = first.new_zeros((*first.shape[:-2], first.shape[-1]))
     return bias
+
+
+def _in_parts(logits: Tensor) -> Iterator[Tensor]:
+    """The rows in parts that a CPU's caches hold."""
+    rows = logits.shape[-2]
+    for part in parts(rows, logits.numel() // rows, logits.device):
+        yield logits[..., part, :]

@@ -27,7 +27,7 @@ def fit(
     seed: int | None = None,
     observers: Sequence[Observer] = (),
 ) -> None:
-    """Train until the batches end.
+    """Train until the batches end; a step starts work on the device and waits for none of it.
 
     Args:
         student: all that is trained; called with a list of views.
@@ -42,7 +42,8 @@ def fit(
         observers: called after each step, in order: monitors, savers, probes; they leave the student in training mode.
     """
     student.train()
-    device = next(student.parameters()).device.type
+    weights = list(student.parameters())
+    device = weights[0].device.type
     if objective.needs_fill():
         assert once is not None, "this objective fills its memory first: give it a pass over the images"
         if seed is not None:
@@ -59,7 +60,6 @@ def fit(
             result = objective(student, batch, progress)
         result.loss.backward()
         objective.after_backward(progress)
-        weights = [each for each in student.parameters() if each.grad is not None]
         norm = nn.utils.get_total_norm([each.grad for each in weights if each.grad is not None])
         if clip is not None:
             nn.utils.clip_grads_with_norm_(weights, clip, norm)

@@ -1,33 +1,71 @@
 """What moves the weights."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-import timm.optim
 import torch
-from torch import nn
+from jaxtyping import Float
+from torch import Tensor, nn
 
 from coterie.errors import BadConfig
 
 
-class Lars(timm.optim.Lars):  # type: ignore[misc]
-    """timm's LARS, as apex's LARC of the originals: every tensor is adapted, and a gradient of zero brings no decay.
+class Lars(torch.optim.Optimizer):
+    """SGD with momentum whose step is scaled tensor by tensor, batch norm and biases too, as by apex's LARC.
 
-    ``rate = trust |w| / (|g| + decay |w| + eps)`` scales ``g + decay w`` of each tensor, batch norm and biases too (You et al.
-    2017; SwAV's release wraps SGD in apex LARC with clip=False). timm decays a tensor of zero gradient; the originals leave it.
+    ``rate = trust_coeff |w| / (|g| + decay |w| + eps)`` scales ``g + decay w`` of each tensor (You et al. 2017,
+    arXiv 1708.03888, eq. 6; SwAV's release wraps SGD in apex LARC with clip=False). A tensor of zeros is not scaled, and one
+    whose gradient is zero is not decayed. ``trust_clip`` keeps the rate at most at the learning rate (LARC's clip=True).
+
+    All tensors are worked on together, and nothing waits for the device. The gradients are overwritten.
     """
 
+    def __init__(
+        self,
+        params: Iterable[Tensor],
+        lr: float = 0.0,
+        *,
+        momentum: float = 0.9,
+        weight_decay: float = 0.0,
+        trust_coeff: float = 0.001,
+        trust_clip: bool = False,
+        eps: float = 1e-8,
+    ) -> None:
+        """Move ``params``; all have one floating-point type."""
+        numbers = {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "trust_coeff": trust_coeff, "eps": eps}
+        super().__init__(params, numbers | {"trust_clip": trust_clip})
+
     @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
         """One step."""
+        result = None
+        if closure is not None:
+            with torch.enable_grad():
+                result = closure()
         for group in self.param_groups:
-            for weight in group["params"]:
-                if weight.grad is not None:  # what cancels the decay that timm is about to add
-                    undone = -group["weight_decay"] * weight
-                    weight.grad = torch.where(weight.grad.count_nonzero() > 0, weight.grad, undone)
-        result: float | None = super().step(closure)
+            weights = [weight for weight in group["params"] if weight.grad is not None]
+            if not weights:
+                continue
+            for weight in weights:
+                if "momentum_buffer" not in self.state[weight]:
+                    self.state[weight]["momentum_buffer"] = torch.zeros_like(weight)
+            changes = [weight.grad for weight in weights]
+            buffers = [self.state[weight]["momentum_buffer"] for weight in weights]
+            rates = self._rates(weights, changes, group).unbind()
+            torch._foreach_add_(changes, weights, alpha=group["weight_decay"])
+            torch._foreach_mul_(buffers, group["momentum"])
+            torch._foreach_addcmul_(buffers, changes, rates)
+            torch._foreach_add_(weights, buffers, alpha=-group["lr"])
         return result
+
+    def _rates(self, weights: list[Tensor], gradients: list[Tensor], group: dict[str, Any]) -> Float[Tensor, " n"]:
+        """What scales the step of each tensor; 0 where the gradient is zero, so that no decay is left."""
+        size, slope = (torch.stack(torch._foreach_norm(each)) for each in (weights, gradients))
+        rates = group["trust_coeff"] * size / (slope + size * group["weight_decay"] + group["eps"])
+        if group["trust_clip"]:
+            rates = (rates / group["lr"]).clamp(max=1.0)
+        return torch.where(slope > 0, torch.where(size > 0, rates, 1.0), 0.0)
 
 
 @dataclass(frozen=True)
@@ -49,7 +87,6 @@ class LarsConfig:
             momentum=self.momentum,
             weight_decay=self.weight_decay,
             trust_coeff=self.trust,
-            always_adapt=True,
         )
 
 
@@ -65,7 +102,8 @@ class SgdConfig:
 
     def build(self, model: nn.Module) -> torch.optim.Optimizer:
         """The optimiser of this model."""
-        return torch.optim.SGD(model.parameters(), lr=0.0, momentum=self.momentum, weight_decay=self.weight_decay)
+        momentum, decay = self.momentum, self.weight_decay
+        return torch.optim.SGD(model.parameters(), lr=0.0, momentum=momentum, weight_decay=decay, fused=True)
 
 
 @dataclass(frozen=True)
@@ -88,7 +126,7 @@ class AdamWConfig:
                 "weight_decay": 0.0,
             },
         ]
-        return torch.optim.AdamW(groups, lr=0.0, betas=self.betas, weight_decay=self.weight_decay)
+        return torch.optim.AdamW(groups, lr=0.0, betas=self.betas, weight_decay=self.weight_decay, fused=True)
 
 
 def _is_exempt(name: str, weight: nn.Parameter) -> bool:
