@@ -412,7 +412,7 @@ def test_no_labels_to_judge_by(images: Path, tmp_path: Path, call) -> None:
 
 def test_the_command_is_the_api() -> None:
     """Same verbs, same parameters, same defaults."""
-    for verb in ("plan", "pretrain", "evaluate", "transfer", "select", "compare", "report", "embed"):
+    for verb in ("plan", "profile", "pretrain", "evaluate", "transfer", "select", "compare", "report", "embed"):
         command, function = (inspect.signature(getattr(module, verb)).parameters for module in (cli, api))
         assert list(command) == [name for name in function if name != "listener"]
         for name, parameter in command.items():

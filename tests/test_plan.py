@@ -17,7 +17,7 @@ from coterie.estimating import Estimate, Plan
 from coterie.grouping.objective import Objective
 from coterie.methods import METHODS
 from coterie.planning import Facts, Planner
-from coterie.rehearsal import WARM_UP, _Clock, rehearse
+from coterie.rehearsal import WARM_UP, Clock, rehearse
 from coterie.resolving import resolve
 from coterie.settings import from_dict, read_toml
 from coterie.telling import reasoned
@@ -142,7 +142,7 @@ def test_refreshes_are_counted_and_not_timed_twice(images: Path, monkeypatch: py
 def test_a_clock_leaves_the_first_out_and_stops(monkeypatch: pytest.MonkeyPatch) -> None:
     now = iter([0.0, 9.0, 10, 11, 12, 13, 15, 16, 17, 18])  # the start, then the end of each step
     monkeypatch.setattr("time.perf_counter", lambda: next(now))
-    clock = _Clock(16.5, 100, torch.device("cpu"))
+    clock = Clock(16.5, 100, torch.device("cpu"))
     batches = ((Progress(step, 9, 99), Batch(torch.arange(2), {})) for step in range(99))
     assert len(list(clock.over(batches))) == 8
     assert clock.times == [9, 1, 1, 1, 1, 2, 1, 1]

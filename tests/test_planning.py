@@ -2,6 +2,7 @@
 
 import pytest
 
+from coterie.grouping.groups import LearnedGroupsConfig
 from coterie.grouping.memory import Refresh
 from coterie.methods import METHODS
 from coterie.planning import Facts, Planner
@@ -61,3 +62,15 @@ def test_labels_last_an_epoch_or_240_steps_but_no_more_than_a_quarter_of_the_run
     planner = Planner(Facts(10_000, 32))
     assert METHODS["sela_v2"](planner).refresh == Refresh(labels=True, every_epochs=4)
     assert "312 steps" in planner.reasons["refresh.every_epochs"]
+
+
+def test_a_single_pass_is_not_over_before_its_groups_move_and_its_queue_fills() -> None:
+    def planned(epochs: int | None) -> tuple[int, int]:
+        config = METHODS["swav"](Planner(Facts(images=1_000_000, side=256), epochs=epochs))
+        assert config.memory is not None
+        assert isinstance(config.groups, LearnedGroupsConfig)
+        return config.groups.frozen_steps, config.memory.start_epoch
+
+    assert planned(None) == planned(20) == (3906, 1)  # an epoch, as published
+    assert planned(10) == (1953, 1)
+    assert planned(1) == (195, 0)

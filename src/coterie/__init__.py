@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from coterie.version import __version__
 
 if TYPE_CHECKING:
-    from coterie.api import compare, embed, evaluate, plan, pretrain, report, select, transfer
+    from coterie.api import compare, embed, evaluate, plan, pretrain, profile, report, select, transfer
     from coterie.config import PretrainConfig
     from coterie.data.source import open_source
     from coterie.demonstration import demo
@@ -33,6 +33,7 @@ __all__ = [
     "open_source",
     "plan",
     "pretrain",
+    "profile",
     "report",
     "select",
     "transfer",
@@ -52,6 +53,7 @@ _HOMES = {
     "open_source": "data.source",
     "plan": "api",
     "pretrain": "api",
+    "profile": "api",
     "report": "api",
     "select": "api",
     "transfer": "api",

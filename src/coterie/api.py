@@ -10,10 +10,12 @@ from typing import Any, Literal
 from coterie import comparing
 from coterie.assembly import build_loader, choose_device, choose_workers, eye, grouped, load_saved
 from coterie.atomic import write_text, writing
+from coterie.bottlenecks import Profile
 from coterie.data.source import open_source
+from coterie.distributed import joined, local_device, rank
 from coterie.embedding.embed import embedded_batches
 from coterie.embedding.table import write_table
-from coterie.errors import BadConfig
+from coterie.errors import BadConfig, UserError
 from coterie.estimating import Plan, estimate
 from coterie.evaluation import selection
 from coterie.evaluation.comparison import ComparedRuns, write_comparison
@@ -21,6 +23,7 @@ from coterie.evaluation.selection import Selection
 from coterie.judging import Judge
 from coterie.listening import Listener, Silent
 from coterie.pretraining import Pretraining
+from coterie.profiling import profile_run
 from coterie.reporting import report_again
 from coterie.resolving import resolve
 from coterie.telling import summary
@@ -73,6 +76,45 @@ def plan(
     )
 
 
+def profile(
+    method: str | None = None,
+    data: Paths = (),
+    *,
+    backbone: str | None = None,
+    epochs: int | None = None,
+    batch_size: int | None = None,
+    seed: int | None = None,
+    config: str | Path | None = None,
+    settings: Sequence[str] = (),
+    seconds: float = 20.0,
+    listener: Listener | None = None,
+) -> Profile:
+    """Say where the time of :func:`pretrain` would go, and what to change.
+
+    A short run in this process; nothing of it is kept.
+
+    Args:
+        method: a preset, such as ``swav``; may be left out with ``config``.
+        data: folders, lists, globs, parquet files, tar shards; may be left out with ``config``.
+        backbone: a network of timm.
+        epochs: passes over the images.
+        batch_size: images a step.
+        seed: of weights, order and views.
+        config: a ``config.toml``, of a run or of your own, in place of the preset.
+        settings: overrides, each ``path=value``, such as ``run.workers=8``.
+        seconds: of steps; the warm-up and the rest take some more.
+        listener: is told how far it is.
+
+    Raises:
+        UserError: a run that must fail, and the mend, in one line.
+    """
+    if not 0 < seconds <= 3600:
+        raise UserError(f"--seconds is {seconds:g}: give some, such as 20, and at most 3600")
+    flags = {"epochs": epochs, "batch_size": batch_size, "seed": seed, "backbone.name": backbone}
+    wanted = resolve(method, _strings(data), config, flags, settings)
+    return profile_run(wanted.config, wanted.source, seconds, listener or Silent())
+
+
 def pretrain(
     method: str | None = None,
     data: Paths = (),
@@ -122,11 +164,13 @@ def pretrain(
     if probe:
         flags |= {"probe": {"train": list(_strings(probe)), "test": list(_strings(probe_test))}}
     wanted = resolve(method, _strings(data), config, flags, settings)
-    folder = RunFolder(out)
-    try:
-        Pretraining(folder, wanted.source, wanted.config, listener, wanted.reasons).go()
-    finally:
-        folder.close()
+    with joined(local_device(choose_device(wanted.config.run.device))):
+        listener = listener if rank() == 0 else Silent()
+        folder = RunFolder(out, held=rank() == 0)
+        try:
+            Pretraining(folder, wanted.source, wanted.config, listener, wanted.reasons).go()
+        finally:
+            folder.close()
     return folder.path
 
 

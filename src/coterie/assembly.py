@@ -1,6 +1,8 @@
 """From settings to objects: the only place that reads a whole config and builds from it."""
 
 import os
+import re
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,6 +15,7 @@ from coterie.config import PretrainConfig
 from coterie.data.loader import Loader
 from coterie.data.source import ImageSource
 from coterie.data.views import Engine
+from coterie.distributed import local_device, rank, world_size
 from coterie.embedding.embed import Eye
 from coterie.errors import BadConfig, BadRun, UserError
 from coterie.grouping.assignment import CenteredConfig, build_assignment
@@ -22,13 +25,18 @@ from coterie.grouping.memory import Memory
 from coterie.grouping.objective import Objective
 from coterie.grouping.target import MomentumTeacher, SameNetwork, TargetNetwork
 from coterie.models.backbone import build_backbone, check_view_sizes, feature_width
+from coterie.models.compiled import compile_passes
 from coterie.models.encoder import Encoder, target_copy
 from coterie.models.head import Head
+from coterie.models.shared_norm import share_statistics
 from coterie.ops.loss import scores
 from coterie.ops.neighbours import chunked
 from coterie.settings import from_dict, read_toml
 from coterie.training import checkpoint
 from coterie.training.student import Student
+
+STEPS_WORTH_COMPILING = 3000
+"""In a shorter run on a GPU the compiler is not asked: it would take about as long as it saves."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +58,9 @@ def build_loader(config: PretrainConfig, source: ImageSource, device: torch.devi
         workers=choose_workers(config.run.workers),
         device=device,
         engine=choose_engine(config.views.engine, torch.device(device))[0],
+        rank=rank(),
+        world=world_size(),
+        images=config.images,
     )
     groups, rows = config.groups, loader.steps_per_epoch * config.batch_size
     if not isinstance(groups, BatchGroupsConfig) and max(groups.counts) > rows:
@@ -92,7 +103,11 @@ def assemble(
 ) -> Parts:
     """Student and objective, as new; ``images`` is how many the source has, for the labels that are kept of each."""
     student = build_student(config, device, starting_weights=starting_weights)
-    return Parts(student, _objective(config, student, images).to(device))
+    objective = _objective(config, student, images).to(device)
+    target = objective.target
+    for network in (student.encoder, *([target.network] if isinstance(target, MomentumTeacher) else [])):
+        share_statistics(network, config.batch_norm_processes)
+    return Parts(student, objective)
 
 
 def _objective(config: PretrainConfig, student: Student, images: int) -> Objective | BatchObjective:
@@ -159,15 +174,17 @@ def load_saved(run: str | Path, device: torch.device | str = "cpu") -> Saved:
     """What the folder of a run, finished or not, holds of it.
 
     Raises:
-        BadRun: there is no checkpoint.
+        BadRun: there is no checkpoint, or it does not fit.
     """
     config = from_dict(read_toml(Path(run) / "config.toml"))
     _, state, passed_over = checkpoint.load(Path(run) / "checkpoint")
     if state is None:
         raise BadRun(f"{run} has no checkpoint: it is no run's folder, or nothing is saved yet")
     student = build_student(config, device, starting_weights=False)
-    student.load_state_dict(state["student"])
-    return Saved(config, student.eval(), state["extra"]["images"], tuple(passed_over))
+    with checkpoint.taking_over(Path(run) / "checkpoint"):
+        student.load_state_dict(state["student"])
+        images = int(state["extra"]["images"])
+    return Saved(config, student.eval(), images, tuple(passed_over))
 
 
 def grouped(student: Student, temperature: float) -> Callable[[Tensor], tuple[Tensor, Tensor, Tensor]]:
@@ -216,13 +233,25 @@ def eye(config: PretrainConfig) -> Eye:
 def choose_device(name: str) -> torch.device:
     """The device that is meant; ``auto`` is CUDA where there is one."""
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        name = "cuda" if torch.cuda.is_available() else "cpu"  # says on standard error why a GPU is left alone
     kind, colon, number = name.partition(":")
     if kind not in ("cpu", "cuda") or (colon and not (kind == "cuda" and number.isdecimal())):
         raise BadConfig(f"run.device is {name!r}: write auto, cpu, cuda or cuda:0")
-    if kind == "cuda" and int(number or 0) >= torch.cuda.device_count():
-        raise UserError(f"run.device is {name}, but torch sees no CUDA device of that name: use --set run.device=cpu")
-    return torch.device(name)
+    device = torch.device(name)
+    if kind == "cuda" and (refusal := _refusal(local_device(device))):
+        raise UserError(f"run.device is {name}, but torch says: {refusal}; use --set run.device=cpu")
+    return device
+
+
+def _refusal(device: torch.device) -> str | None:
+    """What torch says when it cannot work on a GPU: there is none, its driver does not fit, it is older than torch knows."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the same again, in more lines
+        try:
+            torch.ones((), device=device).add_(1).item()
+        except (RuntimeError, AssertionError) as error:
+            return str(error).partition("\n")[0].partition(". ")[0].rstrip(".;: ")
+    return None
 
 
 def choose_engine(engine: Engine, device: torch.device) -> tuple[Literal["cpu", "device"], str]:
@@ -243,9 +272,73 @@ def choose_workers(number: int) -> int:
 
 def choose_autocast(precision: str, device: torch.device) -> torch.dtype | None:
     """bfloat16 where it is asked for, or where it is automatic and the device has it in hardware."""
+    return torch.bfloat16 if precision == "bfloat16" or (precision == "auto" and _has_bfloat16(device)) else None
+
+
+def why_autocast(precision: str, device: torch.device) -> str:
+    """Why the precision is what :func:`choose_autocast` says."""
+    if precision != "auto":
+        return "set by you"
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "this processor"
+    if _has_bfloat16(device):
+        return f"bfloat16, which {name} has"
+    return f"float32: {name} has no bfloat16, and float16 would want its losses scaled"
+
+
+def _has_bfloat16(device: torch.device) -> bool:
     if device.type == "cuda":
-        has = torch.cuda.is_bf16_supported(including_emulation=False)
-    else:
-        can: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()  # older versions of torch do not tell
-        has = can.get("avx512_bf16", False) or can.get("amx_bf16", False)
-    return torch.bfloat16 if precision == "bfloat16" or (precision == "auto" and has) else None
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    can: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()  # older versions of torch do not tell
+    return can.get("avx512_bf16", False) or can.get("amx_bf16", False)
+
+
+def choose_compile(wish: Literal["auto", "never", "always"], device: torch.device, steps: int) -> tuple[bool, str]:
+    """Whether the training passes are compiled in a run of so many steps, and why."""
+    if wish != "auto":
+        return wish == "always", "set by you"
+    if device.type != "cuda":
+        return False, "on a processor it gained nothing, and a resumed run would not be bitwise the whole one"
+    if steps < STEPS_WORTH_COMPILING:
+        return False, f"the compiler takes a minute or more, and {steps} steps are too few to win it back"
+    return True, f"the compiler's minute or two are won back over {steps} steps"
+
+
+def compile_parts(parts: Parts, config: PretrainConfig, device: torch.device) -> str | None:
+    """Have the training passes of student and teacher compiled, each tried at the run's own batch and sizes of views.
+
+    Returns:
+        None, or, where the compiler failed, why, in one line: then they run as they are written.
+    """
+    roles, sizes = config.views.roles, config.views.sizes
+    images = config.batch_size // world_size()
+
+    def blank(views: tuple[int, ...]) -> list[Tensor]:
+        return [torch.zeros(images, config.views.channels, sizes[v], sizes[v], device=device) for v in views]
+
+    tried = [(parts.student.encoder, blank(roles.student_views))]
+    target = parts.objective.target
+    if isinstance(target, MomentumTeacher) and isinstance(target.network, Encoder):
+        tried.append((target.network, blank((*roles.target_views, *roles.companion_views))))
+    return compile_passes(tried, choose_autocast(config.run.precision, device))
+
+
+def out_of_memory(config: PretrainConfig, device: torch.device, error: BaseException) -> str:
+    """One line for a step that the device had not enough memory for: what was asked of it, what it held, what to lower.
+
+    Smaller parts of a batch one after the other are no way out: batch norm and a balanced assignment look at all of it.
+    """
+    crops = " + ".join(f"{each.count}x{each.size}" for each in config.views.crops)
+    asked = f"{config.batch_size // world_size()} images as {crops} pixels through {config.backbone.name}"
+    tried = re.search(r"[Tt]ried to allocate ([\d.]+ ?\w+)", str(error))
+    facts = [f"it wanted {tried[1]} more"] if tried else []
+    if device.type == "cuda":
+        held, there = torch.cuda.max_memory_allocated(device), torch.cuda.mem_get_info(device)[1]
+        facts.append(f"had held {held / 2**30:.1f} of {there / 2**30:.1f} GiB")
+    said = f" ({', '.join(facts)})" if facts else ""
+    half = f"--batch-size {max(2, config.batch_size // 2)}"
+    wide = choose_autocast(config.run.precision, device) is None and _has_bfloat16(device)
+    also = ", --set run.precision=bfloat16" if wide else ""
+    return (
+        f"not enough memory for {asked}{said}: use {half}, fewer or smaller views.crops or a smaller --backbone{also}, and "
+        "another --out"
+    )

@@ -8,6 +8,7 @@ from typing import Annotated
 
 from cyclopts import App, CycloptsError, Parameter
 
+from coterie.arguments import listed, named_set
 from coterie.errors import UserError
 from coterie.version import __version__
 
@@ -18,6 +19,8 @@ app = App(
     help_format="markdown",
     result_action="return_value",
 )
+
+_PROCESS = os.environ.get("RANK", "0")
 
 Sources = Annotated[tuple[str, ...], Parameter(consume_multiple=True, negative=())]
 Settings = Annotated[tuple[str, ...], Parameter(name="--set", negative=())]
@@ -63,6 +66,53 @@ def plan(
     with closing(Terminal()) as terminal:
         found = api.plan(method, data, **wishes, settings=settings, listener=terminal)  # type: ignore[arg-type]
     for line in plan_lines(found):
+        _print(line)
+
+
+@app.command
+def profile(
+    method: str | None = None,
+    /,
+    *data: str,
+    backbone: str | None = None,
+    epochs: int | None = None,
+    batch_size: int | None = None,
+    seed: int | None = None,
+    config: Path | None = None,
+    settings: Settings = (),
+    seconds: float = 20.0,
+) -> None:
+    """Say where the time of a step goes, and what to change: a short run, of which nothing is kept.
+
+    Parameters
+    ----------
+    method
+        A preset, as of pretrain. May be left out with --config.
+    data
+        Folders, text lists of files, globs, *.parquet with an image column, *.tar shards.
+    backbone
+        Any network of timm, such as resnet50, vit_small_patch16_224, convnext_tiny.
+    epochs
+        Passes over the images.
+    batch_size
+        Images a step.
+    seed
+        Of weights, order and views.
+    config
+        A config.toml, of a run or of your own, in place of the preset.
+    settings
+        Override a setting: --set run.workers=8. May be given several times.
+    seconds
+        So many seconds of steps; the warm-up and the rest take some more.
+    """
+    from coterie import api
+    from coterie.bottlenecks import profile_lines
+    from coterie.terminal import Terminal
+
+    wishes = {"backbone": backbone, "epochs": epochs, "batch_size": batch_size, "seed": seed, "config": config}
+    with closing(Terminal()) as terminal:
+        found = api.profile(method, data, **wishes, settings=settings, seconds=seconds, listener=terminal)  # type: ignore[arg-type]
+    for line in profile_lines(found):
         _print(line)
 
 
@@ -161,7 +211,7 @@ def evaluate(
     from coterie import api
     from coterie.terminal import Terminal, figure_lines
 
-    how = {"probes": _split(probes), "labels": labels, "seed": seed, "device": device, "workers": workers}
+    how = {"probes": listed(probes), "labels": labels, "seed": seed, "device": device, "workers": workers}
     with closing(Terminal()) as terminal:
         result = api.evaluate(run, train, test, **how, listener=terminal)  # type: ignore[arg-type]
     for line in figure_lines(result):
@@ -201,8 +251,8 @@ def transfer(
     from coterie import api
     from coterie.terminal import Terminal, transfer_lines
 
-    named = dict(_named(each) for each in sets)
-    how = {"probes": _split(probes), "labels": labels, "seed": seed, "device": device, "workers": workers}
+    named = dict(named_set(each) for each in sets)
+    how = {"probes": listed(probes), "labels": labels, "seed": seed, "device": device, "workers": workers}
     with closing(Terminal()) as terminal:
         table = api.transfer(run, named, **how, listener=terminal)  # type: ignore[arg-type]
     for line in transfer_lines(table):
@@ -331,23 +381,12 @@ def main() -> None:
         _fail("stopped", 130)
 
 
-def _split(words: str) -> tuple[str, ...]:
-    return tuple(word.strip() for word in words.split(",") if word.strip())
-
-
-def _named(text: str) -> tuple[str, str | tuple[str, str]]:
-    """``NAME=TRAIN`` or ``NAME=TRAIN,TEST``."""
-    name, equals, where = text.partition("=")
-    parts = [part for part in where.split(",") if part]
-    if not (name and equals and 1 <= len(parts) <= 2):
-        raise UserError(f"{text}: write each set as NAME=TRAIN or NAME=TRAIN,TEST")
-    return name, parts[0] if len(parts) == 1 else (parts[0], parts[1])
-
-
 def _print(text: str) -> None:
-    sys.stdout.write(text + "\n")
+    if _PROCESS == "0":  # of those that torchrun started, one speaks
+        sys.stdout.write(text + "\n")
 
 
 def _fail(text: str, status: int = 2) -> None:
-    sys.stderr.write(f"coterie: {text}\n")
+    which = "" if _PROCESS == "0" else f" (process {_PROCESS})"
+    sys.stderr.write(f"coterie{which}: {text}\n")
     raise SystemExit(status)

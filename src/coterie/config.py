@@ -55,6 +55,8 @@ class RunConfig:
     Attributes:
         device: ``auto`` (CUDA if there is one), ``cpu``, ``cuda`` or ``cuda:N``.
         precision: ``auto`` (bfloat16 where the device, CPU or GPU, has it, else float32), ``float32`` or ``bfloat16``.
+        compile: the backbone's training passes through torch's compiler: ``always``, ``never``, or ``auto``: on CUDA in a
+            run that is long enough to pay for it. A compiled run is not bitwise the plain one; what is saved is the same.
         workers: processes that load images; -1: as many as there are cores to spare, at most 16.
         threads: of the main process on a CPU; 0: resolved at the start and kept on a resume, so that a resume is bitwise.
         log_steps: steps between two lines of the log.
@@ -67,6 +69,7 @@ class RunConfig:
 
     device: str = "auto"
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    compile: Literal["auto", "never", "always"] = "auto"
     workers: int = -1
     threads: int = 0
     log_steps: int = 10
@@ -101,6 +104,8 @@ class PretrainConfig:
         views: what is seen of an image, and which view plays which part.
         backbone: the network that is wanted.
         batch_norm_scope: what a batch norm sees together: ``resolution``, ``view`` or ``joint``.
+        batch_norm_processes: of several processes, so many neighbours share the statistics of their batch norms; 0: all, so
+            that a run is the same on any number. SwAV's release shares them among 8.
         projector: the head whose rows are grouped.
         predictor: the head that predicts from the projector's rows; None: they predict themselves.
         target: whose embeddings decide.
@@ -114,6 +119,8 @@ class PretrainConfig:
         learning_rate: over the run.
         clip: largest norm of the gradient.
         epochs: passes over the images.
+        images: to see in all: a run ends with their last whole batch, in the middle of an epoch if need be; none: ``epochs``
+            alone says.
         batch_size: images a step, of all processes together.
         seed: of weights, order and views.
         probe: kNN while the run goes on.
@@ -128,6 +135,7 @@ class PretrainConfig:
     epochs: int
     batch_size: int
     batch_norm_scope: BatchNormScope = "resolution"
+    batch_norm_processes: int = 0
     projector: HeadConfig = field(default_factory=HeadConfig)
     predictor: HeadConfig | None = None
     target: TargetConfig = field(default_factory=SameNetwork)
@@ -140,6 +148,7 @@ class PretrainConfig:
     optimizer: OptimizerConfig = field(default_factory=LarsConfig)
     clip: float | None = None
     seed: int = 0
+    images: int | None = None
     probe: ProbeConfig | None = None
     run: RunConfig = field(default_factory=RunConfig)
 
@@ -148,12 +157,16 @@ class PretrainConfig:
             raise BadConfig(f"epochs is {self.epochs}: it must be at least 1")
         if self.batch_size < 2:
             raise BadConfig(f"batch_size is {self.batch_size}: grouping needs at least 2 images a batch")
+        if self.images is not None and self.images < self.batch_size:
+            raise BadConfig(f"images is {self.images}: give at least a batch of {self.batch_size}, or none")
         if not 0 <= self.seed < 2**62:
             raise BadConfig(f"seed is {self.seed}: give a number from 0 to {2**62 - 1}")
         if self.clip is not None and self.clip <= 0:
             raise BadConfig(f"clip is {self.clip:g}: it must be above 0 (or none)")
         if self.temperature <= 0:
             raise BadConfig(f"temperature is {self.temperature:g}: it must be above 0 (SwAV uses 0.1)")
+        if self.batch_norm_processes < 0:
+            raise BadConfig(f"batch_norm_processes is {self.batch_norm_processes}: give 0 (all), 1 (each alone) or more")
         if self.mean_entropy < 0:
             raise BadConfig(f"mean_entropy is {self.mean_entropy:g}: a weight cannot be negative (0: none)")
 

@@ -1,8 +1,8 @@
 """One pretraining run: the parts, put together in a folder and set going."""
 
+import copy
 import json
-import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -12,9 +12,10 @@ from coterie.assembly import Parts, assemble, build_loader, choose_autocast, cho
 from coterie.atomic import write_text
 from coterie.config import PretrainConfig
 from coterie.data.source import ImageSource
+from coterie.distributed import agreed, local_device, rank, replicated
 from coterie.embedding.embed import embed_source
 from coterie.errors import BadRun, UserError
-from coterie.evaluation.labelled import Labelled, labelled_pair
+from coterie.evaluation.labelled import labelled_pair
 from coterie.evaluation.probes import probe_embeddings
 from coterie.evaluation.records import note_facts
 from coterie.evaluation.selection import stale
@@ -49,9 +50,8 @@ class Pretraining:
         """
         self.folder, self.source, self.config, self.listener = folder, source, config, listener
         self.reasons = reasons or {}
-        if os.environ.get("WORLD_SIZE", "1") != "1":
-            raise UserError("several processes are not supported yet: start coterie without torchrun")
-        self.device = choose_device(config.run.device)
+        self.first = rank() == 0  # of several processes: it speaks, judges and writes
+        self.device = local_device(choose_device(config.run.device))
         self.loader = build_loader(config, source, self.device)
         self.bad: dict[int, str] = {}
         self._refuse_another_run()
@@ -68,8 +68,9 @@ class Pretraining:
         monitor = self._monitor()
         saver = self._saver(parts, optimizer, monitor)
         start = self._resume(saver)
-        write_text(folder.config, to_toml(config))
-        folder.rewind(start)
+        if self.first:
+            write_text(folder.config, to_toml(config))
+            folder.rewind(start)
         ended = saver.extra.get("ended")
         finished = start == self.loader.total_steps or ended is not None
         if finished:
@@ -79,13 +80,13 @@ class Pretraining:
             self._introduce(start)
             self.loader.prepare(self.listener.track)
             self._train(parts, optimizer, monitor, saver, start)
-        if not finished or not (folder.path / "report.html").exists():
+        if self.first and (not finished or not (folder.path / "report.html").exists()):
             self._finish(parts)
 
     def _introduce(self, start: int) -> None:
         said = summary(self.config, len(self.source), self.device)
         self.listener.say(said + (f"; goes on at step {start}" if start else ""))
-        if start:
+        if start or not self.first:
             return
         found = reasoned(self.config, self.reasons)
         where = environment(self.device)
@@ -98,9 +99,9 @@ class Pretraining:
         self, parts: Parts, optimizer: torch.optim.Optimizer, monitor: Monitor, saver: Saver, start: int
     ) -> None:
         config = self.config
-        with saver.stopping_on_signals(), self._reporting_an_end(parts):
+        with saver.stopping_on_signals(), self._reporting_an_end(parts), saver.settling():
             fit(
-                parts.student,
+                replicated(parts.student),
                 parts.objective,
                 self._noting_bad(monitor.timed(self.loader.resume(start))),
                 optimizer,
@@ -109,7 +110,7 @@ class Pretraining:
                 autocast=choose_autocast(config.run.precision, self.device),
                 clip=config.clip,
                 seed=config.seed,
-                observers=[monitor, *self._looks(parts, saver), *self._probes(parts, self.probe), saver],
+                observers=[monitor, *self._looks(parts, saver), *self._probes(parts, saver), saver],
             )
 
     @contextmanager
@@ -119,7 +120,8 @@ class Pretraining:
         except Ended as error:
             self.listener.say(f"stopped early: {error}")
         except Collapsed:
-            self._finish(parts)
+            if self.first:
+                self._finish(parts)
             raise
         except torch.OutOfMemoryError as error:
             raise UserError(
@@ -128,13 +130,14 @@ class Pretraining:
         except NotFinite as error:
             seen = error.seen | {"images": [self.source.name(index) for index in error.seen.get("images", ())]}
             seen |= {"weights": {name: str(float(each.norm())) for name, each in parts.student.named_parameters()}}
-            write_text(self.folder.path / "not_finite.json", json.dumps(seen, indent=2) + "\n")
+            if self.first:
+                write_text(self.folder.path / "not_finite.json", json.dumps(seen, indent=2) + "\n")
             raise type(error)(f"{error} ({self.folder.path}/not_finite.json says what was seen)") from None
 
     def _finish(self, parts: Parts) -> None:
         """What a person looks at."""
         folder, config = self.folder, self.config
-        self._note_bad_images()
+        self._note_bad_images(self.bad)
         report_run(
             folder.path,
             config,
@@ -164,9 +167,14 @@ class Pretraining:
         look = eye(self.config)
         network = parts.student.encoder.backbone
 
-        def save_model() -> None:
-            self._note_bad_images()
-            save_backbone(self.folder.model, network, self.config.backbone, look.size, look.mean, look.std)
+        def save_model() -> Callable[[], None]:
+            copied, bad = copy.deepcopy(network).cpu(), dict(self.bad)
+
+            def write() -> None:
+                self._note_bad_images(bad)
+                save_backbone(self.folder.model, copied, self.config.backbone, look.size, look.mean, look.std)
+
+            return write
 
         threads = self.config.run.threads or torch.get_num_threads()
         return Saver(
@@ -179,8 +187,8 @@ class Pretraining:
             extra={"threads": threads, "images": len(self.source), "bad": self.bad},
         )
 
-    def _note_bad_images(self) -> None:
-        self.folder.note_bad_images((self.source.name(index), reason) for index, reason in self.bad.items())
+    def _note_bad_images(self, bad: Mapping[int, str]) -> None:
+        self.folder.note_bad_images((self.source.name(index), reason) for index, reason in bad.items())
 
     def _resume(self, saver: Saver) -> int:
         start, passed_over = saver.resume()
@@ -212,6 +220,8 @@ class Pretraining:
             )
 
     def _write(self, record: dict[str, Any]) -> None:
+        if not self.first:
+            return
         self.folder.append(record)
         self.listener.record(record, self.loader.total_steps)
         if "warning" in record:
@@ -222,16 +232,17 @@ class Pretraining:
             self.bad.update(dict(batch.bad))
             yield progress, batch
 
-    def _probes(self, parts: Parts, pair: Labelled | None) -> list[Any]:
+    def _probes(self, parts: Parts, saver: Saver) -> list[Any]:
         """The probes with labels as an observer, if they are wanted."""
-        wanted = self.config.probe
-        if pair is None or wanted is None:
+        pair, wanted = self.probe, self.config.probe
+        if pair is None or wanted is None or not self.first:
             return []
 
         def observe(progress: Progress, result: StepResult) -> None:
             ended = progress.step_in_epoch + 1 == progress.steps_per_epoch
             last = progress.step + 1 == progress.total_steps
             if last or (ended and (progress.epoch + 1) % wanted.every_epochs == 0):
+                saver.settle()  # processes are forked now, and a thread that writes may hold what they need
                 network = parts.student.encoder.backbone.eval()
                 train, test = (
                     embed_source(network, part, eye(self.config), workers=self.loader.workers, device=self.device)
@@ -244,7 +255,7 @@ class Pretraining:
         return [observe]
 
     def _looks(self, parts: Parts, saver: Saver) -> list[Any]:
-        """The looks without labels as an observer, and after it one that ends the run if nothing moves any more."""
+        """The looks without labels as an observer, which also ends the run if nothing moves any more and that is wanted."""
         run = self.config.run
         if not run.looks:
             return []
@@ -258,11 +269,16 @@ class Pretraining:
             device=self.device,
         )
 
-        def end_if_stale(progress: Progress, result: StepResult) -> None:
-            if looks.due(progress) and (why := stale(self.folder.records())):
+        def observe(progress: Progress, result: StepResult) -> None:
+            if not looks.due(progress):
+                return
+            if self.first:
+                saver.settle()  # as above
+                looks(progress, result)
+            if run.stop_when == "stale" and (why := agreed(stale(self.folder.records()) if self.first else None)):
                 saver.extra["ended"] = why
 
-        return [looks, end_if_stale] if run.stop_when == "stale" else [looks]
+        return [observe]
 
 
 def _first_difference(before: Any, now: Any, path: str = "") -> str:

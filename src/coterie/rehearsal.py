@@ -39,7 +39,7 @@ def _say(line: dict[str, Any]) -> None:
     sys.stdout.flush()
 
 
-class _Clock:
+class Clock:
     """Lets batches through until the time is over or there were enough, and times what is done with each."""
 
     def __init__(self, seconds: float, most: int, device: torch.device) -> None:
@@ -48,6 +48,7 @@ class _Clock:
         self.workers = 0
 
     def over(self, batches: Iterator[tuple[Progress, Batch]], ticks: int = 0) -> Iterator[tuple[Progress, Batch]]:
+        """The batches as they are; ``ticks`` signs of life are given on the way."""
         began, said, spent = time.perf_counter(), 0, 0.0
         for item in batches:
             yield item
@@ -87,12 +88,12 @@ def rehearse(config: PretrainConfig, source: ImageSource) -> dict[str, Any]:
     parts = assemble(config, device, images=len(source))
     rows, rate, log_steps = config.assigned_rows, config.learning_rate, config.run.log_steps
     monitor = Monitor(config.group_counts, rows, rate, log_steps=log_steps, write=lambda _: None, device=device)
-    filling, steps = _Clock(FILLING_SECONDS, MOST_FILLING, device), _Clock(STEP_SECONDS, MOST_STEPS, device)
+    filling, steps = Clock(FILLING_SECONDS, MOST_FILLING, device), Clock(STEP_SECONDS, MOST_STEPS, device)
     refresh = 0.0
 
     def batches() -> Iterator[tuple[Progress, Batch]]:
         nonlocal refresh
-        refresh = _memory_as_later(parts.objective, config, len(source))
+        refresh = memory_as_later(parts.objective, config, len(source))
         yield from steps.over(loader.resume(1), TICKS)  # a refresh comes before step 0
 
     _say({"ready": True})
@@ -124,7 +125,7 @@ def rehearse(config: PretrainConfig, source: ImageSource) -> dict[str, Any]:
     }
 
 
-def _memory_as_later(objective: Any, config: PretrainConfig, images: int) -> float:
+def memory_as_later(objective: Any, config: PretrainConfig, images: int) -> float:
     """Fill the memory with random rows, as large as it will be; returns the seconds that a refresh of it takes.
 
     At most one chunk of scores is looked over, and the time taken in proportion to the rows: k-means and labelling are

@@ -238,6 +238,37 @@ def test_exif_orientation(orientation, photo, encoded, deep):
     assert decode(stored).shape[:2] == ((32, 24) if orientation > 4 else (24, 32))
 
 
+def test_a_jpeg_is_reduced_as_far_as_it_is_allowed(photo, encoded):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    asked = []
+
+    def shrink(height: int, width: int) -> int:
+        asked.append((height, width))
+        return 4
+
+    small = decode(encoded(photo(0, 88, 60), "JPEG", exif=exif, quality=95), 3, shrink)
+    assert asked == [(60, 88)]  # as it is seen
+    assert small.shape == (15, 22, 3)
+    assert small.flags.writeable
+    expected = np.asarray(
+        Image.fromarray(photo(0, 88, 60)).rotate(-90, expand=True).resize((22, 15), Image.Resampling.BOX)
+    )
+    assert np.abs(small.astype(int) - expected).mean() < 3
+    assert decode(encoded(photo(0, 90, 61), "JPEG"), 1, shrink).shape == (23, 16, 1)
+    assert decode(encoded(Image.fromarray(photo()).convert("CMYK"), "JPEG"), 3, shrink).shape == (6, 8, 3)
+    album = encoded(photo(0, 60, 80), "MPO", save_all=True, append_images=[Image.fromarray(photo(1))])
+    assert decode(album, 3, shrink).shape == (15, 20, 3)
+    assert decode(encoded(photo(0, 7, 90), "JPEG"), 3, shrink).shape == (7, 90, 3)
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "JPEG"])
+def test_no_other_kind_is_reduced(kind, photo, encoded):
+    data = encoded(photo(), kind)
+    np.testing.assert_array_equal(decode(data, 3, lambda height, width: 2), decode(data))
+    np.testing.assert_array_equal(decode(photo(), 3, lambda height, width: 2), photo())
+
+
 def test_a_broken_exif_block_does_not_matter(photo, encoded):
     for block in (b"Exif\0\0garbage", b"Exif\0\0II*\0\xff\xff\xff\xff"):
         np.testing.assert_array_equal(decode(encoded(photo(), "JPEG", exif=block)), decode(encoded(photo(), "JPEG")))

@@ -3,7 +3,8 @@ import pytest
 import torch
 
 from coterie.data.arrays import Arrays
-from coterie.data.loader import Loader, epoch_order
+from coterie.data.loader import Loader
+from coterie.data.order import epoch_order
 from coterie.data.views import Augmentation, Crops, ViewPlan
 from coterie.data.whole import center_batches, center_view
 from coterie.errors import NoImages, UserError

@@ -14,26 +14,39 @@ from jaxtyping import Float
 PASSES = 3
 _HAIR = 3e-7  # Pillow's weights are cut off at 24 bits: at most radii, what lies half way between values falls
 
-Planes = Float[np.ndarray, "c h w"]
+Planes = Float[np.ndarray, "c n h w"]
 
 
-def blur(planes: Planes, sigma: float, *, whole: bool) -> Planes:
-    """Blur each plane.
+def blur(planes: Planes, sigmas: Float[np.ndarray, " n"], *, whole: bool) -> None:
+    """Blur each plane of N views.
 
     Args:
-        planes: left as they are.
-        sigma: the standard deviation of the Gaussian, in pixels, above 0.
+        planes: changed in place.
+        sigmas: of each view, the standard deviation of the Gaussian, in pixels, above 0; all of one reach (``box``).
         whole: the planes hold whole numbers, and the result of each filter is rounded to such.
     """
-    reach, weight, edge_weight = box(sigma)
-    for axis in (2, 2, 2, 1, 1, 1):
-        near, far = planes, _neighbours(planes, reach + 1, axis)
-        for distance in range(1, reach + 1):
-            near = near + _neighbours(planes, distance, axis)
-        torch.add(torch.from_numpy(near), torch.from_numpy(far), alpha=edge_weight / weight, out=torch.from_numpy(far))
-        far *= np.float32(weight)
-        planes = np.rint(far, out=far) if whole else far
-    return planes
+    boxes = [box(sigma) for sigma in sigmas.tolist()]
+    (reach,) = {each[0] for each in boxes}
+    weight, edge = np.array([each[1:] for each in boxes]).T[..., None, None]
+    ratio, weight = torch.from_numpy((edge / weight).astype(np.float32)), weight.astype(np.float32)
+    values = np.ascontiguousarray(planes)
+    far, near = np.empty_like(values), np.empty_like(values) if reach else values
+    far_tensor, near_tensor = torch.from_numpy(far), torch.from_numpy(near)
+    for axis in (3, 3, 3, 2, 2, 2):
+        _add_neighbours(values, reach + 1, axis, far)
+        if reach:
+            _add_neighbours(values, 1, axis, near)
+            near += values
+        for distance in range(2, reach + 1):
+            near += _add_neighbours(values, distance, axis, np.empty_like(values))
+        torch.addcmul(near_tensor, far_tensor, ratio, out=far_tensor)
+        far *= weight
+        if whole:
+            np.rint(far, out=values)
+        else:
+            np.copyto(values, far)
+    if values is not planes:
+        np.copyto(planes, values)
 
 
 def box(sigma: float) -> tuple[int, float, float]:
@@ -50,11 +63,10 @@ def box(sigma: float) -> tuple[int, float, float]:
     return reach, weight * (1 - _HAIR), edge_weight * (1 - _HAIR)
 
 
-def _neighbours(planes: Planes, distance: int, axis: int) -> Planes:
-    """``planes[i - distance] + planes[i + distance]`` along an axis, the outermost repeated."""
-    sums = np.empty(planes.shape, dtype=np.float32)
+def _add_neighbours(planes: Planes, distance: int, axis: int, sums: Planes) -> Planes:
+    """``planes[i - distance] + planes[i + distance]`` along an axis, the outermost repeated, into ``sums``."""
     length = planes.shape[axis]
-    step = distance * (planes.shape[2] if axis == 1 else 1)
+    step = distance * (planes.shape[3] if axis == 2 else 1)
     if length > 2 * distance:  # the middle, as if all were one line: twice as fast, and the ends are put right below
         line, summed_line = planes.reshape(-1), sums.reshape(-1)
         np.add(line[: -2 * step], line[2 * step :], out=summed_line[step:-step])

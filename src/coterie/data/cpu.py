@@ -9,15 +9,22 @@ from typing import NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int, UInt, UInt8
+from jaxtyping import Bool, Float, Int, UInt, UInt8
 from torch import Tensor
 
 from coterie.data import colors
-from coterie.data.blur import blur
+from coterie.data.blur import blur, box
 from coterie.data.draws import BRIGHTNESS, CONTRAST, HUE, SATURATION, Box, Draws
 from coterie.data.views import ViewPlan
 
-_TOGETHER = 2**16  # values of the views that are finished at once: more would leave the processor's cache
+_TOGETHER = 2**18  # values of the views that are finished at once: more would leave the processor's cache
+_NOTHING = -1  # in an order of operations
+_JITTER = {
+    BRIGHTNESS: colors.brighten,
+    CONTRAST: colors.contrast,
+    SATURATION: colors.saturate,
+    HUE: colors.turn_hue,
+}
 
 Image = UInt[np.ndarray, "h w c"]
 View = UInt8[np.ndarray, "_ _ _"] | Float[np.ndarray, "_ _ _"]  # channels, side, side; lists hold several sizes
@@ -104,79 +111,102 @@ def crop(source: Tensor, box: Box, size: int) -> Tensor:
 
 
 def _mirror_and_turn(cut: View, draws: Draws, row: int, view: int) -> View:
-    if draws.flip[row, view]:
-        cut = cut[:, :, ::-1]
-    if draws.vertical_flip[row, view]:
-        cut = cut[:, ::-1]
+    axes = [2] * bool(draws.flip[row, view]) + [1] * bool(draws.vertical_flip[row, view])
+    if axes:
+        cut = torch.flip(torch.from_numpy(cut), axes).numpy()  # ten times as fast as to copy numpy's ``[::-1]``
     turns = int(draws.quarter_turns[row, view])
     return np.rot90(cut, turns, (1, 2)) if turns else cut
 
 
-def _finish(cuts: list[View], draws: Draws, places: Sequence[tuple[int, int]]) -> None:
-    """Colours and blur of any number of views, each replaced in the list; skipped where nothing was drawn.
-
-    An operation on a small view takes less time than calling it. So views of one size for which the same operations
-    were drawn, in the same order, go through them together.
-    """
-    for alike, drawn in _alike(cuts, draws, places):
-        rows, views = np.array([places[number] for number in alike]).T
-        planes = np.stack([cuts[number] for number in alike], axis=1).astype(np.float32)  # [C, views, H, W]
-        dtype = cuts[alike[0]].dtype
-        for operation in drawn.jitter:
-            _jitter(planes, operation, draws, rows, views)
-        if drawn.gray:
-            planes = colors.luma(planes)[None]  # one plane will do until the end
-        if drawn.blur:
-            for number, sigma in enumerate(draws.blur[rows, views].tolist()):
-                planes[:, number] = blur(np.ascontiguousarray(planes[:, number]), sigma, whole=dtype == np.uint8)
-        if drawn.solarize:
-            colors.solarize(planes)
-        finished = planes.astype(dtype).swapaxes(0, 1)
-        for number, view in zip(alike, finished, strict=True):
-            cuts[number] = view.repeat(3, axis=0) if drawn.gray else view
-
-
 class _Drawn(NamedTuple):
-    """The operations of a view."""
+    """What was drawn for N views.
 
-    jitter: tuple[int, ...]
-    gray: bool
-    blur: bool
-    solarize: bool
+    Attributes:
+        order: of the jitter's operations; ``_NOTHING`` for those that are left out.
+        factors: of each operation: brightness, contrast, saturation, hue.
+        gray: whether the view turns grey.
+        sigma: of the blur; 0 = none.
+        reach: of the blur's box; -1 = none.
+        solarize: whether the bright is inverted.
+    """
+
+    order: Int[np.ndarray, "n 4"]
+    factors: Float[np.ndarray, "n 4"]
+    gray: Bool[np.ndarray, " n"]
+    sigma: Float[np.ndarray, " n"]
+    reach: Int[np.ndarray, " n"]
+    solarize: Bool[np.ndarray, " n"]
 
 
-def _alike(cuts: Sequence[View], draws: Draws, places: Sequence[tuple[int, int]]) -> Iterator[tuple[list[int], _Drawn]]:
-    """The numbers of views that are done alike, a few at a time, and how; those with nothing to do are left out."""
-    groups: dict[tuple[tuple[int, ...], np.dtype, _Drawn], list[int]] = defaultdict(list)
-    for number, (cut, (row, view)) in enumerate(zip(cuts, places, strict=True)):
-        colored = len(cut) == 3 and cut.dtype == np.uint8
-        operations = draws.order[row, view].tolist() if colored and draws.jitter[row, view] else ()
-        drawn = _Drawn(
-            jitter=tuple(each for each in operations if each != HUE or draws.hue[row, view]),  # 0 would still round
-            gray=colored and bool(draws.grayscale[row, view]),
-            blur=bool(draws.blur[row, view]),
-            solarize=colored and bool(draws.solarize[row, view]),
-        )
-        if any(drawn):
-            groups[cut.shape, cut.dtype, drawn].append(number)
-    for (shape, _, drawn), alike in groups.items():
+def _finish(cuts: list[View], draws: Draws, places: Sequence[tuple[int, int]]) -> None:
+    """Colours and blur of any number of views, each replaced in the list; skipped where nothing was drawn."""
+    if not cuts:
+        return
+    drawn = _drawn(cuts, draws, places)
+    for numbers in _together(cuts, drawn):
+        _finish_alike(cuts, numbers, _Drawn(*(each[numbers] for each in drawn)))
+
+
+def _drawn(cuts: Sequence[View], draws: Draws, places: Sequence[tuple[int, int]]) -> _Drawn:
+    at = tuple(np.array(places).T)
+    colored = np.array([len(cut) == 3 and cut.dtype == np.uint8 for cut in cuts])
+    factors = np.stack([draws.brightness[at], draws.contrast[at], draws.saturation[at], draws.hue[at]], axis=1)
+    order = np.where((colored & draws.jitter[at])[:, None], draws.order[at], _NOTHING)
+    order[(order == HUE) & (factors[:, [HUE]] == 0)] = _NOTHING  # a turn by 0 would still round
+    sigma = draws.blur[at]
+    reach = np.array([box(each)[0] if each else -1 for each in sigma.tolist()])
+    return _Drawn(order, factors, colored & draws.grayscale[at], sigma, reach, colored & draws.solarize[at])
+
+
+def _together(cuts: Sequence[View], drawn: _Drawn) -> Iterator[list[int]]:
+    """The numbers of views of one size and depth, grey or not, a few at a time; without those that nothing happens to.
+
+    Those for which the same was drawn come one after the other.
+    """
+    busy = (drawn.order != _NOTHING).any(axis=1) | drawn.gray | (drawn.reach >= 0) | drawn.solarize
+    groups: dict[tuple[tuple[int, ...], np.dtype, bool], list[int]] = defaultdict(list)
+    ranked = np.lexsort((drawn.reach, *drawn.order.T[::-1]))
+    for number in ranked[busy[ranked]].tolist():
+        groups[cuts[number].shape, cuts[number].dtype, bool(drawn.gray[number])].append(number)
+    for (shape, _, _), numbers in groups.items():
         few = max(1, _TOGETHER // math.prod(shape))
-        for first in range(0, len(alike), few):
-            yield alike[first : first + few], drawn
+        for first in range(0, len(numbers), few):
+            yield numbers[first : first + few]
 
 
-def _jitter(
-    planes: colors.Planes, operation: int, draws: Draws, rows: Int[np.ndarray, " n"], views: Int[np.ndarray, " n"]
-) -> None:
-    each = (rows, views, None, None)  # of ``[B, V]``, a number for each view, ``[N, 1, 1]``
-    if operation == BRIGHTNESS:
-        colors.brighten(planes, draws.brightness[each])
-    elif operation == CONTRAST:
-        colors.contrast(planes, draws.contrast[each])
-    elif operation == SATURATION:
-        colors.saturate(planes, draws.saturation[each])
-    elif operation == HUE:
-        colors.turn_hue(planes, draws.hue[each])
+def _finish_alike(cuts: list[View], numbers: Sequence[int], drawn: _Drawn) -> None:
+    """Views of one size, all at once: an operation on a small view takes less time than calling it."""
+    dtype = cuts[numbers[0]].dtype
+    planes = np.empty((len(cuts[numbers[0]]), len(numbers), *cuts[numbers[0]].shape[1:]), dtype=np.float32)
+    for place, number in enumerate(numbers):
+        planes[:, place] = cuts[number]
+    for order in drawn.order.T:
+        for operation in sorted(set(order.tolist()) - {_NOTHING}):
+            for part, chosen in _those(planes, order == operation):
+                _JITTER[operation](part, drawn.factors[chosen, operation, None, None])
+    if drawn.gray[0]:
+        planes = colors.luma(planes)[None]  # one plane will do until the end
+    for reach in sorted(set(drawn.reach.tolist()) - {-1}):
+        for part, chosen in _those(planes, drawn.reach == reach):
+            blur(part, drawn.sigma[chosen], whole=dtype == np.uint8)
+    if drawn.solarize.any():
+        for part, _ in _those(planes, drawn.solarize):
+            colors.solarize(part)
+    finished = planes.astype(dtype).swapaxes(0, 1)
+    for number, view in zip(numbers, finished, strict=True):
+        cuts[number] = view.repeat(3, axis=0) if drawn.gray[0] else view
+
+
+def _those(
+    planes: Float[np.ndarray, "c n h w"], wanted: Bool[np.ndarray, " n"]
+) -> Iterator[tuple[Float[np.ndarray, "c few h w"], Int[np.ndarray, " few"]]]:
+    """The planes of some views, to be changed in place, and their places; what was changed is then put back."""
+    chosen = np.flatnonzero(wanted)
+    neighbours = chosen[-1] - chosen[0] + 1 == len(chosen)
+    part = planes[:, chosen[0] : chosen[-1] + 1] if neighbours else planes[:, chosen]
+    yield part, chosen
+    if not neighbours:
+        planes[:, chosen] = part
 
 
 def normalize(

@@ -28,7 +28,7 @@ from coterie.data.views import ViewPlan
 FLIP, VERTICAL_FLIP, TURNS, GRAY, SOLARIZE, TURN_HUE, REACH, WEIGHT, EDGE = range(9)
 ORDER, FACTORS, BOX, COLUMNS = 9, 13, 17, 21
 
-_RED, _GREEN, _BLUE = colors.LUMA.tolist()
+_RED, _GREEN, _BLUE = (float(weight) for weight in colors.LUMA)
 
 Parameters = Float[Tensor, "n columns"]
 Pixels = Float[Tensor, "n c h w"]

@@ -9,31 +9,26 @@ from jaxtyping import Int
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from coterie.data.ahead import Ahead
 from coterie.data.cpu import normalize
 from coterie.data.device import DeviceApplier
+from coterie.data.order import Order
 from coterie.data.resident import Track, resident_images
-from coterie.data.source import ImageSource
+from coterie.data.source import Fetched, ImageSource, blocks
 from coterie.data.views import ViewPlan
 from coterie.data.workers import Crops, FinishedViews, Made, Parameters, Request, fetch
 from coterie.errors import UserError
 from coterie.types import Batch, Progress
 
-_ORDER_TAG = 0x6F72646572  # "order": keeps this stream apart from that of the views
 _FILLING = -1  # the epoch of the pass before the first
-
-
-def epoch_order(seed: int, epoch: int, count: int) -> Int[np.ndarray, " n"]:
-    """The order of the images in an epoch (-1: the filling pass): a permutation that depends on nothing but (seed, epoch)."""
-    key = np.array([(seed ^ _ORDER_TAG) % 2**64, epoch % 2**64], dtype=np.uint64)
-    generator = np.random.Generator(np.random.Philox(key=key))
-    return generator.permutation(count)
 
 
 class Loader:
     """Batches of views for a whole run.
 
-    Step s of an epoch takes the positions ``[s * batch_size, (s + 1) * batch_size)`` of that epoch's order; what does not
-    fill a last batch is left out of that epoch. Which images and which views come is a pure function of the seed and the
+    Step s of an epoch takes the positions ``[s * batch_size, (s + 1) * batch_size)`` of that epoch's order
+    (`coterie.data.order.Order`); what does not fill a last batch is left out of that epoch. A run of so many ``images`` may
+    end in the middle of an epoch. Which images and which views come is a pure function of the seed and the
     step, so a run goes on anywhere, with any number of workers. Only the views that somebody looks at are made.
 
     With the engine ``cpu`` workers make the views whole. With ``device`` they decode and crop, and the rest is done to a
@@ -52,17 +47,29 @@ class Loader:
         workers: int = 0,
         device: torch.device | str = "cpu",
         engine: Literal["cpu", "device"] = "cpu",
+        rank: int = 0,
+        world: int = 1,
+        images: int | None = None,
     ) -> None:
-        """Nothing is read before the first batch is asked for."""
+        """Nothing is read before the first batch is asked for; ``images``: the run ends after so many, if not before."""
         if batch_size > len(source):
             raise UserError(
                 f"{len(source)} images are fewer than one batch of {batch_size}: use --batch-size {len(source)} or less"
             )
+        if batch_size % world:
+            raise UserError(
+                f"a batch of {batch_size} cannot be shared out to {world} processes: use --batch-size "
+                f"{max(1, round(batch_size / world)) * world}"
+            )
         self.source, self.plan, self.seed = source, plan, seed
+        self.rank, self.world = rank, world
         self.batch_size, self.workers, self.device = batch_size, workers, torch.device(device)
         self.engine = engine
         self.steps_per_epoch = len(source) // batch_size
         self.total_steps = epochs * self.steps_per_epoch
+        if images is not None:
+            self.total_steps = min(self.total_steps, max(1, images // batch_size))
+        self.order = Order(seed, blocks(source))
         self.applier: DeviceApplier | None = None
         self.images: Tensor | None = None
         self._bad: tuple[tuple[int, str], ...] = ()
@@ -89,28 +96,39 @@ class Loader:
         Its order and its draws are those of an epoch of its own (-1); its steps count from 0, and are none of the run's.
         """
         views = self.plan.roles.grouped_views
-        return self._batches((Request(_FILLING, indices, views) for indices in self._slices(_FILLING)), 0)
+        return self._batches(((_FILLING, step, views) for step in range(self.steps_per_epoch)), 0)
 
     def resume(self, start: int = 0) -> Iterator[tuple[Progress, Batch]]:
         """The batches from step ``start`` to the end of the run, on the device, normalised: the views that a step uses."""
-        return self._batches(self._requests(start), start)
+        return self._batches(self._wanted(start), start)
 
-    def _requests(self, start: int) -> Iterator[Request]:
-        for epoch in range(start // self.steps_per_epoch, self.total_steps // self.steps_per_epoch):
-            for step, indices in enumerate(self._slices(epoch), start=epoch * self.steps_per_epoch):
-                if step >= start:
-                    yield Request(epoch, indices, self.plan.roles.at(self._progress(step)).used)
+    def _wanted(self, start: int) -> Iterator[tuple[int, int, tuple[int, ...]]]:
+        """Epoch, step in it and views of each step."""
+        for step in range(start, self.total_steps):
+            progress = self._progress(step)
+            yield progress.epoch, progress.step_in_epoch, self.plan.roles.at(progress).used
 
-    def _slices(self, epoch: int) -> Iterator[Int[np.ndarray, " b"]]:
-        order = epoch_order(self.seed, epoch, len(self.source))
-        for first in range(0, self.steps_per_epoch * self.batch_size, self.batch_size):
-            yield order[first : first + self.batch_size]
-
-    def _batches(self, requests: Iterator[Request], start: int) -> Iterator[tuple[Progress, Batch]]:
+    def _batches(
+        self, wanted: Iterator[tuple[int, int, tuple[int, ...]]], start: int
+    ) -> Iterator[tuple[Progress, Batch]]:
         self.prepare()
-        made = fetch(self._in_a_worker(), requests, self.workers, self.device)
-        for step, batch in enumerate(_beside_the_work(self, made), start=start):
-            yield self._progress(step), batch
+        fetched = self.order.fetched and self.images is None
+        ahead = Ahead(self.source, self.order) if fetched and isinstance(self.source, Fetched) else None
+        requests = (Request(epoch, self._indices(epoch, step, ahead), views) for epoch, step, views in wanted)
+        try:
+            made = fetch(self._in_a_worker(), requests, self.workers, self.device)
+            for step, batch in enumerate(_beside_the_work(self, made), start=start):
+                yield self._progress(step), batch
+        finally:
+            if ahead is not None:
+                ahead.close()
+
+    def _indices(self, epoch: int, step: int, ahead: Ahead | None) -> Int[np.ndarray, " b"]:
+        share = self.batch_size // self.world
+        first = step * self.batch_size + self.rank * share
+        if ahead is not None:
+            ahead.at(epoch, first)
+        return self.order.indices(epoch, first, first + share)
 
     def _in_a_worker(self) -> Dataset[Any]:
         if self.images is not None:

@@ -6,7 +6,7 @@ import json
 import os
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from itertools import accumulate
 from pathlib import Path
 
@@ -14,8 +14,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from coterie.data.cache import cache_folder
 from coterie.data.labels import LabelMatrix, Labels, classify, classify_several
 from coterie.data.names import Names
+from coterie.data.remote import is_remote, opened_stream
 from coterie.errors import BadImage, NoImages, UserError
 
 MEMORY_LIMIT = 2**30  # bytes of images that are held in memory; above, they are unpacked once and mapped
@@ -26,11 +28,13 @@ _LABEL_COLUMNS = ("label", "labels", "class", "cls")
 def open_tables(paths: Sequence[str], memory_limit: int = MEMORY_LIMIT) -> list["ParquetTable"]:
     """One source a table; all are held in memory if together their images are no larger than ``memory_limit`` bytes.
 
+    Tables in a store are opened by `coterie.data.remote_table.open_remote_tables`.
+
     Raises:
         NoImages: the tables have no rows.
         UserError: a table is missing, unreadable or without images, or there is no room to unpack them.
     """
-    in_memory = sum(_image_bytes(path) for path in paths) <= memory_limit
+    in_memory = sum(map(_bytes_of, paths)) <= memory_limit
     tables = [ParquetTable(path, in_memory) for path in paths]
     if not any(len(table) for table in tables):
         raise NoImages(f"{', '.join(paths[:3])}: no rows in {'this table' if len(paths) == 1 else 'these tables'}")
@@ -56,18 +60,17 @@ class ParquetTable:
     def __init__(self, path: str, in_memory: bool = True) -> None:
         self._path = str(Path(path).absolute())
         self._in_memory = in_memory
-        with _opened(path) as file:
-            column = _image_column(path, file.schema_arrow)
-            self._column = f"{column}.bytes" if pa.types.is_struct(file.schema_arrow.field(column).type) else column
-            rows = file.metadata.num_rows
-            self._names = Names(_names(path, file, column, rows))
+        with opened_table(path) as file:
+            self._column = image_column(path, file.schema_arrow)
+            self._rows = int(file.metadata.num_rows)
+            self._names = paths_of(path, file)
             self.labels: Labels | None
             self.classes: tuple[str, ...]
-            self.labels, self.classes = _labels(file)
+            self.labels, self.classes = labels_of(file)
         self._open()
 
     def __len__(self) -> int:
-        return len(self._names)
+        return self._rows
 
     def __getitem__(self, index: int) -> bytes:
         """The encoded image.
@@ -91,7 +94,7 @@ class ParquetTable:
 
     def name(self, index: int) -> str:
         """The image's path in the table if it has one, else the table's name and the zero-padded row."""
-        return self._names[index]
+        return row_name(self._path, index) if self._names is None else self._names[index]
 
     def label(self, index: int) -> int | None:
         """The number of the image's class, or None."""
@@ -107,33 +110,48 @@ class ParquetTable:
 
         None: no column of the usual names holds lists of labels.
         """
-        with _opened(self._path) as file:
-            return _several_labels(file)
+        with opened_table(self._path) as file:
+            return several_labels_of(file)
 
     def _open(self) -> None:
         if self._in_memory:
-            self._chunks = list(_image_chunks(self._path, self._column))
+            self._chunks = list(image_chunks(self._path, self._column))
         else:
-            self._chunks = _mapped(_unpacked(self._path, self._column))
+            self._chunks = mapped_images(_unpacked(self._path, self._column))
         self._starts = [0, *accumulate(len(chunk) for chunk in self._chunks)]
 
 
-def cache_folder() -> Path:
-    """Where large tables are unpacked: ``$COTERIE_CACHE``, or ``~/.cache/coterie``."""
-    return Path(os.environ.get("COTERIE_CACHE") or Path.home() / ".cache" / "coterie")
-
-
 @contextmanager
-def _opened(path: str) -> Iterator[pq.ParquetFile]:
+def opened_table(path: str) -> Iterator[pq.ParquetFile]:
+    """A table, opened; of one in a store, no more is read than is asked for.
+
+    Raises:
+        UserError: it is missing or damaged.
+        Exception: whatever the store says, where there is one (see `coterie.data.remote.patiently`).
+    """
     try:
-        with pq.ParquetFile(path) as file:
+        with (
+            opened_stream(path) if is_remote(path) else nullcontext(path) as where,
+            pq.ParquetFile(where, pre_buffer=is_remote(path)) as file,
+        ):
             yield file
     except (OSError, pa.ArrowException) as error:
+        if is_remote(path) and not isinstance(error, pa.ArrowInvalid):
+            raise
         raise UserError(f"{path}: not a readable parquet file ({' '.join(str(error).split())[:160]})") from error
 
 
+def image_column(path: str, schema: pa.Schema) -> str:
+    """The column that holds the images, as Arrow's reader wants it named: ``image``, or ``image.bytes`` in a struct.
+
+    Raises:
+        UserError: none does, or several may.
+    """
+    name = _image_column(path, schema)
+    return f"{name}.bytes" if pa.types.is_struct(schema.field(name).type) else name
+
+
 def _image_column(path: str, schema: pa.Schema) -> str:
-    """The column that holds the images."""
     found = [field.name for field in schema if _holds_bytes(field.type)]
     for name in _IMAGE_COLUMNS:
         if name in found:
@@ -153,34 +171,49 @@ def _holds_bytes(kind: pa.DataType) -> bool:
     return any(is_kind(kind) for is_kind in kinds)
 
 
-def _image_bytes(path: str) -> int:
+def image_bytes(path: str, file: pq.ParquetFile) -> int:
     """The uncompressed size of the images of a table, from its footer."""
-    with _opened(path) as file:
-        column = _image_column(path, file.schema_arrow)
-        leaves = {column, f"{column}.bytes"}
-        groups = [file.metadata.row_group(number) for number in range(file.metadata.num_row_groups)]
-        columns = [group.column(number) for group in groups for number in range(group.num_columns)]
-        return sum(leaf.total_uncompressed_size for leaf in columns if leaf.path_in_schema in leaves)
+    column = image_column(path, file.schema_arrow)
+    groups = [file.metadata.row_group(number) for number in range(file.metadata.num_row_groups)]
+    columns = [group.column(number) for group in groups for number in range(group.num_columns)]
+    return sum(leaf.total_uncompressed_size for leaf in columns if leaf.path_in_schema == column)
 
 
-def _image_chunks(path: str, column: str) -> Iterator[pa.Array]:
+def _bytes_of(path: str) -> int:
+    with opened_table(path) as file:
+        return image_bytes(path, file)
+
+
+def image_chunks(path: str, column: str) -> Iterator[pa.Array]:
     """The encoded images, some rows at a time."""
-    with _opened(path) as file:
+    with opened_table(path) as file:
         for batch in file.iter_batches(batch_size=512, columns=[column]):
-            images = batch.column(0)
-            yield pc.struct_field(images, "bytes") if pa.types.is_struct(images.type) else images
+            yield only_bytes(batch.column(0))
 
 
-def _names(path: str, file: pq.ParquetFile, column: str, rows: int) -> Iterator[bytes]:
+def only_bytes(images: pa.Array) -> pa.Array:
+    """The bytes of a column of images."""
+    return pc.struct_field(images, "bytes") if pa.types.is_struct(images.type) else images
+
+
+def paths_of(path: str, file: pq.ParquetFile) -> Names | None:
+    """The names of the images of a table: their paths, or where one has none `row_name`; None if there are no paths."""
+    column = _image_column(path, file.schema_arrow)
     kind = file.schema_arrow.field(column).type
-    paths: Sequence[str | None] = [None] * rows
-    if pa.types.is_struct(kind) and kind.get_field_index("path") >= 0:
-        paths = pc.struct_field(file.read(columns=[f"{column}.path"]).column(0), "path").to_pylist()
-    stem = Path(path).stem
-    return ((name or f"{stem}/{row:08d}").encode("utf-8", "surrogateescape") for row, name in enumerate(paths))
+    if not pa.types.is_struct(kind) or kind.get_field_index("path") < 0:
+        return None
+    paths = pc.struct_field(file.read(columns=[f"{column}.path"]).column(0), "path").to_pylist()
+    names = (name or row_name(path, row) for row, name in enumerate(paths))
+    return Names(name.encode("utf-8", "surrogateescape") for name in names)
 
 
-def _labels(file: pq.ParquetFile) -> tuple[Labels | None, tuple[str, ...]]:
+def row_name(path: str, row: int) -> str:
+    """A name for an image without one: that of its table, and the zero-padded row."""
+    return f"{Path(path).stem}/{row:08d}"
+
+
+def labels_of(file: pq.ParquetFile) -> tuple[Labels | None, tuple[str, ...]]:
+    """The labels of a table and the names of its classes, as of `coterie.data.labels.classify`."""
     schema = file.schema_arrow
     for name in _LABEL_COLUMNS:
         if name in schema.names and _holds_labels(schema.field(name).type):
@@ -188,7 +221,8 @@ def _labels(file: pq.ParquetFile) -> tuple[Labels | None, tuple[str, ...]]:
     return None, ()
 
 
-def _several_labels(file: pq.ParquetFile) -> LabelMatrix | None:
+def several_labels_of(file: pq.ParquetFile) -> LabelMatrix | None:
+    """The labels of a table, where they are lists; None if they are not."""
     schema = file.schema_arrow
     for name in _LABEL_COLUMNS:
         kind = schema.field(name).type if name in schema.names else pa.null()
@@ -225,10 +259,10 @@ def _unpacked(path: str, column: str) -> Path:
         with target.with_suffix(".lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             if not target.exists():
-                _unpack(path, column, partial)
+                unpack(path, column, partial)
                 partial.replace(target)
     except OSError as error:
-        gib = _image_bytes(path) / 2**30
+        gib = _bytes_of(path) / 2**30
         raise UserError(
             f"{cache_folder()}: cannot unpack {path} there ({error.strerror or error}; it needs {gib:.1f} GiB); "
             "make room, or name another folder in COTERIE_CACHE"
@@ -239,10 +273,11 @@ def _unpacked(path: str, column: str) -> Path:
     return target
 
 
-def _unpack(path: str, column: str, partial: Path) -> None:
+def unpack(path: str, column: str, partial: Path) -> None:
+    """Write the images of a table to an Arrow file."""
     with pa.OSFile(str(partial), "wb") as sink:
         writer = None
-        for images in _image_chunks(path, column):
+        for images in image_chunks(path, column):
             batch = pa.record_batch([images], names=["image"])
             writer = writer or pa.ipc.new_file(sink, batch.schema)
             writer.write_batch(batch)
@@ -252,7 +287,7 @@ def _unpack(path: str, column: str, partial: Path) -> None:
         os.fsync(written.fileno())
 
 
-def _mapped(unpacked: Path) -> list[pa.Array]:
+def mapped_images(unpacked: Path) -> list[pa.Array]:
     """The images of an unpacked table, which stay on disk until they are looked at."""
     if not unpacked.stat().st_size:  # a table without rows
         return []

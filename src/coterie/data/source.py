@@ -14,7 +14,10 @@ from jaxtyping import Int
 from coterie.data.files import open_files, open_folder, open_list
 from coterie.data.labels import LabelMatrix, one_hot
 from coterie.data.names import is_image_name
+from coterie.data.order import Blocks
 from coterie.data.parquet import open_tables
+from coterie.data.remote import found, is_remote
+from coterie.data.remote_table import open_remote_tables
 from coterie.data.tar import TarShards
 from coterie.errors import NoImages, UserError
 
@@ -24,7 +27,8 @@ class ImageSource(Protocol):
     """Images by number. The order never changes, on any machine; labels are optional, always.
 
     Reading an image may raise `coterie.errors.BadImage`. A source can be used after a fork and can be pickled. One whose
-    images have several labels may have an attribute ``label_matrix`` too (see :func:`label_matrix`).
+    images have several labels may have an attribute ``label_matrix`` too (see :func:`label_matrix`); one that lies in
+    shards, an attribute ``blocks`` (see :func:`blocks`), and if they are fetched, a method ``bring(start, stop)``.
     """
 
     classes: tuple[str, ...]  # names of the labels 0, 1, 2 ...; () where there are none
@@ -40,6 +44,14 @@ class ImageSource(Protocol):
 
     def label(self, index: int) -> int | None:
         """The number of the image's class; None if it has no label."""
+
+
+@runtime_checkable
+class Fetched(Protocol):
+    """What can have a run of its images on this machine before they are asked for."""
+
+    def bring(self, start: int, stop: int) -> None:
+        """Have the images ``[start, stop)`` here, and perhaps their neighbours."""
 
 
 class Concatenated:
@@ -84,6 +96,23 @@ class Concatenated:
         classes = tuple(dict.fromkeys(name for part in parts for name in part.classes))
         rows = np.concatenate([part.arranged(classes).rows for part in parts])
         return LabelMatrix(rows, np.concatenate([part.known for part in parts]), classes)
+
+    @property
+    def blocks(self) -> Blocks:
+        """Those of all sources; they are fetched if some are."""
+        parts = [blocks(source) for source in self.sources]
+        starts = [start + part.starts[:-1] for start, part in zip(self._starts[:-1], parts, strict=True)]
+        return Blocks(np.concatenate([*starts, [len(self)]]), any(part.fetched for part in parts))
+
+    def bring(self, start: int, stop: int) -> None:
+        """Have the images ``[start, stop)`` on this machine, those of sources that are fetched."""
+        for number in range(bisect_right(self._starts, start) - 1, len(self.sources)):
+            first = self._starts[number]
+            if first >= stop:
+                break
+            source = self.sources[number]
+            if isinstance(source, Fetched):
+                source.bring(max(start - first, 0), min(stop - first, len(source)))
 
     def _find(self, index: int) -> tuple[int, int]:
         if not 0 <= index < len(self):
@@ -148,6 +177,12 @@ def label_matrix(source: ImageSource) -> LabelMatrix:
     return one_hot(labels(source), source.classes) if stored is None else stored
 
 
+def blocks(source: ImageSource) -> Blocks:
+    """How a source lies on its storage: what it says itself in ``blocks``, or else one block."""
+    stored: Blocks | None = getattr(source, "blocks", None)
+    return Blocks(np.array([0, len(source)]), False) if stored is None else stored
+
+
 def evenly(count: int, total: int) -> Int[np.ndarray, " n"]:
     """``count`` of ``total`` positions, evenly spaced, from the first on."""
     return np.arange(count, dtype=np.int64) * total // max(1, count)
@@ -160,7 +195,8 @@ def open_source(*specs: str | os.PathLike[str]) -> ImageSource:
         specs: one or more of: a folder (all images below it; its first level of folders are the classes, if every
             image is in one), a ``.txt`` list of files, image files, ``.parquet`` tables, ``.tar`` shards, or a glob
             over any of these. Several are put one after another in the order given; image files given one by one are
-            sorted, so that it does not matter how a shell expands a glob.
+            sorted, so that it does not matter how a shell expands a glob. Tables and shards may be in a store that
+            fsspec reads: ``s3://bucket/shards/*.tar``.
 
     Raises:
         NoImages: a folder, list, table or shard without an image.
@@ -168,9 +204,9 @@ def open_source(*specs: str | os.PathLike[str]) -> ImageSource:
     """
     if not all(specs) or not specs:
         raise UserError("no images: give a folder, a .txt list of files, *.parquet, *.tar or a glob")
-    found = [(kind, path) for spec in specs for kind, path in _expand(str(Path(spec).expanduser()))]
+    named = [(kind, path) for spec in specs for kind, path in _expand(os.fspath(spec))]
     sources: list[ImageSource] = []
-    for kind, group in groupby(found, key=lambda pair: pair[0]):
+    for kind, group in groupby(named, key=lambda pair: pair[0]):
         sources.extend(_open(kind, [path for _, path in group]))
     return sources[0] if len(sources) == 1 else Concatenated(sources)
 
@@ -182,23 +218,39 @@ def _open(kind: str, paths: list[str]) -> Iterable[ImageSource]:
         return [open_list(path) for path in paths]
     if kind == "parquet":
         return open_tables(paths)
-    return [TarShards(paths) if kind == "tar" else open_files(paths)]
+    if kind == "remote parquet":
+        return open_remote_tables(paths)
+    return [open_files(paths) if kind == "file" else TarShards(paths)]
 
 
 def _expand(spec: str) -> Iterator[tuple[str, str]]:
     """The kind and the path of what a spec names; of what a glob finds, only that which can hold images."""
+    if is_remote(spec):
+        yield from _in_a_store(spec)
+        return
+    spec = str(Path(spec).expanduser())
     if os.path.exists(spec):  # noqa: PTH110 -- pathlib's raises where a folder may not be entered
         yield _kind(spec) or _refuse(spec), spec
         return
     if not glob.has_magic(spec):
         raise UserError(f"{spec}: no such file or folder")
     paths = sorted(glob.glob(spec, recursive=True), key=os.fsencode)  # noqa: PTH207 -- pathlib's has no absolute patterns
-    found = [(kind, path) for path in paths if (kind := _kind(path)) is not None]
+    known = [(kind, path) for path in paths if (kind := _kind(path)) is not None]
     if not spec.endswith(".txt"):  # notes beside images are no lists of images
-        found = [(kind, path) for kind, path in found if kind != "list"]
-    if not found:
+        known = [(kind, path) for kind, path in known if kind != "list"]
+    if not known:
         raise NoImages(f"{spec}: nothing that this pattern finds is an image, a folder, a table or a shard")
-    yield from found
+    yield from known
+
+
+def _in_a_store(spec: str) -> Iterator[tuple[str, str]]:
+    kinds = {".tar": "remote tar", ".parquet": "remote parquet"}
+    named = [(kind, url) for url in found(spec) if (kind := kinds.get(Path(url).suffix.lower())) is not None]
+    if not named:
+        raise NoImages(
+            f"{spec}: no tar shards or parquet tables; a store is asked for whole shards, such as '{spec.rstrip('/')}/*.tar'"
+        )
+    yield from named
 
 
 def _kind(path: str) -> str | None:

@@ -16,6 +16,7 @@ from coterie.data.decode import decode
 from coterie.data.device import pack, sizes
 from coterie.data.source import ImageSource
 from coterie.data.views import ViewPlan
+from coterie.data.watch import die_of_unsent_work, watched
 from coterie.errors import BadImage, NoImages, UserError
 
 WORKER_GRACE_SECONDS = 20
@@ -63,14 +64,11 @@ class FinishedViews(Dataset[Any]):
     def __init__(self, source: ImageSource, plan: ViewPlan, seed: int) -> None:
         self.source, self.plan, self.seed = source, plan, seed
 
-    def __getitem__(self, request: Request) -> Made | UserError:
+    def __getitem__(self, request: Request) -> Made:
         bad: list[tuple[int, str]] = []
         draws = self.plan.draw(self.seed, request.epoch, request.indices)
         images = decoded(self.source, request.indices, self.plan.channels, bad)
-        try:
-            cuts = cut_batch(images, self.plan, draws, request.views)
-        except UserError as error:  # as a value: an exception would arrive with the worker's traceback in its message
-            return error
+        cuts = cut_batch(images, self.plan, draws, request.views)
         return _finished(request, finish_batch(cuts, draws, request.views), bad)
 
 
@@ -80,14 +78,11 @@ class Crops(Dataset[Any]):
     def __init__(self, source: ImageSource, plan: ViewPlan, seed: int) -> None:
         self.source, self.plan, self.seed = source, plan, seed
 
-    def __getitem__(self, request: Request) -> Made | UserError:
+    def __getitem__(self, request: Request) -> Made:
         bad: list[tuple[int, str]] = []
         draws = self.plan.draw(self.seed, request.epoch, request.indices)
         images = decoded(self.source, request.indices, self.plan.channels, bad)
-        try:
-            cuts = cut_batch(images, self.plan, draws, request.views)
-        except UserError as error:
-            return error
+        cuts = cut_batch(images, self.plan, draws, request.views)
         if any(
             each.dtype != np.uint8 for view in cuts for each in view
         ):  # 16 bits: finer than the device's whole numbers
@@ -153,34 +148,44 @@ def fetch(dataset: Dataset[Any], requests: Iterator[Any], workers: int, device: 
     """What the workers make of the requests, in order.
 
     Raises:
-        UserError: what a worker gave instead of a result; or a worker was killed.
+        UserError: what a worker gave instead of a result; or a worker was killed, has no memory, or hangs.
     """
     loader: DataLoader[Any] = DataLoader(
-        dataset,
+        _ErrorsAsValues(dataset),
         batch_size=None,
         sampler=requests,
         num_workers=workers,
         multiprocessing_context="fork" if workers else None,  # sources and names are shared, not copied
         pin_memory=device.type == "cuda",
         collate_fn=_as_it_is,
-        worker_init_fn=_leave_signals_to_the_run,
+        worker_init_fn=_begin,
     )
-    try:
-        for made in loader:
-            if isinstance(made, UserError):
-                raise made
-            yield made
-    except RuntimeError as error:
-        if "is killed by signal" not in str(error) and "exited unexpectedly" not in str(error):
-            raise
-        raise UserError(
-            "a loader worker was killed, most often for want of memory: use fewer (--set run.workers=...); "
-            "the same command goes on from the last checkpoint"
-        ) from error
+    for made in watched(loader):
+        if isinstance(made, UserError):
+            raise made
+        yield made
 
 
-def _leave_signals_to_the_run(worker: int) -> None:
+class _ErrorsAsValues(Dataset[Any]):
+    """A dataset that gives what a person can mend as a value: an exception would arrive with the worker's traceback in it."""
+
+    def __init__(self, dataset: Dataset[Any]) -> None:
+        self.dataset = dataset
+
+    def __getitem__(self, request: Any) -> Any:
+        try:
+            return self.dataset[request]
+        except UserError as error:
+            return error
+        except MemoryError:
+            return UserError(
+                "the memory is not enough for the images: use fewer loader workers (--set run.workers=...)"
+            )
+
+
+def _begin(worker: int) -> None:
     """Ctrl-C and a scheduler's SIGTERM reach the workers too; they go on for a while, so that the run can save."""
+    die_of_unsent_work()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: signal.alarm(WORKER_GRACE_SECONDS))  # then the alarm ends the worker
 

@@ -2,6 +2,9 @@
 
 import hashlib
 import re
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -51,20 +54,59 @@ def load(folder: Path, *, set_aside: bool = False) -> tuple[int, dict[str, Any] 
     passed_over: list[str] = []
     damaged: list[Path] = []
     for step, path in found(folder):
-        expected = _NAME.fullmatch(path.name)
         try:
-            if expected and _digest(path) == expected[2]:
-                state = torch.load(path, map_location="cpu", weights_only=True)
-                for other in damaged if set_aside else ():
-                    other.rename(other.with_suffix(".damaged"))
-                return step, state, passed_over
+            state = _read(path)
         except FileNotFoundError:  # a run that goes on has just replaced it
             continue
-        passed_over.append(f"{path.name} is damaged (its checksum differs) and is passed over")
-        damaged.append(path)
+        except BadRun as error:
+            passed_over.append(f"{path.name} {error} and is passed over")
+            damaged.append(path)
+            continue
+        for other in damaged if set_aside else ():
+            other.rename(other.with_suffix(".damaged"))
+        return step, state, passed_over
     if passed_over:
-        raise BadRun(f"no checkpoint in {folder} is whole ({passed_over[0]}): begin again with another --out")
+        raise BadRun(f"no checkpoint in {folder} can be used ({passed_over[0]}): begin again with another --out")
     return 0, None, passed_over
+
+
+@contextmanager
+def taking_over(folder: Path) -> Iterator[None]:
+    """Around the taking over of a state: what does not fit is told in one line.
+
+    Raises:
+        BadRun: it does not fit.
+    """
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise
+    except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        raise BadRun(
+            f"the checkpoint in {folder} does not fit: it was changed, or written by another version of Coterie; go on with "
+            "that version, or begin again with another --out"
+        ) from error
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """What a checkpoint holds; nothing in it is executed, and it takes no more memory than the file has bytes."""
+    expected = _NAME.fullmatch(path.name)
+    try:
+        if not expected or _digest(path) != expected[2]:
+            raise BadRun("is damaged (its checksum differs)")
+        with zipfile.ZipFile(path) as packed:
+            if any(each.compress_type != zipfile.ZIP_STORED for each in packed.infolist()):
+                raise BadRun("was not written by Coterie (it is compressed)")
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (BadRun, FileNotFoundError):
+        raise
+    except OSError as error:
+        raise BadRun(f"cannot be read ({error.strerror})") from error
+    except Exception as error:  # the checksum is right: somebody has made it so
+        raise BadRun("was not written by Coterie (it holds other objects than tensors and plain values)") from error
+    if not isinstance(state, dict):
+        raise BadRun("was not written by Coterie")
+    return state
 
 
 def _digest(path: Path) -> str:

@@ -7,20 +7,26 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from coterie.atomic import write_text
+from coterie.atomic import remove_unfinished, write_text
 from coterie.errors import BadRun
 
 
 class RunFolder:
-    """A run's folder, held by one process at a time.
+    """A run's folder, held by one process at a time; of several that work together, by the first.
 
     ``config.toml``, ``metrics.jsonl`` (one object a line), ``bad_images.txt``, ``model.safetensors``, ``checkpoint/``,
     ``report.html``, ``run.json`` (facts of the start), ``snapshots/``, ``evaluation.json``, ``embeddings/``.
     """
 
-    def __init__(self, path: str | Path) -> None:
-        """Take the folder, making it if need be; :class:`BadRun` if another process has it."""
+    def __init__(self, path: str | Path, *, held: bool = True) -> None:
+        """Take the folder, making it if need be; :class:`BadRun` if another process has it.
+
+        With ``held`` off it is only read: another process of the same run has it.
+        """
         self.path = Path(path)
+        self._lock: int | None = None
+        if not held:
+            return
         if self.path.exists() and not self.path.is_dir():
             raise BadRun(f"{self.path} is a file: --out names a folder")
         try:
@@ -34,10 +40,13 @@ class RunFolder:
         except OSError as error:
             os.close(self._lock)
             raise BadRun(f"{self.path} is in use by another process: wait for it, or choose another --out") from error
+        for folder in (self.path, self.path / "snapshots"):
+            remove_unfinished(folder)
 
     def close(self) -> None:
         """Let the folder go."""
-        os.close(self._lock)
+        if self._lock is not None:
+            os.close(self._lock)
 
     @property
     def checkpoints(self) -> Path:
@@ -68,7 +77,7 @@ class RunFolder:
             raise BadRun(f"cannot write {self.log}: {error.strerror}; what was saved is whole") from error
 
     def records(self) -> list[dict[str, Any]]:
-        """The lines of the log; a last line that was cut short is left out."""
+        """The lines of the log; those that are cut short or damaged are left out."""
         return read_log(self.path)
 
     def rewind(self, step: int) -> None:
@@ -85,12 +94,14 @@ class RunFolder:
 
 
 def read_log(folder: str | Path) -> list[dict[str, Any]]:
-    """The lines of a run's ``metrics.jsonl``; a last line that was cut short is left out."""
+    """The lines of a run's ``metrics.jsonl``; those that are cut short or damaged are left out."""
     path = Path(folder) / "metrics.jsonl"
     records: list[dict[str, Any]] = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []:
         try:
-            records.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
+            record = json.loads(line)
+        except (ValueError, RecursionError):
+            continue
+        if isinstance(record, dict) and type(record.get("step")) is int:
+            records.append(record)
     return records

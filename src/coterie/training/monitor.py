@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from coterie.distributed import all_max, all_sum, world_size
 from coterie.errors import UserError
 from coterie.schedule import Schedule
 from coterie.types import Batch, Progress, StepResult, Target
@@ -141,13 +142,15 @@ class Monitor:
     def _line(self, progress: Progress) -> None:
         self.check_finite()
         assert self._z is not None
+        loss_sum, z, masses, lasts = self._of_all()
+        assert z is not None
         used, perplexity = [], []
-        for last, mass, count in zip(self._last, self._mass, self.counts, strict=True):
+        for last, mass, count in zip(lasts, masses, self.counts, strict=True):
             used.append((int((last[:count] > progress.step - self.window).sum()), count))
             share = mass[:count] / mass[:count].sum().clamp(min=1e-12)
             perplexity.append(float(torch.special.entr(share).sum().exp()))
         fewest, count = min(used, key=lambda pair: pair[0] / pair[1])
-        loss = self._loss.item() / self._steps
+        loss = loss_sum.item() / self._steps
         elapsed = time.perf_counter() - self._since
         record: dict[str, Any] = {
             "step": progress.step,
@@ -158,8 +161,8 @@ class Monitor:
             "groups_used": fewest,
             "groups": count,
             "perplexity": min(perplexity),
-            "spread": max(0.0, 1 - float((self._z / self._steps).square().sum())) ** 0.5,
-            "images_per_second": self._images / elapsed,
+            "spread": max(0.0, 1 - float((z / self._steps).square().sum())) ** 0.5,
+            "images_per_second": self._images * world_size() / elapsed,
             "data_wait": min(1.0, self._waited / elapsed),
         }
         self._forget()
@@ -169,6 +172,18 @@ class Monitor:
         self.write(record)
         if self.stop_on_collapse and self._streak >= PATIENCE_LINES:
             raise Collapsed(warning or "the run still looks collapsed")
+
+    def _of_all(self) -> tuple[Tensor, Tensor | None, list[Tensor], list[Tensor]]:
+        """Loss, z, masses and last uses over all processes: means, and for the last uses the latest; two collectives."""
+        if world_size() == 1:
+            return self._loss, self._z, self._mass, self._last
+        z = torch.zeros(0) if self._z is None else self._z
+        parts = [self._loss[None], z.to(self._loss), *(mass.to(self._loss) for mass in self._mass)]
+        lengths = [len(part) for part in parts]
+        loss, mean, *masses = torch.split(all_sum(torch.cat(parts)) / world_size(), lengths)
+        lasts = torch.split(all_max(torch.cat(self._last)), [count + 1 for count in self.counts])
+        found = None if self._z is None else mean.to(self._z)
+        return loss[0], found, [mass.to(own) for mass, own in zip(masses, self._mass, strict=True)], list(lasts)
 
     def _forget(self) -> None:
         for mass in self._mass:
@@ -195,12 +210,13 @@ class Monitor:
         )
 
     def state_dict(self) -> dict[str, Any]:
-        """What a resumed run needs to write the lines that the whole one would."""
+        """What a resumed run needs to write the lines that the whole one would, on as many processes as it likes."""
+        loss, z, masses, lasts = self._of_all()
         return {
-            "last": self._last,
-            "mass": self._mass,
-            "z": self._z,
-            "loss": self._loss,
+            "last": lasts,
+            "mass": masses,
+            "z": z,
+            "loss": loss,
             "steps": self._steps,
             "images": self._images,
             "streak": self._streak,

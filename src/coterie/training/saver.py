@@ -1,4 +1,4 @@
-"""When to save, and what."""
+"""When to save, and what; the disk is written to while the run goes on."""
 
 import signal
 import threading
@@ -10,12 +10,16 @@ from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
+from torch.utils import _pytree as tree
 
 from coterie.atomic import remove_unfinished
+from coterie.distributed import Poll, agreed, merged, rank
 from coterie.errors import BadRun, UserError
 from coterie.training import checkpoint
 from coterie.training.monitor import Monitor, NotFinite
 from coterie.types import Progress, StepResult
+
+_LATE = 1  # what a process says whose clock says that it is time; more is the number of a signal
 
 
 @runtime_checkable
@@ -45,7 +49,9 @@ class Ended(Exception):  # noqa: N818
 class Saver:
     """Saves every so many steps or minutes, at the end, and when the run is asked to stop or is called ended.
 
-    A save follows only a loss that is a number.
+    A save follows only a loss that is a number. The run waits while its state is copied to the host's memory; a thread writes
+    it, and the next save, the end and whatever forks wait for that thread. Of several processes the first writes; what
+    makes any of them save or stop, a clock or a signal, makes all do so after the same step.
     """
 
     def __init__(
@@ -56,48 +62,103 @@ class Saver:
         *,
         steps: int,
         minutes: float,
-        also: Callable[[], None],
+        also: Callable[[], Callable[[], None]],
         extra: dict[str, Any],
     ) -> None:
-        """Call ``also``, then save the state of ``parts`` and the values in ``extra`` to ``folder``."""
+        """Save the state of ``parts`` and the values in ``extra`` to ``folder``.
+
+        ``also`` copies what else is to be written, and gives what writes it: before the checkpoint, for what a finished run
+        says is done must be there.
+        """
         self.folder, self.parts, self.monitor = folder, parts, monitor
         self.steps, self.minutes, self.also, self.extra = steps, minutes, also, extra
         self.asked: int | None = None
+        self._poll = Poll()
         self._saved = time.monotonic()
+        self._writer: threading.Thread | None = None
+        self._failed: BaseException | None = None
 
     def __call__(self, progress: Progress, result: StepResult) -> None:
         """After a step: save if it is time."""
         done = progress.step + 1
-        due = self.steps > 0 and done % self.steps == 0
         late = time.monotonic() - self._saved >= 60 * self.minutes
+        said = self._poll(self.asked or int(late))  # of several processes, what was said at the step before
+        due = self.steps > 0 and done % self.steps == 0
         ended = self.extra.get("ended")
-        if due or late or done == progress.total_steps or self.asked is not None or ended:
-            self.monitor.check_finite()
-            state = {name: part.state_dict() for name, part in self.parts.items()}
-            _check_finite(state["student"])
-            self.also()  # before the checkpoint: what a finished run says is done must be there
-            checkpoint.save(self.folder, state | {"extra": self.extra}, done)
-            self._saved = time.monotonic()
-        if self.asked is not None and done < progress.total_steps:
-            raise Interrupted(self.asked, done)
-        if ended and done < progress.total_steps:
+        last = done == progress.total_steps
+        if due or last or said or ended:
+            self._save(done)
+        if last or said > _LATE or ended:
+            self.settle()
+        if said > _LATE and not last:
+            raise Interrupted(said, done)
+        if ended and not last:
             raise Ended(ended)
+
+    def _save(self, done: int) -> None:
+        self.monitor.check_finite()
+        state = {name: part.state_dict() for name, part in self.parts.items()}
+        _check_finite(state["student"])
+        self.extra["bad"].update(merged(self.extra["bad"]))
+        self._saved = time.monotonic()
+        self.settle()
+        if rank() == 0:
+            on_host = tree.tree_map_only(Tensor, _copied, state | {"extra": self.extra})
+            self._writer = threading.Thread(target=self._write, args=(on_host, done, self.also()), name="saver")
+            self._writer.start()
+
+    def _write(self, state: dict[str, Any], done: int, also: Callable[[], None]) -> None:
+        try:
+            also()
+            checkpoint.save(self.folder, state, done)
+        except BaseException as error:  # it is raised where the run can be told
+            self._failed = error
+
+    def settle(self) -> None:
+        """Wait until what is being written is on the disk.
+
+        Raises:
+            UserError: it could not be written; the earlier checkpoints are whole.
+        """
+        if self._writer is not None:
+            self._writer.join()
+            self._writer = None
+        if self._failed is not None:
+            failed, self._failed = self._failed, None
+            raise failed
+
+    @contextmanager
+    def settling(self) -> Iterator[None]:
+        """Whatever happens in it, at its end all that was to be written is on the disk."""
+        try:
+            yield
+        finally:
+            self.settle()
 
     def resume(self) -> tuple[int, list[str]]:
         """Take over the newest whole checkpoint, if there is one: the steps done, and what was passed over."""
-        remove_unfinished(self.folder)
-        step, state, passed_over = checkpoint.load(self.folder, set_aside=True)
+        first = rank() == 0
+        if first:
+            remove_unfinished(self.folder)
+        step, state, passed_over = checkpoint.load(self.folder, set_aside=True) if first else (0, None, [])
+        step = agreed(step)
+        if step and not first:  # damaged files have been set aside
+            step, state, _ = checkpoint.load(self.folder)
         if state is not None:
-            before, now = state["extra"]["images"], self.extra["images"]
-            if before != now:  # asked before anything is taken over: labels are kept for each image
-                raise BadRun(
-                    f"{self.folder.parent} was begun with {before} images, now there are {now}: bring the images back, or "
-                    "choose another --out"
-                )
-            for name, part in self.parts.items():
-                part.load_state_dict(state[name])
-            self.extra.update(state["extra"])
+            with checkpoint.taking_over(self.folder):
+                self._take_over(state)
         return step, passed_over
+
+    def _take_over(self, state: dict[str, Any]) -> None:
+        before, now = state["extra"]["images"], self.extra["images"]
+        if before != now:  # asked before anything is taken over: labels are kept for each image
+            raise BadRun(
+                f"{self.folder.parent} was begun with {before} images, now there are {now}: bring the images back, or choose "
+                "another --out"
+            )
+        for name, part in self.parts.items():
+            part.load_state_dict(state[name])
+        self.extra.update(state["extra"])
 
     @contextmanager
     def stopping_on_signals(self) -> Iterator[None]:
@@ -117,6 +178,10 @@ class Saver:
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
+
+
+def _copied(tensor: Tensor) -> Tensor:
+    return tensor.detach().to("cpu", copy=True)
 
 
 def _check_finite(weights: dict[str, Tensor]) -> None:

@@ -1,0 +1,116 @@
+"""A tiny run in float64, on one process or on several: what its losses were and what it left."""
+
+import copy
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+
+from coterie.assembly import assemble
+from coterie.data.arrays import Arrays
+from coterie.data.loader import Loader
+from coterie.data.photos import photo_patches
+from coterie.distributed import all_sum, gathered, rank, replicated, world_size
+from coterie.settings import from_dict
+from coterie.training.loop import fit
+from coterie.types import Batch, Progress, StepResult
+from tests.matrix.cells import MEAN, SIDE, STD, Cell, settings_of
+
+IMAGES, BATCH, EPOCHS = 78, 24, 3  # 3 steps an epoch, and 6 images left out of it
+STEPS = IMAGES // BATCH * EPOCHS
+LENGTH = IMAGES // BATCH * BATCH
+
+
+def _cell(*kinds: str, **changes: Any) -> dict[str, Any]:
+    settings = settings_of(Cell(*kinds))
+    augmentation = settings["views"]["crops"][0]["augmentation"]
+    settings["views"]["crops"].append({"count": 2, "size": 8, "scale": [0.1, 0.3], "augmentation": augmentation})
+    settings |= {"epochs": EPOCHS, "batch_size": BATCH}
+    if "memory" in settings:
+        settings["memory"]["length"] = LENGTH
+    if kinds[0] != "batch":
+        settings["groups"]["counts"] = [8, 5]
+    for path, value in changes.items():
+        place = settings
+        *above, last = path.split("__")
+        for name in above:
+            place = place.setdefault(name, {})
+        place[last] = value
+    return settings
+
+
+CASES: dict[str, dict[str, Any]] = {
+    "swav": _cell("learned", "sinkhorn", "same", "batch", memory={"length": 2 * BATCH, "start_epoch": 1}),
+    "smog": _cell("momentum", "nearest", "teacher", "batch", refresh__reset_teacher=True, predictor={"width": 32}),
+    "smog_gradient": _cell("momentum", "nearest", "teacher", "batch", groups__gradient=True, batch_norm_scope="joint"),
+    "deepcluster_v2": _cell("kmeans", "nearest", "same", "epoch"),
+    "sela_v2": _cell("learned", "sinkhorn", "same", "epoch"),
+    "dino": _cell("learned", "centered", "teacher", "batch", target__covers_groups=True),
+    "msn": _cell("learned", "softmax", "same", "batch"),
+    "simclr": _cell("batch", "identity", "same", "batch", groups__gradient=True),
+    "resa": _cell("batch", "sinkhorn", "teacher", "batch", batch_norm_scope="view"),
+}
+
+
+def carry(case: str, start: int, until: int, state: dict[str, Any] | None) -> dict[str, Any]:
+    """Train from step ``start`` to ``until``; losses and grouped views of the whole batch, and the state as it is saved."""
+    config = from_dict(CASES[case])
+    parts = assemble(config, images=IMAGES)
+    student, objective = parts.student.double(), parts.objective.double()
+    optimizer = config.optimizer.build(student)
+    if state is not None:
+        for name, part in (("student", student), ("objective", objective), ("optimizer", optimizer)):
+            part.load_state_dict(state[name])
+    images = Arrays(photo_patches("train", IMAGES, SIDE).images)
+    settings = {"batch_size": BATCH, "epochs": EPOCHS, "seed": config.seed, "rank": rank(), "world": world_size()}
+    loader = Loader(images, config.views, **settings)
+    losses: list[float] = []
+    indices: list[torch.Tensor] = []
+
+    def observe(progress: Progress, result: StepResult) -> None:
+        losses.append(float(all_sum(result.loss.detach()) / world_size()))
+        indices.append(gathered(result.index).flatten())
+
+    batches = islice(_in_double(loader.resume(start)), until - start)
+    rate = config.learning_rate.at
+    once = lambda: _in_double(loader.once())  # noqa: E731
+    fit(replicated(student), objective, batches, optimizer, rate, once=once, seed=config.seed, observers=[observe])
+    memory = getattr(objective, "memory", None)
+    if memory is not None and memory.written and world_size() > 1:
+        rows = gathered(memory.rows)
+        assert not torch.equal(rows[0], rows[1]), "every process keeps the same rows"
+    kept = {"student": student, "objective": objective, "optimizer": optimizer}
+    state = {name: copy.deepcopy(part.state_dict()) for name, part in kept.items()}
+    return {"losses": losses, "indices": indices, "state": state}
+
+
+def _in_double(batches: Iterator[tuple[Progress, Batch]]) -> Iterator[tuple[Progress, Batch]]:
+    for progress, batch in batches:
+        yield progress, Batch(batch.index, {number: view.double() for number, view in batch.views.items()}, batch.bad)
+
+
+def on_processes(world: int, folder: Path, start: int, until: int, states: dict[str, Any] | None) -> dict[str, Any]:
+    """``carry`` of every case on so many processes; one stays in this process."""
+    if world == 1:
+        return {case: carry(case, start, until, states and states[case]["state"]) for case in CASES}
+    folder.mkdir()
+    torch.save(states, folder / "before.pt")
+    mp.start_processes(_work, (world, str(folder), start, until), nprocs=world, start_method="spawn")
+    return torch.load(folder / "after.pt", weights_only=True)
+
+
+def _work(number: int, world: int, folder: str, start: int, until: int) -> None:
+    torch.set_num_threads(1)
+    np.seterr(all="raise")
+    dist.init_process_group("gloo", store=dist.FileStore(f"{folder}/store", world), rank=number, world_size=world)
+    assert (world_size(), rank()) == (world, number)
+    states = torch.load(f"{folder}/before.pt", weights_only=True)
+    done = {case: carry(case, start, until, states and states[case]["state"]) for case in CASES}
+    if number == 0:
+        torch.save(done, f"{folder}/after.pt")
+    dist.destroy_process_group()

@@ -1,0 +1,108 @@
+"""The command under torchrun: real processes, real signals; a killed worker brings the group back to its last checkpoint."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import torch
+
+from coterie.data.photos import photo_patches
+from coterie.demonstration import write_patches
+from coterie.training.checkpoint import found
+
+SETTINGS = (
+    "views.crops.0.size=16 views.crops.1.size=8 views.crops.1.count=2 backbone.width=0.125 groups.counts=[20] "
+    "memory.length=32 memory.start_epoch=1 run.threads=1 run.log_steps=4 run.save_steps=4 run.looks=1 run.workers=1"
+).split()
+EPOCHS, STEPS_PER_EPOCH = 10, 10
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("images") / "patches.parquet"
+    write_patches(path, photo_patches("train", 165, 16))
+    return path
+
+
+def started(images: Path, out: Path, processes: int, *torchrun: str) -> subprocess.Popen[str]:
+    """The command on so many processes; 0: without torchrun."""
+    settings = [part for setting in SETTINGS for part in ("--set", setting)]
+    command = ["pretrain", "swav", str(images), "--out", str(out), "--epochs", str(EPOCHS), "--batch-size", "16"]
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", *torchrun]
+    start = [*launch, "-m", "coterie"] if processes else [sys.executable, "-m", "coterie"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        [*start, *command, *settings], text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment
+    )
+
+
+def until_saved(out: Path, process: subprocess.Popen[str], steps: int) -> None:
+    deadline = time.monotonic() + 240
+    while time.monotonic() < deadline and process.poll() is None:
+        checkpoints = found(out / "checkpoint")
+        if checkpoints and checkpoints[0][0] >= steps:
+            return
+        time.sleep(0.01)
+    raise AssertionError(f"not so far: {process.communicate()[1]}")
+
+
+def children(process: subprocess.Popen[str]) -> list[int]:
+    """The processes that torchrun started, in the order of their ranks."""
+    found = []
+    for pid in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split():
+        environment = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+        ranks = [int(each[5:]) for each in environment if each.startswith(b"RANK=")]
+        found += [(rank, int(pid)) for rank in ranks]
+    return [pid for _, pid in sorted(found)]
+
+
+def left(out: Path) -> tuple[dict[str, torch.Tensor], list[dict]]:
+    """The weights, and the lines of the log but for speeds."""
+    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    timed = ("images_per_second", "data_wait")
+    kept = [{key: value for key, value in line.items() if key not in timed} for line in lines]
+    return safetensors.torch.load_file(out / "model.safetensors"), kept
+
+
+def test_a_killed_worker_brings_the_group_back_and_nothing_is_lost(images: Path, tmp_path: Path) -> None:
+    whole = started(images, tmp_path / "whole", 2)
+    spoken, said = whole.communicate(timeout=400)
+    assert whole.returncode == 0, said
+    assert spoken.count("the backbone is in") == 1, "one process speaks"
+    out = tmp_path / "killed"
+    process = started(images, out, 2, "--max-restarts=2")
+    until_saved(out, process, 24)
+    ranks = children(process)
+    assert len(ranks) == 2
+    os.kill(ranks[1], signal.SIGKILL)
+    _, said = process.communicate(timeout=400)
+    assert process.returncode == 0, said
+    assert "goes on at step" in said
+    (ours, log), (theirs, other_log) = left(out), left(tmp_path / "whole")
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    assert log == other_log
+
+
+def test_asked_to_stop_all_save_after_the_same_step_and_one_process_goes_on(images: Path, tmp_path: Path) -> None:
+    process = started(images, tmp_path, 2)
+    until_saved(tmp_path, process, 8)
+    began = time.monotonic()
+    for pid in children(process):
+        os.kill(pid, signal.SIGTERM)
+    _, said = process.communicate(timeout=100)
+    assert time.monotonic() - began < 60
+    assert "stopped and saved after step" in said
+    assert said.count("143") >= 2, said  # the status of both, as torchrun tells it
+    steps = found(tmp_path / "checkpoint")[0][0]
+    assert 8 <= steps < EPOCHS * STEPS_PER_EPOCH
+    alone = started(images, tmp_path, 0)
+    _, said = alone.communicate(timeout=400)
+    assert alone.returncode == 0, said
+    assert f"goes on at step {steps}" in said
+    assert left(tmp_path)[1][-1]["step"] == EPOCHS * STEPS_PER_EPOCH - 1
