@@ -213,7 +213,7 @@ def test_sources_that_hold_nothing(tmp_path: Path, call) -> None:
         (["--epochs", "0"], "epochs is 0"),
         (["--epochs", "ten"], "--epochs"),
         (["--frobnicate", "1"], "--frobnicate"),
-        (["--set", "run.device=cuda"], "no CUDA device"),
+        (["--set", "run.device=cuda"], "but torch says"),
         (["--set", "run.device=tpu"], "run.device"),
         (["--set", "backbone.weights=/nowhere.pth"], "/nowhere.pth"),
         (["--config", "/nowhere.toml"], "no settings file /nowhere.toml"),

@@ -19,7 +19,7 @@ from coterie.distributed import all_sum, gathered, rank, replicated, world_size
 from coterie.settings import from_dict
 from coterie.training.loop import fit
 from coterie.types import Batch, Progress, StepResult
-from tests.matrix.cells import MEAN, SIDE, STD, Cell, settings_of
+from tests.matrix.cells import SIDE, Cell, settings_of
 
 IMAGES, BATCH, EPOCHS = 78, 24, 3  # 3 steps an epoch, and 6 images left out of it
 STEPS = IMAGES // BATCH * EPOCHS

@@ -1,6 +1,5 @@
 """W processes with their share of the batch follow the trajectory of one, and hand it on to any other number of them."""
 
-from pathlib import Path
 from typing import Any
 
 import pytest

@@ -1,0 +1,134 @@
+"""What two processes say to each other in a step, and that neither is left alone when one of them sees no number."""
+
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+
+from coterie.assembly import assemble
+from coterie.data.arrays import Arrays
+from coterie.data.loader import Loader
+from coterie.data.photos import photo_patches
+from coterie.distributed import rank, replicated, world_size
+from coterie.settings import from_dict
+from coterie.training.loop import fit
+from coterie.training.monitor import Monitor, NotFinite
+from coterie.types import Batch
+from tests.distributed.running import BATCH, CASES, IMAGES
+from tests.matrix.cells import SIDE
+
+CALLS = ("all_reduce", "all_gather")
+POISONED = 3  # the step at which one process sees no number
+
+
+def parts_of(case: str) -> tuple[Any, Any, Loader]:
+    config = from_dict(CASES[case])
+    images = Arrays(photo_patches("train", IMAGES, SIDE).images)
+    settings = {"batch_size": BATCH, "epochs": 3, "seed": 0, "rank": rank(), "world": world_size()}
+    return config, assemble(config, images=IMAGES), Loader(images, config.views, **settings)
+
+
+def counted(case: str) -> dict[str, list[int]]:
+    """Collectives and their numbers (floats) of each step, without those that average the gradients."""
+    config, parts, loader = parts_of(case)
+    said: dict[str, list[int]] = {"calls": [], "numbers": [], "buckets": []}
+    before = {name: getattr(dist, name) for name in CALLS}
+    now = [0, 0, 0]
+
+    def noting(name: str) -> Any:
+        def call(*args: Any, **named: Any) -> Any:
+            sent = args[0] if isinstance(args[0], torch.Tensor) else args[1]
+            now[0], now[1] = now[0] + 1, now[1] + sent.numel()
+            return before[name](*args, **named)
+
+        return call
+
+    def average(state: None, bucket: dist.GradBucket) -> torch.futures.Future[torch.Tensor]:
+        now[2] += 1
+        work = before["all_reduce"](bucket.buffer().div_(world_size()), async_op=True)
+        return work.get_future().then(lambda done: done.value()[0])
+
+    def observe(progress: Any, result: Any) -> None:
+        for kept, number in zip(said.values(), now, strict=True):
+            kept.append(number)
+        now[:] = [0, 0, 0]
+
+    student = replicated(parts.student)
+    student.register_comm_hook(None, average)
+    for name in CALLS:
+        setattr(dist, name, noting(name))
+    try:
+        optimizer = config.optimizer.build(parts.student)
+        batches, rate = islice(loader.resume(), 9), config.learning_rate.at
+        fit(student, parts.objective, batches, optimizer, rate, once=loader.once, seed=0, observers=[observe])
+    finally:
+        for name in CALLS:
+            setattr(dist, name, before[name])
+    return said
+
+
+def poisoned() -> tuple[int, list[int]]:
+    """At which step this process was told of it, and which images of how many processes were named."""
+    config, parts, loader = parts_of("swav")
+    monitor = Monitor(config.group_counts, BATCH, config.learning_rate, log_steps=2, write=lambda _: None)
+    last = [-1]
+
+    def batches() -> Any:
+        for progress, batch in loader.resume():
+            last[0] = progress.step
+            bad = progress.step == POISONED and rank() == 1
+            views = {number: view * torch.nan if bad else view for number, view in batch.views.items()}
+            yield progress, Batch(batch.index, views)
+
+    try:
+        optimizer = config.optimizer.build(parts.student)
+        student, rate = replicated(parts.student), config.learning_rate.at
+        fit(student, parts.objective, batches(), optimizer, rate, seed=0, observers=[monitor])
+    except NotFinite as error:
+        return last[0], [error.seen["step"]]
+    return -1, []
+
+
+def _work(number: int, folder: str) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", store=dist.FileStore(f"{folder}/store", 2), rank=number, world_size=2)
+    found = {"swav": counted("swav"), "smog": counted("smog"), "poisoned": poisoned()}
+    torch.save(found, f"{folder}/{number}.pt")
+    dist.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def told(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    folder: Path = tmp_path_factory.mktemp("together")
+    mp.start_processes(_work, (str(folder),), nprocs=2, start_method="spawn")
+    return [torch.load(folder / f"{number}.pt", weights_only=True) for number in range(2)]
+
+
+def test_what_swav_says_in_a_step(told: list[dict[str, Any]]) -> None:
+    """For each head: three rounds of Sinkhorn. For each batch norm and resolution: two forward, two back."""
+    for said in (each["swav"] for each in told):
+        backbones, heads = 4 * 20 * 2, 4
+        assert said["calls"] == [3 * 2 + backbones + heads] * 9
+        assert said["buckets"] == said["buckets"][:1] * 9
+        assert said["buckets"][0] >= 1
+
+
+def test_what_smog_says_in_a_step(told: list[dict[str, Any]]) -> None:
+    """For each head: one sum of rows and counts. The first step of an epoch finds the groups anew: k-means' ten rounds.
+
+    Before the very first step the memory is filled.
+    """
+    for said in (each["smog"] for each in told):
+        usual = said["calls"][1]
+        assert usual == min(said["calls"])
+        refreshed = 2 * (1 + 10)  # two heads: their starts, and ten rounds
+        filling = 3 * 2 * 2 * (20 + 2)  # batches, grouped views, collectives, batch norms
+        assert [calls - usual for calls in said["calls"]] == [filling + refreshed, 0, 0, *[refreshed, 0, 0] * 2]
+
+
+def test_if_one_sees_no_number_both_stop_at_the_same_step(told: list[dict[str, Any]]) -> None:
+    assert told[0]["poisoned"] == told[1]["poisoned"] == (POISONED, [POISONED])
