@@ -26,11 +26,11 @@ def config(target: str = "teacher") -> PretrainConfig:
 
 
 def test_a_gpu_that_cannot_be_used_is_refused_in_torchs_words() -> None:
-    with pytest.raises(UserError, match="torch says: .+; use --set run.device=cpu") as raised:
+    with pytest.raises(UserError, match=r"torch says: .+; use --set run\.device=cpu") as raised:
         choose_device("cuda:63")
     assert "\n" not in str(raised.value)
     if not torch.cuda.is_available():
-        with pytest.raises(UserError, match="run.device is cuda, but torch says"):
+        with pytest.raises(UserError, match=r"run\.device is cuda, but torch says"):
             choose_device("cuda")
 
 

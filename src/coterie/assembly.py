@@ -287,7 +287,7 @@ def why_autocast(precision: str, device: torch.device) -> str:
 
 def _has_bfloat16(device: torch.device) -> bool:
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     can: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()  # older versions of torch do not tell
     return can.get("avx512_bf16", False) or can.get("amx_bf16", False)
 

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -28,23 +29,20 @@ def writing(path: str | Path, name: Callable[[Path], str] | None = None) -> Iter
         yield part
         with part.open("rb+") as file:
             os.fsync(file.fileno())
-        mask = os.umask(0)  # the only way to read it
-        os.umask(mask)
-        part.chmod(0o666 & ~mask)
+        part.chmod(0o666 & ~_umask())
         part.replace(path.with_name(name(part)) if name else path)
         _sync_folder(path.parent)
     except OSError as error:
         with suppress(OSError):
             part.unlink(missing_ok=True)
         raise UserError(_why(error, path)) from error
-    except RuntimeError as error:  # torch and pyarrow report a full disk in their own ways
-        part.unlink(missing_ok=True)
-        if not any(words in str(error) for words in ("No space left", "PytorchStreamWriter", "unexpected pos")):
+    except BaseException as error:
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
+        failed = _failed_write(error)
+        if failed is None:
             raise
-        raise UserError(_why(OSError(errno.ENOSPC, ""), path)) from error
-    except BaseException:
-        part.unlink(missing_ok=True)
-        raise
+        raise UserError(_why(failed, path)) from error
 
 
 def write_text(path: str | Path, text: str) -> None:
@@ -54,9 +52,34 @@ def write_text(path: str | Path, text: str) -> None:
 
 
 def remove_unfinished(folder: str | Path) -> None:
-    """Remove what writers that were killed left in ``folder``."""
+    """Remove what writers that were killed left in ``folder``; what another process still writes there is left alone.
+
+    Raises:
+        UserError: it cannot be removed.
+    """
     for part in Path(folder).glob(f".*{SUFFIX}"):
-        part.unlink(missing_ok=True)
+        writer = part.suffixes[-2].removeprefix(".") if len(part.suffixes) > 1 else ""
+        if writer != str(os.getpid()) and Path(f"/proc/{writer or 'none'}").exists():
+            continue
+        try:
+            part.unlink(missing_ok=True)
+        except OSError as error:
+            raise UserError(f"cannot remove {part}, which a killed process left: {error.strerror}") from error
+
+
+def _umask() -> int:
+    """Without setting it, even for a moment: another thread might be making a file."""
+    found = re.search(r"^Umask:\s*(\d+)", Path("/proc/self/status").read_text(), re.MULTILINE)
+    return int(found[1], 8) if found else 0o022
+
+
+def _failed_write(error: BaseException) -> OSError | None:
+    """What the system said, where a library tells of it in a way of its own: safetensors, torch, pyarrow."""
+    code = re.search(r"os error (\d+)", str(error))
+    if code:
+        return OSError(int(code[1]), os.strerror(int(code[1])))
+    full = any(words in str(error) for words in ("No space left", "PytorchStreamWriter", "unexpected pos"))
+    return OSError(errno.ENOSPC, "") if full else None
 
 
 def _sync_folder(folder: Path) -> None:

@@ -38,7 +38,7 @@ def swav(plan: Planner) -> PretrainConfig:
         projector=_projector(plan),
         groups=LearnedGroupsConfig(counts=groups, frozen_steps=plan.frozen_steps()),
         assignment=Sinkhorn(temperature=plan.sinkhorn_temperature(), iterations=3),
-        memory=MemoryConfig(length=past, start_epoch=1) if past else None,
+        memory=MemoryConfig(length=past, start_epoch=plan.queue_epoch()) if past else None,
     )
 
 

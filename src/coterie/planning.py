@@ -139,9 +139,12 @@ class Planner:
         return self.because("refresh.every_epochs", epochs, why)
 
     def frozen_steps(self) -> int:
-        """One epoch, as published; none for small images, whose few epochs it would waste."""
+        """One epoch, as published, but a twentieth of a run of fewer than 20; none for small images: it would be a waste."""
         if self.facts.small:
             return self.because("groups.frozen_steps", 0, "small images: nothing is gained by waiting")
+        if self.epochs() < 20:  # a single pass would be over before the groups had moved
+            steps = self.steps_per_epoch * self.epochs() // 20
+            return self.because("groups.frozen_steps", steps, "a twentieth of a run of few epochs")
         return self.because("groups.frozen_steps", self.steps_per_epoch, "one epoch, as published")
 
     def sinkhorn_temperature(self) -> float:
@@ -158,8 +161,13 @@ class Planner:
         if not length:
             self.reasons["memory"] = f"not needed: a batch of {batch} has two rows for each of {groups} groups"
             return 0
-        self.reasons["memory.start_epoch"] = "after the first epoch, when embeddings have begun to settle"
         return self.because("memory.length", length, f"with the batch of {batch}, two rows for each of {groups} groups")
+
+    def queue_epoch(self) -> int:
+        """The epoch from which on past rows are kept: the second, if there is one."""
+        if self.epochs() == 1:
+            return self.because("memory.start_epoch", 0, "a single pass has no later epoch")
+        return self.because("memory.start_epoch", 1, "after the first epoch, when embeddings have begun to settle")
 
     def epoch_memory(self) -> int:
         """One epoch of rows."""

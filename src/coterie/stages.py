@@ -2,6 +2,7 @@
 
 import time
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 import torch
@@ -11,6 +12,7 @@ from coterie.data.cpu import cut_batch, finish_batch
 from coterie.data.decode import decode
 from coterie.data.device import pack
 from coterie.data.loader import Loader
+from coterie.data.shrink import crops_shrink
 from coterie.data.workers import Parameters, Request, stacked
 from coterie.errors import BadImage
 
@@ -78,15 +80,17 @@ def _views(found: Stages, loader: Loader, indices: Int[np.ndarray, " b"]) -> Non
     encoded = [loader.source[int(index)] for index in indices]
     spent = {READ: time.perf_counter() - began}  # a disk is waited for; all else is work
     images, kept, lap = [], [], _Laps()
-    for index, data in zip(indices, encoded, strict=True):
+    draws = plan.draw(loader.seed, 0, indices)  # they say how far a JPEG may be reduced
+    spent[STACK] = lap()
+    for row, (index, data) in enumerate(zip(indices, encoded, strict=True)):
         try:
-            images.append(decode(data, plan.channels))
+            images.append(decode(data, plan.channels, partial(crops_shrink, plan, draws, row)))
             kept.append(index)
         except BadImage:  # the run takes the next one
             continue
     spent[DECODE] = lap()
-    draws = plan.draw(loader.seed, 0, np.array(kept, dtype=np.int64))
-    spent[STACK] = lap()
+    if len(kept) < len(indices):
+        draws = plan.draw(loader.seed, 0, np.array(kept, dtype=np.int64))
     views = cut_batch(iter(images), plan, draws, wanted)
     spent[CROP] = lap()
     if loader.engine == "cpu" and images:

@@ -205,3 +205,17 @@ def test_each_image_is_decoded_once_for_all_its_views() -> None:
         decoded.clear()
         list(passing)
         assert sorted(decoded) == list(range(20))
+
+
+def test_a_run_of_so_many_images_ends_in_the_middle_of_an_epoch() -> None:
+    whole = list(loader().resume())
+    some = loader(images=31)  # 5 batches of 6; an epoch has 3
+    assert (some.total_steps, some.steps_per_epoch) == (5, 3)
+    batches = list(some.resume())
+    assert [progress.step for progress, _ in batches] == list(range(5))
+    assert all(progress.total_steps == 5 for progress, _ in batches)
+    for (_, batch), (_, other) in zip(batches, whole, strict=False):
+        assert torch.equal(batch.views[0], other.views[0])
+    same(list(loader(2, images=31).resume(4)), batches[4:])
+    assert loader(images=10**9).total_steps == 9  # epochs end it, too
+    assert [len(list(each.resume())) for each in (loader(epochs=1, images=6), loader(epochs=1, images=18))] == [1, 3]

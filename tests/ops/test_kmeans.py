@@ -23,7 +23,7 @@ def test_means_of_the_rows_of_each_group() -> None:
 def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     rows, centers = unit(301, 5), unit(7, 5, seed=1)
     whole = nearest_centers(rows, centers)
-    monkeypatch.setattr("coterie.ops.neighbours.CHUNK_ELEMENTS", 70)
+    monkeypatch.setattr("coterie.ops.standard.CPU_ELEMENTS", 70)
     assert torch.equal(nearest_centers(rows, centers), whole)
 
 

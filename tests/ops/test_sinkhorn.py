@@ -58,3 +58,29 @@ def test_no_gradient_flows_into_codes() -> None:
 def test_impossible_settings_are_refused(bad: dict) -> None:
     with pytest.raises(Exception, match=next(iter(bad))):
         Sinkhorn(**bad)
+
+
+@pytest.mark.parametrize("normalized", [False, True])
+def test_parts_change_nothing(normalized: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    logits = torch.stack([scores(41, 7, 6), scores(41, 7, 7)]) / 0.05
+    whole = sinkhorn_bias(logits, 5, normalized=normalized)
+    streamed = sinkhorn_bias(lambda: logits.split(9, dim=1), 5, normalized=normalized)
+    monkeypatch.setattr("coterie.ops.standard.CPU_ELEMENTS", 3 * 2 * 7)
+    for each in (streamed, sinkhorn_bias(logits, 5, normalized=normalized)):
+        torch.testing.assert_close(each, whole, rtol=1e-13, atol=1e-13)
+
+
+@pytest.mark.parametrize("scale", [1.0, 100.0, 10000.0])
+@pytest.mark.parametrize(("rows", "groups"), [(200, 50), (40, 300)])
+def test_each_round_divides_columns_then_rows_whatever_their_size(scale: float, rows: int, groups: int) -> None:
+    """The iteration as it is written in the paper, on logarithms throughout, is the oracle; float32 stays finite."""
+    logits = scale * torch.randn(rows, groups, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    plan = logits
+    for _ in range(4):
+        plan = plan - plan.logsumexp(dim=0, keepdim=True)
+        plan = plan - plan.logsumexp(dim=1, keepdim=True)
+    codes = (logits + sinkhorn_bias(logits, 4)).softmax(dim=1)
+    torch.testing.assert_close(codes, plan.exp(), rtol=0, atol=1e-11)
+    single = sinkhorn_bias(logits.float(), 4)
+    assert single.isfinite().all()
+    torch.testing.assert_close((logits + single).softmax(dim=1), codes, rtol=0, atol=2e-3)

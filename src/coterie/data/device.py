@@ -197,20 +197,15 @@ def _luma(x: Pixels) -> Float[Tensor, "n 1 h w"]:
 
 
 def _turn_hue(x: Pixels, turn: Tensor, hues: Tensor) -> Pixels:
-    """As ``coterie.data.colors.turn_hue``."""
+    """As ``coterie.data.colors.turn_hue``: a channel is ``value - reach * share``, rounded."""
     red, green, blue = x.unbind(1)
     place = (red * 512 - green * 511 - blue + 255 * 513).to(torch.int32)
     turned = hues[place].float() + turn
-    place = torch.where(turned > 255, turned - 256, turned) * (6 / 255)
+    hue = torch.where(turned > 255, turned - 256, turned)
     value, least = x.amax(dim=1), x.amin(dim=1)
-    saturation = ((value - least) * 255 / value.clamp(min=1)).floor()
-    reach = saturation * value / 255
-
-    def bent(middle: int) -> Tensor:
-        return (place - middle).abs().clamp(1, 2) * reach
-
-    top = value + reach + 0.5
-    return torch.stack([bent(3) + top - 3 * reach, top - bent(2), top - bent(4)], dim=1).floor()
+    reach = ((value - least) / value.clamp(min=1) * 255).floor() * value / (255 * 85)
+    shares = [170 - (2 * hue - 255).abs(), (2 * hue - 170).abs() - 85, (2 * hue - 340).abs() - 85]
+    return torch.stack([value - reach * share.clamp(0, 85) for share in shares], dim=1).round()
 
 
 def _blur(x: Pixels, parameters: Parameters, margin: int) -> Pixels:

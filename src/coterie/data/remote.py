@@ -227,10 +227,11 @@ def patiently(url: str, call: Callable[[], Value], patience: float | None = None
                 raise UserError(f"{url}: the store does not give this out ({said}): see to its credentials") from error
             if isinstance(error, OSError) and error.errno in _OF_THIS_DISK:
                 raise
-            if time.monotonic() - began + wait > patience:
+            spent = time.monotonic() - began
+            if spent + wait > patience:
                 raise UserError(
-                    f"{url}: the store has not answered for {patience:.0f} seconds ({said}); when it does, the same "
-                    "command goes on from the last checkpoint"
+                    f"{url}: the store has not answered for {spent:.0f} seconds ({said}); when it does, the same command "
+                    "goes on from the last checkpoint"
                 ) from error
         time.sleep(wait * waits.uniform(0.5, 1.0))  # processes do not all come back in the same moment
         wait = min(2 * wait, _LONGEST_WAIT)

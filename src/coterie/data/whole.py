@@ -11,6 +11,7 @@ from torch.utils.data import Dataset
 
 from coterie.data.cpu import normalize
 from coterie.data.decode import decode
+from coterie.data.shrink import whole_shrink
 from coterie.data.source import ImageSource
 from coterie.data.workers import Made, fetch, stacked
 from coterie.errors import BadImage
@@ -27,12 +28,15 @@ class _Centers(Dataset[Any]):
         kept, images, bad = [], [], []
         for index in indices:
             try:
-                images.append(center_view(decode(self.source[int(index)], self.channels), self.size))
+                images.append(center_view(decode(self.source[int(index)], self.channels, self._shrink), self.size))
                 kept.append(index)
             except BadImage as error:
                 bad.append((int(index), str(error)))
         views = {0: stacked(images)} if images else {}
         return Made(torch.tensor(kept, dtype=torch.int64), views, bad=tuple(bad))
+
+    def _shrink(self, height: int, width: int) -> int:
+        return whole_shrink(_side(height, width, self.size), self.size)
 
 
 def center_batches(
@@ -60,6 +64,11 @@ def center_batches(
         yield Batch(made.index, views, made.bad)
 
 
+def _side(height: int, width: int, size: int) -> float:
+    """Of the middle square that becomes a view of this size."""
+    return min(height, width) * (size / round(size / 0.875) if size >= 96 else 1.0)
+
+
 def center_view(image: np.ndarray, size: int) -> np.ndarray:
     """The middle of an image ``[H, W, C]`` as ``[C, size, size]``.
 
@@ -67,7 +76,7 @@ def center_view(image: np.ndarray, size: int) -> np.ndarray:
     the middle square is taken: the usual protocol.
     """
     height, width, _ = image.shape
-    side = min(height, width) * (size / round(size / 0.875) if size >= 96 else 1.0)
+    side = _side(height, width, size)
     left, top = (width - side) / 2, (height - side) / 2
     box = (left, top, left + side, top + side)
     if image.dtype == np.uint8 and image.shape[2] in (1, 3):

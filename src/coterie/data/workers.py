@@ -1,8 +1,9 @@
 """Worker processes: what they are asked for, what they make of it, and how it comes back."""
 
 import signal
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,8 +13,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from coterie.data.cpu import cut_batch, finish_batch
-from coterie.data.decode import decode
+from coterie.data.decode import Shrink, decode
 from coterie.data.device import pack, sizes
+from coterie.data.draws import Draws
+from coterie.data.shrink import crops_shrink
 from coterie.data.source import ImageSource
 from coterie.data.views import ViewPlan
 from coterie.data.watch import die_of_unsent_work, watched
@@ -67,7 +70,7 @@ class FinishedViews(Dataset[Any]):
     def __getitem__(self, request: Request) -> Made:
         bad: list[tuple[int, str]] = []
         draws = self.plan.draw(self.seed, request.epoch, request.indices)
-        images = decoded(self.source, request.indices, self.plan.channels, bad)
+        images = decoded(self.source, request.indices, self.plan.channels, bad, _shrinks(self.plan, draws))
         cuts = cut_batch(images, self.plan, draws, request.views)
         return _finished(request, finish_batch(cuts, draws, request.views), bad)
 
@@ -81,7 +84,7 @@ class Crops(Dataset[Any]):
     def __getitem__(self, request: Request) -> Made:
         bad: list[tuple[int, str]] = []
         draws = self.plan.draw(self.seed, request.epoch, request.indices)
-        images = decoded(self.source, request.indices, self.plan.channels, bad)
+        images = decoded(self.source, request.indices, self.plan.channels, bad, _shrinks(self.plan, draws))
         cuts = cut_batch(images, self.plan, draws, request.views)
         if any(
             each.dtype != np.uint8 for view in cuts for each in view
@@ -112,26 +115,43 @@ def _finished(request: Request, views: list[list[np.ndarray]], bad: list[tuple[i
     return Made(torch.from_numpy(request.indices), pixels, None, request.views, tuple(bad))
 
 
+def _shrinks(plan: ViewPlan, draws: Draws) -> Callable[[int], Shrink]:
+    return lambda row: partial(crops_shrink, plan, draws, row)
+
+
 def decoded(
-    source: ImageSource, indices: Int[np.ndarray, " b"], channels: int, bad: list[tuple[int, str]]
+    source: ImageSource,
+    indices: Int[np.ndarray, " b"],
+    channels: int,
+    bad: list[tuple[int, str]],
+    shrinks: Callable[[int], Shrink] | None = None,
 ) -> Iterator[np.ndarray]:
     """The images, one by one; the place of one that cannot be decoded goes to the next that can, and it is told in ``bad``.
+
+    Args:
+        source: of encoded images.
+        indices: those that are wanted.
+        channels: of each.
+        bad: (position, reason) are added to it.
+        shrinks: for a row of ``indices``, how far its image may be reduced in decoding; None: not at all.
 
     Raises:
         NoImages: thousands in a row cannot be decoded.
     """
-    for index in indices:
-        image, failed = _decodable(source, int(index), channels)
+    for row, index in enumerate(indices):
+        image, failed = _decodable(source, int(index), channels, shrinks(row) if shrinks else None)
         bad += failed
         yield image
 
 
-def _decodable(source: ImageSource, index: int, channels: int) -> tuple[np.ndarray, list[tuple[int, str]]]:
+def _decodable(
+    source: ImageSource, index: int, channels: int, shrink: Shrink | None
+) -> tuple[np.ndarray, list[tuple[int, str]]]:
     bad: list[tuple[int, str]] = []
     for offset in range(min(len(source), _MOST_BAD_IN_A_ROW)):
         place = (index + offset) % len(source)
         try:
-            return decode(source[place], channels), bad
+            return decode(source[place], channels, shrink), bad
         except BadImage as error:
             bad.append((place, str(error)))
     raise NoImages(f"{len(bad)} images in a row cannot be decoded, the first: {source.name(index)}: {bad[0][1]}")

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from coterie.atomic import writing
-from coterie.errors import UserError
+from coterie.errors import BadConfig, UserError
 from coterie.models.backbone import BackboneConfig, build_backbone, is_plain_timm, timm_arguments
 from coterie.version import __version__
 
@@ -88,10 +88,10 @@ def load_backbone(path: str | Path) -> nn.Module:
     Raises:
         UserError: no such file, a damaged one, or one that Coterie did not write.
     """
-    description = describe_backbone(path)
+    description, file = describe_backbone(path), _file(path)
     with torch.random.fork_rng(devices=[]):
+        _refuse_more_than_the_file_holds(description, file)
         network = build_backbone(description.backbone, description.image_size)
-    file = _file(path)
     try:
         network.load_state_dict(safetensors.torch.load_file(file))
     except (safetensors.SafetensorError, RuntimeError, OSError) as error:
@@ -130,9 +130,35 @@ def _parse(text: str, file: Path) -> Description:
         content: dict[str, Any] = json.loads(text)
         content["backbone"] = BackboneConfig(**content["backbone"])
         content["mean"], content["std"] = tuple(content["mean"]), tuple(content["std"])
-        return Description(**content)
-    except (KeyError, TypeError, ValueError) as error:
+        description = Description(**content)
+        _check_types(description)
+    except (LookupError, RecursionError, TypeError, ValueError) as error:
         raise UserError(f"{file} was written by another version of Coterie, which is needed to read it") from error
+    return description
+
+
+def _check_types(description: Description) -> None:
+    """Raise TypeError where something is not of the type that the classes say: anybody may write a header."""
+    backbone = description.backbone
+    texts = (backbone.name, backbone.stem, backbone.mlp_norm, description.whose, description.version)
+    numbers = (backbone.width, backbone.drop_path, *description.mean, *description.std)
+    whole = all(type(each) is int and each > 0 for each in (backbone.channels, description.image_size))
+    finite = all(type(each) in (int, float) and abs(each) < 2**31 for each in numbers)
+    named = isinstance(description.extra, dict) and all(isinstance(each, str) for each in (*texts, *description.extra))
+    one_a_channel = len(description.mean) == len(description.std) == backbone.channels
+    if not (whole and finite and named and one_a_channel and backbone.weights is None):
+        raise TypeError("a value of another type")
+
+
+def _refuse_more_than_the_file_holds(description: Description, file: Path) -> None:
+    """Before memory is taken for a network that cannot be in it; a network on the meta device takes none."""
+    try:
+        with torch.device("meta"):
+            network = build_backbone(description.backbone, description.image_size)
+    except (BadConfig, NotImplementedError):  # some layers want numbers; whether it can be built shows when it is
+        return
+    if sum(each.numel() * each.element_size() for each in network.state_dict().values()) > file.stat().st_size:
+        raise UserError(f"the weights in {file} are damaged: they are fewer than {description.backbone.name} has")
 
 
 def _file(path: str | Path) -> Path:

@@ -9,10 +9,10 @@ from typing import Any
 
 import safetensors.torch
 import timm.models
-import torch
 from torch import Tensor, nn
 
 from coterie.errors import UserError
+from coterie.models.torch_files import read_torch_file
 
 # What SwAV's own checkpoints hold besides the backbone.
 _NOT_BACKBONE = ("projection_head.", "prototypes.")
@@ -60,12 +60,11 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
         if file.suffix == ".safetensors":
             content: Any = safetensors.torch.load_file(file)
         else:
-            with torch.serialization.safe_globals([argparse.Namespace]):  # many public files hold their options so
-                content = torch.load(file, map_location="cpu", weights_only=True)
+            content = read_torch_file(file, [argparse.Namespace])  # many public files hold their options so
     except Exception as error:
         raise UserError(
-            f"{file} cannot be read as weights: it is damaged, or it holds other Python objects, which are never "
-            "unpickled (save its state_dict alone, best as .safetensors)"
+            f"{file} cannot be read as weights: it is damaged, it is compressed, or it holds other Python objects, "
+            "which are never unpickled (save its state_dict alone, best as .safetensors)"
         ) from error
     for key in ("state_dict", "model"):
         if isinstance(content, dict) and isinstance(content.get(key), dict):

@@ -8,14 +8,15 @@ from torch.nn import functional as F
 
 from coterie.distributed import all_sum
 from coterie.ops.loss import scores
-from coterie.ops.neighbours import chunked
+from coterie.ops.standard import parts
 
 _STARTS_TAG = 0x737461727473  # "starts": keeps this stream apart from those of the views and of the order
 
 
 def nearest_centers(rows: Float[Tensor, "n d"], centers: Float[Tensor, "k d"]) -> Int[Tensor, " n"]:
-    """The number of the center with the largest dot product with each row; at most ``CHUNK_ELEMENTS`` scores at a time."""
-    return torch.cat([scores(part, centers).argmax(dim=1) for part in chunked(rows.detach(), len(centers))])
+    """The number of the center with the largest dot product with each row; a bounded number of scores at a time."""
+    some = parts(len(rows), len(centers), rows.device)
+    return torch.cat([scores(rows[part].detach(), centers).argmax(dim=1) for part in some])
 
 
 def group_means(

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from coterie.distributed import all_logsumexp
+from coterie.distributed import all_logsumexp, all_sum
 from coterie.ops.standard import parts
 
 Chunks = Callable[[], Iterable[Tensor]]
@@ -49,7 +49,7 @@ def sinkhorn_bias(
         else:
             shared = bias.unsqueeze(-2)
             sums = torch.stack([(chunk.detach() + shared).softmax(dim=-1).sum(dim=-2) for chunk in chunks()]).sum(dim=0)
-            bias = bias - all_logsumexp(sums.log())
+            bias = bias - all_sum(sums).log()
         if tolerance and before is not None and (bias - before).abs().max() <= tolerance:
             break
     if bias is None:

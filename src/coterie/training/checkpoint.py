@@ -2,7 +2,6 @@
 
 import hashlib
 import re
-import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +11,7 @@ import torch
 
 from coterie.atomic import writing
 from coterie.errors import BadRun
+from coterie.models.torch_files import read_torch_file
 
 KEPT = 2
 _NAME = re.compile(r"step-(\d+)-([0-9a-f]{16})\.pt")
@@ -94,16 +94,13 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         if not expected or _digest(path) != expected[2]:
             raise BadRun("is damaged (its checksum differs)")
-        with zipfile.ZipFile(path) as packed:
-            if any(each.compress_type != zipfile.ZIP_STORED for each in packed.infolist()):
-                raise BadRun("was not written by Coterie (it is compressed)")
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        state = read_torch_file(path)
     except (BadRun, FileNotFoundError):
         raise
     except OSError as error:
         raise BadRun(f"cannot be read ({error.strerror})") from error
     except Exception as error:  # the checksum is right: somebody has made it so
-        raise BadRun("was not written by Coterie (it holds other objects than tensors and plain values)") from error
+        raise BadRun("was not written by Coterie (it holds more than tensors and plain values)") from error
     if not isinstance(state, dict):
         raise BadRun("was not written by Coterie")
     return state
