@@ -21,17 +21,13 @@ import argparse
 import json
 import os
 import platform
-import statistics
-import sys
-import time
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 
-THREADS = sys.argv[sys.argv.index("--threads") + 1] if "--threads" in sys.argv else "2"
-for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
-    os.environ[name] = THREADS  # before numpy and torch come in
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command does
+from alternating import RESULTS, alternate, command, limit_threads, processor, ratio, write_report
+
+THREADS = limit_threads("2")  # before numpy and torch come in
 
 import torch
 from sklearn.neighbors import KNeighborsClassifier
@@ -87,38 +83,20 @@ CONTESTANTS: dict[str, Callable[[Data], float]] = {
 
 
 def measure(data: Data, repeats: int) -> dict[str, dict[str, object]]:
-    times: dict[str, dict[str, list[float]]] = {name: {"wall": [], "cpu": []} for name in CONTESTANTS}
-    figures = {}
-    for _ in range(repeats):
-        for name, probe in CONTESTANTS.items():
-            cpu, wall = time.process_time(), time.perf_counter()
-            figures[name] = probe(data)
-            times[name]["cpu"].append(time.process_time() - cpu)
-            times[name]["wall"].append(time.perf_counter() - wall)
-
-    def ratio(name: str, other: str, clock: str) -> float:
-        pairs = zip(times[other][clock], times[name][clock], strict=True)
-        return round(statistics.median(theirs / ours for theirs, ours in pairs), 2)
-
+    turns = {name: lambda probe=probe: probe(data) for name, probe in CONTESTANTS.items()}
+    times, figures = alternate(turns, repeats)
     return {
         name: {
-            "seconds": round(statistics.median(times[name]["wall"]), 3),
-            "cpu_seconds": round(statistics.median(times[name]["cpu"]), 3),
+            **times[name].rounded(),
             **{
-                f"times_as_fast_as_{metric}{suffix}": ratio(name, f"scikit-learn, {metric}", clock)
+                f"times_as_fast_as_{metric}{suffix}": ratio(times, name, f"scikit-learn, {metric}", clock)
                 for metric in ("cosine", "euclidean")
                 for clock, suffix in (("wall", ""), ("cpu", "_cpu"))
             },
             "top1": figures[name],
-            "each_repeat": {clock: [round(each, 3) for each in spent] for clock, spent in times[name].items()},
         }
         for name in CONTESTANTS
     }
-
-
-def processor() -> str:
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())
 
 
 def main() -> None:
@@ -127,21 +105,21 @@ def main() -> None:
     parser.add_argument("--queries", type=int, default=10_000)
     parser.add_argument("--width", type=int, default=512)
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--threads", default="2")
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "knn_probe.json")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--out", type=Path, default=RESULTS / "knn_probe.json")
     options = parser.parse_args()
-    torch.set_num_threads(int(options.threads))
+    torch.set_num_threads(THREADS)
     load = os.getloadavg()[0]
     data = unit_rows(options.rows, options.queries, options.width)
     same = agreement(data, 1000)
     result = measure(data, options.repeats)
     report = {
-        "command": " ".join(["python", *sys.argv]),
+        "command": command(),
         "what": "unit rows -> accuracy; ratios are medians over repeats in turn",
         "aim": "3 times as fast as scikit-learn's cosine metric, 1.5 times its euclidean one",
         "processor": processor(),
         "cores": os.cpu_count(),
-        "threads": int(options.threads),
+        "threads": THREADS,
         "load_average": [round(load, 2), round(os.getloadavg()[0], 2)],
         "python": platform.python_version(),
         "versions": {name: version(name) for name in ("coterie", "numpy", "scikit-learn", "torch")},
@@ -156,8 +134,7 @@ def main() -> None:
     print("same predictions, %:", json.dumps(same))
     for name, row in result.items():
         print(name, json.dumps({key: value for key, value in row.items() if key != "each_repeat"}))
-    options.out.parent.mkdir(exist_ok=True)
-    options.out.write_text(json.dumps(report, indent=2) + "\n")
+    write_report(options.out, report)
 
 
 if __name__ == "__main__":

@@ -23,18 +23,14 @@ import argparse
 import json
 import os
 import platform
-import statistics
-import sys
-import time
 import warnings
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 
-THREADS = sys.argv[sys.argv.index("--threads") + 1] if "--threads" in sys.argv else "2"
-for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
-    os.environ[name] = THREADS  # before numpy and torch come in
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command does
+from alternating import RESULTS, alternate, command, limit_threads, processor, ratio, write_report
+
+THREADS = limit_threads("2")  # before numpy and torch come in
 
 import numpy as np
 import torch
@@ -117,40 +113,25 @@ def measure(data: Data, repeats: int) -> dict[str, dict[str, object]]:
     found = contestants(linear(*data)["penalty"])
     standard = Standard.of(data[0])
     standardised = (standard(data[0]), data[1], standard(data[2]), data[3])
-    times: dict[str, dict[str, list[float]]] = {name: {"wall": [], "cpu": []} for name in found}
-    figures: dict[str, Found] = {}
-    for _ in range(repeats):
-        for name, probe in found.items():
-            cpu, wall = time.process_time(), time.perf_counter()
-            figures[name] = probe(standardised if name.startswith("scikit-learn") else data)
-            times[name]["cpu"].append(time.process_time() - cpu)
-            times[name]["wall"].append(time.perf_counter() - wall)
+    given = {name: standardised if name.startswith("scikit-learn") else data for name in found}
+    turns = {name: lambda probe=probe, name=name: probe(given[name]) for name, probe in found.items()}
+    times, figures = alternate(turns, repeats)
     for result in figures.values():
         if "weights" in result:
             result["objective_C_1"] = objective(result.pop("weights"), result.pop("bias"), data)  # type: ignore[arg-type]
 
-    def ratio(name: str, other: str, clock: str) -> float:
-        pairs = zip(times[other][clock], times[name][clock], strict=True)
-        return round(statistics.median(theirs / ours for theirs, ours in pairs), 2)
-
     return {
         name: {
-            "seconds": round(statistics.median(times[name]["wall"]), 3),
-            "cpu_seconds": round(statistics.median(times[name]["cpu"]), 3),
-            "times_as_fast_as_default": ratio(name, "scikit-learn, default", "wall"),
-            "times_as_fast_as_converged": ratio(name, "scikit-learn, converged", "wall"),
-            "times_as_fast_as_default_cpu": ratio(name, "scikit-learn, default", "cpu"),
-            "times_as_fast_as_converged_cpu": ratio(name, "scikit-learn, converged", "cpu"),
-            "each_repeat": {clock: [round(each, 3) for each in spent] for clock, spent in times[name].items()},
+            **times[name].rounded(),
+            **{
+                f"times_as_fast_as_{other}{suffix}": ratio(times, name, f"scikit-learn, {other}", clock)
+                for clock, suffix in (("wall", ""), ("cpu", "_cpu"))
+                for other in ("default", "converged")
+            },
             **figures[name],
         }
         for name in found
     }
-
-
-def processor() -> str:
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())
 
 
 def main() -> None:
@@ -161,21 +142,21 @@ def main() -> None:
     parser.add_argument("--separation", type=float, default=0.15, help="of the classes, in deviations")
     parser.add_argument("--power", type=float, default=1.0, help="the i-th direction's variance is i to the minus this")
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--threads", default="2")
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "linear_probe.json")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--out", type=Path, default=RESULTS / "linear_probe.json")
     options = parser.parse_args()
-    torch.set_num_threads(int(options.threads))
+    torch.set_num_threads(THREADS)
     load = os.getloadavg()[0]
     data = features(options.rows, options.width, options.classes, options.separation, options.power)
     spread = torch.linalg.eigvalsh(torch.corrcoef(data[0].T.double()))
     result = measure(data, options.repeats)
     report = {
-        "command": " ".join(["python", *sys.argv]),
+        "command": command(),
         "what": "features -> accuracy (scikit-learn: standardised features -> accuracy); ratios: medians over repeats in turn",
         "aim": "2 times as fast as scikit-learn's LogisticRegression at equal accuracy",
         "processor": processor(),
         "cores": os.cpu_count(),
-        "threads": int(options.threads),
+        "threads": THREADS,
         "load_average": [round(load, 2), round(os.getloadavg()[0], 2)],
         "python": platform.python_version(),
         "versions": {name: version(name) for name in ("coterie", "numpy", "scikit-learn", "torch")},
@@ -192,8 +173,7 @@ def main() -> None:
     }
     for name, row in result.items():
         print(name, json.dumps({key: value for key, value in row.items() if key != "each_repeat"}))
-    options.out.parent.mkdir(exist_ok=True)
-    options.out.write_text(json.dumps(report, indent=2) + "\n")
+    write_report(options.out, report)
 
 
 if __name__ == "__main__":

@@ -1,27 +1,28 @@
 """Images a second on one core, from encoded bytes to normalised batches of views: ours beside what others use.
 
-    python benchmarks/loader.py [--repeats 7] [--out benchmarks/results/loader.json]
+    python benchmarks/loader.py [--repeats 7] [--case photos|cifar] [--out benchmarks/results/loader.json]
 
-Contestants take turns on slices of 20 images, so that whatever else the machine does meets them alike. The figure is
-images per second of this process's CPU time; the wall clock's stands beside it. A ratio is the median over the repeats
-of the ratio within a repeat. Each contestant decodes an image once for all of its crops, and ends with float32 batches.
+Contestants take turns on batches (of 32 photographs, or 250 small images), so that whatever else the machine does meets them
+alike. The figure is images per second of this process's CPU time; the wall clock's stands beside it. A ratio is the median
+over the repeats of the ratio within a repeat. Each contestant decodes an image once for all of its crops, and ends with
+float32 batches; but "colour left to the device" ends where a worker does with ``views.engine = "device"``: decoded, cropped,
+stacked as uint8, and the parameters for the device packed. Ours are the product's own datasets, as its workers run them.
 """
 
 import argparse
 import io
-import json
-import os
-import platform
 import random
 import statistics
 import sys
 import time
-from collections.abc import Callable
-from importlib.metadata import version
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
-    os.environ[name] = "1"  # before numpy and torch come in
+from alternating import RESULTS, SHARED, Times, command, limit_threads, machine, ratio, write_report
+
+limit_threads()  # before numpy and torch come in
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -31,33 +32,83 @@ from lightly.transforms import SwaVTransform
 from PIL import Image, ImageFilter
 from torch import Tensor
 from torchvision import transforms as T
+from torchvision.transforms import v2
 
-from coterie.data.cpu import apply_batch, normalize
+from coterie.data import jpeg, workers
+from coterie.data.cpu import cut_batch, finish_batch, normalize
 from coterie.data.decode import decode
 from coterie.data.views import Crops, ViewPlan
 
-SHARED = Path(os.environ.get("COTERIE_SHARED", Path(__file__).parents[2] / "shared"))
 MEAN, STD = (0.485, 0.456, 0.406), (0.228, 0.224, 0.225)
-SLICE = 20
 SEED = 0
-
-Contestant = Callable[[list[bytes], int], list[Tensor]]  # bytes of some images and the first one's index -> views
+PHOTOS, CIFAR = "photos, 2x224 + 6x96", "CIFAR-10, 2x32 + 4x18"
 CASES = {
-    "photos, 2x224 + 6x96": (Crops(2, 224, (0.14, 1.0)), Crops(6, 96, (0.05, 0.14))),
-    "CIFAR-10, 2x32 + 4x18": (Crops(2, 32, (0.14, 1.0)), Crops(4, 18, (0.05, 0.14))),
+    PHOTOS: (Crops(2, 224, (0.14, 1.0)), Crops(6, 96, (0.05, 0.14))),
+    CIFAR: (Crops(2, 32, (0.14, 1.0)), Crops(4, 18, (0.05, 0.14))),
 }
+BATCHES = {PHOTOS: 32, CIFAR: 250}
+PILLOW, LIGHTLY = "torchvision on Pillow", "lightly"
+PACKAGES = ("coterie", "numpy", "torch", "torchvision", "pillow", "lightly", "simplejpeg")
+
+Contestant = Callable[[range], object]  # the numbers of some images -> their views
+PlainDecode = Callable[[bytes], Image.Image | Tensor]
 
 
-def ours(crops: tuple[Crops, ...], decoder: Callable[[bytes], np.ndarray]) -> Contestant:
-    plan = ViewPlan(crops, mean=MEAN, std=STD)
+class Encoded:
+    """A source of encoded images that are in memory."""
 
-    def views(encoded: list[bytes], first: int) -> list[Tensor]:
-        draws = plan.draw(SEED, 0, np.arange(first, first + len(encoded)))
-        made = apply_batch((decoder(data) for data in encoded), plan, draws, range(plan.num_views))
-        stacked = [torch.from_numpy(np.stack(view)) for view in made]
-        return [normalize(view, MEAN, STD) for view in stacked]
+    classes: tuple[str, ...] = ()
 
-    return views
+    def __init__(self, images: list[bytes]) -> None:
+        self.images = images
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> bytes:
+        return self.images[index]
+
+    def name(self, index: int) -> str:
+        return str(index)
+
+    def label(self, index: int) -> int | None:
+        return None
+
+
+def ours(source: Encoded, plan: ViewPlan) -> Contestant:
+    """What a worker does with ``views.engine = "cpu"``; and normalised here, as the run does."""
+    dataset, views = workers.FinishedViews(source, plan, SEED), tuple(range(plan.num_views))
+
+    def make(numbers: range) -> list[Tensor]:
+        made = dataset[workers.Request(0, np.array(numbers), views)]
+        return [normalize(view, MEAN, STD) for view in made.pixels.values()]
+
+    return make
+
+
+def ours_on_pillow(source: Encoded, plan: ViewPlan) -> Contestant:
+    make = ours(source, plan)
+
+    def with_pillow(numbers: range) -> object:
+        with without_simplejpeg():
+            return make(numbers)
+
+    return with_pillow
+
+
+@contextmanager
+def without_simplejpeg() -> Iterator[None]:
+    """As where the extra ``fast`` is not installed."""
+    found, jpeg.simplejpeg = jpeg.simplejpeg, None
+    try:
+        yield
+    finally:
+        jpeg.simplejpeg = found
+
+
+def ours_for_the_device(source: Encoded, plan: ViewPlan) -> Contestant:
+    dataset, views = workers.Crops(source, plan, SEED), tuple(range(plan.num_views))
+    return lambda numbers: dataset[workers.Request(0, np.array(numbers), views)]
 
 
 class PillowBlur:
@@ -67,35 +118,50 @@ class PillowBlur:
         return image.filter(ImageFilter.GaussianBlur(radius=random.uniform(0.1, 2.0)))
 
 
-def torchvision_on_pillow(crops: tuple[Crops, ...]) -> Contestant:
-    """The usual recipe, as in SwAV's own code: a chain of transforms for each view."""
-    chains = [
-        T.Compose(
-            [
-                T.RandomResizedCrop(group.size, scale=group.scale),
-                T.RandomHorizontalFlip(p=0.5),
-                T.RandomApply([T.ColorJitter(0.8, 0.8, 0.8, 0.2)], p=0.8),
-                T.RandomGrayscale(p=0.2),
-                PillowBlur(),
-                T.ToTensor(),
-                T.Normalize(mean=MEAN, std=STD),
-            ]
-        )
-        for group in crops
-        for _ in range(group.count)
-    ]
+def pillow_chain(group: Crops) -> Callable[[Image.Image], Tensor]:
+    """The usual recipe, as in SwAV's own code."""
+    return T.Compose(
+        [
+            T.RandomResizedCrop(group.size, scale=group.scale),
+            T.RandomHorizontalFlip(p=0.5),
+            T.RandomApply([T.ColorJitter(0.8, 0.8, 0.8, 0.2)], p=0.8),
+            T.RandomGrayscale(p=0.2),
+            PillowBlur(),
+            T.ToTensor(),
+            T.Normalize(mean=MEAN, std=STD),
+        ]
+    )
 
-    def views(encoded: list[bytes], first: int) -> list[Tensor]:
+
+def tensor_chain(group: Crops) -> Callable[[Tensor], Tensor]:
+    """As torchvision's documentation recommends for speed: v2 on uint8 tensors; a blur of 9 pixels, two deviations wide."""
+    return v2.Compose(
+        [
+            v2.RandomResizedCrop(group.size, scale=group.scale, antialias=True),
+            v2.RandomHorizontalFlip(p=0.5),
+            v2.RandomApply([v2.ColorJitter(0.8, 0.8, 0.8, 0.2)], p=0.8),
+            v2.RandomGrayscale(p=0.2),
+            v2.RandomApply([v2.GaussianBlur(9, sigma=(0.1, 2.0))], p=0.5),
+            v2.ToDtype(torch.float32, scale=True),
+            v2.Normalize(mean=MEAN, std=STD),
+        ]
+    )
+
+
+def torchvision(source: Encoded, crops: tuple[Crops, ...], chain: Callable, decode_one: PlainDecode) -> Contestant:
+    chains = [chain(group) for group in crops for _ in range(group.count)]
+
+    def make(numbers: range) -> list[Tensor]:
         rows = []
-        for data in encoded:
-            image = Image.open(io.BytesIO(data)).convert("RGB")
-            rows.append([chain(image) for chain in chains])
+        for number in numbers:
+            image = decode_one(source[number])
+            rows.append([each(image) for each in chains])
         return [torch.stack(view) for view in zip(*rows, strict=True)]
 
-    return views
+    return make
 
 
-def lightly(crops: tuple[Crops, ...]) -> Contestant:
+def lightly(source: Encoded, crops: tuple[Crops, ...], decode_one: PlainDecode) -> Contestant:
     large, small = crops
     transform = SwaVTransform(
         crop_sizes=(large.size, small.size),
@@ -106,118 +172,146 @@ def lightly(crops: tuple[Crops, ...]) -> Contestant:
         normalize={"mean": list(MEAN), "std": list(STD)},
     )
 
-    def views(encoded: list[bytes], first: int) -> list[Tensor]:
-        rows = [transform(Image.open(io.BytesIO(data)).convert("RGB")) for data in encoded]
+    def make(numbers: range) -> list[Tensor]:
+        rows = [transform(decode_one(source[number])) for number in numbers]
         return [torch.stack(view) for view in zip(*rows, strict=True)]
 
-    return views
+    return make
 
 
-def contestants(crops: tuple[Crops, ...]) -> dict[str, Contestant]:
-    found = {"coterie": ours(crops, decode)}
-    if crops[0].size == 224:  # CIFAR's images are PNG
-        found["coterie, simplejpeg"] = ours(crops, simplejpeg.decode_jpeg)
-    return found | {"torchvision on Pillow": torchvision_on_pillow(crops), "lightly": lightly(crops)}
+def by_pillow(data: bytes) -> Image.Image:
+    return Image.open(io.BytesIO(data)).convert("RGB")
 
 
-def measure(encoded: list[bytes], found: dict[str, Contestant], repeats: int) -> dict[str, dict[str, list[float]]]:
-    """Images per second of each contestant in each repeat, by CPU time and by the wall clock."""
-    rates: dict[str, dict[str, list[float]]] = {name: {"cpu": [], "wall": []} for name in found}
-    for make in found.values():
-        make(encoded[:SLICE], 0)
-    for _ in range(repeats):
-        spent = {name: [0.0, 0.0] for name in found}
-        for turn, first in enumerate(range(0, len(encoded), SLICE)):
-            names = list(found)
-            for name in names[turn % len(names) :] + names[: turn % len(names)]:
-                cpu, wall = time.process_time(), time.perf_counter()
-                found[name](encoded[first : first + SLICE], first)
-                spent[name][0] += time.process_time() - cpu
-                spent[name][1] += time.perf_counter() - wall
-        for name, (cpu, wall) in spent.items():
-            rates[name]["cpu"].append(len(encoded) / cpu)
-            rates[name]["wall"].append(len(encoded) / wall)
-    return rates
+def to_tensor_from_jpeg(data: bytes) -> Tensor:
+    return torch.from_numpy(simplejpeg.decode_jpeg(data)).permute(2, 0, 1)
 
 
-def summary(rates: dict[str, dict[str, list[float]]]) -> dict[str, dict[str, float]]:
-    def ratio(name: str, other: str) -> float:
-        return statistics.median(a / b for a, b in zip(rates[name]["cpu"], rates[other]["cpu"], strict=True))
+def to_tensor_from_png(data: bytes) -> Tensor:
+    return v2.functional.pil_to_tensor(by_pillow(data))
 
-    return {
-        name: {
-            "images_per_second_cpu": round(statistics.median(rate["cpu"]), 1),
-            "images_per_second_wall": round(statistics.median(rate["wall"]), 1),
-            "milliseconds_an_image_cpu": round(1e3 / statistics.median(rate["cpu"]), 3),
-            "times_torchvision_on_pillow": round(ratio(name, "torchvision on Pillow"), 2),
-            "times_lightly": round(ratio(name, "lightly"), 2),
-        }
-        for name, rate in rates.items()
+
+def contestants(case: str, source: Encoded) -> dict[str, Contestant]:
+    crops = CASES[case]
+    plan = ViewPlan(crops, mean=MEAN, std=STD)
+    found = {"coterie": ours(source, plan)}
+    if case == PHOTOS:  # CIFAR's images are PNG
+        found["coterie, Pillow decoding"] = ours_on_pillow(source, plan)
+    to_tensor = to_tensor_from_jpeg if case == PHOTOS else to_tensor_from_png
+    return found | {
+        "coterie, colour left to the device": ours_for_the_device(source, plan),
+        PILLOW: torchvision(source, crops, pillow_chain, by_pillow),
+        "torchvision v2 on tensors": torchvision(source, crops, tensor_chain, to_tensor),
+        LIGHTLY: lightly(source, crops, by_pillow),
+        "lightly on tensors": lightly(source, crops, to_tensor),
     }
 
 
-def stages(encoded: list[bytes], crops: tuple[Crops, ...]) -> dict[str, float]:
+def measure(case: str, source: Encoded, repeats: int) -> dict[str, Times]:
+    """Seconds an image of each contestant in each repeat."""
+    found = contestants(case, source)
+    batches = [range(first, min(first + BATCHES[case], len(source))) for first in range(0, len(source), BATCHES[case])]
+    for make in found.values():
+        make(range(20))
+    times, names = {name: Times() for name in found}, list(found)
+    for repeat in range(repeats):
+        spent = {name: [0.0, 0.0] for name in found}
+        for turn, batch in enumerate(batches, start=repeat):
+            first = turn % len(names)
+            for name in names[first:] + names[:first]:
+                cpu, wall = time.process_time(), time.perf_counter()
+                found[name](batch)
+                spent[name][0] += time.process_time() - cpu
+                spent[name][1] += time.perf_counter() - wall
+        for name, (cpu, wall) in spent.items():
+            times[name].cpu.append(cpu / len(source))
+            times[name].wall.append(wall / len(source))
+    return times
+
+
+def summary(times: dict[str, Times]) -> dict[str, dict[str, object]]:
+    return {
+        name: {
+            "images_per_second_cpu": round(1 / statistics.median(each.cpu), 1),
+            "images_per_second_wall": round(1 / statistics.median(each.wall), 1),
+            "milliseconds_an_image_cpu": round(1e3 * statistics.median(each.cpu), 3),
+            "times_torchvision_on_pillow": round(ratio(times, name, PILLOW, "cpu"), 2),
+            "times_lightly": round(ratio(times, name, LIGHTLY, "cpu"), 2),
+            "each_repeat_cpu": [round(1 / seconds, 1) for seconds in each.cpu],
+        }
+        for name, each in times.items()
+    }
+
+
+def stages(case: str, source: Encoded) -> dict[str, float]:
     """Where our own time goes: CPU milliseconds an image."""
-    plan = ViewPlan(crops, mean=MEAN, std=STD)
-    spent = dict.fromkeys(("decode", "draw", "apply", "stack", "normalize"), 0.0)
-    for first in range(0, len(encoded), SLICE):
+    plan = ViewPlan(CASES[case], mean=MEAN, std=STD)
+    views, spent = range(plan.num_views), dict.fromkeys(("decode", "draw", "cut", "finish", "stack", "normalize"), 0.0)
+    for first in range(0, len(source), BATCHES[case]):
         clock = [time.process_time()]
-        images = [decode(data) for data in encoded[first : first + SLICE]]
+        images = [decode(data) for data in source.images[first : first + BATCHES[case]]]
         clock.append(time.process_time())
         draws = plan.draw(SEED, 0, np.arange(first, first + len(images)))
         clock.append(time.process_time())
-        made = apply_batch(images, plan, draws, range(plan.num_views))
+        cuts = cut_batch(images, plan, draws, views)
         clock.append(time.process_time())
-        stacked = [torch.from_numpy(np.stack(view)) for view in made]
+        made = finish_batch(cuts, draws, views)
+        clock.append(time.process_time())
+        stacked = [workers.stacked(view) for view in made]
         clock.append(time.process_time())
         for view in stacked:
             normalize(view, MEAN, STD)
         clock.append(time.process_time())
         for name, start, end in zip(spent, clock, clock[1:], strict=False):
             spent[name] += end - start
-    return {name: round(1e3 * seconds / len(encoded), 3) for name, seconds in spent.items()}
+    return {name: round(1e3 * seconds / len(source), 3) for name, seconds in spent.items()}
 
 
-def processor() -> str:
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())
+def images_of(case: str) -> Encoded:
+    if case == PHOTOS:
+        return Encoded([path.read_bytes() for path in sorted((SHARED / "data" / "photos").glob("*.jpg"))])
+    table = pq.read_table(SHARED / "data" / "cifar10" / "test.parquet", columns=["image"]).slice(0, 1000)
+    return Encoded([image["bytes"] for image in table["image"].to_pylist()])
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--repeats", type=int, default=7)
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "loader.json")
+    parser.add_argument("--case", choices=("photos", "cifar"), help="one of the two; both if left out")
+    parser.add_argument("--out", type=Path, default=RESULTS / "loader.json")
     options = parser.parse_args()
+    warnings.simplefilter("ignore")  # lightly's transform of tensors warns at every view
     torch.set_num_threads(1)
     random.seed(SEED)
     torch.manual_seed(SEED)
     np.random.seed(SEED)  # noqa: NPY002 -- lightly's blur draws from it
-    photos = [path.read_bytes() for path in sorted((SHARED / "data" / "photos").glob("*.jpg"))]
-    table = pq.read_table(SHARED / "data" / "cifar10" / "test.parquet", columns=["image"]).slice(0, 1000)
-    images = {"photos, 2x224 + 6x96": photos, "CIFAR-10, 2x32 + 4x18": [i["bytes"] for i in table["image"].to_pylist()]}
-    packages = ("numpy", "torch", "torchvision", "pillow", "lightly", "simplejpeg")
     report = {
-        "command": "python benchmarks/loader.py",
+        "command": command(),
         "what": "decode + full SwAV recipe + normalise, one thread; ratios by CPU time, median over repeats",
-        "processor": processor(),
-        "python": platform.python_version(),
-        "versions": {name: version(name) for name in packages},
+        "machine": machine(PACKAGES),
         "seed": SEED,
         "repeats": options.repeats,
         "cases": {},
     }
-    for case, crops in CASES.items():
-        rates = measure(images[case], contestants(crops), options.repeats)
-        found = summary(rates)
+    for case in CASES:
+        if options.case and not case.lower().startswith(options.case):
+            continue
+        source = images_of(case)
+        if not len(source):
+            sys.exit(
+                f"no images in {SHARED}/data: set COTERIE_SHARED to a folder that holds data/photos and data/cifar10"
+            )
+        found = summary(measure(case, source, options.repeats))
         report["cases"][case] = {
-            "images": len(images[case]),
+            "images": len(source),
+            "batch": BATCHES[case],
             "contestants": found,
-            "coterie_milliseconds_an_image": stages(images[case], crops),
-            "each_repeat_cpu": {name: [round(r, 1) for r in rate["cpu"]] for name, rate in rates.items()},
+            "coterie_milliseconds_an_image": stages(case, source),
         }
-        sys.stdout.write(f"{case}\n" + "".join(f"  {name:24s}{row}\n" for name, row in found.items()))
-    options.out.parent.mkdir(exist_ok=True)
-    options.out.write_text(json.dumps(report, indent=2) + "\n")
+        for name, row in found.items():
+            shown = {key: value for key, value in row.items() if not isinstance(value, list)}
+            sys.stdout.write(f"{case}  {name:36s}{shown}\n")
+    write_report(options.out, report)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,6 @@ with a Python list of (path, label), as torchvision's ImageFolder keeps.
 
 import argparse
 import gc
-import json
 import os
 import platform
 import random
@@ -26,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from alternating import RESULTS, processor, write_report
 
 AIM = 100  # bytes an image above its name
 SMALL = 10_000
@@ -175,9 +175,8 @@ def growth(kind: str, images: int, workers: int) -> dict[str, float]:
 
 
 def hardware() -> dict[str, object]:
-    processor = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
     return {
-        "processor": processor[0].partition(":")[2].strip() if processor else platform.processor(),
+        "processor": processor(),
         "cores": os.cpu_count(),
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
         "system": platform.platform(),
@@ -192,7 +191,7 @@ def main() -> int:
     parser.add_argument("--images", type=int, default=1_300_000)
     parser.add_argument("--workers", type=int, default=8)
     parser.add_argument("--kinds", default=",".join([*KINDS, "coterie_loader"]))
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "loader_memory.json")
+    parser.add_argument("--out", type=Path, default=RESULTS / "loader_memory.json")
     given = parser.parse_args()
     found = {kind: growth(kind, given.images, given.workers) for kind in given.kinds.split(",")}
     result = {
@@ -204,8 +203,7 @@ def main() -> int:
         "source": found,
         "hardware": hardware(),
     }
-    given.out.parent.mkdir(parents=True, exist_ok=True)
-    given.out.write_text(json.dumps(result, indent=2) + "\n")
+    write_report(given.out, result)
     for kind, figures in found.items():
         print(f"{kind}: {figures['bytes_per_image_above_names']:.1f} bytes an image above the name (aim: {AIM})")
     return 0

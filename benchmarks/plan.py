@@ -27,6 +27,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pyarrow.parquet as pq
+from alternating import RESULTS, SHARED, processor, write_report
 
 os.environ["COTERIE_CLOCK"] = str(Path(__file__).parent / "cpu_budget")
 sys.path.append(os.environ["COTERIE_CLOCK"])
@@ -35,7 +36,6 @@ from clock import cpu_seconds
 from coterie import api, estimating
 from coterie.rehearsal import held_alone, in_status
 
-SHARED = Path(os.environ.get("COTERIE_SHARED", Path(__file__).parent.parent.parent / "shared")) / "data"
 ONE_THREAD = ("run.threads=1",)
 CONFIGURATIONS: dict[str, dict[str, Any]] = {
     "swav_cifar": {
@@ -82,9 +82,9 @@ rehearsal._main()
 def images_of(count: int | None, folder: Path) -> Path:
     """So many training images of CIFAR-10 as a parquet file; None: the folder of photographs."""
     if count is None:
-        return SHARED / "photos"
+        return SHARED / "data" / "photos"
     path = folder / f"cifar{count}.parquet"
-    pq.write_table(pq.read_table(SHARED / "cifar10" / "train.parquet").slice(0, count), path)
+    pq.write_table(pq.read_table(SHARED / "data" / "cifar10" / "train.parquet").slice(0, count), path)
     return path
 
 
@@ -159,9 +159,8 @@ def compare(name: str, clock: str, folder: Path) -> dict[str, Any]:
 
 
 def hardware() -> dict[str, object]:
-    processor = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
     return {
-        "processor": processor[0].partition(":")[2].strip() if processor else platform.processor(),
+        "processor": processor(),
         "cores": os.cpu_count(),
         "cores_of_this": len(os.sched_getaffinity(0)),
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
@@ -175,7 +174,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Plans beside the runs that they foretell.")
     parser.add_argument("--only", default=",".join(CONFIGURATIONS))
     parser.add_argument("--clock", choices=tuple(CLOCKS), default="wall")
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "plan.json")
+    parser.add_argument("--out", type=Path, default=RESULTS / "plan.json")
     options = parser.parse_args()
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command does
     result: dict[str, Any] = {
@@ -190,7 +189,7 @@ def main() -> int:
         with tempfile.TemporaryDirectory() as folder:
             result["configurations"][name] = compare(name, options.clock, Path(folder))
         print(f"{name}: {json.dumps(result['configurations'][name])}", flush=True)
-        options.out.write_text(json.dumps(result, indent=2) + "\n")
+        write_report(options.out, result)
     return 0
 
 

@@ -1,7 +1,6 @@
 """One row of the table, in a process of its own; ``run.py`` starts it on the cores and with the threads that it wants."""
 
 import argparse
-import json
 import os
 import platform
 import sys
@@ -11,9 +10,12 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
 import coterie_rows
 import lightly_rows
 import torch
+from alternating import processor, write_report
 from clock import Clock, Enough
 from judge import BACKBONE, IMAGENET, backbone, judge, macs, raw_pixels
 
@@ -40,11 +42,7 @@ def main() -> None:
         report["figures"] = judge(network, IMAGENET, options.data, options.split)
     else:
         report |= rehearse_and_train(options)
-    text = json.dumps(report, indent=2) + "\n"
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = options.out.with_suffix(".unfinished")
-    unfinished.write_text(text)
-    unfinished.replace(options.out)
+    write_report(options.out, report)
     sys.stdout.write(f"{options.out.name}: {report['figures']} {report.get('training', '')}\n")
 
 
@@ -117,11 +115,6 @@ def about(options: argparse.Namespace) -> dict[str, Any]:
         "python": platform.python_version(),
         "versions": {name: version(name) for name in PACKAGES},
     }
-
-
-def processor() -> str:
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())
 
 
 if __name__ == "__main__":
