@@ -102,6 +102,7 @@ def assemble(
     starting_weights: bool = True,
 ) -> Parts:
     """Student and objective, as new; ``images`` is how many the source has, for the labels that are kept of each."""
+    torch.backends.cudnn.benchmark = True  # few sizes, many times
     student = build_student(config, device, starting_weights=starting_weights)
     objective = _objective(config, student, images).to(device)
     target = objective.target

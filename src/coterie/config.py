@@ -166,7 +166,9 @@ class PretrainConfig:
         if self.temperature <= 0:
             raise BadConfig(f"temperature is {self.temperature:g}: it must be above 0 (SwAV uses 0.1)")
         if self.batch_norm_processes < 0:
-            raise BadConfig(f"batch_norm_processes is {self.batch_norm_processes}: give 0 (all), 1 (each alone) or more")
+            raise BadConfig(
+                f"batch_norm_processes is {self.batch_norm_processes}: give 0 (all), 1 (each alone) or more"
+            )
         if self.mean_entropy < 0:
             raise BadConfig(f"mean_entropy is {self.mean_entropy:g}: a weight cannot be negative (0: none)")
 

@@ -21,3 +21,14 @@ class BadConfig(UserError):  # noqa: N818
 
 class BadRun(UserError):  # noqa: N818
     """A run folder that is missing, in use, unfinished or made with other settings."""
+
+
+def first_cause(error: Exception) -> str:
+    """Kind and first line of what an error came from in the end; of torch's compiler too, which only quotes it."""
+    while isinstance(error.__cause__, Exception):
+        error = error.__cause__
+    lines = str(error).strip().splitlines()
+    if not lines:
+        return type(error).__name__
+    quoted = lines[0].endswith("raised:") and len(lines) > 1
+    return lines[1][:200] if quoted else f"{type(error).__name__}: {lines[0][:200]}"

@@ -8,7 +8,17 @@ from typing import Any
 
 import torch
 
-from coterie.assembly import Parts, assemble, build_loader, choose_autocast, choose_device, eye
+from coterie.assembly import (
+    Parts,
+    assemble,
+    build_loader,
+    choose_autocast,
+    choose_compile,
+    choose_device,
+    compile_parts,
+    eye,
+    out_of_memory,
+)
 from coterie.atomic import write_text
 from coterie.config import PretrainConfig
 from coterie.data.source import ImageSource
@@ -100,6 +110,7 @@ class Pretraining:
     ) -> None:
         config = self.config
         with saver.stopping_on_signals(), self._reporting_an_end(parts), saver.settling():
+            self._compile(parts, self.loader.total_steps - start)
             fit(
                 replicated(parts.student),
                 parts.objective,
@@ -113,6 +124,15 @@ class Pretraining:
                 observers=[monitor, *self._looks(parts, saver), *self._probes(parts, saver), saver],
             )
 
+    def _compile(self, parts: Parts, steps: int) -> None:
+        """Have what every step does compiled, where that pays; where the compiler fails, all runs as it is written."""
+        if not choose_compile(self.config.run.compile, self.device, steps)[0]:
+            return
+        self.listener.say("compiling the training passes: a minute or two")
+        failed = compile_parts(parts, self.config, self.device) or self.loader.compile()
+        if failed:
+            self.listener.warn(f"the run goes on as it is written: the compiler failed ({failed})")
+
     @contextmanager
     def _reporting_an_end(self, parts: Parts) -> Iterator[None]:
         try:
@@ -124,9 +144,7 @@ class Pretraining:
                 self._finish(parts)
             raise
         except torch.OutOfMemoryError as error:
-            raise UserError(
-                "the device has not enough memory: use a smaller --batch-size, --backbone or views.crops, and another --out"
-            ) from error
+            raise UserError(out_of_memory(self.config, self.device, error)) from error
         except NotFinite as error:
             seen = error.seen | {"images": [self.source.name(index) for index in error.seen.get("images", ())]}
             seen |= {"weights": {name: str(float(each.norm())) for name, each in parts.student.named_parameters()}}

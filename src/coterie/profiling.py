@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from coterie.assembly import Parts, assemble, build_loader, choose_autocast, choose_device
+from coterie.assembly import Parts, assemble, build_loader, choose_autocast, choose_device, out_of_memory
 from coterie.bottlenecks import (
     BACKWARD,
     BOOKKEEPING,
@@ -181,9 +181,7 @@ def profile_run(config: PretrainConfig, source: ImageSource, seconds: float, lis
     try:
         return _profile(config, source, seconds, device, listener)
     except torch.OutOfMemoryError as error:
-        raise UserError(
-            "the device has not enough memory: use a smaller --batch-size, --backbone or views.crops"
-        ) from error
+        raise UserError(out_of_memory(config, device, error)) from error
     finally:
         torch.set_num_threads(threads)
 

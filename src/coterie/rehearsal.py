@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from coterie.assembly import assemble, build_loader, choose_autocast, choose_device, eye
+from coterie.assembly import assemble, build_loader, choose_autocast, choose_device, eye, out_of_memory
 from coterie.config import PretrainConfig
 from coterie.data.source import ImageSource, Subset, open_source
 from coterie.embedding.embed import embed_source
@@ -172,8 +172,8 @@ def _main() -> None:
         _say(rehearse(config, open_source(*config.data)))
     except UserError as error:
         _say({"error": str(error)})
-    except torch.OutOfMemoryError:
-        _say({"error": "the device has not enough memory: use a smaller --batch-size, --backbone or views.crops"})
+    except torch.OutOfMemoryError as error:
+        _say({"error": out_of_memory(config, choose_device(config.run.device), error)})
     except KeyboardInterrupt:
         raise SystemExit(130) from None
 

@@ -92,7 +92,7 @@ class Target:
         values: a code (a distribution over the K groups), or the number of a group (-100: this image has none).
         head: the head it belongs to.
         view: the view it came from, which is excused from predicting it; None if it came from no view of this batch.
-        exclude: columns that are no alternative for a row (other views of its own image, where the batch is the groups).
+        exclude: the columns of a row's own image: its softmax is over its own group and all columns that are not excluded.
     """
 
     values: Float[Tensor, "b k"] | Int[Tensor, " b"]

@@ -148,6 +148,7 @@ def test_autocast_changes_nothing() -> None:
 
 
 COMPILED = """
+from functools import partial
 import numpy as np, torch
 from coterie.data.device import DeviceApplier, cut, finish, pack
 from coterie.data.views import Augmentation, Crops, ViewPlan
@@ -157,13 +158,24 @@ crops = (Crops(2, 20, (0.3, 1.0), augmentation=kind), Crops(2, 10, (0.1, 0.3), a
 plan = ViewPlan(crops, mean=(0.5, 0.5, 0.5), std=(0.2, 0.2, 0.2))
 images = torch.randint(0, 256, (4, 3, 24, 24), dtype=torch.uint8)
 compiled, plain = DeviceApplier(plan, "cpu"), DeviceApplier(plan, "cpu")
-compiled.finish = torch.compile(finish, fullgraph=True, backend="aot_eager")  # a break in the graph raises
-compiled.cut = torch.compile(cut, fullgraph=True, backend="aot_eager")
+compiler = torch.compile
+torch.compile = partial(compiler, fullgraph=True, backend="aot_eager")  # a break in the graph raises
+assert compiled.compile(4, range(4), images) is None
+assert compiled.finish is not finish
 for epoch in range(3):
     parameters = torch.from_numpy(pack(plan.draw(0, epoch, np.arange(4)), range(4), (24, 24)))
     ours, theirs = (each.of_images(images, parameters, range(4)) for each in (compiled, plain))
     assert all(torch.allclose(ours[view], theirs[view], atol=1e-3) for view in theirs)
-assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 4  # two functions, two sizes
+assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 4  # two functions, two sizes: none was compiled again
+
+def broken(graph, inputs):
+    raise RuntimeError("no compiler here\\nand more")
+
+torch._dynamo.reset()
+torch.compile = partial(compiler, backend=broken)
+for stored in (images, None):
+    assert "no compiler here" in compiled.compile(4, range(4), stored)
+    assert compiled.finish is finish and compiled.cut is cut
 """
 
 

@@ -3,6 +3,7 @@
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
+from functools import lru_cache
 from itertools import chain
 from typing import NamedTuple
 
@@ -220,8 +221,16 @@ def normalize(
         std: one number a channel.
         dtype: of the result.
     """
-    top = 255.0 if views.dtype == torch.uint8 else 1.0
-    scale = torch.tensor([1 / (top * deviation) for deviation in std], dtype=torch.float32, device=views.device)
-    shift = torch.tensor([m / d for m, d in zip(mean, std, strict=True)], dtype=torch.float32, device=views.device)
+    scale, shift = _scale_and_shift(mean, std, 255.0 if views.dtype == torch.uint8 else 1.0, views.device)
     values = views.to(torch.float32, copy=True)
     return values.mul_(scale[:, None, None]).sub_(shift[:, None, None]).to(dtype)
+
+
+@lru_cache(maxsize=64)
+def _scale_and_shift(
+    mean: tuple[float, ...], std: tuple[float, ...], top: float, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """Kept, for to bring them to a GPU anew would make each step wait for it."""
+    scale = torch.tensor([1 / (top * deviation) for deviation in std], dtype=torch.float32, device=device)
+    shift = torch.tensor([m / d for m, d in zip(mean, std, strict=True)], dtype=torch.float32, device=device)
+    return scale, shift

@@ -11,7 +11,7 @@ a product falls on the edge between two bytes, one in thousands falls to the oth
 along each axis, but rounded once and not six times. ``tests/data/test_device.py`` holds all of it to stated bounds.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,6 +23,7 @@ from coterie.data import colors
 from coterie.data.blur import PASSES, box
 from coterie.data.draws import BRIGHTNESS, CONTRAST, HUE, SATURATION, Draws
 from coterie.data.views import ViewPlan
+from coterie.errors import first_cause
 
 # The columns of packed parameters; four for the order of the operations, four for their factors, four for the box.
 FLIP, VERTICAL_FLIP, TURNS, GRAY, SOLARIZE, TURN_HUE, REACH, WEIGHT, EDGE = range(9)
@@ -237,7 +238,33 @@ class DeviceApplier:
         self.scale = (1 / (255 * std)).float().to(device)
         self.shift = (mean / std).float().to(device)
         self.hues = torch.from_numpy(colors.hue_table()).to(device)
-        self.cut, self.finish = cut, finish
+        self.cut: Callable[..., Tensor] = cut
+        self.finish: Callable[..., Tensor] = finish
+
+    def compile(self, count: int, views: Sequence[int], images: Tensor | None = None) -> str | None:
+        """Have the work compiled, and try it on blank crops of these views of ``count`` images.
+
+        Returns:
+            None, or, where the compiler failed, why, in one line: then it is done as it is written.
+        """
+        self.cut, self.finish = torch.compile(cut, dynamic=False), torch.compile(finish, dynamic=False)
+        device, channels = self.hues.device, self.plan.channels
+        parameters = torch.ones(len(views), count, COLUMNS, device=device)
+        try:
+            if images is not None:
+                self.of_images(images[:1].expand(count, -1, -1, -1).contiguous(), parameters, views)
+            else:
+                blank = {
+                    size: torch.zeros(len(places), count, channels, size, size, dtype=torch.uint8, device=device)
+                    for size, places in sizes(self.plan, views).items()
+                }
+                self.of_crops(blank, parameters, views)
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:  # of any kind: a missing Triton, or a fault of the compiler
+            self.cut, self.finish = cut, finish
+            return first_cause(error)
+        return None
 
     def of_crops(
         self, crops: Mapping[int, Tensor], parameters: Float[Tensor, "v b columns"], views: Sequence[int]

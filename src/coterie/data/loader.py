@@ -90,6 +90,16 @@ class Loader:
             if kept is not None:
                 self.images, self._bad = kept[0], tuple(kept[1])
 
+    def compile(self) -> str | None:
+        """With the engine ``device``: have its work compiled, tried on the views of a step.
+
+        Returns:
+            None, or, where the compiler failed, why, in one line: then it is done as it is written.
+        """
+        self.prepare()
+        views = self.plan.roles.used
+        return self.applier.compile(self.batch_size // self.world, views, self.images) if self.applier else None
+
     def once(self) -> Iterator[tuple[Progress, Batch]]:
         """One pass over the images before the first epoch, to fill a memory: the grouped views only.
 

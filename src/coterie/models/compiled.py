@@ -8,6 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
+from coterie.errors import first_cause
 from coterie.models.encoder import Encoder
 
 
@@ -40,7 +41,7 @@ def compile_passes(
     except Exception as error:  # of any kind: a missing g++ or Triton, or a fault of the compiler
         for encoder, _ in encoders:
             encoder.compile_passes(False)
-        return _reason(error)
+        return first_cause(error)
     return None
 
 
@@ -76,11 +77,3 @@ def _quiet() -> Iterator[None]:
             yield
         finally:
             logging.disable(logging.NOTSET)
-
-
-def _reason(error: Exception) -> str:
-    """The last cause's kind and first line."""
-    while error.__cause__ is not None and isinstance(error.__cause__, Exception):
-        error = error.__cause__
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0][:200]}" if lines else type(error).__name__
