@@ -100,6 +100,16 @@ def test_only_the_blocks_of_a_window_are_in_use(small_windows):
             one.window_at(0, position)
 
 
+def test_each_window_of_each_epoch_is_permuted_in_a_way_of_its_own(small_windows):
+    one = order(*[10] * 12)
+    ways = []
+    for epoch, window in [(0, 0), (0, 1), (1, 0), (2, 5)]:
+        lying = np.concatenate([np.arange(*run) for run in one.ranges(epoch, window)]).tolist()
+        ways.append([lying.index(image) for image in one.indices(epoch, window * 20, window * 20 + 20)])
+    assert len(set(map(tuple, ways))) == 4
+    assert all(way != list(range(20)) for way in ways)
+
+
 def test_a_large_block_is_cut_so_that_a_window_stays_small():
     one = order(10 * WINDOW_IMAGES + 7, 5, 0, 3 * WINDOW_IMAGES)
     runs = [run for window in range(one.windows) for run in one.ranges(0, window)]

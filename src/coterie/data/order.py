@@ -113,7 +113,7 @@ class Order:
 
     def _bound(self, window: int) -> int:
         """How many blocks come before a window: windows share them out as evenly as they can."""
-        return window * (len(self._starts) - 2) // self.windows
+        return window * (len(self._starts) - 1) // self.windows
 
 
 def _generator(seed: int, epoch: int, stream: int) -> np.random.Generator:
