@@ -110,14 +110,17 @@ def estimate(config: PretrainConfig, images: int, resolved_in: float, listener: 
         raise UserError(found["error"])
     device = choose_device(config.run.device)
     per_epoch, rule = images // config.batch_size, config.refresh
+    steps = config.epochs * per_epoch
+    if config.images is not None:
+        steps = min(steps, config.images // config.batch_size)
     times = 0
     if rule is not None:
         every = rule.every_steps or rule.every_epochs * per_epoch
-        times = -(-config.epochs * per_epoch // every)
+        times = -(-steps // every)
     return Estimate(
         starting=resolved_in + found["ready"] - began + found["first"],
         filling=found["filling"] * per_epoch,
-        training=found["step"] * per_epoch * config.epochs,
+        training=found["step"] * steps,
         refreshes=found["refresh"] * times,
         looking=found["embedding"] * min(LOOKED_AT, images) * (1 + COUNT) * min(config.run.looks, config.epochs),
         reporting=found["embedding"] * sample_size(images, eye(config).size, device) + MAP_SECONDS,

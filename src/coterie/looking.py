@@ -67,7 +67,9 @@ class Looks:
         self.write({"step": progress.step, "epoch": progress.epoch, "label_free": figures, "snapshot": snapshot})
 
     def due(self, progress: Progress) -> bool:
-        """Whether this step ends an epoch that is looked at."""
+        """Whether this step ends an epoch that is looked at, or the run."""
+        if progress.step + 1 == progress.total_steps:
+            return True
         return progress.step_in_epoch + 1 == progress.steps_per_epoch and self._looked_at(progress.epoch + 1)
 
     def _looked_at(self, done: int) -> bool:

@@ -11,6 +11,8 @@ SMALL_STEM_SIDE = 64
 """Up to this side a ResNet keeps its resolution in the first layers: a standard stem would leave 2 x 2 pixels of 32."""
 
 
+MOST_ROWS = 1_281_167
+"""A memory keeps no more rows than ImageNet has images, as published."""
 LABEL_STEPS = 240
 """Labels that are kept change no sooner than after so many steps."""
 
@@ -170,5 +172,7 @@ class Planner:
         return self.because("memory.start_epoch", 1, "after the first epoch, when embeddings have begun to settle")
 
     def epoch_memory(self) -> int:
-        """One epoch of rows."""
-        return self.because("memory.length", self.steps_per_epoch * self.batch_size(), "one epoch, as published")
+        """One epoch of rows, and no more than ImageNet's."""
+        epoch = self.steps_per_epoch * self.batch_size()
+        why = "one epoch, as published" if epoch <= MOST_ROWS else f"as much as is published, of an epoch of {epoch} rows"
+        return self.because("memory.length", min(epoch, MOST_ROWS), why)

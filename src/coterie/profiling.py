@@ -189,7 +189,7 @@ def profile_run(config: PretrainConfig, source: ImageSource, seconds: float, lis
 def _profile(
     config: PretrainConfig, source: ImageSource, seconds: float, device: torch.device, listener: Listener
 ) -> Profile:
-    longer = replace(config, epochs=config.epochs + (1 + TURNS) * MOST_STEPS)  # enough steps, always
+    longer = replace(config, epochs=config.epochs + (1 + TURNS) * MOST_STEPS, images=None)  # enough steps, always
     loader, timeline = build_loader(longer, source, device), Timeline(device)
     began = time.perf_counter()
     loader.prepare(listener.track)

@@ -84,7 +84,8 @@ def rehearse(config: PretrainConfig, source: ImageSource) -> dict[str, Any]:
     device = choose_device(config.run.device)
     if config.run.threads:
         torch.set_num_threads(config.run.threads)
-    loader = build_loader(replace(config, epochs=config.epochs + MOST_STEPS), source, device)  # enough steps, always
+    longer = replace(config, epochs=config.epochs + MOST_STEPS, images=None)  # enough steps, always
+    loader = build_loader(longer, source, device)
     parts = assemble(config, device, images=len(source))
     rows, rate, log_steps = config.assigned_rows, config.learning_rate, config.run.log_steps
     monitor = Monitor(config.group_counts, rows, rate, log_steps=log_steps, write=lambda _: None, device=device)

@@ -18,12 +18,13 @@ def summary(config: PretrainConfig, images: int, device: torch.device) -> str:
     """One line: method, images, network, views, groups, memory, batch and length of a run."""
     crops = " + ".join(f"{each.count}x{each.size}" for each in config.views.crops)
     memory = f", memory {config.memory.length}" if config.memory else ""
+    end = f", to image {config.images}" if config.images is not None else ""
     groups = "the batch as groups"
     if not isinstance(config.groups, BatchGroupsConfig):
         groups = f"{'+'.join(map(str, config.groups.counts))} groups"
     return (
         f"{config.method}: {images} images, {config.backbone.name}, crops {crops}, {groups}{memory}, "
-        f"batch {config.batch_size}, {config.epochs} epochs of {images // config.batch_size} steps on {device}"
+        f"batch {config.batch_size}, {config.epochs} epochs of {images // config.batch_size} steps{end} on {device}"
     )
 
 
