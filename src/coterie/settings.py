@@ -164,7 +164,7 @@ def read_toml(path: str | Path) -> dict[str, Any]:
         raise BadConfig(f"there is no settings file {path}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise BadConfig(f"cannot read {path}: {error}") from None
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:  # beside those of its syntax: endless numbers, endless nesting
         raise BadConfig(f"{path} is not TOML: {error}") from None
 
 
@@ -181,7 +181,7 @@ def _value(text: str) -> Any:
         return None
     try:
         return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):
         return text
 
 

@@ -1,6 +1,7 @@
 """Worker processes that die or hang: told in one line, where their work is waited for and nowhere else."""
 
 import atexit
+import multiprocessing
 import multiprocessing.queues
 import os
 import signal
@@ -8,6 +9,7 @@ import threading
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from typing import Any
 
@@ -15,6 +17,7 @@ from coterie.errors import UserError
 
 WORKER_TIMEOUT_SECONDS = 600.0
 """How long a batch is waited for before the workers are taken to hang."""
+_DYING_SECONDS = 5.0
 _NOTHING: Any = object()
 
 
@@ -73,7 +76,9 @@ class _Watch:
             yield
         except UserError:
             raise
-        except Exception:  # what a queue or a socket says whose other end is gone
+        except Exception as error:
+            if isinstance(error, OSError | EOFError):  # its files and sockets are closed before a process is dead
+                wait([each.sentinel for each in self.processes], timeout=_DYING_SECONDS)
             self._refuse_dead()
             raise
         finally:

@@ -140,8 +140,18 @@ def looks(records: Sequence[Mapping[str, Any]]) -> list[Look]:
             _accuracy(record.get("knn") or {}),
         )
         for step, record in sorted(by_step.items())
-        if "label_free" in record
+        if "label_free" in record and _is_sound(record)
     ]
+
+
+def _is_sound(record: Mapping[str, Any]) -> bool:
+    """Whether a line is as it was written; a log may be damaged, and may come from anybody."""
+    snapshot, epoch = record.get("snapshot") or "", record.get("epoch")
+    tables = [record["label_free"], record.get("knn") or {}]
+    figures = [value for table in tables if isinstance(table, dict) for value in table.values()]
+    inside = isinstance(snapshot, str) and not snapshot.startswith("/") and ".." not in snapshot.split("/")
+    numbers = all(type(each) in (int, float) for each in (epoch, *figures))
+    return inside and numbers and all(isinstance(table, dict) for table in tables)
 
 
 def _accuracy(knn: Mapping[str, float]) -> float | None:
