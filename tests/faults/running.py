@@ -1,0 +1,216 @@
+"""The command on tiny images, in processes of its own that tests disturb; and small file systems that fill up."""
+
+import atexit
+import io
+import json
+import multiprocessing
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import tarfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import torch
+from PIL import Image
+
+from coterie.data.photos import photo_patches
+from coterie.training.checkpoint import found, load
+
+IMAGES = 165
+STEPS_AN_EPOCH = IMAGES // 16
+SETTINGS = (
+    "views.crops.0.size=16 views.crops.1.size=8 views.crops.1.count=2 backbone.width=0.125 groups.counts=[20] "
+    "groups.frozen_steps=12 memory.length=32 memory.start_epoch=1 run.threads=1 run.log_steps=3 run.save_steps=4 run.looks=2"
+).split()
+
+# A server that has imported everything once and forks each run: a start takes 0.1 s of a processor, not 5.
+_SERVER = multiprocessing.get_context("forkserver")
+_SERVER.set_forkserver_preload(["coterie.api", "coterie.cli", "coterie.terminal", __name__])
+
+
+class Run:
+    """``coterie pretrain swav`` in a process of its own; ``before`` is called in it first."""
+
+    def __init__(
+        self,
+        images: Path | str,
+        out: Path | str,
+        *settings: str,
+        epochs: int = 4,
+        workers: int = 1,
+        before: Callable[[], None] | None = None,
+    ) -> None:
+        sizes = ["--epochs", str(epochs), "--batch-size", "16"]
+        said = [part for setting in (*SETTINGS, f"run.workers={workers}", *settings) for part in ("--set", setting)]
+        words = ["pretrain", "swav", str(images), "--out", str(out), *sizes, *said]
+        self.out = Path(out)
+        self._output = Path(f"{images}.{time.monotonic_ns()}.txt")
+        self.process = _SERVER.Process(target=_command, args=(words, self._output, before))
+        self.process.start()
+
+    def steps(self) -> int:
+        """Up to which step it has saved."""
+        return newest(self.out)
+
+    def has_saved(self, more_than: int = 0) -> bool:
+        """Wait for a save; False if it ended before."""
+        while self.steps() <= more_than and self.process.is_alive():
+            time.sleep(0.002)
+        return self.process.is_alive()
+
+    def workers(self) -> list[int]:
+        """The process numbers of its loader's workers."""
+        return [
+            int(each) for each in Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
+        ]
+
+    def family(self) -> list[int]:
+        """The process numbers of its workers and its own."""
+        return [*self.workers(), self.process.pid or 0]
+
+    def kill(self) -> None:
+        """SIGKILL to the run; its workers leave by themselves."""
+        assert self.process.pid
+        os.kill(self.process.pid, signal.SIGKILL)
+        self.process.join()
+
+    def end(self, within: float = 120) -> tuple[int | None, str]:
+        """Wait for its end: exit status and what it said."""
+        self.process.join(within)
+        hangs = self.process.is_alive()
+        for number in self.family() if hangs else ():
+            os.kill(number, signal.SIGKILL)
+        assert not hangs, f"it did not end within {within} s; it said: {self.said()}"
+        return self.process.exitcode, self.said()
+
+    def said(self) -> str:
+        """What it has said until now."""
+        return self._output.read_text() if self._output.exists() else ""
+
+
+def _command(words: list[str], output: Path, before: Callable[[], None] | None) -> None:
+    with output.open("w") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    sys.argv = ["coterie", *words]
+    if before is not None:
+        before()
+    from coterie.cli import main
+
+    try:
+        main()
+    finally:
+        atexit._run_exitfuncs()  # which a program does at its end, and a process of multiprocessing does not
+
+
+def finished(images: Path | str, out: Path | str, *settings: str, epochs: int = 4, workers: int = 1) -> str:
+    """Run to the end; what was said."""
+    status, said = Run(images, out, *settings, epochs=epochs, workers=workers).end(within=30 * epochs + 100)
+    assert status == 0, said
+    return said
+
+
+def complaint(said: str) -> str:
+    """The last line of what was said, which is the only one that is a complaint: no traceback anywhere."""
+    assert "Traceback" not in said, said
+    last = said.replace("\0", "").strip().splitlines()[-1].strip()
+    assert last.startswith("coterie: "), said
+    return last
+
+
+def newest(out: Path) -> int:
+    """The step of the newest checkpoint, 0 if there is none."""
+    checkpoints = found(out / "checkpoint")
+    return checkpoints[0][0] if checkpoints else 0
+
+
+def assert_same_runs(one: Path, other: Path) -> None:
+    """Bitwise: weights, snapshots, all that a checkpoint holds, and the log but for speeds."""
+    assert _lines(one) == _lines(other)
+    (step, ours, _), (same_step, theirs, _) = load(one / "checkpoint"), load(other / "checkpoint")
+    assert step == same_step > 0
+    _assert_same(ours, theirs)
+    names = sorted(str(path.relative_to(other)) for path in other.rglob("*.safetensors"))
+    assert names == sorted(str(path.relative_to(one)) for path in one.rglob("*.safetensors"))
+    for name in names:
+        _assert_same(*(safetensors.torch.load_file(run / name) for run in (one, other)), name)
+    assert not list(one.rglob("*.part")), "something unfinished is left"
+
+
+def _lines(out: Path) -> list[dict]:
+    timed = {"images_per_second", "data_wait"}
+    records = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    return [{key: value for key, value in record.items() if key not in timed} for record in records]
+
+
+def _assert_same(one: object, other: object, path: str = "") -> None:
+    if isinstance(one, torch.Tensor):
+        assert torch.equal(one, other), path
+    elif isinstance(one, dict):
+        assert one.keys() == other.keys(), path
+        for key in one:
+            _assert_same(one[key], other[key], f"{path}.{key}")
+    elif isinstance(one, (list, tuple)):
+        for number, (mine, theirs) in enumerate(zip(one, other, strict=True)):
+            _assert_same(mine, theirs, f"{path}.{number}")
+    else:
+        assert one == other, path
+
+
+def write_shard(path: Path, images: range = range(IMAGES)) -> Path:
+    """Photographs of 16 pixels as a tar shard of PNG files."""
+    patches = photo_patches("train", IMAGES, 16).images
+    with tarfile.open(path, "w") as tar:
+        for number in images:
+            buffer = io.BytesIO()
+            Image.fromarray(patches[number, :, :, 0]).convert("RGB").save(buffer, "PNG")
+            member = tarfile.TarInfo(f"{number:04d}.png")
+            member.size = buffer.tell()
+            buffer.seek(0)
+            tar.addfile(member, buffer)
+    return path
+
+
+def seeded() -> random.Random:
+    """Random moments, from a seed that is drawn anew, or is $COTERIE_FAULTS_SEED; and printed."""
+    seed = int(os.environ.get("COTERIE_FAULTS_SEED") or int.from_bytes(os.urandom(4)))
+    print(f"COTERIE_FAULTS_SEED={seed}")
+    return random.Random(seed)
+
+
+@contextmanager
+def small_file_system(folder: Path, options: str) -> Iterator[Path]:
+    """A tmpfs that lasts as long as this context, wherever mounting is allowed to an own user namespace; skips elsewhere.
+
+    It is mounted in a namespace of its own, which is entered by way of /proc: nothing outside sees it, and nothing is left.
+    """
+    folder.mkdir()
+    script = f"mount -t tmpfs -o {options} none '{folder}' && echo mounted && exec sleep 600"
+    holder = subprocess.Popen(
+        ["unshare", "--map-root-user", "--mount", "sh", "-c", script],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    try:
+        assert holder.stdout
+        if (answer := holder.stdout.readline().strip()) != "mounted":
+            pytest.skip(f"no small file system can be mounted here: {answer}")
+        inside = Path(f"/proc/{holder.pid}/root{folder}")
+        if not os.access(inside, os.R_OK) or not re.search(
+            rf" {re.escape(str(folder))} ", Path(f"/proc/{holder.pid}/mounts").read_text()
+        ):
+            pytest.skip("the mount cannot be reached through /proc here")
+        yield inside
+    finally:
+        holder.kill()
+        holder.wait()
+        holder.stdout.close()

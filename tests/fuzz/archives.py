@@ -1,0 +1,88 @@
+"""Tar shards, parquet tables and lists of files: opened, and every image of them read."""
+
+import io
+import os
+import tarfile
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from hypothesis import strategies as st
+
+from coterie.data.decode import decode
+from coterie.data.source import open_source
+from coterie.errors import BadImage
+from tests.data.conftest import encoded, photo
+from tests.fuzz.mutations import damaged
+
+PICTURE = encoded(photo(0, 6, 8), "JPEG")
+
+
+def _tar(form: int) -> bytes:
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w", format=form) as tar:
+        for name, data in [
+            ("a/1.jpg", PICTURE),
+            ("a/1.cls", b"7"),
+            ("\u00fc" * (40 if form == tarfile.USTAR_FORMAT else 90) + ".png", PICTURE),
+            ("../../etc/2.jpg", PICTURE),
+        ]:
+            member = tarfile.TarInfo(name)
+            member.size, member.mtime = len(data), 0.5 if form == tarfile.PAX_FORMAT else 0
+            tar.addfile(member, io.BytesIO(data))
+        link = tarfile.TarInfo("3.jpg")
+        link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
+        tar.addfile(link)
+    return file.getvalue()
+
+
+def _with_checksums(data: bytes) -> bytes:
+    """The checksum of every block that looks like a tar header is made right."""
+    blocks = bytearray(data)
+    for start in range(0, len(blocks) - 511, 512):
+        if blocks[start + 257 : start + 262] == b"ustar":
+            blocks[start + 148 : start + 156] = b" " * 8
+            blocks[start + 148 : start + 156] = b"%06o\0 " % sum(blocks[start : start + 512])
+    return bytes(blocks)
+
+
+def _parquet(**options: object) -> bytes:
+    rows = [{"bytes": PICTURE, "path": f"{n}.jpg"} for n in range(5)]
+    file = io.BytesIO()
+    pq.write_table(pa.table({"image": rows, "label": [0, 1, None, 1, 2]}), file, **options)
+    return file.getvalue()
+
+
+def _list() -> bytes:
+    return b"1.jpg\nfolder/2.jpg\n/etc/hostname\n../x.jpg\n\xff\xfe.png\npipe\nfolder\n/dev/zero\n/proc/self/pagemap\n"
+
+
+TARS = [_tar(each) for each in (tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT)]
+TABLES = [
+    _parquet(),
+    _parquet(compression="zstd", row_group_size=2),
+    _parquet(use_dictionary=False, compression="none"),
+]
+INPUTS = {
+    "tar": st.one_of(damaged(TARS, _with_checksums), damaged(TARS)),
+    "parquet": damaged(TABLES),
+    "list": st.one_of(damaged([_list()]), st.binary(max_size=300)),
+}
+
+
+def attempt(kind: str, data: bytes, folder: Path) -> None:
+    """Open the source, and read and decode all there is."""
+    path = folder / {"tar": "shard.tar", "parquet": "table.parquet", "list": "list.txt"}[kind]
+    if kind == "list" and not (folder / "pipe").exists():
+        (folder / "1.jpg").write_bytes(PICTURE)
+        (folder / "folder").mkdir()
+        os.mkfifo(folder / "pipe")
+    path.write_bytes(data)
+    source = open_source(str(path))
+    for index in range(min(len(source), 50)):
+        source.name(index).encode()  # it can be printed
+        source.label(index)
+        try:
+            decode(source[index])
+        except BadImage:
+            continue

@@ -1,0 +1,87 @@
+"""Image bytes: real files of every kind, damaged; and headers that promise too much."""
+
+import io
+import struct
+import zlib
+
+import numpy as np
+import tifffile
+from PIL import Image
+
+from coterie.data.decode import channels_of, decode
+from tests.data.conftest import encoded, photo
+from tests.fuzz.mutations import damaged
+
+
+def _tiff(array: np.ndarray, **options: object) -> bytes:
+    file = io.BytesIO()
+    tifffile.imwrite(file, array, **options)
+    return file.getvalue()
+
+
+def _files() -> dict[str, list[bytes]]:
+    picture = photo()
+    image, grey, deep = Image.fromarray(picture), picture[..., 0], picture.astype(np.uint16) * 257
+    palette, alpha = image.quantize(16), np.dstack([picture, grey])
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    stack = np.stack([deep[..., 0]] * 4)
+    tiffs = [encoded(picture, "TIFF", compression=each) for each in (None, "tiff_lzw", "tiff_adobe_deflate", "jpeg")]
+    tiffs += [
+        encoded(palette, "TIFF"),
+        _tiff(deep),
+        _tiff(deep, compression="zlib"),
+        _tiff(stack, photometric="minisblack"),
+    ]
+    tiffs += [
+        _tiff(stack, imagej=True, metadata={"axes": "TYX"}),
+        _tiff(deep, tile=(16, 16)),
+        _tiff(picture, bigtiff=True),
+    ]
+    tiffs += [_tiff(stack, ome=True, metadata={"axes": "CYX"}, photometric="minisblack")]
+    jpegs = [encoded(picture, "JPEG"), encoded(picture, "JPEG", progressive=True), encoded(grey, "JPEG")]
+    jpegs += [encoded(image.convert("CMYK"), "JPEG"), encoded(picture, "JPEG", exif=exif, icc_profile=bytes(200))]
+    pngs = [encoded(each) for each in (picture, alpha, grey, palette, deep[..., 0], np.eye(9, dtype=bool))]
+    return {
+        "jpeg": jpegs,
+        "png": pngs,
+        "tiff": tiffs,
+        "webp": [encoded(picture, "WEBP"), encoded(alpha, "WEBP", lossless=True, exif=exif)],
+        "gif": [encoded(palette, "GIF", save_all=True, append_images=[palette.rotate(90)], duration=40)],
+        "bmp": [encoded(each, "BMP") for each in (picture, grey, palette)],
+        "ppm": [
+            encoded(picture, "PPM"),
+            b"P5 32 24 65535\n" + deep[..., 0].tobytes(),
+            b"P3 2 1 9\n1 2 3 4 5 6",
+            b"P1 3 2\n101010",
+        ],
+        "jpeg2000": [encoded(picture, "JPEG2000"), encoded(grey, "JPEG2000", no_jp2=True)],
+        "avif": [encoded(picture, "AVIF")],
+    }
+
+
+def _with_checksums(data: bytes) -> bytes:
+    """A PNG file whose chunks' checksums are right."""
+    if not data.startswith(b"\x89PNG\r\n\x1a\n"):
+        return data
+    parts, place = [data[:8]], 8
+    while place + 8 <= len(data):
+        (length,) = struct.unpack(">I", data[place : place + 4])
+        chunk = data[place + 4 : place + 8 + length]
+        parts += [data[place : place + 4], chunk, struct.pack(">I", zlib.crc32(chunk))]
+        place += 12 + length
+    return b"".join(parts)
+
+
+FILES = _files()
+INPUTS = {kind: damaged(files, _with_checksums if kind == "png" else bytes) for kind, files in FILES.items()}
+
+
+def attempt(data: bytes) -> None:
+    """Decode it as a run does; whole, and reduced."""
+    pixels = decode(data, 3)
+    assert pixels.dtype in (np.uint8, np.uint16)
+    assert pixels.ndim == 3
+    assert pixels.shape[2] == 3
+    decode(data, 3, lambda height, width: 2)
+    channels_of(data)
