@@ -349,7 +349,9 @@ def test_bfloat16_on_a_cpu(images: Path, tmp_path: Path, call) -> None:
     assert all(np.isfinite(record["loss"]) for record in records if "loss" in record)
 
 
-def test_several_processes_that_torchrun_did_not_start(images: Path, tmp_path: Path, call, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_several_processes_that_torchrun_did_not_start(
+    images: Path, tmp_path: Path, call, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
     status, _, err = call(*pretrain(images, tmp_path / "run"))
     assert (status, err.count("\n")) == (2, 1)

@@ -174,5 +174,7 @@ class Planner:
     def epoch_memory(self) -> int:
         """One epoch of rows, and no more than ImageNet's."""
         epoch = self.steps_per_epoch * self.batch_size()
-        why = "one epoch, as published" if epoch <= MOST_ROWS else f"as much as is published, of an epoch of {epoch} rows"
+        why = (
+            "one epoch, as published" if epoch <= MOST_ROWS else f"as much as is published, of an epoch of {epoch} rows"
+        )
         return self.because("memory.length", min(epoch, MOST_ROWS), why)

@@ -120,7 +120,9 @@ class ParquetTable:
             self._chunks = mapped_images(_unpacked(self._path, self._column))
         self._starts = [0, *accumulate(len(chunk) for chunk in self._chunks)]
         if self._starts[-1] != self._rows:
-            raise UserError(f"{self._path}: damaged: {self._rows} rows by its footer, {self._starts[-1]} in it; fetch it again")
+            raise UserError(
+                f"{self._path}: damaged: {self._rows} rows by its footer, {self._starts[-1]} in it; fetch it again"
+            )
 
 
 @contextmanager
