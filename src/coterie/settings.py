@@ -56,6 +56,8 @@ def _converter() -> cattrs.Converter:
         def read(value: Any, _: Any) -> Any:
             if type(value) not in accepted:
                 raise TypeError(f"{value!r} is not {words}")
+            if kind is int and not -(2**63) <= value < 2**63:
+                raise TypeError("a whole number has 64 bits at most")
             return kind(value)
 
         converter.register_structure_hook(kind, read)

@@ -109,7 +109,7 @@ def _members(file: IO[bytes], path: str) -> Iterator[tuple[bytes, int, int, str 
                 raise UserError(f"{path}: this tar archive is damaged at byte {tar.offset}; fetch it again")
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror}") from error
-    except tarfile.TarError as error:
+    except (tarfile.TarError, ValueError) as error:  # ValueError: a size that no file has
         raise UserError(f"{path}: {_complaint(file, error)}") from error
 
 

@@ -1,0 +1,115 @@
+"""What damaged input has brought to light, each as small as it goes."""
+
+import io
+import json
+import tarfile
+import zipfile
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from coterie.data.source import open_source
+from coterie.errors import BadConfig, UserError
+from coterie.evaluation.records import read_records
+from coterie.evaluation.selection import looks
+from coterie.exporting.weights import load_backbone, save_backbone
+from coterie.models.backbone import BackboneConfig, build_backbone
+from coterie.models.starting_weights import read_weights
+from coterie.settings import assigned, read_toml
+from coterie.training.folder import read_log
+from tests.data.conftest import encoded, photo
+
+
+def test_a_tar_member_of_an_absurd_size(tmp_path: Path) -> None:
+    member = tarfile.TarInfo("1.jpg")
+    member.size = 2**63
+    (tmp_path / "x.tar").write_bytes(member.tobuf(tarfile.GNU_FORMAT) + bytes(1024))
+    with pytest.raises(UserError, match="not a whole tar archive"):
+        open_source(str(tmp_path / "x.tar"))
+
+
+def test_a_table_whose_footer_promises_more_rows_than_there_are(tmp_path: Path) -> None:
+    path, rows = tmp_path / "x.parquet", 50
+    pq.write_table(pa.table({"image": [encoded(photo())] * rows}), path, store_schema=False)
+    data = path.read_bytes()
+    footer = len(data) - 8 - int.from_bytes(data[-8:-4], "little")
+    place = data.index(bytes([0x16, 2 * rows]), footer)  # a varint in zigzag: FileMetaData.num_rows comes first
+    path.write_bytes(data[: place + 1] + bytes([2 * 27]) + data[place + 2 :])
+    with pytest.raises(UserError, match="27 rows by its footer, 50 in it"):
+        open_source(str(path))
+
+
+@pytest.mark.parametrize("text", ["x = " + "[" * 5000, "x = " + "9" * 5000, "x = " + "{a=" * 500])
+def test_endless_settings(text: str, tmp_path: Path) -> None:
+    (tmp_path / "config.toml").write_text(text)
+    with pytest.raises(BadConfig, match="is not TOML"):
+        read_toml(tmp_path / "config.toml")
+    assert assigned(text.replace(" ", ""))[1] == text.removeprefix(
+        "x = "
+    )  # a bare word, which is refused where it is used
+
+
+def test_a_log_that_is_damaged_loses_those_lines_only(tmp_path: Path) -> None:
+    sound = json.dumps(
+        {"step": 3, "epoch": 1, "label_free": {"effective_rank": 2.0}, "snapshot": "snapshots/3.safetensors"}
+    )
+    away = json.dumps({"step": 4, "epoch": 1, "label_free": {"effective_rank": 2.0}, "snapshot": "../../secret"})
+    odd = [
+        '{"step": 5, "label_free": {}}',
+        '{"step": 6, "epoch": 1, "label_free": 3}',
+        "3",
+        "[" * 100_000,
+        "\ufffd{",
+        '{"epoch": 3}',
+    ]
+    (tmp_path / "metrics.jsonl").write_text("\n".join([away, *odd, sound]) + '\n{"step": 9, "lo')
+    (tmp_path / "metrics.jsonl").write_bytes((tmp_path / "metrics.jsonl").read_bytes() + b"\xff")
+    assert [each.step for each in looks(read_log(tmp_path))] == [3]
+    assert "damaged" in read_records(tmp_path).remarks[0]
+
+
+def test_weights_that_would_take_more_memory_than_their_file_has_bytes(tmp_path: Path) -> None:
+    path, plain, bomb = tmp_path / "weights.pt", io.BytesIO(), io.BytesIO()
+    torch.save({"conv1.weight": torch.zeros(2**20)}, plain)
+    with zipfile.ZipFile(plain) as old, zipfile.ZipFile(bomb, "w", zipfile.ZIP_DEFLATED) as new:
+        for name in old.namelist():
+            new.writestr(name, old.read(name))
+    path.write_bytes(bomb.getvalue())
+    with pytest.raises(UserError, match="it is compressed"):
+        read_weights(path)
+    for tensor in (torch.zeros(1).expand(10**6, 10**6), torch.zeros(3, device="meta"), torch.eye(3).to_sparse()):
+        torch.save({"conv1.weight": tensor}, path)
+        with pytest.raises(UserError, match="cannot be read as weights"):
+            read_weights(path)
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "reason"),
+    [
+        ("backbone.name", 3, "another version"),
+        ("backbone.channels", "3", "another version"),
+        ("backbone.weights", "/etc/passwd", "another version"),
+        ("image_size", None, "another version"),
+        ("mean", [0.5], "another version"),
+        ("backbone.width", 64.0, "fewer than resnet18 has"),
+        ("backbone.name", "no_such_network", "there is no backbone"),
+    ],
+)
+def test_a_description_that_is_absurd(path: str, value: object, reason: str, tmp_path: Path) -> None:
+    config, file = BackboneConfig("resnet18", width=0.125, stem="small"), tmp_path / "model.safetensors"
+    save_backbone(file, build_backbone(config, 16), config, 16, (0.5,) * 3, (0.2,) * 3)
+    load_backbone(file)
+    whole = file.read_bytes()
+    length = int.from_bytes(whole[:8], "little")
+    header = json.loads(whole[8 : 8 + length])
+    said = json.loads(header["__metadata__"]["coterie"])
+    *parents, name = path.split(".")
+    (said[parents[0]] if parents else said)[name] = value
+    header["__metadata__"]["coterie"] = json.dumps(said)
+    text = json.dumps(header).encode()
+    file.write_bytes(len(text).to_bytes(8, "little") + text + whole[8 + length :])
+    with pytest.raises(UserError, match=reason):
+        load_backbone(file)
