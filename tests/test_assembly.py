@@ -71,6 +71,7 @@ def test_memory_that_runs_out_is_told_with_what_to_lower() -> None:
     assert said.startswith(f"not enough memory for {BATCH} images as 2x{SIDE} pixels through resnet18")
     assert "it wanted 2.00 GiB more" in said
     assert f"--batch-size {BATCH // 2}" in said
+    assert "--set micro_batches=2" in said
     assert "another --out" in said
     assert "\n" not in said
 

@@ -28,10 +28,12 @@ from coterie.models.backbone import build_backbone, check_view_sizes, feature_wi
 from coterie.models.compiled import compile_passes
 from coterie.models.encoder import Encoder, target_copy
 from coterie.models.head import Head
+from coterie.models.recompute import checkpoint_activations
 from coterie.models.shared_norm import share_statistics
 from coterie.ops.loss import scores
 from coterie.ops.neighbours import chunked
 from coterie.settings import from_dict, read_toml
+from coterie.sharding import check_can_shard, gathered_state, shard
 from coterie.training import checkpoint
 from coterie.training.student import Student
 
@@ -62,6 +64,11 @@ def build_loader(config: PretrainConfig, source: ImageSource, device: torch.devi
         world=world_size(),
         images=config.images,
     )
+    if config.batch_size < 2 * config.micro_batches * world_size():
+        raise BadConfig(
+            f"micro_batches is {config.micro_batches}, but each of {world_size()} processes has only "
+            f"{config.batch_size // world_size()} images of a batch: use --set micro_batches=1"
+        )
     groups, rows = config.groups, loader.steps_per_epoch * config.batch_size
     if not isinstance(groups, BatchGroupsConfig) and max(groups.counts) > rows:
         raise BadConfig(
@@ -86,7 +93,13 @@ def build_student(
         check_view_sizes(backbone, config.backbone, sizes)
         projector = Head(feature_width(backbone), config.projector)
         predictor = Head(config.projector.width, config.predictor) if config.predictor is not None else None
-        encoder = Encoder(backbone, projector, predictor, batch_norm_scope=config.batch_norm_scope)
+        encoder = Encoder(
+            backbone,
+            projector,
+            predictor,
+            batch_norm_scope=config.batch_norm_scope,
+            micro_batches=config.micro_batches,
+        )
         groups = None
         if not isinstance(config.groups, BatchGroupsConfig):
             groups = build_groups(config.groups, config.projector.width)
@@ -103,12 +116,42 @@ def assemble(
 ) -> Parts:
     """Student and objective, as new; ``images`` is how many the source has, for the labels that are kept of each."""
     torch.backends.cudnn.benchmark = True  # few sizes, many times
-    student = build_student(config, device, starting_weights=starting_weights)
-    objective = _objective(config, student, images).to(device)
+    where, shared_out = torch.device(device), config.run.shard
+    if shared_out:
+        check_can_shard()
+    built = torch.device("cpu") if shared_out else where  # what no device holds is never there as a whole
+    student = build_student(config, built, starting_weights=starting_weights)
+    objective = _objective(config, student, images).to(built)
+    if config.run.checkpoint_activations:
+        checkpoint_activations(student.encoder.backbone)
     target = objective.target
     for network in (student.encoder, *([target.network] if isinstance(target, MomentumTeacher) else [])):
-        share_statistics(network, config.batch_norm_processes)
-    return Parts(student, objective)
+        share_statistics(network, config.batch_norm_processes, where.type)
+        if shared_out:
+            shard(network, where, blockwise=config.batch_norm_scope != "joint")
+    return Parts(student.to(where), objective.to(where))
+
+
+def whole_student(config: PretrainConfig, student: Student, device: torch.device) -> Student:
+    """The student as one process has it; of one that is shared out, a copy on the first process. All are to ask.
+
+    Raises:
+        UserError: the device does not hold all of it.
+    """
+    if not config.run.shard:
+        return student
+    weights = gathered_state(student.state_dict())
+    if rank() > 0:
+        return student
+    copied = build_student(config, "cpu", starting_weights=False)
+    copied.load_state_dict(weights)
+    try:
+        return copied.to(device)
+    except torch.OutOfMemoryError as error:
+        raise UserError(
+            f"{device} does not hold the whole network beside its part: set run.looks=0 and no probe; what is trained is "
+            "saved, and coterie report shows it where the network fits"
+        ) from error
 
 
 def _objective(config: PretrainConfig, student: Student, images: int) -> Objective | BatchObjective:
@@ -293,12 +336,16 @@ def _has_bfloat16(device: torch.device) -> bool:
     return can.get("avx512_bf16", False) or can.get("amx_bf16", False)
 
 
-def choose_compile(wish: Literal["auto", "never", "always"], device: torch.device, steps: int) -> tuple[bool, str]:
+def choose_compile(
+    wish: Literal["auto", "never", "always"], device: torch.device, steps: int, recomputed: bool = False
+) -> tuple[bool, str]:
     """Whether the training passes are compiled in a run of so many steps, and why."""
     if wish != "auto":
         return wish == "always", "set by you"
     if device.type != "cuda":
         return False, "on a processor it gained nothing, and a resumed run would not be bitwise the whole one"
+    if recomputed:
+        return False, "what is computed a second time on the way back is run as it is written"
     if steps < STEPS_WORTH_COMPILING:
         return False, f"the compiler takes a minute or more, and {steps} steps are too few to win it back"
     return True, f"the compiler's minute or two are won back over {steps} steps"
@@ -326,7 +373,7 @@ def compile_parts(parts: Parts, config: PretrainConfig, device: torch.device) ->
 def out_of_memory(config: PretrainConfig, device: torch.device, error: BaseException) -> str:
     """One line for a step that the device had not enough memory for: what was asked of it, what it held, what to lower.
 
-    Smaller parts of a batch one after the other are no way out: batch norm and a balanced assignment look at all of it.
+    Parts of a batch one after the other are not taken unasked: batch norms would see less of it.
     """
     crops = " + ".join(f"{each.count}x{each.size}" for each in config.views.crops)
     asked = f"{config.batch_size // world_size()} images as {crops} pixels through {config.backbone.name}"
@@ -340,6 +387,6 @@ def out_of_memory(config: PretrainConfig, device: torch.device, error: BaseExcep
     wide = choose_autocast(config.run.precision, device) is None and _has_bfloat16(device)
     also = ", --set run.precision=bfloat16" if wide else ""
     return (
-        f"not enough memory for {asked}{said}: use {half}, fewer or smaller views.crops or a smaller --backbone{also}, and "
-        "another --out"
+        f"not enough memory for {asked}{said}: use --set micro_batches={2 * config.micro_batches}, {half}, fewer or smaller "
+        f"views.crops or a smaller --backbone{also}, and another --out"
     )

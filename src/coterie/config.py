@@ -57,6 +57,10 @@ class RunConfig:
         precision: ``auto`` (bfloat16 where the device, CPU or GPU, has it, else float32), ``float32`` or ``bfloat16``.
         compile: the backbone's training passes through torch's compiler: ``always``, ``never``, or ``auto``: on CUDA in a
             run that is long enough to pay for it. A compiled run is not bitwise the plain one; what is saved is the same.
+        checkpoint_activations: remember only what goes into each block of the network, and compute the rest again on the way
+            back: about a third more time, less memory, the same result.
+        shard: each process keeps a part of the networks' weights, gradients and optimiser state (FSDP2); for networks that one
+            GPU does not hold.
         workers: processes that load images; -1: as many as there are cores to spare, at most 16.
         threads: of the main process on a CPU; 0: resolved at the start and kept on a resume, so that a resume is bitwise.
         log_steps: steps between two lines of the log.
@@ -70,6 +74,8 @@ class RunConfig:
     device: str = "auto"
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     compile: Literal["auto", "never", "always"] = "auto"
+    checkpoint_activations: bool = False
+    shard: bool = False
     workers: int = -1
     threads: int = 0
     log_steps: int = 10
@@ -80,6 +86,10 @@ class RunConfig:
     stop_when: Literal["never", "stale"] = "never"
 
     def __post_init__(self) -> None:
+        if self.shard and self.compile == "always":
+            raise BadConfig(
+                "run.compile is 'always', but with run.shard=true networks run as they are written: set it to 'auto'"
+            )
         if self.threads < 0:
             raise BadConfig(f"run.threads is {self.threads}: give 1 or more, or 0 to have it chosen")
         if self.log_steps < 1:
@@ -106,6 +116,9 @@ class PretrainConfig:
         batch_norm_scope: what a batch norm sees together: ``resolution``, ``view`` or ``joint``.
         batch_norm_processes: of several processes, so many neighbours share the statistics of their batch norms; 0: all, so
             that a run is the same on any number. SwAV's release shares them among 8.
+        micro_batches: a process sends its share of a batch through the network in so many parts, one after the other, and a
+            second time on the way back, where memory is short. Codes, groups and loss are those of the whole batch; batch
+            norms see a part.
         projector: the head whose rows are grouped.
         predictor: the head that predicts from the projector's rows; None: they predict themselves.
         target: whose embeddings decide.
@@ -136,6 +149,7 @@ class PretrainConfig:
     batch_size: int
     batch_norm_scope: BatchNormScope = "resolution"
     batch_norm_processes: int = 0
+    micro_batches: int = 1
     projector: HeadConfig = field(default_factory=HeadConfig)
     predictor: HeadConfig | None = None
     target: TargetConfig = field(default_factory=SameNetwork)
@@ -169,6 +183,11 @@ class PretrainConfig:
             raise BadConfig(
                 f"batch_norm_processes is {self.batch_norm_processes}: give 0 (all), 1 (each alone) or more"
             )
+        if not 1 <= self.micro_batches <= self.batch_size // 2:
+            raise BadConfig(
+                f"micro_batches is {self.micro_batches}: give 1 or more, of at least 2 images each (batch_size is "
+                f"{self.batch_size})"
+            )
         if self.mean_entropy < 0:
             raise BadConfig(f"mean_entropy is {self.mean_entropy:g}: a weight cannot be negative (0: none)")
 
@@ -186,6 +205,11 @@ class PretrainConfig:
             raise BadConfig(
                 f"predictor.width is {self.predictor.width} but projector.width is {self.projector.width}: both are "
                 "compared with the same centers, so set them alike"
+            )
+        if self.run.checkpoint_activations and self.batch_norm_scope == "joint":
+            raise BadConfig(
+                "run.checkpoint_activations goes block by block, but batch_norm_scope='joint' has all sizes of views side "
+                "by side: set it to false, and micro_batches to 2 or more"
             )
         self._check_roles()
         if isinstance(self.groups, BatchGroupsConfig) or isinstance(self.assignment, Identity):

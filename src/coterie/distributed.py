@@ -46,6 +46,8 @@ def joined(device: torch.device) -> Iterator[None]:
         yield
         return
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+    if device.type == "cuda":
+        torch.cuda.set_device(local_device(device))  # else whatever names no GPU would meet on the first one
     try:
         store, number, count = next(dist.rendezvous("env://", timeout=WAIT))  # type: ignore[attr-defined]
         # torchrun may use one store again and again: those who come back must not find the addresses of those who died

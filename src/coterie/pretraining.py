@@ -1,12 +1,12 @@
 """One pretraining run: the parts, put together in a folder and set going."""
 
-import copy
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from coterie.assembly import (
     Parts,
@@ -18,6 +18,7 @@ from coterie.assembly import (
     compile_parts,
     eye,
     out_of_memory,
+    whole_student,
 )
 from coterie.atomic import write_text
 from coterie.config import PretrainConfig
@@ -34,12 +35,14 @@ from coterie.listening import Listener
 from coterie.looking import Looks
 from coterie.reporting import environment, report_run
 from coterie.settings import from_dict, read_toml, to_dict, to_toml
+from coterie.sharding import Sharded, check_can_shard, whole
 from coterie.telling import WISHES, reasoned, summary
 from coterie.training import checkpoint
 from coterie.training.folder import RunFolder
 from coterie.training.loop import fit
 from coterie.training.monitor import Collapsed, Monitor, NotFinite
 from coterie.training.saver import Ended, Saver
+from coterie.training.student import Student
 from coterie.types import Batch, Progress, StepResult
 
 
@@ -62,6 +65,8 @@ class Pretraining:
         self.reasons = reasons or {}
         self.first = rank() == 0  # of several processes: it speaks, judges and writes
         self.device = local_device(choose_device(config.run.device))
+        if config.run.shard:
+            check_can_shard()
         self.loader = build_loader(config, source, self.device)
         self.bad: dict[int, str] = {}
         self._refuse_another_run()
@@ -74,7 +79,8 @@ class Pretraining:
         config, folder = self.config, self.folder
         begun = bool(checkpoint.found(folder.checkpoints))
         parts = assemble(config, self.device, images=len(self.source), starting_weights=not begun)
-        optimizer = config.optimizer.build(parts.student)
+        trained = Sharded(parts.student) if config.run.shard else parts.student
+        optimizer = config.optimizer.build(trained)
         monitor = self._monitor()
         saver = self._saver(parts, optimizer, monitor)
         start = self._resume(saver)
@@ -89,8 +95,8 @@ class Pretraining:
         else:
             self._introduce(start)
             self.loader.prepare(self.listener.track)
-            self._train(parts, optimizer, monitor, saver, start)
-        if self.first and (not finished or not (folder.path / "report.html").exists()):
+            self._train(trained, parts, optimizer, monitor, saver, start)
+        if agreed(not finished or not (folder.path / "report.html").exists()):
             self._finish(parts)
 
     def _introduce(self, start: int) -> None:
@@ -106,13 +112,19 @@ class Pretraining:
                 self.listener.say(f"  {path} {value}: {reason}")
 
     def _train(
-        self, parts: Parts, optimizer: torch.optim.Optimizer, monitor: Monitor, saver: Saver, start: int
+        self,
+        trained: Sharded | Student,
+        parts: Parts,
+        optimizer: torch.optim.Optimizer,
+        monitor: Monitor,
+        saver: Saver,
+        start: int,
     ) -> None:
         config = self.config
         with saver.stopping_on_signals(), self._reporting_an_end(parts), saver.settling():
             self._compile(parts, self.loader.total_steps - start)
             fit(
-                replicated(parts.student),
+                trained if config.run.shard else replicated(trained),
                 parts.objective,
                 self._noting_bad(monitor.timed(self.loader.resume(start))),
                 optimizer,
@@ -126,7 +138,9 @@ class Pretraining:
 
     def _compile(self, parts: Parts, steps: int) -> None:
         """Have what every step does compiled, where that pays; where the compiler fails, all runs as it is written."""
-        if not choose_compile(self.config.run.compile, self.device, steps)[0]:
+        run, micro_batches = self.config.run, self.config.micro_batches
+        as_written = run.shard or run.checkpoint_activations or micro_batches > 1
+        if not choose_compile(run.compile, self.device, steps, as_written)[0]:
             return
         self.listener.say("compiling the training passes: a minute or two")
         failed = compile_parts(parts, self.config, self.device) or self.loader.compile()
@@ -140,14 +154,15 @@ class Pretraining:
         except Ended as error:
             self.listener.say(f"stopped early: {error}")
         except Collapsed:
-            if self.first:
-                self._finish(parts)
+            self._finish(parts)
+            agreed(None)  # who left sooner would have torchrun end the one that writes
             raise
         except torch.OutOfMemoryError as error:
             raise UserError(out_of_memory(self.config, self.device, error)) from error
         except NotFinite as error:
             seen = error.seen | {"images": [self.source.name(index) for index in error.seen.get("images", ())]}
-            seen |= {"weights": {name: str(float(each.norm())) for name, each in parts.student.named_parameters()}}
+            weights = {name: str(float(whole(each.detach()).norm())) for name, each in parts.student.named_parameters()}
+            seen |= {"weights": weights}
             if self.first:
                 write_text(self.folder.path / "not_finite.json", json.dumps(seen, indent=2) + "\n")
             raise type(error)(f"{error} ({self.folder.path}/not_finite.json says what was seen)") from None
@@ -155,15 +170,18 @@ class Pretraining:
     def _finish(self, parts: Parts) -> None:
         """What a person looks at."""
         folder, config = self.folder, self.config
+        student = whole_student(config, parts.student, self.device)
+        if not self.first:
+            return
         self._note_bad_images(self.bad)
         report_run(
             folder.path,
             config,
             self.source,
-            parts.student.encoder.backbone,
+            student.encoder.backbone,
             eye(config),
             self.device,
-            student=parts.student,
+            student=student,
             listener=self.listener,
         )
         if self.bad:
@@ -182,15 +200,15 @@ class Pretraining:
         )
 
     def _saver(self, parts: Parts, optimizer: torch.optim.Optimizer, monitor: Monitor) -> Saver:
-        look = eye(self.config)
-        network = parts.student.encoder.backbone
+        look, inside = eye(self.config), "encoder.backbone."
 
-        def save_model() -> Callable[[], None]:
-            copied, bad = copy.deepcopy(network).cpu(), dict(self.bad)
+        def save_model(student: dict[str, Tensor]) -> Callable[[], None]:
+            weights = {name.removeprefix(inside): each for name, each in student.items() if name.startswith(inside)}
+            bad = dict(self.bad)
 
             def write() -> None:
                 self._note_bad_images(bad)
-                save_backbone(self.folder.model, copied, self.config.backbone, look.size, look.mean, look.std)
+                save_backbone(self.folder.model, weights, self.config.backbone, look.size, look.mean, look.std)
 
             return write
 
@@ -253,15 +271,18 @@ class Pretraining:
     def _probes(self, parts: Parts, saver: Saver) -> list[Any]:
         """The probes with labels as an observer, if they are wanted."""
         pair, wanted = self.probe, self.config.probe
-        if pair is None or wanted is None or not self.first:
+        if pair is None or wanted is None:
             return []
 
         def observe(progress: Progress, result: StepResult) -> None:
             ended = progress.step_in_epoch + 1 == progress.steps_per_epoch
             last = progress.step + 1 == progress.total_steps
-            if last or (ended and (progress.epoch + 1) % wanted.every_epochs == 0):
+            if not (last or (ended and (progress.epoch + 1) % wanted.every_epochs == 0)):
+                return
+            student = whole_student(self.config, parts.student, self.device)
+            if self.first:
                 saver.settle()  # processes are forked now, and a thread that writes may hold what they need
-                network = parts.student.encoder.backbone.eval()
+                network = student.encoder.backbone.eval()
                 train, test = (
                     embed_source(network, part, eye(self.config), workers=self.loader.workers, device=self.device)
                     for part in (pair.train, pair.test)
@@ -290,9 +311,11 @@ class Pretraining:
         def observe(progress: Progress, result: StepResult) -> None:
             if not looks.due(progress):
                 return
+            looks.student = whole_student(self.config, parts.student, self.device)
             if self.first:
                 saver.settle()  # as above
                 looks(progress, result)
+            looks.student = parts.student
             if run.stop_when == "stale" and (why := agreed(stale(self.folder.records()) if self.first else None)):
                 saver.extra["ended"] = why
 

@@ -1,7 +1,7 @@
 """A tiny run in float64, on one process or on several: what its losses were and what it left."""
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -11,12 +11,13 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-from coterie.assembly import assemble
+from coterie.assembly import Parts, assemble
 from coterie.data.arrays import Arrays
 from coterie.data.loader import Loader
 from coterie.data.photos import photo_patches
 from coterie.distributed import all_sum, gathered, rank, replicated, world_size
 from coterie.settings import from_dict
+from coterie.sharding import Sharded, gathered_state
 from coterie.training.loop import fit
 from coterie.types import Batch, Progress, StepResult
 from tests.matrix.cells import SIDE, Cell, settings_of
@@ -57,12 +58,25 @@ CASES: dict[str, dict[str, Any]] = {
 }
 
 
-def carry(case: str, start: int, until: int, state: dict[str, Any] | None) -> dict[str, Any]:
-    """Train from step ``start`` to ``until``; losses and grouped views of the whole batch, and the state as it is saved."""
-    config = from_dict(CASES[case])
+def carry(
+    case: str,
+    start: int,
+    until: int,
+    state: dict[str, Any] | None,
+    changes: dict[str, Any] | None = None,
+    mend: Callable[[Parts], None] | None = None,
+) -> dict[str, Any]:
+    """Train from step ``start`` to ``until``; losses and grouped views of the whole batch, and the state as it is saved.
+
+    ``changes`` are of the case's settings, and ``mend`` of what is built by them.
+    """
+    config = from_dict(CASES[case] | (changes or {}))
     parts = assemble(config, images=IMAGES)
+    if mend is not None:
+        mend(parts)
     student, objective = parts.student.double(), parts.objective.double()
-    optimizer = config.optimizer.build(student)
+    trained = Sharded(student) if config.run.shard else student
+    optimizer = config.optimizer.build(trained)
     if state is not None:
         for name, part in (("student", student), ("objective", objective), ("optimizer", optimizer)):
             part.load_state_dict(state[name])
@@ -79,13 +93,14 @@ def carry(case: str, start: int, until: int, state: dict[str, Any] | None) -> di
     batches = islice(_in_double(loader.resume(start)), until - start)
     rate = config.learning_rate.at
     once = lambda: _in_double(loader.once())  # noqa: E731
-    fit(replicated(student), objective, batches, optimizer, rate, once=once, seed=config.seed, observers=[observe])
+    called = trained if config.run.shard else replicated(student)
+    fit(called, objective, batches, optimizer, rate, once=once, clip=config.clip, seed=config.seed, observers=[observe])
     memory = getattr(objective, "memory", None)
     if memory is not None and memory.written and world_size() > 1:
         rows = gathered(memory.rows)
         assert not torch.equal(rows[0], rows[1]), "every process keeps the same rows"
     kept = {"student": student, "objective": objective, "optimizer": optimizer}
-    state = {name: copy.deepcopy(part.state_dict()) for name, part in kept.items()}
+    state = {name: copy.deepcopy(gathered_state(part.state_dict())) for name, part in kept.items()}
     return {"losses": losses, "indices": indices, "state": state}
 
 

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import safetensors
 import safetensors.torch
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from coterie.atomic import writing
 from coterie.errors import BadConfig, UserError
@@ -43,7 +43,7 @@ class Description:
 
 def save_backbone(
     path: str | Path,
-    backbone: nn.Module,
+    backbone: nn.Module | Mapping[str, Tensor],
     config: BackboneConfig,
     image_size: int,
     mean: Sequence[float],
@@ -52,7 +52,7 @@ def save_backbone(
     whose: Literal["student", "teacher"] = "student",
     extra: Mapping[str, str] | None = None,
 ) -> None:
-    """Write the backbone to a file, atomically and with the mode that the umask gives.
+    """Write the backbone, or its state, to a file, atomically and with the mode that the umask gives.
 
     The metadata entry ``coterie`` is the :class:`Description` as JSON. An unmodified network of timm (width 1, standard
     stem, norms of its own) also loads by ``timm.create_model(name, checkpoint_path=path, **arguments)``; the entry
@@ -69,7 +69,7 @@ def save_backbone(
         metadata["timm"] = json.dumps({"name": config.name, "arguments": arguments})
     tensors = {
         name: value.detach().cpu().clone(memory_format=torch.contiguous_format)
-        for name, value in backbone.state_dict().items()
+        for name, value in (backbone.state_dict() if isinstance(backbone, nn.Module) else backbone).items()
     }
     with writing(path) as part:
         try:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from coterie.errors import BadConfig
 from coterie.grouping.groups import Groups
 from coterie.schedule import Constant, Schedule, extremes
+from coterie.sharding import local
 from coterie.types import Progress, Roles
 
 
@@ -124,7 +125,8 @@ class MomentumTeacher(nn.Module):
         followed = dict(student.named_parameters())
         mine = dict(self.network.named_parameters())
         theirs = [followed[name] for name in mine] + ([] if groups is None else groups.centers())
-        torch._foreach_lerp_([*mine.values(), *self.heads], theirs, 1 - momentum)
+        moved = [local(each) for each in (*mine.values(), *self.heads)]  # both are shared out alike
+        torch._foreach_lerp_(moved, [local(each) for each in theirs], 1 - momentum)
 
 
 TargetConfig = SameNetwork | MomentumTeacherConfig

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from timm.layers import DropPath
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from coterie.errors import BadConfig
 from coterie.models.joint import can_join, joint_features
@@ -26,6 +27,11 @@ class Encoder(nn.Module):
     * ``view``: each view goes through backbone and heads by itself (ReSA, as released);
     * ``joint``: in a ResNet a batch norm sees all views of all resolutions, but for those in the down-sample branches
       (:func:`~coterie.models.joint.joint_features`), and so do the heads (SMoG, as released).
+
+    In training a batch may go through in several ``micro_batches``, of which batch norms see one at a time. All of its
+    embeddings come out together, so that its codes and its loss are those of the whole batch; what lies between is not
+    remembered, but computed again, part by part, on the way back (Gao et al. 2021, arXiv 2101.06983). The backward pass
+    is to run within :func:`~coterie.models.recompute.statistics_kept`.
     """
 
     def __init__(
@@ -35,6 +41,7 @@ class Encoder(nn.Module):
         predictor: nn.Module | None = None,
         *,
         batch_norm_scope: BatchNormScope = "resolution",
+        micro_batches: int = 1,
     ) -> None:
         """Own the three networks; :class:`BadConfig` if this backbone does not have that scope."""
         super().__init__()
@@ -43,6 +50,7 @@ class Encoder(nn.Module):
         self.projector = projector
         self.predictor = predictor
         self.batch_norm_scope = batch_norm_scope
+        self.micro_batches = micro_batches
         self._compiled: dict[nn.Module, Callable[..., Any]] | None = None
 
     def compile_passes(self, wanted: bool = True) -> None:
@@ -74,6 +82,13 @@ class Encoder(nn.Module):
             no predictor. The predictor reads the projector's rows before they are divided by their norm. z and p are
             never below float32.
         """
+        if self.micro_batches == 1 or not self.training:
+            return self._encode(views)
+        parts = zip(*(view.tensor_split(self.micro_batches) for view in views), strict=True)
+        h, z, p = zip(*(checkpoint(self._encode, part, use_reentrant=False) for part in parts), strict=True)
+        return torch.cat(h, dim=1), torch.cat(z, dim=1), torch.cat(p, dim=1)
+
+    def _encode(self, views: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
         h = self._features_of_views(views)
         projected = self._through(self.projector, h)
         z = _unit_rows(projected)
@@ -133,6 +148,7 @@ def target_copy(encoder: Encoder) -> Encoder:
         copy.deepcopy(encoder.backbone),
         copy.deepcopy(encoder.projector),
         batch_norm_scope=encoder.batch_norm_scope,
+        micro_batches=encoder.micro_batches,
     )
     for module in target.modules():
         if isinstance(module, DropPath):

@@ -33,9 +33,9 @@ class _Shared:
         centered = rows - mean.view(shape)
         variance = all_sum(centered.square().mean(dim=others), self.group) / self.processes
         if self.track_running_stats and self.running_mean is not None and self.running_var is not None:
-            assert self.num_batches_tracked is not None
-            self.num_batches_tracked.add_(1)
-            share = self.momentum if self.momentum is not None else 1 / float(self.num_batches_tracked)
+            if self.num_batches_tracked is not None:
+                self.num_batches_tracked.add_(1)
+            share = self.momentum if self.momentum is not None else 1 / float(self.num_batches_tracked or 1)
             count = self.processes * x.numel() // x.shape[1]
             with torch.no_grad():
                 self.running_mean.lerp_(mean.to(self.running_mean.dtype), share)
@@ -54,12 +54,13 @@ class _Shared2d(_Shared, nn.BatchNorm2d):
     pass
 
 
-def share_statistics(network: nn.Module, processes: int = 0) -> None:
+def share_statistics(network: nn.Module, processes: int = 0, device: str | None = None) -> None:
     """Let the batch norms of a network see the rows of several processes together; names of weights stay.
 
     Args:
         network: changed in place.
         processes: so many neighbours share statistics (SwAV's release: 8); 0: all.
+        device: the type of that on which it will run; None: where it is.
 
     Raises:
         UserError: the processes cannot be shared out in such groups.
@@ -68,7 +69,7 @@ def share_statistics(network: nn.Module, processes: int = 0) -> None:
     if together == 1:
         return
     group = groups_of(together)
-    if next(network.parameters()).device.type == "cuda":
+    if (device or next(network.parameters()).device.type) == "cuda":
         convert_sync_batchnorm(network, group)
         return
     for module in network.modules():

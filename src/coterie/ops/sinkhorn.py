@@ -12,6 +12,9 @@ from coterie.ops.standard import parts
 Chunks = Callable[[], Iterable[Tensor]]
 """Gives the same logits ``[*A, n, K]``, part by part, each time it is called: they never have to lie side by side."""
 
+HELD = 64
+"""The numbers of so many chunks, ``[*A, K]`` each, lie side by side at most."""
+
 
 def sinkhorn_bias(
     logits: Float[Tensor, "*a n k"] | Chunks, iterations: int, *, normalized: bool = False, tolerance: float = 0.0
@@ -44,11 +47,12 @@ def sinkhorn_bias(
         before = bias
         if bias is None:
             starts = (chunk.detach().log_softmax(dim=-1) if normalized else chunk.detach() for chunk in chunks())
-            columns = torch.stack([start.logsumexp(dim=-2) for start in starts]).logsumexp(dim=0)
+            columns = _folded((start.logsumexp(dim=-2) for start in starts), torch.logsumexp)
             bias = -all_logsumexp(columns)
         else:
             shared = bias.unsqueeze(-2)
-            sums = torch.stack([(chunk.detach() + shared).softmax(dim=-1).sum(dim=-2) for chunk in chunks()]).sum(dim=0)
+            shares = ((chunk.detach() + shared).softmax(dim=-1) for chunk in chunks())
+            sums = _folded((share.sum(dim=-2) for share in shares), torch.sum)
             bias = bias - all_sum(sums).log()
         if tolerance and before is not None and (bias - before).abs().max() <= tolerance:
             break
@@ -56,6 +60,16 @@ def sinkhorn_bias(
         first = next(iter(chunks()))
         bias = first.new_zeros((*first.shape[:-2], first.shape[-1]))
     return bias
+
+
+def _folded(found: Iterable[Tensor], fold: Callable[..., Tensor]) -> Tensor:
+    """What ``fold`` makes of the numbers of all chunks, which may be too many to lie side by side."""
+    held: list[Tensor] = []
+    for each in found:
+        held.append(each)
+        if len(held) == HELD:
+            held = [fold(torch.stack(held), dim=0)]
+    return fold(torch.stack(held), dim=0)
 
 
 def _in_parts(logits: Tensor) -> Iterator[Tensor]:

@@ -8,6 +8,8 @@ from torch import nn
 
 from coterie.grouping.batch import BatchObjective
 from coterie.grouping.objective import Objective
+from coterie.models.recompute import statistics_kept
+from coterie.sharding import gradient_norm
 from coterie.training.optimizer import set_learning_rate
 from coterie.types import Batch, Progress, StepResult
 
@@ -58,9 +60,10 @@ def fit(
         set_learning_rate(optimizer, learning_rate(progress))
         with torch.autocast(device, dtype=autocast, enabled=autocast is not None):
             result = objective(student, batch, progress)
-        result.loss.backward()
+        with statistics_kept(student):
+            result.loss.backward()
         objective.after_backward(progress)
-        norm = nn.utils.get_total_norm([each.grad for each in weights if each.grad is not None])
+        norm = gradient_norm(weights)
         if clip is not None:
             nn.utils.clip_grads_with_norm_(weights, clip, norm)
         optimizer.step()

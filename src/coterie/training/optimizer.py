@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from coterie.errors import BadConfig
+from coterie.sharding import norms, with_whole_state
 
 
 class Lars(torch.optim.Optimizer):
@@ -18,7 +19,8 @@ class Lars(torch.optim.Optimizer):
     arXiv 1708.03888, eq. 6; SwAV's release wraps SGD in apex LARC with clip=False). A tensor of zeros is not scaled, and one
     whose gradient is zero is not decayed. ``trust_clip`` keeps the rate at most at the learning rate (LARC's clip=True).
 
-    All tensors are worked on together, and nothing waits for the device. The gradients are overwritten.
+    All tensors are worked on together, and nothing waits for the device. The gradients are overwritten. Where this process
+    has parts of tensors (:mod:`coterie.sharding`), norms are of the whole: one collective a group of parameters.
     """
 
     def __init__(
@@ -61,7 +63,7 @@ class Lars(torch.optim.Optimizer):
 
     def _rates(self, weights: list[Tensor], gradients: list[Tensor], group: dict[str, Any]) -> Float[Tensor, " n"]:
         """What scales the step of each tensor; 0 where the gradient is zero, so that no decay is left."""
-        size, slope = (torch.stack(torch._foreach_norm(each)) for each in (weights, gradients))
+        size, slope = (torch.stack(each) for each in norms(weights, weights, gradients))
         rates = group["trust_coeff"] * size / (slope + size * group["weight_decay"] + group["eps"])
         if group["trust_clip"]:
             rates = (rates / group["lr"]).clamp(max=1.0)
@@ -81,13 +83,14 @@ class LarsConfig:
 
     def build(self, model: nn.Module) -> torch.optim.Optimizer:
         """The optimiser of this model."""
-        return Lars(
+        optimizer = Lars(
             model.parameters(),
             lr=0.0,
             momentum=self.momentum,
             weight_decay=self.weight_decay,
             trust_coeff=self.trust,
         )
+        return with_whole_state(optimizer)
 
 
 @dataclass(frozen=True)
@@ -103,7 +106,8 @@ class SgdConfig:
     def build(self, model: nn.Module) -> torch.optim.Optimizer:
         """The optimiser of this model."""
         momentum, decay = self.momentum, self.weight_decay
-        return torch.optim.SGD(model.parameters(), lr=0.0, momentum=momentum, weight_decay=decay, fused=True)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.0, momentum=momentum, weight_decay=decay, fused=True)
+        return with_whole_state(optimizer)
 
 
 @dataclass(frozen=True)
@@ -126,7 +130,8 @@ class AdamWConfig:
                 "weight_decay": 0.0,
             },
         ]
-        return torch.optim.AdamW(groups, lr=0.0, betas=self.betas, weight_decay=self.weight_decay, fused=True)
+        optimizer = torch.optim.AdamW(groups, lr=0.0, betas=self.betas, weight_decay=self.weight_decay, fused=True)
+        return with_whole_state(optimizer)
 
 
 def _is_exempt(name: str, weight: nn.Parameter) -> bool:

@@ -13,8 +13,9 @@ from torch import Tensor
 from torch.utils import _pytree as tree
 
 from coterie.atomic import remove_unfinished
-from coterie.distributed import Poll, agreed, merged, rank
+from coterie.distributed import Poll, agreed, all_max, merged, rank
 from coterie.errors import BadRun, UserError
+from coterie.sharding import gathered_state, local
 from coterie.training import checkpoint
 from coterie.training.monitor import Monitor, NotFinite
 from coterie.types import Progress, StepResult
@@ -62,13 +63,13 @@ class Saver:
         *,
         steps: int,
         minutes: float,
-        also: Callable[[], Callable[[], None]],
+        also: Callable[[dict[str, Tensor]], Callable[[], None]],
         extra: dict[str, Any],
     ) -> None:
         """Save the state of ``parts`` and the values in ``extra`` to ``folder``.
 
-        ``also`` copies what else is to be written, and gives what writes it: before the checkpoint, for what a finished run
-        says is done must be there.
+        ``also`` is given the student's state on the host, and gives what writes something of it: before the checkpoint, for
+        what a finished run says is done must be there.
         """
         self.folder, self.parts, self.monitor = folder, parts, monitor
         self.steps, self.minutes, self.also, self.extra = steps, minutes, also, extra
@@ -91,6 +92,7 @@ class Saver:
         if last or said > _LATE or ended:
             self.settle()
         if said > _LATE and not last:
+            agreed(None)  # when one has gone torchrun kills the others, and the first may still be writing
             raise Interrupted(said, done)
         if ended and not last:
             raise Ended(ended)
@@ -102,9 +104,11 @@ class Saver:
         self.extra["bad"].update(merged(self.extra["bad"]))
         self._saved = time.monotonic()
         self.settle()
+        state = gathered_state(state)
         if rank() == 0:
             on_host = tree.tree_map_only(Tensor, _copied, state | {"extra": self.extra})
-            self._writer = threading.Thread(target=self._write, args=(on_host, done, self.also()), name="saver")
+            write = self.also(on_host["student"])
+            self._writer = threading.Thread(target=self._write, args=(on_host, done, write), name="saver")
             self._writer.start()
 
     def _write(self, state: dict[str, Any], done: int, also: Callable[[], None]) -> None:
@@ -186,8 +190,8 @@ def _copied(tensor: Tensor) -> Tensor:
 
 def _check_finite(weights: dict[str, Tensor]) -> None:
     """A loss may be a number when the step after it was not."""
-    finite = [value.isfinite().all() for value in weights.values() if value.is_floating_point()]
-    if not torch.stack(finite).all():
+    finite = [local(value).isfinite().all() for value in weights.values() if value.is_floating_point()]
+    if all_max((~torch.stack(finite).all()).int()):  # of what is shared out, each process sees its part
         raise NotFinite(
             "weights are no longer numbers; the last checkpoint is from before: begin again with a lower learning_rate.peak"
         )

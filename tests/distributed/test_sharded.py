@@ -1,0 +1,211 @@
+"""Networks that are shared out: what each process keeps, and that the trajectory is that of a whole network on one."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import safetensors.torch
+import timm
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from torch import Tensor
+from torch.utils import _pytree as tree
+
+from coterie.assembly import Parts, assemble
+from coterie.data.arrays import Arrays
+from coterie.data.loader import Loader
+from coterie.data.photos import photo_patches
+from coterie.demonstration import write_patches
+from coterie.distributed import rank, world_size
+from coterie.errors import BadConfig
+from coterie.grouping.target import MomentumTeacher
+from coterie.settings import from_dict
+from coterie.sharding import Sharded, blocks, local
+from coterie.training import checkpoint
+from coterie.training.loop import fit
+from coterie.training.monitor import Monitor, NotFinite
+from coterie.types import Batch
+from tests.distributed.running import BATCH, CASES, IMAGES, carry
+from tests.matrix.cells import SIDE
+
+CHAIN = ((2, True, 0, 4), (1, False, 4, 5), (3, True, 5, 6))  # processes, shared out or not, from step, to step
+CLOSE = {"rtol": 1e-9, "atol": 1e-9}
+POISONED = 3  # the step at which one process sees no number
+LARS = {"kind": "lars", "weight_decay": 1e-3, "trust": 0.1}
+SHARED: dict[str, tuple[str, dict[str, Any]]] = {
+    "swav": (
+        "swav",
+        {"groups": {"kind": "learned", "counts": [8, 5], "frozen_steps": 4}, "optimizer": LARS, "clip": 0.5},
+    ),
+    "smog": ("smog", {"optimizer": {"kind": "sgd", "momentum": 0.9}, "batch_norm_scope": "joint"}),
+    "dino": ("dino", {"clip": 0.1}),
+    "vit": (
+        "dino",
+        {
+            "backbone": {"name": "test_vit", "channels": 1},
+            "views": CASES["dino"]["views"] | {"crops": CASES["dino"]["views"]["crops"][:1]},
+            "projector": {"hidden": [64], "width": 32, "batch_norm": False},
+        },
+    ),
+}
+LEAN: dict[str, dict[str, Any]] = {"vit": {"micro_batches": 2, "run": {"checkpoint_activations": True}}}
+
+
+def carried(name: str, shared_out: bool, start: int, until: int, state: dict[str, Any] | None) -> dict[str, Any]:
+    """``carry``; where networks are shared out, also how large a part of their weights is here."""
+    case, changes = SHARED[name]
+    if shared_out:
+        changes = changes | LEAN.get(name, {})
+        changes["run"] = changes.get("run", {}) | {"shard": True}
+    held: list[float] = []
+    done = carry(case, start, until, state, changes, lambda parts: held.append(here(parts)))
+    return done | {"here": held[0]}
+
+
+def here(parts: Parts) -> float:
+    """Of the bytes of all networks' weights, the share that this process holds."""
+    target = parts.objective.target
+    networks = [parts.student.encoder, *([target.network] if isinstance(target, MomentumTeacher) else [])]
+    weights = [each for network in networks for each in network.parameters()]
+    held = sum(local(each).untyped_storage().nbytes() for each in weights)
+    return held / sum(each.numel() * each.element_size() for each in weights)
+
+
+def poisoned() -> list[int]:
+    """The last step that began here, and the step of which this process was told."""
+    config = from_dict(CASES["swav"] | {"run": {"shard": True}})
+    parts = assemble(config, images=IMAGES)
+    trained = Sharded(parts.student)
+    monitor = Monitor(config.group_counts, BATCH, config.learning_rate, log_steps=2, write=lambda _: None)
+    settings = {"batch_size": BATCH, "epochs": 3, "seed": 0, "rank": rank(), "world": world_size()}
+    loader = Loader(Arrays(photo_patches("train", IMAGES, SIDE).images), config.views, **settings)
+    last = [-1]
+
+    def batches() -> Any:
+        for progress, batch in loader.resume():
+            last[0] = progress.step
+            bad = progress.step == POISONED and rank() == 1
+            yield progress, Batch(batch.index, {n: v * torch.nan if bad else v for n, v in batch.views.items()})
+
+    try:
+        optimizer, rate = config.optimizer.build(trained), config.learning_rate.at
+        fit(trained, parts.objective, batches(), optimizer, rate, seed=0, observers=[monitor])
+    except NotFinite as error:
+        return [last[0], error.seen["step"]]
+    return []
+
+
+def _work(number: int, world: int, folder: str, start: int, until: int) -> None:
+    torch.set_num_threads(1)
+    np.seterr(all="raise")
+    dist.init_process_group("gloo", store=dist.FileStore(f"{folder}/store", world), rank=number, world_size=world)
+    assert (world_size(), rank()) == (world, number)
+    states = torch.load(f"{folder}/before.pt", weights_only=True)
+    done = {name: carried(name, True, start, until, states and states[name]["state"]) for name in SHARED}
+    told: list[Any] = [None] * world
+    own = {name: each["here"] for name, each in done.items()} | {"poisoned": poisoned() if world == 2 else []}
+    dist.all_gather_object(told, own)
+    if number == 0:
+        torch.save((done, told), f"{folder}/after.pt")
+    dist.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def chain(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[dict[str, Any], list[dict[str, Any]]]]:
+    """Of each link of the chain: what was carried, and what each of its processes said of itself."""
+    states, links = None, []
+    for world, shared_out, start, until in CHAIN:
+        if not shared_out:
+            states, told = {n: carried(n, False, start, until, states and states[n]["state"]) for n in SHARED}, []
+        else:
+            folder = tmp_path_factory.mktemp("link")
+            torch.save(states, folder / "before.pt")
+            mp.start_processes(_work, (world, str(folder), start, until), nprocs=world, start_method="spawn")
+            states, told = torch.load(folder / "after.pt", weights_only=True)
+        links.append((states, told))
+    return links
+
+
+@pytest.mark.parametrize("name", SHARED)
+def test_shared_out_or_whole_is_one_trajectory(name: str, chain: list[Any]) -> None:
+    alone = carried(name, False, 0, CHAIN[-1][-1], None)
+    losses = torch.tensor([loss for done, _ in chain for loss in done[name]["losses"]], dtype=torch.float64)
+    torch.testing.assert_close(losses, torch.tensor(alone["losses"], dtype=torch.float64), **CLOSE)
+    assert losses.std() > 1e-4, "nothing happened"
+    ours, spec = tree.tree_flatten(chain[-1][0][name]["state"])
+    expected, other = tree.tree_flatten(alone["state"])
+    assert spec == other
+    for mine, one in zip(ours, expected, strict=True):
+        if isinstance(one, Tensor):
+            torch.testing.assert_close(mine, one, **CLOSE)
+        else:
+            assert mine == one
+
+
+@pytest.mark.parametrize("name", SHARED)
+def test_each_process_holds_its_part(name: str, chain: list[Any]) -> None:
+    for (world, shared_out, *_), (done, told) in zip(CHAIN, chain, strict=True):
+        if not shared_out:
+            assert done[name]["here"] == 1
+        else:
+            assert all(0.9 / world < each[name] < 1.2 / world for each in told)
+
+
+def test_if_one_sees_no_number_both_stop_at_the_same_step(chain: list[Any]) -> None:
+    assert [each["poisoned"] for each in chain[0][1]] == [[POISONED, POISONED]] * 2
+
+
+@pytest.mark.parametrize(
+    ("name", "count"),
+    [("vit_small_patch16_224", 12), ("resnet50", 16), ("swin_tiny_patch4_window7_224", 12), ("convnext_tiny", 18)],
+)
+def test_blocks_that_are_gathered_one_by_one(name: str, count: int) -> None:
+    with torch.device("meta"):
+        network = timm.create_model(name, num_classes=0)
+    found = blocks(network)
+    assert len(found) == count
+    inside = {id(weight) for block in found for weight in block.parameters()}
+    assert len(inside) == sum(len(list(block.parameters())) for block in found), "blocks lie within each other"
+    within = sum(weight.numel() for weight in network.parameters() if id(weight) in inside)
+    assert within > 0.9 * sum(weight.numel() for weight in network.parameters())
+
+
+def test_what_cannot_be_is_told_in_one_line() -> None:
+    with pytest.raises(BadConfig, match=r"one process: start several with torchrun, or --set run.shard=false$"):
+        assemble(from_dict(CASES["swav"] | {"run": {"shard": True}}), images=IMAGES)
+    with pytest.raises(BadConfig, match=r"^run.compile is 'always', but with run.shard=true"):
+        from_dict(CASES["swav"] | {"run": {"shard": True, "compile": "always"}})
+
+
+def test_the_command(tmp_path: Path) -> None:
+    """Looks, probe, weights and report are of the whole network, as one process would have them."""
+    images, labelled, out = tmp_path / "patches.parquet", tmp_path / "labelled.parquet", tmp_path / "out"
+    for path in (images, labelled):
+        write_patches(path, photo_patches("train", 66, 16))
+    settings = (
+        "views.crops.0.size=16 views.crops.1.size=8 backbone.width=0.125 groups.counts=[8] memory=none run.threads=1"
+    )
+    settings += f' run.shard=true run.workers=0 run.looks=1 run.log_steps=4 probe.train=["{labelled}"]'
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "coterie"]
+    command = ["pretrain", "swav", str(images), "--out", str(out), "--epochs", "1", "--batch-size", "16"]
+    given = [part for setting in settings.split() for part in ("--set", setting)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    run = subprocess.run([*launch, *command, *given], text=True, capture_output=True, env=environment, timeout=400)
+    assert run.returncode == 0, run.stderr
+    weights = safetensors.torch.load_file(out / "model.safetensors")
+    _, state, _ = checkpoint.load(out / "checkpoint")
+    assert state is not None
+    student = {name.removeprefix("encoder.backbone."): each for name, each in state["student"].items()}
+    assert all(torch.equal(each, student[name]) for name, each in weights.items())
+    seen = safetensors.torch.load_file(out / "snapshots" / "epoch-0001.safetensors")
+    assert all(torch.equal(each, seen[name]) for name, each in weights.items())
+    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    assert any("knn" in line for line in lines)
+    assert any("label_free" in line for line in lines)
+    assert (out / "report.html").stat().st_size > 1000
