@@ -10,7 +10,8 @@ follows from them. Each measurement has a process of its own. Memory is the prop
 process would free, ``mapped`` its share of mapped files, which the system drops when it needs the room; both above what a
 source of one shard takes. Of the forked workers, which read at random in the 16 shards of a window, it is their mean.
 
-What comes first in the life of a set, reading the headers of its shards, is measured on one real shard.
+What comes first in the life of a set, reading the headers of its shards, is measured on real shards of images and labels,
+in turn with Python's tarfile alone (which keeps nothing of what it reads), and by one process and several.
 """
 
 import argparse
@@ -35,6 +36,8 @@ BATCH = 256
 STEPS = 400  # of a walk through an epoch
 DISTINCT = 20_000  # shards that have index files of their own
 MOST_TABLES = 1000
+REPEATS = 3
+MANY = 32  # shards that are opened for the first time
 
 
 def memory() -> np.ndarray:
@@ -150,25 +153,66 @@ def opened(kind: Callable[[str, int], Any], folder: str, blocks: int, workers: i
     return found
 
 
-def headers(folder: Path) -> dict[str, float]:
-    """Reading the headers of one real shard, and opening it again by its index."""
+def real_shard(path: Path, form: int, mtime: float) -> None:
+    """With members for an image and its label, as WebDataset's writers write them."""
+    with tarfile.open(path, "w", format=form) as tar:
+        for number in range(SHARD):
+            for kind, size in (("jpg", 512), ("cls", 1)):
+                member = tarfile.TarInfo(f"{number:09d}.{kind}")
+                member.size, member.mtime = size, mtime
+                tar.addfile(member, open("/dev/zero", "rb"))  # noqa: PTH123, SIM115
+
+
+def headers(folder: Path) -> dict[str, Any]:
+    """Reading the headers of a real shard, in turn with tarfile alone; and opening it again by its index. CPU time."""
+    from coterie.data.index import read_index
     from coterie.data.tar import TarShards
 
-    path = folder / "real.tar"
-    with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar:
-        for number in range(SHARD):
-            member = tarfile.TarInfo(f"{number:09d}.jpg")
-            member.size = 512
-            tar.addfile(member, open("/dev/zero", "rb"))  # noqa: PTH123, SIM115
-    seconds = []
-    for _ in range(2):
-        began = time.process_time()
-        TarShards([str(path)])
-        seconds.append(time.process_time() - began)
-    return {
-        "headers_cpu_microseconds_an_image": seconds[0] / SHARD * 1e6,
-        "again_cpu_microseconds_a_shard": seconds[1] * 1e6,
-    }
+    def by_tarfile(path: Path) -> None:
+        with path.open("rb") as file, tarfile.open(fileobj=file, mode="r:") as tar:
+            while tar.next() is not None:
+                tar.members.clear()
+
+    def by_us(path: Path) -> None:
+        with path.open("rb") as file:
+            read_index(file, str(path))
+
+    found: dict[str, Any] = {}
+    for name, form, mtime in (("ustar", tarfile.USTAR_FORMAT, 0), ("pax_with_times", tarfile.PAX_FORMAT, 0.5)):
+        path = folder / f"{name}.tar"
+        real_shard(path, form, mtime)
+        seconds: dict[str, list[float]] = {"tarfile": [], "coterie": []}
+        for _ in range(REPEATS + 1):
+            for who, read in (("tarfile", by_tarfile), ("coterie", by_us)):
+                began = time.process_time()
+                read(path)
+                seconds[who].append((time.process_time() - began) / SHARD * 1e6)
+        ratios = [old / new for old, new in zip(seconds["tarfile"][1:], seconds["coterie"][1:], strict=True)]
+        found[name] = {f"{who}_microseconds_an_image": each[1:] for who, each in seconds.items()} | {"ratios": ratios}
+    TarShards([str(path)])
+    began = time.process_time()
+    TarShards([str(path)])
+    return found | {"again_microseconds_a_shard": (time.process_time() - began) * 1e6}
+
+
+def indexing(folder: Path) -> dict[str, Any]:
+    """Opening real shards for the first time, by one process and by one for each core, in turn. Wall time."""
+    from coterie.data import shard
+    from coterie.data.tar import TarShards
+
+    found: dict[str, Any] = {"shards": MANY, "one_process_seconds": [], "processes_seconds": []}
+    worth = shard._WORTH_PROCESSES
+    for repeat in range(REPEATS):
+        for which, least in (("one_process", MANY + 1), ("processes", worth)):
+            place = folder / f"{which}-{repeat}"
+            place.mkdir()
+            for number in range(MANY):
+                (place / f"{number:04d}.tar").hardlink_to(folder / "ustar.tar")
+            shard._WORTH_PROCESSES = least
+            began = time.perf_counter()
+            TarShards([str(path) for path in sorted(place.iterdir())])
+            found[f"{which}_seconds"].append(time.perf_counter() - began)
+    return found
 
 
 def mixing(shards: int) -> dict[str, float]:
@@ -213,6 +257,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         os.environ["COTERIE_CACHE"] = f"{folder}/cache"
         found["headers"] = fresh(headers, Path(folder))
+        found["indexing"] = fresh(indexing, Path(folder))
         scales = [round(float(each) * 1e6) // SHARD for each in given.millions.split(",")]
         fresh(make_shards, Path(folder), max(scales))
         fresh(tables, Path(folder))
@@ -231,7 +276,7 @@ def main() -> int:
         "hardware": hardware(),
     }
     write_report(given.out, result)
-    print(found["headers"])
+    print(found["headers"], found["indexing"])
     return 0
 
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from coterie.assembly import eye, grouped
 from coterie.config import PretrainConfig
-from coterie.data.source import ImageSource, Subset, evenly
+from coterie.data.source import ImageSource, Subset, sampled
 from coterie.embedding.embed import Embeddings, embed_source
 from coterie.errors import NoImages
 from coterie.evaluation.augmented import embedded_views
@@ -44,8 +44,7 @@ class Looks:
         """Look at ``student``, with images of ``source``; ``write`` takes the lines."""
         self.folder, self.config, self.student, self.write = folder, config, student, write
         self.workers, self.device = workers, device
-        count = min(SAMPLED, len(source))
-        self.sample = Subset(source, evenly(count, len(source)))
+        self.sample = Subset(source, sampled(SAMPLED, source))
         self.earlier: tuple[str, Tensor] | None = None
 
     def __call__(self, progress: Progress, result: StepResult) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from coterie.assembly import choose_device, eye, load_saved, nearest_groups
 from coterie.config import PretrainConfig
-from coterie.data.source import ImageSource, Subset, evenly, labels, open_source
+from coterie.data.source import ImageSource, Subset, labels, open_source, sampled
 from coterie.embedding.embed import Embeddings, Eye, embed_source
 from coterie.errors import NoImages, UserError
 from coterie.evaluation.gallery import Grouped
@@ -175,7 +175,7 @@ def _embed_sample(
 ) -> Embeddings | None:
     """Embeddings of images spread evenly over the source; None if not one can be decoded."""
     count = sample_size(len(source), eye.size, device)
-    positions = evenly(count, len(source))
+    positions = sampled(count, source)
     sample = Subset(source, positions, labels(source)[positions], source.classes)
     training = network.training
     try:

@@ -1,4 +1,6 @@
 import io
+import os
+import signal
 import tarfile
 from pathlib import Path
 
@@ -9,7 +11,7 @@ from coterie.data import shard as shard_module
 from coterie.data.index import WORTH_KEEPING, keep_index, kept_index, read_index
 from coterie.data.source import labels
 from coterie.data.tar import TarShards
-from coterie.errors import BadImage
+from coterie.errors import BadImage, UserError
 
 
 @pytest.fixture(autouse=True)
@@ -116,3 +118,63 @@ def test_an_index_of_another_form_is_none(monkeypatch, tmp_path):
     assert kept_index("0" * 32).equals(batch)
     monkeypatch.setattr(index, "_SCHEMA", batch.schema.remove(3))
     assert kept_index("0" * 32) is None
+
+
+@pytest.fixture
+def many(tmp_path, monkeypatch) -> list[str]:
+    """Shards that are worth several processes."""
+    monkeypatch.setattr(shard_module, "_WORTH_PROCESSES", 5)
+    monkeypatch.setattr(shard_module, "_LARGE", 0)
+    monkeypatch.setattr(index, "WORTH_KEEPING", 5)
+    return [pack(tmp_path / f"{number}.tar", 5 + number, "cat" if number else None) for number in range(6)]
+
+
+def test_many_shards_are_read_by_several_processes(many, cache, reads):
+    source = TarShards(many)
+    assert reads == ["0.tar"]  # the others were read elsewhere
+    assert len(kept(cache)) == 6
+    assert [source.name(row) for row in (0, 5, 44)] == ["00000.jpg", "00000.jpg", "00009.jpg"]
+    assert [source[row] for row in (0, 5, 44)] == [b"0.tar 0", b"1.tar 0", b"5.tar 9"]
+    assert labels(source).tolist() == [-1] * 5 + [0] * 40
+    TarShards(many)
+    assert reads == ["0.tar"]
+
+
+def test_bad_shards_among_many_are_told_by_the_one_who_opens_them(many, cache, capfd):
+    for number in (1, 2):
+        Path(many[number]).write_bytes(b"no tar" * 500)
+    with pytest.raises(UserError, match=r"1\.tar: not a whole tar"):
+        TarShards(many)
+    assert len(kept(cache)) == 4  # the others were read all the same
+    assert capfd.readouterr() == ("", "")
+
+
+def test_shards_whose_index_is_not_kept_are_read_by_one_process(many, tmp_path, monkeypatch):
+    def read(file, path):
+        with (tmp_path / "pids").open("a") as pids:
+            pids.write(f"{os.getpid()}\n")
+        return read_index(file, path)
+
+    monkeypatch.setattr(shard_module, "read_index", read)
+    monkeypatch.setattr(index, "WORTH_KEEPING", 1000)
+    assert len(TarShards(many)) == 45
+    assert set((tmp_path / "pids").read_text().split()) == {str(os.getpid())}
+
+
+def test_processes_that_read_and_are_killed(many, cache, reads, monkeypatch):
+    parent = os.getpid()
+
+    def read(file, path):
+        if os.getpid() != parent:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return read_index(file, path)
+
+    monkeypatch.setattr(shard_module, "read_index", read)
+    assert len(TarShards(many)) == 45
+    assert len(kept(cache)) == 6
+
+
+def test_many_shards_without_a_folder_to_keep_them_in(many, cache, reads):
+    cache.write_text("a file where the folder should be")
+    assert len(TarShards(many)) == 45
+    assert reads == [f"{number}.tar" for number in range(6)]

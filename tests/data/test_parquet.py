@@ -194,15 +194,15 @@ def test_large_tables_are_unpacked_once_and_mapped(cache, tmp_path):
     assert not cache.exists()
     tables = open_tables(paths, memory_limit=1000)
     assert images(Concatenated(tables)) == IMAGES[0::2] + IMAGES[1::2]
-    unpacked = sorted(cache.glob("*.arrow"))
+    unpacked = sorted(cache.glob("tables/*/*.arrow"))
     assert len(unpacked) == 2
-    assert not list(cache.glob("*.partial"))
+    assert not list(cache.glob("tables/*/*.partial"))
     before = [path.stat().st_mtime_ns for path in unpacked]
     assert images(open_tables(paths[:1], memory_limit=1000)[0]) == IMAGES[0::2]
     assert [path.stat().st_mtime_ns for path in unpacked] == before
     os.utime(paths[0], (1, 1))  # a changed table is unpacked anew
     open_tables(paths[:1], memory_limit=1000)
-    assert len(list(cache.glob("*.arrow"))) == 3
+    assert len(list(cache.glob("tables/*/*.arrow"))) == 3
 
 
 def test_where_there_is_no_room_to_unpack(cache, tmp_path):
@@ -220,14 +220,14 @@ def test_a_full_disk_leaves_nothing_behind(cache, tmp_path, monkeypatch):
         ParquetTable(path, in_memory=False)
     monkeypatch.undo()
     monkeypatch.setenv("COTERIE_CACHE", str(cache))
-    assert not list(cache.glob("*.arrow")) + list(cache.glob("*.partial"))
+    assert not list(cache.glob("tables/*/*.arrow")) + list(cache.glob("tables/*/*.partial"))
     assert images(ParquetTable(path, in_memory=False)) == IMAGES
 
 
 def test_a_damaged_unpacked_table_says_so(cache, tmp_path):
     path = table(tmp_path / "x.parquet", image=IMAGES)
     ParquetTable(path, in_memory=False)
-    next(cache.glob("*.arrow")).write_bytes(b"damaged")
+    next(cache.glob("tables/*/*.arrow")).write_bytes(b"damaged")
     with pytest.raises(UserError, match="delete it"):
         ParquetTable(path, in_memory=False)
 

@@ -230,7 +230,7 @@ def test_a_store_that_stays_away_ends_the_run_in_one_line(shards, store, cache, 
     try:
         said = one_line(UserError, r"the store has not answered for \d+ seconds", lambda: seen(source, workers=2))
         assert "goes on from the last checkpoint" in said
-        one_line(UserError, "the store has not answered", lambda: open_source(shards))
+        one_line(UserError, "the store has not answered.*see to the network", lambda: open_source(shards))
     finally:
         store.start()
     assert len(seen(source, workers=2)) == 12
@@ -359,6 +359,10 @@ def test_every_mistake_is_one_plain_line(store):
 def test_no_room_for_a_shard(shards, monkeypatch):
     monkeypatch.setenv("COTERIE_CACHE_GIB", "0")
     one_line(UserError, "COTERIE_CACHE_GIB", lambda: open_source(shards))
+    monkeypatch.setenv("COTERIE_CACHE_GIB", "64")
+    assert len(open_source(shards)) == 120
+    monkeypatch.setenv("COTERIE_CACHE_GIB", "lots")
+    one_line(UserError, "a number of GiB", lambda: open_source(shards))  # though all copies are here
 
 
 def test_patience():

@@ -2,17 +2,21 @@
 
 import io
 import json
+import struct
 import tarfile
 import zipfile
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import tifffile
 import torch
 
+from coterie.data.decode import channels_of, decode
 from coterie.data.source import open_source
-from coterie.errors import BadConfig, UserError
+from coterie.errors import BadConfig, BadImage, UserError
 from coterie.evaluation.records import read_records
 from coterie.evaluation.selection import looks
 from coterie.exporting.weights import load_backbone, save_backbone
@@ -113,3 +117,24 @@ def test_a_description_that_is_absurd(path: str, value: object, reason: str, tmp
     file.write_bytes(len(text).to_bytes(8, "little") + text + whole[8 + length :])
     with pytest.raises(UserError, match=reason):
         load_backbone(file)
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("pages", [2, 150])  # tifffile sees some of the circles that are shorter than a hundred
+@pytest.mark.parametrize("wide", [False, True])
+def test_a_tiff_file_whose_pages_go_in_a_circle(pages: int, wide: bool) -> None:
+    file, (tags, size, pointer) = io.BytesIO(), (("<Q", 20, "<Q") if wide else ("<H", 12, "<I"))
+    with tifffile.TiffWriter(file, bigtiff=wide) as writer:
+        for _ in range(pages):
+            writer.write(np.zeros((2, 2), np.uint8), photometric="minisblack", metadata=None)
+    file.seek(0)
+    with tifffile.TiffFile(file) as read:
+        first, last = read.pages[0].offset, read.pages[pages - 1].offset
+    data = bytearray(file.getvalue())
+    assert decode(bytes(data), 1).shape == (2, 2, 1)
+    place = last + struct.calcsize(tags) + size * struct.unpack_from(tags, data, last)[0]
+    assert struct.unpack_from(pointer, data, place) == (0,)
+    struct.pack_into(pointer, data, place, first)
+    for read_it in (lambda each: decode(each, 1), channels_of):
+        with pytest.raises(BadImage, match="in a circle"):
+            read_it(bytes(data))

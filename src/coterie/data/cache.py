@@ -84,6 +84,17 @@ def make_copy(name: str, size: int, write: Callable[[Path], None], *, wait: bool
     return True
 
 
+@contextmanager
+def alone(name: str) -> Iterator[None]:
+    """For work that one process of this machine is to do at a time: the others wait.
+
+    Raises:
+        OSError: the cache folder cannot be written to.
+    """
+    with _locked(name):
+        yield
+
+
 def _folder() -> Path:
     return cache_folder() / "copies"
 

@@ -1,5 +1,6 @@
 """Where the images of a tar shard lie: read from its headers once, kept in the cache folder, and mapped by every process."""
 
+import os
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,6 +10,7 @@ import pyarrow as pa
 
 from coterie.atomic import writing
 from coterie.data.cache import cache_folder
+from coterie.data.headers import ordinary_files
 from coterie.data.names import is_image_name
 from coterie.errors import UserError
 
@@ -89,27 +91,23 @@ def _members(file: IO[bytes], path: str) -> Iterator[tuple[bytes, int, int, str 
     """Name, offset and size of the images of one shard, and of its label files with their text; links are left out."""
     try:
         with tarfile.open(fileobj=file, mode="r:", encoding="utf-8", errors="surrogateescape") as tar:
-            while (member := tar.next()) is not None:
-                tar.members.clear()  # type: ignore[attr-defined]  # it would keep a record of every file
-                name = member.name.encode("utf-8", "surrogateescape").removeprefix(b"./")
-                if not member.isreg():
-                    continue
+            for name, offset, size in ordinary_files(tar, file.fileno()):
+                name = name.removeprefix(b"./")
                 if is_image_name(name):
-                    yield name, member.offset_data, member.size, None
-                elif name.lower().endswith(b".cls") and member.size <= _LABEL_LIMIT:
-                    file.seek(member.offset_data)
-                    yield (
-                        name,
-                        member.offset_data,
-                        member.size,
-                        file.read(member.size).decode("utf-8", "replace").strip(),
-                    )
+                    yield name, offset, size, None
+                elif name.lower().endswith(b".cls") and size <= _LABEL_LIMIT:
+                    yield name, offset, size, os.pread(file.fileno(), size, offset).decode("utf-8", "replace").strip()
             file.seek(tar.offset)
             if any(file.read(tarfile.BLOCKSIZE)):  # tarfile takes a broken header for the end
                 raise UserError(f"{path}: this tar archive is damaged at byte {tar.offset}; fetch it again")
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror}") from error
-    except (tarfile.TarError, ValueError) as error:  # ValueError: a size that no file has
+    except (
+        tarfile.TarError,
+        ValueError,
+        OverflowError,
+        MemoryError,
+    ) as error:  # the last three: a size that no file has
         raise UserError(f"{path}: {_complaint(file, error)}") from error
 
 

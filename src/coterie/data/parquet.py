@@ -1,12 +1,11 @@
 """Parquet tables with a column of encoded images (the convention of Hugging Face)."""
 
-import fcntl
-import hashlib
 import json
 import os
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, nullcontext
+from functools import partial
 from itertools import accumulate
 from pathlib import Path
 
@@ -14,10 +13,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from coterie.data.cache import cache_folder
 from coterie.data.labels import LabelMatrix, Labels, classify, classify_several
 from coterie.data.names import Names
 from coterie.data.remote import is_remote, opened_stream
+from coterie.data.unpacked import unpacked
 from coterie.errors import BadImage, NoImages, UserError
 
 MEMORY_LIMIT = 2**30  # bytes of images that are held in memory; above, they are unpacked once and mapped
@@ -50,8 +49,8 @@ class ParquetTable:
 
     Args:
         path: the file.
-        in_memory: hold the images in memory. Otherwise they are unpacked once, uncompressed, to an Arrow file in
-            `cache_folder`, which is mapped.
+        in_memory: hold the images in memory. Otherwise they are unpacked once, uncompressed, to an Arrow file, which is
+            mapped (see `coterie.data.unpacked`).
 
     Raises:
         UserError: it is missing, unreadable or without images, or there is no room to unpack it.
@@ -117,7 +116,8 @@ class ParquetTable:
         if self._in_memory:
             self._chunks = list(image_chunks(self._path, self._column))
         else:
-            self._chunks = mapped_images(_unpacked(self._path, self._column))
+            write = partial(unpack, self._path, self._column)
+            self._chunks = mapped_images(unpacked(self._path, self._column, _bytes_of(self._path), write))
         self._starts = [0, *accumulate(len(chunk) for chunk in self._chunks)]
         if self._starts[-1] != self._rows:
             raise UserError(
@@ -252,34 +252,9 @@ def _class_names(schema: pa.Schema, column: str) -> Sequence[str]:
     return names if isinstance(names, list) and all(isinstance(name, str) for name in names) else ()
 
 
-def _unpacked(path: str, column: str) -> Path:
-    """The Arrow file that holds the images of a table; written whole or not at all, by one process at a time."""
-    status = Path(path).stat()
-    key = f"{Path(path).resolve()}\0{status.st_size}\0{status.st_mtime_ns}\0{column}"
-    target = cache_folder() / f"{hashlib.sha256(os.fsencode(key)).hexdigest()[:32]}.arrow"
-    partial = target.with_suffix(".partial")
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with target.with_suffix(".lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            if not target.exists():
-                unpack(path, column, partial)
-                partial.replace(target)
-    except OSError as error:
-        gib = _bytes_of(path) / 2**30
-        raise UserError(
-            f"{cache_folder()}: cannot unpack {path} there ({error.strerror or error}; it needs {gib:.1f} GiB); "
-            "make room, or name another folder in COTERIE_CACHE"
-        ) from error
-    finally:
-        with suppress(OSError):
-            partial.unlink()
-    return target
-
-
-def unpack(path: str, column: str, partial: Path) -> None:
+def unpack(path: str, column: str, target: Path) -> None:
     """Write the images of a table to an Arrow file."""
-    with pa.OSFile(str(partial), "wb") as sink:
+    with pa.OSFile(str(target), "wb") as sink:
         writer = None
         for images in image_chunks(path, column):
             batch = pa.record_batch([images], names=["image"])
@@ -287,7 +262,7 @@ def unpack(path: str, column: str, partial: Path) -> None:
             writer.write_batch(batch)
         if writer is not None:
             writer.close()
-    with partial.open("rb+") as written:
+    with target.open("rb+") as written:
         os.fsync(written.fileno())
 
 

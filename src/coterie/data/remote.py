@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
-from coterie.data.cache import copy_of, make_copy
+from coterie.data.cache import cache_limit, copy_of, make_copy
 from coterie.errors import BadImage, NoImages, UserError
 
 Value = TypeVar("Value")
@@ -164,8 +164,9 @@ def found(url: str) -> list[str]:
 
     Raises:
         NoImages: there is nothing.
-        UserError: the store stays away, or refuses.
+        UserError: the store stays away, or refuses; or the size of the cache is no number.
     """
+    cache_limit()  # better now than when a copy first needs room
     store, path = store_of(url)
 
     def listed() -> list[str]:
@@ -178,7 +179,7 @@ def found(url: str) -> list[str]:
     except FileNotFoundError:
         urls = []
     if not urls:
-        raise NoImages(f"{url}: nothing is there")
+        raise NoImages(f"{url}: nothing is there; see how the bucket and the pattern are spelled")
     return urls
 
 
@@ -209,12 +210,16 @@ def opened_stream(url: str) -> Any:
 def patiently(url: str, call: Callable[[], Value], patience: float | None = None) -> Value:
     """What a call to a store gives; it is tried again for ``patience`` seconds, at growing intervals.
 
+    Without ``patience``: as long as may be while images are read.
+
     Raises:
         FileNotFoundError: the store says that there is no such thing.
         UserError: the store refuses, or stays away.
         OSError: this machine's disk is full.
     """
-    patience = PATIENCE_SECONDS if patience is None else patience
+    mend = "see to the network and to the address of the store"
+    if patience is None:
+        patience, mend = PATIENCE_SECONDS, "when it does, the same command goes on from the last checkpoint"
     began, wait, waits = time.monotonic(), _FIRST_WAIT, random.SystemRandom()  # no generator of the run is touched
     while True:
         try:
@@ -230,8 +235,7 @@ def patiently(url: str, call: Callable[[], Value], patience: float | None = None
             spent = time.monotonic() - began
             if spent + wait > patience:
                 raise UserError(
-                    f"{url}: the store has not answered for {spent:.0f} seconds ({said}); when it does, the same command "
-                    "goes on from the last checkpoint"
+                    f"{url}: the store has not answered for {spent:.0f} seconds ({said}); {mend}"
                 ) from error
         time.sleep(wait * waits.uniform(0.5, 1.0))  # processes do not all come back in the same moment
         wait = min(2 * wait, _LONGEST_WAIT)

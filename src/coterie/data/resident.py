@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from coterie.data.decode import decode
-from coterie.data.source import ImageSource, evenly
+from coterie.data.source import ImageSource, sampled
 from coterie.data.workers import decoded, fetch
 from coterie.errors import BadImage, UserError
 
@@ -75,7 +75,7 @@ def resident_images(
 def _common_shape(source: ImageSource, channels: int) -> tuple[int, ...] | None:
     """The shape ``[H, W, C]`` that some images have in common; None if they differ, or have more than 8 bits."""
     found = set()
-    for index in evenly(min(_LOOKED_AT, len(source)), len(source)):
+    for index in sampled(_LOOKED_AT, source):
         try:
             image = decode(source[int(index)], channels)
         except BadImage:

@@ -21,6 +21,9 @@ from coterie.data.remote_table import open_remote_tables
 from coterie.data.tar import TarShards
 from coterie.errors import NoImages, UserError
 
+SAMPLED_BLOCKS = 16
+"""So many shards or tables are looked into, where images come from a store: as many as are mixed at a time."""
+
 
 @runtime_checkable
 class ImageSource(Protocol):
@@ -186,6 +189,23 @@ def blocks(source: ImageSource) -> Blocks:
 def evenly(count: int, total: int) -> Int[np.ndarray, " n"]:
     """``count`` of ``total`` positions, evenly spaced, from the first on."""
     return np.arange(count, dtype=np.int64) * total // max(1, count)
+
+
+def sampled(count: int, source: ImageSource) -> Int[np.ndarray, " n"]:
+    """``count`` of the images of a source, in its order, the same ones every time: evenly spaced over all of it.
+
+    Of one that is fetched block by block, the first images of `SAMPLED_BLOCKS` evenly spaced blocks, as many of each: any other
+    image may take a whole block. Fewer than ``count``, if these blocks have fewer.
+    """
+    lying, total = blocks(source), len(source)
+    if not lying.fetched or count >= total:
+        return evenly(min(count, total), total)
+    starts, lengths = lying.starts[:-1], np.diff(lying.starts)
+    filled = np.flatnonzero(lengths)
+    chosen = filled[evenly(min(len(filled), SAMPLED_BLOCKS, count), len(filled))]
+    each = -(-count // max(1, len(chosen)))
+    rows = [starts[block] + np.arange(min(each, lengths[block]), dtype=np.int64) for block in chosen]
+    return np.concatenate([np.empty(0, np.int64), *rows])[:count]
 
 
 def open_source(*specs: str | os.PathLike[str]) -> ImageSource:

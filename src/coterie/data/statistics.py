@@ -8,10 +8,11 @@ from jaxtyping import Float64
 
 from coterie.data.decode import channels_of, decode
 from coterie.data.pixels import Pixels
-from coterie.data.source import ImageSource
+from coterie.data.source import ImageSource, blocks, sampled
 from coterie.errors import BadImage, NoImages
 
 _LOOKED_AT = 2**16  # about so many pixels of an image are read, on an even grid
+_FETCHED = 160  # so many images are read of a source that is fetched: too few of a shard to make it worth a copy
 
 
 @dataclass(frozen=True)
@@ -38,19 +39,19 @@ class ImageStatistics:
 
 
 def measure(source: ImageSource, channels: int | None = None, limit: int = 1000) -> ImageStatistics:
-    """Measure an evenly spaced sample; the same one every time.
+    """Measure a sample; the same one every time (see `coterie.data.source.sampled`).
 
     Args:
         source: the images.
         channels: how many channels to decode; None finds it: 1 if all images of the sample are grey, 3 if they are grey
             and coloured, else the most frequent number.
-        limit: the largest number of images to look at.
+        limit: the largest number of images to look at; of a source that is fetched from elsewhere no more than 160.
 
     Raises:
         NoImages: none of them can be decoded.
     """
-    count = min(len(source), limit)
-    indices = [number * len(source) // count for number in range(count)]
+    limit = min(limit, _FETCHED) if blocks(source).fetched else limit
+    indices: list[int] = sampled(limit, source).tolist()
     channels = channels or _channels(source, indices)
     moments: list[Float64[np.ndarray, "2 c"]] = []
     sizes: list[tuple[int, int]] = []
@@ -65,7 +66,7 @@ def measure(source: ImageSource, channels: int | None = None, limit: int = 1000)
         sizes.append((pixels.shape[0], pixels.shape[1]))
         bits = max(bits, 8 * pixels.dtype.itemsize)
     if not moments:
-        raise NoImages(f"no image can be decoded ({count} were looked at){reason}")
+        raise NoImages(f"no image can be decoded ({len(indices)} were looked at){reason}")
     mean, square = np.mean(moments, axis=0)
     std = np.sqrt(np.maximum(square - mean**2, 0.0)).clip(min=1 / (2**bits - 1))
     height, width = np.median(sizes, axis=0).astype(int).tolist()
@@ -76,7 +77,7 @@ def measure(source: ImageSource, channels: int | None = None, limit: int = 1000)
         channels=channels,
         bits=bits,
         sampled=len(sizes),
-        bad=count - len(sizes),
+        bad=len(indices) - len(sizes),
     )
 
 

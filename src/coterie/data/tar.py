@@ -107,7 +107,9 @@ class TarShards:
     @property
     def blocks(self) -> Blocks:
         """Where each shard begins."""
-        return Blocks(np.array(self._starts), any(isinstance(shard, RemoteShard) for shard in self._shards))
+        return Blocks(
+            np.array(self._starts, dtype=np.int64), any(isinstance(shard, RemoteShard) for shard in self._shards)
+        )
 
     def bring(self, start: int, stop: int) -> None:
         """Have copies of the shards of the images ``[start, stop)`` on this machine.

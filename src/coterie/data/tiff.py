@@ -3,6 +3,7 @@
 import io
 import logging
 import math
+import struct
 
 import numpy as np
 import tifffile
@@ -33,6 +34,7 @@ def read_tiff(data: bytes, channels: int) -> Pixels | None:
     Raises:
         BadImage: it is damaged, too large, neither 8 nor 16 bits deep, or in a compression that cannot be read here.
     """
+    _check_pages(data)
     try:
         with tifffile.TiffFile(io.BytesIO(data)) as file:
             series = _first_series(file)
@@ -53,6 +55,7 @@ def tiff_channels(data: bytes) -> int:
     Raises:
         BadImage: the header is damaged.
     """
+    _check_pages(data)
     try:
         with tifffile.TiffFile(io.BytesIO(data)) as file:
             series = _first_series(file)
@@ -68,6 +71,21 @@ def tiff_channels(data: bytes) -> int:
         raise
     except Exception as error:  # as above
         raise damaged(error) from error
+
+
+def _check_pages(data: bytes) -> None:
+    """Refuse pages that follow each other in a circle: tifffile would go round for ever."""
+    order, wide = ("<" if data[:2] == b"II" else ">"), 43 in data[2:4]
+    tags, pointer = (struct.Struct(order + each) for each in ("QQ" if wide else "HI"))
+    tag_size, place, seen = (20 if wide else 12), (8 if wide else 4), set[int]()
+    while place + pointer.size <= len(data):
+        (page,) = pointer.unpack_from(data, place)
+        if page in seen:
+            raise BadImage("damaged (the pages of this TIFF file go in a circle)")
+        if not page or page + tags.size > len(data):
+            return
+        seen.add(page)
+        place = page + tags.size + tag_size * tags.unpack_from(data, page)[0]
 
 
 def _check_whole(page: tifffile.TiffPage, length: int) -> None:
