@@ -16,7 +16,8 @@ time too where the device is the CPU. Of lightly:
 
 SMoG is without the clustering of groups. lightly documents it for two views; with more, ``lightly_models.SMoG`` says what is
 compared. ``--memory`` runs each contestant for three steps in a process of its own and takes its peak: what the device
-allocated at most or, on a CPU, the largest resident size, and what it was before the model was built.
+allocated at most or, on a CPU, the largest resident size above what it was before the model was built. ``--recompute`` adds
+our step in two micro-batches, and with checkpointed activations.
 """
 
 import argparse
@@ -54,7 +55,7 @@ MEMORY_STEPS = 3
 
 
 def contestants(
-    case: Case, batch: int, device: torch.device, precision: str, compiled: bool
+    case: Case, batch: int, device: torch.device, precision: str, compiled: bool, recompute: bool
 ) -> dict[str, Callable[[], Ours | Lightly]]:
     """How each is built, by name; the first is ours."""
     found: dict[str, Callable[[], Ours | Lightly]] = {
@@ -72,6 +73,12 @@ def contestants(
         found["lightly, 16-mixed, best"] = lambda: lightly(
             case, batch, device, "16-mixed", best=True, compiled=compiled
         )
+    if recompute:
+        config = settings(case, batch, precision, device)
+        parts = replace(config, micro_batches=2)
+        blocks = replace(config, run=replace(config.run, checkpoint_activations=True))
+        found[f"coterie, {precision}, micro_batches = 2"] = lambda: Ours(parts, device)
+        found[f"coterie, {precision}, checkpoint_activations"] = lambda: Ours(blocks, device)
     return found
 
 
@@ -90,7 +97,9 @@ def measured(case: Case, options: argparse.Namespace) -> dict[str, Any]:
     views = case.views(batch, device)
     built = {}
     for precision in options.precision:
-        built |= contestants(case, batch, device, precision, options.compile) | joint(case, batch, device, precision)
+        built |= contestants(case, batch, device, precision, options.compile, options.recompute) | joint(
+            case, batch, device, precision
+        )
     ready = {name: build() for name, build in built.items()}
     for each in ready.values():
         each.steps(again(views, options.warm_up))
@@ -118,7 +127,7 @@ def peaks(name: str, case: Case, options: argparse.Namespace) -> dict[str, Any]:
     batch = options.batch or case.batch(device)
     found: dict[str, Any] = {}
     for precision in options.precision:
-        for contestant in contestants(case, batch, device, precision, options.compile):
+        for contestant in contestants(case, batch, device, precision, options.compile, options.recompute):
             how = "spawn" if device.type == "cuda" else "fork"  # a CUDA context does not survive a fork
             with ProcessPoolExecutor(1, get_context(how)) as fresh:
                 try:
@@ -139,7 +148,9 @@ def peak(name: str, case: Case, batch: int, precision: str, options: argparse.Na
     device = torch.device(options.device)
     before = resident("VmRSS") if device.type == "cpu" else 0
     views = case.views(batch, device)
-    contestants(case, batch, device, precision, options.compile)[name]().steps(again(views, MEMORY_STEPS))
+    contestants(case, batch, device, precision, options.compile, options.recompute)[name]().steps(
+        again(views, MEMORY_STEPS)
+    )
     most = resident("VmHWM") if device.type == "cpu" else torch.cuda.max_memory_allocated(device)
     return {"peak_mib": round((most - before) / 2**20, 1), "before_mib": round(before / 2**20, 1)}
 
@@ -164,6 +175,9 @@ def arguments() -> argparse.Namespace:
     )
     parser.add_argument("--compile", action="store_true", help="lightly's best setting is compiled too")
     parser.add_argument("--memory", action="store_true", help="peak memory and not time")
+    parser.add_argument(
+        "--recompute", action="store_true", help="ours also with what is computed again for want of memory"
+    )
     parser.add_argument("--toy", action="store_true", help="tiny cases: a trial, not a measurement")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
@@ -177,7 +191,7 @@ def arguments() -> argparse.Namespace:
     options.cases = {name: case for name, case in known.items() if any(part in name for part in wanted)}
     if not options.cases:
         parser.error(f"no such case; there are: {'; '.join(known)}")
-    what = "step_memory" if options.memory else "step"
+    what = ("step_memory" if options.memory else "step") + ("_recompute" if options.recompute else "")
     options.out = options.out or RESULTS / f"{what}_{torch.device(options.device).type}.json"
     return options
 

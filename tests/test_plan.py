@@ -101,6 +101,7 @@ def test_a_rehearsal_has_the_phases_of_its_method(
     images: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("coterie.rehearsal.MOST_STEPS", 8)  # epochs have 5
+    monkeypatch.setattr("coterie.rehearsal.CHUNK_ELEMENTS", 8 * 23)  # 23 rows, which are no whole batches of 16
     refreshed: list[Progress] = []
     refresh = Objective.refresh
 

@@ -142,7 +142,8 @@ def memory_as_later(objective: Any, config: PretrainConfig, images: int) -> floa
     if objective.refresh_rule is None:
         return 0.0
     groups = max(config.group_counts)
-    memory.pushed = min(memory.length, max(2 * groups, CHUNK_ELEMENTS // groups))
+    batches = -(-max(2 * groups, CHUNK_ELEMENTS // groups) // memory.share)  # it is looked over in whole ones
+    memory.pushed = min(memory.length, batches * memory.share)
     began = time.perf_counter()
     objective.refresh(Progress(0, 1, 1))
     seconds = time.perf_counter() - began

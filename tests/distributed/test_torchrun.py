@@ -2,18 +2,22 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import safetensors.torch
 import torch
 
+import coterie
 from coterie.data.photos import photo_patches
 from coterie.demonstration import write_patches
+from coterie.errors import UserError
 from coterie.training.checkpoint import found
 
 SETTINGS = (
@@ -37,9 +41,9 @@ def started(images: Path, out: Path, processes: int, *torchrun: str) -> subproce
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", *torchrun]
     start = [*launch, "-m", "coterie"] if processes else [sys.executable, "-m", "coterie"]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(
-        [*start, *command, *settings], text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment
-    )
+    how = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "env": environment}
+    how["start_new_session"] = True  # a process group of its own, as a terminal gives to each command
+    return subprocess.Popen([*start, *command, *settings], **how)
 
 
 def until_saved(out: Path, process: subprocess.Popen[str], steps: int) -> None:
@@ -89,20 +93,52 @@ def test_a_killed_worker_brings_the_group_back_and_nothing_is_lost(images: Path,
     assert log == other_log
 
 
-def test_asked_to_stop_all_save_after_the_same_step_and_one_process_goes_on(images: Path, tmp_path: Path) -> None:
+def asked_to_stop(process: subprocess.Popen[str], how: str) -> None:
+    """A signal to each worker, as some schedulers send it; to torchrun; or Ctrl-C, to all that the terminal has started."""
+    if how == "Ctrl-C":
+        os.killpg(process.pid, signal.SIGINT)
+    elif how == "TERM to torchrun":
+        process.terminate()
+    else:
+        for pid in children(process):
+            os.kill(pid, signal.SIGTERM if how.startswith("TERM") else signal.SIGINT)
+
+
+@pytest.mark.parametrize(
+    ("how", "status"), [("TERM to all", 143), ("INT to all", 130), ("TERM to torchrun", None), ("Ctrl-C", None)]
+)
+def test_asked_to_stop_all_save_after_the_same_step_and_one_process_goes_on(
+    images: Path, tmp_path: Path, how: str, status: int | None
+) -> None:
     process = started(images, tmp_path, 2)
     until_saved(tmp_path, process, 8)
     began = time.monotonic()
-    for pid in children(process):
-        os.kill(pid, signal.SIGTERM)
+    asked_to_stop(process, how)
     _, said = process.communicate(timeout=100)
-    assert time.monotonic() - began < 60
-    assert "stopped and saved after step" in said
-    assert said.count("143") >= 2, said  # the status of both, as torchrun tells it
+    assert time.monotonic() - began < 30, said  # after which torchrun and most schedulers kill
+    saved = re.findall(r"stopped and saved after step (\d+)", said)
+    assert len(saved) == 2, said
+    assert saved[0] == saved[1]
     steps = found(tmp_path / "checkpoint")[0][0]
-    assert 8 <= steps < EPOCHS * STEPS_PER_EPOCH
+    assert 8 <= steps == int(saved[0]) < EPOCHS * STEPS_PER_EPOCH
+    if status is not None:  # torchrun asked by itself to stop does not tell how its workers ended
+        first, *others = map(int, reversed(re.findall(r"exitcode +: (-?\d+)", said)))  # the root cause comes last
+        assert first == status, said
+        assert set(others) <= {status, -signal.SIGTERM}, said  # torchrun ends those who are left when one has gone
+    if how != "TERM to all":
+        return
     alone = started(images, tmp_path, 0)
     _, said = alone.communicate(timeout=400)
     assert alone.returncode == 0, said
     assert f"goes on at step {steps}" in said
     assert left(tmp_path)[1][-1]["step"] == EPOCHS * STEPS_PER_EPOCH - 1
+
+
+@pytest.mark.parametrize("ask", [coterie.plan, coterie.profile])
+def test_what_is_asked_on_one_process_is_refused_before_anything_is_read(
+    ask: Callable[..., object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in (("RANK", "0"), ("WORLD_SIZE", "2")):  # as torchrun sets them
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UserError, match="run them without torchrun"):
+        ask("swav", "no such folder")
