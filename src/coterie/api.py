@@ -1,6 +1,7 @@
 """The verbs, from plan to embed. The command line calls these and nothing else."""
 
 import json
+import os
 import shutil
 import time
 from collections.abc import Mapping, Sequence
@@ -8,13 +9,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from coterie import comparing
-from coterie.assembly import build_loader, choose_device, choose_workers, eye, grouped, load_saved
+from coterie.assembly import build_loader, choose_device
 from coterie.atomic import write_text, writing
 from coterie.bottlenecks import Profile
-from coterie.data.source import open_source
 from coterie.distributed import joined, local_device, rank
-from coterie.embedding.embed import embedded_batches
-from coterie.embedding.table import write_table
 from coterie.errors import BadConfig, UserError
 from coterie.estimating import Plan, estimate
 from coterie.evaluation import selection
@@ -26,6 +24,7 @@ from coterie.pretraining import Pretraining
 from coterie.profiling import profile_run
 from coterie.reporting import report_again
 from coterie.resolving import resolve
+from coterie.tabulating import embed_to_file, embed_to_folder
 from coterie.telling import summary
 from coterie.training.folder import RunFolder, read_log
 
@@ -38,6 +37,7 @@ def plan(
     *,
     backbone: str | None = None,
     epochs: int | None = None,
+    images: int | None = None,
     batch_size: int | None = None,
     seed: int | None = None,
     config: str | Path | None = None,
@@ -53,6 +53,7 @@ def plan(
         data: folders, lists, globs, parquet files, tar shards; may be left out with ``config``.
         backbone: a network of timm.
         epochs: passes over the images.
+        images: end after so many, in the middle of an epoch if need be.
         batch_size: images a step.
         seed: of weights, order and views.
         config: a ``config.toml``, of a run or of your own, in place of the preset.
@@ -62,8 +63,9 @@ def plan(
     Raises:
         UserError: a plan that must fail, and the mend, in one line.
     """
+    _refuse_torchrun()
     listener, began = listener or Silent(), time.monotonic()
-    flags = {"epochs": epochs, "batch_size": batch_size, "seed": seed, "backbone.name": backbone}
+    flags = {"epochs": epochs, "images": images, "batch_size": batch_size, "seed": seed, "backbone.name": backbone}
     wanted = resolve(method, _strings(data), config, flags, settings)
     images, device = len(wanted.source), choose_device(wanted.config.run.device)
     loader = build_loader(wanted.config, wanted.source, device)
@@ -82,6 +84,7 @@ def profile(
     *,
     backbone: str | None = None,
     epochs: int | None = None,
+    images: int | None = None,
     batch_size: int | None = None,
     seed: int | None = None,
     config: str | Path | None = None,
@@ -98,6 +101,7 @@ def profile(
         data: folders, lists, globs, parquet files, tar shards; may be left out with ``config``.
         backbone: a network of timm.
         epochs: passes over the images.
+        images: end after so many, in the middle of an epoch if need be.
         batch_size: images a step.
         seed: of weights, order and views.
         config: a ``config.toml``, of a run or of your own, in place of the preset.
@@ -108,9 +112,10 @@ def profile(
     Raises:
         UserError: a run that must fail, and the mend, in one line.
     """
+    _refuse_torchrun()
     if not 0 < seconds <= 3600:
         raise UserError(f"--seconds is {seconds:g}: give some, such as 20, and at most 3600")
-    flags = {"epochs": epochs, "batch_size": batch_size, "seed": seed, "backbone.name": backbone}
+    flags = {"epochs": epochs, "images": images, "batch_size": batch_size, "seed": seed, "backbone.name": backbone}
     wanted = resolve(method, _strings(data), config, flags, settings)
     return profile_run(wanted.config, wanted.source, seconds, listener or Silent())
 
@@ -122,6 +127,7 @@ def pretrain(
     out: str | Path,
     backbone: str | None = None,
     epochs: int | None = None,
+    images: int | None = None,
     batch_size: int | None = None,
     seed: int | None = None,
     config: str | Path | None = None,
@@ -140,6 +146,7 @@ def pretrain(
         out: the run's folder.
         backbone: a network of timm.
         epochs: passes over the images.
+        images: end after so many, in the middle of an epoch if need be.
         batch_size: images a step.
         seed: of weights, order and views.
         config: a ``config.toml``, of a run or of your own, in place of the preset.
@@ -157,8 +164,8 @@ def pretrain(
         UserError: anything that the caller can mend, in one line.
     """
     listener = listener or Silent()
-    flags: dict[str, Any] = {"epochs": epochs, "batch_size": batch_size, "seed": seed, "backbone.name": backbone}
-    flags |= {"run.on_collapse": on_collapse, "run.stop_when": stop_when}
+    flags: dict[str, Any] = {"epochs": epochs, "images": images, "batch_size": batch_size, "seed": seed}
+    flags |= {"backbone.name": backbone, "run.on_collapse": on_collapse, "run.stop_when": stop_when}
     if probe_test and not probe:
         raise BadConfig("--probe-test names what is asked; name with --probe what is learned from")
     if probe:
@@ -308,31 +315,48 @@ def embed(
     *,
     device: str = "auto",
     workers: int = -1,
+    part_images: int = 65_536,
+    ray: str | None = None,
+    actors: int = 0,
     listener: Listener | None = None,
 ) -> int:
-    """Write name, label if there is one, embedding, group and its probability of each image to a parquet file.
+    """Write name, label if there is one, embedding, group and its probability of each image, as parquet.
 
     The embedding is the backbone's; the group is the one, of the first head, whose center is nearest to the projected image,
-    its probability that of ``softmax(z . centers / temperature)``; -1 and 0 where the method has no lasting groups. Holds one
-    batch at a time.
+    its probability that of ``softmax(z . centers / temperature)``; -1 and 0 where the method has no lasting groups. Holds a
+    few batches at a time.
+
+    Args:
+        run: a run's folder.
+        data: folders, lists, globs, parquet files, tar shards.
+        out: a file, with ``.parquet`` at its end; or else a folder of parts. A folder is gone on with where it was left, and is
+            written by all processes that torchrun started, or by Ray.
+        device: ``auto``, ``cpu`` or ``cuda``.
+        workers: processes that load images; -1: as many as there are cores to spare.
+        part_images: of a folder: images of a part, a multiple of 256.
+        ray: of a folder: ``local``, to write it by a Ray of its own on this machine; ``auto`` or an address: of a cluster.
+        actors: of Ray, at most; 0: one for each GPU, or without GPUs one for every two cores.
+        listener: is told what happens.
 
     Returns:
-        How many images were written; those that could not be decoded are listed beside the file.
+        How many images the file holds, or the parts that are there; those that could not be decoded are listed beside them.
+
+    Raises:
+        UserError: anything that the caller can mend, in one line.
     """
-    listener = listener or Silent()
-    where = choose_device(device)
-    saved = load_saved(run, where)
-    look = grouped(saved.student, saved.config.temperature)
-    source = open_source(*_strings(data))
-    stream = embedded_batches(
-        look, source, eye(saved.config), workers=choose_workers(workers), device=where, listener=listener
-    )
-    written, bad = write_table(out, source, stream)
-    if bad:
-        lines = "".join(f"{source.name(index)}\t{reason}\n" for index, reason in bad)
-        write_text(f"{out}.bad.txt", lines)
-        listener.warn(f"{len(bad)} images could not be decoded: {out}.bad.txt lists them")
-    return written
+    listener, specs = listener or Silent(), _strings(data)
+    if Path(out).suffix != ".parquet":
+        spread: dict[str, Any] = {"part_images": part_images, "ray": ray, "actors": actors}
+        return embed_to_folder(run, specs, out, device=device, workers=workers, **spread, listener=listener)
+    if ray is not None:
+        raise UserError(f"{out}: Ray writes a folder of parts; name one in --out, without .parquet at its end")
+    return embed_to_file(run, specs, out, device=device, workers=workers, listener=listener)
+
+
+def _refuse_torchrun() -> None:
+    """Before anything is read: each process would do the whole of it, and they would be in each other's way."""
+    if os.environ.get("WORLD_SIZE", "1") != "1":
+        raise UserError("plan and profile are asked on one process: run them without torchrun")
 
 
 def _strings(paths: Paths) -> tuple[str, ...]:

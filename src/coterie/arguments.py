@@ -1,6 +1,22 @@
-"""What is written on the command line in a form of its own."""
+"""What the command line reads in a form of its own, and how it writes."""
+
+import os
+import sys
+from typing import Annotated
+
+from cyclopts import Parameter
 
 from coterie.errors import UserError
+
+PROCESS = os.environ.get("RANK", "0")
+
+Sources = Annotated[tuple[str, ...], Parameter(consume_multiple=True, negative=())]
+
+
+def show(text: str) -> None:
+    """Write a line of the result; of the processes that torchrun started, one speaks."""
+    if PROCESS == "0":
+        sys.stdout.write(text + "\n")
 
 
 def listed(words: str) -> tuple[str, ...]:

@@ -8,8 +8,9 @@ from typing import Annotated
 
 from cyclopts import App, CycloptsError, Parameter
 
-from coterie.arguments import listed, named_set
+from coterie.arguments import PROCESS, Sources, show
 from coterie.errors import UserError
+from coterie.using import compare, embed, evaluate, report, select, transfer
 from coterie.version import __version__
 
 app = App(
@@ -19,10 +20,9 @@ app = App(
     help_format="markdown",
     result_action="return_value",
 )
+for verb in (evaluate, transfer, select, compare, report, embed):
+    app.command(verb)
 
-_PROCESS = os.environ.get("RANK", "0")
-
-Sources = Annotated[tuple[str, ...], Parameter(consume_multiple=True, negative=())]
 Settings = Annotated[tuple[str, ...], Parameter(name="--set", negative=())]
 
 
@@ -33,6 +33,7 @@ def plan(
     *data: str,
     backbone: str | None = None,
     epochs: int | None = None,
+    images: int | None = None,
     batch_size: int | None = None,
     seed: int | None = None,
     config: Path | None = None,
@@ -50,6 +51,8 @@ def plan(
         Any network of timm, such as resnet50, vit_small_patch16_224, convnext_tiny.
     epochs
         Passes over the images.
+    images
+        End after so many, in the middle of an epoch if need be.
     batch_size
         Images a step.
     seed
@@ -62,11 +65,12 @@ def plan(
     from coterie import api
     from coterie.terminal import Terminal, plan_lines
 
-    wishes = {"backbone": backbone, "epochs": epochs, "batch_size": batch_size, "seed": seed, "config": config}
+    wishes: dict[str, object] = {"backbone": backbone, "epochs": epochs, "images": images, "batch_size": batch_size}
+    wishes |= {"seed": seed, "config": config}
     with closing(Terminal()) as terminal:
         found = api.plan(method, data, **wishes, settings=settings, listener=terminal)  # type: ignore[arg-type]
     for line in plan_lines(found):
-        _print(line)
+        show(line)
 
 
 @app.command
@@ -76,6 +80,7 @@ def profile(
     *data: str,
     backbone: str | None = None,
     epochs: int | None = None,
+    images: int | None = None,
     batch_size: int | None = None,
     seed: int | None = None,
     config: Path | None = None,
@@ -94,6 +99,8 @@ def profile(
         Any network of timm, such as resnet50, vit_small_patch16_224, convnext_tiny.
     epochs
         Passes over the images.
+    images
+        End after so many, in the middle of an epoch if need be.
     batch_size
         Images a step.
     seed
@@ -109,11 +116,12 @@ def profile(
     from coterie.bottlenecks import profile_lines
     from coterie.terminal import Terminal
 
-    wishes = {"backbone": backbone, "epochs": epochs, "batch_size": batch_size, "seed": seed, "config": config}
+    wishes: dict[str, object] = {"backbone": backbone, "epochs": epochs, "images": images, "batch_size": batch_size}
+    wishes |= {"seed": seed, "config": config}
     with closing(Terminal()) as terminal:
         found = api.profile(method, data, **wishes, settings=settings, seconds=seconds, listener=terminal)  # type: ignore[arg-type]
     for line in profile_lines(found):
-        _print(line)
+        show(line)
 
 
 @app.command
@@ -124,6 +132,7 @@ def pretrain(
     out: Annotated[Path, Parameter(name="--out")],
     backbone: str | None = None,
     epochs: int | None = None,
+    images: int | None = None,
     batch_size: int | None = None,
     seed: int | None = None,
     config: Path | None = None,
@@ -148,6 +157,8 @@ def pretrain(
         Any network of timm, such as resnet50, vit_small_patch16_224, convnext_tiny.
     epochs
         Passes over the images.
+    images
+        End after so many, in the middle of an epoch if need be.
     batch_size
         Images a step.
     seed
@@ -168,183 +179,12 @@ def pretrain(
     from coterie import api
     from coterie.terminal import Terminal
 
-    wishes = {"backbone": backbone, "epochs": epochs, "batch_size": batch_size, "seed": seed, "config": config}
+    wishes: dict[str, object] = {"backbone": backbone, "epochs": epochs, "images": images, "batch_size": batch_size}
+    wishes |= {"seed": seed, "config": config}
     probes = {"probe": probe, "probe_test": probe_test, "on_collapse": on_collapse, "stop_when": stop_when}
     with closing(Terminal()) as terminal:
         folder = api.pretrain(method, data, out=out, **wishes, settings=settings, **probes, listener=terminal)  # type: ignore[arg-type]
-    _print(f"{folder}: the backbone is in {folder / 'model.safetensors'}, look at {folder / 'report.html'}")
-
-
-@app.command
-def evaluate(
-    run: Path,
-    /,
-    *train: str,
-    test: Sources = (),
-    probes: str = "knn",
-    labels: str = "10%",
-    seed: int = 0,
-    device: str = "auto",
-    workers: int = -1,
-) -> None:
-    """Judge a run's backbone by labelled images.
-
-    Parameters
-    ----------
-    run
-        A run's folder, or a model.safetensors.
-    train
-        Labelled images that the probes learn from.
-    test
-        Labelled images that they are asked; without it, every fifth image of TRAIN.
-    probes
-        Separated by commas: knn, linear, linear_published, clusters, retrieval, svm, low_shot, linear_images, finetune.
-    labels
-        For finetune: a share of the training labels, such as 1%, or so many a class, such as 5.
-    seed
-        Of what a probe draws.
-    device
-        auto, cpu or cuda.
-    workers
-        Processes that load images; -1: as many as there are cores to spare.
-    """
-    from coterie import api
-    from coterie.terminal import Terminal, figure_lines
-
-    how = {"probes": listed(probes), "labels": labels, "seed": seed, "device": device, "workers": workers}
-    with closing(Terminal()) as terminal:
-        result = api.evaluate(run, train, test, **how, listener=terminal)  # type: ignore[arg-type]
-    for line in figure_lines(result):
-        _print(line)
-
-
-@app.command
-def transfer(
-    run: Path,
-    /,
-    *sets: str,
-    probes: str = "linear",
-    labels: str = "10%",
-    seed: int = 0,
-    device: str = "auto",
-    workers: int = -1,
-) -> None:
-    """Judge a run's backbone on several other labelled sets: one table.
-
-    Parameters
-    ----------
-    run
-        A run's folder, or a model.safetensors.
-    sets
-        Each NAME=TRAIN, of which every fifth image is asked, or NAME=TRAIN,TEST.
-    probes
-        As of evaluate, separated by commas.
-    labels
-        As of evaluate.
-    seed
-        Of what a probe draws.
-    device
-        auto, cpu or cuda.
-    workers
-        Processes that load images; -1: as many as there are cores to spare.
-    """
-    from coterie import api
-    from coterie.terminal import Terminal, transfer_lines
-
-    named = dict(named_set(each) for each in sets)
-    how = {"probes": listed(probes), "labels": labels, "seed": seed, "device": device, "workers": workers}
-    with closing(Terminal()) as terminal:
-        table = api.transfer(run, named, **how, listener=terminal)  # type: ignore[arg-type]
-    for line in transfer_lines(table):
-        _print(line)
-
-
-@app.command
-def select(run: Path, /, *, by: str = "label_free", out: Path | None = None) -> None:
-    """Choose one of the snapshots that a run has kept, without labels, and say why.
-
-    Parameters
-    ----------
-    run
-        A run's folder.
-    by
-        label_free, or knn: the accuracy of the run's own probe.
-    out
-        A file to copy its weights to.
-    """
-    from coterie import api
-    from coterie.terminal import selection_lines
-
-    for line in selection_lines(api.select(run, by=by, out=out)):  # type: ignore[arg-type]
-        _print(line)
-
-
-@app.command
-def compare(*runs: Path, out: Path | None = None) -> None:
-    """Set runs side by side: one table, and one page.
-
-    Parameters
-    ----------
-    runs
-        Two or more runs' folders.
-    out
-        An HTML file: the table, and the curves of all runs in one drawing each.
-    """
-    from coterie import api
-    from coterie.evaluation.comparison import as_text
-
-    _print(as_text(api.compare(runs, out=out)))
-
-
-@app.command
-def report(run: Path, /, *, device: str = "auto") -> None:
-    """Write a run's report.html again, with what is known of it by now.
-
-    Parameters
-    ----------
-    run
-        A run's folder.
-    device
-        auto, cpu or cuda.
-    """
-    from coterie import api
-    from coterie.terminal import Terminal
-
-    with closing(Terminal()) as terminal:
-        page = api.report(run, device=device, listener=terminal)
-    _print(f"look at {page}")
-
-
-@app.command
-def embed(
-    run: Path,
-    /,
-    *data: str,
-    out: Annotated[Path, Parameter(name="--out")],
-    device: str = "auto",
-    workers: int = -1,
-) -> None:
-    """Write name, label, embedding, group and its probability of each image to a parquet file.
-
-    Parameters
-    ----------
-    run
-        A run's folder.
-    data
-        Folders, text lists of files, globs, *.parquet, *.tar.
-    out
-        The parquet file.
-    device
-        auto, cpu or cuda.
-    workers
-        Processes that load images; -1: as many as there are cores to spare.
-    """
-    from coterie import api
-    from coterie.terminal import Terminal
-
-    with closing(Terminal()) as terminal:
-        written = api.embed(run, data, out, device=device, workers=workers, listener=terminal)
-    _print(f"{out}: {written} images")
+    show(f"{folder}: the backbone is in {folder / 'model.safetensors'}, look at {folder / 'report.html'}")
 
 
 @app.command
@@ -364,7 +204,7 @@ def demo(*, out: Annotated[Path, Parameter(name="--out")] = Path("demo"), seed: 
     with closing(Terminal()) as terminal:
         lines = run_demo(out, seed=seed, listener=terminal)
     for line in lines:
-        _print(line)
+        show(line)
 
 
 def main() -> None:
@@ -381,12 +221,7 @@ def main() -> None:
         _fail("stopped", 130)
 
 
-def _print(text: str) -> None:
-    if _PROCESS == "0":  # of those that torchrun started, one speaks
-        sys.stdout.write(text + "\n")
-
-
 def _fail(text: str, status: int = 2) -> None:
-    which = "" if _PROCESS == "0" else f" (process {_PROCESS})"
+    which = "" if PROCESS == "0" else f" (process {PROCESS})"
     sys.stderr.write(f"coterie{which}: {text}\n")
     raise SystemExit(status)

@@ -56,9 +56,10 @@ def resolve(
     reasons: dict[str, str] = {}
     if config is None:
         channels = next((value for path, value in map(assigned, settings) if path == "views.channels"), None)
+        images = wishes.get("images", 0)
         planner = Planner(
             _facts(source, channels if type(channels) is int and channels > 0 else None),
-            epochs=wishes.get("epochs"),
+            epochs=wishes.get("epochs") or (-(-images // len(source)) if images > 0 else None),
             batch_size=wishes.get("batch_size"),
             backbone=wishes.get("backbone.name"),
         )

@@ -1,14 +1,15 @@
 """Embeddings of all images of a source, in memory or as a stream."""
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from coterie.data.source import ImageSource
+from coterie.data.source import ImageSource, Subset
 from coterie.data.whole import center_batches
 from coterie.errors import NoImages
 from coterie.listening import Listener, Silent
@@ -44,6 +45,8 @@ class Embeddings:
 
 
 Network = Callable[[Tensor], Tensor]
+Embedded = tuple[Int[np.ndarray, " b"], tuple[Tensor, ...], tuple[tuple[int, str], ...]]
+"""Of a batch: positions in the source, what the network gave for them, and the bad images."""
 
 
 def embedded_batches(
@@ -55,7 +58,7 @@ def embedded_batches(
     device: torch.device | str = "cpu",
     listener: Listener | None = None,
     what: str = "embedding",
-) -> Iterator[tuple[Int[np.ndarray, " b"], tuple[Tensor, ...], tuple[tuple[int, str], ...]]]:
+) -> Iterator[Embedded]:
     """For each batch of the source, in order: positions, what the network gives for them, and the bad images.
 
     Holds one batch at a time, whatever the length of the source.
@@ -76,6 +79,45 @@ def embedded_batches(
             outputs = network(batch.views[0]) if batch.views else ()
         outputs = outputs if isinstance(outputs, tuple) else (outputs,)
         yield batch.index.numpy(), outputs, batch.bad
+
+
+@dataclass(frozen=True)
+class Embedder:
+    """A network, the images that it is to look at, and how.
+
+    Attributes:
+        network: images -> embedding ``[B, F]``, group ``[B]``, probability ``[B]``.
+        source: of the images.
+        eye: how they are brought to the network.
+        width: F.
+        facts: plain values that tell this network and these images from others.
+        workers: processes that load images.
+        device: where the network is.
+    """
+
+    network: Callable[[Tensor], tuple[Tensor, ...]]
+    source: ImageSource
+    eye: Eye
+    width: int
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    workers: int = 0
+    device: torch.device | str = "cpu"
+
+    def all(self, listener: Listener | None = None) -> Iterator[Embedded]:
+        """The batches of the whole source."""
+        how = {"workers": self.workers, "device": self.device, "listener": listener}
+        return embedded_batches(self.network, self.source, self.eye, **how)  # type: ignore[arg-type]
+
+    def of(self, runs: Sequence[tuple[int, int]]) -> Iterator[Embedded]:
+        """The batches of some runs of images ``[start, stop)``; 16 bytes an image are held.
+
+        Each run but the last must be a multiple of `BATCH_SIZE`: then no batch crosses from one to the next, and the batches
+        are those of the whole source, if the runs begin where its batches do.
+        """
+        positions = np.concatenate([np.arange(*run, dtype=np.int64) for run in runs])
+        source, how = Subset(self.source, positions), {"workers": self.workers, "device": self.device}
+        for places, outputs, bad in embedded_batches(self.network, source, self.eye, **how):  # type: ignore[arg-type]
+            yield positions[places], outputs, tuple((int(positions[place]), reason) for place, reason in bad)
 
 
 def embed_source(

@@ -3,13 +3,14 @@
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
 import safetensors
 import torch
 from safetensors.torch import save_file
+from torch import Tensor
 
 from coterie.atomic import writing
 from coterie.data.source import Concatenated, ImageSource, Subset
@@ -20,6 +21,13 @@ def weights_key(path: str | Path) -> str:
     """A name for the content of a file of weights."""
     with Path(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+
+
+def state_key(state: Mapping[str, Tensor]) -> str:
+    """A name for the values of a network, wherever they came from."""
+    values = (each.detach().cpu().reshape(-1).view(torch.uint8).numpy().data for each in state.values())
+    said = (f"{name} {each.dtype} {tuple(each.shape)}".encode() for name, each in state.items())
+    return _digest(part for pair in zip(said, values, strict=True) for part in pair)
 
 
 def source_key(source: ImageSource) -> str | None:
@@ -81,13 +89,14 @@ def _read(path: Path, source: ImageSource) -> Embeddings | None:
 def _stamp(path: bytes) -> bytes:
     try:
         status = os.stat(path)  # noqa: PTH116 -- bytes
-    except OSError:
+    except (OSError, ValueError):  # in a store: what there is to say of it stands in its name
         return path + b"\0gone"
     return path + f"\0{status.st_size}\0{status.st_mtime_ns}".encode()
 
 
-def _digest(parts: Iterable[bytes]) -> str:
+def _digest(parts: Iterable[bytes | memoryview]) -> str:
     found = hashlib.sha256()
     for part in parts:
-        found.update(len(part).to_bytes(8, "big") + part)
+        found.update(memoryview(part).nbytes.to_bytes(8, "big"))
+        found.update(part)
     return found.hexdigest()[:16]

@@ -1,0 +1,26 @@
+"""What Ray's actors of the tests are asked for; they import it by its name."""
+
+from coterie.embedding.parts import Parts
+from coterie.errors import UserError
+from coterie.listening import Silent
+
+
+def refusing(workers: int) -> Parts:
+    """A machine that has not what it takes."""
+    raise UserError(f"no images here, for {workers} workers")
+
+
+def main() -> None:
+    """Ask a Ray of one's own for two parts of it."""
+    from coterie.embedding.on_ray import write_on_ray
+
+    try:
+        write_on_ray(refusing, [0, 1], Silent(), address="local", actors=1, device="cpu", workers=3)
+    except UserError as error:
+        print(f"refused: {error}")
+
+
+if __name__ == "__main__":
+    from tests.embedding import actors  # not __main__, which no actor has
+
+    actors.main()
