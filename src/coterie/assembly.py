@@ -308,10 +308,13 @@ def choose_engine(engine: Engine, device: torch.device) -> tuple[Literal["cpu", 
 
 
 def choose_workers(number: int) -> int:
-    """How many processes load images; -1: as many as there are cores to spare, at least 1 and at most 16."""
+    """How many processes load images; -1: as many as there are cores to spare for this one, from 1 to 16."""
     if number < -1:
         raise BadConfig(f"workers is {number}: give 0 (none), more, or -1 (as many as there are cores to spare)")
-    return number if number >= 0 else max(1, min(16, len(os.sched_getaffinity(0)) - 1))
+    if number >= 0:
+        return number
+    share = len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # torchrun's, of this machine
+    return max(1, min(16, share - 1))
 
 
 def choose_autocast(precision: str, device: torch.device) -> torch.dtype | None:

@@ -42,16 +42,13 @@ def open_embedder(run: str | Path, data: Sequence[str], device: str = "cpu", wor
     """
     where = local_device(choose_device(device))
     saved, source = load_saved(run, where), open_source(*data)
-    loaders = choose_workers(workers)
-    if workers < 0:  # the processes of a machine share its cores
-        loaders = max(1, loaders // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
     facts = {
         "weights": state_key(saved.student.state_dict()),
         "temperature": saved.config.temperature,
         "source": source_key(source) or " ".join(data),
     }
     look, width = grouped(saved.student, saved.config.temperature), feature_width(saved.student.encoder.backbone)
-    return Embedder(look, source, eye(saved.config), width, facts, loaders, where)
+    return Embedder(look, source, eye(saved.config), width, facts, choose_workers(workers), where)
 
 
 def open_parts(run: str | Path, data: Sequence[str], out: str | Path, device: str, images: int, workers: int) -> Parts:

@@ -22,6 +22,7 @@ from coterie.data.remote_table import RemoteTable
 from coterie.data.source import Concatenated, Fetched, blocks, label_matrix, labels, open_source
 from coterie.data.tar import TarShards
 from coterie.data.views import Crops, ViewPlan
+from coterie.embedding.store import source_key
 from coterie.errors import BadImage, NoImages, UserError
 from tests.data.store import Store, breaking_line, png, tar
 
@@ -117,6 +118,14 @@ def test_labels_of_shards(store):
     store.put("labelled/2.tar", tar(2, 1))
     source = open_source("s3://labelled/*.tar")
     assert (source.classes, labels(source).tolist()) == (("cat", "dog"), [1, 0, -1])
+
+
+def test_embeddings_of_a_shard_that_was_replaced_are_not_kept(store):
+    store.put("once/0.tar", tar(0, 2))
+    before = source_key(open_source("s3://once/*.tar"))
+    assert before == source_key(open_source("s3://once/*.tar"))
+    store.put("once/0.tar", tar(1, 2))
+    assert before != source_key(open_source("s3://once/*.tar"))
 
 
 def test_an_index_is_read_once_and_an_image_then_comes_alone(shards, cache, monkeypatch):

@@ -101,8 +101,11 @@ class TarShards:
         return None if self.labels is None or self.labels[index] < 0 else int(self.labels[index])
 
     def files(self) -> tuple[bytes, ...]:
-        """The paths of the shards."""
-        return tuple(os.fsencode(shard.path) for shard in self._shards)
+        """The paths of the shards; in a store, the address, size and version of each."""
+        return tuple(
+            os.fsencode(each.path if isinstance(each, LocalShard) else f"{each.path}\0{each.size}\0{each.version}")
+            for each in self._shards
+        )
 
     @property
     def blocks(self) -> Blocks:
