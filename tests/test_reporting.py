@@ -14,7 +14,7 @@ from coterie.data.photos import photo_patches
 from coterie.data.source import open_source
 from coterie.demonstration import write_patches
 from coterie.embedding.embed import embed_source
-from coterie.errors import BadRun, UserError
+from coterie.errors import BadRun
 from coterie.evaluation.records import note_facts
 from coterie.exporting.weights import load_backbone
 from coterie.listening import Silent
@@ -117,7 +117,7 @@ def test_no_run_or_no_checkpoint_is_one_plain_line(copy: Path, tmp_path: Path) -
     with pytest.raises(BadRun, match="has no checkpoint"):
         report_again(copy, device="cpu")
     assert (copy / "report.html").read_text() == "old"
-    with pytest.raises(UserError, match="no settings file"):
+    with pytest.raises(BadRun, match="nowhere is no run's folder"):
         report_again(tmp_path / "nowhere", device="cpu")
 
 

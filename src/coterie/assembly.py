@@ -32,7 +32,7 @@ from coterie.models.recompute import checkpoint_activations
 from coterie.models.shared_norm import share_statistics
 from coterie.ops.loss import scores
 from coterie.ops.neighbours import chunked
-from coterie.settings import from_dict, read_toml
+from coterie.settings import from_dict, read_run_toml
 from coterie.sharding import check_can_shard, gathered_state, shard
 from coterie.training import checkpoint
 from coterie.training.student import Student
@@ -220,7 +220,7 @@ def load_saved(run: str | Path, device: torch.device | str = "cpu") -> Saved:
     Raises:
         BadRun: there is no checkpoint, or it does not fit.
     """
-    config = from_dict(read_toml(Path(run) / "config.toml"))
+    config = from_dict(read_run_toml(run))
     _, state, passed_over = checkpoint.load(Path(run) / "checkpoint")
     if state is None:
         raise BadRun(f"{run} has no checkpoint: it is no run's folder, or nothing is saved yet")

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import safetensors
 
-from coterie.errors import BadRun, UserError
+from coterie.errors import UserError
 from coterie.evaluation.comparison import ComparedRuns, compared
 from coterie.evaluation.figures import Run
 from coterie.evaluation.records import read_records
-from coterie.settings import read_toml
+from coterie.settings import read_run_toml
 from coterie.training import checkpoint
 
 BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
@@ -46,13 +46,12 @@ def _names(folders: Sequence[Path]) -> list[str]:
 
 
 def _read(folder: Path, name: str) -> Run:
-    if not (folder / "config.toml").is_file():
-        raise BadRun(f"{folder} is no run's folder: it has no config.toml")
+    settings = read_run_toml(folder)
     records, found = read_records(folder), checkpoint.found(folder / "checkpoint")
     images = records.facts.get("images")
     return Run(
         name,
-        read_toml(folder / "config.toml"),
+        settings,
         records.log,
         records.evaluation,
         images=images if isinstance(images, int) else None,

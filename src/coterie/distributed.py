@@ -22,6 +22,9 @@ from coterie.errors import UserError
 WAIT = timedelta(hours=2)
 """So long a process waits for the others: the first of them judges, draws and writes while they do."""
 
+FINDING = timedelta(minutes=10)
+"""So long it waits for them to be there at all; torchrun starts the processes of a group together."""
+
 Value = TypeVar("Value")
 
 
@@ -49,7 +52,7 @@ def joined(device: torch.device) -> Iterator[None]:
     if device.type == "cuda":
         torch.cuda.set_device(local_device(device))  # else whatever names no GPU would meet on the first one
     try:
-        store, number, count = next(dist.rendezvous("env://", timeout=WAIT))  # type: ignore[attr-defined]
+        store, number, count = next(dist.rendezvous("env://", timeout=FINDING))  # type: ignore[attr-defined]
         # torchrun may use one store again and again: those who come back must not find the addresses of those who died
         again = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
         attempt = dist.PrefixStore(f"attempt {again}", store)  # type: ignore[attr-defined]

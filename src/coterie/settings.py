@@ -14,7 +14,7 @@ import tomli_w
 from cattrs.strategies import configure_tagged_union
 
 from coterie.config import AnyAssignment, AnyGroups, PretrainConfig
-from coterie.errors import BadConfig
+from coterie.errors import BadConfig, BadRun
 from coterie.grouping.assignment import CenteredConfig, Nearest, Sinkhorn, Softmax
 from coterie.grouping.batch import BatchGroupsConfig, Identity
 from coterie.grouping.groups import KMeansGroupsConfig, LearnedGroupsConfig, MomentumGroupsConfig
@@ -168,6 +168,13 @@ def read_toml(path: str | Path) -> dict[str, Any]:
         raise BadConfig(f"cannot read {path}: {error}") from None
     except (ValueError, RecursionError) as error:  # beside those of its syntax: endless numbers, endless nesting
         raise BadConfig(f"{path} is not TOML: {error}") from None
+
+
+def read_run_toml(run: str | Path) -> dict[str, Any]:
+    """The settings of a run, not yet checked; :class:`BadRun` if its folder is not there."""
+    if not (Path(run) / "config.toml").is_file():
+        raise BadRun(f"{run} is no run's folder: it has no config.toml")
+    return read_toml(Path(run) / "config.toml")
 
 
 def assigned(text: str) -> tuple[str, Any]:
