@@ -297,7 +297,7 @@ def test_what_is_fetched_ahead(shards, cache, monkeypatch):
     ahead.at(0, 100)  # the last window of the epoch: the next is the first of the next epoch
     wanted |= {run[0] // 20 for run in [*arranged.ranges(0, 2), *arranged.ranges(1, 0)]}
     until(lambda: here() == wanted)
-    process = ahead._process
+    process = ahead.fetching.process
     ahead.close()
     assert not process.is_alive()
 
@@ -313,7 +313,7 @@ def be_killed_while_fetching(url: str, told) -> None:
     source = open_source(url)
     ahead = Ahead(source, Order(0, blocks(source)))
     ahead.at(0, 0)
-    told.put(ahead._process.pid)
+    told.put(ahead.fetching.process.pid)
     time.sleep(0.5)
     os.kill(os.getpid(), 9)
 

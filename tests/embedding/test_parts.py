@@ -14,9 +14,9 @@ import pytest
 import torch
 
 import coterie
+from coterie.data.ahead import Fetching
 from coterie.data.cache import cache_folder
-from coterie.data.source import open_source
-from coterie.embedding.bringing import Bringing
+from coterie.data.source import Fetched, blocks, open_source
 from coterie.embedding.embed import Embedder, Eye
 from coterie.embedding.parts import Parts
 from coterie.embedding.store import state_key
@@ -293,19 +293,19 @@ def test_shards_are_fetched_before_they_are_asked_for(far: list[str]) -> None:
     for path in (cache_folder() / "copies").iterdir():
         if path.is_file():
             path.unlink()
-    bringing = Bringing(source)
-    bringing.tell([(199, 200)])
+    assert isinstance(source, Fetched)
+    fetching, lying = Fetching(source), blocks(source)
+    assert lying.of(199, 200) == [(0, 200)]
+    fetching.tell(lying.of(199, 200))
     wait_for(1)
-    bringing.tell([(150, 401), (401, 512)])  # of three shards
+    assert lying.of(150, 401) == [(0, 200), (200, 400), (400, 600)]
+    fetching.tell([*lying.of(150, 401), *lying.of(401, 512)])  # of three shards
     wait_for(3)
     time.sleep(0.2)
     assert copies() == 3
-    process = bringing._process
-    bringing.close()
-    assert not process.is_alive()
-    near = Bringing(Flat(range(700)))
-    near.tell([(0, 700)])
-    near.close()
+    fetching.close()
+    assert not fetching.process.is_alive()
+    assert not blocks(Flat(range(700))).fetched
 
 
 def wait_for(number: int) -> None:

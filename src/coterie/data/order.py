@@ -25,6 +25,12 @@ class Blocks(NamedTuple):
     starts: Int[np.ndarray, " _"]
     fetched: bool
 
+    def of(self, start: int, stop: int) -> list[tuple[int, int]]:
+        """The blocks, each as a run of images, that have an image of the run ``[start, stop)``."""
+        first = int(np.searchsorted(self.starts, start, side="right")) - 1
+        last = int(np.searchsorted(self.starts, stop, side="left"))
+        return [(int(self.starts[number]), int(self.starts[number + 1])) for number in range(first, last)]
+
 
 def epoch_order(seed: int, epoch: int, count: int) -> Int[np.ndarray, " n"]:
     """The order of the images in an epoch (-1: the filling pass): a permutation that depends on nothing but (seed, epoch)."""

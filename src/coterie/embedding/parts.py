@@ -14,7 +14,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from coterie.atomic import SUFFIX, write_text, writing
-from coterie.embedding.bringing import Bringing
+from coterie.data.ahead import Fetching
+from coterie.data.source import Fetched, blocks
 from coterie.embedding.embed import BATCH_SIZE, Embedded, Embedder
 from coterie.embedding.table import bad_lines, write_rows
 from coterie.errors import BadRun, UserError
@@ -85,16 +86,22 @@ class Parts:
         Raises:
             UserError: the disk is full, the images stay away; what is there is whole.
         """
-        bringing, embedded = Bringing(self.embedder.source), self._embedded(numbers)
+        source, embedded = self.embedder.source, self._embedded(numbers)
+        lying = blocks(source)
+        fetching = Fetching(source) if lying.fetched and isinstance(source, Fetched) else None
         stream = (listener or Silent()).track(embedded, sum(map(self._batches, numbers)), what)
         try:
             for place, number in enumerate(numbers):
-                bringing.tell([self._run(each) for each in numbers[place : place + 2]])
+                if fetching is not None:  # this part and the next
+                    fetching.tell(
+                        [shard for each in numbers[place : place + 2] for shard in lying.of(*self._run(each))]
+                    )
                 self._write_part(number, islice(stream, self._batches(number)))
             next(stream, None)  # there is no more: a bar comes to its end
         finally:
             embedded.close()
-            bringing.close()
+            if fetching is not None:
+                fetching.close()
 
     def _write_part(self, number: int, batches: Iterator[Embedded]) -> None:
         path, source = self._path(number), self.embedder.source
