@@ -99,14 +99,14 @@ def seen(student: nn.Module) -> nn.Module:
 
 
 def _purpose() -> str:
-    """By the nearest caller that is known; of those with gradient only batch norm's go backward in SwAV and SMoG."""
+    """By the nearest caller that is known."""
     frame = sys._getframe(2)
     while frame is not None:
         what = CALLERS.get(Path(frame.f_code.co_filename).name)
         if what is not None:
-            return what
+            return BACKWARD if what == FORWARD and frame.f_code.co_name == "backward" else what
         frame = frame.f_back  # type: ignore[assignment]
-    return BACKWARD
+    return "other"
 
 
 def counts(steps: Sequence[Iterable[dict[str, Any]]]) -> dict[str, dict[str, float]]:
@@ -126,14 +126,10 @@ def on_gpus(batch_norm: dict[str, dict[str, float]]) -> dict[str, dict[str, floa
     """What torch's SyncBatchNorm would say in place of ours.
 
     torch/nn/modules/_functions.py: forward one ``all_gather`` of mean, inverse deviation and count, 2C + 1 numbers; backward
-    one ``all_reduce`` of two sums, 2C numbers. Ours: forward two and backward two of C numbers.
+    one ``all_reduce`` of two sums, 2C numbers. Ours: forward 2C numbers of twice the size, backward the same.
     """
-    layers = batch_norm[FORWARD]["collectives"] / 2
-    more = {FORWARD: FLOAT * layers, BACKWARD: 0.0}
-    return {
-        what: {"collectives": batch_norm[what]["collectives"] / 2, "bytes": batch_norm[what]["bytes"] + more[what]}
-        for what in (FORWARD, BACKWARD)
-    }
+    layers, size = batch_norm[FORWARD]["collectives"], batch_norm[FORWARD]["bytes"]
+    return {FORWARD: {"collectives": layers, "bytes": size / 2 + FLOAT * layers}, BACKWARD: batch_norm[BACKWARD]}
 
 
 def waits(processes: Sequence[Sequence[Sequence[dict[str, Any]]]]) -> dict[str, dict[str, float]]:

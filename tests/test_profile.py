@@ -317,7 +317,7 @@ def test_images_that_cannot_be_loaded(images: Path, tmp_path: Path, call, monkey
         raise torch.OutOfMemoryError
 
     monkeypatch.setattr(objective, "prediction_loss", full)
-    with pytest.raises(UserError, match=r"not enough memory for .*: use --batch-size"):
+    with pytest.raises(UserError, match=r"not enough memory for .*: use --set micro_batches=2, --batch-size"):
         profiled(images)
 
 

@@ -35,8 +35,9 @@ def test_counts_are_those_of_a_step_and_of_a_line_of_the_log() -> None:
 
 def test_sync_batch_norm_says_the_count_beside_the_statistics() -> None:
     """Two layers of 8 and 16 channels: forward 2C + 1, backward 2C."""
-    ours = {"collectives": 4, "bytes": 2 * (8 + 16) * FLOAT}
-    found = on_gpus({FORWARD: ours, BACKWARD: ours})
+    there = {"collectives": 2, "bytes": 2 * (8 + 16) * 2 * FLOAT}
+    back = {"collectives": 2, "bytes": 2 * (8 + 16) * FLOAT}
+    found = on_gpus({FORWARD: there, BACKWARD: back})
     assert found[FORWARD] == {"collectives": 2, "bytes": (17 + 33) * FLOAT}
     assert found[BACKWARD] == {"collectives": 2, "bytes": (16 + 32) * FLOAT}
 
@@ -61,8 +62,9 @@ def test_what_is_said_is_what_the_methods_must_say(report: dict[str, Any]) -> No
         "no optimiser moves them"
     )
     backbone, resolutions, head = 20, 2, 1
-    assert swav["said"][FORWARD]["collectives"] == 2 * (backbone * resolutions + head)
-    assert swav["said"][BACKWARD] == swav["said"][FORWARD]
+    assert swav["said"][FORWARD]["collectives"] == backbone * resolutions + head
+    assert swav["said"][BACKWARD]["collectives"] == swav["said"][FORWARD]["collectives"]
+    assert 2 * swav["said"][BACKWARD]["bytes"] == swav["said"][FORWARD]["bytes"]
     for method in (swav, smog):
         assert method["said"]["save or stop"] == {"collectives": 1, "bytes": 8}
         assert method["said"]["log"]["collectives"] == 2
