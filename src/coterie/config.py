@@ -58,7 +58,7 @@ class RunConfig:
         compile: the backbone's training passes through torch's compiler: ``always``, ``never``, or ``auto``: on CUDA in a
             run that is long enough to pay for it. A compiled run is not bitwise the plain one; what is saved is the same.
         checkpoint_activations: remember only what goes into each block of the network, and compute the rest again on the way
-            back: about a third more time, less memory, the same result.
+            back: one forward pass more, less memory, the same result.
         shard: each process keeps a part of the networks' weights, gradients and optimiser state (FSDP2); for networks that one
             GPU does not hold.
         workers: processes that load images; -1: as many as there are cores to spare, at most 16.
