@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -109,6 +110,17 @@ def _in_double(batches: Iterator[tuple[Progress, Batch]]) -> Iterator[tuple[Prog
         yield progress, Batch(batch.index, {number: view.double() for number, view in batch.views.items()}, batch.bad)
 
 
+@contextmanager
+def one_of(world: int, number: int, folder: str) -> Iterator[None]:
+    """While this lasts, this process is the one of that number in a group that meets in a folder."""
+    torch.set_num_threads(1)
+    np.seterr(all="raise")
+    dist.init_process_group("gloo", store=dist.FileStore(f"{folder}/store", world), rank=number, world_size=world)
+    assert (world_size(), rank()) == (world, number)
+    yield
+    dist.destroy_process_group()
+
+
 def on_processes(world: int, folder: Path, start: int, until: int, states: dict[str, Any] | None) -> dict[str, Any]:
     """``carry`` of every case on so many processes; one stays in this process."""
     if world == 1:
@@ -120,12 +132,8 @@ def on_processes(world: int, folder: Path, start: int, until: int, states: dict[
 
 
 def _work(number: int, world: int, folder: str, start: int, until: int) -> None:
-    torch.set_num_threads(1)
-    np.seterr(all="raise")
-    dist.init_process_group("gloo", store=dist.FileStore(f"{folder}/store", world), rank=number, world_size=world)
-    assert (world_size(), rank()) == (world, number)
-    states = torch.load(f"{folder}/before.pt", weights_only=True)
-    done = {case: carry(case, start, until, states and states[case]["state"]) for case in CASES}
-    if number == 0:
-        torch.save(done, f"{folder}/after.pt")
-    dist.destroy_process_group()
+    with one_of(world, number, folder):
+        states = torch.load(f"{folder}/before.pt", weights_only=True)
+        done = {case: carry(case, start, until, states and states[case]["state"]) for case in CASES}
+        if number == 0:
+            torch.save(done, f"{folder}/after.pt")

@@ -7,7 +7,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import safetensors.torch
 import timm
@@ -31,7 +30,7 @@ from coterie.training import checkpoint
 from coterie.training.loop import fit
 from coterie.training.monitor import Monitor, NotFinite
 from coterie.types import Batch
-from tests.distributed.running import BATCH, CASES, IMAGES, carry
+from tests.distributed.running import BATCH, CASES, IMAGES, carry, one_of
 from tests.matrix.cells import SIDE
 
 CHAIN = ((2, True, 0, 4), (1, False, 4, 5), (3, True, 5, 6))  # processes, shared out or not, from step, to step
@@ -102,18 +101,14 @@ def poisoned() -> list[int]:
 
 
 def _work(number: int, world: int, folder: str, start: int, until: int) -> None:
-    torch.set_num_threads(1)
-    np.seterr(all="raise")
-    dist.init_process_group("gloo", store=dist.FileStore(f"{folder}/store", world), rank=number, world_size=world)
-    assert (world_size(), rank()) == (world, number)
-    states = torch.load(f"{folder}/before.pt", weights_only=True)
-    done = {name: carried(name, True, start, until, states and states[name]["state"]) for name in SHARED}
-    told: list[Any] = [None] * world
-    own = {name: each["here"] for name, each in done.items()} | {"poisoned": poisoned() if world == 2 else []}
-    dist.all_gather_object(told, own)
-    if number == 0:
-        torch.save((done, told), f"{folder}/after.pt")
-    dist.destroy_process_group()
+    with one_of(world, number, folder):
+        states = torch.load(f"{folder}/before.pt", weights_only=True)
+        done = {name: carried(name, True, start, until, states and states[name]["state"]) for name in SHARED}
+        told: list[Any] = [None] * world
+        own = {name: each["here"] for name, each in done.items()} | {"poisoned": poisoned() if world == 2 else []}
+        dist.all_gather_object(told, own)
+        if number == 0:
+            torch.save((done, told), f"{folder}/after.pt")
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,7 @@ from coterie.settings import from_dict
 from coterie.training.loop import fit
 from coterie.training.monitor import Monitor, NotFinite
 from coterie.types import Batch
-from tests.distributed.running import BATCH, CASES, IMAGES
+from tests.distributed.running import BATCH, CASES, IMAGES, one_of
 from tests.matrix.cells import SIDE
 
 CALLS = ("all_reduce", "all_gather")
@@ -94,11 +94,9 @@ def poisoned() -> tuple[int, list[int]]:
 
 
 def _work(number: int, folder: str) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", store=dist.FileStore(f"{folder}/store", 2), rank=number, world_size=2)
-    found = {"swav": counted("swav"), "smog": counted("smog"), "poisoned": poisoned()}
-    torch.save(found, f"{folder}/{number}.pt")
-    dist.destroy_process_group()
+    with one_of(2, number, folder):
+        found = {"swav": counted("swav"), "smog": counted("smog"), "poisoned": poisoned()}
+        torch.save(found, f"{folder}/{number}.pt")
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,5 @@
 """The command under torchrun: real processes, real signals; a killed worker brings the group back to its last checkpoint."""
 
-import json
 import os
 import re
 import signal
@@ -19,6 +18,7 @@ from coterie.data.photos import photo_patches
 from coterie.demonstration import write_patches
 from coterie.errors import UserError
 from coterie.training.checkpoint import found
+from tests.faults.running import log_lines
 
 SETTINGS = (
     "views.crops.0.size=16 views.crops.1.size=8 views.crops.1.count=2 backbone.width=0.125 groups.counts=[20] "
@@ -68,10 +68,7 @@ def children(process: subprocess.Popen[str]) -> list[int]:
 
 def left(out: Path) -> tuple[dict[str, torch.Tensor], list[dict]]:
     """The weights, and the lines of the log but for speeds."""
-    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
-    timed = ("images_per_second", "data_wait")
-    kept = [{key: value for key, value in line.items() if key not in timed} for line in lines]
-    return safetensors.torch.load_file(out / "model.safetensors"), kept
+    return safetensors.torch.load_file(out / "model.safetensors"), log_lines(out)
 
 
 def test_a_killed_worker_brings_the_group_back_and_nothing_is_lost(images: Path, tmp_path: Path) -> None:

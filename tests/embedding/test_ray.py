@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from tests.embedding.running import BROKEN, IMAGES, Made, assert_same_rows, stam
 WITHOUT_RAY = "import sys; sys.modules['ray'] = None; from coterie.cli import main; main()"
 
 needs_ray = pytest.mark.skipif(
-    subprocess.run([sys.executable, "-c", "import ray.data"], capture_output=True, check=False).returncode != 0,
+    find_spec("ray") is None,
     reason="Ray is not installed: pip install 'coterie[ray]'",
 )
 

@@ -134,7 +134,7 @@ def newest(out: Path) -> int:
 
 def assert_same_runs(one: Path, other: Path) -> None:
     """Bitwise: weights, snapshots, all that a checkpoint holds, and the log but for speeds."""
-    assert _lines(one) == _lines(other)
+    assert log_lines(one) == log_lines(other)
     (step, ours, _), (same_step, theirs, _) = load(one / "checkpoint"), load(other / "checkpoint")
     assert step == same_step > 0
     _assert_same(ours, theirs)
@@ -145,7 +145,8 @@ def assert_same_runs(one: Path, other: Path) -> None:
     assert not list(one.rglob("*.part")), "something unfinished is left"
 
 
-def _lines(out: Path) -> list[dict]:
+def log_lines(out: Path) -> list[dict]:
+    """The log of a run but for speeds."""
     timed = {"images_per_second", "data_wait"}
     records = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     return [{key: value for key, value in record.items() if key not in timed} for record in records]

@@ -1,6 +1,5 @@
 """kill -9 at any moment and the same command again: bitwise the uninterrupted run."""
 
-import json
 import os
 import random
 import re
@@ -11,12 +10,11 @@ import time
 from pathlib import Path
 
 import pytest
-import safetensors.torch
-import torch
 
 from coterie.data.photos import photo_patches
 from coterie.demonstration import write_patches
-from coterie.training.checkpoint import found, load
+from coterie.training.checkpoint import load
+from tests.faults.running import assert_same_runs, newest
 
 SETTINGS = (
     "views.crops.0.size=16 views.crops.1.size=8 views.crops.1.count=2 backbone.width=0.125 groups.counts=[20] "
@@ -38,11 +36,6 @@ def command(images: Path, out: Path, workers: int) -> list[str]:
     return [sys.executable, "-m", "coterie", "pretrain", "swav", str(images), "--out", str(out), *sizes, *settings]
 
 
-def newest(out: Path) -> int:
-    checkpoints = found(out / "checkpoint")
-    return checkpoints[0][0] if checkpoints else 0
-
-
 def killed(images: Path, out: Path, workers: int, inside_the_write: bool, wait: float) -> tuple[str, bool]:
     """Start the run, kill it after a new save; what it said on its way, and whether a write was cut short."""
     before = newest(out)
@@ -60,26 +53,6 @@ def killed(images: Path, out: Path, workers: int, inside_the_write: bool, wait: 
     said = process.communicate()[1]
     assert newest(out) > before
     return said, bool(list((out / "checkpoint").glob(".*.part")))
-
-
-def lines(out: Path) -> list[dict]:
-    timed = {"images_per_second", "data_wait"}
-    records = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
-    return [{key: value for key, value in record.items() if key not in timed} for record in records]
-
-
-def same(one: object, other: object, path: str = "") -> None:
-    if isinstance(one, torch.Tensor):
-        assert torch.equal(one, other), path
-    elif isinstance(one, dict):
-        assert one.keys() == other.keys(), path
-        for key in one:
-            same(one[key], other[key], f"{path}.{key}")
-    elif isinstance(one, (list, tuple)):
-        for number, (mine, theirs) in enumerate(zip(one, other, strict=True)):
-            same(mine, theirs, f"{path}.{number}")
-    else:
-        assert one == other, path
 
 
 def test_killed_at_random_moments(images: Path, tmp_path: Path) -> None:
@@ -102,12 +75,10 @@ def test_killed_at_random_moments(images: Path, tmp_path: Path) -> None:
     assert max(resumed_at) > 12, "no resume with the queue in use"
     assert min(resumed_at) > 0
     assert any(step % 10 for step in resumed_at), "no resume in the middle of an epoch"
-    assert lines(broken) == lines(whole)
-    (step, ours, _), (same_step, theirs, _) = load(broken / "checkpoint"), load(whole / "checkpoint")
-    assert step == same_step == STEPS
-    assert theirs["objective"]["memory._extra_state"]["pushed"] > 32  # the queue was full, so in use
-    same(ours, theirs)
-    same(*(safetensors.torch.load_file(run / "model.safetensors") for run in (broken, whole)))
+    step, state, _ = load(whole / "checkpoint")
+    assert step == STEPS
+    assert state["objective"]["memory._extra_state"]["pushed"] > 32  # the queue was full, so in use
+    assert_same_runs(broken, whole)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

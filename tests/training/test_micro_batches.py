@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 import torch
-import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -18,7 +17,7 @@ from coterie.grouping.target import MomentumTeacher
 from coterie.models.encoder import Encoder
 from coterie.models.recompute import checkpoint_activations, statistics_kept
 from coterie.settings import from_dict
-from tests.distributed.running import BATCH, CASES, IMAGES, carry
+from tests.distributed.running import BATCH, CASES, IMAGES, carry, one_of
 
 CLOSE = {"rtol": 1e-9, "atol": 1e-9}
 SIDE = 16
@@ -60,12 +59,10 @@ def test_parts_on_one_process_are_processes_that_share_no_batch_norms(tmp_path: 
 
 
 def _work(number: int, folder: str) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", store=dist.FileStore(f"{folder}/store", 2), rank=number, world_size=2)
-    done = {case: carry(case, 0, 5, None, {"batch_norm_processes": 1}) for case in ALIKE}
-    if number == 0:
-        torch.save(done, f"{folder}/after.pt")
-    dist.destroy_process_group()
+    with one_of(2, number, folder):
+        done = {case: carry(case, 0, 5, None, {"batch_norm_processes": 1}) for case in ALIKE}
+        if number == 0:
+            torch.save(done, f"{folder}/after.pt")
 
 
 def _encoder(**changes: Any) -> Encoder:
