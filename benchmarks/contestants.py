@@ -15,15 +15,16 @@ import lightly_models
 import torch
 from torch import Tensor
 
-from coterie.assembly import assemble, choose_autocast, choose_compile, compile_parts
-from coterie.config import PretrainConfig
-from coterie.data.views import Crops, ViewPlan
+from coterie.config.hardware import choose_autocast, choose_compile
+from coterie.config.schema import PretrainConfig
+from coterie.data.augmentation.view_plan import Crops, ViewPlan
 from coterie.grouping.groups import LearnedGroupsConfig
-from coterie.grouping.memory import MemoryConfig
-from coterie.methods import METHODS
+from coterie.grouping.memory_queue import MemoryConfig
+from coterie.methods.planner import Facts, Planner
+from coterie.methods.presets import METHODS
 from coterie.models.backbone import BackboneConfig, build_backbone
 from coterie.models.head import HeadConfig
-from coterie.planning import Facts, Planner
+from coterie.training.build import assemble, compile_parts
 from coterie.training.loop import fit
 from coterie.training.monitor import Monitor
 from coterie.types import Batch, Progress

@@ -6,7 +6,7 @@ Photographs of ``$COTERIE_SHARED/data/photos``, from memory, listed again and ag
 
 * ``torchvision, cuda``: ``torchvision.io.decode_jpeg`` of a batch on the device: only decoding, so it is the most that a
   loader with nvJPEG could give. With ``--device cpu`` it is torchvision's own decoder, one image after the other.
-* ``workers, decode``: ``coterie.data.decode.decode`` in ``--workers`` processes; what they decoded stays there.
+* ``workers, decode``: ``coterie.data.decoding.decode.decode`` in ``--workers`` processes; what they decoded stays there.
 * ``workers, views on the device``: the whole loader, 2x224 + 6x96, engine ``device``: decoding, cropping, the way to the
   device and the colours there.
 
@@ -29,10 +29,10 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 from torchvision.io import decode_jpeg
 
-from coterie.assembly import choose_workers
-from coterie.data.decode import decode
-from coterie.data.loader import Loader
-from coterie.data.views import Crops, ViewPlan
+from coterie.config.hardware import choose_workers
+from coterie.data.augmentation.view_plan import Crops, ViewPlan
+from coterie.data.decoding.decode import decode
+from coterie.data.loading.loader import Loader
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 PACKAGES = ("coterie", "torch", "torchvision", "pillow", "numpy")

@@ -37,8 +37,9 @@ from lightly.data import LightlyDataset
 from lightly.transforms import SwaVTransform
 from torch.utils.data import DataLoader
 
-from coterie.assembly import build_loader, choose_autocast, choose_workers
-from coterie.data.source import open_source
+from coterie.config.hardware import choose_autocast, choose_workers
+from coterie.data.sources.open import open_source
+from coterie.training.build import build_loader
 
 PACKAGES = ("coterie", "lightly", "torch", "torchvision", "timm", "pillow", "numpy")
 Item = TypeVar("Item")

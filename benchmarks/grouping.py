@@ -31,14 +31,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from coterie.assembly import assemble, choose_autocast
-from coterie.config import PretrainConfig
-from coterie.data.views import Crops
+from coterie.config.hardware import choose_autocast
+from coterie.config.schema import PretrainConfig
+from coterie.data.augmentation.view_plan import Crops
 from coterie.grouping.groups import Groups
-from coterie.grouping.target import MomentumTeacher
-from coterie.methods import METHODS
+from coterie.grouping.teacher import MomentumTeacher
+from coterie.methods.planner import Facts, Planner
+from coterie.methods.presets import METHODS
 from coterie.models.backbone import BackboneConfig
-from coterie.planning import Facts, Planner
+from coterie.training.build import assemble
 from coterie.types import Batch, Progress, Roles
 
 PRESETS = {"swav": "swav_imagenet_4096", "smog": "smog_imagenet"}

@@ -50,7 +50,7 @@ def made_up_batch() -> Any:
     """The index of a shard of images of about 100 kB."""
     import pyarrow as pa
 
-    from coterie.data.index import _SCHEMA
+    from coterie.data.sources.tar_index import _SCHEMA
 
     sizes = np.random.default_rng(0).integers(60_000, 140_000, SHARD)
     steps = 512 + -(-sizes // 512) * 512
@@ -61,8 +61,8 @@ def made_up_batch() -> Any:
 
 def make_shards(folder: Path, shards: int) -> None:
     """Sparse shards and their index, in ``folder``."""
-    from coterie.data.index import _path, keep_index
-    from coterie.data.shard import _shard
+    from coterie.data.sources.shards import _shard
+    from coterie.data.sources.tar_index import _path, keep_index
 
     batch = made_up_batch()
     end = batch.column(1)[SHARD - 1].as_py() + batch.column(2)[SHARD - 1].as_py() + 10240
@@ -81,8 +81,8 @@ def make_shards(folder: Path, shards: int) -> None:
 
 def walk(source: Any) -> tuple[Any, dict[str, float]]:
     """Some steps in the middle of an epoch: the order, which stays in memory, and where each image lies."""
-    from coterie.data.order import Order
-    from coterie.data.source import blocks
+    from coterie.data.loading.sampler import Order
+    from coterie.data.sources.source import blocks
 
     began = time.perf_counter()
     order = Order(0, blocks(source))
@@ -98,13 +98,13 @@ def walk(source: Any) -> tuple[Any, dict[str, float]]:
 
 
 def tar_source(folder: str, shards: int) -> Any:
-    from coterie.data.tar import TarShards
+    from coterie.data.sources.tar import TarShards
 
     return TarShards([f"{folder}/{number:06d}.tar" for number in range(shards)])
 
 
 def table_source(folder: str, tables: int) -> Any:
-    from coterie.data.source import open_source
+    from coterie.data.sources.open import open_source
 
     return open_source(*[f"file://{folder}/{number:06d}.parquet" for number in range(tables)])
 
@@ -165,8 +165,8 @@ def real_shard(path: Path, form: int, mtime: float) -> None:
 
 def headers(folder: Path) -> dict[str, Any]:
     """Reading the headers of a real shard, in turn with tarfile alone; and opening it again by its index. CPU time."""
-    from coterie.data.index import read_index
-    from coterie.data.tar import TarShards
+    from coterie.data.sources.tar import TarShards
+    from coterie.data.sources.tar_index import read_index
 
     def by_tarfile(path: Path) -> None:
         with path.open("rb") as file, tarfile.open(fileobj=file, mode="r:") as tar:
@@ -197,8 +197,8 @@ def headers(folder: Path) -> dict[str, Any]:
 
 def indexing(folder: Path) -> dict[str, Any]:
     """Opening real shards for the first time, by one process and by one for each core, in turn. Wall time."""
-    from coterie.data import shard
-    from coterie.data.tar import TarShards
+    from coterie.data.sources import shards as shard
+    from coterie.data.sources.tar import TarShards
 
     found: dict[str, Any] = {"shards": MANY, "one_process_seconds": [], "processes_seconds": []}
     worth = shard._WORTH_PROCESSES
@@ -217,7 +217,8 @@ def indexing(folder: Path) -> dict[str, Any]:
 
 def mixing(shards: int) -> dict[str, float]:
     """How well an epoch over so many shards is mixed; 1 is a permutation of all images."""
-    from coterie.data.order import Blocks, Order
+    from coterie.data.loading.sampler import Order
+    from coterie.data.sources.blocks import Blocks
 
     order = Order(0, Blocks(np.arange(shards + 1) * SHARD, True))
     middle = order.count // 2 // BATCH * BATCH

@@ -34,7 +34,7 @@ from sklearn.neighbors import KNeighborsClassifier
 from torch import Tensor
 from torch.nn import functional as F
 
-from coterie.evaluation.knn import knn, knn_predictions
+from coterie.evaluation.probes.knn import knn, knn_predictions
 
 SEED = 0
 CLASSES = 10

@@ -37,9 +37,9 @@ import torch
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
-from coterie.evaluation.linear import TOLERANCE, linear, linear_sgd
-from coterie.ops.logistic import Linear, logistic_regression, loss_and_gradient
-from coterie.ops.standard import Standard
+from coterie.evaluation.probes.linear import TOLERANCE, linear, linear_sgd
+from coterie.evaluation.probes.logistic_regression import Linear, logistic_regression, loss_and_gradient
+from coterie.evaluation.probes.standardize import Standard
 
 SEED = 0
 TEST_ROWS = 10_000

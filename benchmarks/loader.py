@@ -34,10 +34,11 @@ from torch import Tensor
 from torchvision import transforms as T
 from torchvision.transforms import v2
 
-from coterie.data import jpeg, workers
-from coterie.data.cpu import cut_batch, finish_batch, normalize
-from coterie.data.decode import decode
-from coterie.data.views import Crops, ViewPlan
+from coterie.data.augmentation.cpu import cut_batch, finish_batch, normalize
+from coterie.data.augmentation.view_plan import Crops, ViewPlan
+from coterie.data.decoding import jpeg
+from coterie.data.decoding.decode import decode
+from coterie.data.loading import workers
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.228, 0.224, 0.225)
 SEED = 0

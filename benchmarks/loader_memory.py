@@ -40,7 +40,7 @@ def write_list(path: Path, images: int) -> int:
 
 
 def open_coterie(path: Path) -> Any:
-    from coterie.data.source import open_source
+    from coterie.data.sources.open import open_source
 
     return open_source(str(path))
 
@@ -92,8 +92,8 @@ class Small:
 
 def measure_loader(kind: str, path: Path, workers: int) -> dict[str, int]:
     """As ``measure``, of the whole training loader in its second epoch (the order of an epoch is held too)."""
-    from coterie.data.loader import Loader
-    from coterie.data.views import Crops, ViewPlan
+    from coterie.data.augmentation.view_plan import Crops, ViewPlan
+    from coterie.data.loading.loader import Loader
 
     source = Small(open_coterie(path))
     opened = pss()

@@ -33,8 +33,9 @@ os.environ["COTERIE_CLOCK"] = str(Path(__file__).parent / "cpu_budget")
 sys.path.append(os.environ["COTERIE_CLOCK"])
 from clock import cpu_seconds
 
-from coterie import api, estimating
-from coterie.rehearsal import held_alone, in_status
+from coterie import api
+from coterie.training.profiling import estimate as estimating
+from coterie.training.profiling.rehearsal import held_alone, in_status
 
 ONE_THREAD = ("run.threads=1",)
 CONFIGURATIONS: dict[str, dict[str, Any]] = {

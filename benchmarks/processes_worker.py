@@ -17,19 +17,20 @@ import numpy as np
 import torch
 from collectives import Notes, seen
 
-from coterie.assembly import Parts, assemble, choose_autocast
-from coterie.config import PretrainConfig
-from coterie.data.arrays import Arrays
-from coterie.data.loader import Loader
-from coterie.data.views import Crops
-from coterie.distributed import joined, rank, replicated, world_size
+from coterie.config.hardware import choose_autocast
+from coterie.config.schema import PretrainConfig
+from coterie.data.augmentation.view_plan import Crops
+from coterie.data.loading.loader import Loader
+from coterie.data.sources.arrays import Arrays
+from coterie.distributed.processes import joined, rank, replicated, world_size
 from coterie.grouping.groups import LearnedGroupsConfig
-from coterie.methods import METHODS
-from coterie.planning import Facts, Planner
-from coterie.rehearsal import memory_as_later
+from coterie.methods.planner import Facts, Planner
+from coterie.methods.presets import METHODS
+from coterie.training.build import Parts, assemble
+from coterie.training.checkpointer import Saver
 from coterie.training.loop import fit
 from coterie.training.monitor import Monitor
-from coterie.training.saver import Saver
+from coterie.training.profiling.rehearsal import memory_as_later
 from coterie.types import Batch, Progress
 
 STEPS = 10_000_000

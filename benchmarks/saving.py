@@ -35,17 +35,19 @@ THREADS = limit_threads()  # before torch comes in
 
 import torch
 
-from coterie.assembly import assemble, choose_autocast, eye
-from coterie.config import PretrainConfig
-from coterie.data.views import Crops
-from coterie.exporting.weights import save_backbone
-from coterie.methods import METHODS
-from coterie.planning import Facts, Planner
-from coterie.rehearsal import in_status, memory_as_later
+from coterie.config.hardware import choose_autocast
+from coterie.config.schema import PretrainConfig
+from coterie.data.augmentation.view_plan import Crops
+from coterie.export.weights import save_backbone
+from coterie.methods.planner import Facts, Planner
+from coterie.methods.presets import METHODS
 from coterie.training import checkpoint
+from coterie.training.build import assemble
+from coterie.training.checkpointer import Saver
 from coterie.training.loop import fit
 from coterie.training.monitor import Monitor
-from coterie.training.saver import Saver
+from coterie.training.profiling.rehearsal import in_status, memory_as_later
+from coterie.training.student import eye
 from coterie.types import Batch, Progress
 
 PACKAGES = ("coterie", "torch", "timm")

@@ -48,7 +48,7 @@ from contestants import (
     settings,
 )
 
-from coterie.assembly import choose_autocast
+from coterie.config.hardware import choose_autocast
 
 PACKAGES = ("coterie", "lightly", "torch", "torchvision", "timm")
 MEMORY_STEPS = 3

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from coterie.grouping.assignment import assign
-from coterie.ops.sinkhorn import Chunks
+from coterie.grouping.sinkhorn import Chunks
 from coterie.types import Progress
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from PIL import Image
 
-from coterie.data.photos import photo_patches
-from coterie.demonstration import write_patches
+from coterie.cli.demo import write_patches
+from coterie.data.sources.builtin_photos import photo_patches
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 

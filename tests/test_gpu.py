@@ -7,8 +7,8 @@ import pytest
 import torch
 
 import coterie
-from coterie.data.photos import photo_patches
-from coterie.demonstration import write_patches
+from coterie.cli.demo import write_patches
+from coterie.data.sources.builtin_photos import photo_patches
 from coterie.grouping.assignment import Sinkhorn, assign
 
 pytestmark = [

@@ -14,21 +14,17 @@ SOURCE = Path(__file__).parent.parent / "src" / "coterie"
 LINES = (
     ("__init__", "__main__"),
     ("cli",),
-    ("using",),
-    ("demonstration", "terminal", "arguments"),
     ("api",),
-    ("pretraining", "resolving", "estimating", "profiling"),
-    ("reporting", "looking", "judging", "comparing", "telling", "rehearsal", "bottlenecks", "tabulating"),
-    ("assembly", "methods", "stages"),
-    ("published",),
-    ("planning", "settings"),
-    ("config",),
-    ("training", "evaluation", "exporting", "exploring"),
+    ("methods",),
+    ("report", "classifier", "detection", "collection", "explore"),  # all but the first: rooms to come
+    ("evaluation",),
     ("embedding",),
-    ("grouping", "models", "data"),
-    ("ops",),
-    ("sharding",),
-    ("distributed", "schedule", "atomic", "listening"),
+    ("training",),
+    ("config",),
+    ("grouping", "export"),
+    ("data", "models", "optim"),
+    ("distributed",),
+    ("atomic", "logger"),
     ("types", "errors", "version"),
 )
 HEIGHT = {name: -number for number, line in enumerate(LINES) for name in line}
@@ -99,8 +95,8 @@ def test_no_module_imports_itself_in_a_circle():
         pytest.fail(" -> ".join(error.args[1]))
 
 
-@pytest.mark.parametrize("module", [module for module in PATHS if module not in ("distributed", "sharding")])
-def test_only_two_modules_know_torch_distributed(module):
+@pytest.mark.parametrize("module", [module for module in PATHS if floor(module) != "distributed"])
+def test_only_one_room_knows_torch_distributed(module):
     tree = ast.parse(PATHS[module].read_text("utf-8"))
     used = {
         "torch.distributed"
@@ -124,8 +120,8 @@ def test_nothing_is_imported_by_a_computed_name(module):
     "code",
     [
         "import coterie",
-        "import coterie.cli",
-        "import coterie.cli\nsys.argv = ['coterie', '--help']\ntry: coterie.cli.main()\nexcept SystemExit: pass",
+        "import coterie.cli.main",
+        "import coterie.cli.main\nsys.argv = ['coterie', '--help']\ntry: coterie.cli.main.main()\nexcept SystemExit: pass",
     ],
     ids=["package", "cli", "help"],
 )

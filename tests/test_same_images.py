@@ -9,8 +9,8 @@ import pyarrow.parquet as pq
 import pytest
 
 import coterie
-from coterie.data.photos import photo_patches
-from coterie.demonstration import write_patches
+from coterie.cli.demo import write_patches
+from coterie.data.sources.builtin_photos import photo_patches
 
 
 def three_ways(table: Path, folder: Path) -> list[list[Path]]:

@@ -49,4 +49,4 @@ def test_its_metadata_say_who_we_are(wheel):
     assert metadata["License-Expression"] == "Apache-2.0"
     assert metadata["Requires-Python"].startswith(">=3.11")
     assert wheel.read(f"{folder}/licenses/LICENSE") == (ROOT / "LICENSE").read_bytes()
-    assert "coterie = coterie.cli:main" in wheel.read(f"{folder}/entry_points.txt").decode()
+    assert "coterie = coterie.cli.main:main" in wheel.read(f"{folder}/entry_points.txt").decode()

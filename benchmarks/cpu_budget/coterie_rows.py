@@ -12,8 +12,8 @@ from clock import Clock
 from judge import BACKBONE, groups_used
 
 import coterie
-from coterie.listening import Silent
-from coterie.settings import from_dict, read_toml, to_dict
+from coterie.config.toml import from_dict, read_toml, to_dict
+from coterie.logger import Silent
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from coterie.data.source import open_source
-from coterie.embedding.embed import Embeddings, Eye, embed_source
-from coterie.evaluation.knn import knn
+from coterie.data.loading.center_crop import Eye
+from coterie.data.sources.open import open_source
+from coterie.embedding.embed import Embeddings, embed_source
+from coterie.evaluation.probes.knn import knn
 from coterie.models.backbone import BackboneConfig, build_backbone
 
 BACKBONE = BackboneConfig("resnet18", width=0.1875, stem="small")

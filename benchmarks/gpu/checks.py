@@ -44,7 +44,7 @@ def tests(options: argparse.Namespace) -> dict[str, Any]:
 def profile(options: argparse.Namespace) -> dict[str, Any]:
     """Where the time of ``coterie profile METHOD DATA`` goes."""
     from coterie import api
-    from coterie.bottlenecks import profile_lines
+    from coterie.cli.tables import profile_lines
 
     method, *data = options.arguments
     found = api.profile(method, data, settings=options.set, seconds=options.seconds)

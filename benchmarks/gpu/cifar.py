@@ -34,14 +34,15 @@ import torch
 from torch import nn
 
 import coterie
-from coterie.assembly import choose_device, choose_engine, choose_workers
-from coterie.data.loader import Loader
-from coterie.data.source import open_source
-from coterie.data.views import Augmentation, Crops, ViewPlan
-from coterie.embedding.embed import Eye, embed_source
-from coterie.evaluation.probes import probe_embeddings
+from coterie.config.hardware import choose_device, choose_engine, choose_workers
+from coterie.data.augmentation.view_plan import Augmentation, Crops, ViewPlan
+from coterie.data.loading.center_crop import Eye
+from coterie.data.loading.loader import Loader
+from coterie.data.sources.open import open_source
+from coterie.embedding.embed import embed_source
+from coterie.evaluation.probes.by_name import probe_embeddings
 from coterie.models.backbone import BackboneConfig, build_backbone
-from coterie.training.folder import read_log
+from coterie.training.run_folder import read_log
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 BATCH = 512  # lightly's better row

@@ -52,8 +52,8 @@ def toy_data(out: Path) -> None:
     """A few tiny images in the places where the real ones lie."""
     from PIL import Image
 
-    from coterie.data.photos import photo_patches
-    from coterie.demonstration import write_patches
+    from coterie.cli.demo import write_patches
+    from coterie.data.sources.builtin_photos import photo_patches
 
     for part in ("cifar10", "photos"):
         (out / "data" / part).mkdir(parents=True, exist_ok=True)

@@ -65,7 +65,7 @@ def script(name: str, path: str, *arguments: str | int | Path, lightly: bool = F
 
 
 def tests(at: Where) -> list[Job]:
-    calls = ["-m gpu tests", "tests/parity tests/grouping tests/ops tests/matrix tests/data/test_device.py"]
+    calls = ["-m gpu tests", "tests/parity tests/grouping tests/ops tests/matrix tests/data/augmentation/test_gpu.py"]
     return [script("tests", "gpu/checks.py", "tests", *(["tests/test_schedule.py"] if at.toy else calls))]
 
 

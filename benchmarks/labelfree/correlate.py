@@ -10,7 +10,7 @@ accuracy
 * across runs: the last looks of all runs, those with a tag (made worse on purpose) among them;
 * pooled: all looks of all runs but the untrained networks.
 
-A second table says what ``coterie.evaluation.selection.select`` would have taken: its kNN accuracy beside the best and
+A second table says what ``coterie.evaluation.model_selection.select`` would have taken: its kNN accuracy beside the best and
 the last.
 """
 
@@ -24,7 +24,7 @@ from typing import Any
 
 from scipy.stats import spearmanr
 
-from coterie.evaluation.selection import RANKED, select
+from coterie.evaluation.model_selection import RANKED, select
 
 RESULTS = Path(__file__).parent.parent / "results" / "labelfree"
 FAMILIES = ("features", "unit", "embeddings")

@@ -34,18 +34,21 @@ from prepare import DATA, prepare
 from torch import Tensor
 from torch.nn import functional as F
 
-from coterie.assembly import Parts, assemble, choose_autocast, eye
-from coterie.config import PretrainConfig
-from coterie.data.loader import Loader
-from coterie.data.source import ImageSource, Subset, labels, open_source
+from coterie.config.hardware import choose_autocast
+from coterie.config.resolve import resolve
+from coterie.config.schema import PretrainConfig
+from coterie.data.loading.loader import Loader
+from coterie.data.sources.open import open_source
+from coterie.data.sources.source import ImageSource, Subset, labels
 from coterie.embedding.embed import embedded_batches
 from coterie.errors import UserError
-from coterie.evaluation.augmented import embedded_views
-from coterie.evaluation.knn import knn
-from coterie.evaluation.labelfree import label_free
-from coterie.ops.loss import scores
-from coterie.resolving import resolve
+from coterie.evaluation.augmented_views import embedded_views
+from coterie.evaluation.label_free import label_free
+from coterie.evaluation.probes.knn import knn
+from coterie.grouping.loss import scores
+from coterie.training.build import Parts, assemble
 from coterie.training.loop import fit
+from coterie.training.student import eye
 from coterie.types import Progress, StepResult
 
 RESULTS = HERE.parent / "results" / "labelfree"

@@ -11,12 +11,12 @@ from coterie.version import __version__
 
 if TYPE_CHECKING:
     from coterie.api import compare, embed, evaluate, plan, pretrain, profile, report, select, transfer
-    from coterie.config import PretrainConfig
-    from coterie.data.source import open_source
-    from coterie.demonstration import demo
+    from coterie.cli.demo import demo
+    from coterie.config.schema import PretrainConfig
+    from coterie.data.sources.open import open_source
     from coterie.errors import UserError
-    from coterie.exporting.weights import describe_backbone, load_backbone
-    from coterie.planning import Facts, Planner
+    from coterie.export.weights import describe_backbone, load_backbone
+    from coterie.methods.planner import Facts, Planner
 
 __all__ = [
     "Facts",

@@ -8,25 +8,26 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from coterie import comparing
-from coterie.assembly import build_loader, choose_device
 from coterie.atomic import write_text, writing
-from coterie.bottlenecks import Profile
-from coterie.distributed import joined, local_device, rank
+from coterie.config.describe import summary
+from coterie.config.hardware import choose_device
+from coterie.config.resolve import resolve
+from coterie.distributed.processes import joined, local_device, rank
+from coterie.embedding.job import embed_to_file, embed_to_folder
 from coterie.errors import BadConfig, UserError
-from coterie.estimating import Plan, estimate
-from coterie.evaluation import selection
-from coterie.evaluation.comparison import ComparedRuns, write_comparison
-from coterie.evaluation.selection import Selection
-from coterie.judging import Judge
-from coterie.listening import Listener, Silent
-from coterie.pretraining import Pretraining
-from coterie.profiling import profile_run
-from coterie.reporting import report_again
-from coterie.resolving import resolve
-from coterie.tabulating import embed_to_file, embed_to_folder
-from coterie.telling import summary
-from coterie.training.folder import RunFolder, read_log
+from coterie.evaluation import model_selection as selection
+from coterie.evaluation.evaluator import Judge
+from coterie.evaluation.model_selection import Selection
+from coterie.logger import Listener, Silent
+from coterie.report import compare as comparing
+from coterie.report.comparison import ComparedRuns, write_comparison
+from coterie.report.run_report import report_again
+from coterie.training.build import build_loader
+from coterie.training.profiling.advice import Profile
+from coterie.training.profiling.estimate import Plan, estimate
+from coterie.training.profiling.profile import profile_run
+from coterie.training.run import Pretraining
+from coterie.training.run_folder import RunFolder, read_log
 
 Paths = str | Path | Sequence[str | Path]
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import tifffile
 
-from coterie.data.arrays import Arrays
-from coterie.data.source import open_source
+from coterie.data.sources.arrays import Arrays
+from coterie.data.sources.open import open_source
 from coterie.data.statistics import measure
 from coterie.errors import NoImages
 

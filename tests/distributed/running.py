@@ -12,13 +12,14 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-from coterie.assembly import Parts, assemble
-from coterie.data.arrays import Arrays
-from coterie.data.loader import Loader
-from coterie.data.photos import photo_patches
-from coterie.distributed import all_sum, gathered, rank, replicated, world_size
-from coterie.settings import from_dict
-from coterie.sharding import Sharded, gathered_state
+from coterie.config.toml import from_dict
+from coterie.data.loading.loader import Loader
+from coterie.data.sources.arrays import Arrays
+from coterie.data.sources.builtin_photos import photo_patches
+from coterie.distributed.collectives import all_sum, gathered
+from coterie.distributed.fsdp import Sharded, gathered_state
+from coterie.distributed.processes import rank, replicated, world_size
+from coterie.training.build import Parts, assemble
 from coterie.training.loop import fit
 from coterie.types import Batch, Progress, StepResult
 from tests.matrix.cells import SIDE, Cell, settings_of

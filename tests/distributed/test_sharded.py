@@ -16,17 +16,17 @@ import torch.multiprocessing as mp
 from torch import Tensor
 from torch.utils import _pytree as tree
 
-from coterie.assembly import Parts, assemble
-from coterie.data.arrays import Arrays
-from coterie.data.loader import Loader
-from coterie.data.photos import photo_patches
-from coterie.demonstration import write_patches
-from coterie.distributed import rank, world_size
+from coterie.cli.demo import write_patches
+from coterie.config.toml import from_dict
+from coterie.data.loading.loader import Loader
+from coterie.data.sources.arrays import Arrays
+from coterie.data.sources.builtin_photos import photo_patches
+from coterie.distributed.fsdp import Sharded, blocks, local
+from coterie.distributed.processes import rank, world_size
 from coterie.errors import BadConfig
-from coterie.grouping.target import MomentumTeacher
-from coterie.settings import from_dict
-from coterie.sharding import Sharded, blocks, local
+from coterie.grouping.teacher import MomentumTeacher
 from coterie.training import checkpoint
+from coterie.training.build import Parts, assemble
 from coterie.training.loop import fit
 from coterie.training.monitor import Monitor, NotFinite
 from coterie.types import Batch

@@ -6,7 +6,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-from coterie.distributed import world_size
+from coterie.distributed.processes import world_size
 from coterie.grouping.assignment import Sinkhorn, assign
 
 WORLD = 2

@@ -9,12 +9,12 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-from coterie.assembly import assemble
-from coterie.data.arrays import Arrays
-from coterie.data.loader import Loader
-from coterie.data.photos import photo_patches
-from coterie.distributed import rank, replicated, world_size
-from coterie.settings import from_dict
+from coterie.config.toml import from_dict
+from coterie.data.loading.loader import Loader
+from coterie.data.sources.arrays import Arrays
+from coterie.data.sources.builtin_photos import photo_patches
+from coterie.distributed.processes import rank, replicated, world_size
+from coterie.training.build import assemble
 from coterie.training.loop import fit
 from coterie.training.monitor import Monitor, NotFinite
 from coterie.types import Batch

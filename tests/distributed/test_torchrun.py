@@ -14,8 +14,8 @@ import safetensors.torch
 import torch
 
 import coterie
-from coterie.data.photos import photo_patches
-from coterie.demonstration import write_patches
+from coterie.cli.demo import write_patches
+from coterie.data.sources.builtin_photos import photo_patches
 from coterie.errors import UserError
 from coterie.training.checkpoint import found
 from tests.faults.running import log_lines

@@ -2,7 +2,7 @@
 
 from coterie.embedding.parts import Parts
 from coterie.errors import UserError
-from coterie.listening import Silent
+from coterie.logger import Silent
 
 
 def refusing(workers: int) -> Parts:
@@ -12,7 +12,7 @@ def refusing(workers: int) -> Parts:
 
 def main() -> None:
     """Ask a Ray of one's own for two parts of it."""
-    from coterie.embedding.on_ray import write_on_ray
+    from coterie.embedding.ray_job import write_on_ray
 
     try:
         write_on_ray(refusing, [0, 1], Silent(), address="local", actors=1, device="cpu", workers=3)

@@ -11,8 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 import coterie
-from coterie.data.photos import photo_patches
-from coterie.demonstration import write_patches
+from coterie.cli.demo import write_patches
+from coterie.data.sources.builtin_photos import photo_patches
 
 IMAGES, PART = 2_300, 512  # 4 whole parts and a short one, whose last batch is short too
 PARTS = [f"part-{number:08d}.parquet" for number in range(5)]

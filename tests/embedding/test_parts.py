@@ -14,13 +14,15 @@ import pytest
 import torch
 
 import coterie
-from coterie.data.ahead import Fetching
-from coterie.data.cache import cache_folder
-from coterie.data.source import Fetched, blocks, open_source
-from coterie.embedding.embed import Embedder, Eye
+from coterie.data.loading.center_crop import Eye
+from coterie.data.loading.prefetch import Fetching
+from coterie.data.sources.local_copies import cache_folder
+from coterie.data.sources.open import open_source
+from coterie.data.sources.source import Fetched, blocks
+from coterie.embedding.cache import state_key
+from coterie.embedding.embed import Embedder
+from coterie.embedding.parquet import row_schema, write_rows
 from coterie.embedding.parts import Parts
-from coterie.embedding.store import state_key
-from coterie.embedding.table import row_schema, write_rows
 from coterie.errors import BadRun, NoImages, UserError
 from tests.data.store import tar
 from tests.embedding.running import BROKEN, IMAGES, PART, PARTS, Made, assert_same_rows, stamps, until_begun

@@ -21,7 +21,7 @@ import safetensors.torch
 import torch
 from PIL import Image
 
-from coterie.data.photos import photo_patches
+from coterie.data.sources.builtin_photos import photo_patches
 from coterie.training.checkpoint import found, load
 
 IMAGES = 165
@@ -33,7 +33,7 @@ SETTINGS = (
 
 # A server that has imported everything once and forks each run: a start takes 0.1 s of a processor, not 5.
 _SERVER = multiprocessing.get_context("forkserver")
-_SERVER.set_forkserver_preload(["coterie.api", "coterie.cli", "coterie.terminal", __name__])
+_SERVER.set_forkserver_preload(["coterie.api", "coterie.cli.main", "coterie.cli.terminal", __name__])
 
 
 class Run:
@@ -103,7 +103,7 @@ def _command(words: list[str], output: Path, before: Callable[[], None] | None) 
     sys.argv = ["coterie", *words]
     if before is not None:
         before()
-    from coterie.cli import main
+    from coterie.cli.main import main
 
     try:
         main()
@@ -137,11 +137,11 @@ def assert_same_runs(one: Path, other: Path) -> None:
     assert log_lines(one) == log_lines(other)
     (step, ours, _), (same_step, theirs, _) = load(one / "checkpoint"), load(other / "checkpoint")
     assert step == same_step > 0
-    _assert_same(ours, theirs)
+    assert_same(ours, theirs)
     names = sorted(str(path.relative_to(other)) for path in other.rglob("*.safetensors"))
     assert names == sorted(str(path.relative_to(one)) for path in one.rglob("*.safetensors"))
     for name in names:
-        _assert_same(*(safetensors.torch.load_file(run / name) for run in (one, other)), name)
+        assert_same(*(safetensors.torch.load_file(run / name) for run in (one, other)), name)
     assert not list(one.rglob("*.part")), "something unfinished is left"
 
 
@@ -152,16 +152,16 @@ def log_lines(out: Path) -> list[dict]:
     return [{key: value for key, value in record.items() if key not in timed} for record in records]
 
 
-def _assert_same(one: object, other: object, path: str = "") -> None:
+def assert_same(one: object, other: object, path: str = "") -> None:
     if isinstance(one, torch.Tensor):
         assert torch.equal(one, other), path
     elif isinstance(one, dict):
         assert one.keys() == other.keys(), path
         for key in one:
-            _assert_same(one[key], other[key], f"{path}.{key}")
+            assert_same(one[key], other[key], f"{path}.{key}")
     elif isinstance(one, (list, tuple)):
         for number, (mine, theirs) in enumerate(zip(one, other, strict=True)):
-            _assert_same(mine, theirs, f"{path}.{number}")
+            assert_same(mine, theirs, f"{path}.{number}")
     else:
         assert one == other, path
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from coterie.data import watch
+from coterie.data.loading import worker_watchdog as watch
 from tests.faults.running import Run, assert_same_runs, complaint, finished, seeded
 
 

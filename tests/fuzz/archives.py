@@ -9,8 +9,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from hypothesis import strategies as st
 
-from coterie.data.decode import decode
-from coterie.data.source import open_source
+from coterie.data.decoding.decode import decode
+from coterie.data.sources.open import open_source
 from coterie.errors import BadImage
 from tests.data.conftest import encoded, photo
 from tests.fuzz.mutations import damaged

@@ -8,7 +8,7 @@ import numpy as np
 import tifffile
 from PIL import Image
 
-from coterie.data.decode import channels_of, decode
+from coterie.data.decoding.decode import channels_of, decode
 from tests.data.conftest import encoded, photo
 from tests.fuzz.mutations import damaged
 

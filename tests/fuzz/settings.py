@@ -7,9 +7,10 @@ from pathlib import Path
 import tomli_w
 from hypothesis import strategies as st
 
-from coterie.config import PretrainConfig
-from coterie.resolving import resolve
-from coterie.settings import assigned, from_dict, known_paths, put, read_toml, to_dict, to_toml
+from coterie.config.overrides import assigned, known_paths, put
+from coterie.config.resolve import resolve
+from coterie.config.schema import PretrainConfig
+from coterie.config.toml import from_dict, read_toml, to_dict, to_toml
 from tests.data.conftest import encoded, photo
 from tests.fuzz.mutations import damaged
 

@@ -14,16 +14,17 @@ import pytest
 import tifffile
 import torch
 
-from coterie.data.decode import channels_of, decode
-from coterie.data.source import open_source
+from coterie.config.overrides import assigned
+from coterie.config.toml import read_toml
+from coterie.data.decoding.decode import channels_of, decode
+from coterie.data.sources.open import open_source
 from coterie.errors import BadConfig, BadImage, UserError
-from coterie.evaluation.records import read_records
-from coterie.evaluation.selection import looks
-from coterie.exporting.weights import load_backbone, save_backbone
+from coterie.evaluation.model_selection import looks
+from coterie.export.weights import load_backbone, save_backbone
 from coterie.models.backbone import BackboneConfig, build_backbone
-from coterie.models.starting_weights import read_weights
-from coterie.settings import assigned, read_toml
-from coterie.training.folder import read_log
+from coterie.models.pretrained import read_weights
+from coterie.training.records import read_records
+from coterie.training.run_folder import read_log
 from tests.data.conftest import encoded, photo
 
 

@@ -14,13 +14,13 @@ import torch
 from hypothesis import strategies as st
 from torch import nn
 
-from coterie.evaluation.records import read_records
-from coterie.evaluation.selection import select, stale
-from coterie.exporting.weights import load_backbone, save_backbone
+from coterie.evaluation.model_selection import select, stale
+from coterie.export.weights import load_backbone, save_backbone
 from coterie.models.backbone import BackboneConfig, build_backbone
-from coterie.models.starting_weights import load_weights
+from coterie.models.pretrained import load_weights
 from coterie.training import checkpoint
-from coterie.training.folder import read_log
+from coterie.training.records import read_records
+from coterie.training.run_folder import read_log
 from tests.fuzz.mutations import damaged
 
 SMALL = BackboneConfig("resnet18", width=0.125, stem="small")

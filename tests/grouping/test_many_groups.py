@@ -11,9 +11,9 @@ from torch.utils import _pytree as tree
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from coterie.grouping.assignment import Sinkhorn, assign, label_rows
-from coterie.ops.kmeans import moved_centers, nearest_centers, spherical_kmeans
-from coterie.ops.loss import prediction_loss, scores
-from coterie.ops.sinkhorn import HELD, sinkhorn_bias
+from coterie.grouping.kmeans import moved_centers, nearest_centers, spherical_kmeans
+from coterie.grouping.loss import prediction_loss, scores
+from coterie.grouping.sinkhorn import HELD, sinkhorn_bias
 from coterie.types import Target
 
 K, D, VIEWS, BATCH, ROWS = 131_072, 16, 8, 32, 2048

@@ -6,7 +6,7 @@ from torch.nn import functional as F
 
 from coterie.grouping.assignment import Sinkhorn, assign
 from coterie.grouping.groups import LearnedGroups, LearnedGroupsConfig, build_groups
-from coterie.grouping.memory import Memory
+from coterie.grouping.memory_queue import Memory
 from coterie.grouping.objective import Objective
 from coterie.types import Batch, Progress, Roles
 

@@ -10,13 +10,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from coterie.assembly import Parts, assemble
-from coterie.data.arrays import Arrays
-from coterie.data.loader import Loader
-from coterie.data.photos import photo_patches
-from coterie.data.views import ViewPlan
-from coterie.evaluation.knn import knn
-from coterie.settings import from_dict
+from coterie.config.toml import from_dict
+from coterie.data.augmentation.view_plan import ViewPlan
+from coterie.data.loading.loader import Loader
+from coterie.data.sources.arrays import Arrays
+from coterie.data.sources.builtin_photos import photo_patches
+from coterie.evaluation.probes.knn import knn
+from coterie.training.build import Parts, assemble
 from coterie.training.loop import fit
 from coterie.types import Batch, Progress, StepResult
 from tests.matrix.cells import BATCH, EPOCHS, IMAGES, MEAN, SIDE, STD, Cell, settings_of

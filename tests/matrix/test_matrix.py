@@ -5,11 +5,12 @@ import re
 import pytest
 import torch
 
+from coterie.config.overrides import assigned, known_paths, put
+from coterie.config.toml import from_dict
 from coterie.errors import BadConfig
-from coterie.settings import assigned, from_dict, known_paths, put
+from tests.faults.running import assert_same
 from tests.matrix.cells import CARRIED, CELLS, REFUSED, Cell, settings_of
 from tests.matrix.running import SAVED, STEPS, Run, effective_rank, knn_score, resumed, untrained_knn_score, whole
-from tests.resume.test_kill import same
 
 
 def share_in_use(run: Run, cell: Cell) -> float:
@@ -39,8 +40,8 @@ def test_goes_on_bitwise_from_the_middle_of_an_epoch(cell: Cell) -> None:
     straight = whole(cell)
     again = resumed(cell, straight.saved)
     assert len(again.losses) == len(straight.losses) - SAVED
-    same(again.losses, straight.losses[SAVED:], "losses")
-    same(again.everything(), straight.everything())
+    assert_same(again.losses, straight.losses[SAVED:], "losses")
+    assert_same(again.everything(), straight.everything())
 
 
 @pytest.mark.parametrize("cell", REFUSED, ids=str)

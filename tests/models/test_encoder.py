@@ -9,7 +9,7 @@ from coterie.errors import BadConfig
 from coterie.models.backbone import BackboneConfig, build_backbone, feature_width
 from coterie.models.encoder import Encoder, check_batch_norm_scope, target_copy
 from coterie.models.head import Head, HeadConfig
-from coterie.models.joint import joint_features
+from coterie.models.joint_batch_norm import joint_features
 
 
 def tiny_backbone(batch_norm: bool = True) -> nn.Sequential:

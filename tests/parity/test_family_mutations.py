@@ -9,16 +9,16 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+import coterie.grouping.kmeans
 import coterie.grouping.objective
 import coterie.models.encoder
-import coterie.ops.kmeans
 from coterie.grouping.assignment import Centered
 from coterie.grouping.groups import KMeansGroups, LearnedGroups, MomentumGroups
-from coterie.grouping.memory import Memory
+from coterie.grouping.memory_queue import Memory
 from coterie.grouping.objective import Objective
-from coterie.grouping.target import MomentumTeacher, SameNetwork
+from coterie.grouping.teacher import MomentumTeacher, SameNetwork
 from coterie.models.encoder import Encoder
-from coterie.schedule import Linear
+from coterie.optim.schedule import Linear
 from coterie.types import Roles, Target
 from tests.parity.conftest import Golden, golden
 from tests.parity.trajectory import run
@@ -114,11 +114,11 @@ def no_reset_of_the_target_network(patch: Patch) -> None:
 
 
 def groups_not_divided_by_their_norm(patch: Patch) -> None:
-    moved_centers = coterie.ops.kmeans.moved_centers
+    moved_centers = coterie.grouping.kmeans.moved_centers
 
     def without_normalize(*rest):
         with Patch.context() as inner:
-            inner.setattr(coterie.ops.kmeans, "F", types.SimpleNamespace(normalize=lambda rows, dim: rows))
+            inner.setattr(coterie.grouping.kmeans, "F", types.SimpleNamespace(normalize=lambda rows, dim: rows))
             return moved_centers(*rest)
 
     patch.setattr("coterie.grouping.groups.moved_centers", without_normalize)

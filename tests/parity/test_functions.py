@@ -5,9 +5,9 @@ import os
 import pytest
 import torch
 
-from coterie.evaluation.knn import knn, knn_predictions
+from coterie.evaluation.probes.knn import knn, knn_predictions
 from coterie.grouping.assignment import Sinkhorn, assign
-from coterie.training.optimizer import Lars
+from coterie.optim.lars import Lars
 from tests.parity.conftest import FOLDER, Golden, cases, subcases
 
 

@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from coterie.grouping.assignment import Sinkhorn, Softmax, assign, label_rows
-from coterie.grouping.batch import BatchObjective, Identity
-from coterie.ops.kmeans import moved_centers, nearest_centers, spherical_kmeans
-from coterie.ops.loss import mean_entropy_loss, prediction_loss, scores
+from coterie.grouping.batch_objective import BatchObjective, Identity
+from coterie.grouping.kmeans import moved_centers, nearest_centers, spherical_kmeans
+from coterie.grouping.loss import mean_entropy_loss, prediction_loss, scores
 from coterie.types import Batch, Progress, Roles, Target
 from tests.parity.conftest import Golden, subcases
 
@@ -43,7 +43,7 @@ def test_sela_labels(file: Golden, case: dict, monkeypatch: pytest.MonkeyPatch) 
     assert torch.equal(assign(exactly, probabilities), arrays[f"{name}/labels"])
     assert torch.equal(assign(exactly, probabilities).bincount(minlength=case["groups"]), arrays[f"{name}/counts"])
     to_the_limit = Sinkhorn(1 / case["sharpness"], 2_000, hard=True, tolerance=1e-6)
-    monkeypatch.setattr("coterie.ops.standard.CPU_ELEMENTS", 99 * case["groups"])
+    monkeypatch.setattr("coterie.grouping.chunks.CPU_ELEMENTS", 99 * case["groups"])
     labels = label_rows(to_the_limit, arrays[f"{name}/scores"], torch.eye(case["groups"], dtype=torch.float64))
     assert torch.equal(labels, arrays[f"{name}/labels_converged"])
 

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import coterie.grouping.groups
-import coterie.grouping.memory
+import coterie.grouping.memory_queue
 import coterie.grouping.objective
 import coterie.models.encoder
 from tests.parity.conftest import Golden, cases
@@ -52,7 +52,7 @@ def test_float32_stays_near(file: Golden) -> None:
 
 
 def used_before_full(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(coterie.grouping.memory.Memory, "full", property(lambda self: self.pushed > 0))
+    patch.setattr(coterie.grouping.memory_queue.Memory, "full", property(lambda self: self.pushed > 0))
 
 
 def pushed_before_the_codes(patch: pytest.MonkeyPatch) -> None:

@@ -12,12 +12,12 @@ from torch import Tensor, nn
 import coterie.grouping.objective
 from coterie.grouping.assignment import Assignment, Centered, Nearest, Sinkhorn
 from coterie.grouping.groups import KMeansGroups, LearnedGroups, MomentumGroups
-from coterie.grouping.memory import Memory, Refresh
+from coterie.grouping.memory_queue import Memory, Refresh
 from coterie.grouping.objective import Objective
-from coterie.grouping.target import MomentumTeacher, SameNetwork
+from coterie.grouping.teacher import MomentumTeacher, SameNetwork
 from coterie.models.encoder import Encoder, target_copy
 from coterie.models.head import Head, HeadConfig
-from coterie.schedule import Constant, Cosine, Linear, Schedule
+from coterie.optim.schedule import Constant, Cosine, Linear, Schedule
 from coterie.training.loop import fit
 from coterie.training.student import Student
 from coterie.types import Batch, Progress, Roles, StepResult

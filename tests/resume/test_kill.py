@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from coterie.data.photos import photo_patches
-from coterie.demonstration import write_patches
+from coterie.cli.demo import write_patches
+from coterie.data.sources.builtin_photos import photo_patches
 from coterie.training.checkpoint import load
 from tests.faults.running import assert_same_runs, newest
 

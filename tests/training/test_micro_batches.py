@@ -11,12 +11,12 @@ import torch.multiprocessing as mp
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from coterie.assembly import Parts, assemble
+from coterie.config.toml import from_dict
 from coterie.errors import BadConfig
-from coterie.grouping.target import MomentumTeacher
+from coterie.grouping.teacher import MomentumTeacher
+from coterie.models.activation_checkpointing import checkpoint_activations, statistics_kept
 from coterie.models.encoder import Encoder
-from coterie.models.recompute import checkpoint_activations, statistics_kept
-from coterie.settings import from_dict
+from coterie.training.build import Parts, assemble
 from tests.distributed.running import BATCH, CASES, IMAGES, carry, one_of
 
 CLOSE = {"rtol": 1e-9, "atol": 1e-9}

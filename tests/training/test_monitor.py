@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from coterie.schedule import Constant
+from coterie.optim.schedule import Constant
 from coterie.training.monitor import PATIENCE_LINES, SETTLED_STEPS, Collapsed, Monitor, NotFinite
 from coterie.types import Progress, StepResult, Target
 

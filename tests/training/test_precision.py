@@ -7,12 +7,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from coterie.assembly import assemble
-from coterie.data.arrays import Arrays
-from coterie.data.loader import Loader
-from coterie.data.photos import photo_patches
-from coterie.data.views import ViewPlan
-from coterie.settings import from_dict
+from coterie.config.toml import from_dict
+from coterie.data.augmentation.view_plan import ViewPlan
+from coterie.data.loading.loader import Loader
+from coterie.data.sources.arrays import Arrays
+from coterie.data.sources.builtin_photos import photo_patches
+from coterie.training.build import assemble
 from coterie.training.loop import fit
 from coterie.types import Batch, Progress, StepResult
 from tests.matrix.cells import BATCH, IMAGES, SIDE, Cell, settings_of

@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from coterie.assembly import assemble
+from coterie.config.toml import from_dict
 from coterie.grouping.objective import Objective
-from coterie.settings import from_dict
+from coterie.training.build import assemble
 from coterie.training.loop import fit
 from coterie.training.monitor import Monitor
 from coterie.types import Batch, Progress

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float64
 
-from coterie.data.decode import channels_of, decode
-from coterie.data.pixels import Pixels
-from coterie.data.source import ImageSource, blocks, sampled
+from coterie.data.decoding.decode import channels_of, decode
+from coterie.data.decoding.pixels import Pixels
+from coterie.data.sources.source import ImageSource, blocks, sampled
 from coterie.errors import BadImage, NoImages
 
 _LOOKED_AT = 2**16  # about so many pixels of an image are read, on an even grid
@@ -39,7 +39,7 @@ class ImageStatistics:
 
 
 def measure(source: ImageSource, channels: int | None = None, limit: int = 1000) -> ImageStatistics:
-    """Measure a sample; the same one every time (see `coterie.data.source.sampled`).
+    """Measure a sample; the same one every time (see `coterie.data.sources.source.sampled`).
 
     Args:
         source: the images.

@@ -9,22 +9,12 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from coterie.data.source import ImageSource, Subset
-from coterie.data.whole import center_batches
+from coterie.data.loading.center_crop import Eye, center_batches
+from coterie.data.sources.source import ImageSource, Subset
 from coterie.errors import NoImages
-from coterie.listening import Listener, Silent
+from coterie.logger import Listener, Silent
 
 BATCH_SIZE = 256
-
-
-@dataclass(frozen=True)
-class Eye:
-    """How images are brought to a network: cut from the middle to ``size``, so many ``channels``, normalised."""
-
-    size: int
-    channels: int
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
 
 
 @dataclass(frozen=True)

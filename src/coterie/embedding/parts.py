@@ -14,12 +14,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from coterie.atomic import SUFFIX, write_text, writing
-from coterie.data.ahead import Fetching
-from coterie.data.source import Fetched, blocks
+from coterie.data.loading.prefetch import Fetching
+from coterie.data.sources.source import Fetched, blocks
 from coterie.embedding.embed import BATCH_SIZE, Embedded, Embedder
-from coterie.embedding.table import bad_lines, write_rows
+from coterie.embedding.parquet import bad_lines, write_rows
 from coterie.errors import BadRun, UserError
-from coterie.listening import Listener, Silent
+from coterie.logger import Listener, Silent
 
 PART_IMAGES = 65_536
 """Images of a part, unless it is said: what a process that is killed may have to do again."""

@@ -12,12 +12,13 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from coterie.distributed import all_sum, world_size
+from coterie.distributed.collectives import all_sum
+from coterie.distributed.processes import world_size
 from coterie.errors import BadConfig
-from coterie.ops.loss import at_least_float32, scores
-from coterie.ops.sinkhorn import Chunks, sinkhorn_bias
-from coterie.ops.standard import parts
-from coterie.schedule import Constant, Schedule, extremes
+from coterie.grouping.chunks import parts
+from coterie.grouping.loss import at_least_float32, scores
+from coterie.grouping.sinkhorn import Chunks, sinkhorn_bias
+from coterie.optim.schedule import Constant, Schedule, extremes
 from coterie.types import Progress
 
 _START = Progress(0, 1, 1)

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from coterie.errors import BadConfig
-from coterie.ops.kmeans import moved_centers, nearest_centers, spherical_kmeans
-from coterie.schedule import Linear, Schedule, extremes
+from coterie.grouping.kmeans import moved_centers, nearest_centers, spherical_kmeans
+from coterie.optim.schedule import Linear, Schedule, extremes
 from coterie.types import Progress
 
 

@@ -6,14 +6,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from coterie.distributed import world_size
+from coterie.distributed.processes import world_size
 from coterie.errors import BadConfig
 from coterie.grouping.assignment import Assignment, assign, label_rows
 from coterie.grouping.groups import Groups
-from coterie.grouping.memory import Memory, Refresh
-from coterie.grouping.target import SameNetwork, TargetNetwork
-from coterie.ops.kmeans import random_starts
-from coterie.ops.loss import mean_entropy_loss, prediction_loss, scores
+from coterie.grouping.kmeans import random_starts
+from coterie.grouping.loss import mean_entropy_loss, prediction_loss, scores
+from coterie.grouping.memory_queue import Memory, Refresh
+from coterie.grouping.teacher import SameNetwork, TargetNetwork
 from coterie.types import Batch, Progress, Roles, StepResult, Target
 
 Encode = Callable[[list[Tensor]], tuple[Tensor, Tensor, Tensor]]

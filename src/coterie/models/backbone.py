@@ -11,8 +11,8 @@ import torch
 from torch import nn
 
 from coterie.errors import BadConfig
-from coterie.models.mlp_norm import replace_mlp_norms
-from coterie.models.starting_weights import load_weights
+from coterie.models.pretrained import load_weights
+from coterie.models.token_batch_norm import replace_mlp_norms
 
 
 @dataclass(frozen=True)

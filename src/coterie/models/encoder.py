@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from coterie.errors import BadConfig
-from coterie.models.joint import can_join, joint_features
+from coterie.models.joint_batch_norm import can_join, joint_features
 
 BatchNormScope = Literal["view", "resolution", "joint"]
 
@@ -26,12 +26,12 @@ class Encoder(nn.Module):
       (SwAV, https://arxiv.org/abs/2006.09882, as released);
     * ``view``: each view goes through backbone and heads by itself (ReSA, as released);
     * ``joint``: in a ResNet a batch norm sees all views of all resolutions, but for those in the down-sample branches
-      (:func:`~coterie.models.joint.joint_features`), and so do the heads (SMoG, as released).
+      (:func:`~coterie.models.joint_batch_norm.joint_features`), and so do the heads (SMoG, as released).
 
     In training a batch may go through in several ``micro_batches``, of which batch norms see one at a time. All of its
     embeddings come out together, so that its codes and its loss are those of the whole batch; what lies between is not
     remembered, but computed again, part by part, on the way back (Gao et al. 2021, arXiv 2101.06983). The backward pass
-    is to run within :func:`~coterie.models.recompute.statistics_kept`.
+    is to run within :func:`~coterie.models.activation_checkpointing.statistics_kept`.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class Encoder(nn.Module):
         """Have the backbone's training passes compiled from now on, each size of view once; or no longer.
 
         Nothing else changes: neither the names nor the values of what is saved, nor evaluation. See
-        :func:`~coterie.models.compiled.compile_passes`, which falls back where the compiler fails.
+        :func:`~coterie.models.compile.compile_passes`, which falls back where the compiler fails.
         """
         self._compiled = {} if wanted else None
 

@@ -11,7 +11,7 @@ import torch
 
 from coterie.atomic import writing
 from coterie.errors import BadRun
-from coterie.models.torch_files import read_torch_file
+from coterie.models.safe_load import read_torch_file
 
 KEPT = 2
 _NAME = re.compile(r"step-(\d+)-([0-9a-f]{16})\.pt")

@@ -6,11 +6,11 @@ from dataclasses import replace
 import torch
 from torch import nn
 
-from coterie.grouping.batch import BatchObjective
+from coterie.distributed.fsdp import gradient_norm
+from coterie.grouping.batch_objective import BatchObjective
 from coterie.grouping.objective import Objective
-from coterie.models.recompute import statistics_kept
-from coterie.sharding import gradient_norm
-from coterie.training.optimizer import set_learning_rate
+from coterie.models.activation_checkpointing import statistics_kept
+from coterie.optim.optimizer import set_learning_rate
 from coterie.types import Batch, Progress, StepResult
 
 Observer = Callable[[Progress, StepResult], None]

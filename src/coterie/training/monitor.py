@@ -8,9 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from coterie.distributed import all_max, all_sum, world_size
+from coterie.distributed.collectives import all_max, all_sum
+from coterie.distributed.processes import world_size
 from coterie.errors import UserError
-from coterie.schedule import Schedule
+from coterie.optim.schedule import Schedule
 from coterie.types import Batch, Progress, StepResult, Target
 
 SMALLEST_SPREAD = 0.1

@@ -1,0 +1,1 @@
+"""The command line: it calls :mod:`coterie.api` and nothing else."""

@@ -1,0 +1,163 @@
+"""The whole way on a built-in set of real photographs, offline, on a CPU, in minutes."""
+
+import io
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from PIL import Image
+from torch import nn
+
+from coterie import api
+from coterie.atomic import writing
+from coterie.config.toml import from_dict, read_toml, to_toml
+from coterie.data.loading.center_crop import Eye
+from coterie.data.sources.builtin_photos import PHOTOGRAPHS, PhotoPatches, photo_patches
+from coterie.embedding.embed import Embeddings, embed_source
+from coterie.evaluation.labelled_data import Labelled, labelled_pair
+from coterie.evaluation.probes.knn import knn
+from coterie.export.weights import load_backbone
+from coterie.logger import Listener, Silent
+from coterie.report.gallery import Gallery, Row, Strip
+from coterie.report.page import Comparison, Report, write_report
+from coterie.report.pictures import neighbours_of, picture
+from coterie.training.build import build_student
+from coterie.training.environment import environment
+from coterie.training.run_folder import read_log
+from coterie.training.student import eye
+
+TRAIN_IMAGES, TEST_IMAGES, SIDE = 6000, 1500, 32
+SETTINGS = ("backbone.width=0.25", "views.crops.1.count=2", "run.log_steps=23", "run.looks=4")
+EPOCHS, BATCH_SIZE = 16, 128
+QUERIES, SHOWN = 12, 8
+NEIGHBOURS, TEMPERATURE = 20, 0.07
+
+
+@dataclass(frozen=True)
+class Space:
+    """One way to compare images: by pixels, by the untrained or by the pretrained network."""
+
+    name: str
+    train: Embeddings
+    test: Embeddings
+
+    accuracy: float
+    """Share of test images, in percent, whose class the 20 nearest training images vote for."""
+
+
+def demo(out: str | Path = "demo", *, seed: int = 0, listener: Listener | None = None) -> list[str]:
+    """Pretrain on patches of photographs without their labels, then judge raw pixels, untrained and pretrained network.
+
+    Writes ``train.parquet``, ``test.parquet`` and ``report.html`` to ``out``, and the run to ``out/run``. If it was stopped,
+    the same call goes on.
+
+    Returns:
+        The lines that say what came out.
+    """
+    listener, out, start = listener or Silent(), Path(out), time.monotonic()
+    out.mkdir(parents=True, exist_ok=True)
+    train, test = out / "train.parquet", out / "test.parquet"
+    for split, path, count in (("train", train, TRAIN_IMAGES), ("test", test, TEST_IMAGES)):
+        if not path.exists():
+            write_patches(path, photo_patches(split, count, SIDE, seed))
+    listener.say(
+        f"{TRAIN_IMAGES} training and {TEST_IMAGES} test patches of {SIDE} x {SIDE} pixels from "
+        f"{len(PHOTOGRAPHS)} photographs, from disjoint regions; which photograph is asked, and never told in training"
+    )
+    run = api.pretrain(
+        "swav",
+        train,
+        out=out / "run",
+        epochs=EPOCHS,
+        batch_size=BATCH_SIZE,
+        seed=seed,
+        settings=SETTINGS,
+        listener=listener,
+    )
+    pair = labelled_pair((str(train),), (str(test),))
+    spaces = compare(run, pair)
+    before = max(space.accuracy for space in spaces[:-1])
+    report(out / "report.html", run, spaces, pair)
+    lines = [
+        f"kNN accuracy ({NEIGHBOURS} neighbours, {len(spaces[0].test.labels)} test images, {len(PHOTOGRAPHS)} classes):"
+    ]
+    lines += [f"  {space.name:<20} {space.accuracy:5.1f} %" for space in spaces]
+    lines.append(f"  gain over the better {spaces[-1].accuracy - before:+5.1f} points")
+    lines.append(f"took {time.monotonic() - start:.0f} s; look at {out / 'report.html'}")
+    return lines
+
+
+def compare(run: Path, pair: Labelled) -> list[Space]:
+    """Raw pixels, the untrained and the pretrained network of a run."""
+    config = from_dict(read_toml(run / "config.toml"))
+    look = eye(config)
+    untrained = build_student(config).encoder.backbone.eval()
+    networks: list[tuple[str, nn.Module]] = [
+        ("raw pixels", nn.Flatten()),
+        ("untrained network", untrained),
+        ("pretrained network", load_backbone(run)),
+    ]
+    return [_space(name, network, pair, look) for name, network in networks]
+
+
+def report(path: Path, run: Path, spaces: list[Space], pair: Labelled) -> None:
+    """The page: the three figures, the neighbours that each space finds, the curves."""
+    config = from_dict(read_toml(run / "config.toml"))
+    look, classes = eye(config), pair.train.classes
+    trained, before = spaces[-1], max(space.accuracy for space in spaces[:-1])
+    rows = []
+    step = len(pair.test) // QUERIES - (len(pair.test) // QUERIES % len(classes) == 0)  # not the same class each time
+    for query in range(0, step * QUERIES, step):
+        label = int(trained.test.labels[query])
+        strips = [
+            Strip(space.name, neighbours_of(space.test.rows[query], space.train, pair.train, look, SHOWN, label))
+            for space in spaces
+        ]
+        rows.append(Row(picture(pair.test, query, look, classes[label]), tuple(strips)))
+    note = (
+        "Test patches on the left; right of each, the training patches nearest to it. Green: from the same photograph."
+    )
+    write_report(
+        path,
+        Report(
+            title="Coterie's demonstration",
+            answer=f"The pretrained network finds the photograph of {trained.accuracy:.1f} % of the test patches, "
+            f"{trained.accuracy - before:.1f} points more than the better of raw pixels and the untrained network.",
+            summary=(
+                f"{len(pair.train)} patches of {len(classes)} photographs, without a label, taught a {config.backbone.name}; "
+                f"{len(pair.test)} patches of other regions of the same photographs test it by their "
+                f"{NEIGHBOURS} nearest neighbours.",
+            ),
+            comparison=Comparison(
+                f"kNN accuracy, k = {NEIGHBOURS}",
+                tuple((space.name, space.accuracy) for space in spaces),
+                chance=100 / len(classes),
+            ),
+            metrics=read_log(run),
+            galleries=(Gallery("Neighbours before and after", tuple(rows), note),),
+            config_text=to_toml(config),
+            environment=environment(torch.device("cpu")),
+        ),
+    )
+
+
+def _space(name: str, network: nn.Module, pair: Labelled, look: Eye) -> Space:
+    train, test = (embed_source(network, part, look) for part in (pair.train, pair.test))
+    ask = {"neighbours": (NEIGHBOURS,), "temperatures": (TEMPERATURE,)}
+    figures = knn(train.rows, train.labels, test.rows, test.labels, **ask)  # type: ignore[arg-type]
+    return Space(name, train, test, figures[f"k{NEIGHBOURS}_t{TEMPERATURE:g}_top1"])
+
+
+def write_patches(path: Path, patches: PhotoPatches) -> None:
+    """Write patches as a parquet file: a column of PNG images and one of class names."""
+    encoded = []
+    for image in patches.images:
+        buffer = io.BytesIO()
+        Image.fromarray(image[:, :, 0]).convert("RGB").save(buffer, "PNG")
+        encoded.append({"bytes": buffer.getvalue(), "path": None})
+    table = pa.table({"image": encoded, "label": [patches.classes[label] for label in patches.labels]})
+    with writing(path) as part:
+        pq.write_table(table, part)

@@ -1,0 +1,107 @@
+"""What a person at a terminal sees: live progress, or plain lines where there is no terminal."""
+
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from typing import Any, TypeVar
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+from coterie.cli.tables import LABEL_FREE_SHOWN
+
+Item = TypeVar("Item")
+PLAIN_SECONDS = 15.0
+"""How often a plain line tells of progress."""
+
+
+class Terminal:
+    """Tells on standard error what goes on, so that standard output stays free for results."""
+
+    def __init__(self) -> None:
+        """Look whether there is a terminal."""
+        self.console = Console(stderr=True, highlight=False, soft_wrap=True)
+        self.live = self.console.is_terminal
+        self._bar: Progress | None = None
+        self._task: TaskID | None = None
+        self._said = 0.0
+        self._first: tuple[float, int] | None = None
+
+    def say(self, text: str) -> None:
+        """A plain line."""
+        self.console.print(text, markup=False)
+
+    def warn(self, text: str) -> None:
+        """A line that asks for attention."""
+        self.console.print(f"warning: {text}", markup=False, style="yellow")
+
+    def _aside(self, record: dict[str, Any]) -> None:
+        """A line of the log that is no step: a probe with labels, or a look without."""
+        for probe, figures in record.items():
+            if isinstance(figures, dict) and probe != "label_free":
+                best = ", ".join(f"{name} {value:.1f} %" for name, value in figures.items() if "top1" in name)
+                self.say(f"epoch {record['epoch'] + 1}: {'kNN' if probe == 'knn' else probe} {best}")
+        seen = record.get("label_free", {})
+        shown = ", ".join(f"{name} {seen[name]:.3g}" for name in LABEL_FREE_SHOWN if name in seen)
+        if shown:
+            self.say(f"epoch {record['epoch'] + 1}: without labels {shown}")
+
+    def record(self, record: dict[str, Any], total_steps: int) -> None:
+        """A line of a run's log: the bar moves on, or now and then a plain line."""
+        if "loss" not in record:
+            self._aside(record)
+            return
+        done, now = record["step"] + 1, time.monotonic()
+        self._first = self._first or (now, done)
+        text = (
+            f"epoch {record['epoch'] + 1}  loss {record['loss']:.3f} ({record['loss_over_ln_k']:.2f} ln K)  "
+            f"groups {record['groups_used']}/{record['groups']}  spread {record['spread']:.2f}  "
+            f"{record['images_per_second']:.0f} images/s  waiting for data {100 * record['data_wait']:.0f} %"
+        )
+        if self.live:
+            self._move(text, done, total_steps)
+        elif now - self._said >= PLAIN_SECONDS or done == total_steps or "warning" in record:
+            self._said = now
+            left = self._left(now, done, total_steps)
+            self.say(f"step {done}/{total_steps}  {text}{left}")
+
+    def track(self, items: Iterable[Item], total: int, what: str) -> Iterator[Item]:
+        """The items, with a bar at a terminal and a plain line now and then elsewhere."""
+        if self.live:
+            with self._new_bar() as bar:
+                yield from bar.track(items, total=total, description=what)
+            return
+        said = time.monotonic()
+        for done, item in enumerate(items, start=1):
+            yield item
+            if time.monotonic() - said >= PLAIN_SECONDS:
+                said = time.monotonic()
+                self.say(f"{what}: {done}/{total}")
+
+    def close(self) -> None:
+        """Leave the screen as a person expects it."""
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = self._task = None
+        sys.stderr.flush()
+
+    def _new_bar(self) -> Progress:
+        columns = (TextColumn("{task.description}"), BarColumn(bar_width=20), TimeRemainingColumn())
+        return Progress(*columns, console=self.console)
+
+    def _move(self, text: str, done: int, total_steps: int) -> None:
+        if self._bar is None or self._task is None:
+            self._bar = self._new_bar()
+            self._task = self._bar.add_task("", total=total_steps)
+            self._bar.start()
+        self._bar.update(self._task, description=text, completed=done)
+        if done == total_steps:
+            self.close()
+
+    def _left(self, now: float, done: int, total_steps: int) -> str:
+        assert self._first is not None
+        began, first = self._first
+        if done <= first:
+            return ""
+        seconds = (total_steps - done) * (now - began) / (done - first)
+        return f"  {seconds / 60:.0f} min left" if seconds >= 90 else f"  {seconds:.0f} s left"

@@ -1,0 +1,60 @@
+"""A run in a few lines: what is trained on what, and the automatic values with their reasons."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from coterie.config.schema import PretrainConfig
+from coterie.config.toml import to_dict
+from coterie.grouping.batch_objective import BatchGroupsConfig
+
+WISHES = ("asked for", "set by you")
+"""The reasons that a person need not be told: they are that person's own."""
+
+
+def summary(config: PretrainConfig, images: int, device: torch.device) -> str:
+    """One line: method, images, network, views, groups, memory, batch and length of a run."""
+    crops = " + ".join(f"{each.count}x{each.size}" for each in config.views.crops)
+    memory = f", memory {config.memory.length}" if config.memory else ""
+    end = f", to image {config.images}" if config.images is not None else ""
+    groups = "the batch as groups"
+    if not isinstance(config.groups, BatchGroupsConfig):
+        groups = f"{'+'.join(map(str, config.groups.counts))} groups"
+    return (
+        f"{config.method}: {images} images, {config.backbone.name}, crops {crops}, {groups}{memory}, "
+        f"batch {config.batch_size}, {config.epochs} epochs of {images // config.batch_size} steps{end} on {device}"
+    )
+
+
+def reasoned(config: PretrainConfig, reasons: Mapping[str, str]) -> list[tuple[str, str, str]]:
+    """(path, value, reason) of each setting that was found, in the order of the settings.
+
+    Args:
+        config: the whole settings; the values are taken from here.
+        reasons: why, by path.
+    """
+    settings = to_dict(config)
+    order = {name: number for number, name in enumerate(settings)}
+    paths = sorted(reasons, key=lambda path: order.get(path.partition(".")[0], len(order)))
+    return [(path, _text(_at(settings, path)), reasons[path]) for path in paths]
+
+
+def _at(settings: Any, path: str) -> Any:
+    for part in path.split("."):
+        if isinstance(settings, list):
+            settings = settings[int(part)]
+        elif isinstance(settings, dict):
+            settings = settings.get(part)
+    return settings
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, list) and value and all(isinstance(each, dict) and "size" in each for each in value):
+        return " + ".join(f"{each['count']}x{each['size']}" for each in value)
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if value is None:
+        return "none"
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

@@ -1,0 +1,90 @@
+"""``--set path=value``: one setting put in place of another."""
+
+import difflib
+import tomllib
+from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
+from typing import Any, get_args, get_type_hints
+
+from coterie.config.kinds import KINDS, OPTIONAL, members
+from coterie.config.schema import PretrainConfig
+from coterie.errors import BadConfig
+
+
+def assigned(text: str) -> tuple[str, Any]:
+    """Path and value of ``path=value``; a value is read as TOML, a bare word as text, ``none`` as None."""
+    path, equals, value = text.partition("=")
+    if not equals:
+        raise BadConfig(f"--set {text}: write path=value, for example --set groups.counts=300")
+    return path.strip(), _value(value.strip())
+
+
+def _value(text: str) -> Any:
+    if text.lower() == "none":
+        return None
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except (ValueError, RecursionError):
+        return text
+
+
+def put(settings: dict[str, Any], path: str, value: Any) -> None:
+    """Put a value in place of what is at ``path``; None takes it away. :class:`BadConfig` if there is no such setting."""
+    known = known_paths(settings)
+    if path not in known:
+        near = difflib.get_close_matches(path, known, n=1, cutoff=0.5)
+        raise BadConfig(f"--set {path}: there is no such setting" + (f"; did you mean {near[0]}?" if near else ""))
+    *parents, name = path.split(".")
+    place: Any = settings
+    for part in parents:
+        _refuse_unless_in(place, part, path)
+        place = place[int(part)] if isinstance(place, list) else place.setdefault(part, {})
+    _refuse_unless_in(place, name, path)
+    if isinstance(place, list):
+        place[int(name)] = value
+    elif name == "kind" and place.get("kind") != value:  # another kind has other settings: it starts from its own
+        kept = {"counts": place["counts"]} if "counts" in place and _has_counts(value) else {}
+        place.clear()
+        place.update({name: value} | kept)
+    elif value is not None:
+        place[name] = value
+    elif name in OPTIONAL:
+        place.pop(name, None)
+    else:
+        raise BadConfig(f"--set {path}=none: this setting cannot be left out")
+
+
+def _has_counts(kind: Any) -> bool:
+    return any(tag == kind and any(each.name == "counts" for each in fields(table)) for table, tag in KINDS.items())
+
+
+def _refuse_unless_in(place: Any, part: str, path: str) -> None:
+    inside = part.isdecimal() and int(part) < len(place) if isinstance(place, list) else isinstance(place, dict)
+    if not inside:
+        raise BadConfig(f"--set {path}: {place!r} has no part {part}")
+
+
+def known_paths(settings: Mapping[str, Any]) -> list[str]:
+    """Every path that ``--set`` may name, given what the settings hold (the number of crops, the kinds chosen)."""
+    found: list[str] = []
+
+    def walk(kind: Any, value: Any, path: str) -> None:
+        if path:
+            found.append(path)
+        kinds = [each for each in members(kind) if isinstance(each, type) and is_dataclass(each)]
+        if len(kinds) > 1:
+            tag = value.get("kind") if isinstance(value, Mapping) else None
+            kinds = [each for each in kinds if KINDS[each] == tag]
+            found.append(f"{path}.kind")
+        for each in kinds:
+            hints = get_type_hints(each)
+            for one in fields(each):
+                inner = value.get(one.name) if isinstance(value, Mapping) else None
+                walk(hints[one.name], inner, f"{path}.{one.name}".lstrip("."))
+        if isinstance(value, (list, tuple)):
+            item = next((argument for member in members(kind) for argument in get_args(member)), Any)
+            for number, inner in enumerate(value):
+                walk(item, inner, f"{path}.{number}")
+
+    walk(PretrainConfig, settings, "")
+    return found

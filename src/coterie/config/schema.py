@@ -1,0 +1,364 @@
+"""The settings of a run: one field a part, in the order in which data flow through them; and the rules between the parts."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from coterie.data.augmentation.view_plan import ViewPlan
+from coterie.errors import BadConfig
+from coterie.grouping.assignment import AssignmentConfig, CenteredConfig, Nearest, Sinkhorn, Softmax
+from coterie.grouping.batch_objective import BatchGroupsConfig, Identity
+from coterie.grouping.groups import GroupsConfig, LearnedGroupsConfig
+from coterie.grouping.memory_queue import MemoryConfig, Refresh
+from coterie.grouping.teacher import MomentumTeacherConfig, SameNetwork, TargetConfig
+from coterie.models.backbone import BackboneConfig
+from coterie.models.encoder import BatchNormScope
+from coterie.models.head import HeadConfig
+from coterie.optim.optimizer import LarsConfig, OptimizerConfig
+from coterie.optim.schedule import Schedule
+
+AnyGroups = GroupsConfig | BatchGroupsConfig
+AnyAssignment = AssignmentConfig | Identity
+
+FEWEST_ROWS = 1 / 8
+"""A balanced assignment of fewer rows a group than this spreads each image over many groups, and learns nothing."""
+FEWEST_ROUNDS = 50
+"""Labels that are kept want a balance that has settled: after 3 rounds a third of SeLa's are wrong."""
+
+
+@dataclass(frozen=True)
+class ProbeConfig:
+    """Probes on labelled images while the run goes on.
+
+    Attributes:
+        train: labelled sources whose embeddings vote.
+        test: labelled sources whose labels are guessed; empty: every fifth image of ``train``.
+        every_epochs: how often, and at the end.
+        probes: of ``knn``, ``linear``, ``linear_published``, ``clusters`` and ``retrieval``.
+    """
+
+    train: tuple[str, ...]
+    test: tuple[str, ...] = ()
+    every_epochs: int = 5
+    probes: tuple[str, ...] = ("knn",)
+
+    def __post_init__(self) -> None:
+        check_known(self.probes, OF_EMBEDDINGS)
+        if self.every_epochs < 1:
+            raise BadConfig(f"probe.every_epochs is {self.every_epochs}: it must be at least 1")
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """What changes the speed of a run and the trace it leaves, but not what is learned.
+
+    Attributes:
+        device: ``auto`` (CUDA if there is one), ``cpu``, ``cuda`` or ``cuda:N``.
+        precision: ``auto`` (bfloat16 where the device, CPU or GPU, has it, else float32), ``float32`` or ``bfloat16``.
+        compile: the backbone's training passes through torch's compiler: ``always``, ``never``, or ``auto``: on CUDA in a
+            run that is long enough to pay for it. A compiled run is not bitwise the plain one; what is saved is the same.
+        checkpoint_activations: remember only what goes into each block of the network, and compute the rest again on the way
+            back: one forward pass more, less memory, the same result.
+        shard: each process keeps a part of the networks' weights, gradients and optimiser state (FSDP2); for networks that one
+            GPU does not hold.
+        workers: processes that load images; -1: as many as there are cores to spare, at most 16.
+        threads: of the main process on a CPU; 0: resolved at the start and kept on a resume, so that a resume is bitwise.
+        log_steps: steps between two lines of the log.
+        save_steps: steps between two checkpoints; 0: only by the clock and at the end.
+        save_minutes: minutes between two checkpoints.
+        on_collapse: ``warn`` or ``stop``.
+        looks: how often, evenly over the run, figures without labels are taken and the weights are kept beside them.
+        stop_when: ``stale``: a look that finds that nothing moves any more ends the run; or ``never``.
+    """
+
+    device: str = "auto"
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    compile: Literal["auto", "never", "always"] = "auto"
+    checkpoint_activations: bool = False
+    shard: bool = False
+    workers: int = -1
+    threads: int = 0
+    log_steps: int = 10
+    save_steps: int = 0
+    save_minutes: float = 10.0
+    on_collapse: Literal["warn", "stop"] = "warn"
+    looks: int = 10
+    stop_when: Literal["never", "stale"] = "never"
+
+    def __post_init__(self) -> None:
+        if self.shard and self.compile == "always":
+            raise BadConfig(
+                "run.compile is 'always', but with run.shard=true networks run as they are written: set it to 'auto'"
+            )
+        if self.threads < 0:
+            raise BadConfig(f"run.threads is {self.threads}: give 1 or more, or 0 to have it chosen")
+        if self.log_steps < 1:
+            raise BadConfig(f"run.log_steps is {self.log_steps}: it must be at least 1")
+        if self.save_minutes <= 0 or self.save_steps < 0:
+            raise BadConfig("run.save_minutes must be above 0 and run.save_steps not negative")
+        if self.looks < 0:
+            raise BadConfig(f"run.looks is {self.looks}: give 0 (none) or more")
+        if self.stop_when == "stale" and not self.looks:
+            raise BadConfig(
+                "run.stop_when is 'stale', which the looks find out, but run.looks is 0: set it to 10 or so"
+            )
+
+
+@dataclass(frozen=True)
+class PretrainConfig:
+    """Everything about a run. ``config.toml`` in its folder is this, resolved.
+
+    Attributes:
+        method: the preset that it came from.
+        data: folders, lists, globs, parquet files, tar shards.
+        views: what is seen of an image, and which view plays which part.
+        backbone: the network that is wanted.
+        batch_norm_scope: what a batch norm sees together: ``resolution``, ``view`` or ``joint``.
+        batch_norm_processes: of several processes, so many neighbours share the statistics of their batch norms; 0: all, so
+            that a run is the same on any number. SwAV's release shares them among 8.
+        micro_batches: a process sends its share of a batch through the network in so many parts, one after the other, and a
+            second time on the way back, where memory is short. Codes, groups and loss are those of the whole batch; batch
+            norms see a part.
+        projector: the head whose rows are grouped.
+        predictor: the head that predicts from the projector's rows; None: they predict themselves.
+        target: whose embeddings decide.
+        groups: how the centers move.
+        assignment: how scores become targets.
+        temperature: tau, of the prediction.
+        mean_entropy: weight of the regulariser that spreads the mean prediction over all groups (MSN); 0: none.
+        memory: past rows: balanced beside the batch's, or looked over by the refresh.
+        refresh: when the memory is looked over, and what for.
+        optimizer: what moves the weights.
+        learning_rate: over the run.
+        clip: largest norm of the gradient.
+        epochs: passes over the images.
+        images: to see in all: a run ends with their last whole batch, in the middle of an epoch if need be; none: ``epochs``
+            alone says.
+        batch_size: images a step, of all processes together.
+        seed: of weights, order and views.
+        probe: kNN while the run goes on.
+        run: what changes the speed but not the result.
+    """
+
+    method: str
+    data: tuple[str, ...]
+    views: ViewPlan
+    backbone: BackboneConfig
+    learning_rate: Schedule
+    epochs: int
+    batch_size: int
+    batch_norm_scope: BatchNormScope = "resolution"
+    batch_norm_processes: int = 0
+    micro_batches: int = 1
+    projector: HeadConfig = field(default_factory=HeadConfig)
+    predictor: HeadConfig | None = None
+    target: TargetConfig = field(default_factory=SameNetwork)
+    groups: AnyGroups = field(default_factory=LearnedGroupsConfig)
+    assignment: AnyAssignment = field(default_factory=Sinkhorn)
+    temperature: float = 0.1
+    mean_entropy: float = 0.0
+    memory: MemoryConfig | None = None
+    refresh: Refresh | None = None
+    optimizer: OptimizerConfig = field(default_factory=LarsConfig)
+    clip: float | None = None
+    seed: int = 0
+    images: int | None = None
+    probe: ProbeConfig | None = None
+    run: RunConfig = field(default_factory=RunConfig)
+
+    def __post_init__(self) -> None:
+        if self.epochs < 1:
+            raise BadConfig(f"epochs is {self.epochs}: it must be at least 1")
+        if self.batch_size < 2:
+            raise BadConfig(f"batch_size is {self.batch_size}: grouping needs at least 2 images a batch")
+        if self.images is not None and self.images < self.batch_size:
+            raise BadConfig(f"images is {self.images}: give at least a batch of {self.batch_size}, or none")
+        if not 0 <= self.seed < 2**62:
+            raise BadConfig(f"seed is {self.seed}: give a number from 0 to {2**62 - 1}")
+        if self.clip is not None and self.clip <= 0:
+            raise BadConfig(f"clip is {self.clip:g}: it must be above 0 (or none)")
+        if self.temperature <= 0:
+            raise BadConfig(f"temperature is {self.temperature:g}: it must be above 0 (SwAV uses 0.1)")
+        if self.batch_norm_processes < 0:
+            raise BadConfig(
+                f"batch_norm_processes is {self.batch_norm_processes}: give 0 (all), 1 (each alone) or more"
+            )
+        if not 1 <= self.micro_batches <= self.batch_size // 2:
+            raise BadConfig(
+                f"micro_batches is {self.micro_batches}: give 1 or more, of at least 2 images each (batch_size is "
+                f"{self.batch_size})"
+            )
+        if self.mean_entropy < 0:
+            raise BadConfig(f"mean_entropy is {self.mean_entropy:g}: a weight cannot be negative (0: none)")
+
+    def check(self) -> None:
+        """Refuse parts that do not go together; asked when settings are whole, so that each can be mended by another.
+
+        Raises:
+            BadConfig: names the path, the value, the rule and the mend.
+        """
+        if self.backbone.channels != self.views.channels:
+            raise BadConfig(
+                f"backbone.channels is {self.backbone.channels} but views.channels is {self.views.channels}: set both alike"
+            )
+        if self.predictor is not None and self.predictor.width != self.projector.width:
+            raise BadConfig(
+                f"predictor.width is {self.predictor.width} but projector.width is {self.projector.width}: both are "
+                "compared with the same centers, so set them alike"
+            )
+        if self.run.checkpoint_activations and self.batch_norm_scope == "joint":
+            raise BadConfig(
+                "run.checkpoint_activations goes block by block, but batch_norm_scope='joint' has all sizes of views side "
+                "by side: set it to false, and micro_batches to 2 or more"
+            )
+        self._check_roles()
+        if isinstance(self.groups, BatchGroupsConfig) or isinstance(self.assignment, Identity):
+            self._check_batch_groups()
+        else:
+            self._check_refresh(self.groups)
+            self._check_memory(self.groups, self.assignment)
+            self._check_spread(self.groups, self.assignment)
+        self._check_target()
+
+    @property
+    def keeps_labels(self) -> bool:
+        """Whether a refresh keeps a label for each image, which its views predict until the next."""
+        return self.refresh is not None and self.refresh.labels
+
+    @property
+    def assigned_rows(self) -> int:
+        """How many rows of a batch a head assigns to groups: one an image where labels are kept, else one a target view."""
+        return self.batch_size * (1 if self.keeps_labels else len(self.views.roles.target_views))
+
+    @property
+    def group_counts(self) -> tuple[int, ...]:
+        """How many groups each head tells apart in a batch."""
+        if not isinstance(self.groups, BatchGroupsConfig):
+            return self.groups.counts
+        roles = self.views.roles
+        if isinstance(self.assignment, Identity):  # every view of every image
+            return (len(roles.student_views) * self.batch_size,)
+        return (self.batch_size,) * len(roles.target_views)
+
+    def _check_roles(self) -> None:
+        roles = self.views.roles
+        needed = {*roles.grouped_views}
+        if isinstance(self.target, SameNetwork) or isinstance(self.groups, BatchGroupsConfig):
+            needed |= {*roles.target_views}
+        missing = sorted(needed - {*roles.student_views})
+        if missing:
+            raise BadConfig(f"views.student_views leaves out view {missing[0]}, which decides targets or is grouped")
+        if not self.keeps_labels and any({*roles.student_views} <= {view} for view in roles.target_views):
+            raise BadConfig("views: the student needs at least 2 views, so that one can predict another's code")
+        if roles.companion_views and isinstance(self.target, SameNetwork):
+            raise BadConfig(
+                "views.companion_views go through a momentum teacher: set target.kind='teacher', or leave none"
+            )
+
+    def _check_target(self) -> None:
+        if not isinstance(self.target, MomentumTeacherConfig):
+            if self.refresh is not None and self.refresh.reset_teacher:
+                raise BadConfig("refresh.reset_teacher is true, but there is no teacher: set target.kind='teacher'")
+            return
+        if self.target.covers_groups and not isinstance(self.groups, LearnedGroupsConfig):
+            raise BadConfig(
+                "target.covers_groups: an average of centers that are found anew means nothing; set it to false, or "
+                "groups.kind='learned'"
+            )
+        of_student = self.memory is not None and self.memory.of == "student"
+        if self.keeps_labels and of_student:
+            raise BadConfig("memory.of is 'student', so the teacher would decide nothing: set memory.of='target'")
+        if self.refresh is None and of_student:
+            raise BadConfig("memory.of is 'student', but the teacher's rows are balanced: set memory.of='target'")
+
+    def _check_batch_groups(self) -> None:
+        if not isinstance(self.groups, BatchGroupsConfig):
+            raise BadConfig("assignment.kind is 'identity', each image its own group: that needs groups.kind='batch'")
+        if self.memory is not None or self.refresh is not None:
+            raise BadConfig("groups.kind is 'batch': they last one step; --set memory=none --set refresh=none")
+        if isinstance(self.assignment, CenteredConfig):
+            raise BadConfig(
+                "assignment.kind is 'centered', a running mean of each group's scores, but groups.kind='batch' has other "
+                "groups at each step: set assignment.kind='sinkhorn', 'nearest', 'softmax' or 'identity'"
+            )
+        if self.mean_entropy:
+            raise BadConfig("mean_entropy spreads images over lasting groups; with groups.kind='batch' set it to 0")
+
+    def _check_refresh(self, groups: GroupsConfig) -> None:
+        if self.refresh is None:
+            if not isinstance(groups, LearnedGroupsConfig):
+                raise BadConfig(
+                    "these groups are found by a refresh of the memory: --set refresh.every_epochs=1, or groups.kind='learned'"
+                )
+            return
+        if self.memory is None:
+            raise BadConfig(
+                "refresh looks over the memory, and there is none: --set memory.length=N (the images of an epoch)"
+            )
+        if self.memory.start_epoch > 0:
+            raise BadConfig("memory.start_epoch: a memory that is looked over from the start begins there: set it to 0")
+        if isinstance(groups, LearnedGroupsConfig) and not (self.refresh.labels or self.refresh.reset_teacher):
+            raise BadConfig("refresh does nothing with learned groups: set refresh.labels=true, or --set refresh=none")
+        rows, most = self.memory.length // self.batch_size * self.batch_size, max(groups.counts)
+        if most > rows:
+            raise BadConfig(
+                f"groups.counts is {most}, more than the {rows} rows that a refresh can see: set memory.length to "
+                f"{-(-most // self.batch_size) * self.batch_size} or more, or use fewer groups"
+            )
+
+    def _check_memory(self, groups: GroupsConfig, assignment: AssignmentConfig) -> None:
+        roles, memory = self.views.roles, self.memory
+        if memory is not None and memory.length < self.batch_size:
+            raise BadConfig(
+                f"memory.length is {memory.length}, less than the batch of {self.batch_size}: "
+                f"set it to {self.batch_size} or more, or --set memory=none"
+            )
+        if memory is not None and self.refresh is None and not isinstance(assignment, Sinkhorn):
+            raise BadConfig("memory: only a balanced assignment (sinkhorn) or a refresh looks at it: --set memory=none")
+        together = self.refresh is None or (memory is not None and memory.of == "target")
+        if memory is not None and together and len(roles.target_views) != len(roles.grouped_views):
+            raise BadConfig(
+                "views.target_views and views.grouped_views must be as many where the memory serves the targets"
+            )
+        if isinstance(assignment, Sinkhorn):
+            self._check_balance(groups, assignment)
+
+    def _check_balance(self, groups: GroupsConfig, assignment: Sinkhorn) -> None:
+        if self.keeps_labels:
+            if not assignment.tolerance and assignment.iterations < FEWEST_ROUNDS:
+                raise BadConfig(
+                    f"assignment.iterations is {assignment.iterations}: labels of a whole memory are not balanced so soon; "
+                    "--set assignment.iterations=1000 --set assignment.tolerance=0.001"
+                )
+            return
+        queue = self.memory.length if self.memory is not None and self.refresh is None else 0
+        rows, most = self.batch_size + queue, max(groups.counts)
+        if rows < FEWEST_ROWS * most:
+            memory = f"--set memory.length={2 * most} --set memory.start_epoch=1, " if self.refresh is None else ""
+            raise BadConfig(
+                f"groups.counts is {most}: balancing {rows} rows over so many groups must fail; {memory}a larger batch, or at "
+                f"most {round(rows / FEWEST_ROWS)} groups"
+            )
+
+    def _check_spread(self, groups: GroupsConfig, assignment: AssignmentConfig) -> None:
+        if (
+            isinstance(groups, LearnedGroupsConfig)
+            and isinstance(assignment, Nearest | Softmax)
+            and not self.mean_entropy
+        ):
+            kind = "nearest" if isinstance(assignment, Nearest) else "softmax"
+            raise BadConfig(
+                f"assignment.kind is '{kind}': nothing spreads the images over learned groups, and all end in a few of them; "
+                "--set mean_entropy=1, or assignment.kind='sinkhorn'"
+            )
+
+
+OF_EMBEDDINGS = ("knn", "linear", "linear_published", "clusters", "retrieval")
+"""Those that ask frozen embeddings with one label an image."""
+
+
+def check_known(probes: Sequence[str], known: Sequence[str]) -> None:
+    """Refuse names that are no probes, or none at all."""
+    unknown = sorted(set(probes) - set(known))
+    if unknown or not probes:
+        raise BadConfig(f"{', '.join(unknown) or 'nothing'} is no probe: choose from {', '.join(known)}")

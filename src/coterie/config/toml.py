@@ -1,0 +1,174 @@
+"""Settings as people write them: read strictly, overridden path by path, written as TOML."""
+
+import difflib
+import math
+import tomllib
+from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import Any, get_args, get_origin, get_type_hints
+
+import cattrs
+import tomli_w
+from cattrs.strategies import configure_tagged_union
+
+from coterie.config.kinds import KINDS, members
+from coterie.config.schema import AnyAssignment, AnyGroups, PretrainConfig
+from coterie.errors import BadConfig, BadRun
+from coterie.grouping.teacher import TargetConfig
+from coterie.optim.optimizer import OptimizerConfig
+from coterie.optim.schedule import Schedule
+
+
+def _converter() -> cattrs.Converter:
+    """Strict: no unknown key, no guess between types, ``kind`` tells the members of a union apart."""
+    converter = cattrs.Converter(forbid_extra_keys=True, omit_if_default=False, detailed_validation=True)
+
+    def read_number(value: Any, _: Any) -> float:
+        if type(value) not in (float, int) or not math.isfinite(value):
+            raise TypeError(f"{value!r} is not a number")
+        return float(value)
+
+    def strictly(kind: type, accepted: tuple[type, ...], words: str) -> None:
+        def read(value: Any, _: Any) -> Any:
+            if type(value) not in accepted:
+                raise TypeError(f"{value!r} is not {words}")
+            if kind is int and not -(2**63) <= value < 2**63:
+                raise TypeError("a whole number has 64 bits at most")
+            return kind(value)
+
+        converter.register_structure_hook(kind, read)
+
+    strictly(bool, (bool,), "true or false")
+    strictly(int, (int,), "a whole number")
+    converter.register_structure_hook(float, read_number)
+    strictly(str, (str,), "a text in quotes")
+    for union in (Schedule, TargetConfig, AnyGroups, AnyAssignment, OptimizerConfig):  # what lies inside comes first
+        configure_tagged_union(union, converter, tag_name="kind", tag_generator=KINDS.__getitem__)
+    return converter
+
+
+_CONVERTER = _converter()
+
+
+def to_dict(config: PretrainConfig) -> dict[str, Any]:
+    """The settings as plain nested dictionaries, without those that are None."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: plain(each) for key, each in value.items() if each is not None}
+        if isinstance(value, (list, tuple)):
+            return [plain(each) for each in value]
+        return value
+
+    result: dict[str, Any] = plain(_CONVERTER.unstructure(config))
+    return result
+
+
+def from_dict(settings: Mapping[str, Any]) -> PretrainConfig:
+    """The settings from nested dictionaries, read strictly; :class:`BadConfig` names the path, the value and the rule."""
+    settings = dict(settings)
+    groups = settings.get("groups")
+    if isinstance(groups, Mapping) and type(groups.get("counts")) is int:  # one number: one head
+        settings["groups"] = {**groups, "counts": [groups["counts"]]}
+    settings = _numbers_are_constants(PretrainConfig, settings)
+    _check_shape(PretrainConfig, settings, "")
+    try:
+        config = _CONVERTER.structure(settings, PretrainConfig)
+    except cattrs.BaseValidationError as error:
+        raise BadConfig(_first_cause(error)) from None
+    config.check()
+    return config
+
+
+def _numbers_are_constants(kind: Any, value: Any) -> Any:
+    """A plain number where a schedule is meant becomes one that stays at it."""
+    if kind == Schedule and type(value) in (int, float):
+        return {"kind": "constant", "value": value}
+    if not isinstance(value, Mapping):
+        return value
+    tables = [each for each in members(kind) if isinstance(each, type) and is_dataclass(each)]
+    hints: dict[str, Any] = {}
+    for table in tables:
+        if len(tables) == 1 or value.get("kind") == KINDS[table]:
+            hints |= get_type_hints(table)
+    return {name: _numbers_are_constants(hints.get(name), inner) for name, inner in value.items()}
+
+
+def _check_shape(kind: Any, value: Any, path: str) -> None:
+    """Refuse what is no table or no list where one is meant, and a kind that does not exist."""
+    types = [each for each in members(kind) if each is not type(None)]
+    tables = [each for each in types if isinstance(each, type) and is_dataclass(each)]
+    if tables:
+        if not isinstance(value, Mapping):
+            raise BadConfig(f"{path} is {value!r}: give a table, with a line for each of its settings")
+        if len(tables) > 1:
+            known = {KINDS[each]: each for each in tables}
+            if value.get("kind") not in list(known):
+                raise BadConfig(f"{path}.kind is {value.get('kind')!r}: choose one of {', '.join(known)}")
+            tables = [known[value["kind"]]]
+        hints = get_type_hints(tables[0])
+        for name, inner in value.items():
+            if name in hints:
+                _check_shape(hints[name], inner, f"{path}.{name}".lstrip("."))
+    elif get_origin(types[0]) is tuple:
+        items = get_args(types[0])
+        if not isinstance(value, (list, tuple)):
+            raise BadConfig(f"{path} is {value!r}: give a list, such as [{value!r}]")
+        for number, inner in enumerate(value):
+            _check_shape(items[0], inner, f"{path}.{number}")
+
+
+def texts(value: Any, path: str) -> tuple[str, ...]:
+    """A list of texts in a settings file; :class:`BadConfig` if it is something else."""
+    if not isinstance(value, list) or not all(isinstance(each, str) for each in value):
+        raise BadConfig(f"{path} is {value!r}: give a list of texts")
+    return tuple(value)
+
+
+def to_toml(config: PretrainConfig) -> str:
+    """The text of ``config.toml``."""
+    return tomli_w.dumps(to_dict(config))
+
+
+def read_toml(path: str | Path) -> dict[str, Any]:
+    """The settings in a file, not yet checked."""
+    path = Path(path)
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise BadConfig(f"there is no settings file {path}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadConfig(f"cannot read {path}: {error}") from None
+    except (ValueError, RecursionError) as error:  # beside those of its syntax: endless numbers, endless nesting
+        raise BadConfig(f"{path} is not TOML: {error}") from None
+
+
+def read_run_toml(run: str | Path) -> dict[str, Any]:
+    """The settings of a run, not yet checked; :class:`BadRun` if its folder is not there."""
+    if not (Path(run) / "config.toml").is_file():
+        raise BadRun(f"{run} is no run's folder: it has no config.toml")
+    return read_toml(Path(run) / "config.toml")
+
+
+def _first_cause(error: BaseException, path: str = "") -> str:
+    """The innermost of cattrs' nested errors as one line with the path to it."""
+    for inner in getattr(error, "exceptions", ()):
+        step = path
+        for note in getattr(inner, "__notes__", ()):
+            name = getattr(note, "name", None)
+            index = getattr(note, "index", None)
+            if name is not None or index is not None:
+                step = f"{path}.{index if name is None else name}".lstrip(".")
+        return _first_cause(inner, step)
+    if isinstance(error, cattrs.ForbiddenExtraKeysError):
+        extra = sorted(error.extra_fields)[0]
+        allowed = [each.name for each in fields(error.cl)] if is_dataclass(error.cl) else []
+        near = difflib.get_close_matches(extra, allowed, n=1, cutoff=0.5)
+        where = f"{path}.{extra}".lstrip(".")
+        return f"{where}: there is no such setting" + (f"; did you mean {near[0]}?" if near else "")
+    if isinstance(error, KeyError) and path:
+        return f"{path}: it is missing"
+    if isinstance(error, BadConfig):
+        return str(error)
+    return f"{path}: {error}"

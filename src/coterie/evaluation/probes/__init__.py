@@ -1,0 +1,1 @@
+"""Probes of features: each file is one."""

@@ -1,0 +1,114 @@
+"""Whether groups of images are classes: of the run's own groups, and of k-means on the features."""
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from scipy.optimize import linear_sum_assignment
+from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
+from sklearn.metrics.cluster import contingency_matrix
+from torch import Tensor
+from torch.nn import functional as F
+
+from coterie.errors import UserError
+from coterie.evaluation.probes.checks import check_labelled_features, check_labels
+from coterie.grouping.chunks import chunked
+from coterie.grouping.kmeans import nearest_centers, random_starts, spherical_kmeans
+from coterie.grouping.loss import scores
+from coterie.logger import Listener, Silent
+
+STARTS = 8
+ROUNDS = 10  # of each start
+LAST_ROUNDS = 20  # more, of the best start
+
+
+def cluster_figures(labels: Int[Tensor, " n"], groups: Int[Tensor, " n"]) -> dict[str, float]:
+    """How well groups agree with classes.
+
+    Images whose group is -1 are left out of every figure, as if they were not there, and counted: figures of groups that hold
+    few of the images flatter. NMI is divided by the arithmetic mean of both entropies (Vinh et al. 2010; scikit-learn's
+    default) and, like purity, grows with the number of groups; ARI (Hubert & Arabie 1985) is 0 for groups by chance.
+
+    Args:
+        labels: the class of each image, from 0.
+        groups: the group of each image; -1: it has none.
+
+    Returns:
+        ``nmi`` (0 to 1); ``ari`` (at most 1); in percent ``hungarian_accuracy``, where each class gets one group of its own so
+        that the most images are right (Kuhn 1955; images of the groups left over are wrong), and ``purity``, where each group
+        counts as the class that is most frequent in it; ``ungrouped``, the number of images left out.
+
+    Raises:
+        UserError: no image, one without a label, or none with a group.
+    """
+    check_labels(labels, "TEST")
+    grouped = groups >= 0
+    if not grouped.any():
+        raise UserError(
+            "not one image has a group, so there is nothing to compare with the classes: assign groups first"
+        )
+    truth, found = labels[grouped].cpu().numpy(), groups[grouped].cpu().numpy()
+    counts = contingency_matrix(truth, found)  # [classes, groups] that occur
+    pairs = linear_sum_assignment(counts, maximize=True)
+    return {
+        "nmi": float(normalized_mutual_info_score(truth, found)),
+        "ari": float(adjusted_rand_score(truth, found)),
+        "hungarian_accuracy": float(100 * counts[pairs].sum() / len(truth)),
+        "purity": float(100 * counts.max(axis=0).sum() / len(truth)),
+        "ungrouped": float(np.count_nonzero(~grouped.cpu().numpy())),
+    }
+
+
+def clusters(
+    train: Float[Tensor, "n d"],
+    train_labels: Int[Tensor, " n"],
+    test: Float[Tensor, "m d"],
+    test_labels: Int[Tensor, " m"],
+    *,
+    groups: Int[Tensor, " m"] | None = None,
+    seed: int = 0,
+    listener: Listener | None = None,
+) -> dict[str, float]:
+    """:func:`cluster_figures` of the test images, for the run's own groups and for k-means on the features.
+
+    K-means is spherical (Dhillon & Modha 2001), on unit rows, with as many clusters as TRAIN has classes, fitted on TRAIN and
+    asked about TEST. Of `STARTS` seeded starts, after `ROUNDS` rounds each, the one with the largest mean cosine between rows
+    and centers goes on for `LAST_ROUNDS` more: labels give nothing but the number of clusters. Runs on the device of its
+    inputs; beside them it holds unit copies of both and a bounded number of scores.
+
+    Args:
+        train: embeddings to fit on.
+        train_labels: their classes.
+        test: embeddings to ask about.
+        test_labels: their classes.
+        groups: the run's own group of each test image, -1 for none, if there are groups.
+        seed: of the starts.
+        listener: hears of the progress.
+
+    Returns:
+        ``groups_nmi`` ... ``groups_ungrouped`` (with ``groups``), and ``kmeans_nmi`` ... ``kmeans_purity``.
+
+    Raises:
+        UserError: NaN, missing labels, one class only, or classes of TEST that TRAIN has not.
+    """
+    check_labelled_features(train, train_labels, test, test_labels)
+    result: dict[str, float] = {}
+    if groups is not None:
+        result |= {f"groups_{name}": value for name, value in cluster_figures(test_labels, groups).items()}
+    centers = _centers(
+        F.normalize(train, dim=1), int((torch.bincount(train_labels) > 0).sum()), seed, listener or Silent()
+    )
+    figures = cluster_figures(test_labels, nearest_centers(F.normalize(test, dim=1), centers))
+    del figures["ungrouped"]
+    return result | {f"kmeans_{name}": value for name, value in figures.items()}
+
+
+def _centers(rows: Float[Tensor, "n d"], count: int, seed: int, listener: Listener) -> Float[Tensor, "k d"]:
+    """The best of several k-means, by the mean cosine between unit rows and their centers."""
+    best, largest = rows[:count], -torch.inf
+    for start in listener.track(range(STARTS), STARTS, "k-means"):
+        positions = random_starts(len(rows), count, seed, step=start, head=0)
+        centers = spherical_kmeans(rows, rows[positions.to(rows.device)], ROUNDS)
+        cosines = [scores(part, centers).amax(dim=1).sum(dtype=torch.float64) for part in chunked(rows, count)]
+        if (total := float(torch.stack(cosines).sum())) > largest:
+            best, largest = centers, total
+    return spherical_kmeans(rows, best, LAST_ROUNDS)

@@ -1,0 +1,73 @@
+"""The k-nearest-neighbour probe."""
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.nn import functional as F
+
+from coterie.evaluation.neighbors import nearest, vote
+from coterie.evaluation.probes.checks import check_finite, check_labels
+from coterie.grouping.chunks import chunked
+
+NEIGHBOURS = (1, 20, 200)
+TEMPERATURES = (0.07, 0.1)
+
+
+def knn(
+    train: Float[Tensor, "n d"],
+    train_labels: Int[Tensor, " n"],
+    test: Float[Tensor, "m d"],
+    test_labels: Int[Tensor, " m"],
+    *,
+    neighbours: Sequence[int] = NEIGHBOURS,
+    temperatures: Sequence[float] = TEMPERATURES,
+) -> dict[str, float]:
+    """Accuracy, in percent, of a weighted vote of the nearest training rows.
+
+    Cosine similarity; each of the k neighbours votes with ``exp(cosine / temperature)`` (Wu et al. 2018, section 3.4; the
+    protocol of DINO, and of SwAV's appendix B.6). Runs on the device of its inputs; beside them, and a copy of the training
+    rows, it holds a bounded number of scores and votes at a time.
+
+    Returns:
+        ``{"k20_t0.07_top1": ..., "k20_t0.07_top5": ..., ...}``; top5 looks at the best min(5, k) classes.
+
+    Raises:
+        UserError: NaN, or missing labels.
+    """
+    for rows, labels, what in ((train, train_labels, "TRAIN"), (test, test_labels, "TEST")):
+        check_labels(labels, what)
+        check_finite(rows, what)
+    train = F.normalize(train, dim=1)
+    classes = int(max(train_labels.max(), test_labels.max())) + 1
+    hits = {(k, t): torch.zeros(2, dtype=torch.int64, device=train.device) for k in neighbours for t in temperatures}
+    parts = chunked(test, max(len(train), classes))
+    space = train.new_empty(len(parts[0]), len(train))
+    for part, truth in zip(parts, torch.split(test_labels, [len(part) for part in parts]), strict=True):
+        similarities, positions = nearest(F.normalize(part, dim=1), train, max(neighbours), space=space)
+        labels = train_labels[positions]
+        for (k, temperature), count in hits.items():
+            votes = vote(similarities[:, :k], labels[:, :k], classes, temperature)
+            right = votes.topk(min(5, k, classes), dim=1).indices == truth[:, None]
+            count += torch.stack([right[:, 0].sum(), right.any(dim=1).sum()])
+    result: dict[str, float] = {}
+    for (k, temperature), count in hits.items():
+        top1, top5 = (100 * count.double() / len(test)).tolist()
+        result |= {f"k{k}_t{temperature:g}_top1": top1, f"k{k}_t{temperature:g}_top5": top5}
+    return result
+
+
+def knn_predictions(
+    train: Float[Tensor, "n d"],
+    train_labels: Int[Tensor, " n"],
+    test: Float[Tensor, "m d"],
+    *,
+    k: int = 20,
+    temperature: float = 0.07,
+) -> Int[Tensor, " m"]:
+    """The class that the k nearest training rows vote for, for each test row; as in :func:`knn`."""
+    train, test = F.normalize(train, dim=1), F.normalize(test, dim=1)
+    similarities, positions = nearest(test, train, k)
+    classes = int(train_labels.max()) + 1
+    return vote(similarities, train_labels[positions], classes, temperature).argmax(dim=1)

@@ -1,1 +1,0 @@
-"""Weights that other libraries read."""

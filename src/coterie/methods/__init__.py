@@ -1,0 +1,1 @@
+"""Methods as presets: each a function that composes settings."""

@@ -1,0 +1,206 @@
+"""The methods for anybody's images: each a preset, a function from a plan to settings.
+
+A preset reads like the recipe in its paper; what the paper leaves to ImageNet (crops, network, optimiser, number of groups)
+follows here from the number and the size of the images, and is the same for all methods (:func:`_recipe`), so that they can be
+compared. The published settings are in :mod:`coterie.methods.imagenet`. Any setting can be overridden afterwards.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, Literal
+
+from coterie.config.schema import PretrainConfig
+from coterie.data.augmentation.view_plan import Augmentation, Crops, ViewPlan
+from coterie.grouping.assignment import Nearest, Sinkhorn
+from coterie.grouping.batch_objective import BatchGroupsConfig, Identity
+from coterie.grouping.groups import KMeansGroupsConfig, LearnedGroupsConfig, MomentumGroupsConfig
+from coterie.grouping.memory_queue import MemoryConfig, Refresh
+from coterie.grouping.teacher import MomentumTeacherConfig
+from coterie.methods.imagenet import PUBLISHED, imagenet_views
+from coterie.methods.planner import SMALL_STEM_SIDE, Facts, Planner
+from coterie.models.backbone import BackboneConfig, is_resnet
+from coterie.models.head import HeadConfig
+from coterie.optim.optimizer import AdamWConfig, LarsConfig
+from coterie.optim.schedule import Cosine, Linear
+
+
+def swav(plan: Planner) -> PretrainConfig:
+    """SwAV: swapped prediction of balanced codes over learned prototypes (Caron et al. 2020, arXiv 2006.09882).
+
+    Command: ``coterie pretrain swav IMAGES --out RUN``. Measured on a CPU: 10,000 images of CIFAR-10, a ResNet-18 of width
+    3/16, 42 epochs in 20 minutes of one core: 20-NN 52.8 % (lightly's SwAV 41.5 %; one seed, ``benchmarks/README.md``).
+    """
+    groups = plan.groups()
+    past = plan.queue(groups[0])
+    return PretrainConfig(
+        method="swav",
+        **_recipe(plan),
+        projector=_projector(plan),
+        groups=LearnedGroupsConfig(counts=groups, frozen_steps=plan.frozen_steps()),
+        assignment=Sinkhorn(temperature=plan.sinkhorn_temperature(), iterations=3),
+        memory=MemoryConfig(length=past, start_epoch=plan.queue_epoch()) if past else None,
+    )
+
+
+def smog(plan: Planner) -> PretrainConfig:
+    """SMoG: contrast against groups that move with the network (Pang et al. 2022, arXiv 2207.06167).
+
+    Command: ``coterie pretrain smog IMAGES --out RUN``. Measured on a CPU: 10,000 images of CIFAR-10, a ResNet-18 of width
+    3/16, 35 epochs in 20 minutes of one core: 20-NN 48.8 % (lightly's SMoG 38.9 %; one seed, ``benchmarks/README.md``).
+    Ours: one family of views for both networks (``smog_imagenet`` has the two that change places), batch norm for each
+    resolution, and a teacher that follows faster, for runs of fewer steps.
+    """
+    return PretrainConfig(
+        method="smog",
+        **_recipe(plan),
+        projector=replace(_projector(plan), last_batch_norm=True),
+        predictor=replace(_projector(plan), last_batch_norm=False),
+        target=MomentumTeacherConfig(momentum=Cosine(peak=0.99, final=1.0), moves="before"),
+        groups=MomentumGroupsConfig(counts=plan.groups(heads=3), momentum=Linear(1.0, 0.99)),
+        assignment=Nearest(),
+        memory=MemoryConfig(length=plan.epoch_memory(), start_epoch=0),
+        refresh=Refresh(reset_teacher=True),
+    )
+
+
+def deepcluster_v2(plan: Planner) -> PretrainConfig:
+    """DeepCluster-v2: predict the k-means group of each image an epoch ago (Caron et al. 2020, appendix D.2).
+
+    Command: ``coterie pretrain deepcluster_v2 IMAGES --out RUN``. Measured as ``swav``: 42 epochs, 43.3 %, and the features
+    keep few directions: on so few images take another. Ours for small images: labels that last 240 steps, a third of the rate.
+    """
+    return PretrainConfig(
+        method="deepcluster_v2",
+        **_recipe(plan, small_rate=1.4e-3),
+        projector=_projector(plan),
+        groups=KMeansGroupsConfig(counts=plan.groups(heads=3)),
+        assignment=Nearest(),
+        memory=MemoryConfig(length=plan.epoch_memory(), start_epoch=0),
+        refresh=Refresh(labels=True, every_epochs=plan.label_epochs()),
+    )
+
+
+def sela_v2(plan: Planner) -> PretrainConfig:
+    """SeLa-v2: predict balanced labels of the whole data set, learned prototypes (Caron et al. 2020, appendix D).
+
+    Command: ``coterie pretrain sela_v2 IMAGES --out RUN``. Measured as ``swav``: 41 epochs, 51.5 %, in 24 minutes for 20.
+    """
+    return PretrainConfig(
+        method="sela_v2",
+        **_recipe(plan),
+        projector=_projector(plan),
+        groups=LearnedGroupsConfig(counts=plan.groups(heads=3), frozen_steps=plan.frozen_steps()),
+        assignment=Sinkhorn(temperature=plan.sinkhorn_temperature(), iterations=1000, hard=True, tolerance=1e-3),
+        memory=MemoryConfig(length=plan.epoch_memory(), start_epoch=0),
+        refresh=Refresh(labels=True, every_epochs=plan.label_epochs()),
+    )
+
+
+def simclr(plan: Planner) -> PretrainConfig:
+    """SimCLR with several crops, the contrastive baseline (Chen et al. 2020; Caron et al. 2020, appendix A.8).
+
+    Command: ``coterie pretrain simclr IMAGES --out RUN``. No groups: every image is its own. Measured as
+    ``swav``: 42 epochs, 60.0 %, the best of all for so little time.
+    """
+    return PretrainConfig(
+        method="simclr",
+        **_recipe(plan),
+        projector=_projector(plan),
+        groups=BatchGroupsConfig(gradient=True),
+        assignment=Identity(),
+        temperature=0.2,
+    )
+
+
+def resa(plan: Planner) -> PretrainConfig:
+    """ReSA: balanced self-assignment over the batch's own features, no prototypes (Weng et al. 2025, ICML).
+
+    Command: ``coterie pretrain resa IMAGES --out RUN``. Not measured yet. Ours: the same augmentation for
+    all views (the authors' first is weak), no predictor, and a projector of two layers.
+    """
+    return PretrainConfig(
+        method="resa",
+        **_recipe(plan),
+        batch_norm_scope="view",
+        projector=replace(_projector(plan), last_batch_norm=True),
+        target=MomentumTeacherConfig(momentum=Cosine(peak=0.99, final=1.0), moves="before"),
+        groups=BatchGroupsConfig(),
+        assignment=Sinkhorn(temperature=0.05, iterations=3),
+        temperature=0.4,
+    )
+
+
+def _recipe(plan: Planner, small_rate: float = 4e-3) -> dict[str, Any]:
+    """What all methods share: views, network, optimiser and duration, from the number and the size of the images.
+
+    ``small_rate`` is the peak of the learning rate at batch 256 for small images.
+    """
+    facts, batch = plan.facts, plan.batch_size()
+    network = plan.backbone()
+    resnet = is_resnet(network)
+    stem: Literal["small", "standard"] = "small" if facts.side <= SMALL_STEM_SIDE and resnet else "standard"
+    if resnet:
+        why = "keeps the resolution" if stem == "small" else "the network's own"
+        plan.because("backbone.stem", stem, f"images of {facts.side} pixels: {why}")
+    if facts.small:
+        views = _small_views(facts, 1 if resnet else 32)
+        peak = plan.because(
+            "learning_rate.peak",
+            small_rate * (batch / 256) ** 0.5,
+            f"{small_rate:g} at batch 256, with the square root of the batch",
+        )
+        rate = Cosine(peak=peak, final=peak / 100, warmup_epochs=1)
+    else:
+        views = imagenet_views(facts)
+        peak = plan.because(
+            "learning_rate.peak", 0.6 * batch / 256, "0.6 at batch 256 as published, linear in the batch"
+        )
+        rate = Cosine(peak=peak, final=peak / 1000)
+    sizes = " + ".join(f"{each.count}x{each.size}" for each in views.crops)
+    plan.because("views.crops", sizes, "three quarters and half of the images' side" if facts.small else "as published")
+    optimizer = plan.because(
+        "optimizer.kind", "adamw" if facts.small else "lars", "few steps" if facts.small else "as published"
+    )
+    return {
+        "data": (),
+        "views": views,
+        "backbone": BackboneConfig(name=network, stem=stem, channels=facts.channels),
+        "optimizer": AdamWConfig(weight_decay=1e-4) if optimizer == "adamw" else LarsConfig(),
+        "learning_rate": rate,
+        "epochs": plan.epochs(),
+        "batch_size": batch,
+    }
+
+
+def _projector(plan: Planner) -> HeadConfig:
+    """As published for large images; for small ones narrower, its last batch norm spreads the first embeddings (SMoG)."""
+    if plan.facts.small:
+        return HeadConfig(hidden=(512,), width=128, last_batch_norm=True)
+    return HeadConfig(hidden=(2048,), width=128)
+
+
+def _small_views(facts: Facts, multiple: int) -> ViewPlan:
+    """Two crops of three quarters of the images' side and two of half of it: 24 and 16 pixels of 32.
+
+    A random crop of a part is an enlarged part: at three quarters of the side things have the size that they have in the whole
+    image later (Touvron et al. 2019, arXiv 1906.06423), at half the work. Networks that cut an image into patches need sizes
+    that are a ``multiple``.
+    """
+    large, small = (-(-max(16, round(facts.side * share)) // multiple) * multiple for share in (3 / 4, 1 / 2))
+    own = Augmentation(brightness=0.4, contrast=0.4, saturation=0.4, hue=0.1, blur=0.0)
+    augmentation = own if facts.colour else replace(own, jitter=0.0, grayscale=0.0)
+    return ViewPlan(
+        crops=(
+            Crops(count=2, size=large, scale=(0.2, 1.0), augmentation=augmentation),
+            Crops(count=2, size=small, scale=(0.08, 0.4), augmentation=augmentation),
+        ),
+        channels=facts.channels,
+        mean=facts.mean,
+        std=facts.std,
+        image_size=-(-facts.side // multiple) * multiple,
+    )
+
+
+METHODS: dict[str, Callable[[Planner], PretrainConfig]] = {
+    preset.__name__: preset for preset in (swav, smog, deepcluster_v2, sela_v2, simclr, resa, *PUBLISHED)
+}

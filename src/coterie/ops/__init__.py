@@ -1,1 +1,0 @@
-"""Pure, stateless functions on tensors, never below float32."""

@@ -1,0 +1,1 @@
+"""Pages to look at: of a run, of a comparison."""

@@ -1,0 +1,185 @@
+"""What goes onto the pages: of a run, and of the demonstration."""
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from coterie.config.hardware import choose_device
+from coterie.config.schema import PretrainConfig
+from coterie.config.toml import to_toml
+from coterie.data.loading.center_crop import Eye
+from coterie.data.sources.open import open_source
+from coterie.data.sources.source import ImageSource, Subset, labels, sampled
+from coterie.embedding.embed import Embeddings, embed_source
+from coterie.errors import NoImages, UserError
+from coterie.logger import Listener, Silent
+from coterie.report.embedding_map import MOST_POINTS
+from coterie.report.gallery import Grouped
+from coterie.report.page import Report, write_report
+from coterie.report.pictures import pictures_of
+from coterie.report.tables import probe_tables
+from coterie.training.environment import environment
+from coterie.training.load import load_saved
+from coterie.training.monitor import LARGEST_LOSS, SMALLEST_SPREAD
+from coterie.training.records import read_records
+from coterie.training.student import Student, eye, nearest_groups
+
+SAMPLED = MOST_POINTS
+"""So many images are embedded for the page, unless embeddings are given; of large images fewer (:func:`sample_size`)."""
+FEWEST_SAMPLED = 512
+WHOLE_SIZE = 64  # pixels; of larger images fewer are embedded, in proportion to their area
+
+
+def report_run(
+    folder: Path,
+    config: PretrainConfig,
+    source: ImageSource | None,
+    network: nn.Module,
+    eye: Eye,
+    device: torch.device,
+    *,
+    student: Student | None = None,
+    embeddings: Embeddings | None = None,
+    remarks: Sequence[str] = (),
+    listener: Listener | None = None,
+) -> None:
+    """Write a run's ``report.html``: did it work, the curves, the probes, a map, groups and neighbours of some images.
+
+    Args:
+        folder: of the run.
+        config: its settings.
+        source: its images; None: they are gone, and the page is without pictures.
+        network: the backbone.
+        eye: how images are brought to it.
+        device: where.
+        student: whose projector and groups say which image is in which group; None: no gallery of groups.
+        embeddings: of the source, by the backbone; None: those of a sample are made.
+        remarks: further warnings.
+        listener: is told how far the embedding is.
+    """
+    records = read_records(folder)
+    facts, log, pictures = records.facts, records.log, None
+    if source is not None:
+        if embeddings is None:
+            embeddings = _embed_sample(source, network, eye, device, listener)
+        if embeddings is not None:
+            pictures = pictures_of(embeddings, source, eye, partial(grouped, student) if student is not None else None)
+    write_report(
+        folder / "report.html",
+        Report(
+            title=f"{config.method} on {', '.join(Path(each).name for each in config.data)}",
+            answer=verdict(log),
+            summary=_summary(config, facts.get("images") or (None if source is None else len(source)), log),
+            metrics=log,
+            warnings=[{"step": None, "message": text} for text in (*remarks, *records.remarks)],
+            map=pictures.map if pictures else None,
+            galleries=pictures.galleries if pictures else (),
+            tables=probe_tables(records.evaluation),
+            automatic=[tuple(map(str, each)) for each in facts.get("automatic", ())],  # type: ignore[misc]
+            config_text=to_toml(config),
+            environment=facts.get("environment") or environment(device),
+        ),
+    )
+
+
+def report_again(
+    folder: str | Path,
+    *,
+    device: str = "auto",
+    embeddings: Embeddings | None = None,
+    listener: Listener | None = None,
+) -> Path:
+    """Write the ``report.html`` of a run's folder anew, from what the folder and the images hold now.
+
+    Args:
+        folder: of a run that has a checkpoint, finished or not.
+        device: where images are embedded.
+        embeddings: of the run's images by its backbone, if they are at hand; else a sample is embedded.
+        listener: is told what happens; warned if the images are no longer there, and the page is without pictures.
+
+    Returns:
+        The page.
+
+    Raises:
+        UserError: no run's folder, or no whole checkpoint in it.
+    """
+    folder, listener = Path(folder), listener or Silent()
+    where = choose_device(device)
+    saved = load_saved(folder, where)
+    config, student, remarks = saved.config, saved.student, list(saved.remarks)
+    source: ImageSource | None = None
+    try:
+        source = open_source(*config.data)
+        if len(source) != saved.images:
+            remarks.append(f"the run saw {saved.images} images, and there are {len(source)} now")
+            embeddings = None
+    except UserError as error:
+        remarks.append(f"the page is without pictures: {error}")
+    for line in remarks:
+        listener.warn(line)
+    network, look = student.encoder.backbone, eye(config)
+    kept = {"student": student, "embeddings": embeddings, "remarks": remarks, "listener": listener}
+    report_run(folder, config, source, network, look, where, **kept)  # type: ignore[arg-type]
+    return folder / "report.html"
+
+
+def sample_size(images: int, size: int, device: torch.device | str) -> int:
+    """How many of a source's images are embedded for the page; fewer of large ones on a CPU, where that takes its time."""
+    most = SAMPLED
+    if torch.device(device).type == "cpu" and size > WHOLE_SIZE:
+        most = max(FEWEST_SAMPLED, round(SAMPLED * (WHOLE_SIZE / size) ** 2))
+    return min(most, images)
+
+
+def verdict(records: Sequence[dict[str, Any]]) -> str:
+    """One sentence: what the last line of the log says, without labels, of the run."""
+    last = next((record for record in reversed(records) if "loss" in record), None)
+    if last is None:
+        return "Nothing was logged."
+    figures = (
+        f"loss {last['loss']:.2f} ({last['loss_over_ln_k']:.2f} of ln K), {last['groups_used']} of {last['groups']} groups "
+        f"used, spread {last['spread']:.2f}"
+    )
+    if any("warning" in record for record in records):
+        return f"The run was warned of: see below ({figures})."
+    if last["spread"] < SMALLEST_SPREAD or last["loss_over_ln_k"] > LARGEST_LOSS:
+        return f"It has not learned to tell images apart yet ({figures})."
+    knn = next((record["knn"] for record in reversed(records) if "knn" in record), None)
+    judged = f" kNN of the last probe: {knn['k20_t0.07_top1']:.1f} % (k = 20)." if knn else ""
+    return f"No sign of collapse: {figures}.{judged}"
+
+
+def grouped(student: Student, rows: Tensor) -> Grouped | None:
+    """The group, of the first head, that each row of the backbone's belongs to; None where the batch was the groups."""
+    nearest = nearest_groups(student, rows)
+    if nearest is None or student.groups is None:
+        return None
+    return Grouped(*nearest, len(student.groups.centers()[0]))
+
+
+def _embed_sample(
+    source: ImageSource, network: nn.Module, eye: Eye, device: torch.device, listener: Listener | None
+) -> Embeddings | None:
+    """Embeddings of images spread evenly over the source; None if not one can be decoded."""
+    count = sample_size(len(source), eye.size, device)
+    positions = sampled(count, source)
+    sample = Subset(source, positions, labels(source)[positions], source.classes)
+    training = network.training
+    try:
+        found = embed_source(
+            network.eval(), sample, eye, device=device, listener=listener, what="embedding for the report"
+        )
+    except NoImages:
+        return None
+    finally:
+        network.train(training)
+    return Embeddings(positions[found.index], found.rows, found.labels, found.bad)
+
+
+def _summary(config: PretrainConfig, images: int | None, log: Sequence[dict[str, Any]]) -> tuple[str, ...]:
+    told = f"{images:,} images, " if images else ""
+    return (f"{told}{config.backbone.name}, {config.epochs} epochs, batch {config.batch_size}.",)

@@ -1,0 +1,1 @@
+"""How long a run takes, how much memory, and where the time goes."""

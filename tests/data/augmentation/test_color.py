@@ -1,0 +1,102 @@
+"""Each colour operation against torchvision's on a PIL image, given the same factor."""
+
+import numpy as np
+import pytest
+import torchvision.transforms.functional as F
+from PIL import Image
+from skimage import data
+from sklearn.datasets import load_sample_image
+
+from coterie.data.augmentation import color as colors
+
+LEVELS = np.array([*range(0, 256, 3), 1, 254], dtype=np.uint8)
+
+
+def every_third_colour() -> np.ndarray:
+    red, green, blue = np.meshgrid(LEVELS, LEVELS, LEVELS, indexing="ij")
+    return np.stack([red, green, blue], axis=-1).reshape(len(LEVELS), -1, 3)
+
+
+IMAGES = {
+    "astronaut": data.astronaut(),
+    "china": load_sample_image("china.jpg"),
+    "noise": np.random.default_rng(0).integers(0, 256, size=(120, 97, 3), dtype=np.uint8),
+    "colours": every_third_colour(),
+    "one_pixel": np.array([[[200, 3, 100]]], dtype=np.uint8),
+    "grey": np.arange(256, dtype=np.uint8).repeat(3).reshape(16, 16, 3),
+}
+
+
+@pytest.fixture(params=IMAGES, scope="module")
+def image(request) -> np.ndarray:
+    return IMAGES[request.param]
+
+
+def planes_of(image: np.ndarray) -> np.ndarray:
+    return np.ascontiguousarray(image.transpose(2, 0, 1), dtype=np.float32)
+
+
+def difference(planes: np.ndarray, theirs: Image.Image) -> np.ndarray:
+    assert (planes == np.round(planes)).all()
+    assert planes.min() >= 0
+    assert planes.max() <= 255
+    return np.abs(planes - planes_of(np.asarray(theirs)))
+
+
+@pytest.mark.parametrize("factor", [0.0, 0.2, 0.5, 0.7391, 1.0, 1.3, 1.5, 1.8, 3.0])
+@pytest.mark.parametrize(
+    ("ours", "theirs"),
+    [
+        (colors.brighten, F.adjust_brightness),
+        (colors.contrast, F.adjust_contrast),
+        (colors.saturate, F.adjust_saturation),
+    ],
+    ids=["brightness", "contrast", "saturation"],
+)
+def test_the_three_stretches_are_torchvisions_to_the_last_bit(image, ours, theirs, factor):
+    planes = planes_of(image)
+    ours(planes, factor)
+    assert difference(planes, theirs(Image.fromarray(image), factor)).max() == 0
+
+
+@pytest.mark.parametrize("turn", [-0.5, -0.2, -0.0371, -0.001, 0.001, 0.0834, 0.15, 0.2, 0.5])
+def test_a_turned_hue_is_torchvisions_to_the_last_bit(image, turn):
+    planes = planes_of(image)
+    colors.turn_hue(planes, turn)
+    assert difference(planes, F.adjust_hue(Image.fromarray(image), turn)).max() == 0
+
+
+def test_luma_is_torchvisions_grayscale_to_the_last_bit(image):
+    grey = colors.luma(planes_of(image))
+    assert difference(np.stack([grey] * 3), F.to_grayscale(Image.fromarray(image), 3)).max() == 0
+
+
+def test_solarize_is_torchvisions_to_the_last_bit(image):
+    planes = planes_of(image)
+    colors.solarize(planes)
+    assert difference(planes, F.solarize(Image.fromarray(image), 128)).max() == 0
+
+
+@pytest.mark.parametrize(
+    "operation", [colors.brighten, colors.contrast, colors.saturate, colors.turn_hue], ids=lambda each: each.__name__
+)
+def test_many_views_at_once_and_each_alone(operation):
+    views = [IMAGES["noise"][:60, :60], IMAGES["astronaut"][:60, :60], IMAGES["china"][100:160, 100:160]]
+    factors = np.array([0.13, -0.2, 0.05] if operation is colors.turn_hue else [0.4, 1.7, 1.0])
+    together = np.stack([planes_of(view) for view in views], axis=1)
+    operation(together[:, :2], factors[:2, None, None])  # not one piece of memory
+    operation(together[:, 2:], factors[2:, None, None])
+    for number, view in enumerate(views):
+        alone = planes_of(view)
+        operation(alone, float(factors[number]))
+        assert (together[:, number] == alone).all()
+        assert (alone != planes_of(view)).any() or factors[number] == 1
+
+
+def test_the_grey_of_a_large_view_is_as_exact_as_that_of_a_small_one():
+    image = np.full((400, 500, 3), 255, dtype=np.uint8)  # the sum of its grey is beyond what single precision counts
+    image[:, ::2] = 254
+    image[0, 1] = 254  # the mean falls short of 254.5 by five millionths
+    planes = planes_of(image)
+    colors.contrast(planes, 0.5)
+    assert difference(planes, F.adjust_contrast(Image.fromarray(image), 0.5)).max() == 0

@@ -1,0 +1,150 @@
+"""simplejpeg beside Pillow: the same pixels and the same refusals, or it would matter what is installed."""
+
+import io
+import struct
+
+import numpy as np
+import pytest
+from PIL import Image, ImageOps
+
+from coterie.data.decoding import jpeg
+from coterie.data.decoding.decode import decode
+from coterie.data.decoding.jpeg import SMALLEST_REDUCED, decode_jpeg, reduced
+from coterie.data.decoding.pixels import PIXEL_LIMIT
+from coterie.errors import BadImage
+
+pytest.importorskip("simplejpeg", reason="simplejpeg is not installed (the extra `fast`)")
+
+KINDS = {
+    "4:4:4": {"subsampling": 0, "quality": 95},
+    "4:2:2": {"subsampling": 1},
+    "4:2:0": {"subsampling": 2, "quality": 40},
+    "progressive": {"progressive": True},
+    "restarts": {"restart_marker_blocks": 3},
+    "kept as RGB": {"keep_rgb": True},
+    "turned": {"exif": 6},
+}
+FACTORS = (1, 2, 4, 8)
+
+
+def files(photo, encoded, kind: str, height: int = 75, width: int = 122) -> list[bytes]:
+    """A picture and noise, in colour and in grey."""
+    options = dict(KINDS[kind])
+    if "exif" in options:
+        exif = Image.Exif()
+        exif[0x0112] = options["exif"]
+        options["exif"] = exif
+    noise = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    colored = [encoded(pixels, "JPEG", **options) for pixels in (photo(1, height, width), noise)]
+    if kind == "kept as RGB":
+        return colored
+    return [
+        *colored,
+        encoded(noise[..., 0], "JPEG", **{name: options[name] for name in options if name != "subsampling"}),
+    ]
+
+
+@pytest.fixture
+def outcome(monkeypatch):
+    """What becomes of a file with simplejpeg, and without it."""
+
+    def decoded(data: bytes, factor: int) -> np.ndarray | str:
+        try:
+            return decode(data, 3, lambda height, width: factor)
+        except BadImage as error:
+            return str(error)
+
+    def both(data: bytes, factor: int = 1) -> tuple[np.ndarray | str, np.ndarray | str]:
+        with_it = decoded(data, factor)
+        with monkeypatch.context() as patch:
+            patch.setattr(jpeg, "simplejpeg", None)
+            return with_it, decoded(data, factor)
+
+    return both
+
+
+def same(one: np.ndarray | str, other: np.ndarray | str) -> bool:
+    return type(one) is type(other) and np.array_equal(one, other)
+
+
+@pytest.mark.parametrize("factor", FACTORS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_its_pixels_are_pillows_at_every_size(kind, factor, photo, encoded, outcome):
+    for data in files(photo, encoded, kind):
+        with Image.open(io.BytesIO(data)) as image:
+            assert decode_jpeg(data, image.mode, image.height, image.width, factor) is not None  # it was not Pillow
+            image.draft(None, (image.width // factor, image.height // factor))
+            expected = np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+        with_it, without = outcome(data, factor)
+        np.testing.assert_array_equal(with_it, expected)
+        np.testing.assert_array_equal(without, expected)
+
+
+@pytest.mark.parametrize("factor", FACTORS[1:])
+def test_every_small_size_is_reduced_alike(factor, encoded, outcome):
+    noise = np.random.default_rng(0).integers(0, 256, (36, 36, 3), dtype=np.uint8)
+    for height in range(SMALLEST_REDUCED - 1, 36):
+        for width in (SMALLEST_REDUCED, 9, 15, 33):
+            with_it, without = outcome(encoded(noise[:height, :width], "JPEG"), factor)
+            assert same(with_it, without)
+            assert with_it.shape[:2] == (
+                reduced(height, width, factor) if height >= SMALLEST_REDUCED else (height, width)
+            )
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_file_cut_short_anywhere_is_as_bad(kind, photo, encoded, outcome):
+    for data in files(photo, encoded, kind, 24, 40):
+        refused = 0
+        for length in range(1, len(data), 7):
+            with_it, without = outcome(data[:length])
+            assert same(with_it, without)
+            refused += isinstance(with_it, str)
+        assert refused > 0.9 * len(data) / 7
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_damaged_file_is_as_bad_or_gives_the_same_pixels(kind, photo, encoded, outcome):
+    generator = np.random.default_rng(0)
+    kinds_of_end = set()
+    for data in files(photo, encoded, kind, 24, 40):
+        for number in range(60):
+            broken = bytearray(data)
+            for place in generator.integers(0, 700 if number % 2 else len(data), 2):
+                broken[place % len(data)] = generator.integers(0, 256)
+            with_it, without = outcome(bytes(broken), FACTORS[number % 4])
+            assert same(with_it, without)
+            kinds_of_end.add(type(with_it))
+    assert kinds_of_end == {str, np.ndarray}
+
+
+def sizes_said(data: bytes, height: int, width: int) -> bytes:
+    """The file with another size in its header."""
+    place = data.index(b"\xff\xc0") + 5
+    return data[:place] + struct.pack(">HH", height, width) + data[place + 4 :]
+
+
+def test_a_bomb_is_refused_by_its_header_before_any_pixel(photo, encoded, monkeypatch):
+    bomb = sizes_said(encoded(photo(), "JPEG"), 60_000, 60_000)
+    monkeypatch.setattr(jpeg.np, "empty", lambda *wanted, **options: pytest.fail("space was asked for"))
+    with pytest.raises(BadImage, match=f"more than the limit of {PIXEL_LIMIT} pixels"):
+        decode(bomb, 3, lambda height, width: 8)
+
+
+def test_no_more_is_decoded_than_the_header_that_was_checked_says(photo, encoded):
+    large = encoded(photo(0, 200, 300), "JPEG")
+    assert decode_jpeg(large, "RGB", 20, 30) is None
+    assert decode_jpeg(large, "RGB", 400, 600) is None
+
+
+def test_what_it_cannot_do_is_pillows(photo, encoded, outcome):
+    ink = encoded(Image.fromarray(photo()).convert("CMYK"), "JPEG")
+    with_it, without = outcome(ink)
+    assert same(with_it, without)
+    assert with_it.shape == (24, 32, 3)
+    assert decode_jpeg(ink, "CMYK", 24, 32) is None
+
+
+def test_without_it_everything_is_pillows(photo, encoded, monkeypatch):
+    monkeypatch.setattr(jpeg, "simplejpeg", None)
+    assert decode_jpeg(encoded(photo(), "JPEG"), "RGB", 24, 32) is None

@@ -1,0 +1,221 @@
+import numpy as np
+import pytest
+import torch
+
+from coterie.data.augmentation.view_plan import Augmentation, Crops, ViewPlan
+from coterie.data.loading.center_crop import center_batches, center_view
+from coterie.data.loading.loader import Loader
+from coterie.data.loading.sampler import epoch_order
+from coterie.data.sources.arrays import Arrays
+from coterie.errors import NoImages, UserError
+
+PLAN = ViewPlan(
+    crops=(Crops(2, 12, (0.3, 1.0)), Crops(1, 8, (0.1, 0.3), augmentation=Augmentation(blur=0.0))),
+    mean=(0.5, 0.5, 0.5),
+    std=(0.2, 0.2, 0.2),
+)
+
+
+def images(count: int = 20) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (count, 16, 20, 3), dtype=np.uint8)
+
+
+def loader(workers: int = 0, plan: ViewPlan = PLAN, **changes) -> Loader:
+    settings = {"batch_size": 6, "epochs": 3, "seed": 4, "workers": workers} | changes
+    return Loader(Arrays(images()), plan, **settings)
+
+
+def same(ours, theirs) -> None:
+    assert len(ours) == len(theirs)
+    for (progress, batch), (other_progress, other) in zip(ours, theirs, strict=True):
+        assert progress == other_progress
+        assert torch.equal(batch.index, other.index)
+        assert batch.views.keys() == other.views.keys()
+        assert all(torch.equal(view, other.views[number]) for number, view in batch.views.items())
+
+
+def indices(batches, epoch: int) -> torch.Tensor:
+    return torch.cat([batch.index for progress, batch in batches if progress.epoch == epoch])
+
+
+def test_shapes_and_progress() -> None:
+    batches = list(loader().resume())
+    assert len(batches) == 9  # 20 images are 3 whole batches an epoch
+    progress, batch = batches[4]
+    assert (progress.step, progress.epoch, progress.step_in_epoch, progress.total_steps) == (4, 1, 1, 9)
+    shapes = {number: tuple(view.shape) for number, view in batch.views.items()}
+    assert shapes == {0: (6, 3, 12, 12), 1: (6, 3, 12, 12), 2: (6, 3, 8, 8)}
+    assert all(view.dtype == torch.float32 for view in batch.views.values())
+
+
+def test_any_start_and_any_number_of_workers_give_the_same() -> None:
+    whole = list(loader().resume())
+    for workers, start in ((1, 0), (2, 0), (0, 5), (2, 4)):
+        same(list(loader(workers).resume(start)), whole[start:])
+
+
+def test_each_image_once_an_epoch_in_another_order() -> None:
+    batches = list(loader().resume())
+    epochs = [indices(batches, epoch) for epoch in range(3)]
+    assert all(len(set(epoch.tolist())) == 18 for epoch in epochs)
+    assert not torch.equal(epochs[0], epochs[1])
+    assert np.array_equal(epoch_order(4, 1, 20)[:18], epochs[1].numpy())
+    assert not np.array_equal(epoch_order(5, 1, 20), epoch_order(4, 1, 20))
+
+
+class SomeBad(Arrays):
+    def __getitem__(self, index: int):
+        return b"not an image" if index in (3, 4) else super().__getitem__(index)
+
+
+def test_a_bad_image_gives_its_place_to_the_next_good_one() -> None:
+    bad = Loader(SomeBad(images()), PLAN, batch_size=20, epochs=1, seed=4)
+    (_, batch), (_, good) = next(bad.resume()), next(loader(batch_size=20, epochs=1).resume())
+    assert torch.equal(batch.index, good.index)
+    assert {index for index, _ in batch.bad} == {3, 4}
+    differ = {
+        int(i) for i, a, b in zip(batch.index, batch.views[0], good.views[0], strict=True) if not torch.equal(a, b)
+    }
+    assert differ == {3, 4}
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_nothing_but_bad_images(workers: int) -> None:
+    class AllBad(Arrays):
+        def __getitem__(self, index: int):
+            return b""
+
+    with pytest.raises(NoImages, match="20 images in a row cannot be decoded"):
+        next(Loader(AllBad(images()), PLAN, batch_size=4, epochs=1, seed=0, workers=workers).resume())
+
+
+def test_fewer_images_than_a_batch() -> None:
+    with pytest.raises(UserError, match="use --batch-size 20 or less"):
+        loader(batch_size=21)
+
+
+@pytest.mark.parametrize(("channels", "dtype"), [(3, np.uint8), (1, np.uint8), (5, np.uint16), (1, np.uint16)])
+def test_the_middle_of_an_image(channels: int, dtype: type) -> None:
+    image = np.zeros((20, 40, channels), dtype)
+    image[5:15, 15:25] = np.iinfo(dtype).max
+    view = center_view(image, 20)
+    assert view.shape == (channels, 20, 20)
+    top = 255 if dtype == np.uint8 else 1.0
+    assert view[:, 10, 10].min() == top
+    assert view[:, 1, 1].max() == 0
+    assert center_view(np.zeros((300, 200, channels), dtype), 224).shape == (channels, 224, 224)
+
+
+def test_center_batches_leave_bad_images_out() -> None:
+    stream = center_batches(
+        SomeBad(images()), size=16, channels=3, mean=(0.5,) * 3, std=(0.2,) * 3, batch_size=5, workers=1
+    )
+    batches = list(stream)
+    assert torch.cat([batch.index for batch in batches]).tolist() == [i for i in range(20) if i not in (3, 4)]
+    assert [index for batch in batches for index, _ in batch.bad] == [3, 4]
+
+
+def test_images_of_8_and_of_16_bits_in_one_source_are_on_one_scale() -> None:
+    pictures = [np.full((16, 16, 1), 200, np.uint8), np.full((16, 16, 1), 200 * 257, np.uint16)] * 3
+    plan = ViewPlan(
+        crops=(Crops(2, 8, (0.5, 1.0), augmentation=Augmentation(blur=0.0)),), channels=1, mean=(0.0,), std=(1.0,)
+    )
+    _, batch = next(Loader(Arrays(pictures), plan, batch_size=6, epochs=1, seed=0).resume())
+    torch.testing.assert_close(batch.views[0], torch.full((6, 1, 8, 8), 200 / 255), atol=2e-3, rtol=0)
+    (middle,) = center_batches(Arrays(pictures), size=8, channels=1, mean=(0.0,), std=(1.0,))
+    torch.testing.assert_close(middle.views[0], torch.full((6, 1, 8, 8), 200 / 255), atol=2e-3, rtol=0)
+
+
+def family(size: int, **changes) -> tuple[Crops, ...]:
+    augmentation = Augmentation(blur=0.0, **changes)
+    return Crops(2, size, (0.3, 1.0), augmentation=augmentation), Crops(1, 8, (0.1, 0.3), augmentation=augmentation)
+
+
+SWAPPED = ViewPlan(  # views 0, 1 and 2 are one family, 3, 4 and 5 the other
+    crops=(*family(12), *family(12, solarize=1.0)),
+    mean=(0.5,) * 3,
+    std=(0.2,) * 3,
+    student_views=(1, 2),
+    target_views=(3,),
+    grouped_views=(1,),
+    companion_views=(5,),
+    swap=True,
+)
+
+
+def test_two_families_change_places_at_the_odd_steps_of_an_epoch() -> None:
+    """An epoch has 3 steps, so the parity of the step in the whole run is another one in the second epoch."""
+    batches = loader(plan=SWAPPED).resume()
+    seen = [(progress.step_in_epoch, set(batch.views)) for progress, batch in batches]
+    even, odd = {1, 2, 3, 5}, {4, 5, 0, 2}
+    assert seen == [(0, even), (1, odd), (2, even)] * 3
+
+
+def test_a_view_has_the_same_pixels_whatever_else_is_made() -> None:
+    everything = ViewPlan(crops=SWAPPED.crops, mean=SWAPPED.mean, std=SWAPPED.std)
+    pairs = zip(loader(plan=SWAPPED).resume(), loader(plan=everything).resume(), strict=True)
+    for (_, some), (_, whole) in pairs:
+        assert len(some.views) == 4
+        assert len(whole.views) == 6
+        assert all(torch.equal(view, whole.views[number]) for number, view in some.views.items())
+
+
+def test_a_run_with_two_families_goes_on_anywhere() -> None:
+    whole = list(loader(plan=SWAPPED).resume())
+    for workers, start in ((0, 1), (1, 3), (2, 4), (0, 8), (0, 9)):
+        same(list(loader(workers, plan=SWAPPED).resume(start)), whole[start:])
+
+
+def test_the_filling_pass_gives_each_image_once_with_the_grouped_views_and_leaves_the_run_alone() -> None:
+    run = loader(plan=SWAPPED)
+    filling = list(run.once())
+    assert [(progress.step, progress.steps_per_epoch, progress.total_steps) for progress, _ in filling] == [
+        (step, 3, 9) for step in range(3)
+    ]
+    assert all(set(batch.views) == {1} for _, batch in filling)  # at its odd steps too
+    assert len(set(indices(filling, 0).tolist())) == 18
+    same(list(loader(2, plan=SWAPPED).once()), filling)
+    same(list(run.resume()), list(loader(plan=SWAPPED).resume()))
+
+
+@pytest.mark.parametrize("seed", [0, 4, 2**64 - 1])
+def test_the_filling_pass_has_an_order_and_draws_of_its_own(seed: int) -> None:
+    settings = {"seed": seed, "epochs": 20, "batch_size": 20}
+    (((_, filling),), run) = loader(**settings).once(), loader(**settings).resume()
+    assert np.array_equal(epoch_order(seed, -1, 20), filling.index.numpy())
+
+    def by_image(batch) -> torch.Tensor:
+        return batch.views[0][batch.index.argsort()]
+
+    for _, batch in run:
+        assert not torch.equal(batch.index, filling.index)
+        assert not (by_image(batch) == by_image(filling)).flatten(1).all(1).any()
+
+
+def test_each_image_is_decoded_once_for_all_its_views() -> None:
+    decoded: list[int] = []
+
+    class Counted(Arrays):
+        def __getitem__(self, index: int):
+            decoded.append(index)
+            return super().__getitem__(index)
+
+    run = Loader(Counted(images()), PLAN, batch_size=20, epochs=1, seed=4)
+    for passing in (run.once(), run.resume()):
+        decoded.clear()
+        list(passing)
+        assert sorted(decoded) == list(range(20))
+
+
+def test_a_run_of_so_many_images_ends_in_the_middle_of_an_epoch() -> None:
+    whole = list(loader().resume())
+    some = loader(images=31)  # 5 batches of 6; an epoch has 3
+    assert (some.total_steps, some.steps_per_epoch) == (5, 3)
+    batches = list(some.resume())
+    assert [progress.step for progress, _ in batches] == list(range(5))
+    assert all(progress.total_steps == 5 for progress, _ in batches)
+    for (_, batch), (_, other) in zip(batches, whole, strict=False):
+        assert torch.equal(batch.views[0], other.views[0])
+    same(list(loader(2, images=31).resume(4)), batches[4:])
+    assert loader(images=10**9).total_steps == 9  # epochs end it, too
+    assert [len(list(each.resume())) for each in (loader(epochs=1, images=6), loader(epochs=1, images=18))] == [1, 3]

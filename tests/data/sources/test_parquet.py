@@ -1,0 +1,290 @@
+import json
+import os
+import pickle
+from multiprocessing import Queue, get_context
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from coterie.data.sources.labels import LabelMatrix
+from coterie.data.sources.open import open_source
+from coterie.data.sources.parquet import ParquetTable, open_tables
+from coterie.data.sources.source import Concatenated, Subset, label_matrix, labels
+from coterie.errors import BadImage, NoImages, UserError
+
+IMAGES = [f"image {n}".encode() * (n + 1) for n in range(1100)]  # more than one batch of rows
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch) -> Path:
+    monkeypatch.setenv("COTERIE_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def table(path: Path, metadata: dict[bytes, bytes] | None = None, **columns: object) -> str:
+    made = pa.table(columns).replace_schema_metadata(metadata)
+    pq.write_table(made, path, row_group_size=300)
+    return str(path)
+
+
+def structs(images: list[bytes | None], paths: list[str | None] | None = None) -> pa.Array:
+    rows = [{"bytes": image, "path": path} for image, path in zip(images, paths or [None] * len(images), strict=True)]
+    return pa.array(rows, pa.struct([("bytes", pa.binary()), ("path", pa.string())]))
+
+
+def images(source) -> list[bytes]:
+    return [source[index] for index in range(len(source))]
+
+
+@pytest.mark.parametrize("in_memory", [True, False])
+@pytest.mark.parametrize(
+    "column",
+    [pa.array(IMAGES), pa.array(IMAGES, pa.large_binary()), pa.array(IMAGES, pa.binary_view()), structs(IMAGES)],
+    ids=["binary", "large_binary", "binary_view", "struct"],
+)
+def test_rows_in_order(column, in_memory, tmp_path):
+    source = ParquetTable(table(tmp_path / "x.parquet", image=column), in_memory)
+    assert images(source) == IMAGES
+    assert [source.name(index) for index in (0, 1099)] == ["x/00000000", "x/00001099"]
+    assert (source.classes, source.label(3)) == ((), None)
+    for index in (-1, 1100):
+        with pytest.raises(IndexError):
+            source[index]
+
+
+def test_the_column_of_images(tmp_path):
+    path = tmp_path / "x.parquet"
+    two = IMAGES[:2]
+    assert images(ParquetTable(table(path, img=two, mask=two[::-1]))) == two
+    assert images(ParquetTable(table(path, mask=two[::-1], image=structs(two)))) == two
+    assert images(ParquetTable(table(path, photograph=two, number=[1, 2]))) == two
+    with pytest.raises(UserError, match=r"the columns are: left, right$"):
+        ParquetTable(table(path, left=two, right=two))
+    with pytest.raises(UserError, match=r"no column of images .* the columns are: image, number$"):
+        ParquetTable(table(path, image=["a path", "b path"], number=[1, 2]))
+
+
+def test_paths_are_names(tmp_path):
+    column = structs(IMAGES[:3], ["cat/\u96ea.jpg", None, ""])
+    source = ParquetTable(table(tmp_path / "x.parquet", image=column))
+    assert [source.name(index) for index in range(3)] == ["cat/\u96ea.jpg", "x/00000001", "x/00000002"]
+
+
+@pytest.mark.parametrize("in_memory", [True, False])
+def test_a_row_without_bytes_is_a_bad_image(in_memory, tmp_path):
+    rows = pa.array([{"bytes": b"x"}, {"bytes": None}, None], pa.struct([("bytes", pa.binary())]))
+    source = ParquetTable(table(tmp_path / "x.parquet", image=rows), in_memory)
+    assert source[0] == b"x"
+    for index in (1, 2):
+        with pytest.raises(BadImage, match="no bytes"):
+            source[index]
+
+
+def huggingface(**feature: object) -> dict[bytes, bytes]:
+    return {b"huggingface": json.dumps({"info": {"features": {"label": feature}}}).encode()}
+
+
+@pytest.mark.parametrize(
+    ("values", "metadata", "classes", "numbers"),
+    [
+        ([1, 0, 1], huggingface(_type="ClassLabel", names=["cat", "dog"]), ("cat", "dog"), [1, 0, 1]),
+        ([1, 0, 2], huggingface(_type="ClassLabel", names=["cat", "dog"]), ("cat", "dog", "2"), [1, 0, 2]),
+        ([-1, -1, -1], huggingface(_type="ClassLabel", names=["cat", "dog"]), (), [-1, -1, -1]),
+        ([1, 0, 2], huggingface(_type="Value"), ("0", "1", "2"), [1, 0, 2]),
+        ([1, 0, 2], {b"huggingface": b"{"}, ("0", "1", "2"), [1, 0, 2]),
+        ([1, None, 2], None, ("0", "1", "2"), [1, -1, 2]),
+        (["dog", None, "cat"], None, ("cat", "dog"), [1, -1, 0]),
+        (pa.array(["dog", "cat", "dog"]).dictionary_encode(), None, ("cat", "dog"), [1, 0, 1]),
+        ([0.5, 0.1, 0.2], None, (), [-1, -1, -1]),
+        ([[1], [2], [3]], None, (), [-1, -1, -1]),
+    ],
+)
+def test_labels(values, metadata, classes, numbers, tmp_path):
+    source = ParquetTable(table(tmp_path / "x.parquet", metadata, image=IMAGES[:3], label=values))
+    assert (source.classes, labels(source).tolist()) == (classes, numbers)
+    assert [source.label(index) for index in range(3)] == [None if number < 0 else number for number in numbers]
+
+
+@pytest.mark.parametrize(
+    ("values", "feature", "classes", "carried"),
+    [
+        ([[1, 0], [], None, [2]], None, ("0", "1", "2"), [[0, 1], [], None, [2]]),
+        ([[1, -1], [-1], [0, 1, 1], [None]], None, ("0", "1"), [[1], None, [0, 1], None]),
+        ([["dog", "cat"], ["cat", ""], None, []], None, ("cat", "dog"), [[0, 1], [0], None, []]),
+        ([[1], [0], [], [1, 0]], {"feature": {"names": ["cat", "dog"]}}, ("cat", "dog"), [[1], [0], [], [0, 1]]),
+        ([[1], [0], [], [1, 0]], [{"names": ["cat", "dog", "eel"]}], ("cat", "dog", "eel"), [[1], [0], [], [0, 1]]),
+        ([[1], [0], [], [1, 0]], {"feature": 3}, ("0", "1"), [[1], [0], [], [0, 1]]),
+        ([[1], [0], [], [1, 0]], [], ("0", "1"), [[1], [0], [], [0, 1]]),
+        (pa.array([[1, 0], [1, 1]] * 2, pa.list_(pa.int8(), 2)), None, ("0", "1"), [[0, 1], [1]] * 2),
+        (pa.array([["b"], ["a"]] * 2, pa.large_list(pa.string())), None, ("a", "b"), [[1], [0]] * 2),
+        (
+            pa.array([["b"], ["a"]] * 2, pa.list_(pa.dictionary(pa.int32(), pa.string()))),
+            None,
+            ("a", "b"),
+            [[1], [0]] * 2,
+        ),
+    ],
+)
+@pytest.mark.parametrize("column", ["label", "labels"])
+def test_several_labels_an_image(column, values, feature, classes, carried, tmp_path):
+    metadata = {b"huggingface": json.dumps({"info": {"features": {column: feature}}}).encode()} if feature else None
+    source = ParquetTable(table(tmp_path / "x.parquet", metadata, image=IMAGES[:4], **{column: values}))
+    found = label_matrix(pickle.loads(pickle.dumps(source)))
+    assert found.classes == classes
+    assert found.known.tolist() == [row is not None for row in carried]
+    assert [np.flatnonzero(row).tolist() for row in found.rows] == [row or [] for row in carried]
+    assert (source.classes, labels(source).tolist()) == ((), [-1] * 4)  # none has one label
+
+
+def test_tables_without_lists_of_labels_give_their_single_labels(tmp_path):
+    three = IMAGES[:3]
+    found = label_matrix(ParquetTable(table(tmp_path / "a.parquet", image=three, label=["dog", None, "cat"])))
+    assert (found.classes, found.known.tolist()) == (("cat", "dog"), [True, False, True])
+    assert found.rows.tolist() == [[False, True], [False, False], [True, False]]
+    for values in ([[], None, []], [[-1], [], None], [[0.5]] * 3, [[[1]]] * 3):
+        found = label_matrix(ParquetTable(table(tmp_path / "b.parquet", image=three, label=values)))
+        assert (found.rows.shape, found.known.any(), found.classes) == ((3, 0), False, ())
+    both = ParquetTable(table(tmp_path / "c.parquet", image=three, label=[2, 0, 1], labels=[["a"], ["a", "b"], []]))
+    assert labels(both).tolist() == [2, 0, 1]
+    assert label_matrix(both).rows.tolist() == [[True, False], [True, True], [False, False]]
+
+
+def test_several_labels_pass_through_sources_put_together(tmp_path):
+    table(tmp_path / "0.parquet", image=IMAGES[:2], labels=[["dog", "cat"], None])
+    table(tmp_path / "1.parquet", image=IMAGES[2:4], labels=[["eel"], ["bee", "cat"]])
+    table(tmp_path / "2.parquet", image=IMAGES[4:6], label=["ant", "dog"])
+    source = open_source(f"{tmp_path}/*.parquet")
+    found = label_matrix(source)
+    names = [[found.classes[n] for n in np.flatnonzero(row)] for row in found.rows]
+    assert found.classes == ("cat", "dog", "bee", "eel", "ant")
+    assert names == [["cat", "dog"], [], ["eel"], ["cat", "bee"], ["ant"], ["dog"]]
+    assert found.known.tolist() == [True, False, True, True, True, True]
+    some = label_matrix(Subset(source, np.array([3, 1, 0])))
+    assert (some.classes, some.known.tolist()) == (found.classes, [True, False, True])
+    assert some.rows.tolist() == found.rows[[3, 1, 0]].tolist()
+    own = label_matrix(Subset(source, np.array([3, 0]), np.array([1, -1]), ("x", "y")))
+    assert (own.rows.tolist(), own.known.tolist(), own.classes) == ([[0, 1], [0, 0]], [True, False], ("x", "y"))
+
+
+def test_columns_are_arranged_by_name(tmp_path):
+    found = label_matrix(ParquetTable(table(tmp_path / "x.parquet", image=IMAGES[:2], labels=[["a", "b"], ["c"]])))
+    arranged = found.arranged(("c", "new", "a"))
+    assert arranged.rows.tolist() == [[False, False, True], [True, False, False]]
+    assert arranged.classes == ("c", "new", "a")
+    assert found.arranged(found.classes) is found
+    twice = LabelMatrix(np.eye(3, dtype=bool), np.ones(3, dtype=bool), ("crane", "bird", "crane"))
+    assert twice.arranged(("bird", "crane")).rows.tolist() == [[False, True], [True, False], [False, True]]
+
+
+def test_several_tables(tmp_path):
+    first = table(tmp_path / "0.parquet", image=IMAGES[:2], label=["dog", "cat"])
+    table(tmp_path / "1.parquet", image=IMAGES[2:4], label=["bird", "cat"])
+    source = open_source(f"{tmp_path}/*.parquet")
+    assert images(source) == IMAGES[:4]
+    assert source.classes == ("cat", "dog", "bird")
+    assert labels(source).tolist() == [1, 0, 2, 0]
+    assert isinstance(open_source(first), ParquetTable)
+
+
+def test_large_tables_are_unpacked_once_and_mapped(cache, tmp_path):
+    paths = [table(tmp_path / f"{n}.parquet", image=IMAGES[n::2]) for n in range(2)]
+    open_tables(paths, memory_limit=10**9)
+    assert not cache.exists()
+    tables = open_tables(paths, memory_limit=1000)
+    assert images(Concatenated(tables)) == IMAGES[0::2] + IMAGES[1::2]
+    unpacked = sorted(cache.glob("tables/*/*.arrow"))
+    assert len(unpacked) == 2
+    assert not list(cache.glob("tables/*/*.partial"))
+    before = [path.stat().st_mtime_ns for path in unpacked]
+    assert images(open_tables(paths[:1], memory_limit=1000)[0]) == IMAGES[0::2]
+    assert [path.stat().st_mtime_ns for path in unpacked] == before
+    os.utime(paths[0], (1, 1))  # a changed table is unpacked anew
+    open_tables(paths[:1], memory_limit=1000)
+    assert len(list(cache.glob("tables/*/*.arrow"))) == 3
+
+
+def test_where_there_is_no_room_to_unpack(cache, tmp_path):
+    path = table(tmp_path / "x.parquet", image=IMAGES)
+    cache.write_bytes(b"a file where the folder should be")
+    with pytest.raises(UserError, match="COTERIE_CACHE") as found:
+        ParquetTable(path, in_memory=False)
+    assert len(str(found.value).splitlines()) == 1
+
+
+def test_a_full_disk_leaves_nothing_behind(cache, tmp_path, monkeypatch):
+    path = table(tmp_path / "x.parquet", image=IMAGES)
+    monkeypatch.setattr(pa, "OSFile", lambda *_: open("/dev/full", "wb", buffering=0))  # noqa: PTH123, SIM115
+    with pytest.raises(UserError, match="No space left"):
+        ParquetTable(path, in_memory=False)
+    monkeypatch.undo()
+    monkeypatch.setenv("COTERIE_CACHE", str(cache))
+    assert not list(cache.glob("tables/*/*.arrow")) + list(cache.glob("tables/*/*.partial"))
+    assert images(ParquetTable(path, in_memory=False)) == IMAGES
+
+
+def test_a_damaged_unpacked_table_says_so(cache, tmp_path):
+    path = table(tmp_path / "x.parquet", image=IMAGES)
+    ParquetTable(path, in_memory=False)
+    next(cache.glob("tables/*/*.arrow")).write_bytes(b"damaged")
+    with pytest.raises(UserError, match="delete it"):
+        ParquetTable(path, in_memory=False)
+
+
+def read_all(source: ParquetTable, order: list[int], results: Queue) -> None:
+    results.put((order, [source[index] for index in order]))
+
+
+@pytest.mark.parametrize("in_memory", [True, False])
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_workers(method, in_memory, tmp_path):
+    source = ParquetTable(table(tmp_path / "x.parquet", image=IMAGES, label=list(range(1100))), in_memory)
+    order = np.random.default_rng(0).integers(0, 1100, 300).tolist()
+    context = get_context(method)
+    results = context.Queue()
+    worker = context.Process(target=read_all, args=(source, order, results))
+    worker.start()
+    assert results.get(timeout=60) == (order, [IMAGES[index] for index in order])
+    worker.join()
+
+
+def test_images_are_not_pickled(tmp_path):
+    source = ParquetTable(table(tmp_path / "x.parquet", image=[bytes(10**6)]))
+    packed = pickle.dumps(source)
+    assert len(packed) < 10_000
+    assert images(pickle.loads(packed)) == [bytes(10**6)]
+
+
+def test_every_mistake_is_one_plain_line(tmp_path):
+    whole = Path(table(tmp_path / "x.parquet", image=IMAGES)).read_bytes()
+    path = tmp_path / "broken.parquet"
+    for data in (b"", b"no parquet" * 100, whole[:-500], whole[:2000]):
+        path.write_bytes(data)
+        with pytest.raises(UserError, match="not a readable parquet file") as found:
+            open_source(str(path))
+        assert len(str(found.value).splitlines()) == 1
+    path.write_bytes(whole[:200] + b"\xff" * 2000 + whole[2200:])  # the footer is whole, the pages are not
+    with pytest.raises(UserError, match="not a readable parquet file"):
+        open_source(str(path))
+    with pytest.raises(NoImages, match="no rows"):
+        open_source(table(path, image=pa.array([], pa.binary())))
+    with pytest.raises(NoImages, match="no rows"):
+        open_tables([table(path, image=pa.array([], pa.binary()))], memory_limit=-1)
+
+
+@pytest.mark.skipif(
+    not Path(os.environ.get("COTERIE_SHARED", Path(__file__).parents[3] / "shared"), "data/cifar10").is_dir(),
+    reason="no CIFAR-10 in COTERIE_SHARED/data/cifar10",
+)
+def test_cifar10():
+    folder = Path(os.environ.get("COTERIE_SHARED", Path(__file__).parents[3] / "shared"), "data/cifar10")
+    source = open_source(folder / "train.parquet")
+    assert len(source) == 50_000
+    assert source.classes[:2] == ("airplane", "automobile")
+    assert len(source.classes) == 10
+    assert np.bincount(labels(source)).tolist() == [5000] * 10
+    assert source.name(0) == "automobile/1690.jpg"
+    assert source[49_999].startswith(b"\xff\xd8")
+    assert open_source(folder / "test.parquet").classes == source.classes

@@ -1,0 +1,121 @@
+"""Embeddings that are kept: found again only for the same weights, the same images and the same eye."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from coterie.data.loading.center_crop import Eye
+from coterie.data.sources.open import open_source
+from coterie.data.sources.source import Concatenated, ImageSource, Subset
+from coterie.embedding.cache import EmbeddingStore, source_key
+from coterie.embedding.embed import Embeddings, embed_source
+
+EYE = Eye(8, 3, (0.5,) * 3, (0.25,) * 3)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for number in range(6):
+        path = tmp_path / "images" / f"class{number % 2}" / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.full((8, 8, 3), 40 * number, dtype=np.uint8)).save(path)
+    (tmp_path / "weights").write_bytes(b"one")
+    return tmp_path
+
+
+def making(source: ImageSource, calls: list[int]) -> Callable[[], Embeddings]:
+    def make() -> Embeddings:
+        calls.append(1)
+        return embed_source(lambda images: images.flatten(1), source, EYE)
+
+    return make
+
+
+def test_what_is_kept_is_what_was_made(folder: Path) -> None:
+    calls: list[int] = []
+    (folder / "images" / "class0" / "bad.png").write_bytes(b"no image")
+    source = open_source(folder / "images")
+    for _ in range(2):  # another store over the same folder: another process
+        store = EmbeddingStore(folder / "kept", folder / "weights")
+        found = store.get(source, EYE, making(source, calls))
+        made = making(source, [])()
+        assert torch.equal(found.rows, made.rows)
+        assert np.array_equal(found.index, made.index)
+        assert torch.equal(found.labels, made.labels)
+        assert found.bad == made.bad
+        assert len(found.bad) == 1
+    assert len(calls) == 1
+
+
+def test_another_image_eye_order_or_weight_is_made_anew(folder: Path) -> None:
+    calls: list[int] = []
+    source = open_source(folder / "images")
+    store = EmbeddingStore(folder / "kept", folder / "weights")
+
+    def made(of: ImageSource, eye: Eye = EYE) -> int:
+        store.get(of, eye, making(of, calls))
+        return len(calls)
+
+    assert made(source) == 1
+    assert made(Subset(source, np.array([4, 1]))) == 2
+    assert made(Subset(source, np.array([1, 4]))) == 3
+    assert made(Concatenated([source, source])) == 4
+    assert made(source, Eye(8, 3, (0.4,) * 3, (0.25,) * 3)) == 5
+    assert made(source) == 5
+    os.utime(folder / "images" / "class0" / "2.png", ns=(1, 1))
+    assert made(source) == 6
+    assert len(list((folder / "kept").iterdir())) == 6
+    (folder / "weights").write_bytes(b"two")
+    store = EmbeddingStore(folder / "kept", folder / "weights")
+    assert made(source) == 7
+    assert len(list((folder / "kept").iterdir())) == 1  # those of the weights before are gone
+
+
+def test_labels_are_those_of_now(folder: Path) -> None:
+    source = open_source(folder / "images")
+    positions = np.arange(6)
+    store = EmbeddingStore(folder / "kept", folder / "weights")
+    for labels in ([0, 1, 2, 0, 1, 2], [5, 4, 3, 2, 1, 0]):
+        named = Subset(source, positions, np.array(labels))
+        assert store.get(named, EYE, making(named, [])).labels.tolist() == labels
+
+
+def test_a_damaged_file_is_made_again(folder: Path) -> None:
+    calls: list[int] = []
+    source = open_source(folder / "images")
+    store = EmbeddingStore(folder / "kept", folder / "weights")
+    store.get(source, EYE, making(source, calls))
+    (kept,) = (folder / "kept").iterdir()
+    kept.write_bytes(kept.read_bytes()[:-7])
+    store.get(source, EYE, making(source, calls))
+    store.get(source, EYE, making(source, calls))
+    assert len(calls) == 2
+
+
+def test_a_source_that_names_no_files_is_not_kept(folder: Path) -> None:
+    class Own:
+        classes = ()
+
+        def __len__(self) -> int:
+            return 2
+
+        def __getitem__(self, index: int) -> np.ndarray:
+            return np.full((8, 8, 3), index, dtype=np.uint8)
+
+        def name(self, index: int) -> str:
+            return str(index)
+
+        def label(self, index: int) -> None:
+            return None
+
+    calls: list[int] = []
+    store = EmbeddingStore(folder / "kept", folder / "weights")
+    for _ in range(2):
+        store.get(Own(), EYE, making(Own(), calls))
+    assert len(calls) == 2
+    assert source_key(Concatenated([Own(), open_source(folder / "images")])) is None

@@ -1,0 +1,85 @@
+"""The same parts by actors on a real Ray on this machine."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT
+from tests.embedding.running import BROKEN, IMAGES, Made, assert_same_rows, stamps
+
+WITHOUT_RAY = "import sys; sys.modules['ray'] = None; from coterie.cli.main import main; main()"
+
+needs_ray = pytest.mark.skipif(
+    find_spec("ray") is None,
+    reason="Ray is not installed: pip install 'coterie[ray]'",
+)
+
+
+def actors(process: subprocess.Popen[str]) -> list[int]:
+    """The processes that write parts for this driver."""
+    parents, named = {}, []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            parents[int(folder.name)] = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+            if b"ray::MapWorker" in (folder / "cmdline").read_bytes():
+                named.append(int(folder.name))
+        except OSError:  # it has just ended
+            continue
+
+    def ours(number: int) -> bool:
+        return number == process.pid or (number in parents and ours(parents[number]))
+
+    return [number for number in named if ours(number)]
+
+
+@needs_ray
+def test_an_actor_is_killed_and_every_image_is_there_once(made: Made, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    process = made.started(out, "--workers", "1", "--ray", "local", "--actors", "2")
+    deadline = time.monotonic() + 200
+    while not stamps(out) and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.002)
+    there, working = stamps(out), actors(process)
+    assert working, process.communicate()
+    os.kill(working[0], signal.SIGKILL)
+    said, errors = process.communicate(timeout=300)
+    assert process.returncode == 0, errors
+    assert said.splitlines()[-1] == f"{out}: {IMAGES - len(BROKEN)} images"  # after what Ray has to say of the kill
+    assert {name: stamp for name, stamp in stamps(out).items() if name in there} == there, "made again"
+    assert_same_rows(out, made)
+    ours = [line for line in errors.splitlines() if "core_worker" not in line and "raylet" not in line]
+    assert ours[-2:] == [
+        f"warning: 3 images could not be decoded: {out / '_bad_images'} lists them",
+        "5 of 5 parts are there",
+    ]
+    assert all(line.startswith("embedding, in parts: ") for line in ours[:-2]), errors
+    assert "sage statistics" not in errors
+
+
+@needs_ray
+def test_what_an_actor_refuses_is_one_line() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.embedding.actors"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=200,
+    )
+    assert done.stdout == "refused: no images here, for 3 workers\n", done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_without_ray_one_line_says_what_to_install(made: Made, tmp_path: Path) -> None:
+    words = ["embed", str(made.run), str(made.images), "--out", str(tmp_path / "out"), "--ray", "local"]
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT_RAY, *words], capture_output=True, text=True, check=False, timeout=200
+    )
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
+    assert "pip install 'coterie[ray]'" in done.stderr

@@ -1,0 +1,198 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import balanced_accuracy_score, top_k_accuracy_score
+from sklearn.preprocessing import StandardScaler
+from torch import Tensor
+from torch.nn import functional as F
+
+import coterie.evaluation.probes.linear as module
+from coterie.errors import UserError
+from coterie.evaluation.probes.linear import linear, linear_published, linear_sgd
+from coterie.evaluation.probes.standardize import Standard
+from coterie.logger import Silent
+
+Four = tuple[Tensor, Tensor, Tensor, Tensor]
+
+
+def four(train: int = 400, test: int = 200, classes: int = 7, noise: float = 2.0) -> Four:
+    """Overlapping classes of unequal size, numbered with gaps, with features of unequal scale."""
+    generator = torch.Generator().manual_seed(2)
+    centers = torch.randn(classes, 12, generator=generator)
+    labels = (classes * torch.rand(train + test, generator=generator).square()).long()
+    labels[:classes] = torch.arange(classes)
+    rows = centers[labels] + noise * torch.randn(train + test, 12, generator=generator)
+    rows = rows * torch.logspace(-1, 1, 12) + 3
+    return rows[:train], 3 * labels[:train], rows[train:], 3 * labels[train:]
+
+
+def test_figures_are_scikit_learns() -> None:
+    train, train_labels, test, test_labels = four()
+    result = linear(train, train_labels, test, test_labels)
+    scaler = StandardScaler().fit(train.numpy())
+    oracle = LogisticRegression(C=1 / result["penalty"], tol=1e-6, max_iter=5000)
+    oracle.fit(scaler.transform(train.numpy()), train_labels.numpy())
+    probabilities = oracle.predict_proba(scaler.transform(test.numpy()))
+    guesses = oracle.classes_[probabilities.argmax(axis=1)]
+    truth = test_labels.numpy()
+    assert result["top1"] == pytest.approx(100 * np.mean(guesses == truth))
+    assert result["top5"] == pytest.approx(
+        100 * top_k_accuracy_score(truth, probabilities, k=5, labels=oracle.classes_)
+    )
+    assert result["mean_per_class"] == pytest.approx(100 * balanced_accuracy_score(truth, guesses))
+    assert 50 < result["top1"] < result["top5"] <= 100
+    assert set(result) == {"top1", "top5", "mean_per_class", "penalty", "held_out_top1"}
+
+
+def test_the_penalty_is_chosen_without_the_test_images() -> None:
+    train, train_labels, test, test_labels = four()
+    chosen = linear(train, train_labels, test, test_labels)
+    other = linear(train, train_labels, -10 * test, test_labels.flip(0))
+    assert (chosen["penalty"], chosen["held_out_top1"]) == (other["penalty"], other["held_out_top1"])
+    assert chosen["top1"] != other["top1"]
+
+
+def test_what_is_held_out_is_not_learned_from() -> None:
+    """Labels that mean nothing: a classifier with more features than rows knows all that it has seen, and no other."""
+    rows, labels = torch.randn(100, 150), torch.arange(100) % 5
+    assert linear(rows, labels, rows, labels, penalties=[1e-2, 1e-3])["top1"] == 100
+    assert linear(rows, labels, rows, labels, penalties=[1e-2, 1e-3])["held_out_top1"] < 50
+    result = linear_sgd(rows, labels, rows, labels, learning_rates=[0.1, 0.2], epochs=50)
+    assert (result["top1"] == 100, result["held_out_top1"] < 50) == (True, True)
+
+
+def test_the_chosen_penalty_is_the_best_on_what_is_held_out() -> None:
+    data = four(train=60, noise=4.0)
+    alone = {strength: linear(*data, penalties=[strength, strength])["held_out_top1"] for strength in (1e3, 10.0, 1e-3)}
+    result = linear(*data, penalties=[1e-3, 10.0, 1e3])
+    assert len(set(alone.values())) > 1
+    assert result["held_out_top1"] == max(alone.values())
+    assert alone[round(result["penalty"], 6)] == max(alone.values())
+
+
+@pytest.mark.parametrize("probe", [linear, linear_published])
+def test_a_seed_gives_the_same_figures(probe, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
+    data = four(train=100)
+    assert probe(*data, seed=5) == probe(*data, seed=5)
+
+
+def test_sgd_is_torchs() -> None:
+    train, train_labels, _, _ = four(train=600)
+    numbers = train_labels // 3
+    kept = torch.arange(600) % 4 > 0
+    rates = [0.001, 0.01]
+    model = module._sgd(
+        train,
+        numbers,
+        7,
+        rates,
+        standard=Standard.none(train),
+        index=kept.nonzero()[:, 0],
+        epochs=4,
+        seed=9,
+        listener=None,
+    )
+    for head, rate in enumerate(rates):
+        generator = torch.Generator().manual_seed(9)
+        layer = torch.nn.Linear(12, 7)
+        first = 0.01 * torch.randn(7, 1, 12, generator=generator, dtype=torch.float64)
+        layer.weight.data, layer.bias.data = first[:, 0].float(), torch.zeros(7)
+        optimizer = torch.optim.SGD(layer.parameters(), lr=rate, momentum=0.9, weight_decay=1e-6)
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=4)
+        rows, truth = train[kept], numbers[kept]
+        for _ in range(4):
+            for batch in torch.randperm(len(rows), generator=generator).split(256):
+                optimizer.zero_grad()
+                F.cross_entropy(layer(rows[batch]), truth[batch]).backward()
+                optimizer.step()
+            schedule.step()
+        torch.testing.assert_close(model.weights[:, head], layer.weight.detach(), atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(model.bias[:, head], layer.bias.detach(), atol=1e-5, rtol=1e-4)
+
+
+def test_the_published_protocol() -> None:
+    class Epochs(Silent):
+        seen = 0
+
+        def track(self, items, total, what):  # type: ignore[no-untyped-def]
+            for item in items:
+                self.seen += 1
+                yield item
+
+    data, epochs = four(train=100, test=50), Epochs()
+    result = linear_published(*data, listener=epochs)
+    assert epochs.seen == 100
+    assert result["learning_rate"] == 0.3
+    assert set(result) == {"top1", "top5", "mean_per_class", "learning_rate"}
+    constants = (module.BATCH_SIZE, module.MOMENTUM, module.WEIGHT_DECAY, module.START)
+    assert constants == (256, 0.9, 1e-6, 0.01)
+
+
+def test_a_sweep_of_learning_rates_passes_by_those_that_fail() -> None:
+    data = four()
+    result = linear_sgd(*data, learning_rates=[1e-7, 0.03, 1e30], epochs=50, standardise=True)
+    assert result["learning_rate"] == 0.03
+    assert result["top1"] == pytest.approx(linear(*data)["top1"], abs=5)
+
+
+def test_sgd_that_diverges_is_no_figure() -> None:
+    with pytest.raises(UserError, match=r"SGD diverges .* learning rate of 1e\+30"):
+        linear_sgd(*four(), learning_rates=[1e30], epochs=5)
+
+
+def test_a_class_with_one_image_is_learned_from() -> None:
+    rows = torch.eye(4).repeat_interleave(torch.tensor([5, 5, 5, 1]), dim=0)
+    labels = torch.arange(4).repeat_interleave(torch.tensor([5, 5, 5, 1]))
+    assert linear(rows, labels, torch.eye(4), torch.arange(4), penalties=[1e-2])["top1"] == 100
+    assert linear(rows, labels, torch.eye(4), torch.arange(4))["held_out_top1"] == 100
+    assert linear_published(rows, labels, torch.eye(4), torch.arange(4))["top1"] == 100
+
+
+def test_one_image_of_each_class() -> None:
+    rows, labels = torch.eye(3), torch.arange(3)
+    result = linear(rows, labels, rows, labels)
+    assert result["top1"] == 100
+    assert "held_out_top1" not in result
+    assert result["penalty"] == 100
+    with pytest.raises(UserError, match="no learning rate can be chosen"):
+        linear_sgd(rows, labels, rows, labels, learning_rates=[0.1, 0.3])
+
+
+def test_two_classes_and_a_feature_that_never_changes() -> None:
+    train, labels, test, truth = four(classes=2)
+    train[:, 0] = test[:, 0] = 7.0
+    result = linear(train, labels, test, truth)
+    assert result["top5"] == 100
+    assert math.isfinite(result["top1"])
+
+
+def test_more_features_than_images() -> None:
+    rows = torch.randn(12, 300) + 2 * (torch.arange(12) % 3 == 0)[:, None]
+    labels = (torch.arange(12) % 3 == 0).long()
+    assert linear(rows, labels, rows, labels)["top1"] == 100
+
+
+@pytest.mark.parametrize("probe", [linear, linear_published])
+def test_bad_input_is_refused(probe) -> None:  # type: ignore[no-untyped-def]
+    train, labels, test, truth = four(train=50, test=20)
+    with pytest.raises(UserError, match="NaN or infinity in 20 of 20 embeddings of TEST"):
+        probe(train, labels, test * torch.inf, truth)
+    with pytest.raises(UserError, match="have no label"):
+        probe(train, labels - 1, test, truth)
+    with pytest.raises(UserError, match="20 images of TEST belong to classes that TRAIN has no image of"):
+        probe(train, labels, test, truth + 1)
+    with pytest.raises(UserError, match="one class only"):
+        probe(train, labels * 0, test, truth * 0)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_on_the_accelerator() -> None:
+    data = four()
+    there = tuple(each.cuda() for each in data)
+    for probe in (linear, linear_published):
+        here, found = probe(*data), probe(*there)
+        assert found["top1"] == pytest.approx(here["top1"], abs=1)

@@ -1,0 +1,158 @@
+"""Is it good, is it learning, which checkpoint: every probe and every verb about a finished run, on a real small one."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+import coterie
+from coterie.cli import main as cli
+from coterie.cli.demo import write_patches
+from coterie.data.sources.builtin_photos import photo_patches
+from coterie.errors import UserError
+from coterie.evaluation.evaluator import PROBES
+
+SETTINGS = (
+    "views.crops.0.size=16 views.crops.1.size=8 views.crops.1.count=2 backbone.width=0.125 groups.counts=[20] run.threads=1 "
+    "run.workers=0 run.looks=2"
+).split()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of two looks, and labelled patches of 18 photographs."""
+    path = tmp_path_factory.mktemp("judged")
+    for split, count in (("train", 180), ("test", 90)):
+        write_patches(path / f"{split}.parquet", photo_patches(split, count, 16))
+    coterie.pretrain("swav", path / "train.parquet", out=path / "run", epochs=2, batch_size=30, settings=SETTINGS)
+    return path
+
+
+@pytest.fixture
+def call(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
+    """Run the command in this process; its standard output, or its one line of complaint."""
+
+    def run(*words: str | Path) -> str:
+        monkeypatch.setattr("sys.argv", ["coterie", *map(str, words)])
+        status = 0
+        try:
+            cli.main()
+        except SystemExit as error:
+            status = int(error.code or 0)
+        said = capfd.readouterr()
+        assert status in (0, 2)
+        assert status == 0 or said.err.count("\n") == 1
+        return said.err if status else said.out
+
+    return run
+
+
+def test_every_probe_answers_and_is_written_down(folder: Path) -> None:
+    quick = [name for name in PROBES if name not in ("linear_images", "low_shot")]  # a hundred epochs; 40 fits a class
+    found = coterie.evaluate(
+        folder / "run", folder / "train.parquet", folder / "test.parquet", probes=quick, labels="1", workers=0
+    )
+    assert list(found) == quick
+    assert all(np.isfinite(list(figures.values())).all() for figures in found.values())
+    assert found["linear"]["top1"] > 100 / 18
+    assert found["finetune"].keys() >= {"top1", "scratch_top1"}
+    assert any(name.startswith("groups_") for name in found["clusters"])
+    assert json.loads((folder / "run" / "evaluation.json").read_text()) == found
+
+
+def test_a_second_question_embeds_nothing(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = (folder / "run", folder / "train.parquet", folder / "test.parquet")
+    first = coterie.evaluate(*asked, probes=["knn"], workers=0)
+
+    def never(*_: object, **__: object) -> None:
+        raise AssertionError("it was embedded again")
+
+    monkeypatch.setattr("coterie.evaluation.evaluator.embed_source", never)
+    assert coterie.evaluate(*asked, probes=["knn"], workers=0) == first
+    assert coterie.evaluate(*asked, probes=["retrieval"], workers=0)
+
+
+def test_the_same_probe_in_training_and_afterwards(folder: Path, tmp_path: Path) -> None:
+    more = ["probe.probes=['knn', 'linear']"]
+    run = coterie.pretrain(
+        "swav",
+        folder / "train.parquet",
+        out=tmp_path / "run",
+        epochs=1,
+        batch_size=30,
+        settings=[*SETTINGS, *more],
+        probe=folder / "train.parquet",
+        probe_test=folder / "test.parquet",
+    )
+    last = json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])
+    after = coterie.evaluate(
+        run, folder / "train.parquet", folder / "test.parquet", probes=["knn", "linear"], workers=0
+    )
+    assert {name: last[name] for name in after} == after
+
+
+def test_several_labels_an_image(folder: Path, tmp_path: Path) -> None:
+    """VOC's way: a list of labels in each row."""
+    for split in ("train", "test"):
+        table = pq.read_table(folder / f"{split}.parquet")
+        labels = table["label"].to_pylist()
+        several = pa.array([[label[:1], f"length {len(label) % 2}"] for label in labels], pa.list_(pa.string()))
+        pq.write_table(pa.table({"image": table["image"], "labels": several}), tmp_path / f"{split}.parquet")
+    found = coterie.evaluate(
+        folder / "run", tmp_path / "train.parquet", tmp_path / "test.parquet", probes=["svm"], workers=0
+    )
+    assert 0 < found["svm"]["map"] <= 100
+    assert found["svm"]["classes"] > 5
+
+
+def test_transfer_gives_one_table(folder: Path, call: Callable[..., str]) -> None:
+    said = call(
+        "transfer", folder / "run", f"whole={folder / 'train.parquet'}",
+        f"pair={folder / 'train.parquet'},{folder / 'test.parquet'}", "--probes", "knn,retrieval", "--workers", "0",
+    )  # fmt: skip
+    assert [line.split()[0] for line in said.splitlines()[1:]] == ["whole", "pair"]
+    assert "retrieval_map" in said.splitlines()[0]
+    kept = json.loads((folder / "run" / "evaluation.json").read_text())["transfer"]
+    assert kept.keys() == {"whole", "pair"}
+    assert "NAME=TRAIN" in call("transfer", folder / "run", "nothing")
+
+
+def test_select_says_which_and_why(folder: Path, tmp_path: Path, call: Callable[..., str]) -> None:
+    said = call("select", folder / "run", "--out", tmp_path / "best.safetensors")
+    name = said.splitlines()[0]
+    assert (folder / "run" / name).exists()
+    assert f"* {name}" in said
+    assert "effective_rank" in said
+    assert coterie.load_backbone(tmp_path / "best.safetensors")
+    assert "--probe" in call("select", folder / "run", "--by", "knn")
+    (tmp_path / "empty").mkdir()
+    assert "no checkpoint to choose" in call("select", tmp_path / "empty")
+
+
+def test_compare_and_report(folder: Path, tmp_path: Path, call: Callable[..., str]) -> None:
+    other = coterie.pretrain(
+        "swav", folder / "train.parquet", out=tmp_path / "other", epochs=1, batch_size=45, settings=SETTINGS
+    )
+    said = call("compare", folder / "run", other, "--out", tmp_path / "compare.html")
+    assert "batch_size" in said
+    assert "<html" in (tmp_path / "compare.html").read_text()
+    page = folder / "run" / "report.html"
+    before = page.read_text()
+    page.unlink()
+    assert str(page) in call("report", folder / "run", "--device", "cpu")
+    assert len(page.read_text()) > len(before) / 2
+    assert "two runs" in call("compare", folder / "run")
+
+
+@pytest.mark.parametrize(
+    ("probes", "what"),
+    [(["knn", "fortune"], "fortune is no probe"), ([], "nothing is no probe"), (["svm"], "--test")],
+)
+def test_bad_questions(folder: Path, probes: list[str], what: str) -> None:
+    with pytest.raises(UserError, match=what) as caught:
+        coterie.evaluate(folder / "run", folder / "train.parquet", probes=probes, workers=0)
+    assert "\n" not in str(caught.value)

@@ -1,0 +1,144 @@
+import pytest
+import torch
+from torch import nn
+
+from coterie.optim.lars import Lars
+from coterie.optim.optimizer import AdamWConfig, LarsConfig, SgdConfig, set_learning_rate
+
+
+def model() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4))
+
+
+def step(optimizer: torch.optim.Optimizer, network: nn.Module, gradient: float) -> None:
+    for weight in network.parameters():
+        weight.grad = torch.full_like(weight, gradient)
+    set_learning_rate(optimizer, 0.5)
+    optimizer.step()
+
+
+def test_lars_adapts_every_tensor_batch_norm_too() -> None:
+    """The first step of a tensor is lr * trust * |w| long, however large its gradient (0 for |w| = 0 is not scaled)."""
+    network = model()
+    before = {name: weight.detach().clone() for name, weight in network.named_parameters()}
+    optimizer = LarsConfig(momentum=0.9, weight_decay=0.0, trust=0.001).build(network)
+    assert isinstance(optimizer, Lars)
+    step(optimizer, network, 100.0)
+    for name, weight in network.named_parameters():
+        length, moved = before[name].norm(), (weight - before[name]).norm()
+        expected = 0.5 * 0.001 * length if length > 0 else torch.tensor(0.5 * 100.0 * 2)
+        torch.testing.assert_close(moved, expected, rtol=1e-3, atol=0)
+
+
+def test_sgd_decays_every_tensor_and_adamw_only_matrices() -> None:
+    for config, vectors_decay in ((SgdConfig(weight_decay=0.1), True), (AdamWConfig(weight_decay=0.1), False)):
+        network = model()
+        before = {name: weight.detach().clone() for name, weight in network.named_parameters()}
+        step(config.build(network), network, 0.0)
+        changed = {name: not torch.equal(weight, before[name]) for name, weight in network.named_parameters()}
+        assert changed["0.weight"]
+        assert changed["1.weight"] == vectors_decay
+
+
+@pytest.mark.parametrize("build", [LarsConfig, SgdConfig])
+@pytest.mark.parametrize("bad", [{"momentum": 1.0}, {"momentum": -0.1}, {"weight_decay": -1.0}])
+def test_what_cannot_be(build: type, bad: dict) -> None:
+    with pytest.raises(Exception, match="optimizer"):
+        build(**bad)
+
+
+def test_adamw_decays_matrices_only_and_no_table_of_positions() -> None:
+    """SMoG on Swin-T exempts vectors and relative_position_bias_table (methods.md, section 4)."""
+    model = torch.nn.Module()
+    model.weight = torch.nn.Parameter(torch.ones(3, 3))
+    model.bias = torch.nn.Parameter(torch.ones(3))
+    model.relative_position_bias_table = torch.nn.Parameter(torch.ones(3, 3))
+    groups = AdamWConfig(weight_decay=0.5).build(model).param_groups
+    assert [group["weight_decay"] for group in groups] == [0.5, 0.0]
+    assert [len(group["params"]) for group in groups] == [1, 2]
+
+
+def tensors(seed: int, dtype: torch.dtype = torch.float64) -> list[torch.Tensor]:
+    """As in a network: a kernel in channels_last, a matrix, a scale, a bias of zeros."""
+    generator = torch.Generator().manual_seed(seed)
+    shapes = ((8, 4, 3, 3), (6, 8), (6,), (6,))
+    made = [torch.randn(shape, generator=generator, dtype=dtype) for shape in shapes]
+    made[0], made[3] = made[0].to(memory_format=torch.channels_last), made[3] * 0
+    return made
+
+
+@pytest.mark.parametrize("config", [LarsConfig(weight_decay=0.1), SgdConfig(weight_decay=0.1), AdamWConfig()])
+def test_a_step_from_saved_state_is_the_step_to_the_bit(config: LarsConfig | SgdConfig | AdamWConfig) -> None:
+    class Weights(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.each = nn.ParameterList([nn.Parameter(value) for value in tensors(0)])
+
+    def steps(network: nn.Module, optimizer: torch.optim.Optimizer, seeds: range) -> None:
+        for seed in seeds:
+            set_learning_rate(optimizer, 0.1)
+            for weight, gradient in zip(network.parameters(), tensors(seed), strict=True):
+                weight.grad = gradient
+            optimizer.step()
+
+    whole, broken = Weights(), Weights()
+    optimizer, first = config.build(whole), config.build(broken)
+    steps(whole, optimizer, range(1, 6))
+    steps(broken, first, range(1, 3))
+    again = config.build(broken)
+    again.load_state_dict(first.state_dict())
+    steps(broken, again, range(3, 6))
+    assert all(torch.equal(one, other) for one, other in zip(whole.parameters(), broken.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("config", [SgdConfig(weight_decay=0.1), AdamWConfig(weight_decay=0.1)])
+def test_fused_steps_are_the_plain_ones(config: SgdConfig | AdamWConfig) -> None:
+    """torch's fused steps take memory as it lies: the gradients that backward leaves lie as the weights do."""
+    networks = []
+    for fused in (True, False):
+        torch.manual_seed(0)
+        convolutions = nn.Conv2d(3, 8, 3, bias=False), nn.Conv2d(8, 8, 1)
+        network = nn.Sequential(convolutions[0], nn.BatchNorm2d(8), convolutions[1], nn.Flatten()).double()
+        network.to(memory_format=torch.channels_last)
+        optimizer = config.build(network)
+        assert all(group["fused"] for group in optimizer.param_groups)
+        for group in optimizer.param_groups:
+            group["fused"] = fused
+        if not fused:
+            optimizer = type(optimizer)(optimizer.param_groups, fused=False, foreach=False)
+        for step in range(5):
+            set_learning_rate(optimizer, 0.05)
+            images = torch.randn(4, 3, 6, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(step))
+            network(images).square().mean().backward()
+            assert all(weight.grad.stride() == weight.stride() for weight in network.parameters())
+            optimizer.step()
+            optimizer.zero_grad()
+        networks.append(network)
+    for one, other in zip(*(network.parameters() for network in networks), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-12)
+
+
+def test_lars_leaves_a_tensor_of_zero_gradient_and_one_without() -> None:
+    weights = [nn.Parameter(value) for value in tensors(0)]
+    optimizer = Lars(weights, lr=0.1, weight_decay=0.5)
+    weights[0].grad = torch.zeros_like(weights[0])
+    weights[1].grad = torch.ones_like(weights[1])
+    optimizer.step()
+    assert [torch.equal(w, before) for w, before in zip(weights, tensors(0), strict=True)] == [True, False, True, True]
+
+
+def test_lars_takes_over_what_timms_saved() -> None:
+    """Runs that were begun before had timm's LARS, whose groups have further settings."""
+    weights = [nn.Parameter(value) for value in tensors(0)]
+    optimizer = LarsConfig().build(nn.ParameterList(weights))
+    saved = optimizer.state_dict()
+    saved["param_groups"][0] |= {"dampening": 0, "nesterov": False, "always_adapt": True, "foreach": None}
+    saved["state"] = {number: {"momentum_buffer": value + 1} for number, value in enumerate(tensors(1))}
+    optimizer.load_state_dict(saved)
+    for weight in weights:
+        weight.grad = torch.zeros_like(weight)
+    set_learning_rate(optimizer, 1.0)
+    optimizer.step()
+    for weight, before, buffer in zip(weights, tensors(0), tensors(1), strict=True):
+        torch.testing.assert_close(weight, before - 0.9 * (buffer + 1))

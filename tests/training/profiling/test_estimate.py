@@ -1,0 +1,185 @@
+"""What a plan says, against what the run then does."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import coterie
+from coterie.cli.demo import write_patches
+from coterie.cli.tables import plan_lines
+from coterie.config.describe import reasoned
+from coterie.config.resolve import resolve
+from coterie.config.toml import from_dict, read_toml
+from coterie.data.sources.builtin_photos import photo_patches
+from coterie.data.sources.open import open_source
+from coterie.errors import UserError
+from coterie.grouping.objective import Objective
+from coterie.methods.planner import Facts, Planner
+from coterie.methods.presets import METHODS
+from coterie.training.profiling import estimate as estimating
+from coterie.training.profiling.estimate import Estimate, Plan
+from coterie.training.profiling.rehearsal import WARM_UP, Clock, rehearse
+from coterie.types import Batch, Progress
+
+TINY = (
+    "views.crops.0.size=16 views.crops.1.size=8 views.crops.1.count=1 backbone.width=0.125 run.threads=1 run.workers=1"
+).split()
+IMAGES = 80  # five batches of 16
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("images") / "patches.parquet"
+    write_patches(path, photo_patches("train", IMAGES, 16))
+    return path
+
+
+class Listening:
+    """Keeps what is said."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+        self.tracked = 0
+
+    def say(self, text: str) -> None:
+        self.said.append(text)
+
+    def warn(self, text: str) -> None:
+        self.said.append(text)
+
+    def record(self, record: dict[str, Any], total_steps: int) -> None: ...
+
+    def track(self, items, total, what):
+        for number, item in enumerate(items):
+            assert number < total
+            self.tracked += what == "rehearsing"
+            yield item
+
+
+def test_a_plan_is_what_pretrain_does_and_leaves_nothing(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    wishes: dict[str, Any] = {"epochs": 2, "batch_size": 16, "seed": 3, "settings": (*TINY, "groups.counts=[8,8,8]")}
+    before, listening = sorted(images.parent.iterdir()), Listening()
+    found = coterie.plan("smog", images, **wishes, listener=listening)
+    assert listening.tracked == 20
+    assert not list(tmp_path.iterdir())
+    assert sorted(images.parent.iterdir()) == before
+    assert found.steps_per_epoch == 5
+
+    run = coterie.pretrain("smog", images, out=tmp_path / "run", **wishes, listener=listening)
+    assert found.config == from_dict(read_toml(run / "config.toml"))
+    assert listening.said[0] == found.summary
+    told = {line.split()[0] for line in listening.said if line.startswith("  ")}
+    assert {"backbone.name", "memory.length", "optimizer.kind"} <= told
+    assert not {"epochs", "batch_size", "seed", "groups.counts"} & told  # a person knows what they asked for
+    listening.said.clear()
+    coterie.pretrain("smog", images, out=tmp_path / "run", **wishes, listener=listening)
+    assert not [line for line in listening.said if line.startswith("  ")]
+
+    estimate = found.estimate
+    assert estimate.starting > 0.5  # a process that imports torch
+    assert min(estimate.filling, estimate.training, estimate.refreshes, estimate.reporting, estimate.step) > 0
+    assert estimate.training == pytest.approx(10 * estimate.step)
+    assert 100 * 2**20 < estimate.main_memory < 2**31
+    assert 0 < estimate.worker_memory < estimate.main_memory
+
+
+def rehearsed(images: Path, capfd: pytest.CaptureFixture[str], method: str, *more: str) -> dict[str, Any]:
+    wanted = resolve(method, (str(images),), flags={"epochs": 3, "batch_size": 16}, settings=[*TINY, *more])
+    result = rehearse(wanted.config, wanted.source)
+    lines = [json.loads(line) for line in capfd.readouterr().out.splitlines()]
+    assert lines == [{"ready": True}, *[{}] * 20]
+    return result
+
+
+def test_a_rehearsal_has_the_phases_of_its_method(
+    images: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("coterie.training.profiling.rehearsal.MOST_STEPS", 8)  # epochs have 5
+    monkeypatch.setattr(
+        "coterie.training.profiling.rehearsal.CHUNK_ELEMENTS", 8 * 23
+    )  # 23 rows, which are no whole batches of 16
+    refreshed: list[Progress] = []
+    refresh = Objective.refresh
+
+    def counted(self: Objective, progress: Progress) -> None:
+        refreshed.append(progress)
+        refresh(self, progress)
+
+    monkeypatch.setattr(Objective, "refresh", counted)
+    swav = rehearsed(images, capfd, "swav", "groups.counts=[40]")  # with a memory that begins at the second epoch
+    assert swav["filling"] == swav["refresh"] == 0
+    for method in ("deepcluster_v2", "sela_v2"):
+        other = rehearsed(images, capfd, method, "groups.counts=[8]", "refresh.every_epochs=1")
+        assert other["filling"] > 0
+        assert other["refresh"] > 0
+        assert WARM_UP < other["steps"] <= 8
+        assert len(refreshed) == 1  # the one that is timed, and none in a step
+        refreshed.clear()
+    assert rehearsed(images, capfd, "simclr", "run.workers=0")["workers"] == 0
+
+
+def test_refreshes_are_counted_and_not_timed_twice(images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A rehearsal of many short epochs has none in its steps; a run has one at the start of each epoch or so."""
+    timed = {"first": 0.0, "filling": 1.0, "step": 2.0, "refresh": 10.0, "embedding": 0.0, "steps": 9}
+    timed |= {"main": 1, "workers": 1, "device": 0}
+    monkeypatch.setattr(estimating, "_lines", lambda config: iter([{"ready": True}, timed]))
+    source = open_source(str(images))
+    for more, expected in (
+        ((), 7),
+        (("refresh.every_epochs=3",), 3),
+        (("refresh.every_steps=2",), 18),  # 35 steps
+    ):
+        config = resolve("deepcluster_v2", (str(images),), flags={"epochs": 7, "batch_size": 16}, settings=more).config
+        found = estimating.estimate(config, len(source), 0.5, Listening())
+        assert found.refreshes == 10 * expected
+        assert (found.filling, found.training) == (5, 70)
+        assert found.seconds == pytest.approx(75 + 10 * expected + found.starting + estimating.MAP_SECONDS)
+
+
+def test_a_clock_leaves_the_first_out_and_stops(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = iter([0.0, 9.0, 10, 11, 12, 13, 15, 16, 17, 18])  # the start, then the end of each step
+    monkeypatch.setattr("time.perf_counter", lambda: next(now))
+    clock = Clock(16.5, 100, torch.device("cpu"))
+    batches = ((Progress(step, 9, 99), Batch(torch.arange(2), {})) for step in range(99))
+    assert len(list(clock.over(batches))) == 8
+    assert clock.times == [9, 1, 1, 1, 1, 2, 1, 1]
+    assert clock.typical == 1.25
+    assert clock.first == 7.75
+
+
+def test_what_the_process_refuses_is_refused_here(images: Path) -> None:
+    with pytest.raises(UserError, match="resnet50"):
+        coterie.plan("swav", images, backbone="resnet51", batch_size=16, settings=TINY)
+
+
+def test_a_process_that_is_killed_wants_memory(images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(estimating, "COMMAND", ("sh", "-c", "cat > /dev/null; kill -9 $$"))
+    with pytest.raises(UserError, match="memory: use a smaller --batch-size"):
+        coterie.plan("swav", images, batch_size=16, settings=TINY)
+
+
+def test_lines_for_a_person() -> None:
+    planner = Planner(Facts(images=5000, side=32), epochs=40)
+    config = METHODS["swav"](planner)
+    rows = reasoned(config, planner.reasons | {"temperature": "set by you"})
+    found = {path: (value, reason) for path, value, reason in rows}
+    assert found["views.crops"][0] == "2x24 + 2x16"
+    assert found["batch_size"] == ("64", "up to 256, as many as leave 64 steps an epoch (78)")
+    assert found["epochs"] == ("40", "asked for")
+    assert found["groups.counts"][0] == "[100]"
+    assert found["temperature"] == ("0.1", "set by you")
+    estimate = Estimate(5, 0, 7200, 12, 3, 1, 0.75, 33, 3 * 2**29, 2**28)
+    text = "\n".join(plan_lines(Plan(config, planner.reasons, "swav: so many images", 39, estimate)))
+    assert "one for a hundred of 5000 images" in text
+    assert (
+        "time    about 2.0 h: start 5 s, training 2.0 h, refreshes 12 s, looks 3 s, report 1 s (0.75 s a step)" in text
+    )
+    assert "filling" not in text
+    assert "memory  about 1.75 GiB: 1.50 the main process, 0.25 what loads images" in text
+    assert "from 33 steps" in text

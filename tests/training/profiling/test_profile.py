@@ -1,0 +1,342 @@
+"""Where the time goes, by what was made slow on purpose; and what is said of it."""
+
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import coterie
+from coterie.cli import main as cli
+from coterie.cli.demo import write_patches
+from coterie.cli.tables import profile_lines
+from coterie.config.resolve import resolve
+from coterie.data.loading.loader import Loader
+from coterie.data.sources.builtin_photos import photo_patches
+from coterie.data.sources.source import ImageSource
+from coterie.errors import UserError
+from coterie.grouping import objective
+from coterie.grouping.teacher import MomentumTeacher
+from coterie.logger import Silent
+from coterie.models.encoder import Encoder
+from coterie.training.monitor import Monitor
+from coterie.training.profiling import advice as bottlenecks
+from coterie.training.profiling.advice import (
+    BACKWARD,
+    BOOKKEEPING,
+    COPY,
+    GROUPING,
+    NETWORK,
+    OPTIMISER,
+    PARTS,
+    STUDENT,
+    TEACHER,
+    WAITING,
+    Profile,
+)
+from coterie.training.profiling.loader_stages import COLOUR, CROP, DECODE, READ, STACK, STAGES, measure_stages
+from coterie.training.profiling.profile import profile_run
+from coterie.training.student import Student
+
+TINY = (
+    "views.crops.0.size=16 views.crops.1.size=8 views.crops.1.count=1 backbone.width=0.125 run.threads=1 run.workers=1"
+).split()
+IMAGES = 80  # five batches of 16
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("images") / "patches.parquet"
+    write_patches(path, photo_patches("train", IMAGES, 16))
+    return path
+
+
+class Listening(Silent):
+    """Counts the ticks."""
+
+    def __init__(self) -> None:
+        self.ticks: dict[str, int] = {}
+
+    def track(self, items: Iterable[Any], total: int, what: str) -> Iterator[Any]:
+        for item in items:
+            self.ticks[what] = self.ticks.get(what, 0) + 1
+            assert self.ticks[what] <= total
+            yield item
+
+
+def profiled(images: Path, method: str = "swav", *more: str, seconds: float = 0.5) -> Profile:
+    settings = (*TINY, *(() if method == "simclr" else ("groups.counts=[8]",)), *more)
+    return coterie.profile(method, images, epochs=2, batch_size=16, settings=settings, seconds=seconds)
+
+
+@pytest.mark.parametrize("method", ["swav", "smog", "simclr"])
+def test_parts_make_up_the_step(images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    listening, counts = Listening(), {"swav": ("groups.counts=[8]",), "smog": ("groups.counts=[8,8,8]",)}
+    torch.set_num_threads(2)
+    settings = (*TINY, *counts.get(method, ()))
+    found = coterie.profile(method, images, epochs=2, batch_size=16, settings=settings, seconds=0.5, listener=listening)
+    assert torch.get_num_threads() == 2
+    assert listening.ticks == {"profiling": 20}
+    assert not list(tmp_path.iterdir())
+    assert found.steps > 0
+    assert sum(found.parts.values()) == pytest.approx(found.step, rel=0.05)
+    smog = method == "smog"
+    assert set(found.parts) == set(PARTS)
+    assert all(seconds > 0 or part == TEACHER for part, seconds in found.parts.items())
+    assert (found.parts[TEACHER] > 0, found.filling > 0, found.refresh > 0, found.refreshing > 0) == (smog,) * 4
+    assert all(found.stages[stage] > 0 for stage in STAGES)
+    assert (found.workers, found.steps_per_epoch, found.device, found.preparing) == (1, 5, "cpu", 0)
+    assert found.main_memory > 100 * 2**20 > found.worker_memory > 0
+    assert 1 <= len(found.advice) <= 3
+    text = "\n".join(profile_lines(found))
+    assert ("forward, the teacher" in text) is smog
+    assert ("filling  the memory" in text) is smog
+    assert ("refresh  " in text) is smog
+    assert "without the timing" not in text  # nothing overlaps on a CPU
+    assert found.summary in text
+
+
+SLEPT = 0.2
+
+
+def slowly(function: Callable[..., Any]) -> Callable[..., Any]:
+    def slow(*given: Any, **named: Any) -> Any:
+        time.sleep(SLEPT)
+        return function(*given, **named)
+
+    return slow
+
+
+@pytest.mark.parametrize(
+    ("owner", "name", "part"),
+    [
+        (Loader, "batch", COPY),
+        (Student, "forward", STUDENT),
+        (objective, "prediction_loss", GROUPING),
+        (torch.Tensor, "backward", BACKWARD),
+        (torch.nn.utils, "get_total_norm", OPTIMISER),
+        (torch.optim.Optimizer, "zero_grad", OPTIMISER),
+        (objective.Objective, "after_step", BOOKKEEPING),
+        (Monitor, "__call__", BOOKKEEPING),
+    ],
+)
+def test_what_is_slow_is_charged_to_its_part(
+    images: Path, monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, part: str
+) -> None:
+    monkeypatch.setattr(owner, name, slowly(getattr(owner, name)))
+    found = profiled(images)
+    assert found.parts[part] >= SLEPT
+    assert found.shares[part] == max(found.shares.values())
+    if part not in NETWORK:
+        assert found.bottleneck == part
+        assert found.advice[0].startswith(bottlenecks._LABELS[part])
+
+
+@pytest.mark.parametrize(("owner", "name"), [(MomentumTeacher, "_move"), (Encoder, "forward")])
+def test_a_slow_teacher_is_not_grouping(images: Path, monkeypatch: pytest.MonkeyPatch, owner: Any, name: str) -> None:
+    monkeypatch.setattr(owner, name, slowly(getattr(owner, name)))
+    found = profiled(images, "smog", "groups.counts=[8,8,8]")
+    assert found.parts[TEACHER] >= SLEPT > found.parts[GROUPING]
+    assert (found.parts[STUDENT] >= SLEPT) is (owner is Encoder)
+
+
+class SlowSource:
+    """A disk that takes its time."""
+
+    def __init__(self, source: ImageSource) -> None:
+        self.source, self.classes = source, source.classes
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, index: int) -> bytes | np.ndarray:
+        time.sleep(0.02)
+        return self.source[index]
+
+    def name(self, index: int) -> str:
+        return self.source.name(index)
+
+    def label(self, index: int) -> int | None:
+        return self.source.label(index)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_slow_disk_makes_the_network_wait(images: Path, workers: int) -> None:
+    settings = [*TINY, "groups.counts=[8]", f"run.workers={workers}"]
+    wanted = resolve("swav", (str(images),), flags={"epochs": 2, "batch_size": 16}, settings=settings)
+    found = profile_run(wanted.config, SlowSource(wanted.source), 1.0, Silent())
+    assert found.stages[READ] >= 0.02
+    assert found.bottleneck == WAITING
+    assert found.shares[WAITING] == max(found.shares.values())
+    assert found.enough_workers > 1
+    assert found.advice[0].startswith("the network waits ")
+    text = "\n".join(profile_lines(replace(found, cores=64)))
+    assert f"--set run.workers={found.enough_workers} (now {workers}); or a faster disk, or the files in a few" in text
+    assert "of loading an image: read, " in text
+
+
+def test_the_device_engine_leaves_no_colours_to_the_workers(images: Path, tmp_path: Path) -> None:
+    found = profiled(images, "swav", "views.engine=device")
+    assert found.preparing > 0  # images of one size live on the device, and workers send numbers
+    assert found.stages[STACK] == found.image > 0
+    assert "images   live on the device" in "\n".join(profile_lines(found))
+    for number in range(20):
+        Image.new("RGB", (20 + number, 24), (number, 90, 200)).save(tmp_path / f"{number}.jpg")
+    found = profiled(tmp_path, "swav", "views.engine=device")
+    assert found.preparing == found.stages[COLOUR] == 0
+    assert all(found.stages[stage] > 0 for stage in (READ, DECODE, CROP, STACK))
+    assert found.jpeg
+    assert "colour, blur" not in "\n".join(profile_lines(found))
+
+
+def test_stages_are_those_of_images_that_can_be_decoded(tmp_path: Path) -> None:
+    for number in range(6):
+        Image.new("RGB", (24, 24), (number, 90, 200)).save(tmp_path / f"{number}.png")
+    (tmp_path / "bad.png").write_bytes(b"nothing")
+    wanted = resolve("swav", (str(tmp_path),), flags={"batch_size": 4}, settings=["groups.counts=[2]"])
+    found = measure_stages(Loader(wanted.source, wanted.config.views, batch_size=4, epochs=1, seed=0))
+    assert (found.images, found.jpegs) == (6, 0)
+    assert found.of_an_image()[DECODE] == found.seconds[DECODE] / 6
+
+
+@pytest.fixture(scope="module")
+def usual(images: Path) -> Profile:
+    found = profiled(images)
+    even = dict.fromkeys(PARTS, 0.0) | {STUDENT: 0.3, BACKWARD: 0.7}
+    stages = dict(zip(STAGES, (0.0, 0.002, 0.001, 0.005, 0.001), strict=True))
+    return replace(found, parts=even, stages=stages, step=1.0, jpeg=False, cores=8, refresh=0.0)
+
+
+def test_advice_that_follows_from_the_figures(usual: Profile, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert usual.bottleneck == "network"
+    assert usual.advice[0].startswith("none: the network is at work 100 % of the time")
+    assert "CUDA" in usual.advice[0]
+    assert "CUDA" not in replace(usual, device="cuda").advice[0]
+
+    starved = replace(usual, parts={**usual.parts, STUDENT: 0.01, BACKWARD: 0.03, WAITING: 0.04})
+    assert starved.bottleneck == WAITING
+    assert starved.enough_workers == 4  # 16 images of 9 ms each, in 40 ms
+    assert starved.advice == ("the network waits 50 % of the time for images: --set run.workers=4 (now 1)",)
+    gpu = replace(starved, device="cuda")
+    assert gpu.advice[0].endswith("run.workers=4 (now 1); or --set views.engine=device")
+    few = replace(starved, cores=2)
+    assert few.advice[0].endswith("more cores, as 4 workers would keep up and there are 2 cores")
+    enough = replace(starved, workers=4)
+    assert enough.advice[0].endswith("4 workers with a core each would keep up, so let nothing else use the cores")
+    decoding = replace(few, stages={**few.stages, COLOUR: 0.0, DECODE: 0.008}, jpeg=True)
+    monkeypatch.setattr(bottlenecks, "find_spec", lambda name: None)
+    assert "pip install 'coterie[fast]'" in decoding.advice[0]
+    monkeypatch.setattr(bottlenecks, "find_spec", lambda name: object())
+    assert "coterie[fast]" not in decoding.advice[0]
+    assert decoding.advice[0].endswith("there are 2 cores; or smaller copies of the images")
+
+    device = replace(usual.config, views=replace(usual.config.views, engine="device"))
+    coloured = replace(usual, config=device, parts={**usual.parts, COPY: 0.5})
+    assert coloured.advice == ("copying, colouring 33 % of a step: --set views.engine=cpu, as there is no GPU",)
+    assert "views.crops" in replace(coloured, device="cuda").advice[0]
+
+    all_bad = replace(starved, parts=dict.fromkeys(PARTS, 0.01))
+    assert len(all_bad.advice) == 3
+    assert all_bad.advice[0].startswith("the network waits 12 %")
+
+
+def test_advice_on_refreshes(images: Path) -> None:
+    found = profiled(images, "smog", "groups.counts=[8,8,8]", "refresh.every_epochs=1")
+    slow = replace(found, refresh=5 * found.step)
+    assert slow.refreshing == pytest.approx(0.5)
+    assert any("refreshes take 50 % of the time: a larger refresh.every_epochs" in line for line in slow.advice)
+
+
+@pytest.fixture
+def call(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]):
+    """Run the command in this process: (exit status, standard output, standard error)."""
+
+    def run(*words: str | Path) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["coterie", *map(str, words)])
+        try:
+            cli.main()
+            status = 0
+        except SystemExit as error:
+            status = int(error.code or 0)
+        out, err = capfd.readouterr()
+        return status, out, err
+
+    return run
+
+
+def test_a_profile_is_shown(images: Path, call) -> None:
+    words = [part for setting in (*TINY, "groups.counts=[8]") for part in ("--set", setting)]
+    status, out, err = call("profile", "swav", images, *words, "--batch-size", "16", "--seconds", "0.5")
+    assert status == 0, err
+    lines = out.splitlines()
+    assert lines[0].split() == "a step of 16 images ms share".split()
+    assert lines[1].startswith("  waiting for data ")
+    assert lines[1].endswith(" %")
+    empty = lines.index("")
+    assert lines[empty - 1].startswith("  together ")
+    assert lines[empty + 1].split() == "an image in a worker ms share".split()
+    assert any(line.startswith("swav: 80 images, resnet18, crops 2x16 + 1x8, 8 groups") for line in lines)
+    assert [line.split()[0] for line in lines[-5:]] == ["speed", "memory", "slowest", "advice", "from"]
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["--seconds", "0"], "--seconds is 0"),
+        (["--seconds", "nan"], "--seconds is nan"),
+        (["--seconds", "soon"], "--seconds"),
+        (["--batch-size", "100"], "use --batch-size 80 or less"),
+        (["--set", "groups.counts=[100]", "--batch-size", "16"], "use --set groups.counts="),
+        (["--set", "run.workers=-2", "--batch-size", "16"], "workers is -2"),
+        (["--set", "run.device=tpu", "--batch-size", "16"], "run.device"),
+        (["--backbone", "resnet51", "--batch-size", "16"], "resnet50"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else None,
+)
+def test_profiles_that_must_fail(images: Path, call, words: list[str], expected: str) -> None:
+    status, out, err = call("profile", "swav", images, *words)
+    assert (status, out, err.count("\n")) == (2, "", 1), err
+    assert expected in err
+
+
+def test_images_that_cannot_be_loaded(images: Path, tmp_path: Path, call, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "folder").mkdir()
+    for data, expected in ((tmp_path / "folder", "no image"), (tmp_path / "nowhere", "no such file")):
+        status, out, err = call("profile", "swav", data)
+        assert (status, out, err.count("\n")) == (2, "", 1), err
+        assert expected in err
+
+    def full(*given: Any) -> None:
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(objective, "prediction_loss", full)
+    with pytest.raises(UserError, match=r"not enough memory for .*: use --set micro_batches=2, --batch-size"):
+        profiled(images)
+
+
+def test_its_help_does_not_wait_for_torch() -> None:
+    code = "import sys, coterie.cli.main\nsys.argv = ['coterie', 'profile', '--help']\ntry: coterie.cli.main.main()\n"
+    code += "except SystemExit: pass\nsys.exit(','.join({'torch', 'numpy'} & sys.modules.keys()) or 0)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "--seconds" in done.stdout
+
+
+@pytest.mark.gpu
+def test_a_profile_on_a_gpu(images: Path) -> None:
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    found = profiled(images, "smog", "groups.counts=[8,8,8]", seconds=2.0)
+    assert found.device == "cuda"
+    assert found.device_memory > 0
+    assert found.step > 0
+    assert all(seconds > 0 for seconds in found.parts.values())
+    assert "  without the timing" in "\n".join(profile_lines(found))
