@@ -24,7 +24,7 @@ from coterie.methods.planner import Facts, Planner
 from coterie.methods.presets import METHODS
 from coterie.models.backbone import BackboneConfig, build_backbone
 from coterie.models.head import HeadConfig
-from coterie.training.build import assemble, compile_parts
+from coterie.training.build import build_parts, compile_parts
 from coterie.training.loop import fit
 from coterie.training.monitor import Monitor
 from coterie.types import Batch, Progress
@@ -134,7 +134,7 @@ class Ours:
 
     def __init__(self, config: PretrainConfig, device: torch.device) -> None:
         self.config, self.device = config, device
-        self.parts = assemble(config, device, images=STEPS)
+        self.parts = build_parts(config, device, images=STEPS)
         compiled = choose_compile(config.run.compile, device, STEPS)[0]
         self.compiler = compile_parts(self.parts, config, device) if compiled else None
         self.optimizer = config.optimizer.build(self.parts.student)

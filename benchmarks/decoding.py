@@ -96,7 +96,7 @@ def contestants(photos: Photos, options: argparse.Namespace) -> dict[str, Callab
         loader = Loader(
             photos, plan, batch_size=options.batch, epochs=1, seed=0, workers=options.workers, device=device, engine="device"
         )  # fmt: skip
-        return sum(len(batch.index) for _, batch in loader.resume())
+        return sum(len(batch.index) for _, batch in loader.batches())
 
     name = f"torchvision, {device.type}"
     return {name: on_the_device, "workers, decode": in_workers, "workers, views on the device": as_views}

@@ -86,7 +86,7 @@ def ours_from_files(ours: Ours, folder: Path, options: argparse.Namespace) -> Ca
     source = open_source(str(folder))
 
     def turn(clock: Clock) -> None:
-        batches = build_loader(config, source, ours.device).resume(ours.done)
+        batches = build_loader(config, source, ours.device).batches(ours.done)
         ours.run(clock.over(batches))
         ours.done += clock.skipped + clock.steps
         batches.close()  # type: ignore[attr-defined]

@@ -39,7 +39,7 @@ from coterie.grouping.teacher import MomentumTeacher
 from coterie.methods.planner import Facts, Planner
 from coterie.methods.presets import METHODS
 from coterie.models.backbone import BackboneConfig
-from coterie.training.build import assemble
+from coterie.training.build import build_parts
 from coterie.types import Batch, Progress, Roles
 
 PRESETS = {"swav": "swav_imagenet_4096", "smog": "smog_imagenet"}
@@ -65,7 +65,7 @@ class Given(nn.Module):
 
     def after_step(self, progress: Progress) -> None: ...
 
-    def catch_up(self) -> None: ...
+    def copy_from_student(self) -> None: ...
 
 
 def settings(method: str, options: argparse.Namespace, batch: int) -> PretrainConfig:
@@ -84,7 +84,7 @@ def settings(method: str, options: argparse.Namespace, batch: int) -> PretrainCo
 def grouping(method: str, options: argparse.Namespace, device: torch.device) -> Callable[[], None]:
     """One pass through the objective, on embeddings that are there."""
     config = settings(method, options, options.batch)
-    objective = assemble(config, device, images=10 * options.batch).objective
+    objective = build_parts(config, device, images=10 * options.batch).objective
     roles, generator = config.views.roles, torch.Generator().manual_seed(0)
 
     def rows(views: int) -> Tensor:
@@ -113,7 +113,7 @@ def grouping(method: str, options: argparse.Namespace, device: torch.device) -> 
 def network(method: str, options: argparse.Namespace, device: torch.device) -> dict[str, Callable[[], None]]:
     """Forward and backward of the networks, and what moves the weights."""
     config = settings(method, options, options.network_batch)
-    parts = assemble(config, device, images=10 * options.network_batch)
+    parts = build_parts(config, device, images=10 * options.network_batch)
     student, target, roles = parts.student.train(), parts.objective.target, config.views.roles
     views = {v: torch.randn(options.network_batch, 3, s, s, device=device) for v, s in enumerate(config.views.sizes)}
     optimizer, dtype = config.optimizer.build(student), choose_autocast("auto", device)

@@ -81,11 +81,11 @@ def make_shards(folder: Path, shards: int) -> None:
 
 def walk(source: Any) -> tuple[Any, dict[str, float]]:
     """Some steps in the middle of an epoch: the order, which stays in memory, and where each image lies."""
-    from coterie.data.loading.sampler import Order
+    from coterie.data.loading.sampler import BlockShuffleSampler
     from coterie.data.sources.source import blocks
 
     began = time.perf_counter()
-    order = Order(0, blocks(source))
+    order = BlockShuffleSampler(0, blocks(source))
     middle = len(source) // 2 // BATCH * BATCH
     order.indices(3, middle, middle + BATCH)
     first = time.perf_counter()
@@ -217,10 +217,10 @@ def indexing(folder: Path) -> dict[str, Any]:
 
 def mixing(shards: int) -> dict[str, float]:
     """How well an epoch over so many shards is mixed; 1 is a permutation of all images."""
-    from coterie.data.loading.sampler import Order
-    from coterie.data.sources.blocks import Blocks
+    from coterie.data.loading.sampler import BlockShuffleSampler
+    from coterie.data.sources.blocks import ShardLayout
 
-    order = Order(0, Blocks(np.arange(shards + 1) * SHARD, True))
+    order = BlockShuffleSampler(0, ShardLayout(np.arange(shards + 1) * SHARD, True))
     middle = order.count // 2 // BATCH * BATCH
     batches = order.indices(0, middle, min(order.count, middle + 100 * BATCH)).reshape(-1, BATCH)
     drawn = np.mean([len(np.unique(batch // SHARD)) for batch in batches])

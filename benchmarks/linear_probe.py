@@ -38,8 +38,8 @@ from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
 from coterie.evaluation.probes.linear import TOLERANCE, linear, linear_sgd
-from coterie.evaluation.probes.logistic_regression import Linear, logistic_regression, loss_and_gradient
-from coterie.evaluation.probes.standardize import Standard
+from coterie.evaluation.probes.logistic_regression import LinearClassifier, logistic_regression, loss_and_gradient
+from coterie.evaluation.probes.standardize import Standardizer
 
 SEED = 0
 TEST_ROWS = 10_000
@@ -66,14 +66,14 @@ def features(rows: int, width: int, classes: int, separation: float, power: floa
 def objective(weights: np.ndarray, bias: np.ndarray, data: Data) -> float:
     """Of the problem with C = 1, in float64: mean cross-entropy + |weights|^2 / (2 rows)."""
     train, labels = data[:2]
-    model = Linear(torch.as_tensor(weights).double()[:, None], torch.as_tensor(bias).double()[:, None])
-    loss, _ = loss_and_gradient(model, Standard.of(train.double())(train.double()), labels)
+    model = LinearClassifier(torch.as_tensor(weights).double()[:, None], torch.as_tensor(bias).double()[:, None])
+    loss, _ = loss_and_gradient(model, Standardizer.fit(train.double())(train.double()), labels)
     return float((loss[0] + model.weights.square().sum() / 2) / len(train))
 
 
 def ours_exactly(data: Data) -> Found:
     train, labels, test, truth = data
-    standard = Standard.of(train)
+    standard = Standardizer.fit(train)
     model = logistic_regression(
         train, labels, int(labels.max()) + 1, torch.ones(1), standard=standard, tolerance=TOLERANCE
     )
@@ -111,7 +111,7 @@ def contestants(penalty: float) -> dict[str, Contestant]:
 def measure(data: Data, repeats: int) -> dict[str, dict[str, object]]:
     """Seconds of each contestant in each repeat, by the wall and by CPU time, and what it found."""
     found = contestants(linear(*data)["penalty"])
-    standard = Standard.of(data[0])
+    standard = Standardizer.fit(data[0])
     standardised = (standard(data[0]), data[1], standard(data[2]), data[3])
     given = {name: standardised if name.startswith("scikit-learn") else data for name in found}
     turns = {name: lambda probe=probe, name=name: probe(given[name]) for name, probe in found.items()}

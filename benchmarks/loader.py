@@ -34,7 +34,7 @@ from torch import Tensor
 from torchvision import transforms as T
 from torchvision.transforms import v2
 
-from coterie.data.augmentation.cpu import cut_batch, finish_batch, normalize
+from coterie.data.augmentation.cpu import augment_crops_batch, crop_batch, normalize
 from coterie.data.augmentation.view_plan import Crops, ViewPlan
 from coterie.data.decoding import jpeg
 from coterie.data.decoding.decode import decode
@@ -78,10 +78,10 @@ class Encoded:
 
 def ours(source: Encoded, plan: ViewPlan) -> Contestant:
     """What a worker does with ``views.engine = "cpu"``; and normalised here, as the run does."""
-    dataset, views = workers.FinishedViews(source, plan, SEED), tuple(range(plan.num_views))
+    dataset, views = workers.ViewDataset(source, plan, SEED), tuple(range(plan.num_views))
 
     def make(numbers: range) -> list[Tensor]:
-        made = dataset[workers.Request(0, np.array(numbers), views)]
+        made = dataset[workers.BatchRequest(0, np.array(numbers), views)]
         return [normalize(view, MEAN, STD) for view in made.pixels.values()]
 
     return make
@@ -108,8 +108,8 @@ def without_simplejpeg() -> Iterator[None]:
 
 
 def ours_for_the_device(source: Encoded, plan: ViewPlan) -> Contestant:
-    dataset, views = workers.Crops(source, plan, SEED), tuple(range(plan.num_views))
-    return lambda numbers: dataset[workers.Request(0, np.array(numbers), views)]
+    dataset, views = workers.CropDataset(source, plan, SEED), tuple(range(plan.num_views))
+    return lambda numbers: dataset[workers.BatchRequest(0, np.array(numbers), views)]
 
 
 class PillowBlur:
@@ -252,11 +252,11 @@ def stages(case: str, source: Encoded) -> dict[str, float]:
         clock = [time.process_time()]
         images = [decode(data) for data in source.images[first : first + BATCHES[case]]]
         clock.append(time.process_time())
-        draws = plan.draw(SEED, 0, np.arange(first, first + len(images)))
+        draws = plan.sample_parameters(SEED, 0, np.arange(first, first + len(images)))
         clock.append(time.process_time())
-        cuts = cut_batch(images, plan, draws, views)
+        cuts = crop_batch(images, plan, draws, views)
         clock.append(time.process_time())
-        made = finish_batch(cuts, draws, views)
+        made = augment_crops_batch(cuts, draws, views)
         clock.append(time.process_time())
         stacked = [workers.stacked(view) for view in made]
         clock.append(time.process_time())

@@ -103,7 +103,7 @@ def measure_loader(kind: str, path: Path, workers: int) -> dict[str, int]:
     loader = Loader(source, plan, batch_size=500, epochs=epochs, seed=0, workers=workers)
     start = max(0, loader.steps_per_epoch - 25 * workers)  # over the end of an epoch: the order of the next is made too
     total = 0
-    for progress, _ in loader.resume(start):
+    for progress, _ in loader.batches(start):
         if progress.step - start == steps - 1:
             total = sum(pss(process.pid) for process in active_children()) + pss()
             break

@@ -35,7 +35,7 @@ from clock import cpu_seconds
 
 from coterie import api
 from coterie.training.profiling import estimate as estimating
-from coterie.training.profiling.rehearsal import held_alone, in_status
+from coterie.training.profiling.rehearsal import private_bytes, proc_status_bytes
 
 ONE_THREAD = ("run.threads=1",)
 CONFIGURATIONS: dict[str, dict[str, Any]] = {
@@ -115,9 +115,9 @@ def real_run(given: dict[str, Any], out: Path, clock: str) -> dict[str, Any]:
     with subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL) as run:
         while run.poll() is None:
             try:
-                main, now = max(main, in_status(run.pid, "VmHWM")), in_status(run.pid, "VmRSS")
+                main, now = max(main, proc_status_bytes(run.pid, "VmHWM")), proc_status_bytes(run.pid, "VmRSS")
                 resident = max(resident, now)
-                together = max(together, now + sum(map(held_alone, children(run.pid))))
+                together = max(together, now + sum(map(private_bytes, children(run.pid))))
             except (OSError, KeyError):  # a process has just ended
                 pass
             time.sleep(1)

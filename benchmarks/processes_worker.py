@@ -22,15 +22,15 @@ from coterie.config.schema import PretrainConfig
 from coterie.data.augmentation.view_plan import Crops
 from coterie.data.loading.loader import Loader
 from coterie.data.sources.arrays import Arrays
-from coterie.distributed.processes import joined, rank, replicated, world_size
+from coterie.distributed.processes import process_group, rank, world_size, wrap_ddp
 from coterie.grouping.groups import LearnedGroupsConfig
 from coterie.methods.planner import Facts, Planner
 from coterie.methods.presets import METHODS
-from coterie.training.build import Parts, assemble
-from coterie.training.checkpointer import Saver
+from coterie.training.build import TrainingParts, build_parts
+from coterie.training.checkpointer import Checkpointer
 from coterie.training.loop import fit
 from coterie.training.monitor import Monitor
-from coterie.training.profiling.rehearsal import memory_as_later
+from coterie.training.profiling.rehearsal import simulate_full_memory
 from coterie.types import Batch, Progress
 
 STEPS = 10_000_000
@@ -67,13 +67,15 @@ class Steps:
 
     def __init__(self, config: PretrainConfig, folder: Path) -> None:
         self.config, self.done = config, 1  # a refresh comes before step 0
-        self.parts: Parts = assemble(config, DEVICE, images=50_000)
-        memory_as_later(self.parts.objective, config, 50_000)
+        self.parts: TrainingParts = build_parts(config, DEVICE, images=50_000)
+        simulate_full_memory(self.parts.objective, config, 50_000)
         self.optimizer = config.optimizer.build(self.parts.student)
         rows, rate = config.assigned_rows, config.learning_rate
         self.monitor = Monitor(config.group_counts, rows, rate, log_steps=config.run.log_steps, write=lambda _: None)
         kept: dict[str, Any] = {"bad": {}}
-        self.saver = Saver(folder, {}, self.monitor, steps=0, minutes=1e9, also=lambda _: lambda: None, extra=kept)
+        self.saver = Checkpointer(
+            folder, {}, self.monitor, steps=0, minutes=1e9, also=lambda _: lambda: None, extra=kept
+        )
         self.share = config.batch_size // world_size()
         generator = torch.Generator().manual_seed(rank())
         self.views = {
@@ -133,7 +135,7 @@ def loading(config: PretrainConfig) -> float:
     noise = np.random.default_rng(0).integers(0, 256, (4 * config.batch_size, 32, 32, 3), np.uint8)
     shared = {"rank": rank(), "world": world_size()}
     loader = Loader(Arrays(noise), config.views, batch_size=config.batch_size, epochs=10, seed=0, workers=0, **shared)
-    stream = loader.resume()
+    stream = loader.batches()
     next(stream)
     began = time.perf_counter()
     for _ in range(LOADED):
@@ -148,10 +150,10 @@ def measured(method: str, options: argparse.Namespace) -> dict[str, Any]:
     found: dict[str, Any] = {"weights": sum(each.numel() for each in steps.parts.student.parameters())}
     if options.steps:
         clock = Clock(options.warm_up, lambda: meet(options.folder, method))
-        steps.go(replicated(steps.parts.student), options.warm_up + options.steps, clock)
+        steps.go(wrap_ddp(steps.parts.student), options.warm_up + options.steps, clock)
         found |= clock.a_step() | {"loader": loading(config)}
     if options.noted and world_size() > 1:
-        notes, student = Notes(), seen(replicated(steps.parts.student))
+        notes, student = Notes(), seen(wrap_ddp(steps.parts.student))
         steps.go(student, 1)  # after which DDP lays its parts out anew
         with notes.taken():  # so many steps hold one line of the log
             steps.go(student, options.noted, notes.cut)
@@ -174,7 +176,7 @@ def main() -> None:
     parser.add_argument("--toy", action="store_true")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    with nullcontext() if options.apart else joined(DEVICE):
+    with nullcontext() if options.apart else process_group(DEVICE):
         found = {method: measured(method, options) for method in options.methods.split(",")}
     out = options.folder / f"{os.environ.get('RANK', '0')}.json"
     out.write_text(json.dumps(found | {"precision": str(choose_autocast("auto", DEVICE) or torch.float32)}))

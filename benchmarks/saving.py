@@ -4,7 +4,7 @@
 
 The published DeepCluster-v2: three heads of 3,000 groups, two rows of 128 numbers kept of each of ``--rows`` images, three
 labels of each, LARS. Rows and labels are made up; steps are real ones, at a small batch of small views, and the product's own
-``fit``, ``Saver`` and checkpoint do the rest, in ``--folder`` (which must be on the disk that is meant).
+``fit``, ``Checkpointer`` and checkpoint do the rest, in ``--folder`` (which must be on the disk that is meant).
 
 Saving: how long a step waits for it (state collected, checked and copied to the host's memory), how long the thread then
 writes (zip archive with its CRC, flush, checksum of what was written), what a step takes meanwhile, the most memory above
@@ -42,12 +42,12 @@ from coterie.export.weights import save_backbone
 from coterie.methods.planner import Facts, Planner
 from coterie.methods.presets import METHODS
 from coterie.training import checkpoint
-from coterie.training.build import assemble
-from coterie.training.checkpointer import Saver
+from coterie.training.build import build_parts
+from coterie.training.checkpointer import Checkpointer
 from coterie.training.loop import fit
 from coterie.training.monitor import Monitor
-from coterie.training.profiling.rehearsal import in_status, memory_as_later
-from coterie.training.student import eye
+from coterie.training.profiling.rehearsal import proc_status_bytes, simulate_full_memory
+from coterie.training.student import preprocessing_of
 from coterie.types import Batch, Progress
 
 PACKAGES = ("coterie", "torch", "timm")
@@ -75,12 +75,12 @@ class Run:
 
     def __init__(self, options: argparse.Namespace, folder: Path) -> None:
         self.config, self.device, self.folder = settings(options), torch.device(options.device), folder
-        self.parts = assemble(self.config, self.device, images=options.rows)
+        self.parts = build_parts(self.config, self.device, images=options.rows)
         self.optimizer = self.config.optimizer.build(self.parts.student)
         counts, rows, rate = self.config.group_counts, self.config.assigned_rows, self.config.learning_rate
         self.monitor = Monitor(counts, rows, rate, log_steps=50, write=lambda _: None, device=self.device)
         kept = {"student": self.parts.student, "objective": self.parts.objective, "optimizer": self.optimizer}
-        self.saver = Saver(
+        self.saver = Checkpointer(
             folder / "checkpoint",
             kept | {"monitor": self.monitor},
             self.monitor,
@@ -93,7 +93,7 @@ class Run:
 
     def _weights(self, student: dict[str, torch.Tensor]) -> Callable[[], None]:
         """As a run does beside its checkpoint: the backbone's weights."""
-        inside, config, look = "encoder.backbone.", self.config, eye(self.config)
+        inside, config, look = "encoder.backbone.", self.config, preprocessing_of(self.config)
         weights = {name.removeprefix(inside): each for name, each in student.items() if name.startswith(inside)}
         file = self.folder / "model.safetensors"
         return lambda: save_backbone(file, weights, config.backbone, look.size, look.mean, look.std)
@@ -140,7 +140,7 @@ def saving(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """Saves in the middle of steps, each after a plain write of as much."""
     torch.set_num_threads(THREADS)
     run = Run(options, folder)
-    memory_as_later(run.parts.objective, run.config, options.rows)
+    simulate_full_memory(run.parts.objective, run.config, options.rows)
     run.saver._write = writing = Timed(run.saver._write)  # type: ignore[method-assign]  # what the thread does
     checkpoint._digest = digest = Timed(checkpoint._digest)
     saver = Timed(run.saver)
@@ -164,8 +164,8 @@ def saving(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
         seconds = len(writing.seconds)
         after_steps(busy, lambda seconds=seconds: len(writing.seconds) > seconds, MOST_STEPS)  # type: ignore[misc]
         run.saver.settle()
-        more.append(in_status(os.getpid(), "VmHWM") - held)
-    path = checkpoint.found(folder / "checkpoint")[0][1]
+        more.append(proc_status_bytes(os.getpid(), "VmHWM") - held)
+    path = checkpoint.list_checkpoints(folder / "checkpoint")[0][1]
     written = path.stat().st_size + (folder / "model.safetensors").stat().st_size
     return {
         "state_mib": _mib(size),
@@ -192,13 +192,13 @@ def resuming(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     torch.set_num_threads(THREADS)
     run = Run(options, folder)
     built = time.perf_counter() - began
-    _drop_from_cache(checkpoint.found(folder / "checkpoint")[0][1])
+    _drop_from_cache(checkpoint.list_checkpoints(folder / "checkpoint")[0][1])
     checkpoint._digest = digest = Timed(checkpoint._digest)
     checkpoint.read_torch_file = read = Timed(checkpoint.read_torch_file)
     held, began = _most_memory_from_now_on(), time.perf_counter()
     run.done, _ = run.saver.resume()
     resumed = time.perf_counter() - began
-    more = in_status(os.getpid(), "VmHWM") - held
+    more = proc_status_bytes(os.getpid(), "VmHWM") - held
     began = time.perf_counter()
     run.steps(1)
     return {
@@ -234,7 +234,7 @@ def _tensors(run: Run) -> list[torch.Tensor]:
 def _most_memory_from_now_on() -> int:
     """Bytes that this process holds; the system's note of its peak begins anew."""
     Path("/proc/self/clear_refs").write_text("5")
-    return in_status(os.getpid(), "VmRSS")
+    return proc_status_bytes(os.getpid(), "VmRSS")
 
 
 def _drop_from_cache(path: Path) -> None:

@@ -17,14 +17,14 @@ class Auction:
 
     temperature: float = 0.05
     rounds: int = 200
-    pools: ClassVar[bool] = True  # more rows change a row's answer
+    uses_memory: ClassVar[bool] = True  # more rows change a row's answer
     hard: ClassVar[bool] = True
 
     def temperature_at(self, progress: Progress) -> float:
         """The same throughout."""
         return self.temperature
 
-    def bias(self, logits: Tensor | Chunks, temperature: float, head: int) -> Tensor:
+    def group_bias(self, logits: Tensor | Chunks, temperature: float, head: int) -> Tensor:
         """Minus the prices; rows that stream in chunks are put together."""
         logits = logits if isinstance(logits, Tensor) else torch.cat(list(logits()), dim=-2)
         prices = torch.zeros_like(logits[..., 0, :])
@@ -35,7 +35,7 @@ class Auction:
             prices = prices + 2.0 * (wanted.mean(dim=-2) - 1 / logits.shape[-1])
         return -prices
 
-    def observe(self, seen: Tensor, head: int) -> None:
+    def update_statistics(self, seen: Tensor, head: int) -> None:
         """Nothing is kept."""
 
 

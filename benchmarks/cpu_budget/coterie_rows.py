@@ -13,7 +13,7 @@ from judge import BACKBONE, groups_used
 
 import coterie
 from coterie.config.toml import from_dict, read_toml, to_dict
-from coterie.logger import Silent
+from coterie.logger import NullLogger
 
 
 @dataclass(frozen=True)
@@ -35,20 +35,20 @@ RECIPES = {
 }
 
 
-class Telling(Silent):
+class Telling(NullLogger):
     """Tells the clock of each line of the log."""
 
     def __init__(self, clock: Clock, epochs: int) -> None:
         self.clock, self.epochs, self.warnings = clock, epochs, []
 
-    def record(self, record: dict[str, Any], total_steps: int) -> None:
+    def log_metrics(self, record: dict[str, Any], total_steps: int) -> None:
         if "images_per_second" in record:
             self.clock.tick(record["step"] + 1, total_steps // self.epochs)
 
-    def warn(self, text: str) -> None:
+    def warning(self, text: str) -> None:
         self.warnings.append(text)
 
-    def track(self, items: Iterable[Any], total: int, what: str) -> Iterator[Any]:
+    def progress(self, items: Iterable[Any], total: int, what: str) -> Iterator[Any]:
         return iter(items)
 
 
@@ -77,7 +77,7 @@ def train(
         batch_size=wished,
         seed=seed,
         settings=settings,
-        listener=told,
+        logger=told,
     )
     return said(folder, told.warnings)
 

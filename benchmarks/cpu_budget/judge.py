@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from coterie.data.loading.center_crop import Eye
+from coterie.data.loading.center_crop import Preprocessing
 from coterie.data.sources.open import open_source
 from coterie.embedding.embed import Embeddings, embed_source
 from coterie.evaluation.probes.knn import knn
@@ -59,7 +59,7 @@ def judge(network: Callable[[Tensor], Tensor], normalization: tuple, data: Path,
 
 def features(network: Callable[[Tensor], Tensor], normalization: tuple, path: Path) -> Embeddings:
     """What the network makes of whole, unaugmented images."""
-    return embed_source(network, open_source(str(path)), Eye(32, 3, *normalization))
+    return embed_source(network, open_source(str(path)), Preprocessing(32, 3, *normalization))
 
 
 def effective_rank(rows: Tensor) -> float:

@@ -36,7 +36,7 @@ from torch import nn
 import coterie
 from coterie.config.hardware import choose_device, choose_engine, choose_workers
 from coterie.data.augmentation.view_plan import Augmentation, Crops, ViewPlan
-from coterie.data.loading.center_crop import Eye
+from coterie.data.loading.center_crop import Preprocessing
 from coterie.data.loading.loader import Loader
 from coterie.data.sources.open import open_source
 from coterie.embedding.embed import embed_source
@@ -66,7 +66,7 @@ def pieces(work: Path) -> list[float]:
     return json.loads(note.read_text())["pieces"] if note.exists() else []
 
 
-def ours(options: argparse.Namespace, device: torch.device) -> tuple[nn.Module, Eye, dict[str, Any]]:
+def ours(options: argparse.Namespace, device: torch.device) -> tuple[nn.Module, Preprocessing, dict[str, Any]]:
     """A run of the product, as anybody would start it."""
     run = options.work / "run"
     settings = (f"run.device={device}", f"run.workers={options.workers}", *options.set)
@@ -86,10 +86,10 @@ def ours(options: argparse.Namespace, device: torch.device) -> tuple[nn.Module, 
     if options.looks:
         said["looks"] = [line for line in lines if "label_free" in line or "knn" in line]
         said["selected"] = coterie.select(run).snapshot
-    return coterie.load_backbone(run).to(device), Eye(look.image_size, 3, look.mean, look.std), said
+    return coterie.load_backbone(run).to(device), Preprocessing(look.image_size, 3, look.mean, look.std), said
 
 
-def lightly(options: argparse.Namespace, device: torch.device) -> tuple[nn.Module, Eye, dict[str, Any]]:
+def lightly(options: argparse.Namespace, device: torch.device) -> tuple[nn.Module, Preprocessing, dict[str, Any]]:
     """Epochs of lightly's recipe, with a checkpoint after each."""
     from contestants import Lightly
     from lightly_models import SwAV
@@ -119,7 +119,11 @@ def lightly(options: argparse.Namespace, device: torch.device) -> tuple[nn.Modul
             saved.with_suffix(".unfinished").replace(saved)
         if options.stop_after and epoch + 1 >= options.stop_after:
             sys.exit(3)
-    return backbone.eval(), Eye(32, 3, *IMAGENET), {"batch": batch, "optimizer": "Adam", "precision": "float32"}
+    return (
+        backbone.eval(),
+        Preprocessing(32, 3, *IMAGENET),
+        {"batch": batch, "optimizer": "Adam", "precision": "float32"},
+    )
 
 
 def own_epochs(
@@ -156,15 +160,19 @@ def fed_epochs(
         workers=options.workers, device=device, engine=choose_engine("auto", device)[0],
     )  # fmt: skip
     steps = loader.steps_per_epoch
-    batches = loader.resume(first * steps)
+    batches = loader.batches(first * steps)
     for epoch in range(first, options.epochs):
         yield epoch, (list(next(batches)[1].views.values()) for _ in range(steps))
 
 
-def judge(network: nn.Module, eye: Eye, options: argparse.Namespace, device: torch.device) -> dict[str, Any]:
+def judge(
+    network: nn.Module, preprocessing: Preprocessing, options: argparse.Namespace, device: torch.device
+) -> dict[str, Any]:
     """kNN and linear, of the backbone as it is now."""
     train, test = (
-        embed_source(network, open_source(str(options.data / each)), eye, workers=options.workers, device=device)
+        embed_source(
+            network, open_source(str(options.data / each)), preprocessing, workers=options.workers, device=device
+        )
         for each in (options.train, options.test)
     )
     return probe_embeddings(("knn", "linear"), train, test, device=device, seed=options.seed)
@@ -192,8 +200,8 @@ def main() -> None:
     options.work.mkdir(parents=True, exist_ok=True)
     about = machine(PACKAGES, str(device))
     train = ours if options.contestant.startswith("coterie-") else lightly
-    network, eye, said = train(options, device)
-    figures = judge(network, eye, options, device)
+    network, preprocessing, said = train(options, device)
+    figures = judge(network, preprocessing, options, device)
     seconds = pieces(options.work)
     report = {
         "command": command(),

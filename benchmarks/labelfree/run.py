@@ -46,9 +46,9 @@ from coterie.evaluation.augmented_views import embedded_views
 from coterie.evaluation.label_free import label_free
 from coterie.evaluation.probes.knn import knn
 from coterie.grouping.loss import scores
-from coterie.training.build import Parts, assemble
+from coterie.training.build import TrainingParts, build_parts
 from coterie.training.loop import fit
-from coterie.training.student import eye
+from coterie.training.student import preprocessing_of
 from coterie.types import Progress, StepResult
 
 RESULTS = HERE.parent / "results" / "labelfree"
@@ -108,7 +108,7 @@ def train(options: argparse.Namespace, write: Callable[[dict[str, Any]], None]) 
     where = (str(options.data / "train.parquet"),)
     config = resolve(options.method, where, None, flags, [*small, *options.set]).config
     images, questions = (some(options.data / f"{split}.parquet", options.first) for split in ("train", "tuning"))
-    parts = assemble(config, images=len(images))
+    parts = build_parts(config, images=len(images))
     loader = Loader(
         images, config.views, batch_size=config.batch_size, epochs=config.epochs, seed=config.seed, workers=0
     )
@@ -125,10 +125,10 @@ def train(options: argparse.Namespace, write: Callable[[dict[str, Any]], None]) 
     fit(
         parts.student,
         parts.objective,
-        loader.resume(0),
+        loader.batches(0),
         config.optimizer.build(parts.student),
         config.learning_rate.at,
-        once=loader.once,
+        once=loader.fill_batches,
         autocast=choose_autocast(config.run.precision, torch.device("cpu")),
         clip=config.clip,
         seed=config.seed,
@@ -141,7 +141,7 @@ class Looks:
     """Looks at a run and writes what it sees."""
 
     config: PretrainConfig
-    parts: Parts
+    parts: TrainingParts
     images: ImageSource
     questions: ImageSource
     count: int
@@ -177,7 +177,7 @@ class Looks:
         return h[0].float(), z[0]
 
     def _whole(self, source: ImageSource) -> tuple[Tensor, ...]:
-        seen = (outputs for _, outputs, _ in embedded_batches(self._see, source, eye(self.config)))
+        seen = (outputs for _, outputs, _ in embedded_batches(self._see, source, preprocessing_of(self.config)))
         return tuple(torch.cat(each) for each in zip(*seen, strict=True))
 
     def _groups(self, z: Tensor) -> tuple[Tensor | None, int]:

@@ -12,16 +12,16 @@ from coterie.atomic import write_text, writing
 from coterie.config.describe import summary
 from coterie.config.hardware import choose_device
 from coterie.config.resolve import resolve
-from coterie.distributed.processes import joined, local_device, rank
+from coterie.distributed.processes import local_device, process_group, rank
 from coterie.embedding.job import embed_to_file, embed_to_folder
 from coterie.errors import BadConfig, UserError
 from coterie.evaluation import model_selection as selection
-from coterie.evaluation.evaluator import Judge
+from coterie.evaluation.evaluator import Evaluator
 from coterie.evaluation.model_selection import Selection
-from coterie.logger import Listener, Silent
+from coterie.logger import Logger, NullLogger
 from coterie.report import compare as comparing
 from coterie.report.comparison import ComparedRuns, write_comparison
-from coterie.report.run_report import report_again
+from coterie.report.run_report import rewrite_report
 from coterie.training.build import build_loader
 from coterie.training.profiling.advice import Profile
 from coterie.training.profiling.estimate import Plan, estimate
@@ -43,7 +43,7 @@ def plan(
     seed: int | None = None,
     config: str | Path | None = None,
     settings: Sequence[str] = (),
-    listener: Listener | None = None,
+    logger: Logger | None = None,
 ) -> Plan:
     """Say what :func:`pretrain` would train, why, how long it would take and how much memory; nothing is trained or written.
 
@@ -59,13 +59,13 @@ def plan(
         seed: of weights, order and views.
         config: a ``config.toml``, of a run or of your own, in place of the preset.
         settings: overrides, each ``path=value``, such as ``groups.counts=300``.
-        listener: is told how far the rehearsal is.
+        logger: is told how far the rehearsal is.
 
     Raises:
         UserError: a plan that must fail, and the mend, in one line.
     """
     _refuse_torchrun()
-    listener, began = listener or Silent(), time.monotonic()
+    logger, began = logger or NullLogger(), time.monotonic()
     flags = {"epochs": epochs, "images": images, "batch_size": batch_size, "seed": seed, "backbone.name": backbone}
     wanted = resolve(method, _strings(data), config, flags, settings)
     images, device = len(wanted.source), choose_device(wanted.config.run.device)
@@ -75,7 +75,7 @@ def plan(
         wanted.reasons,
         summary(wanted.config, images, device),
         loader.steps_per_epoch,
-        estimate(wanted.config, images, time.monotonic() - began, listener),
+        estimate(wanted.config, images, time.monotonic() - began, logger),
     )
 
 
@@ -91,7 +91,7 @@ def profile(
     config: str | Path | None = None,
     settings: Sequence[str] = (),
     seconds: float = 20.0,
-    listener: Listener | None = None,
+    logger: Logger | None = None,
 ) -> Profile:
     """Say where the time of :func:`pretrain` would go, and what to change.
 
@@ -108,7 +108,7 @@ def profile(
         config: a ``config.toml``, of a run or of your own, in place of the preset.
         settings: overrides, each ``path=value``, such as ``run.workers=8``.
         seconds: of steps; the warm-up and the rest take some more.
-        listener: is told how far it is.
+        logger: is told how far it is.
 
     Raises:
         UserError: a run that must fail, and the mend, in one line.
@@ -118,7 +118,7 @@ def profile(
         raise UserError(f"--seconds is {seconds:g}: give some, such as 20, and at most 3600")
     flags = {"epochs": epochs, "images": images, "batch_size": batch_size, "seed": seed, "backbone.name": backbone}
     wanted = resolve(method, _strings(data), config, flags, settings)
-    return profile_run(wanted.config, wanted.source, seconds, listener or Silent())
+    return profile_run(wanted.config, wanted.source, seconds, logger or NullLogger())
 
 
 def pretrain(
@@ -137,7 +137,7 @@ def pretrain(
     probe_test: Paths = (),
     on_collapse: str | None = None,
     stop_when: str | None = None,
-    listener: Listener | None = None,
+    logger: Logger | None = None,
 ) -> Path:
     """Pretrain a backbone on unlabelled images; or go on with a run that was stopped, if ``out`` holds one.
 
@@ -156,7 +156,7 @@ def pretrain(
         probe_test: labelled images whose labels the probe guesses; without it, every fifth of ``probe``.
         on_collapse: ``warn`` or ``stop`` when the run looks collapsed; without it, what the settings say, which is warn.
         stop_when: ``stale`` to end when the figures without labels say that nothing moves any more, or ``never``.
-        listener: is told what happens.
+        logger: is told what happens.
 
     Returns:
         The run's folder.
@@ -164,7 +164,7 @@ def pretrain(
     Raises:
         UserError: anything that the caller can mend, in one line.
     """
-    listener = listener or Silent()
+    logger = logger or NullLogger()
     flags: dict[str, Any] = {"epochs": epochs, "images": images, "batch_size": batch_size, "seed": seed}
     flags |= {"backbone.name": backbone, "run.on_collapse": on_collapse, "run.stop_when": stop_when}
     if probe_test and not probe:
@@ -172,11 +172,11 @@ def pretrain(
     if probe:
         flags |= {"probe": {"train": list(_strings(probe)), "test": list(_strings(probe_test))}}
     wanted = resolve(method, _strings(data), config, flags, settings)
-    with joined(local_device(choose_device(wanted.config.run.device))):
-        listener = listener if rank() == 0 else Silent()
+    with process_group(local_device(choose_device(wanted.config.run.device))):
+        logger = logger if rank() == 0 else NullLogger()
         folder = RunFolder(out, held=rank() == 0)
         try:
-            Pretraining(folder, wanted.source, wanted.config, listener, wanted.reasons).go()
+            Pretraining(folder, wanted.source, wanted.config, logger, wanted.reasons).go()
         finally:
             folder.close()
     return folder.path
@@ -192,7 +192,7 @@ def evaluate(
     seed: int = 0,
     device: str = "auto",
     workers: int = -1,
-    listener: Listener | None = None,
+    logger: Logger | None = None,
 ) -> dict[str, dict[str, float]]:
     """Judge a run's backbone by labelled images. What is embedded is kept in the run's folder, and not embedded again.
 
@@ -206,15 +206,15 @@ def evaluate(
         seed: of what a probe draws.
         device: ``auto``, ``cpu`` or ``cuda``.
         workers: processes that load images; -1: as many as there are cores to spare.
-        listener: is told what happens.
+        logger: is told what happens.
 
     Returns:
         ``{probe: {metric: value}}``, also written to ``evaluation.json`` in the run's folder.
     """
-    listener = listener or Silent()
-    judge = Judge(run, probes, labels=labels, seed=seed, device=device, workers=workers, listener=listener)
-    result = judge.ask(_strings(train), _strings(test))
-    _note(run, result, listener)
+    logger = logger or NullLogger()
+    judge = Evaluator(run, probes, labels=labels, seed=seed, device=device, workers=workers, logger=logger)
+    result = judge.evaluate(_strings(train), _strings(test))
+    _note(run, result, logger)
     return result
 
 
@@ -227,7 +227,7 @@ def transfer(
     seed: int = 0,
     device: str = "auto",
     workers: int = -1,
-    listener: Listener | None = None,
+    logger: Logger | None = None,
 ) -> dict[str, dict[str, float]]:
     """Judge a run's backbone on any number of other labelled sets, as the papers do on Places205, iNat18 and VOC07.
 
@@ -239,23 +239,23 @@ def transfer(
         seed: as of :func:`evaluate`.
         device: ``auto``, ``cpu`` or ``cuda``.
         workers: processes that load images; -1: as many as there are cores to spare.
-        listener: is told what happens.
+        logger: is told what happens.
 
     Returns:
         ``{set: {"linear_top1": value, ...}}``, also written to ``evaluation.json`` under ``transfer``.
     """
-    listener = listener or Silent()
+    logger = logger or NullLogger()
     if not sets:
         raise BadConfig("name at least one set: NAME=TRAIN or NAME=TRAIN,TEST")
-    judge = Judge(run, probes, labels=labels, seed=seed, device=device, workers=workers, listener=listener)
+    judge = Evaluator(run, probes, labels=labels, seed=seed, device=device, workers=workers, logger=logger)
     table: dict[str, dict[str, float]] = {}
     for name, where in sets.items():
         train, test = where if isinstance(where, tuple) and len(where) == 2 else (where, ())
-        found = judge.ask(_strings(train), _strings(test))
+        found = judge.evaluate(_strings(train), _strings(test))
         table[name] = {
             f"{probe}_{metric}": value for probe, figures in found.items() for metric, value in figures.items()
         }
-        _note(run, {"transfer": table}, listener)  # set by set: what is done stays, whatever happens
+        _note(run, {"transfer": table}, logger)  # set by set: what is done stays, whatever happens
     return table
 
 
@@ -295,18 +295,18 @@ def compare(runs: Sequence[str | Path], *, out: str | Path | None = None) -> Com
     return found
 
 
-def report(run: str | Path, *, device: str = "auto", listener: Listener | None = None) -> Path:
+def report(run: str | Path, *, device: str = "auto", logger: Logger | None = None) -> Path:
     """Write a run's ``report.html`` again, with what is known of it by now: later steps, probes, images.
 
     Args:
         run: a run's folder.
         device: ``auto``, ``cpu`` or ``cuda``.
-        listener: is told what happens.
+        logger: is told what happens.
 
     Returns:
         The page.
     """
-    return report_again(run, device=device, listener=listener)
+    return rewrite_report(run, device=device, logger=logger)
 
 
 def embed(
@@ -319,7 +319,7 @@ def embed(
     part_images: int = 65_536,
     ray: str | None = None,
     actors: int = 0,
-    listener: Listener | None = None,
+    logger: Logger | None = None,
 ) -> int:
     """Write name, label if there is one, embedding, group and its probability of each image, as parquet.
 
@@ -337,7 +337,7 @@ def embed(
         part_images: of a folder: images of a part, a multiple of 256.
         ray: of a folder: ``local``, to write it by a Ray of its own on this machine; ``auto`` or an address: of a cluster.
         actors: of Ray, at most; 0: one for each GPU, or without GPUs one for every two cores.
-        listener: is told what happens.
+        logger: is told what happens.
 
     Returns:
         How many images the file holds, or the parts that are there; those that could not be decoded are listed beside them.
@@ -345,13 +345,13 @@ def embed(
     Raises:
         UserError: anything that the caller can mend, in one line.
     """
-    listener, specs = listener or Silent(), _strings(data)
+    logger, specs = logger or NullLogger(), _strings(data)
     if Path(out).suffix != ".parquet":
         spread: dict[str, Any] = {"part_images": part_images, "ray": ray, "actors": actors}
-        return embed_to_folder(run, specs, out, device=device, workers=workers, **spread, listener=listener)
+        return embed_to_folder(run, specs, out, device=device, workers=workers, **spread, logger=logger)
     if ray is not None:
         raise UserError(f"{out}: Ray writes a folder of parts; name one in --out, without .parquet at its end")
-    return embed_to_file(run, specs, out, device=device, workers=workers, listener=listener)
+    return embed_to_file(run, specs, out, device=device, workers=workers, logger=logger)
 
 
 def _refuse_torchrun() -> None:
@@ -366,7 +366,7 @@ def _strings(paths: Paths) -> tuple[str, ...]:
     return tuple(str(path) for path in paths)
 
 
-def _note(run: str | Path, result: Mapping[str, Any], listener: Listener) -> None:
+def _note(run: str | Path, result: Mapping[str, Any], logger: Logger) -> None:
     """Add to a run's ``evaluation.json``."""
     if not Path(run).is_dir():
         return
@@ -374,7 +374,7 @@ def _note(run: str | Path, result: Mapping[str, Any], listener: Listener) -> Non
     try:
         earlier = json.loads(path.read_text()) if path.exists() else {}
     except ValueError:
-        listener.warn(f"{path} could not be read and is written anew")
+        logger.warning(f"{path} could not be read and is written anew")
         earlier = {}
     if "transfer" in result:  # a table that grows
         result = {"transfer": earlier.get("transfer", {}) | result["transfer"]}

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from runs import RUNS, Job, Run, Where
 
-from coterie.config.overrides import assigned, put
+from coterie.config.overrides import parse_override, set_path
 from coterie.config.toml import from_dict, to_dict
 from coterie.methods.planner import Facts, Planner
 from coterie.methods.presets import METHODS
@@ -77,8 +77,8 @@ def check_settings(job: Job) -> None:
     method = next((each.removeprefix("coterie-") for each in job.command if each.startswith("coterie-")), None)
     if chosen and method:
         settings = to_dict(METHODS[method](Planner(Facts(45_000, 32)))) | {"data": ["cifar"]}
-        for path, value in map(assigned, chosen):
-            put(settings, path, value)
+        for path, value in map(parse_override, chosen):
+            set_path(settings, path, value)
         from_dict(settings)
 
 

@@ -417,7 +417,7 @@ def test_the_command_is_the_api() -> None:
     """Same verbs, same parameters, same defaults."""
     for verb in ("plan", "profile", "pretrain", "evaluate", "transfer", "select", "compare", "report", "embed"):
         command, function = (inspect.signature(getattr(module, verb)).parameters for module in (cli, api))
-        assert list(command) == [name for name in function if name != "listener"]
+        assert list(command) == [name for name in function if name != "logger"]
         for name, parameter in command.items():
             default = function[name].default
             if parameter.kind is not inspect.Parameter.VAR_POSITIONAL:

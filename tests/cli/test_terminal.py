@@ -20,11 +20,11 @@ def test_plain_lines_without_a_terminal(capfd: pytest.CaptureFixture[str], monke
     monkeypatch.setattr(coterie.cli.terminal, "PLAIN_SECONDS", 0.0)
     terminal = Terminal()
     assert not terminal.live
-    terminal.record(LINE, 100)
-    terminal.record(LINE | {"step": 19}, 100)
-    terminal.record({"step": 99, "epoch": 9, "knn": {"k20_t0.07_top1": 55.123, "k20_t0.07_top5": 90.0}}, 100)
-    assert list(terminal.track(range(2), 2, "embedding [red]")) == [0, 1]
-    terminal.warn("look out")
+    terminal.log_metrics(LINE, 100)
+    terminal.log_metrics(LINE | {"step": 19}, 100)
+    terminal.log_metrics({"step": 99, "epoch": 9, "knn": {"k20_t0.07_top1": 55.123, "k20_t0.07_top5": 90.0}}, 100)
+    assert list(terminal.progress(range(2), 2, "embedding [red]")) == [0, 1]
+    terminal.warning("look out")
     terminal.close()
     out, err = capfd.readouterr()
     assert out == ""
@@ -40,9 +40,9 @@ def test_plain_lines_without_a_terminal(capfd: pytest.CaptureFixture[str], monke
 def test_quiet_between_plain_lines(capfd: pytest.CaptureFixture[str]) -> None:
     terminal = Terminal()
     for step in range(1, 50):
-        terminal.record(LINE | {"step": step}, 51)
+        terminal.log_metrics(LINE | {"step": step}, 51)
     assert len(capfd.readouterr().err.splitlines()) == 1
-    terminal.record(LINE | {"step": 50}, 51)  # the last is always told
+    terminal.log_metrics(LINE | {"step": 50}, 51)  # the last is always told
     assert len(capfd.readouterr().err.splitlines()) == 1
 
 
@@ -51,8 +51,8 @@ def test_a_bar_at_a_terminal(monkeypatch: pytest.MonkeyPatch, capfd: pytest.Capt
     monkeypatch.setenv("TTY_COMPATIBLE", "1")
     terminal = Terminal()
     assert terminal.live
-    terminal.record(LINE, 20)
-    assert list(terminal.track(range(3), 3, "embedding")) == [0, 1, 2]
-    terminal.record(LINE | {"step": 19}, 20)
+    terminal.log_metrics(LINE, 20)
+    assert list(terminal.progress(range(3), 3, "embedding")) == [0, 1, 2]
+    terminal.log_metrics(LINE | {"step": 19}, 20)
     terminal.close()
     assert "loss 3.200" in capfd.readouterr().err

@@ -2,7 +2,7 @@ from dataclasses import replace
 
 import pytest
 
-from coterie.config.overrides import assigned, known_paths, put
+from coterie.config.overrides import known_paths, parse_override, set_path
 from coterie.config.schema import ProbeConfig
 from coterie.config.toml import from_dict, read_toml, to_dict, to_toml
 from coterie.errors import BadConfig
@@ -27,7 +27,7 @@ def test_every_preset_survives_toml(name: str, facts: Facts, tmp_path) -> None:
 def changed(*settings: str) -> dict:
     content = to_dict(METHODS["swav"](Planner(SMALL)))
     for setting in settings:
-        put(content, *assigned(setting))
+        set_path(content, *parse_override(setting))
     return content
 
 
@@ -145,7 +145,7 @@ def test_automatic_values_make_sense(images: int, side: int) -> None:
 def smog(*settings: str) -> dict:
     content = to_dict(METHODS["smog"](Planner(SMALL)))
     for setting in settings:
-        put(content, *assigned(setting))
+        set_path(content, *parse_override(setting))
     return content
 
 
@@ -253,7 +253,7 @@ def test_a_preset_that_cannot_be_is_mended_by_what_its_refusal_says() -> None:
     with pytest.raises(BadConfig, match=r"--set memory\.length=6000 --set memory\.start_epoch=1"):
         from_dict(content)
     for setting in ("memory.length=6000", "memory.start_epoch=1"):
-        put(content, *assigned(setting))
+        set_path(content, *parse_override(setting))
     assert from_dict(content).memory.length == 6000
 
 
@@ -266,6 +266,6 @@ def test_another_kind_of_groups_keeps_their_number_whatever_comes_first() -> Non
 
 def test_labels_want_a_balance_that_has_settled() -> None:
     content = to_dict(METHODS["deepcluster_v2"](Planner(SMALL)))
-    put(content, "assignment.kind", "sinkhorn")
+    set_path(content, "assignment.kind", "sinkhorn")
     with pytest.raises(BadConfig, match=r"--set assignment\.iterations=1000 --set assignment\.tolerance=0\.001"):
         from_dict(content)

@@ -16,10 +16,10 @@ from coterie.config.toml import from_dict
 from coterie.data.loading.loader import Loader
 from coterie.data.sources.arrays import Arrays
 from coterie.data.sources.builtin_photos import photo_patches
-from coterie.distributed.collectives import all_sum, gathered
-from coterie.distributed.fsdp import Sharded, gathered_state
-from coterie.distributed.processes import rank, replicated, world_size
-from coterie.training.build import Parts, assemble
+from coterie.distributed.collectives import all_gather, all_reduce_sum
+from coterie.distributed.fsdp import ShardedStudent, full_state_dict
+from coterie.distributed.processes import rank, world_size, wrap_ddp
+from coterie.training.build import TrainingParts, build_parts
 from coterie.training.loop import fit
 from coterie.types import Batch, Progress, StepResult
 from tests.matrix.cells import SIDE, Cell, settings_of
@@ -66,18 +66,18 @@ def carry(
     until: int,
     state: dict[str, Any] | None,
     changes: dict[str, Any] | None = None,
-    mend: Callable[[Parts], None] | None = None,
+    mend: Callable[[TrainingParts], None] | None = None,
 ) -> dict[str, Any]:
     """Train from step ``start`` to ``until``; losses and grouped views of the whole batch, and the state as it is saved.
 
     ``changes`` are of the case's settings, and ``mend`` of what is built by them.
     """
     config = from_dict(CASES[case] | (changes or {}))
-    parts = assemble(config, images=IMAGES)
+    parts = build_parts(config, images=IMAGES)
     if mend is not None:
         mend(parts)
     student, objective = parts.student.double(), parts.objective.double()
-    trained = Sharded(student) if config.run.shard else student
+    trained = ShardedStudent(student) if config.run.shard else student
     optimizer = config.optimizer.build(trained)
     if state is not None:
         for name, part in (("student", student), ("objective", objective), ("optimizer", optimizer)):
@@ -89,20 +89,20 @@ def carry(
     indices: list[torch.Tensor] = []
 
     def observe(progress: Progress, result: StepResult) -> None:
-        losses.append(float(all_sum(result.loss.detach()) / world_size()))
-        indices.append(gathered(result.index).flatten())
+        losses.append(float(all_reduce_sum(result.loss.detach()) / world_size()))
+        indices.append(all_gather(result.index).flatten())
 
-    batches = islice(_in_double(loader.resume(start)), until - start)
+    batches = islice(_in_double(loader.batches(start)), until - start)
     rate = config.learning_rate.at
-    once = lambda: _in_double(loader.once())  # noqa: E731
-    called = trained if config.run.shard else replicated(student)
+    once = lambda: _in_double(loader.fill_batches())  # noqa: E731
+    called = trained if config.run.shard else wrap_ddp(student)
     fit(called, objective, batches, optimizer, rate, once=once, clip=config.clip, seed=config.seed, observers=[observe])
     memory = getattr(objective, "memory", None)
     if memory is not None and memory.written and world_size() > 1:
-        rows = gathered(memory.rows)
+        rows = all_gather(memory.rows)
         assert not torch.equal(rows[0], rows[1]), "every process keeps the same rows"
     kept = {"student": student, "objective": objective, "optimizer": optimizer}
-    state = {name: copy.deepcopy(gathered_state(part.state_dict())) for name, part in kept.items()}
+    state = {name: copy.deepcopy(full_state_dict(part.state_dict())) for name, part in kept.items()}
     return {"losses": losses, "indices": indices, "state": state}
 
 

@@ -21,12 +21,12 @@ from coterie.config.toml import from_dict
 from coterie.data.loading.loader import Loader
 from coterie.data.sources.arrays import Arrays
 from coterie.data.sources.builtin_photos import photo_patches
-from coterie.distributed.fsdp import Sharded, blocks, local
+from coterie.distributed.fsdp import ShardedStudent, local_tensor, network_blocks
 from coterie.distributed.processes import rank, world_size
 from coterie.errors import BadConfig
 from coterie.grouping.teacher import MomentumTeacher
 from coterie.training import checkpoint
-from coterie.training.build import Parts, assemble
+from coterie.training.build import TrainingParts, build_parts
 from coterie.training.loop import fit
 from coterie.training.monitor import Monitor, NotFinite
 from coterie.types import Batch
@@ -67,27 +67,27 @@ def carried(name: str, shared_out: bool, start: int, until: int, state: dict[str
     return done | {"here": held[0]}
 
 
-def here(parts: Parts) -> float:
+def here(parts: TrainingParts) -> float:
     """Of the bytes of all networks' weights, the share that this process holds."""
     target = parts.objective.target
     networks = [parts.student.encoder, *([target.network] if isinstance(target, MomentumTeacher) else [])]
     weights = [each for network in networks for each in network.parameters()]
-    held = sum(local(each).untyped_storage().nbytes() for each in weights)
+    held = sum(local_tensor(each).untyped_storage().nbytes() for each in weights)
     return held / sum(each.numel() * each.element_size() for each in weights)
 
 
 def poisoned() -> list[int]:
     """The last step that began here, and the step of which this process was told."""
     config = from_dict(CASES["swav"] | {"run": {"shard": True}})
-    parts = assemble(config, images=IMAGES)
-    trained = Sharded(parts.student)
+    parts = build_parts(config, images=IMAGES)
+    trained = ShardedStudent(parts.student)
     monitor = Monitor(config.group_counts, BATCH, config.learning_rate, log_steps=2, write=lambda _: None)
     settings = {"batch_size": BATCH, "epochs": 3, "seed": 0, "rank": rank(), "world": world_size()}
     loader = Loader(Arrays(photo_patches("train", IMAGES, SIDE).images), config.views, **settings)
     last = [-1]
 
     def batches() -> Any:
-        for progress, batch in loader.resume():
+        for progress, batch in loader.batches():
             last[0] = progress.step
             bad = progress.step == POISONED and rank() == 1
             yield progress, Batch(batch.index, {n: v * torch.nan if bad else v for n, v in batch.views.items()})
@@ -163,7 +163,7 @@ def test_if_one_sees_no_number_both_stop_at_the_same_step(chain: list[Any]) -> N
 def test_blocks_that_are_gathered_one_by_one(name: str, count: int) -> None:
     with torch.device("meta"):
         network = timm.create_model(name, num_classes=0)
-    found = blocks(network)
+    found = network_blocks(network)
     assert len(found) == count
     inside = {id(weight) for block in found for weight in block.parameters()}
     assert len(inside) == sum(len(list(block.parameters())) for block in found), "blocks lie within each other"
@@ -173,7 +173,7 @@ def test_blocks_that_are_gathered_one_by_one(name: str, count: int) -> None:
 
 def test_what_cannot_be_is_told_in_one_line() -> None:
     with pytest.raises(BadConfig, match=r"one process: start several with torchrun, or --set run.shard=false$"):
-        assemble(from_dict(CASES["swav"] | {"run": {"shard": True}}), images=IMAGES)
+        build_parts(from_dict(CASES["swav"] | {"run": {"shard": True}}), images=IMAGES)
     with pytest.raises(BadConfig, match=r"^run.compile is 'always', but with run.shard=true"):
         from_dict(CASES["swav"] | {"run": {"shard": True, "compile": "always"}})
 

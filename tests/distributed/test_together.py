@@ -13,8 +13,8 @@ from coterie.config.toml import from_dict
 from coterie.data.loading.loader import Loader
 from coterie.data.sources.arrays import Arrays
 from coterie.data.sources.builtin_photos import photo_patches
-from coterie.distributed.processes import rank, replicated, world_size
-from coterie.training.build import assemble
+from coterie.distributed.processes import rank, world_size, wrap_ddp
+from coterie.training.build import build_parts
 from coterie.training.loop import fit
 from coterie.training.monitor import Monitor, NotFinite
 from coterie.types import Batch
@@ -29,7 +29,7 @@ def parts_of(case: str) -> tuple[Any, Any, Loader]:
     config = from_dict(CASES[case])
     images = Arrays(photo_patches("train", IMAGES, SIDE).images)
     settings = {"batch_size": BATCH, "epochs": 3, "seed": 0, "rank": rank(), "world": world_size()}
-    return config, assemble(config, images=IMAGES), Loader(images, config.views, **settings)
+    return config, build_parts(config, images=IMAGES), Loader(images, config.views, **settings)
 
 
 def counted(case: str) -> dict[str, list[int]]:
@@ -57,14 +57,14 @@ def counted(case: str) -> dict[str, list[int]]:
             kept.append(number)
         now[:] = [0, 0, 0]
 
-    student = replicated(parts.student)
+    student = wrap_ddp(parts.student)
     student.register_comm_hook(None, average)
     for name in CALLS:
         setattr(dist, name, noting(name))
     try:
         optimizer = config.optimizer.build(parts.student)
-        batches, rate = islice(loader.resume(), 9), config.learning_rate.at
-        fit(student, parts.objective, batches, optimizer, rate, once=loader.once, seed=0, observers=[observe])
+        batches, rate = islice(loader.batches(), 9), config.learning_rate.at
+        fit(student, parts.objective, batches, optimizer, rate, once=loader.fill_batches, seed=0, observers=[observe])
     finally:
         for name in CALLS:
             setattr(dist, name, before[name])
@@ -78,7 +78,7 @@ def poisoned() -> tuple[int, list[int]]:
     last = [-1]
 
     def batches() -> Any:
-        for progress, batch in loader.resume():
+        for progress, batch in loader.batches():
             last[0] = progress.step
             bad = progress.step == POISONED and rank() == 1
             views = {number: view * torch.nan if bad else view for number, view in batch.views.items()}
@@ -86,7 +86,7 @@ def poisoned() -> tuple[int, list[int]]:
 
     try:
         optimizer = config.optimizer.build(parts.student)
-        student, rate = replicated(parts.student), config.learning_rate.at
+        student, rate = wrap_ddp(parts.student), config.learning_rate.at
         fit(student, parts.objective, batches(), optimizer, rate, seed=0, observers=[monitor])
     except NotFinite as error:
         return last[0], [error.seen["step"]]

@@ -17,7 +17,7 @@ import coterie
 from coterie.cli.demo import write_patches
 from coterie.data.sources.builtin_photos import photo_patches
 from coterie.errors import UserError
-from coterie.training.checkpoint import found
+from coterie.training.checkpoint import list_checkpoints
 from tests.faults.running import log_lines
 
 SETTINGS = (
@@ -49,7 +49,7 @@ def started(images: Path, out: Path, processes: int, *torchrun: str) -> subproce
 def until_saved(out: Path, process: subprocess.Popen[str], steps: int) -> None:
     deadline = time.monotonic() + 240
     while time.monotonic() < deadline and process.poll() is None:
-        checkpoints = found(out / "checkpoint")
+        checkpoints = list_checkpoints(out / "checkpoint")
         if checkpoints and checkpoints[0][0] >= steps:
             return
         time.sleep(0.01)
@@ -58,12 +58,12 @@ def until_saved(out: Path, process: subprocess.Popen[str], steps: int) -> None:
 
 def children(process: subprocess.Popen[str]) -> list[int]:
     """The processes that torchrun started, in the order of their ranks."""
-    found = []
+    list_checkpoints = []
     for pid in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split():
         environment = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
         ranks = [int(each[5:]) for each in environment if each.startswith(b"RANK=")]
-        found += [(rank, int(pid)) for rank in ranks]
-    return [pid for _, pid in sorted(found)]
+        list_checkpoints += [(rank, int(pid)) for rank in ranks]
+    return [pid for _, pid in sorted(list_checkpoints)]
 
 
 def left(out: Path) -> tuple[dict[str, torch.Tensor], list[dict]]:
@@ -111,7 +111,7 @@ def test_asked_to_stop_all_save_after_the_same_step_and_one_process_goes_on(
     saved = re.findall(r"stopped and saved after step (\d+)", said)
     assert len(saved) == 2, said
     assert saved[0] == saved[1]
-    steps = found(tmp_path / "checkpoint")[0][0]
+    steps = list_checkpoints(tmp_path / "checkpoint")[0][0]
     assert 8 <= steps == int(saved[0]) < EPOCHS * STEPS_PER_EPOCH
     if how == "Ctrl-C":  # torchrun, itself asked to stop, does not tell how its workers ended
         return

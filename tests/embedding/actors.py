@@ -1,11 +1,11 @@
 """What Ray's actors of the tests are asked for; they import it by its name."""
 
-from coterie.embedding.parts import Parts
+from coterie.embedding.parts import EmbeddingParts
 from coterie.errors import UserError
-from coterie.logger import Silent
+from coterie.logger import NullLogger
 
 
-def refusing(workers: int) -> Parts:
+def refusing(workers: int) -> EmbeddingParts:
     """A machine that has not what it takes."""
     raise UserError(f"no images here, for {workers} workers")
 
@@ -15,7 +15,7 @@ def main() -> None:
     from coterie.embedding.ray_job import write_on_ray
 
     try:
-        write_on_ray(refusing, [0, 1], Silent(), address="local", actors=1, device="cpu", workers=3)
+        write_on_ray(refusing, [0, 1], NullLogger(), address="local", actors=1, device="cpu", workers=3)
     except UserError as error:
         print(f"refused: {error}")
 

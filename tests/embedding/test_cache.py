@@ -1,4 +1,4 @@
-"""Embeddings that are kept: found again only for the same weights, the same images and the same eye."""
+"""Embeddings that are kept: found again only for the same weights, the same images and the same preprocessing."""
 
 import os
 from collections.abc import Callable
@@ -9,13 +9,13 @@ import pytest
 import torch
 from PIL import Image
 
-from coterie.data.loading.center_crop import Eye
+from coterie.data.loading.center_crop import Preprocessing
 from coterie.data.sources.open import open_source
 from coterie.data.sources.source import Concatenated, ImageSource, Subset
 from coterie.embedding.cache import EmbeddingStore, source_key
 from coterie.embedding.embed import Embeddings, embed_source
 
-EYE = Eye(8, 3, (0.5,) * 3, (0.25,) * 3)
+EYE = Preprocessing(8, 3, (0.5,) * 3, (0.25,) * 3)
 
 
 @pytest.fixture
@@ -57,15 +57,15 @@ def test_another_image_eye_order_or_weight_is_made_anew(folder: Path) -> None:
     source = open_source(folder / "images")
     store = EmbeddingStore(folder / "kept", folder / "weights")
 
-    def made(of: ImageSource, eye: Eye = EYE) -> int:
-        store.get(of, eye, making(of, calls))
+    def made(of: ImageSource, preprocessing: Preprocessing = EYE) -> int:
+        store.get(of, preprocessing, making(of, calls))
         return len(calls)
 
     assert made(source) == 1
     assert made(Subset(source, np.array([4, 1]))) == 2
     assert made(Subset(source, np.array([1, 4]))) == 3
     assert made(Concatenated([source, source])) == 4
-    assert made(source, Eye(8, 3, (0.4,) * 3, (0.25,) * 3)) == 5
+    assert made(source, Preprocessing(8, 3, (0.4,) * 3, (0.25,) * 3)) == 5
     assert made(source) == 5
     os.utime(folder / "images" / "class0" / "2.png", ns=(1, 1))
     assert made(source) == 6

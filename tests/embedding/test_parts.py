@@ -14,15 +14,15 @@ import pytest
 import torch
 
 import coterie
-from coterie.data.loading.center_crop import Eye
-from coterie.data.loading.prefetch import Fetching
+from coterie.data.loading.center_crop import Preprocessing
+from coterie.data.loading.prefetch import PrefetchProcess
 from coterie.data.sources.local_copies import cache_folder
 from coterie.data.sources.open import open_source
-from coterie.data.sources.source import Fetched, blocks
+from coterie.data.sources.source import Prefetchable, blocks
 from coterie.embedding.cache import state_key
 from coterie.embedding.embed import Embedder
 from coterie.embedding.parquet import row_schema, write_rows
-from coterie.embedding.parts import Parts
+from coterie.embedding.parts import EmbeddingParts
 from coterie.errors import BadRun, NoImages, UserError
 from tests.data.store import tar
 from tests.embedding.running import BROKEN, IMAGES, PART, PARTS, Made, assert_same_rows, stamps, until_begun
@@ -31,20 +31,20 @@ HOW = {"workers": 0, "part_images": PART}
 
 
 class Told:
-    """A listener that keeps what it is told."""
+    """A logger that keeps what it is told."""
 
     def __init__(self) -> None:
         self.said: list[str] = []
         self.steps = 0
 
-    def say(self, text: str) -> None:
+    def info(self, text: str) -> None:
         self.said.append(text)
 
-    warn = say
+    warning = info
 
-    def record(self, record: dict, total_steps: int) -> None: ...
+    def log_metrics(self, record: dict, total_steps: int) -> None: ...
 
-    def track(self, items, total: int, what: str):
+    def progress(self, items, total: int, what: str):
         for self.steps, item in enumerate(items, start=1):
             yield item
         assert self.steps == total
@@ -78,12 +78,12 @@ def test_a_file_of_many_batches_is_in_few_groups_of_rows(tmp_path: Path) -> None
 
 def test_only_what_is_missing_is_made(made: Made, whole: Path) -> None:
     before, told = stamps(whole), Told()
-    coterie.embed(made.run, made.images, whole, **HOW, listener=told)
+    coterie.embed(made.run, made.images, whole, **HOW, logger=told)
     assert stamps(whole) == before
     assert told.steps == 0
     (whole / PARTS[1]).unlink()
     (whole / f".{PARTS[1]}.4194305.part").write_bytes(b"what a killed process left")
-    assert coterie.embed(made.run, made.images, whole, **HOW, listener=told) == IMAGES - len(BROKEN)
+    assert coterie.embed(made.run, made.images, whole, **HOW, logger=told) == IMAGES - len(BROKEN)
     after = stamps(whole)
     assert {name for name in PARTS if after[name] != before[name]} == {PARTS[1]}
     assert told.steps == 2
@@ -191,7 +191,7 @@ def test_a_process_takes_its_own_parts_whatever_is_there(
     for rank, parts in ((1, [1, 4]), (0, [0, 3]), (2, [2])):
         before, told = stamps(out) if out.exists() else {}, Told()
         monkeypatch.setenv("RANK", str(rank))
-        coterie.embed(made.run, made.images, out, **HOW, listener=told)
+        coterie.embed(made.run, made.images, out, **HOW, logger=told)
         after = stamps(out)
         assert after.keys() - before.keys() == {PARTS[number] for number in parts}
         assert before.items() <= after.items()
@@ -231,11 +231,11 @@ class Flat:
         def network(images: torch.Tensor) -> tuple[torch.Tensor, ...]:
             return images[:, :, 0, 0], torch.zeros(len(images)), torch.ones(len(images))
 
-        return Embedder(network, self, Eye(8, 3, (0.0,) * 3, (1.0,) * 3), 3)
+        return Embedder(network, self, Preprocessing(8, 3, (0.0,) * 3, (1.0,) * 3), 3)
 
 
 def test_a_part_without_an_image_is_there(tmp_path: Path) -> None:
-    parts = Parts(tmp_path, Flat(range(256, 300), range(690, 700)).embedder(), 256)
+    parts = EmbeddingParts(tmp_path, Flat(range(256, 300), range(690, 700)).embedder(), 256)
     parts.write(parts.missing())
     assert parts.missing() == []
     assert pq.read_schema(tmp_path / PARTS[0]).equals(row_schema(3), check_metadata=True)
@@ -248,9 +248,9 @@ def test_a_part_without_an_image_is_there(tmp_path: Path) -> None:
 
 def test_what_can_be_decoded_again_is_no_longer_listed(tmp_path: Path) -> None:
     """A store that stayed away, say: the part was not there yet, its list was."""
-    Parts(tmp_path, Flat(range(600)).embedder(), 256).write([0, 1, 2])
+    EmbeddingParts(tmp_path, Flat(range(600)).embedder(), 256).write([0, 1, 2])
     (tmp_path / PARTS[2]).unlink()
-    Parts(tmp_path, Flat(range(700)).embedder(), 256).write([2])
+    EmbeddingParts(tmp_path, Flat(range(700)).embedder(), 256).write([2])
     assert not list((tmp_path / "_bad_images").iterdir())
 
 
@@ -295,8 +295,8 @@ def test_shards_are_fetched_before_they_are_asked_for(far: list[str]) -> None:
     for path in (cache_folder() / "copies").iterdir():
         if path.is_file():
             path.unlink()
-    assert isinstance(source, Fetched)
-    fetching, lying = Fetching(source), blocks(source)
+    assert isinstance(source, Prefetchable)
+    fetching, lying = PrefetchProcess(source), blocks(source)
     assert lying.of(199, 200) == [(0, 200)]
     fetching.tell(lying.of(199, 200))
     wait_for(1)
@@ -325,8 +325,8 @@ def test_parts_of_shards_in_a_store(made: Made, far: list[str], tmp_path: Path) 
 
 
 def test_the_folder_is_taken_by_what_it_is_of(tmp_path: Path) -> None:
-    Parts(tmp_path, Flat(range(5)).embedder(), 256)
+    EmbeddingParts(tmp_path, Flat(range(5)).embedder(), 256)
     (tmp_path / ".hidden").write_text("of a file system")
     with pytest.raises(BadRun, match="another size"):
-        Parts(tmp_path, Flat(range(5)).embedder(), 512)
+        EmbeddingParts(tmp_path, Flat(range(5)).embedder(), 512)
     assert sorted(path.name for path in tmp_path.iterdir()) == [".hidden", "_embedding.json"]

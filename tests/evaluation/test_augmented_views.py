@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from coterie.data.augmentation.cpu import apply, normalize
+from coterie.data.augmentation.cpu import augment, normalize
 from coterie.data.augmentation.view_plan import Augmentation, Crops, ViewPlan
 from coterie.data.sources.arrays import Arrays
 from coterie.errors import BadImage
@@ -27,9 +27,9 @@ def test_views_are_those_that_the_plan_makes_of_these_images() -> None:
     assert found.shape == (5, 3, 3, 12, 12)
     expected = [(-2, 1), (-2, 2), (-2, 3), (-3, 1), (-3, 2)]  # epoch, view: no view of 8 pixels
     for view, (epoch, number) in enumerate(expected):
-        draws = PLAN.draw(3, epoch, indices)
+        draws = PLAN.sample_parameters(3, epoch, indices)
         for row, index in enumerate(indices):
-            pixels = torch.from_numpy(apply(source[int(index)], PLAN, draws, row, [number])[0].copy())
+            pixels = torch.from_numpy(augment(source[int(index)], PLAN, draws, row, [number])[0].copy())
             assert torch.equal(found[view, row], normalize(pixels[None], MEAN, STD)[0])
 
 

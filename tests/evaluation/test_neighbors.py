@@ -47,5 +47,12 @@ def test_more_neighbours_than_rows_and_a_class_seen_only_in_the_test() -> None:
 
 
 def test_a_tiny_temperature_does_not_overflow() -> None:
-    result = knn(torch.eye(4), torch.arange(4), torch.eye(4), torch.arange(4), neighbours=(3,), temperatures=(1e-4,))
+    result = knn(
+        torch.eye(4),
+        torch.arange(4),
+        torch.eye(4),
+        torch.arange(4),
+        neighbours=(3,),
+        temperatures=(1e-4,),
+    )
     assert result["k3_t0.0001_top1"] == 100

@@ -22,7 +22,7 @@ import torch
 from PIL import Image
 
 from coterie.data.sources.builtin_photos import photo_patches
-from coterie.training.checkpoint import found, load
+from coterie.training.checkpoint import list_checkpoints, load
 
 IMAGES = 165
 STEPS_AN_EPOCH = IMAGES // 16
@@ -128,7 +128,7 @@ def complaint(said: str) -> str:
 
 def newest(out: Path) -> int:
     """The step of the newest checkpoint, 0 if there is none."""
-    checkpoints = found(out / "checkpoint")
+    checkpoints = list_checkpoints(out / "checkpoint")
     return checkpoints[0][0] if checkpoints else 0
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from coterie.training.checkpoint import found
+from coterie.training.checkpoint import list_checkpoints
 from tests.faults.running import Run, assert_same_runs, complaint, seeded
 
 
@@ -20,7 +20,7 @@ def begun(shard: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     run.kill()
     for part in out.rglob(".*.part"):
         part.unlink()
-    assert len(found(out / "checkpoint")) >= 2
+    assert len(list_checkpoints(out / "checkpoint")) >= 2
     return out
 
 
@@ -51,7 +51,7 @@ def damage(path: Path, how: str, shouted: Path) -> None:
 def test_the_checkpoint_before_is_taken(begun: Path, shard: Path, whole: Path, tmp_path: Path, how: str) -> None:
     out = tmp_path / "run"
     shutil.copytree(begun, out)
-    (_, newest), (step, _), *_ = found(out / "checkpoint")
+    (_, newest), (step, _), *_ = list_checkpoints(out / "checkpoint")
     damage(newest, how, tmp_path / "shouted")
     status, said = Run(shard, out, workers=2).end()
     assert status == 0, said
@@ -66,7 +66,7 @@ def test_the_checkpoint_before_is_taken(begun: Path, shard: Path, whole: Path, t
 def test_where_none_is_whole_nothing_is_overwritten(begun: Path, shard: Path, tmp_path: Path, how: str) -> None:
     out = tmp_path / "run"
     shutil.copytree(begun, out)
-    for _, path in found(out / "checkpoint"):
+    for _, path in list_checkpoints(out / "checkpoint"):
         damage(path, how, tmp_path / "shouted")
     before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
     status, said = Run(shard, out).end()

@@ -7,7 +7,7 @@ from pathlib import Path
 import tomli_w
 from hypothesis import strategies as st
 
-from coterie.config.overrides import assigned, known_paths, put
+from coterie.config.overrides import known_paths, parse_override, set_path
 from coterie.config.resolve import resolve
 from coterie.config.schema import PretrainConfig
 from coterie.config.toml import from_dict, read_toml, to_dict, to_toml
@@ -127,7 +127,7 @@ def attempt(kind: str, data: bytes, folder: Path) -> None:
         settings = read_toml(folder / "config.toml")
     else:
         settings = to_dict(configs()[0])
-        put(settings, *assigned(data.decode()))
+        set_path(settings, *parse_override(data.decode()))
     config = from_dict(settings)
     (folder / "again.toml").write_text(to_toml(config), "utf-8")
     assert from_dict(read_toml(folder / "again.toml")) == config

@@ -14,7 +14,7 @@ import pytest
 import tifffile
 import torch
 
-from coterie.config.overrides import assigned
+from coterie.config.overrides import parse_override
 from coterie.config.toml import read_toml
 from coterie.data.decoding.decode import channels_of, decode
 from coterie.data.sources.open import open_source
@@ -52,7 +52,7 @@ def test_endless_settings(text: str, tmp_path: Path) -> None:
     (tmp_path / "config.toml").write_text(text)
     with pytest.raises(BadConfig, match="is not TOML"):
         read_toml(tmp_path / "config.toml")
-    assert assigned(text.replace(" ", ""))[1] == text.removeprefix(
+    assert parse_override(text.replace(" ", ""))[1] == text.removeprefix(
         "x = "
     )  # a bare word, which is refused where it is used
 
@@ -85,7 +85,11 @@ def test_weights_that_would_take_more_memory_than_their_file_has_bytes(tmp_path:
     path.write_bytes(bomb.getvalue())
     with pytest.raises(UserError, match="it is compressed"):
         read_weights(path)
-    for tensor in (torch.zeros(1).expand(10**6, 10**6), torch.zeros(3, device="meta"), torch.eye(3).to_sparse()):
+    for tensor in (
+        torch.zeros(1).expand(10**6, 10**6),
+        torch.zeros(3, device="meta"),
+        torch.eye(3).to_sparse(),
+    ):
         torch.save({"conv1.weight": tensor}, path)
         with pytest.raises(UserError, match="cannot be read as weights"):
             read_weights(path)

@@ -175,7 +175,7 @@ def attempt(kind: str, data: bytes, folder: Path) -> None:
         path.write_bytes(data)
         try:
             _, state, _ = checkpoint.load(folder)
-            with checkpoint.taking_over(folder):
+            with checkpoint.restoring(folder):
                 nn.Linear(4, 3).load_state_dict(state["student"] if state else {})
         finally:
             path.unlink()

@@ -58,7 +58,7 @@ def test_catching_up_is_in_place_and_leaves_the_batch_statistics() -> None:
     student.norm.running_mean.fill_(5.0)
     before = {name: id(each) for name, each in teacher.named_parameters()}
     change(student)
-    teacher.catch_up()
+    teacher.copy_from_student()
     assert {name: id(each) for name, each in teacher.named_parameters()} == before
     torch.testing.assert_close(teacher.network.layer.weight, student.layer.weight)
     assert not teacher.network.norm.running_mean.any()

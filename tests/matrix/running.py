@@ -16,7 +16,7 @@ from coterie.data.loading.loader import Loader
 from coterie.data.sources.arrays import Arrays
 from coterie.data.sources.builtin_photos import photo_patches
 from coterie.evaluation.probes.knn import knn
-from coterie.training.build import Parts, assemble
+from coterie.training.build import TrainingParts, build_parts
 from coterie.training.loop import fit
 from coterie.types import Batch, Progress, StepResult
 from tests.matrix.cells import BATCH, EPOCHS, IMAGES, MEAN, SIDE, STD, Cell, settings_of
@@ -33,7 +33,7 @@ class Run:
     """What a run left."""
 
     config: Any
-    parts: Parts
+    parts: TrainingParts
     optimizer: torch.optim.Optimizer
     losses: list[Tensor] = field(default_factory=list)
     used: list[list[set[int]]] = field(default_factory=list)  # per step, per head: the groups that were somebody's best
@@ -58,12 +58,12 @@ def _batches(views: ViewPlan, seed: int, start: int | None) -> Batches:
     """What the loader gives from step ``start`` on, or (None) for the filling pass; made once, for it is alike in all cells."""
     images = Arrays(photo_patches("train", IMAGES, SIDE).images)
     loader = Loader(images, views, batch_size=BATCH, epochs=EPOCHS, seed=seed)
-    return list(loader.once() if start is None else loader.resume(start))
+    return list(loader.fill_batches() if start is None else loader.batches(start))
 
 
 def begun(cell: Cell) -> Run:
     config = from_dict(settings_of(cell))
-    parts = assemble(config, images=IMAGES)
+    parts = build_parts(config, images=IMAGES)
     return Run(config, parts, config.optimizer.build(parts.student))
 
 

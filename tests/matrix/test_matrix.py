@@ -5,7 +5,7 @@ import re
 import pytest
 import torch
 
-from coterie.config.overrides import assigned, known_paths, put
+from coterie.config.overrides import known_paths, parse_override, set_path
 from coterie.config.toml import from_dict
 from coterie.errors import BadConfig
 from tests.faults.running import assert_same
@@ -57,7 +57,7 @@ def test_a_refused_cell_says_why_and_what_to_do(cell: Cell) -> None:
         mends = re.findall(r"[a-z_.]+=[a-z']+", said)
         assert mends, said
         for mend in mends:
-            put(settings, *assigned(mend))
+            set_path(settings, *parse_override(mend))
         try:
             from_dict(settings)
         except BadConfig:

@@ -11,7 +11,7 @@ from coterie.models.backbone import BackboneConfig, build_backbone
 from coterie.models.compile import compile_passes
 from coterie.models.encoder import BatchNormScope, Encoder, target_copy
 from coterie.models.head import Head, HeadConfig
-from coterie.models.joint_batch_norm import joined
+from coterie.models.joint_batch_norm import join_views
 
 SCOPES: list[BatchNormScope] = ["resolution", "joint", "view"]
 
@@ -107,7 +107,7 @@ def test_backbones_are_one_graph(name: str) -> None:
 
 
 def test_a_joined_backbone_is_one_graph() -> None:
-    network = joined(build_backbone(BackboneConfig("resnet18", width=0.25), 64), 2)
+    network = join_views(build_backbone(BackboneConfig("resnet18", width=0.25), 64), 2)
     quick = torch.compile(network, backend="eager", fullgraph=True, dynamic=False)
     for _ in range(2):
         sum(each.sum() for each in quick(torch.randn(4, 3, 64, 64), torch.randn(6, 3, 32, 32))).backward()

@@ -289,7 +289,7 @@ def frozen_groups_learn(patch: Patch) -> None:
 
 
 def center_moved_before_use(patch: Patch) -> None:
-    assign, observe = coterie.grouping.objective.assign, Centered.observe
+    assign, observe = coterie.grouping.objective.assign, Centered.update_statistics
 
     def observe_first(assignment, seen, progress, head, **named):
         observe(assignment, seen, head)
@@ -304,7 +304,7 @@ def center_does_not_move(patch: Patch) -> None:
 
 
 def center_moved_by_one_view(patch: Patch) -> None:
-    observe = Centered.observe
+    observe = Centered.update_statistics
     patch.setattr(Centered, "observe", lambda self, seen, head: observe(self, seen[:1], head))
 
 

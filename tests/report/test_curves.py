@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from coterie.report.chart import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, draw, number, short
+from coterie.report.chart import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, draw_chart, number, short
 from coterie.report.curves import charts
 
 
@@ -106,7 +106,7 @@ def test_parts_without_a_curve_are_left_out():
 
 
 def test_a_name_keeps_its_color_and_a_drawing_need_not_begin_at_zero():
-    drawn = draw(
+    drawn = draw_chart(
         "kNN",
         "",
         {"second": [(0, 50.0), (4e6, 52.0)]},

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from coterie.data.loading.center_crop import Eye
+from coterie.data.loading.center_crop import Preprocessing
 from coterie.embedding.embed import Embeddings
 from coterie.report.comparison import compared, write_comparison
 from coterie.report.gallery import Grouped
@@ -117,7 +117,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rows[:, :3] += 4 * torch.nn.functional.one_hot(labels, 3)
     grouped = Grouped((torch.arange(COUNT).sqrt() * 1.6).long().clamp(max=GROUPS - 1), rows[:, 0], GROUPS)
     seen = Embeddings(np.arange(COUNT), rows, labels, ())
-    pictures = pictures_of(seen, Squares(), Eye(32, 3, (0.5,) * 3, (0.2,) * 3), lambda _: grouped)
+    pictures = pictures_of(seen, Squares(), Preprocessing(32, 3, (0.5,) * 3, (0.2,) * 3), lambda _: grouped)
     path = tmp_path_factory.mktemp("report") / "report.html"
     write_report(
         path,

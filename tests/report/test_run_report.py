@@ -17,13 +17,13 @@ from coterie.embedding.embed import embed_source
 from coterie.errors import BadRun
 from coterie.export.weights import load_backbone
 from coterie.grouping.loss import scores
-from coterie.logger import Silent
-from coterie.report.run_report import grouped, report_again, report_run, sample_size
+from coterie.logger import NullLogger
+from coterie.report.run_report import gallery_groups, report_run, rewrite_report, sample_size
 from coterie.training import checkpoint
 from coterie.training.build import build_student
 from coterie.training.environment import environment
-from coterie.training.records import note_facts
-from coterie.training.student import eye
+from coterie.training.records import write_facts
+from coterie.training.student import preprocessing_of
 
 SETTINGS = (
     "views.crops.0.size=16 views.crops.1.size=8 views.crops.1.count=1 backbone.width=0.125 groups.counts=[8] "
@@ -31,11 +31,11 @@ SETTINGS = (
 ).split()
 
 
-class Hearing(Silent):
+class Hearing(NullLogger):
     def __init__(self) -> None:
         self.warned: list[str] = []
 
-    def warn(self, text: str) -> None:
+    def warning(self, text: str) -> None:
         self.warned.append(text)
 
 
@@ -58,9 +58,9 @@ def copy(run: Path, tmp_path: Path) -> Path:
 
 def test_it_is_written_again_from_the_folder_alone(copy: Path) -> None:
     why = [("batch_size", "16", "because it is a test")]
-    note_facts(copy, images=72, automatic=why, environment={"device": "the machine of the run"})
+    write_facts(copy, images=72, automatic=why, environment={"device": "the machine of the run"})
     (copy / "evaluation.json").write_text(json.dumps({"linear": {"top1": 61.5}}))
-    assert report_again(copy, device="cpu") == copy / "report.html"
+    assert rewrite_report(copy, device="cpu") == copy / "report.html"
     page = (copy / "report.html").read_text()
     for words in (
         "because it is a test",
@@ -75,18 +75,18 @@ def test_it_is_written_again_from_the_folder_alone(copy: Path) -> None:
 
 
 def test_the_page_is_the_same_each_time(copy: Path) -> None:
-    pages = [report_again(copy, device="cpu").read_text() for _ in range(2)]
+    pages = [rewrite_report(copy, device="cpu").read_text() for _ in range(2)]
     assert pages[0] == pages[1]
 
 
 def test_embeddings_that_are_at_hand_are_taken_and_those_that_are_no_numbers_counted(copy: Path) -> None:
     config = from_dict(read_toml(copy / "config.toml"))
-    known = embed_source(load_backbone(copy), open_source(*config.data), eye(config))
+    known = embed_source(load_backbone(copy), open_source(*config.data), preprocessing_of(config))
     known.rows[3:8] = torch.nan
-    report_again(copy, device="cpu", embeddings=known)
+    rewrite_report(copy, device="cpu", embeddings=known)
     page = (copy / "report.html").read_text()
     assert "67 images (5 more are left out: NaN or infinity in their embeddings)" in page
-    report_again(copy, device="cpu", embeddings=replace(known, rows=torch.full_like(known.rows, torch.nan)))
+    rewrite_report(copy, device="cpu", embeddings=replace(known, rows=torch.full_like(known.rows, torch.nan)))
     page = (copy / "report.html").read_text()
     assert "Curves" in page
     assert "t-SNE" not in page
@@ -95,32 +95,32 @@ def test_embeddings_that_are_at_hand_are_taken_and_those_that_are_no_numbers_cou
 def test_without_the_images_there_is_a_page_without_pictures(copy: Path) -> None:
     text = (copy / "config.toml").read_text()
     (copy / "config.toml").write_text(text.replace("patches.parquet", "gone.parquet"))
-    listener = Hearing()
-    report_again(copy, device="cpu", listener=listener)
+    logger = Hearing()
+    rewrite_report(copy, device="cpu", logger=logger)
     page = (copy / "report.html").read_text()
     assert "<img" not in page
     assert "Curves" in page
     assert "gone.parquet: no such file" in page
-    assert len(listener.warned) == 1
-    assert "without pictures" in listener.warned[0]
+    assert len(logger.warned) == 1
+    assert "without pictures" in logger.warned[0]
 
 
 def test_other_images_than_the_run_saw_are_told(copy: Path, tmp_path: Path) -> None:
     write_patches(tmp_path / "fewer.parquet", photo_patches("train", 54, 16))
     text = (copy / "config.toml").read_text().replace(from_dict(read_toml(copy / "config.toml")).data[0], "DATA")
     (copy / "config.toml").write_text(text.replace("DATA", str(tmp_path / "fewer.parquet")))
-    listener = Hearing()
-    report_again(copy, device="cpu", listener=listener)
-    assert listener.warned == ["the run saw 72 images, and there are 54 now"]
+    logger = Hearing()
+    rewrite_report(copy, device="cpu", logger=logger)
+    assert logger.warned == ["the run saw 72 images, and there are 54 now"]
 
 
 def test_no_run_or_no_checkpoint_is_one_plain_line(copy: Path, tmp_path: Path) -> None:
     shutil.rmtree(copy / "checkpoint")
     with pytest.raises(BadRun, match="has no checkpoint"):
-        report_again(copy, device="cpu")
+        rewrite_report(copy, device="cpu")
     assert (copy / "report.html").read_text() == "old"
     with pytest.raises(BadRun, match="nowhere is no run's folder"):
-        report_again(tmp_path / "nowhere", device="cpu")
+        rewrite_report(tmp_path / "nowhere", device="cpu")
 
 
 def test_the_group_of_an_image_is_the_nearest_center_of_its_projection(run: Path) -> None:
@@ -132,7 +132,7 @@ def test_the_group_of_an_image_is_the_nearest_center_of_its_projection(run: Path
         h, z, _ = student.eval()([images])
         expected = scores(z[0], student.groups.centers()[0])
     student.train()
-    found = grouped(student, h[0])
+    found = gallery_groups(student, h[0])
     assert student.training
     assert torch.equal(found.group, expected.argmax(dim=1))
     torch.testing.assert_close(found.score, expected.max(dim=1).values)
@@ -145,7 +145,7 @@ def test_where_the_batch_was_the_groups_there_is_no_gallery_of_groups(run: Path,
     student.groups = None
     source = open_source(*config.data)
     (tmp_path / "new").mkdir()
-    network, look = student.encoder.backbone, eye(config)
+    network, look = student.encoder.backbone, preprocessing_of(config)
     report_run(tmp_path / "new", config, source, network, look, torch.device("cpu"), student=student)
     page = (tmp_path / "new" / "report.html").read_text()
     assert "Nothing was logged." in page

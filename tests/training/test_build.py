@@ -8,7 +8,7 @@ from coterie.config.schema import PretrainConfig
 from coterie.config.toml import from_dict
 from coterie.errors import UserError
 from coterie.models.encoder import Encoder
-from coterie.training.build import assemble, compile_parts, out_of_memory
+from coterie.training.build import build_parts, compile_parts, out_of_memory
 from tests.matrix.cells import BATCH, IMAGES, SIDE, Cell, settings_of
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
@@ -52,7 +52,7 @@ def test_student_and_teacher_are_tried_at_the_batch_and_sizes_of_the_run(monkeyp
 
     monkeypatch.setattr(torch, "compile", compiling)
     wanted = config()
-    parts = assemble(wanted, images=IMAGES)
+    parts = build_parts(wanted, images=IMAGES)
     assert compile_parts(parts, wanted, CPU) is None
     assert tried == [((2 * BATCH, 1, SIDE, SIDE), True), ((2 * BATCH, 1, SIDE, SIDE), False)]
     teacher = parts.objective.target.network

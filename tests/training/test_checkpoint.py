@@ -6,7 +6,7 @@ import torch
 
 from coterie.atomic import remove_unfinished, writing
 from coterie.errors import UserError
-from coterie.training.checkpoint import found, load, save
+from coterie.training.checkpoint import list_checkpoints, load, save
 
 
 def state(value: float) -> dict:
@@ -19,14 +19,14 @@ def test_the_newest_comes_back_and_two_are_kept(tmp_path: Path) -> None:
     step, loaded, passed_over = load(tmp_path)
     assert (step, passed_over) == (100, [])
     assert loaded["weights"][0] == 100
-    assert [step for step, _ in found(tmp_path)] == [100, 20]
+    assert [step for step, _ in list_checkpoints(tmp_path)] == [100, 20]
 
 
 @pytest.mark.parametrize("damage", ["truncated", "flipped"])
 def test_a_damaged_file_is_passed_over_with_a_line(tmp_path: Path, damage: str) -> None:
     save(tmp_path, state(1), 1)
     save(tmp_path, state(2), 2)
-    newest = found(tmp_path)[0][1]
+    newest = list_checkpoints(tmp_path)[0][1]
     content = bytearray(newest.read_bytes())
     if damage == "truncated":
         content = content[: len(content) // 2]
@@ -34,7 +34,7 @@ def test_a_damaged_file_is_passed_over_with_a_line(tmp_path: Path, damage: str) 
         content[len(content) // 2] ^= 1
     newest.write_bytes(content)
     step, loaded, passed_over = load(tmp_path, set_aside=True)
-    assert [step for step, _ in found(tmp_path)] == [1]
+    assert [step for step, _ in list_checkpoints(tmp_path)] == [1]
     assert step == 1
     assert loaded["step"] == 1
     assert len(passed_over) == 1

@@ -16,14 +16,14 @@ from coterie.errors import BadConfig
 from coterie.grouping.teacher import MomentumTeacher
 from coterie.models.activation_checkpointing import checkpoint_activations, statistics_kept
 from coterie.models.encoder import Encoder
-from coterie.training.build import Parts, assemble
+from coterie.training.build import TrainingParts, build_parts
 from tests.distributed.running import BATCH, CASES, IMAGES, carry, one_of
 
 CLOSE = {"rtol": 1e-9, "atol": 1e-9}
 SIDE = 16
 
 
-def without_batch_norm(parts: Parts) -> None:
+def without_batch_norm(parts: TrainingParts) -> None:
     """In place of every batch norm a norm that looks at one image only."""
     target = parts.objective.target
     for network in (parts.student.encoder, *([target.network] if isinstance(target, MomentumTeacher) else [])):
@@ -66,7 +66,7 @@ def _work(number: int, folder: str) -> None:
 
 
 def _encoder(**changes: Any) -> Encoder:
-    return assemble(from_dict(CASES["swav"] | changes), images=IMAGES).student.encoder
+    return build_parts(from_dict(CASES["swav"] | changes), images=IMAGES).student.encoder
 
 
 def _views(images: int = BATCH) -> list[Tensor]:
@@ -98,8 +98,8 @@ def test_what_is_computed_again_is_counted_once() -> None:
 @pytest.mark.parametrize("changes", [{"micro_batches": 2}, {"run": {"checkpoint_activations": True}}])
 def test_the_second_time_drops_out_what_the_first_did(changes: dict[str, Any]) -> None:
     config = CASES["swav"] | {"backbone": CASES["swav"]["backbone"] | {"drop_path": 0.5}}
-    encoder = assemble(from_dict(config | changes), images=IMAGES).student.encoder
-    plain = assemble(from_dict(config), images=IMAGES).student.encoder
+    encoder = build_parts(from_dict(config | changes), images=IMAGES).student.encoder
+    plain = build_parts(from_dict(config), images=IMAGES).student.encoder
     views = _views()
     torch.manual_seed(5)
     gradients = _step(encoder, views)

@@ -12,7 +12,7 @@ from coterie.data.augmentation.view_plan import ViewPlan
 from coterie.data.loading.loader import Loader
 from coterie.data.sources.arrays import Arrays
 from coterie.data.sources.builtin_photos import photo_patches
-from coterie.training.build import assemble
+from coterie.training.build import build_parts
 from coterie.training.loop import fit
 from coterie.types import Batch, Progress, StepResult
 from tests.matrix.cells import BATCH, IMAGES, SIDE, Cell, settings_of
@@ -31,13 +31,13 @@ def shown(views: ViewPlan) -> tuple[list[tuple[Progress, Batch]], list[tuple[Pro
     """What the memory is filled with, and the batches of the steps: alike in all runs."""
     images = Arrays(photo_patches("train", IMAGES, SIDE).images)
     loader = Loader(images, views, batch_size=BATCH, epochs=EPOCHS, seed=0)
-    return list(loader.once()), [item for item, _ in zip(loader.resume(), range(STEPS), strict=False)]
+    return list(loader.fill_batches()), [item for item, _ in zip(loader.batches(), range(STEPS), strict=False)]
 
 
 def losses(cell: Cell, autocast: torch.dtype | None) -> Tensor:
     config = replace(from_dict(settings_of(cell)), epochs=EPOCHS)
     first, batches = shown(config.views)
-    parts, found = assemble(config, images=IMAGES), []
+    parts, found = build_parts(config, images=IMAGES), []
 
     def observe(progress: Progress, result: StepResult) -> None:
         assert result.z.dtype == result.loss.dtype == torch.float32

@@ -1,6 +1,6 @@
 import json
 
-from coterie.training.records import note_facts, read_records
+from coterie.training.records import read_records, write_facts
 
 
 def write_log(folder, *lines):
@@ -13,7 +13,7 @@ def test_an_empty_folder_says_nothing(tmp_path):
 
 
 def test_what_was_kept_is_read(tmp_path):
-    note_facts(tmp_path, images=7, automatic=[("batch_size", "4", "few images")], environment={"device": "cpu"})
+    write_facts(tmp_path, images=7, automatic=[("batch_size", "4", "few images")], environment={"device": "cpu"})
     (tmp_path / "evaluation.json").write_text(json.dumps({"knn": {"top1": 50.0}}))
     write_log(tmp_path, '{"step": 1, "loss": 2}', '{"step": 2, "loss": NaN}')
     found = read_records(tmp_path)

@@ -30,7 +30,7 @@ def test_the_log_is_rewound_and_a_line_cut_short_left_out(tmp_path: Path) -> Non
     with folder.log.open("a") as file:
         file.write('{"step": 5, "lo')
     assert [record["step"] for record in folder.records()] == [0, 1, 2, 3, 4]
-    folder.rewind(3)
+    folder.truncate_log(3)
     folder.append({"step": 3})
     assert [record["step"] for record in read_log(tmp_path)] == [0, 1, 2, 3]
     folder.close()
@@ -38,6 +38,6 @@ def test_the_log_is_rewound_and_a_line_cut_short_left_out(tmp_path: Path) -> Non
 
 def test_bad_images_are_listed_in_one_order(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
-    folder.note_bad_images([("b.jpg", "truncated"), ("a.jpg", "empty")])
+    folder.write_bad_images([("b.jpg", "truncated"), ("a.jpg", "empty")])
     assert (tmp_path / "bad_images.txt").read_text() == "a.jpg\tempty\nb.jpg\ttruncated\n"
     folder.close()

@@ -10,7 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from coterie.config.toml import from_dict
 from coterie.grouping.objective import Objective
-from coterie.training.build import assemble
+from coterie.training.build import build_parts
 from coterie.training.loop import fit
 from coterie.training.monitor import Monitor
 from coterie.types import Batch, Progress
@@ -62,7 +62,7 @@ class Run:
 
     def __init__(self, method: str, device: torch.device, optimizer: str = "lars") -> None:
         self.config, self.device = from_dict(settings(METHODS[method], optimizer)), device
-        self.parts = assemble(self.config, device, images=IMAGES)
+        self.parts = build_parts(self.config, device, images=IMAGES)
         if isinstance(self.parts.objective, Objective) and self.parts.objective.memory is not None:
             self.parts.objective.memory.pushed = self.parts.objective.memory.length
         rows, rate = self.config.assigned_rows, self.config.learning_rate

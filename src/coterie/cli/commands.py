@@ -47,7 +47,7 @@ def evaluate(
 
     how = {"probes": listed(probes), "labels": labels, "seed": seed, "device": device, "workers": workers}
     with closing(Terminal()) as terminal:
-        result = api.evaluate(run, train, test, **how, listener=terminal)  # type: ignore[arg-type]
+        result = api.evaluate(run, train, test, **how, logger=terminal)  # type: ignore[arg-type]
     for line in figure_lines(result):
         show(line)
 
@@ -88,7 +88,7 @@ def transfer(
     named = dict(named_set(each) for each in sets)
     how = {"probes": listed(probes), "labels": labels, "seed": seed, "device": device, "workers": workers}
     with closing(Terminal()) as terminal:
-        table = api.transfer(run, named, **how, listener=terminal)  # type: ignore[arg-type]
+        table = api.transfer(run, named, **how, logger=terminal)  # type: ignore[arg-type]
     for line in transfer_lines(table):
         show(line)
 
@@ -142,7 +142,7 @@ def report(run: Path, /, *, device: str = "auto") -> None:
     from coterie.cli.terminal import Terminal
 
     with closing(Terminal()) as terminal:
-        page = api.report(run, device=device, listener=terminal)
+        page = api.report(run, device=device, logger=terminal)
     show(f"look at {page}")
 
 
@@ -185,5 +185,5 @@ def embed(
 
     how = {"device": device, "workers": workers, "part_images": part_images, "ray": ray, "actors": actors}
     with closing(Terminal()) as terminal:
-        written = api.embed(run, data, out, **how, listener=terminal)  # type: ignore[arg-type]
+        written = api.embed(run, data, out, **how, logger=terminal)  # type: ignore[arg-type]
     show(f"{out}: {written} images")

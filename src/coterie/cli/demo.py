@@ -14,20 +14,20 @@ from torch import nn
 from coterie import api
 from coterie.atomic import writing
 from coterie.config.toml import from_dict, read_toml, to_toml
-from coterie.data.loading.center_crop import Eye
+from coterie.data.loading.center_crop import Preprocessing
 from coterie.data.sources.builtin_photos import PHOTOGRAPHS, PhotoPatches, photo_patches
 from coterie.embedding.embed import Embeddings, embed_source
 from coterie.evaluation.labelled_data import Labelled, labelled_pair
 from coterie.evaluation.probes.knn import knn
 from coterie.export.weights import load_backbone
-from coterie.logger import Listener, Silent
+from coterie.logger import Logger, NullLogger
 from coterie.report.gallery import Gallery, Row, Strip
 from coterie.report.page import Comparison, Report, write_report
 from coterie.report.pictures import neighbours_of, picture
 from coterie.training.build import build_student
 from coterie.training.environment import environment
 from coterie.training.run_folder import read_log
-from coterie.training.student import eye
+from coterie.training.student import preprocessing_of
 
 TRAIN_IMAGES, TEST_IMAGES, SIDE = 6000, 1500, 32
 SETTINGS = ("backbone.width=0.25", "views.crops.1.count=2", "run.log_steps=23", "run.looks=4")
@@ -48,7 +48,7 @@ class Space:
     """Share of test images, in percent, whose class the 20 nearest training images vote for."""
 
 
-def demo(out: str | Path = "demo", *, seed: int = 0, listener: Listener | None = None) -> list[str]:
+def demo(out: str | Path = "demo", *, seed: int = 0, logger: Logger | None = None) -> list[str]:
     """Pretrain on patches of photographs without their labels, then judge raw pixels, untrained and pretrained network.
 
     Writes ``train.parquet``, ``test.parquet`` and ``report.html`` to ``out``, and the run to ``out/run``. If it was stopped,
@@ -57,13 +57,13 @@ def demo(out: str | Path = "demo", *, seed: int = 0, listener: Listener | None =
     Returns:
         The lines that say what came out.
     """
-    listener, out, start = listener or Silent(), Path(out), time.monotonic()
+    logger, out, start = logger or NullLogger(), Path(out), time.monotonic()
     out.mkdir(parents=True, exist_ok=True)
     train, test = out / "train.parquet", out / "test.parquet"
     for split, path, count in (("train", train, TRAIN_IMAGES), ("test", test, TEST_IMAGES)):
         if not path.exists():
             write_patches(path, photo_patches(split, count, SIDE, seed))
-    listener.say(
+    logger.info(
         f"{TRAIN_IMAGES} training and {TEST_IMAGES} test patches of {SIDE} x {SIDE} pixels from "
         f"{len(PHOTOGRAPHS)} photographs, from disjoint regions; which photograph is asked, and never told in training"
     )
@@ -75,7 +75,7 @@ def demo(out: str | Path = "demo", *, seed: int = 0, listener: Listener | None =
         batch_size=BATCH_SIZE,
         seed=seed,
         settings=SETTINGS,
-        listener=listener,
+        logger=logger,
     )
     pair = labelled_pair((str(train),), (str(test),))
     spaces = compare(run, pair)
@@ -93,7 +93,7 @@ def demo(out: str | Path = "demo", *, seed: int = 0, listener: Listener | None =
 def compare(run: Path, pair: Labelled) -> list[Space]:
     """Raw pixels, the untrained and the pretrained network of a run."""
     config = from_dict(read_toml(run / "config.toml"))
-    look = eye(config)
+    look = preprocessing_of(config)
     untrained = build_student(config).encoder.backbone.eval()
     networks: list[tuple[str, nn.Module]] = [
         ("raw pixels", nn.Flatten()),
@@ -106,7 +106,7 @@ def compare(run: Path, pair: Labelled) -> list[Space]:
 def report(path: Path, run: Path, spaces: list[Space], pair: Labelled) -> None:
     """The page: the three figures, the neighbours that each space finds, the curves."""
     config = from_dict(read_toml(run / "config.toml"))
-    look, classes = eye(config), pair.train.classes
+    look, classes = preprocessing_of(config), pair.train.classes
     trained, before = spaces[-1], max(space.accuracy for space in spaces[:-1])
     rows = []
     step = len(pair.test) // QUERIES - (len(pair.test) // QUERIES % len(classes) == 0)  # not the same class each time
@@ -144,7 +144,7 @@ def report(path: Path, run: Path, spaces: list[Space], pair: Labelled) -> None:
     )
 
 
-def _space(name: str, network: nn.Module, pair: Labelled, look: Eye) -> Space:
+def _space(name: str, network: nn.Module, pair: Labelled, look: Preprocessing) -> Space:
     train, test = (embed_source(network, part, look) for part in (pair.train, pair.test))
     ask = {"neighbours": (NEIGHBOURS,), "temperatures": (TEMPERATURE,)}
     figures = knn(train.rows, train.labels, test.rows, test.labels, **ask)  # type: ignore[arg-type]

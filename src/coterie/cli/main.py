@@ -69,7 +69,7 @@ def plan(
     wishes: dict[str, object] = {"backbone": backbone, "epochs": epochs, "images": images, "batch_size": batch_size}
     wishes |= {"seed": seed, "config": config}
     with closing(Terminal()) as terminal:
-        found = api.plan(method, data, **wishes, settings=settings, listener=terminal)  # type: ignore[arg-type]
+        found = api.plan(method, data, **wishes, settings=settings, logger=terminal)  # type: ignore[arg-type]
     for line in plan_lines(found):
         show(line)
 
@@ -120,7 +120,7 @@ def profile(
     wishes: dict[str, object] = {"backbone": backbone, "epochs": epochs, "images": images, "batch_size": batch_size}
     wishes |= {"seed": seed, "config": config}
     with closing(Terminal()) as terminal:
-        found = api.profile(method, data, **wishes, settings=settings, seconds=seconds, listener=terminal)  # type: ignore[arg-type]
+        found = api.profile(method, data, **wishes, settings=settings, seconds=seconds, logger=terminal)  # type: ignore[arg-type]
     for line in profile_lines(found):
         show(line)
 
@@ -184,7 +184,7 @@ def pretrain(
     wishes |= {"seed": seed, "config": config}
     probes = {"probe": probe, "probe_test": probe_test, "on_collapse": on_collapse, "stop_when": stop_when}
     with closing(Terminal()) as terminal:
-        folder = api.pretrain(method, data, out=out, **wishes, settings=settings, **probes, listener=terminal)  # type: ignore[arg-type]
+        folder = api.pretrain(method, data, out=out, **wishes, settings=settings, **probes, logger=terminal)  # type: ignore[arg-type]
     show(f"{folder}: the backbone is in {folder / 'model.safetensors'}, look at {folder / 'report.html'}")
 
 
@@ -203,7 +203,7 @@ def demo(*, out: Annotated[Path, Parameter(name="--out")] = Path("demo"), seed: 
     from coterie.cli.terminal import Terminal
 
     with closing(Terminal()) as terminal:
-        lines = run_demo(out, seed=seed, listener=terminal)
+        lines = run_demo(out, seed=seed, logger=terminal)
     for line in lines:
         show(line)
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from coterie.config.describe import reasoned
+from coterie.config.describe import explain
 from coterie.evaluation.model_selection import Selection
 from coterie.report.chart import duration, number
 from coterie.training.profiling.advice import LABELS, TEACHER, Profile, label, percent
@@ -13,7 +13,7 @@ LABEL_FREE_SHOWN = ("effective_rank", "perplexity", "lidar", "stability")
 
 def plan_lines(plan: Plan) -> list[str]:
     """A plan as it is shown: the settings that were found, with their reasons; then what a run takes."""
-    rows = [("setting", "value", "reason"), *reasoned(plan.config, plan.reasons)]
+    rows = [("setting", "value", "reason"), *explain(plan.config, plan.reasons)]
     first, second = (max(len(row[column]) for row in rows) for column in (0, 1))
     found = plan.estimate
     phases = {

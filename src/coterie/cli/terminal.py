@@ -27,11 +27,11 @@ class Terminal:
         self._said = 0.0
         self._first: tuple[float, int] | None = None
 
-    def say(self, text: str) -> None:
+    def info(self, text: str) -> None:
         """A plain line."""
         self.console.print(text, markup=False)
 
-    def warn(self, text: str) -> None:
+    def warning(self, text: str) -> None:
         """A line that asks for attention."""
         self.console.print(f"warning: {text}", markup=False, style="yellow")
 
@@ -40,13 +40,13 @@ class Terminal:
         for probe, figures in record.items():
             if isinstance(figures, dict) and probe != "label_free":
                 best = ", ".join(f"{name} {value:.1f} %" for name, value in figures.items() if "top1" in name)
-                self.say(f"epoch {record['epoch'] + 1}: {'kNN' if probe == 'knn' else probe} {best}")
+                self.info(f"epoch {record['epoch'] + 1}: {'kNN' if probe == 'knn' else probe} {best}")
         seen = record.get("label_free", {})
         shown = ", ".join(f"{name} {seen[name]:.3g}" for name in LABEL_FREE_SHOWN if name in seen)
         if shown:
-            self.say(f"epoch {record['epoch'] + 1}: without labels {shown}")
+            self.info(f"epoch {record['epoch'] + 1}: without labels {shown}")
 
-    def record(self, record: dict[str, Any], total_steps: int) -> None:
+    def log_metrics(self, record: dict[str, Any], total_steps: int) -> None:
         """A line of a run's log: the bar moves on, or now and then a plain line."""
         if "loss" not in record:
             self._aside(record)
@@ -63,9 +63,9 @@ class Terminal:
         elif now - self._said >= PLAIN_SECONDS or done == total_steps or "warning" in record:
             self._said = now
             left = self._left(now, done, total_steps)
-            self.say(f"step {done}/{total_steps}  {text}{left}")
+            self.info(f"step {done}/{total_steps}  {text}{left}")
 
-    def track(self, items: Iterable[Item], total: int, what: str) -> Iterator[Item]:
+    def progress(self, items: Iterable[Item], total: int, what: str) -> Iterator[Item]:
         """The items, with a bar at a terminal and a plain line now and then elsewhere."""
         if self.live:
             with self._new_bar() as bar:
@@ -76,7 +76,7 @@ class Terminal:
             yield item
             if time.monotonic() - said >= PLAIN_SECONDS:
                 said = time.monotonic()
-                self.say(f"{what}: {done}/{total}")
+                self.info(f"{what}: {done}/{total}")
 
     def close(self) -> None:
         """Leave the screen as a person expects it."""

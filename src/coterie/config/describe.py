@@ -28,7 +28,7 @@ def summary(config: PretrainConfig, images: int, device: torch.device) -> str:
     )
 
 
-def reasoned(config: PretrainConfig, reasons: Mapping[str, str]) -> list[tuple[str, str, str]]:
+def explain(config: PretrainConfig, reasons: Mapping[str, str]) -> list[tuple[str, str, str]]:
     """(path, value, reason) of each setting that was found, in the order of the settings.
 
     Args:

@@ -11,7 +11,7 @@ from coterie.config.schema import PretrainConfig
 from coterie.errors import BadConfig
 
 
-def assigned(text: str) -> tuple[str, Any]:
+def parse_override(text: str) -> tuple[str, Any]:
     """Path and value of ``path=value``; a value is read as TOML, a bare word as text, ``none`` as None."""
     path, equals, value = text.partition("=")
     if not equals:
@@ -28,7 +28,7 @@ def _value(text: str) -> Any:
         return text
 
 
-def put(settings: dict[str, Any], path: str, value: Any) -> None:
+def set_path(settings: dict[str, Any], path: str, value: Any) -> None:
     """Put a value in place of what is at ``path``; None takes it away. :class:`BadConfig` if there is no such setting."""
     known = known_paths(settings)
     if path not in known:

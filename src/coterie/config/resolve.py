@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from coterie.config.hardware import choose_device, choose_engine
-from coterie.config.overrides import assigned, put
+from coterie.config.overrides import parse_override, set_path
 from coterie.config.schema import PretrainConfig
-from coterie.config.toml import from_dict, read_toml, texts, to_dict
+from coterie.config.toml import as_strings, from_dict, read_toml, to_dict
 from coterie.data.sources.open import open_source
 from coterie.data.sources.source import ImageSource
 from coterie.data.statistics import measure
@@ -42,7 +42,7 @@ def resolve(
     """The source and the whole settings: ``settings`` over ``flags`` over ``config`` or the preset over automatic values."""
     wishes = {path: value for path, value in (flags or {}).items() if value is not None}
     chosen = read_toml(config) if config is not None else {}
-    data = data or texts(chosen.get("data", []), "data")
+    data = data or as_strings(chosen.get("data", []), "data")
     if not data:
         raise UserError("name the images: a folder, a list, a glob, *.parquet or *.tar")
     given = chosen.get("method", method) if method is None else method
@@ -57,7 +57,7 @@ def resolve(
     source = open_source(*data)
     reasons: dict[str, str] = {}
     if config is None:
-        channels = next((value for path, value in map(assigned, settings) if path == "views.channels"), None)
+        channels = next((value for path, value in map(parse_override, settings) if path == "views.channels"), None)
         images = wishes.get("images", 0)
         planner = Planner(
             _facts(source, channels if type(channels) is int and channels > 0 else None),
@@ -69,13 +69,13 @@ def resolve(
         reasons = planner.reasons
     chosen |= {"data": list(data)} | ({"method": method} if method else {})
     for path, value in wishes.items():
-        put(chosen, path, value)
+        set_path(chosen, path, value)
         reasons[path] = "asked for"
-    for path, value in map(assigned, settings):
+    for path, value in map(parse_override, settings):
         if path.partition(".")[0] in ("data", "method"):
             raise BadConfig(f"--set {path}: name it as it stands on the command line, METHOD DATA")
-        put(chosen, path, value)
-        reasons = {known: why for known, why in reasons.items() if not _spoken_for(known, path)} | {path: "set by you"}
+        set_path(chosen, path, value)
+        reasons = {known: why for known, why in reasons.items() if not _overridden(known, path)} | {path: "set by you"}
     wanted = from_dict(chosen)
     if wanted.views.mean is None:
         facts = _facts(source, wanted.views.channels)
@@ -86,7 +86,7 @@ def resolve(
     return Resolved(source, wanted, reasons)
 
 
-def _spoken_for(known: str, path: str) -> bool:
+def _overridden(known: str, path: str) -> bool:
     """Whether a reason no longer holds when ``path`` is set: another kind of a part keeps nothing but its counts."""
     if path.startswith(f"{known}."):  # a part of what the reason was for
         return True

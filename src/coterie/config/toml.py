@@ -119,7 +119,7 @@ def _check_shape(kind: Any, value: Any, path: str) -> None:
             _check_shape(items[0], inner, f"{path}.{number}")
 
 
-def texts(value: Any, path: str) -> tuple[str, ...]:
+def as_strings(value: Any, path: str) -> tuple[str, ...]:
     """A list of texts in a settings file; :class:`BadConfig` if it is something else."""
     if not isinstance(value, list) or not all(isinstance(each, str) for each in value):
         raise BadConfig(f"{path} is {value!r}: give a list of texts")

@@ -10,7 +10,7 @@ from coterie.distributed.processes import rank, world_size
 from coterie.errors import UserError
 
 
-def all_max(values: Tensor) -> Tensor:
+def all_reduce_max(values: Tensor) -> Tensor:
     """The largest over the processes, element by element (any shape); no gradient; one collective."""
     if world_size() == 1:
         return values
@@ -19,14 +19,14 @@ def all_max(values: Tensor) -> Tensor:
     return most
 
 
-def all_logsumexp(values: Tensor) -> Tensor:
+def all_reduce_logsumexp(values: Tensor) -> Tensor:
     """``log(sum(exp(values)))`` over the processes, element by element (any shape); no gradient.
 
     One collective: the values themselves are gathered, so that nothing overflows whatever their size.
     """
     if world_size() == 1:
         return values
-    return gathered(values.detach()).logsumexp(dim=0)
+    return all_gather(values.detach()).logsumexp(dim=0)
 
 
 class _AllSum(torch.autograd.Function):
@@ -46,7 +46,7 @@ class _AllSum(torch.autograd.Function):
         return total, None
 
 
-def all_sum(values: Tensor, group: Any = None) -> Tensor:
+def all_reduce_sum(values: Tensor, group: Any = None) -> Tensor:
     """The sum over the processes (of a group), element by element (any shape), with gradient; one collective."""
     if world_size() == 1:
         return values
@@ -68,7 +68,7 @@ class _Gathered(torch.autograd.Function):
         return total[rank()]
 
 
-def gathered(values: Tensor) -> Tensor:
+def all_gather(values: Tensor) -> Tensor:
     """The values of all processes, ``[W, ...]`` in their order, with gradient; one collective."""
     if world_size() == 1:
         return values[None]
@@ -76,12 +76,12 @@ def gathered(values: Tensor) -> Tensor:
     return parts
 
 
-def own_part(values: Tensor, dim: int) -> Tensor:
+def local_chunk(values: Tensor, dim: int) -> Tensor:
     """This process's share of what all hold together, in their order along ``dim``."""
     return values.chunk(world_size(), dim=dim)[rank()]
 
 
-def groups_of(processes: int) -> Any:
+def subgroup(processes: int) -> Any:
     """The group of so many neighbouring processes that this one is in; None: all of them.
 
     Raises:

@@ -14,7 +14,7 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor
 from torch.utils import _pytree as tree
 
-from coterie.distributed.collectives import all_sum
+from coterie.distributed.collectives import all_reduce_sum
 from coterie.distributed.processes import rank, world_size
 from coterie.errors import BadConfig
 
@@ -32,7 +32,7 @@ def check_can_shard() -> None:
         )
 
 
-def shard(network: nn.Module, device: torch.device, *, blockwise: bool = True) -> None:
+def shard_network(network: nn.Module, device: torch.device, *, blockwise: bool = True) -> None:
     """Share out a network over the processes, in place, and bring it to this process's device part by part.
 
     Called as before, it gives what it gave; its weights have their names, and each is a part (a DTensor). It may come on
@@ -53,7 +53,7 @@ def shard(network: nn.Module, device: torch.device, *, blockwise: bool = True) -
     numbers = {
         weight for weight in weights if weight.dim() == 0
     }  # torch does not share them out: each process keeps them
-    for block in [*(blocks(network) if blockwise else ()), network]:
+    for block in [*(network_blocks(network) if blockwise else ()), network]:
         block.register_forward_hook(_no_views)
         fully_shard(block, mesh=mesh, reshard_after_forward=True, ignored_params=numbers)
         assert isinstance(block, FSDPModule)
@@ -62,7 +62,7 @@ def shard(network: nn.Module, device: torch.device, *, blockwise: bool = True) -
     network.register_load_state_dict_pre_hook(_take_own_rows)  # type: ignore[no-untyped-call]
 
 
-def blocks(network: nn.Module) -> list[nn.Module]:
+def network_blocks(network: nn.Module) -> list[nn.Module]:
     """The repeated blocks of a timm network: what has layers in a Sequential or ModuleList, and no such list itself."""
     lists = (nn.Sequential, nn.ModuleList)
     found = [
@@ -80,19 +80,19 @@ def _no_views(network: nn.Module, given: Any, result: Any) -> Any:
     return tree.tree_map_only(Tensor, lambda each: each.clone() if each._is_view() else each, result)
 
 
-class Part(nn.Parameter):
+class ShardedParameter(nn.Parameter):
     """This process's rows of a weight, as a plain tensor in the same memory: what an optimiser moves."""
 
-    whole: DTensor
+    full: DTensor
 
-    def __new__(cls, whole: DTensor) -> "Part":
-        """The part of ``whole`` that is here."""
-        part: Part = super().__new__(cls, local(whole.detach()), whole.requires_grad)
-        part.whole = whole
+    def __new__(cls, full_tensor: DTensor) -> "ShardedParameter":
+        """The part of ``full_tensor`` that is here."""
+        part: ShardedParameter = super().__new__(cls, local_tensor(full_tensor.detach()), full_tensor.requires_grad)
+        part.full = full_tensor
         return part
 
 
-class Sharded(nn.Module):
+class ShardedStudent(nn.Module):
     """A student of which networks are shared out, for the loop and its optimiser.
 
     It is called as the student is. Its parameters, under the student's names, are parts of what is shared out and the whole of
@@ -123,11 +123,11 @@ def _moved(weight: nn.Parameter) -> nn.Parameter:
         if weight.requires_grad:
             weight.register_post_accumulate_grad_hook(_average)  # type: ignore[no-untyped-call]
         return weight
-    part = Part(weight)
+    part = ShardedParameter(weight)
 
     def hand_over(_: Tensor) -> None:
         assert weight.grad is not None
-        gradient = local(weight.grad)
+        gradient = local_tensor(weight.grad)
         part.grad = gradient if part.grad is None else part.grad.add_(gradient)
         weight.grad = None
 
@@ -138,17 +138,17 @@ def _moved(weight: nn.Parameter) -> nn.Parameter:
 def _average(weight: Tensor) -> None:
     """Averaging what was averaged changes nothing, so that several passes back may add up."""
     assert weight.grad is not None
-    weight.grad = all_sum(weight.grad) / world_size()
+    weight.grad = all_reduce_sum(weight.grad) / world_size()
 
 
 @torch.no_grad()
-def local(tensor: Tensor) -> Tensor:
+def local_tensor(tensor: Tensor) -> Tensor:
     """What this process has of a tensor, in the same memory: all of it, unless it is shared out."""
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
 @torch.no_grad()
-def whole(tensor: Tensor) -> Tensor:
+def full_tensor(tensor: Tensor) -> Tensor:
     """All of a tensor; a collective where it is shared out."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
@@ -161,13 +161,13 @@ def norms(weights: Sequence[Tensor], *values: Sequence[Tensor]) -> list[list[Ten
         values: one tensor for each weight, as large as it; as often as wanted.
     """
     found = [list(torch._foreach_norm(list(each))) for each in values]
-    shared = [number for number, weight in enumerate(weights) if isinstance(weight, Part)]
+    shared = [number for number, weight in enumerate(weights) if isinstance(weight, ShardedParameter)]
     if shared:
         squares = torch.stack([row[number] for row in found for number in shared]).square()
-        whole = iter(all_sum(squares).sqrt().unbind())
+        full_tensor = iter(all_reduce_sum(squares).sqrt().unbind())
         for row in found:
             for number in shared:
-                row[number] = next(whole)
+                row[number] = next(full_tensor)
     return found
 
 
@@ -175,29 +175,29 @@ def gradient_norm(weights: Sequence[Tensor]) -> Tensor:
     """The norm of the gradient of all weights together, of the whole where this process has parts."""
     moved = [(weight, weight.grad) for weight in weights if weight.grad is not None]
     gradients = [gradient for _, gradient in moved]
-    if any(isinstance(weight, Part) for weight, _ in moved):
+    if any(isinstance(weight, ShardedParameter) for weight, _ in moved):
         gradients = norms([weight for weight, _ in moved], gradients)[0]  # whose norm is that of all
     total: Tensor = nn.utils.get_total_norm(gradients)
     return total
 
 
-def with_whole_state(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
+def with_full_state(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
     """The optimiser, whose state is saved as that of whole weights, and taken over from it, where it moves parts of them."""
-    if any(isinstance(weight, Part) for weight in _weights(optimizer)):
+    if any(isinstance(weight, ShardedParameter) for weight in _weights(optimizer)):
         optimizer.register_state_dict_post_hook(_state_as_parts)
         optimizer.register_load_state_dict_pre_hook(_state_of_own_rows)
     optimizer.register_load_state_dict_post_hook(_lay_out)
     return optimizer
 
 
-def gathered_state(state: Any) -> Any:
+def full_state_dict(state: Any) -> Any:
     """A state with whole tensors in place of parts, on the host of the first process; the others have none of those.
 
     One collective a tensor, so that a device has one of them whole at a time. All processes are to ask.
     """
 
     def on_host(part: DTensor) -> Tensor | None:
-        tensor = whole(part)
+        tensor = full_tensor(part)
         return tensor.cpu() if rank() == 0 else None
 
     return tree.tree_map_only(DTensor, on_host, state)
@@ -208,11 +208,15 @@ def _weights(optimizer: torch.optim.Optimizer) -> list[Tensor]:
 
 
 def _state_as_parts(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> dict[str, Any]:
-    return state | {"state": _of_parts(optimizer, state["state"], lambda rows, whole: _as_part(rows, whole, whole))}
+    return state | {
+        "state": _of_parts(
+            optimizer, state["state"], lambda rows, full_tensor: _as_part(rows, full_tensor, full_tensor)
+        )
+    }
 
 
 def _state_of_own_rows(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> dict[str, Any]:
-    return state | {"state": _of_parts(optimizer, state["state"], lambda value, _: _own_rows(local(value)))}
+    return state | {"state": _of_parts(optimizer, state["state"], lambda value, _: _own_rows(local_tensor(value)))}
 
 
 def _lay_out(optimizer: torch.optim.Optimizer) -> None:
@@ -231,9 +235,9 @@ def _of_parts(optimizer: torch.optim.Optimizer, states: dict[int, Any], change: 
     weights, changed = _weights(optimizer), dict(states)
     for number, values in states.items():
         weight = weights[number]
-        if isinstance(weight, Part):
+        if isinstance(weight, ShardedParameter):
             changed[number] = {
-                name: change(value, weight.whole) if isinstance(value, Tensor) and value.dim() else value
+                name: change(value, weight.full) if isinstance(value, Tensor) and value.dim() else value
                 for name, value in values.items()
             }
     return changed
@@ -245,10 +249,12 @@ def _own_rows(value: Tensor) -> Tensor:
     return pieces[rank()] if rank() < len(pieces) else value[:0]
 
 
-def _as_part(rows: Tensor, whole: Tensor, like: DTensor) -> DTensor:
-    """Rows of this process as a part of something of the shape of ``whole``, shared out like ``like``."""
+def _as_part(rows: Tensor, full_tensor: Tensor, like: DTensor) -> DTensor:
+    """Rows of this process as a part of something of the shape of ``full_tensor``, shared out like ``like``."""
     mesh, placements = like.device_mesh, like.placements
-    return DTensor.from_local(rows, mesh, placements, run_check=False, shape=whole.shape, stride=whole.stride())
+    return DTensor.from_local(
+        rows, mesh, placements, run_check=False, shape=full_tensor.shape, stride=full_tensor.stride()
+    )
 
 
 def _take_own_rows(network: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:

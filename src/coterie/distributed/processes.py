@@ -1,8 +1,8 @@
 """The only module that knows torch.distributed; every function is the identity on one process.
 
-A run on W processes is started by torchrun: it sets ``WORLD_SIZE`` and ``RANK``, and ``joined`` does the rest. Each process
-sees its share of a batch and gives the mean of its own losses; the gradients are averaged. So whatever goes through
-``all_sum`` or ``gathered`` gets back the sum of the gradients of all processes, as if one had held all rows.
+A run on W processes is started by torchrun: it sets ``WORLD_SIZE`` and ``RANK``, and ``process_group`` does the rest. Each
+process sees its share of a batch and gives the mean of its own losses; the gradients are averaged. So whatever goes through
+``all_reduce_sum`` or ``all_gather`` gets back the sum of the gradients of all processes, as if one had held all rows.
 """
 
 import os
@@ -39,7 +39,7 @@ def rank() -> int:
 
 
 @contextmanager
-def joined(device: torch.device) -> Iterator[None]:
+def process_group(device: torch.device) -> Iterator[None]:
     """While this lasts, the processes that torchrun started work together; nothing for one process.
 
     Raises:
@@ -73,7 +73,7 @@ def local_device(device: torch.device) -> torch.device:
     return device
 
 
-def replicated(student: nn.Module) -> nn.Module:
+def wrap_ddp(student: nn.Module) -> nn.Module:
     """The module whose gradients are averaged over the processes; it is called in place of ``student``."""
     if world_size() == 1:
         return student
@@ -82,7 +82,7 @@ def replicated(student: nn.Module) -> nn.Module:
         return DistributedDataParallel(student, broadcast_buffers=False, gradient_as_bucket_view=True)
 
 
-def agreed(value: Value) -> Value:
+def broadcast_object(value: Value) -> Value:
     """What the first process says (anything small that can be pickled); one collective."""
     if world_size() == 1:
         return value
@@ -91,7 +91,7 @@ def agreed(value: Value) -> Value:
     return box[0]
 
 
-def merged(found: dict[int, str]) -> dict[int, str]:
+def all_gather_dict(found: dict[int, str]) -> dict[int, str]:
     """The entries of all processes; one collective."""
     if world_size() == 1:
         return found

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from coterie.atomic import writing
-from coterie.data.loading.center_crop import Eye
+from coterie.data.loading.center_crop import Preprocessing
 from coterie.data.sources.source import Concatenated, ImageSource, Subset
 from coterie.embedding.embed import Embeddings
 
@@ -53,15 +53,15 @@ class EmbeddingStore:
         """Keep in ``folder`` what the network with these weights makes of images."""
         self.folder, self.weights = Path(folder), weights_key(weights)
 
-    def get(self, source: ImageSource, eye: Eye, make: Callable[[], Embeddings]) -> Embeddings:
-        """The embeddings of a source as ``eye`` sees it: those that are kept, or what ``make`` gives, which is then kept.
+    def get(self, source: ImageSource, preprocessing: Preprocessing, make: Callable[[], Embeddings]) -> Embeddings:
+        """The embeddings of a source under ``preprocessing``: the kept ones, or what ``make`` gives, which is then kept.
 
         Labels are the source's own as they are now, whatever they were when its embeddings were made.
         """
         key = source_key(source)
         if key is None:
             return make()
-        path = self.folder / f"{self.weights}-{_digest([key.encode(), repr(eye).encode()])}.safetensors"
+        path = self.folder / f"{self.weights}-{_digest([key.encode(), repr(preprocessing).encode()])}.safetensors"
         kept = _read(path, source) if path.exists() else None
         if kept is not None:
             return kept

@@ -9,10 +9,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from coterie.data.loading.center_crop import Eye, center_batches
+from coterie.data.loading.center_crop import Preprocessing, center_batches
 from coterie.data.sources.source import ImageSource, Subset
 from coterie.errors import NoImages
-from coterie.logger import Listener, Silent
+from coterie.logger import Logger, NullLogger
 
 BATCH_SIZE = 256
 
@@ -42,11 +42,11 @@ Embedded = tuple[Int[np.ndarray, " b"], tuple[Tensor, ...], tuple[tuple[int, str
 def embedded_batches(
     network: Callable[[Tensor], Tensor | tuple[Tensor, ...]],
     source: ImageSource,
-    eye: Eye,
+    preprocessing: Preprocessing,
     *,
     workers: int = 0,
     device: torch.device | str = "cpu",
-    listener: Listener | None = None,
+    logger: Logger | None = None,
     what: str = "embedding",
 ) -> Iterator[Embedded]:
     """For each batch of the source, in order: positions, what the network gives for them, and the bad images.
@@ -55,16 +55,16 @@ def embedded_batches(
     """
     batches = center_batches(
         source,
-        size=eye.size,
-        channels=eye.channels,
-        mean=eye.mean,
-        std=eye.std,
+        size=preprocessing.size,
+        channels=preprocessing.channels,
+        mean=preprocessing.mean,
+        std=preprocessing.std,
         batch_size=BATCH_SIZE,
         workers=workers,
         device=device,
     )
     total = -(-len(source) // BATCH_SIZE)
-    for batch in (listener or Silent()).track(batches, total, what):
+    for batch in (logger or NullLogger()).progress(batches, total, what):
         with torch.inference_mode():
             outputs = network(batch.views[0]) if batch.views else ()
         outputs = outputs if isinstance(outputs, tuple) else (outputs,)
@@ -78,7 +78,7 @@ class Embedder:
     Attributes:
         network: images -> embedding ``[B, F]``, group ``[B]``, probability ``[B]``.
         source: of the images.
-        eye: how they are brought to the network.
+        preprocessing: how they are brought to the network.
         width: F.
         facts: plain values that tell this network and these images from others.
         workers: processes that load images.
@@ -87,16 +87,16 @@ class Embedder:
 
     network: Callable[[Tensor], tuple[Tensor, ...]]
     source: ImageSource
-    eye: Eye
+    preprocessing: Preprocessing
     width: int
     facts: Mapping[str, Any] = field(default_factory=dict)
     workers: int = 0
     device: torch.device | str = "cpu"
 
-    def all(self, listener: Listener | None = None) -> Iterator[Embedded]:
+    def all(self, logger: Logger | None = None) -> Iterator[Embedded]:
         """The batches of the whole source."""
-        how = {"workers": self.workers, "device": self.device, "listener": listener}
-        return embedded_batches(self.network, self.source, self.eye, **how)  # type: ignore[arg-type]
+        how = {"workers": self.workers, "device": self.device, "logger": logger}
+        return embedded_batches(self.network, self.source, self.preprocessing, **how)  # type: ignore[arg-type]
 
     def of(self, runs: Sequence[tuple[int, int]]) -> Iterator[Embedded]:
         """The batches of some runs of images ``[start, stop)``; 16 bytes an image are held.
@@ -106,18 +106,18 @@ class Embedder:
         """
         positions = np.concatenate([np.arange(*run, dtype=np.int64) for run in runs])
         source, how = Subset(self.source, positions), {"workers": self.workers, "device": self.device}
-        for places, outputs, bad in embedded_batches(self.network, source, self.eye, **how):  # type: ignore[arg-type]
+        for places, outputs, bad in embedded_batches(self.network, source, self.preprocessing, **how):  # type: ignore[arg-type]
             yield positions[places], outputs, tuple((int(positions[place]), reason) for place, reason in bad)
 
 
 def embed_source(
     network: Network,
     source: ImageSource,
-    eye: Eye,
+    preprocessing: Preprocessing,
     *,
     workers: int = 0,
     device: torch.device | str = "cpu",
-    listener: Listener | None = None,
+    logger: Logger | None = None,
     what: str = "embedding",
 ) -> Embeddings:
     """All embeddings of a source, held in memory: 4 bytes a number.
@@ -128,7 +128,7 @@ def embed_source(
     index: list[np.ndarray] = []
     rows: list[Tensor] = []
     bad: list[tuple[int, str]] = []
-    stream = embedded_batches(network, source, eye, workers=workers, device=device, listener=listener, what=what)
+    stream = embedded_batches(network, source, preprocessing, workers=workers, device=device, logger=logger, what=what)
     for positions, outputs, failed in stream:
         bad += failed
         if len(positions):

@@ -15,13 +15,13 @@ from coterie.distributed.processes import local_device
 from coterie.embedding.cache import source_key, state_key
 from coterie.embedding.embed import Embedder
 from coterie.embedding.parquet import bad_lines, write_rows
-from coterie.embedding.parts import BAD_IMAGES, Parts
+from coterie.embedding.parts import BAD_IMAGES, EmbeddingParts
 from coterie.embedding.ray_job import write_on_ray
 from coterie.errors import NoImages, UserError
-from coterie.logger import Item, Listener, Silent
+from coterie.logger import Item, Logger, NullLogger
 from coterie.models.backbone import feature_width
-from coterie.training.load import load_saved
-from coterie.training.student import eye, grouped
+from coterie.training.load import load_run
+from coterie.training.student import predict_groups, preprocessing_of
 
 
 class Stopped(UserError):  # noqa: N818
@@ -43,23 +43,25 @@ def open_embedder(run: str | Path, data: Sequence[str], device: str = "cpu", wor
         UserError: there is no such run, or there are no such images.
     """
     where = local_device(choose_device(device))
-    saved, source = load_saved(run, where), open_source(*data)
+    saved, source = load_run(run, where), open_source(*data)
     facts = {
         "weights": state_key(saved.student.state_dict()),
         "temperature": saved.config.temperature,
         "source": source_key(source) or " ".join(data),
     }
-    look, width = grouped(saved.student, saved.config.temperature), feature_width(saved.student.encoder.backbone)
-    return Embedder(look, source, eye(saved.config), width, facts, choose_workers(workers), where)
+    look, width = predict_groups(saved.student, saved.config.temperature), feature_width(saved.student.encoder.backbone)
+    return Embedder(look, source, preprocessing_of(saved.config), width, facts, choose_workers(workers), where)
 
 
-def open_parts(run: str | Path, data: Sequence[str], out: str | Path, device: str, images: int, workers: int) -> Parts:
-    """A folder of parts, begun or gone on with; arguments as of `open_embedder` and `Parts`."""
-    return Parts(out, open_embedder(run, data, device, workers), images)
+def open_parts(
+    run: str | Path, data: Sequence[str], out: str | Path, device: str, images: int, workers: int
+) -> EmbeddingParts:
+    """A folder of parts, begun or gone on with; arguments as of `open_embedder` and `EmbeddingParts`."""
+    return EmbeddingParts(out, open_embedder(run, data, device, workers), images)
 
 
 def embed_to_file(
-    run: str | Path, data: Sequence[str], out: str | Path, *, device: str, workers: int, listener: Listener
+    run: str | Path, data: Sequence[str], out: str | Path, *, device: str, workers: int, logger: Logger
 ) -> int:
     """Write one parquet file; how many images it holds. Bad images are listed beside it.
 
@@ -72,13 +74,13 @@ def embed_to_file(
             f"{out}: several processes write a folder of parts; name one in --out, without .parquet at its end"
         )
     embedder = open_embedder(run, data, device, workers)
-    with _leaving_when_asked(listener, "nothing was written") as heard, writing(out) as part:
+    with _leaving_when_asked(logger, "nothing was written") as heard, writing(out) as part:
         written, bad = write_rows(part, embedder.width, embedder.source, embedder.all(heard))
         if not written:
             raise NoImages(f"not one of the {len(embedder.source)} images can be decoded; the first: {bad[0][1]}")
     if bad:
         write_text(f"{out}.bad.txt", bad_lines(embedder.source, bad))
-        listener.warn(f"{len(bad)} images could not be decoded: {out}.bad.txt lists them")
+        logger.warning(f"{len(bad)} images could not be decoded: {out}.bad.txt lists them")
     return written
 
 
@@ -92,7 +94,7 @@ def embed_to_folder(
     part_images: int,
     ray: str | None,
     actors: int,
-    listener: Listener,
+    logger: Logger,
 ) -> int:
     """Write the parts that are missing, or of several processes this one's share; how many images are there then.
 
@@ -105,11 +107,11 @@ def embed_to_folder(
     rank, world = _share()
     if ray is not None and world > 1:
         raise UserError("--ray starts processes of its own: run it without torchrun")
-    opened, first = partial(open_parts, run, data, out), Silent() if rank else listener
+    opened, first = partial(open_parts, run, data, out), NullLogger() if rank else logger
     parts = opened("cpu" if ray else device, part_images, workers)
     missing = parts.missing()
     if 0 < len(missing) < parts.count:
-        first.say(f"{parts.count - len(missing)} of {parts.count} parts are there already")
+        first.info(f"{parts.count - len(missing)} of {parts.count} parts are there already")
     then = "the same command goes on with the parts that are missing"
     with _leaving_when_asked(first, then, waiting=ray is not None) as heard:
         if ray is None:
@@ -118,19 +120,19 @@ def embed_to_folder(
         elif missing:
             write = partial(opened, device, part_images)
             write_on_ray(write, missing, heard, address=ray, actors=actors, device=device, workers=workers)
-    return _told(parts, rank, listener)
+    return _told(parts, rank, logger)
 
 
-def _told(parts: Parts, rank: int, listener: Listener) -> int:
+def _told(parts: EmbeddingParts, rank: int, logger: Logger) -> int:
     """Of several processes the first tells how far all are; and one that finds all done, if it was not the first."""
     (held, bad), missing = parts.held(), len(parts.missing())
     if not missing and not held:
         raise NoImages(f"not one of the {parts.total} images can be decoded: {parts.folder / BAD_IMAGES} lists them")
     if rank == 0 or not missing:
         if bad:
-            listener.warn(f"{bad} images could not be decoded: {parts.folder / BAD_IMAGES} lists them")
+            logger.warning(f"{bad} images could not be decoded: {parts.folder / BAD_IMAGES} lists them")
         others = ": other processes are still at work" if missing else ""
-        listener.say(f"{parts.count - missing} of {parts.count} parts are there{others}")
+        logger.info(f"{parts.count - missing} of {parts.count} parts are there{others}")
     return held
 
 
@@ -147,11 +149,11 @@ def _share() -> tuple[int, int]:
 
 
 class _Leaving:
-    """A listener that ends the work where it tells how far it is, once the process was asked to leave."""
+    """A logger that ends the work where it tells how far it is, once the process was asked to leave."""
 
-    def __init__(self, listener: Listener, then: str) -> None:
-        self.listener, self.then, self.asked = listener, then, False
-        self.say, self.warn, self.record = listener.say, listener.warn, listener.record
+    def __init__(self, logger: Logger, then: str) -> None:
+        self.logger, self.then, self.asked = logger, then, False
+        self.info, self.warning, self.log_metrics = logger.info, logger.warning, logger.log_metrics
 
     def ask(self, number: int, _: object) -> None:
         """On the signal; at a second one the process ends wherever it is."""
@@ -162,24 +164,24 @@ class _Leaving:
         """On the signal, where nothing but waiting is interrupted."""
         raise Stopped(f"stopped: {self.then}")
 
-    def track(self, items: Iterable[Item], total: int, what: str) -> Iterator[Item]:
+    def progress(self, items: Iterable[Item], total: int, what: str) -> Iterator[Item]:
         """The items until somebody asks; an error that a signal raises anywhere is lost, or worse, while Python forks."""
-        for item in self.listener.track(items, total, what):
+        for item in self.logger.progress(items, total, what):
             if self.asked:
                 raise Stopped(f"stopped: {self.then}")
             yield item
 
 
 @contextmanager
-def _leaving_when_asked(listener: Listener, then: str, *, waiting: bool = False) -> Iterator[Listener]:
+def _leaving_when_asked(logger: Logger, then: str, *, waiting: bool = False) -> Iterator[Logger]:
     """While this lasts, SIGTERM ends the work after this batch, or if it is but ``waiting``, at once.
 
-    What is half written is removed. The work is to be told to the listener that comes.
+    What is half written is removed. The work is to be told to the logger that comes.
     """
     if threading.current_thread() is not threading.main_thread():
-        yield listener
+        yield logger
         return
-    leaving = _Leaving(listener, then)
+    leaving = _Leaving(logger, then)
     before = signal.signal(signal.SIGTERM, leaving.leave if waiting else leaving.ask)
     try:
         yield leaving

@@ -14,12 +14,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from coterie.atomic import SUFFIX, write_text, writing
-from coterie.data.loading.prefetch import Fetching
-from coterie.data.sources.source import Fetched, blocks
+from coterie.data.loading.prefetch import PrefetchProcess
+from coterie.data.sources.source import Prefetchable, blocks
 from coterie.embedding.embed import BATCH_SIZE, Embedded, Embedder
 from coterie.embedding.parquet import bad_lines, write_rows
 from coterie.errors import BadRun, UserError
-from coterie.logger import Listener, Silent
+from coterie.logger import Logger, NullLogger
 
 PART_IMAGES = 65_536
 """Images of a part, unless it is said: what a process that is killed may have to do again."""
@@ -36,7 +36,7 @@ _OTHERS = {
 }
 
 
-class Parts:
+class EmbeddingParts:
     """A folder with a parquet file for every so many consecutive images of a source; together they are one table.
 
     ``part-00000012.parquet`` is whole or not there, and holds the rows that the single file of the source would have at
@@ -80,7 +80,7 @@ class Parts:
         rows, runs = sum(_rows_of(self._path(number)) for number in there), map(self._run, there)
         return rows, sum(stop - start for start, stop in runs) - rows
 
-    def write(self, numbers: Sequence[int], listener: Listener | None = None, what: str = "embedding") -> None:
+    def write(self, numbers: Sequence[int], logger: Logger | None = None, what: str = "embedding") -> None:
         """Write these parts, in their order.
 
         Raises:
@@ -88,8 +88,8 @@ class Parts:
         """
         source, embedded = self.embedder.source, self._embedded(numbers)
         lying = blocks(source)
-        fetching = Fetching(source) if lying.fetched and isinstance(source, Fetched) else None
-        stream = (listener or Silent()).track(embedded, sum(map(self._batches, numbers)), what)
+        fetching = PrefetchProcess(source) if lying.fetched and isinstance(source, Prefetchable) else None
+        stream = (logger or NullLogger()).progress(embedded, sum(map(self._batches, numbers)), what)
         try:
             for place, number in enumerate(numbers):
                 if fetching is not None:  # this part and the next
@@ -134,7 +134,12 @@ class Parts:
 
     def _facts(self) -> dict[str, Any]:
         own = {"layout": _LAYOUT, "batch": BATCH_SIZE, "images": self.total, "part_images": self.images}
-        facts = {**own, "eye": asdict(self.embedder.eye), "width": self.embedder.width, **self.embedder.facts}
+        facts = {
+            **own,
+            "preprocessing": asdict(self.embedder.preprocessing),
+            "width": self.embedder.width,
+            **self.embedder.facts,
+        }
         return dict(json.loads(json.dumps(facts)))  # as it comes back from the file: tuples are lists
 
 

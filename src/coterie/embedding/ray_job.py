@@ -9,9 +9,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from coterie.embedding.parts import Parts
+from coterie.embedding.parts import EmbeddingParts
 from coterie.errors import UserError
-from coterie.logger import Listener
+from coterie.logger import Logger
 
 _MOST_WORKERS = 16
 _STORE_BYTES = 2**27  # of shared memory; nothing but numbers of parts goes through it
@@ -23,8 +23,8 @@ class _Writer:
     What a person can mend comes back as a value: an exception would arrive as a page of Ray's.
     """
 
-    def __init__(self, open_parts: Callable[[int], Parts], workers: int, here: str) -> None:
-        self.parts: Parts | UserError
+    def __init__(self, open_parts: Callable[[int], EmbeddingParts], workers: int, here: str) -> None:
+        self.parts: EmbeddingParts | UserError
         try:
             os.chdir(here)  # paths, and the names of images that follow from them, are those of the command
             self.parts = open_parts(workers)
@@ -49,9 +49,9 @@ class _Writer:
 
 
 def write_on_ray(
-    open_parts: Callable[[int], Parts],
+    open_parts: Callable[[int], EmbeddingParts],
     numbers: Sequence[int],
-    listener: Listener,
+    logger: Logger,
     *,
     address: str,
     actors: int = 0,
@@ -64,7 +64,7 @@ def write_on_ray(
         open_parts: called by each actor with the number of its loader workers; it travels by its name, so that Coterie must be
             installed where the actors are.
         numbers: of the parts.
-        listener: is told how many are done.
+        logger: is told how many are done.
         address: ``local`` for a Ray of its own on this machine, ``auto`` or an address for a cluster that runs.
         actors: at most so many; 0: one for each GPU of the cluster, or without GPUs one for every two cores.
         device: ``auto``, ``cpu`` or ``cuda``: of an actor.
@@ -92,7 +92,7 @@ def write_on_ray(
             num_cpus=share,
             num_gpus=1 if gpu else 0,
         )
-        for row in listener.track(done.iter_rows(), len(numbers), "embedding, in parts"):
+        for row in logger.progress(done.iter_rows(), len(numbers), "embedding, in parts"):
             if row["refused"]:
                 raise UserError(str(row["refused"]))
 

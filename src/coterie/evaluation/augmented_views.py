@@ -7,11 +7,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from coterie.data.augmentation.cpu import apply_batch, normalize
+from coterie.data.augmentation.cpu import augment_batch, normalize
 from coterie.data.augmentation.view_plan import ViewPlan
 from coterie.data.decoding.decode import decode
 from coterie.data.sources.source import ImageSource
-from coterie.logger import Listener, Silent
+from coterie.logger import Logger, NullLogger
 
 COUNT = 4
 BATCH_SIZE = 64
@@ -43,8 +43,8 @@ def views_of(
     images = [decode(source[int(index)], plan.channels) for index in indices]
     made: list[Tensor] = []
     while len(made) < count:
-        draws = plan.draw(seed, _FIRST_EPOCH - len(made) // len(largest), indices)
-        for same in apply_batch(images, plan, draws, largest[: count - len(made)]):
+        draws = plan.sample_parameters(seed, _FIRST_EPOCH - len(made) // len(largest), indices)
+        for same in augment_batch(images, plan, draws, largest[: count - len(made)]):
             tensors = [normalize(torch.from_numpy(view.copy())[None], plan.mean, plan.std) for view in same]
             made.append(torch.cat(tensors))
     return torch.stack(made)
@@ -59,7 +59,7 @@ def embedded_views(
     *,
     count: int = COUNT,
     device: torch.device | str = "cpu",
-    listener: Listener | None = None,
+    logger: Logger | None = None,
     what: str = "looking at views",
 ) -> tuple[Tensor, ...]:
     """What a network makes of :func:`views_of`, each ``[V, N, ...]``, on the CPU; holds the views of one batch at a time.
@@ -72,12 +72,12 @@ def embedded_views(
         seed: of the draws.
         count: how many views of each image.
         device: where the network is.
-        listener: is told how far it is.
-        what: is told to the listener.
+        logger: is told how far it is.
+        what: is told to the logger.
     """
     batches = [indices[first : first + BATCH_SIZE] for first in range(0, len(indices), BATCH_SIZE)]
     found: list[tuple[Tensor, ...]] = []
-    for batch in (listener or Silent()).track(batches, len(batches), what):
+    for batch in (logger or NullLogger()).progress(batches, len(batches), what):
         views = views_of(source, batch, plan, seed, count)
         with torch.inference_mode():
             outputs = network(views.flatten(0, 1).to(device))

@@ -14,7 +14,7 @@ from coterie.errors import NoImages
 from coterie.evaluation.augmented_views import embedded_views
 from coterie.evaluation.label_free import label_free
 from coterie.export.weights import load_backbone, save_backbone
-from coterie.training.student import Student, eye, grouped
+from coterie.training.student import Student, predict_groups, preprocessing_of
 from coterie.types import Progress, StepResult
 
 SAMPLED = 1000
@@ -60,7 +60,7 @@ class Looks:
             self.student.train()
         if figures is None:
             return
-        look, backbone = eye(self.config), self.student.encoder.backbone
+        look, backbone = preprocessing_of(self.config), self.student.encoder.backbone
         save_backbone(self.folder / snapshot, backbone, self.config.backbone, look.size, look.mean, look.std)
         self.write({"step": progress.step, "epoch": progress.epoch, "label_free": figures, "snapshot": snapshot})
 
@@ -77,7 +77,7 @@ class Looks:
 
     def _figures(self, done: int, snapshot: str) -> dict[str, float] | None:
         """None where embeddings are no longer numbers: that is for the monitor to say."""
-        see = grouped(self.student, self.config.temperature)
+        see = predict_groups(self.student, self.config.temperature)
         found = self._embedded(self.student.encoder.backbone)
         views, groups, _ = embedded_views(
             see, self.sample, found.index, self.config.views, self.config.seed, device=self.device
@@ -106,7 +106,9 @@ class Looks:
         return self._embedded(network).rows
 
     def _embedded(self, network: nn.Module) -> Embeddings:
-        return embed_source(network, self.sample, eye(self.config), workers=self.workers, device=self.device)
+        return embed_source(
+            network, self.sample, preprocessing_of(self.config), workers=self.workers, device=self.device
+        )
 
 
 def snapshot_name(epochs: int) -> str:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from coterie.config.hardware import choose_autocast, choose_device, choose_workers
 from coterie.config.schema import OF_EMBEDDINGS, check_known
-from coterie.data.loading.center_crop import Eye
+from coterie.data.loading.center_crop import Preprocessing
 from coterie.data.sources.open import open_source
 from coterie.data.sources.source import ImageSource, Subset, label_matrix
 from coterie.embedding.cache import EmbeddingStore
@@ -21,10 +21,10 @@ from coterie.evaluation.probes.finetuning import finetune
 from coterie.evaluation.probes.supervised import linear_published_images
 from coterie.evaluation.probes.svm import low_shot, svm
 from coterie.export.weights import describe_backbone, load_backbone
-from coterie.logger import Listener, Silent
+from coterie.logger import Logger, NullLogger
 from coterie.models.backbone import build_backbone
-from coterie.training.load import load_saved
-from coterie.training.student import nearest_groups
+from coterie.training.load import load_run
+from coterie.training.student import assigned_groups
 
 OF_SETS = ("svm", "low_shot")
 """Those that ask frozen embeddings with any number of labels an image."""
@@ -35,7 +35,7 @@ PROBES = (*OF_EMBEDDINGS, *OF_SETS, *OF_IMAGES)
 Figures = dict[str, dict[str, float]]
 
 
-class Judge:
+class Evaluator:
     """A frozen backbone, how it sees, and what it has seen."""
 
     def __init__(
@@ -47,7 +47,7 @@ class Judge:
         seed: int = 0,
         device: str = "auto",
         workers: int = -1,
-        listener: Listener | None = None,
+        logger: Logger | None = None,
     ) -> None:
         """Load the backbone of a run's folder, whose embeddings are kept there, or of a ``model.safetensors``.
 
@@ -58,30 +58,34 @@ class Judge:
             seed: of what is drawn.
             device: ``auto``, ``cpu`` or ``cuda``.
             workers: processes that load images; -1: as many as there are cores to spare.
-            listener: is told what happens.
+            logger: is told what happens.
         """
         check_known(probes, PROBES)
         self.probes, self.labels, self.seed = tuple(probes), labels, seed
-        self.run, self.listener = Path(run), listener or Silent()
+        self.run, self.logger = Path(run), logger or NullLogger()
         self.device, self.workers = choose_device(device), choose_workers(workers)
         self.described = describe_backbone(run)
         self.network = load_backbone(run).to(self.device)
         described = self.described
-        self.eye = Eye(described.image_size, described.backbone.channels, described.mean, described.std)
+        self.preprocessing = Preprocessing(
+            described.image_size, described.backbone.channels, described.mean, described.std
+        )
         folder = self.run / "embeddings"
         self.store = EmbeddingStore(folder, self.run / "model.safetensors") if self.run.is_dir() else None
 
-    def ask(self, train: Sequence[str], test: Sequence[str] = ()) -> Figures:
+    def evaluate(self, train: Sequence[str], test: Sequence[str] = ()) -> Figures:
         """What each probe finds: it learns from ``train`` and asks ``test``, or else every fifth image of ``train``."""
         found: Figures = {}
         single = [name for name in self.probes if name not in OF_SETS]
         if single:
             pair = labelled_pair(tuple(train), tuple(test))
             for remark in pair.remarks:
-                self.listener.warn(remark)
+                self.logger.warning(remark)
             found |= self._of_embeddings([name for name in single if name in OF_EMBEDDINGS], pair)
             if "linear_images" in single:
-                found["linear_images"] = linear_published_images(self.network, pair, self.eye, **self._means())
+                found["linear_images"] = linear_published_images(
+                    self.network, pair, self.preprocessing, **self._means()
+                )
             if "finetune" in single:
                 found["finetune"] = self._finetuned(pair)
         several = [name for name in self.probes if name in OF_SETS]
@@ -96,14 +100,14 @@ class Judge:
             return embed_source(
                 self.network,
                 source,
-                self.eye,
+                self.preprocessing,
                 workers=self.workers,
                 device=self.device,
-                listener=self.listener,
+                logger=self.logger,
                 what=f"embedding {what} images",
             )
 
-        return self.store.get(source, self.eye, make) if self.store is not None else make()
+        return self.store.get(source, self.preprocessing, make) if self.store is not None else make()
 
     def _of_embeddings(self, probes: Sequence[str], pair: Labelled) -> Figures:
         if not probes:
@@ -111,14 +115,14 @@ class Judge:
         train, test = self.embeddings(pair.train, "training"), self.embeddings(pair.test, "test")
         groups = self._groups(test) if "clusters" in probes else None
         return probe_embeddings(
-            probes, train, test, groups=groups, device=self.device, seed=self.seed, listener=self.listener
+            probes, train, test, groups=groups, device=self.device, seed=self.seed, logger=self.logger
         )
 
     def _groups(self, found: Embeddings) -> Tensor | None:
         """The run's own group of each image that was embedded; None where there is no run, or it has no lasting groups."""
         if not self.run.is_dir():
             return None
-        nearest = nearest_groups(load_saved(self.run, self.device).student, found.rows)
+        nearest = assigned_groups(load_run(self.run, self.device).student, found.rows)
         return None if nearest is None else nearest[0].to(self.device)
 
     def _finetuned(self, pair: Labelled) -> dict[str, float]:
@@ -127,7 +131,7 @@ class Judge:
         def anew() -> torch.nn.Module:
             return build_backbone(described.backbone, described.image_size)
 
-        return finetune(self.network, pair, self.eye, build=anew, labels=self.labels, **self._means())
+        return finetune(self.network, pair, self.preprocessing, build=anew, labels=self.labels, **self._means())
 
     def _means(self) -> dict[str, Any]:
         """How it is computed."""
@@ -137,7 +141,7 @@ class Judge:
             "workers": self.workers,
             "device": self.device,
             "autocast": autocast,
-            "listener": self.listener,
+            "logger": self.logger,
         }
 
     def _of_sets(self, probes: Sequence[str], train: Sequence[str], test: Sequence[str]) -> Figures:
@@ -151,10 +155,10 @@ class Judge:
             if not matrix.known.any():
                 raise UserError(f"{name} has no labels: use a parquet file with a column 'labels', or class subfolders")
             if not matrix.known.all():
-                self.listener.warn(f"{(~matrix.known).sum()} images of {name} have no label and are left out")
+                self.logger.warning(f"{(~matrix.known).sum()} images of {name} have no label and are left out")
             classes = classes or matrix.classes
             positions = matrix.known.nonzero()[0]
             found = self.embeddings(Subset(source, positions), what)
             rows += [found.rows, torch.from_numpy(matrix.arranged(classes).rows[positions[found.index]])]
         functions: dict[str, Callable[..., dict[str, float]]] = {"svm": svm, "low_shot": low_shot}
-        return {name: functions[name](*rows, seed=self.seed, listener=self.listener) for name in probes}
+        return {name: functions[name](*rows, seed=self.seed, logger=self.logger) for name in probes}

@@ -12,10 +12,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from coterie.distributed.collectives import all_sum
+from coterie.distributed.collectives import all_reduce_sum
 from coterie.distributed.processes import world_size
 from coterie.errors import BadConfig
-from coterie.grouping.chunks import parts
+from coterie.grouping.chunks import chunk_slices
 from coterie.grouping.loss import at_least_float32, scores
 from coterie.grouping.sinkhorn import Chunks, sinkhorn_bias
 from coterie.optim.schedule import Constant, Schedule, extremes
@@ -28,11 +28,11 @@ _START = Progress(0, 1, 1)
 class Assignment(Protocol):
     """What the objective needs of a kind of assignment.
 
-    ``pools`` says that more rows change a row's answer, ``hard`` that a row is given to one group.
+    ``uses_memory`` says that more rows change a row's answer, ``hard`` that a row is given to one group.
     """
 
     @property
-    def pools(self) -> bool:
+    def uses_memory(self) -> bool:
         """Whether the rows of the memory are to be looked at beside the batch's own."""
 
     @property
@@ -42,10 +42,10 @@ class Assignment(Protocol):
     def temperature_at(self, progress: Progress) -> float:
         """What the scores are divided by."""
 
-    def bias(self, logits: Float[Tensor, "*a n k"] | Chunks, temperature: float, head: int) -> Tensor | float:
+    def group_bias(self, logits: Float[Tensor, "*a n k"] | Chunks, temperature: float, head: int) -> Tensor | float:
         """What is added to the logits of each group, ``[*A, K]`` or one number for all."""
 
-    def observe(self, seen: Float[Tensor, "*a n k"], head: int) -> None:
+    def update_statistics(self, seen: Float[Tensor, "*a n k"], head: int) -> None:
         """The scores of this step, after they were used."""
 
 
@@ -67,7 +67,7 @@ class Sinkhorn:
     hard: bool = False
     normalized: bool = False
     tolerance: float = 0.0
-    pools: ClassVar[bool] = True
+    uses_memory: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         _check_temperature(self.temperature, "SwAV uses 0.05")
@@ -80,11 +80,11 @@ class Sinkhorn:
         """Epsilon."""
         return self.temperature
 
-    def bias(self, logits: Float[Tensor, "*a n k"] | Chunks, temperature: float, head: int) -> Tensor | float:
+    def group_bias(self, logits: Float[Tensor, "*a n k"] | Chunks, temperature: float, head: int) -> Tensor | float:
         """The bias that spreads the rows evenly over the groups."""
         return sinkhorn_bias(logits, self.iterations, normalized=self.normalized, tolerance=self.tolerance)
 
-    def observe(self, seen: Float[Tensor, "*a n k"], head: int) -> None:
+    def update_statistics(self, seen: Float[Tensor, "*a n k"], head: int) -> None:
         """Nothing is kept."""
 
 
@@ -93,17 +93,17 @@ class Nearest:
     """The group with the nearest center (DeepCluster-v2, SMoG): no balance, no temperature."""
 
     hard: ClassVar[bool] = True
-    pools: ClassVar[bool] = False
+    uses_memory: ClassVar[bool] = False
 
     def temperature_at(self, progress: Progress) -> float:
         """None is needed."""
         return 1.0
 
-    def bias(self, logits: Float[Tensor, "*a n k"] | Chunks, temperature: float, head: int) -> Tensor | float:
+    def group_bias(self, logits: Float[Tensor, "*a n k"] | Chunks, temperature: float, head: int) -> Tensor | float:
         """No group is preferred."""
         return 0.0
 
-    def observe(self, seen: Float[Tensor, "*a n k"], head: int) -> None:
+    def update_statistics(self, seen: Float[Tensor, "*a n k"], head: int) -> None:
         """Nothing is kept."""
 
 
@@ -117,7 +117,7 @@ class Softmax:
 
     temperature: float = 0.025
     hard: ClassVar[bool] = False
-    pools: ClassVar[bool] = False
+    uses_memory: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         _check_temperature(self.temperature, "MSN uses 0.025")
@@ -126,11 +126,11 @@ class Softmax:
         """The temperature of the targets."""
         return self.temperature
 
-    def bias(self, logits: Float[Tensor, "*a n k"] | Chunks, temperature: float, head: int) -> Tensor | float:
+    def group_bias(self, logits: Float[Tensor, "*a n k"] | Chunks, temperature: float, head: int) -> Tensor | float:
         """No group is preferred."""
         return 0.0
 
-    def observe(self, seen: Float[Tensor, "*a n k"], head: int) -> None:
+    def update_statistics(self, seen: Float[Tensor, "*a n k"], head: int) -> None:
         """Nothing is kept."""
 
 
@@ -159,7 +159,7 @@ class Centered(nn.Module):
     """
 
     hard = False
-    pools = False
+    uses_memory = False
 
     def __init__(self, counts: Sequence[int], temperature: Schedule, momentum: float = 0.9) -> None:
         """A center of zeros for each head."""
@@ -172,15 +172,15 @@ class Centered(nn.Module):
         """The temperature of the targets at this step."""
         return self.temperature.at(progress)
 
-    def bias(self, logits: Float[Tensor, "*a n k"] | Chunks, temperature: float, head: int) -> Tensor | float:
+    def group_bias(self, logits: Float[Tensor, "*a n k"] | Chunks, temperature: float, head: int) -> Tensor | float:
         """What often scores high is held down."""
         center: Tensor = self.get_buffer(f"center{head}")
         return -center / temperature
 
-    def observe(self, seen: Float[Tensor, "*a n k"], head: int) -> None:
+    def update_statistics(self, seen: Float[Tensor, "*a n k"], head: int) -> None:
         """Move the center; one collective."""
         center = self.get_buffer(f"center{head}")
-        mean = all_sum(seen.flatten(0, -2).mean(dim=0)) / world_size()
+        mean = all_reduce_sum(seen.flatten(0, -2).mean(dim=0)) / world_size()
         center.lerp_(mean.to(center.dtype), 1 - self.momentum)
 
 
@@ -209,7 +209,7 @@ def assign(
     """
     temperature = assignment.temperature_at(progress)
     logits = at_least_float32(seen) / temperature
-    bias = assignment.bias(logits, temperature, head)
+    bias = assignment.group_bias(logits, temperature, head)
     asked = logits[..., -(last or seen.shape[-2]) :, :]
     if isinstance(bias, Tensor):  # one number for all groups changes nothing
         asked += bias.unsqueeze(-2)
@@ -228,15 +228,15 @@ def label_rows(
     temperature = assignment.temperature_at(progress)
 
     def chunks() -> Iterator[Tensor]:
-        for part in parts(len(rows), len(centers), rows.device):
+        for part in chunk_slices(len(rows), len(centers), rows.device):
             yield scores(rows[part], centers) / temperature
 
-    bias = assignment.bias(chunks, temperature, head)
+    bias = assignment.group_bias(chunks, temperature, head)
     labels, total = [], torch.zeros_like(centers[:, 0])
     for chunk in chunks():
         labels.append((chunk + bias).argmax(dim=1))
         total = total + chunk.sum(dim=0)
-    assignment.observe(total[None] * (temperature / len(rows)), head)
+    assignment.update_statistics(total[None] * (temperature / len(rows)), head)
     return torch.cat(labels)
 
 

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from coterie.distributed.collectives import gathered, own_part
+from coterie.distributed.collectives import all_gather, local_chunk
 from coterie.grouping.assignment import Assignment, assign
 from coterie.grouping.loss import at_least_float32, prediction_loss, scores
 from coterie.grouping.objective import Encode
@@ -80,7 +80,7 @@ class BatchObjective(nn.Module):
     def _own_images(self, rows: Float[Tensor, "a b d"], roles: Roles) -> list[Target]:
         views, images = rows.shape[:2]
         every = torch.arange(images, device=rows.device)
-        own = own_part(every, 0)
+        own = local_chunk(every, 0)
         same = every.repeat(views) == own[:, None]  # [B, A B]: the columns that show the row's own image
         return [Target(a * images + own, 0, view, same) for a, view in enumerate(roles.target_views)]
 
@@ -118,4 +118,4 @@ class BatchObjective(nn.Module):
 
 def _of_all(rows: Float[Tensor, "a b d"]) -> Float[Tensor, "a n d"]:
     """The rows of the whole batch, those of the first process first; with gradient, one collective."""
-    return gathered(rows).movedim(0, 1).flatten(1, 2)
+    return all_gather(rows).movedim(0, 1).flatten(1, 2)

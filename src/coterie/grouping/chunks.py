@@ -8,7 +8,7 @@ CPU_ELEMENTS = 2_000_000
 """How many numbers of rows, or of scores, are worked on at a time on a CPU: what its caches hold (8 MB in float32)."""
 
 
-def parts(count: int, against: int, device: torch.device) -> list[slice]:
+def chunk_slices(count: int, against: int, device: torch.device) -> list[slice]:
     """``count`` rows in slices that, with so many numbers for each row, fit into a bounded memory."""
     step = max(1, (CPU_ELEMENTS if device.type == "cpu" else CHUNK_ELEMENTS) // max(1, against))
     return [slice(first, min(first + step, count)) for first in range(0, count, step)]

@@ -26,7 +26,7 @@ class Groups(Protocol):
     def centers(self) -> list[Tensor]:
         """The unit centers ``[K, D]`` of each head."""
 
-    def move(self, z: Float[Tensor, "g b d"], progress: Progress) -> list[Tensor]:
+    def update_centers(self, z: Float[Tensor, "g b d"], progress: Progress) -> list[Tensor]:
         """Look at the grouped views; the centers to predict against."""
 
     def refit(self, head: int, rows: Float[Tensor, "n d"], starts: Float[Tensor, "k d"]) -> None:
@@ -76,7 +76,7 @@ class LearnedGroups(nn.Module):
         """The unit centers ``[K, D]`` of each head."""
         return list(self.heads)
 
-    def move(self, z: Float[Tensor, "g b d"], progress: Progress) -> list[Tensor]:
+    def update_centers(self, z: Float[Tensor, "g b d"], progress: Progress) -> list[Tensor]:
         """They move by their gradient."""
         return self.centers()
 
@@ -150,7 +150,7 @@ class KMeansGroups(nn.Module):
         """The unit centers ``[K, D]`` of each head."""
         return list(self.heads)
 
-    def move(self, z: Float[Tensor, "g b d"], progress: Progress) -> list[Tensor]:
+    def update_centers(self, z: Float[Tensor, "g b d"], progress: Progress) -> list[Tensor]:
         """They stay until the next refresh."""
         return self.centers()
 
@@ -178,7 +178,7 @@ class MomentumGroups(KMeansGroups):
         super().__init__(centers)
         self.momentum, self.gradient = momentum, gradient
 
-    def move(self, z: Float[Tensor, "g b d"], progress: Progress) -> list[Tensor]:
+    def update_centers(self, z: Float[Tensor, "g b d"], progress: Progress) -> list[Tensor]:
         """Move; the moved centers, with gradient into ``z`` if that is asked for."""
         z = z if self.gradient else z.detach()
         beta = self.momentum.at(progress)

@@ -6,8 +6,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
-from coterie.distributed.collectives import all_sum
-from coterie.grouping.chunks import parts
+from coterie.distributed.collectives import all_reduce_sum
+from coterie.grouping.chunks import chunk_slices
 from coterie.grouping.loss import scores
 
 _STARTS_TAG = 0x737461727473  # "starts": keeps this stream apart from those of the views and of the order
@@ -15,7 +15,7 @@ _STARTS_TAG = 0x737461727473  # "starts": keeps this stream apart from those of 
 
 def nearest_centers(rows: Float[Tensor, "n d"], centers: Float[Tensor, "k d"]) -> Int[Tensor, " n"]:
     """The number of the center with the largest dot product with each row; a bounded number of scores at a time."""
-    some = parts(len(rows), len(centers), rows.device)
+    some = chunk_slices(len(rows), len(centers), rows.device)
     return torch.cat([scores(rows[part].detach(), centers).argmax(dim=1) for part in some])
 
 
@@ -26,7 +26,7 @@ def group_means(
     sums = rows.new_zeros(count, rows.shape[1]).index_add(0, labels, rows)
     ones = torch.ones_like(labels, dtype=rows.dtype)
     counts = rows.new_zeros(count).index_add(0, labels, ones)  # bincount would wait for the device
-    both = all_sum(torch.cat([sums, counts[:, None]], dim=1))  # one collective
+    both = all_reduce_sum(torch.cat([sums, counts[:, None]], dim=1))  # one collective
     counts = both[:, -1].detach()
     return both[:, :-1] / counts.clamp(min=1)[:, None], counts
 

@@ -7,7 +7,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from coterie.grouping.chunks import CHUNK_ELEMENTS, parts
+from coterie.grouping.chunks import CHUNK_ELEMENTS, chunk_slices
 
 
 def log_partition(
@@ -58,7 +58,7 @@ class _LogPartition(torch.autograd.Function):
 
 
 def _parts(rows: Tensor, centers: Tensor) -> list[slice]:
-    return parts(rows.shape[1], len(rows) * len(centers), rows.device)
+    return chunk_slices(rows.shape[1], len(rows) * len(centers), rows.device)
 
 
 def _logits(rows: Tensor, centers: Tensor, exclude: Tensor | None, part: slice) -> Tensor:

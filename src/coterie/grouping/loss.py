@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from coterie.distributed.collectives import all_sum
+from coterie.distributed.collectives import all_reduce_sum
 from coterie.distributed.processes import world_size
 from coterie.grouping.log_partition import log_partition
 from coterie.types import Target
@@ -79,7 +79,7 @@ def prediction_loss(
         counts.append(counted.sum())
     rows_counted = torch.stack(counts)
     if any(target.view is None for target in targets):  # not every row has a label, and not as many in every process
-        rows_counted = all_sum(rows_counted) / world_size()
+        rows_counted = all_reduce_sum(rows_counted) / world_size()
     return (torch.stack(sums) / rows_counted.clamp(min=1 / world_size())).mean()
 
 
@@ -94,6 +94,6 @@ def mean_entropy_loss(
     terms = []
     for each in centers:
         probabilities = (scores(predictions, each) / temperature).softmax(dim=-1)
-        mean = all_sum(probabilities.mean(dim=(0, 1))) / world_size()
+        mean = all_reduce_sum(probabilities.mean(dim=(0, 1))) / world_size()
         terms.append(math.log(len(each)) - torch.special.entr(mean).sum())
     return torch.stack(terms).mean()

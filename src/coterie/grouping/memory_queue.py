@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from coterie.distributed.collectives import all_sum, gathered
+from coterie.distributed.collectives import all_gather, all_reduce_sum
 from coterie.distributed.processes import rank, world_size
 from coterie.errors import BadConfig
 from coterie.types import Progress
@@ -119,14 +119,14 @@ class Memory(nn.Module):
     def in_order(self, own: Tensor, dim: int = 0) -> Tensor:
         """What each process has for its written places, for all places in the order of one process; a collective."""
         batches = torch.unflatten(own, dim, (-1, self.share))
-        return gathered(batches).movedim(0, dim + 1).flatten(dim, dim + 2)
+        return all_gather(batches).movedim(0, dim + 1).flatten(dim, dim + 2)
 
     def at(self, slot: int, places: Int[Tensor, " k"]) -> Float[Tensor, "k d"]:
         """The rows of one slot at places in the order of one process, for all processes; a collective."""
         batch, inside = places // (self.share * world_size()), places % (self.share * world_size())
         own = batch * self.share + inside % self.share
         mine = (inside // self.share == rank()).to(self.rows.dtype)
-        return all_sum(self.rows[slot, own] * mine[:, None])
+        return all_reduce_sum(self.rows[slot, own] * mine[:, None])
 
     def newest(self, index: Int[Tensor, " n"]) -> Bool[Tensor, " n"]:
         """Which of the written rows is the last of its image; ``index`` holds the images of all, in order."""

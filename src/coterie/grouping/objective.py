@@ -28,7 +28,7 @@ class Objective(nn.Module):
         z, p    = student(views the student sees)
         targets = labels[index], where labels are kept, or
                   assignment(target network's z of the target views [+ memory rows] @ centers)
-        centers = groups.move(z of the grouped views)
+        centers = groups.update_centers(z of the grouped views)
         memory.push(z of the grouped views, index)
         loss    = prediction_loss(p, centers, targets) + weight * mean_entropy_loss(p, centers)
         backward -> after_backward (frozen groups lose their gradient) -> optimiser -> after_step (unit centers, teacher)
@@ -98,7 +98,7 @@ class Objective(nn.Module):
                 targets = [Target(kept[batch.index].long(), head, None) for head, kept in enumerate(self.labels)]
             else:
                 targets = self.targets(decided, roles, progress)
-            centers = self.groups.move(grouped, progress)
+            centers = self.groups.update_centers(grouped, progress)
             if self.memory is not None:
                 self.memory.push(grouped if self.memory_of == "student" else decided, batch.index, progress)
             loss = prediction_loss(p, centers, targets, self.temperature, roles.student_views)
@@ -112,11 +112,16 @@ class Objective(nn.Module):
         found = []
         for head, centers in enumerate(self.target.centers(self.groups)):
             rows = z
-            if self.memory is not None and self.memory.full and self.assignment.pools and self.refresh_rule is None:
+            if (
+                self.memory is not None
+                and self.memory.full
+                and self.assignment.uses_memory
+                and self.refresh_rule is None
+            ):
                 rows = torch.cat([self.memory.rows.to(z.dtype), z], dim=1)
             seen = scores(rows, centers)
             codes = assign(self.assignment, seen, progress, head, last=z.shape[1])
-            self.assignment.observe(seen[:, -z.shape[1] :], head)
+            self.assignment.update_statistics(seen[:, -z.shape[1] :], head)
             found += [Target(codes[a], head, view) for a, view in enumerate(roles.target_views)]
         return found
 
@@ -150,7 +155,7 @@ class Objective(nn.Module):
                 slot = head % len(self.memory.rows)
                 self.groups.refit(head, rows, self.memory.at(slot, starts.to(rows.device)))
         if self.refresh_rule.reset_teacher:
-            self.target.catch_up()
+            self.target.copy_from_student()
         if self.labels is None:
             return
         index = self.memory.in_order(self.memory.index[:count])

@@ -6,8 +6,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from coterie.distributed.collectives import all_logsumexp, all_sum
-from coterie.grouping.chunks import parts
+from coterie.distributed.collectives import all_reduce_logsumexp, all_reduce_sum
+from coterie.grouping.chunks import chunk_slices
 
 Chunks = Callable[[], Iterable[Tensor]]
 """Gives the same logits ``[*A, n, K]``, part by part, each time it is called: they never have to lie side by side."""
@@ -48,12 +48,12 @@ def sinkhorn_bias(
         if bias is None:
             starts = (chunk.detach().log_softmax(dim=-1) if normalized else chunk.detach() for chunk in chunks())
             columns = _folded((start.logsumexp(dim=-2) for start in starts), torch.logsumexp)
-            bias = -all_logsumexp(columns)
+            bias = -all_reduce_logsumexp(columns)
         else:
             shared = bias.unsqueeze(-2)
             shares = ((chunk.detach() + shared).softmax(dim=-1) for chunk in chunks())
             sums = _folded((share.sum(dim=-2) for share in shares), torch.sum)
-            bias = bias - all_sum(sums).log()
+            bias = bias - all_reduce_sum(sums).log()
         if tolerance and before is not None and (bias - before).abs().max() <= tolerance:
             break
     if bias is None:
@@ -75,5 +75,5 @@ def _folded(found: Iterable[Tensor], fold: Callable[..., Tensor]) -> Tensor:
 def _in_parts(logits: Tensor) -> Iterator[Tensor]:
     """The rows in parts that a CPU's caches hold."""
     rows = logits.shape[-2]
-    for part in parts(rows, logits.numel() // rows, logits.device):
+    for part in chunk_slices(rows, logits.numel() // rows, logits.device):
         yield logits[..., part, :]

@@ -7,7 +7,7 @@ from typing import Literal, Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from coterie.distributed.fsdp import local
+from coterie.distributed.fsdp import local_tensor
 from coterie.errors import BadConfig
 from coterie.grouping.groups import Groups
 from coterie.optim.schedule import Constant, Schedule, extremes
@@ -30,7 +30,7 @@ class TargetNetwork(Protocol):
     def after_step(self, progress: Progress) -> None:
         """After the optimiser's step."""
 
-    def catch_up(self) -> None:
+    def copy_from_student(self) -> None:
         """Become the student."""
 
 
@@ -53,7 +53,7 @@ class SameNetwork:
     def after_step(self, progress: Progress) -> None:
         """Nothing moves."""
 
-    def catch_up(self) -> None:
+    def copy_from_student(self) -> None:
         """It is the student."""
 
 
@@ -115,7 +115,7 @@ class MomentumTeacher(nn.Module):
         if not self.before:
             self._move(self.momentum.at(progress))
 
-    def catch_up(self) -> None:
+    def copy_from_student(self) -> None:
         """Take the student's parameters over, in place; batch statistics stay (release of SMoG)."""
         self._move(0.0)
 
@@ -125,8 +125,8 @@ class MomentumTeacher(nn.Module):
         followed = dict(student.named_parameters())
         mine = dict(self.network.named_parameters())
         theirs = [followed[name] for name in mine] + ([] if groups is None else groups.centers())
-        moved = [local(each) for each in (*mine.values(), *self.heads)]  # both are shared out alike
-        torch._foreach_lerp_(moved, [local(each) for each in theirs], 1 - momentum)
+        moved = [local_tensor(each) for each in (*mine.values(), *self.heads)]  # both are shared out alike
+        torch._foreach_lerp_(moved, [local_tensor(each) for each in theirs], 1 - momentum)
 
 
 TargetConfig = SameNetwork | MomentumTeacherConfig

@@ -43,11 +43,11 @@ def joint_features(
     """
     if len(batches) == 1 or not backbone.training:
         return [faster(backbone)(batch) for batch in batches]
-    features: list[Tensor] = faster(joined(backbone, len(batches)))(*batches)
+    features: list[Tensor] = faster(join_views(backbone, len(batches)))(*batches)
     return features
 
 
-def joined(backbone: nn.Module, resolutions: int) -> fx.GraphModule:
+def join_views(backbone: nn.Module, resolutions: int) -> fx.GraphModule:
     """The backbone's operations, written out for so many batches of different resolutions; it has the backbone's own layers.
 
     It is for training mode. Layers that are replaced in the backbone afterwards are not seen.

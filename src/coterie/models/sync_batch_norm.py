@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from coterie.distributed.collectives import all_sum, groups_of
+from coterie.distributed.collectives import all_reduce_sum, subgroup
 from coterie.distributed.processes import world_size
 
 
@@ -25,7 +25,7 @@ class _Normalised(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor, Tensor]:
         """The normal rows, and mean ``[C]`` and variance ``[C]`` over the group."""
         own_mean, own_variance = (each.double() for each in torch.batch_norm_update_stats(x, None, None, 0.0))
-        moments = all_sum(torch.stack([own_mean, own_variance + own_mean.square()]), group) / processes
+        moments = all_reduce_sum(torch.stack([own_mean, own_variance + own_mean.square()]), group) / processes
         kind = torch.promote_types(x.dtype, torch.float32)
         mean, variance = moments[0].to(kind), (moments[1] - moments[0].square()).clamp(min=0).to(kind)
         context.save_for_backward(x, weight, mean, variance)
@@ -41,7 +41,7 @@ class _Normalised(torch.autograd.Function):
             gradient, x, weight, mean, variance, None, None, False, context.eps, [True, True, True]
         )
         count = context.processes * (x.numel() // x.shape[1])
-        sloped, level = all_sum(torch.stack([dweight, dbias]), context.group) / count
+        sloped, level = all_reduce_sum(torch.stack([dweight, dbias]), context.group) / count
         scale = (variance + context.eps).rsqrt() * (1.0 if weight is None else weight)
         dx -= F.batch_norm(x, mean, variance, scale * sloped, scale * level, False, 0.0, context.eps)
         return dx, None if weight is None else dweight, None if weight is None else dbias, None, None, None
@@ -96,7 +96,7 @@ def share_statistics(network: nn.Module, processes: int = 0, device: str | None 
     together = min(processes or world_size(), world_size())
     if together == 1:
         return
-    group = groups_of(together)
+    group = subgroup(together)
     if (device or next(network.parameters()).device.type) == "cuda":
         convert_sync_batchnorm(network, group)
         return

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from coterie.distributed.fsdp import with_whole_state
+from coterie.distributed.fsdp import with_full_state
 from coterie.errors import BadConfig
 from coterie.optim.lars import Lars
 
@@ -31,7 +31,7 @@ class LarsConfig:
             weight_decay=self.weight_decay,
             trust_coeff=self.trust,
         )
-        return with_whole_state(optimizer)
+        return with_full_state(optimizer)
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class SgdConfig:
         """The optimiser of this model."""
         momentum, decay = self.momentum, self.weight_decay
         optimizer = torch.optim.SGD(model.parameters(), lr=0.0, momentum=momentum, weight_decay=decay, fused=True)
-        return with_whole_state(optimizer)
+        return with_full_state(optimizer)
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class AdamWConfig:
             },
         ]
         optimizer = torch.optim.AdamW(groups, lr=0.0, betas=self.betas, weight_decay=self.weight_decay, fused=True)
-        return with_whole_state(optimizer)
+        return with_full_state(optimizer)
 
 
 def _is_exempt(name: str, weight: nn.Parameter) -> bool:

@@ -60,7 +60,7 @@ class Chart:
     reference: Tick | None = None
 
 
-def draw(
+def draw_chart(
     title: str,
     note: str,
     curves: Mapping[str, Points],

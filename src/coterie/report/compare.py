@@ -47,7 +47,7 @@ def _names(folders: Sequence[Path]) -> list[str]:
 
 def _read(folder: Path, name: str) -> Run:
     settings = read_run_toml(folder)
-    records, found = read_records(folder), checkpoint.found(folder / "checkpoint")
+    records, found = read_records(folder), checkpoint.list_checkpoints(folder / "checkpoint")
     images = records.facts.get("images")
     return Run(
         name,

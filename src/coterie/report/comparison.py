@@ -7,7 +7,7 @@ from typing import Any
 
 from coterie.atomic import write_text
 from coterie.report import html as page
-from coterie.report.chart import Chart, Points, draw
+from coterie.report.chart import Chart, Points, draw_chart
 from coterie.report.curves import LABEL_FREE, Log, label_free_log, named_curves, probe_curves, titled
 from coterie.report.run_figures import (
     COST,
@@ -15,7 +15,7 @@ from coterie.report.run_figures import (
     THE_RUN,
     Cell,
     Run,
-    label_free,
+    label_free_figures,
     last_probes,
     leaves,
     probes,
@@ -74,7 +74,7 @@ def compared(runs: Sequence[Run]) -> ComparedRuns:
         "Is it learning?": _lines(runs, LEARNING),
         "Probes": _figures([probes(run) for run in runs], better=True),
         "Last probe while training": _figures([last_probes(run.log) for run in runs], better=True),
-        "Last look without labels": _figures([label_free(look) for look in lasts]),
+        "Last look without labels": _figures([label_free_figures(look) for look in lasts]),
         "Cost": _lines(runs, COST),
     }
     kept = tuple(Section(title, lines) for title, lines in sections.items() if lines)
@@ -96,7 +96,9 @@ def as_text(found: ComparedRuns) -> str:
     sections = [*found.sections, *([Section("Settings that differ", found.settings)] if found.settings else [])]
     lines = [line for section in sections for line in section.lines]
     cells = {
-        line: [_cut(page.text(cell)) + ("*" if place == line.best else " ") for place, cell in enumerate(line.cells)]
+        line: [
+            _cut(page.value_text(cell)) + ("*" if place == line.best else " ") for place, cell in enumerate(line.cells)
+        ]
         for line in lines
     }
     first = max((len(line.name) for line in lines), default=0) + 2
@@ -160,7 +162,7 @@ def _answer(runs: Sequence[Run], sections: Sequence[Section]) -> str:
         )
         for line in lines[:1]:
             best, known = line.best or 0, sum(cell is not None for cell in line.cells)
-            found = f"{line.name} is {page.text(line.cells[best])} ({section.title.lower()})"
+            found = f"{line.name} is {page.value_text(line.cells[best])} ({section.title.lower()})"
             return f"{runs[best].name} is the best of the {known} that were probed: {found}."
     return f"{len(runs)} runs side by side; no probe tells which of them is best: coterie evaluate does."
 
@@ -186,7 +188,7 @@ def _charts(runs: Sequence[Run], looks: Sequence[list[dict[str, Any]]]) -> tuple
                 add(titled(title), "on whole images, without labels", run, _curve(look, key))
     span = (0.0, max((x for curves in drawn.values() for points in curves.values() for x, _ in points), default=0.0))
     return tuple(
-        draw(title, note, curves, span, unit="images", colors=names, from_zero=False)
+        draw_chart(title, note, curves, span, unit="images", colors=names, from_zero=False)
         for (title, note), curves in drawn.items()
     )
 

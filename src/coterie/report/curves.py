@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from coterie.report.chart import Chart, Points, draw, is_number
+from coterie.report.chart import Chart, Points, draw_chart, is_number
 
 MOST_CURVES = 3  # of one probe, in one drawing
 LABEL_FREE: tuple[tuple[str, str, dict[str, str], float | None], ...] = (
@@ -56,7 +56,7 @@ def charts(metrics: Log, warnings: Sequence[tuple[int, str]] = ()) -> tuple[Char
     ) -> tuple[Chart, ...]:
         if not curves:
             return ()
-        return (draw(title, note, curves, span, reference=reference, warnings=warnings if mark else ()),)
+        return (draw_chart(title, note, curves, span, reference=reference, warnings=warnings if mark else ()),)
 
     def level_of(value: float | None) -> tuple[float, str] | None:
         return None if value is None else (value, f"{value:g}")
@@ -75,7 +75,7 @@ def charts(metrics: Log, warnings: Sequence[tuple[int, str]] = ()) -> tuple[Char
             *one("Spread of the embeddings", "0 is a collapse", named(spread="spread")),
         ),
         "Probes while training": tuple(
-            draw(f"{probe}, %" if probe == "kNN" else probe, "", curves, span)
+            draw_chart(f"{probe}, %" if probe == "kNN" else probe, "", curves, span)
             for probe, curves in probe_curves(metrics).items()
         ),
         "Without labels": (

@@ -29,12 +29,12 @@ def render(template: str, *, side: int, **values: Any) -> str:
         lstrip_blocks=True,
         loader=jinja2.FunctionLoader(lambda name: resources.files(__package__).joinpath(name).read_text("utf-8")),
     )
-    environment.filters |= {"number": text, "source": lambda pixels: thumbnail(pixels, side)}
+    environment.filters |= {"number": value_text, "source": lambda pixels: thumbnail(pixels, side)}
     environment.globals |= {"canvas": drawing}
     return environment.get_template(template).render(**values)
 
 
-def text(value: Any) -> str:
+def value_text(value: Any) -> str:
     """A cell of a table: a number with the digits that count, None as a dash, anything else as it is."""
     if value is None:
         return "–"

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from coterie.data.decoding.decode import decode
-from coterie.data.loading.center_crop import Eye, center_view
+from coterie.data.loading.center_crop import Preprocessing, center_view
 from coterie.data.sources.source import ImageSource, evenly
 from coterie.embedding.embed import Embeddings
 from coterie.evaluation.neighbors import nearest
@@ -29,22 +29,37 @@ class Pictures:
 
 
 def picture(
-    source: ImageSource, index: int, eye: Eye, caption: str = "", right: bool | None = None, name: str = ""
+    source: ImageSource,
+    index: int,
+    preprocessing: Preprocessing,
+    caption: str = "",
+    right: bool | None = None,
+    name: str = "",
 ) -> Picture:
     """An image as it is shown: its middle, in colour or in grey."""
-    cut = center_view(decode(source[index], eye.channels), max(eye.size, SMALLEST_SIDE))
+    cut = center_view(decode(source[index], preprocessing.channels), max(preprocessing.size, SMALLEST_SIDE))
     pixels = cut if cut.dtype == np.uint8 else (cut * 255).astype(np.uint8)
     pixels = pixels if len(pixels) in (1, 3) else pixels[:1]
     return Picture(pixels.transpose(1, 2, 0).squeeze(), caption, right, name)
 
 
 def neighbours_of(
-    queries: torch.Tensor, train: Embeddings, source: ImageSource, eye: Eye, count: int, label: int | None = None
+    queries: torch.Tensor,
+    train: Embeddings,
+    source: ImageSource,
+    preprocessing: Preprocessing,
+    count: int,
+    label: int | None = None,
 ) -> tuple[Picture, ...]:
     """The ``count`` images whose embeddings are nearest to one row; marked right if of class ``label``, if that is given."""
     _, found = nearest(F.normalize(queries[None], dim=1), F.normalize(train.rows, dim=1), count)
     return tuple(
-        picture(source, int(train.index[row]), eye, right=None if label is None else bool(train.labels[row] == label))
+        picture(
+            source,
+            int(train.index[row]),
+            preprocessing,
+            right=None if label is None else bool(train.labels[row] == label),
+        )
         for row in found[0].tolist()
     )
 
@@ -52,7 +67,7 @@ def neighbours_of(
 def pictures_of(
     embeddings: Embeddings,
     source: ImageSource,
-    eye: Eye,
+    preprocessing: Preprocessing,
     group: Callable[[Float[Tensor, "n d"]], Grouped | None] | None = None,
     *,
     points: int = MOST_POINTS,
@@ -62,7 +77,7 @@ def pictures_of(
     Args:
         embeddings: of images of the source; rows that hold NaN or infinity are left out, and counted in the notes.
         source: where the images are.
-        eye: how they are cut.
+        preprocessing: how they are cut.
         group: given the rows, says which group each is in; None: no groups.
         points: at most so many are on the map.
     """
@@ -76,7 +91,7 @@ def pictures_of(
     def show(row: int, right: bool | None = None) -> Picture:
         label, position = int(labels[row]), int(index[row])
         caption = source.classes[label] if 0 <= label < len(source.classes) else ""
-        return picture(source, position, eye, caption, right, source.name(position))
+        return picture(source, position, preprocessing, caption, right, source.name(position))
 
     galleries = list(group_galleries(groups, labels, source.classes, show, of=of)) if groups is not None else []
     near = neighbour_gallery(rows, labels, source.classes, show, of=of)

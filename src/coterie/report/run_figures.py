@@ -6,7 +6,7 @@ from typing import Any
 
 from coterie.report.chart import duration, is_number
 from coterie.report.curves import LABEL_FREE, Log, name, probe_curves, titled
-from coterie.report.html import text
+from coterie.report.html import value_text
 
 Cell = str | float | None
 KNN = "k20_t0.07_top1"
@@ -76,7 +76,7 @@ def _epochs(run: Run) -> Cell:
         return wanted
     per_epoch = (run.images or 0) // run.batch_size if run.batch_size else 0
     if run.steps is not None and per_epoch:
-        return f"{text(run.steps / per_epoch)} of {wanted}"
+        return f"{value_text(run.steps / per_epoch)} of {wanted}"
     return None if reached is None else f"{reached + 1} of {wanted}"
 
 
@@ -161,7 +161,7 @@ def last_probes(log: Log) -> dict[str, float]:
     }
 
 
-def label_free(look: Mapping[str, Any]) -> dict[str, float]:
+def label_free_figures(look: Mapping[str, Any]) -> dict[str, float]:
     """The label-free figures under the names that they have in drawings."""
     titles = {key: title for _, _, names, _ in LABEL_FREE for key, title in names.items()}
     return {
@@ -178,5 +178,5 @@ def leaves(value: Any, path: str = "") -> list[tuple[str, Cell]]:
     if isinstance(value, list) and any(isinstance(each, Mapping) for each in value):
         return [leaf for number, inner in enumerate(value) for leaf in leaves(inner, f"{path}.{number}")]
     if isinstance(value, list):
-        return [(path, ", ".join(text(each) for each in value) or "none")]
+        return [(path, ", ".join(value_text(each) for each in value) or "none")]
     return [(path, value if is_number(value) else str(value).lower() if isinstance(value, bool) else str(value))]

@@ -11,22 +11,22 @@ from torch import Tensor, nn
 from coterie.config.hardware import choose_device
 from coterie.config.schema import PretrainConfig
 from coterie.config.toml import to_toml
-from coterie.data.loading.center_crop import Eye
+from coterie.data.loading.center_crop import Preprocessing
 from coterie.data.sources.open import open_source
 from coterie.data.sources.source import ImageSource, Subset, labels, sampled
 from coterie.embedding.embed import Embeddings, embed_source
 from coterie.errors import NoImages, UserError
-from coterie.logger import Listener, Silent
+from coterie.logger import Logger, NullLogger
 from coterie.report.embedding_map import MOST_POINTS
 from coterie.report.gallery import Grouped
 from coterie.report.page import Report, write_report
 from coterie.report.pictures import pictures_of
 from coterie.report.tables import probe_tables
 from coterie.training.environment import environment
-from coterie.training.load import load_saved
+from coterie.training.load import load_run
 from coterie.training.monitor import LARGEST_LOSS, SMALLEST_SPREAD
 from coterie.training.records import read_records
-from coterie.training.student import Student, eye, nearest_groups
+from coterie.training.student import Student, assigned_groups, preprocessing_of
 
 SAMPLED = MOST_POINTS
 """So many images are embedded for the page, unless embeddings are given; of large images fewer (:func:`sample_size`)."""
@@ -39,13 +39,13 @@ def report_run(
     config: PretrainConfig,
     source: ImageSource | None,
     network: nn.Module,
-    eye: Eye,
+    preprocessing: Preprocessing,
     device: torch.device,
     *,
     student: Student | None = None,
     embeddings: Embeddings | None = None,
     remarks: Sequence[str] = (),
-    listener: Listener | None = None,
+    logger: Logger | None = None,
 ) -> None:
     """Write a run's ``report.html``: did it work, the curves, the probes, a map, groups and neighbours of some images.
 
@@ -54,20 +54,22 @@ def report_run(
         config: its settings.
         source: its images; None: they are gone, and the page is without pictures.
         network: the backbone.
-        eye: how images are brought to it.
+        preprocessing: how images are brought to it.
         device: where.
         student: whose projector and groups say which image is in which group; None: no gallery of groups.
         embeddings: of the source, by the backbone; None: those of a sample are made.
         remarks: further warnings.
-        listener: is told how far the embedding is.
+        logger: is told how far the embedding is.
     """
     records = read_records(folder)
     facts, log, pictures = records.facts, records.log, None
     if source is not None:
         if embeddings is None:
-            embeddings = _embed_sample(source, network, eye, device, listener)
+            embeddings = _embed_sample(source, network, preprocessing, device, logger)
         if embeddings is not None:
-            pictures = pictures_of(embeddings, source, eye, partial(grouped, student) if student is not None else None)
+            pictures = pictures_of(
+                embeddings, source, preprocessing, partial(gallery_groups, student) if student is not None else None
+            )
     write_report(
         folder / "report.html",
         Report(
@@ -86,12 +88,12 @@ def report_run(
     )
 
 
-def report_again(
+def rewrite_report(
     folder: str | Path,
     *,
     device: str = "auto",
     embeddings: Embeddings | None = None,
-    listener: Listener | None = None,
+    logger: Logger | None = None,
 ) -> Path:
     """Write the ``report.html`` of a run's folder anew, from what the folder and the images hold now.
 
@@ -99,7 +101,7 @@ def report_again(
         folder: of a run that has a checkpoint, finished or not.
         device: where images are embedded.
         embeddings: of the run's images by its backbone, if they are at hand; else a sample is embedded.
-        listener: is told what happens; warned if the images are no longer there, and the page is without pictures.
+        logger: is told what happens; warned if the images are no longer there, and the page is without pictures.
 
     Returns:
         The page.
@@ -107,9 +109,9 @@ def report_again(
     Raises:
         UserError: no run's folder, or no whole checkpoint in it.
     """
-    folder, listener = Path(folder), listener or Silent()
+    folder, logger = Path(folder), logger or NullLogger()
     where = choose_device(device)
-    saved = load_saved(folder, where)
+    saved = load_run(folder, where)
     config, student, remarks = saved.config, saved.student, list(saved.remarks)
     source: ImageSource | None = None
     try:
@@ -120,9 +122,9 @@ def report_again(
     except UserError as error:
         remarks.append(f"the page is without pictures: {error}")
     for line in remarks:
-        listener.warn(line)
-    network, look = student.encoder.backbone, eye(config)
-    kept = {"student": student, "embeddings": embeddings, "remarks": remarks, "listener": listener}
+        logger.warning(line)
+    network, look = student.encoder.backbone, preprocessing_of(config)
+    kept = {"student": student, "embeddings": embeddings, "remarks": remarks, "logger": logger}
     report_run(folder, config, source, network, look, where, **kept)  # type: ignore[arg-type]
     return folder / "report.html"
 
@@ -153,25 +155,29 @@ def verdict(records: Sequence[dict[str, Any]]) -> str:
     return f"No sign of collapse: {figures}.{judged}"
 
 
-def grouped(student: Student, rows: Tensor) -> Grouped | None:
+def gallery_groups(student: Student, rows: Tensor) -> Grouped | None:
     """The group, of the first head, that each row of the backbone's belongs to; None where the batch was the groups."""
-    nearest = nearest_groups(student, rows)
+    nearest = assigned_groups(student, rows)
     if nearest is None or student.groups is None:
         return None
     return Grouped(*nearest, len(student.groups.centers()[0]))
 
 
 def _embed_sample(
-    source: ImageSource, network: nn.Module, eye: Eye, device: torch.device, listener: Listener | None
+    source: ImageSource,
+    network: nn.Module,
+    preprocessing: Preprocessing,
+    device: torch.device,
+    logger: Logger | None,
 ) -> Embeddings | None:
     """Embeddings of images spread evenly over the source; None if not one can be decoded."""
-    count = sample_size(len(source), eye.size, device)
+    count = sample_size(len(source), preprocessing.size, device)
     positions = sampled(count, source)
     sample = Subset(source, positions, labels(source)[positions], source.classes)
     training = network.training
     try:
         found = embed_source(
-            network.eval(), sample, eye, device=device, listener=listener, what="embedding for the report"
+            network.eval(), sample, preprocessing, device=device, logger=logger, what="embedding for the report"
         )
     except NoImages:
         return None

@@ -10,7 +10,7 @@ from coterie.config.hardware import _has_bfloat16, choose_autocast, choose_engin
 from coterie.config.schema import PretrainConfig
 from coterie.data.loading.loader import Loader
 from coterie.data.sources.source import ImageSource
-from coterie.distributed.fsdp import check_can_shard, gathered_state, shard
+from coterie.distributed.fsdp import check_can_shard, full_state_dict, shard_network
 from coterie.distributed.processes import rank, world_size
 from coterie.errors import BadConfig, UserError
 from coterie.grouping.assignment import CenteredConfig, build_assignment
@@ -29,7 +29,7 @@ from coterie.training.student import Student
 
 
 @dataclass(frozen=True)
-class Parts:
+class TrainingParts:
     """What is trained and what trains it."""
 
     student: Student
@@ -94,13 +94,13 @@ def build_student(
     return student.to(memory_format=torch.channels_last)  # 1.4 times as fast on a CPU
 
 
-def assemble(
+def build_parts(
     config: PretrainConfig,
     device: torch.device | str = "cpu",
     *,
     images: int = 0,
     starting_weights: bool = True,
-) -> Parts:
+) -> TrainingParts:
     """Student and objective, as new; ``images`` is how many the source has, for the labels that are kept of each."""
     torch.backends.cudnn.benchmark = True  # few sizes, many times
     where, shared_out = torch.device(device), config.run.shard
@@ -115,8 +115,8 @@ def assemble(
     for network in (student.encoder, *([target.network] if isinstance(target, MomentumTeacher) else [])):
         share_statistics(network, config.batch_norm_processes, where.type)
         if shared_out:
-            shard(network, where, blockwise=config.batch_norm_scope != "joint")
-    return Parts(student.to(where), objective.to(where))
+            shard_network(network, where, blockwise=config.batch_norm_scope != "joint")
+    return TrainingParts(student.to(where), objective.to(where))
 
 
 def whole_student(config: PretrainConfig, student: Student, device: torch.device) -> Student:
@@ -127,7 +127,7 @@ def whole_student(config: PretrainConfig, student: Student, device: torch.device
     """
     if not config.run.shard:
         return student
-    weights = gathered_state(student.state_dict())
+    weights = full_state_dict(student.state_dict())
     if rank() > 0:
         return student
     copied = build_student(config, "cpu", starting_weights=False)
@@ -184,7 +184,7 @@ def _target(config: PretrainConfig, student: Student) -> TargetNetwork:
     return MomentumTeacher(network, student.encoder, own, momentum=config.target.momentum, before=before)
 
 
-def compile_parts(parts: Parts, config: PretrainConfig, device: torch.device) -> str | None:
+def compile_parts(parts: TrainingParts, config: PretrainConfig, device: torch.device) -> str | None:
     """Have the training passes of student and teacher compiled, each tried at the run's own batch and sizes of views.
 
     Returns:

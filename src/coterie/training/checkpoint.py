@@ -28,11 +28,11 @@ def save(folder: Path, state: dict[str, Any], step: int) -> None:
     """
     with writing(folder / f"step-{step:09d}.pt", lambda part: f"step-{step:09d}-{_digest(part)}.pt") as part:
         torch.save(state, part)
-    for _, old in found(folder)[KEPT:]:
+    for _, old in list_checkpoints(folder)[KEPT:]:
         old.unlink(missing_ok=True)
 
 
-def found(folder: Path) -> list[tuple[int, Path]]:
+def list_checkpoints(folder: Path) -> list[tuple[int, Path]]:
     """(step, file) of each checkpoint, the newest first."""
     matches = [(_NAME.fullmatch(path.name), path) for path in folder.glob("step-*.pt")]
     return sorted(((int(m[1]), path) for m, path in matches if m), reverse=True)
@@ -53,7 +53,7 @@ def load(folder: Path, *, set_aside: bool = False) -> tuple[int, dict[str, Any] 
     """
     passed_over: list[str] = []
     damaged: list[Path] = []
-    for step, path in found(folder):
+    for step, path in list_checkpoints(folder):
         try:
             state = _read(path)
         except FileNotFoundError:  # a run that goes on has just replaced it
@@ -71,7 +71,7 @@ def load(folder: Path, *, set_aside: bool = False) -> tuple[int, dict[str, Any] 
 
 
 @contextmanager
-def taking_over(folder: Path) -> Iterator[None]:
+def restoring(folder: Path) -> Iterator[None]:
     """Around the taking over of a state: what does not fit is told in one line.
 
     Raises:

@@ -13,9 +13,9 @@ from torch import Tensor
 from torch.utils import _pytree as tree
 
 from coterie.atomic import remove_unfinished
-from coterie.distributed.collectives import all_max
-from coterie.distributed.fsdp import gathered_state, local
-from coterie.distributed.processes import Poll, agreed, merged, rank
+from coterie.distributed.collectives import all_reduce_max
+from coterie.distributed.fsdp import full_state_dict, local_tensor
+from coterie.distributed.processes import Poll, all_gather_dict, broadcast_object, rank
 from coterie.errors import BadRun, UserError
 from coterie.training import checkpoint
 from coterie.training.monitor import Monitor, NotFinite
@@ -48,7 +48,7 @@ class Ended(Exception):  # noqa: N818
     """The run is over before its last step, and saved; the text says why."""
 
 
-class Saver:
+class Checkpointer:
     """Saves every so many steps or minutes, at the end, and when the run is asked to stop or is called ended.
 
     A save follows only a loss that is a number. The run waits while its state is copied to the host's memory; a thread writes
@@ -93,7 +93,7 @@ class Saver:
         if last or said > _LATE or ended:
             self.settle()
         if said > _LATE and not last:
-            agreed(None)  # when one has gone torchrun kills the others, and the first may still be writing
+            broadcast_object(None)  # when one has gone torchrun kills the others, and the first may still be writing
             raise Interrupted(said, done)
         if ended and not last:
             raise Ended(ended)
@@ -102,10 +102,10 @@ class Saver:
         self.monitor.check_finite()
         state = {name: part.state_dict() for name, part in self.parts.items()}
         _check_finite(state["student"])
-        self.extra["bad"].update(merged(self.extra["bad"]))
+        self.extra["bad"].update(all_gather_dict(self.extra["bad"]))
         self._saved = time.monotonic()
         self.settle()
-        state = gathered_state(state)
+        state = full_state_dict(state)
         if rank() == 0:
             on_host = tree.tree_map_only(Tensor, _copied, state | {"extra": self.extra})
             write = self.also(on_host["student"])
@@ -146,11 +146,11 @@ class Saver:
         if first:
             remove_unfinished(self.folder)
         step, state, passed_over = checkpoint.load(self.folder, set_aside=True) if first else (0, None, [])
-        step = agreed(step)
+        step = broadcast_object(step)
         if step and not first:  # damaged files have been set aside
             step, state, _ = checkpoint.load(self.folder)
         if state is not None:
-            with checkpoint.taking_over(self.folder):
+            with checkpoint.restoring(self.folder):
                 self._take_over(state)
         return step, passed_over
 
@@ -191,8 +191,8 @@ def _copied(tensor: Tensor) -> Tensor:
 
 def _check_finite(weights: dict[str, Tensor]) -> None:
     """A loss may be a number when the step after it was not."""
-    finite = [local(value).isfinite().all() for value in weights.values() if value.is_floating_point()]
-    if all_max((~torch.stack(finite).all()).int()):  # of what is shared out, each process sees its part
+    finite = [local_tensor(value).isfinite().all() for value in weights.values() if value.is_floating_point()]
+    if all_reduce_max((~torch.stack(finite).all()).int()):  # of what is shared out, each process sees its part
         raise NotFinite(
             "weights are no longer numbers; the last checkpoint is from before: begin again with a lower learning_rate.peak"
         )

@@ -14,7 +14,7 @@ from coterie.training.student import Student
 
 
 @dataclass(frozen=True)
-class Saved:
+class LoadedRun:
     """What a run's folder holds of it.
 
     Attributes:
@@ -30,7 +30,7 @@ class Saved:
     remarks: tuple[str, ...]
 
 
-def load_saved(run: str | Path, device: torch.device | str = "cpu") -> Saved:
+def load_run(run: str | Path, device: torch.device | str = "cpu") -> LoadedRun:
     """What the folder of a run, finished or not, holds of it.
 
     Raises:
@@ -41,7 +41,7 @@ def load_saved(run: str | Path, device: torch.device | str = "cpu") -> Saved:
     if state is None:
         raise BadRun(f"{run} has no checkpoint: it is no run's folder, or nothing is saved yet")
     student = build_student(config, device, starting_weights=False)
-    with checkpoint.taking_over(Path(run) / "checkpoint"):
+    with checkpoint.restoring(Path(run) / "checkpoint"):
         student.load_state_dict(state["student"])
         images = int(state["extra"]["images"])
-    return Saved(config, student.eval(), images, tuple(passed_over))
+    return LoadedRun(config, student.eval(), images, tuple(passed_over))

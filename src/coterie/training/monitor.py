@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from coterie.distributed.collectives import all_max, all_sum
+from coterie.distributed.collectives import all_reduce_max, all_reduce_sum
 from coterie.distributed.processes import world_size
 from coterie.errors import UserError
 from coterie.optim.schedule import Schedule
@@ -181,8 +181,8 @@ class Monitor:
         z = torch.zeros(0) if self._z is None else self._z
         parts = [self._loss[None], z.to(self._loss), *(mass.to(self._loss) for mass in self._mass)]
         lengths = [len(part) for part in parts]
-        loss, mean, *masses = torch.split(all_sum(torch.cat(parts)) / world_size(), lengths)
-        lasts = torch.split(all_max(torch.cat(self._last)), [count + 1 for count in self.counts])
+        loss, mean, *masses = torch.split(all_reduce_sum(torch.cat(parts)) / world_size(), lengths)
+        lasts = torch.split(all_reduce_max(torch.cat(self._last)), [count + 1 for count in self.counts])
         found = None if self._z is None else mean.to(self._z)
         return loss[0], found, [mass.to(own) for mass, own in zip(masses, self._mass, strict=True)], list(lasts)
 

@@ -18,7 +18,7 @@ class Records:
     Attributes:
         log: lines of ``metrics.jsonl``.
         evaluation: ``evaluation.json``: ``{probe: {metric: value}}``.
-        facts: ``run.json``: what :func:`note_facts` kept.
+        facts: ``run.json``: what :func:`write_facts` kept.
         remarks: a line for each file that is damaged.
     """
 
@@ -28,7 +28,7 @@ class Records:
     remarks: tuple[str, ...] = ()
 
 
-def note_facts(
+def write_facts(
     folder: Path, *, images: int, automatic: Sequence[tuple[str, str, str]], environment: Mapping[str, str]
 ) -> None:
     """Keep in ``run.json`` what only the start of a run knows, for its page and for comparisons.

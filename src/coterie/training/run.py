@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 
 from coterie.atomic import write_text
-from coterie.config.describe import WISHES, reasoned, summary
+from coterie.config.describe import WISHES, explain, summary
 from coterie.config.hardware import choose_autocast, choose_compile, choose_device
 from coterie.config.schema import PretrainConfig
 from coterie.config.toml import from_dict, read_toml, to_dict, to_toml
 from coterie.data.sources.source import ImageSource
-from coterie.distributed.fsdp import Sharded, check_can_shard, whole
-from coterie.distributed.processes import agreed, local_device, rank, replicated
+from coterie.distributed.fsdp import ShardedStudent, check_can_shard, full_tensor
+from coterie.distributed.processes import broadcast_object, local_device, rank, wrap_ddp
 from coterie.embedding.embed import embed_source
 from coterie.errors import BadRun, UserError
 from coterie.evaluation.callbacks import Looks
@@ -23,17 +23,17 @@ from coterie.evaluation.labelled_data import labelled_pair
 from coterie.evaluation.model_selection import stale
 from coterie.evaluation.probes.by_name import probe_embeddings
 from coterie.export.weights import save_backbone
-from coterie.logger import Listener
+from coterie.logger import Logger
 from coterie.report.run_report import report_run
 from coterie.training import checkpoint
-from coterie.training.build import Parts, assemble, build_loader, compile_parts, out_of_memory, whole_student
-from coterie.training.checkpointer import Ended, Saver
+from coterie.training.build import TrainingParts, build_loader, build_parts, compile_parts, out_of_memory, whole_student
+from coterie.training.checkpointer import Checkpointer, Ended
 from coterie.training.environment import environment
 from coterie.training.loop import fit
 from coterie.training.monitor import Collapsed, Monitor, NotFinite
-from coterie.training.records import note_facts
+from coterie.training.records import write_facts
 from coterie.training.run_folder import RunFolder
-from coterie.training.student import Student, eye
+from coterie.training.student import Student, preprocessing_of
 from coterie.types import Batch, Progress, StepResult
 
 
@@ -45,14 +45,14 @@ class Pretraining:
         folder: RunFolder,
         source: ImageSource,
         config: PretrainConfig,
-        listener: Listener,
+        logger: Logger,
         reasons: Mapping[str, str] | None = None,
     ) -> None:
         """Check that the settings fit the images and what the folder holds; nothing is written yet.
 
         ``reasons`` of automatic values, by path, are told at the start.
         """
-        self.folder, self.source, self.config, self.listener = folder, source, config, listener
+        self.folder, self.source, self.config, self.logger = folder, source, config, logger
         self.reasons = reasons or {}
         self.first = rank() == 0  # of several processes: it speaks, judges and writes
         self.device = local_device(choose_device(config.run.device))
@@ -63,61 +63,61 @@ class Pretraining:
         self._refuse_another_run()
         self.probe = labelled_pair(config.probe.train, config.probe.test) if config.probe else None
         for remark in self.probe.remarks if self.probe else ():
-            listener.warn(remark)
+            logger.warning(remark)
 
     def go(self) -> None:
         """Train to the end, from the start or from the last checkpoint."""
         config, folder = self.config, self.folder
-        begun = bool(checkpoint.found(folder.checkpoints))
-        parts = assemble(config, self.device, images=len(self.source), starting_weights=not begun)
-        trained = Sharded(parts.student) if config.run.shard else parts.student
+        begun = bool(checkpoint.list_checkpoints(folder.checkpoints))
+        parts = build_parts(config, self.device, images=len(self.source), starting_weights=not begun)
+        trained = ShardedStudent(parts.student) if config.run.shard else parts.student
         optimizer = config.optimizer.build(trained)
         monitor = self._monitor()
         saver = self._saver(parts, optimizer, monitor)
         start = self._resume(saver)
         if self.first:
             write_text(folder.config, to_toml(config))
-            folder.rewind(start)
+            folder.truncate_log(start)
         ended = saver.extra.get("ended")
         finished = start == self.loader.total_steps or ended is not None
         if finished:
             why = f" ({ended})" if ended else ""
-            self.listener.say(f"{folder.path} is finished after {start} steps{why}; name another --out to train again")
+            self.logger.info(f"{folder.path} is finished after {start} steps{why}; name another --out to train again")
         else:
             self._introduce(start)
-            self.loader.prepare(self.listener.track)
+            self.loader.prepare(self.logger.progress)
             self._train(trained, parts, optimizer, monitor, saver, start)
-        if agreed(not finished or not (folder.path / "report.html").exists()):
+        if broadcast_object(not finished or not (folder.path / "report.html").exists()):
             self._finish(parts)
 
     def _introduce(self, start: int) -> None:
         said = summary(self.config, len(self.source), self.device)
-        self.listener.say(said + (f"; goes on at step {start}" if start else ""))
+        self.logger.info(said + (f"; goes on at step {start}" if start else ""))
         if start or not self.first:
             return
-        found = reasoned(self.config, self.reasons)
+        found = explain(self.config, self.reasons)
         where = environment(self.device)
-        note_facts(self.folder.path, images=len(self.source), automatic=found, environment=where)
+        write_facts(self.folder.path, images=len(self.source), automatic=found, environment=where)
         for path, value, reason in found:
             if reason not in WISHES:
-                self.listener.say(f"  {path} {value}: {reason}")
+                self.logger.info(f"  {path} {value}: {reason}")
 
     def _train(
         self,
-        trained: Sharded | Student,
-        parts: Parts,
+        trained: ShardedStudent | Student,
+        parts: TrainingParts,
         optimizer: torch.optim.Optimizer,
         monitor: Monitor,
-        saver: Saver,
+        saver: Checkpointer,
         start: int,
     ) -> None:
         config = self.config
         with saver.stopping_on_signals(), self._reporting_an_end(parts), saver.settling():
             self._compile(parts, self.loader.total_steps - start)
             fit(
-                trained if config.run.shard else replicated(trained),
+                trained if config.run.shard else wrap_ddp(trained),
                 parts.objective,
-                self._noting_bad(monitor.timed(self.loader.resume(start))),
+                self._noting_bad(monitor.timed(self.loader.batches(start))),
                 optimizer,
                 config.learning_rate.at,
                 once=self._filling,
@@ -127,38 +127,40 @@ class Pretraining:
                 observers=[monitor, *self._looks(parts, saver), *self._probes(parts, saver), saver],
             )
 
-    def _compile(self, parts: Parts, steps: int) -> None:
+    def _compile(self, parts: TrainingParts, steps: int) -> None:
         """Have what every step does compiled, where that pays; where the compiler fails, all runs as it is written."""
         run, micro_batches = self.config.run, self.config.micro_batches
         as_written = run.shard or run.checkpoint_activations or micro_batches > 1
         if not choose_compile(run.compile, self.device, steps, as_written)[0]:
             return
-        self.listener.say("compiling the training passes: a minute or two")
+        self.logger.info("compiling the training passes: a minute or two")
         failed = compile_parts(parts, self.config, self.device) or self.loader.compile()
         if failed:
-            self.listener.warn(f"the run goes on as it is written: the compiler failed ({failed})")
+            self.logger.warning(f"the run goes on as it is written: the compiler failed ({failed})")
 
     @contextmanager
-    def _reporting_an_end(self, parts: Parts) -> Iterator[None]:
+    def _reporting_an_end(self, parts: TrainingParts) -> Iterator[None]:
         try:
             yield
         except Ended as error:
-            self.listener.say(f"stopped early: {error}")
+            self.logger.info(f"stopped early: {error}")
         except Collapsed:
             self._finish(parts)
-            agreed(None)  # who left sooner would have torchrun end the one that writes
+            broadcast_object(None)  # who left sooner would have torchrun end the one that writes
             raise
         except torch.OutOfMemoryError as error:
             raise UserError(out_of_memory(self.config, self.device, error)) from error
         except NotFinite as error:
             seen = error.seen | {"images": [self.source.name(index) for index in error.seen.get("images", ())]}
-            weights = {name: str(float(whole(each.detach()).norm())) for name, each in parts.student.named_parameters()}
+            weights = {
+                name: str(float(full_tensor(each.detach()).norm())) for name, each in parts.student.named_parameters()
+            }
             seen |= {"weights": weights}
             if self.first:
                 write_text(self.folder.path / "not_finite.json", json.dumps(seen, indent=2) + "\n")
             raise type(error)(f"{error} ({self.folder.path}/not_finite.json says what was seen)") from None
 
-    def _finish(self, parts: Parts) -> None:
+    def _finish(self, parts: TrainingParts) -> None:
         """What a person looks at."""
         folder, config = self.folder, self.config
         student = whole_student(config, parts.student, self.device)
@@ -170,13 +172,13 @@ class Pretraining:
             config,
             self.source,
             student.encoder.backbone,
-            eye(config),
+            preprocessing_of(config),
             self.device,
             student=student,
-            listener=self.listener,
+            logger=self.logger,
         )
         if self.bad:
-            self.listener.warn(f"{len(self.bad)} images could not be decoded: {folder.path}/bad_images.txt lists them")
+            self.logger.warning(f"{len(self.bad)} images could not be decoded: {folder.path}/bad_images.txt lists them")
 
     def _monitor(self) -> Monitor:
         config = self.config
@@ -190,8 +192,8 @@ class Pretraining:
             stop_on_collapse=config.run.on_collapse == "stop",
         )
 
-    def _saver(self, parts: Parts, optimizer: torch.optim.Optimizer, monitor: Monitor) -> Saver:
-        look, inside = eye(self.config), "encoder.backbone."
+    def _saver(self, parts: TrainingParts, optimizer: torch.optim.Optimizer, monitor: Monitor) -> Checkpointer:
+        look, inside = preprocessing_of(self.config), "encoder.backbone."
 
         def save_model(student: dict[str, Tensor]) -> Callable[[], None]:
             weights = {name.removeprefix(inside): each for name, each in student.items() if name.startswith(inside)}
@@ -204,7 +206,7 @@ class Pretraining:
             return write
 
         threads = self.config.run.threads or torch.get_num_threads()
-        return Saver(
+        return Checkpointer(
             self.folder.checkpoints,
             {"student": parts.student, "objective": parts.objective, "optimizer": optimizer, "monitor": monitor},
             monitor,
@@ -215,12 +217,12 @@ class Pretraining:
         )
 
     def _note_bad_images(self, bad: Mapping[int, str]) -> None:
-        self.folder.note_bad_images((self.source.name(index), reason) for index, reason in bad.items())
+        self.folder.write_bad_images((self.source.name(index), reason) for index, reason in bad.items())
 
-    def _resume(self, saver: Saver) -> int:
+    def _resume(self, saver: Checkpointer) -> int:
         start, passed_over = saver.resume()
         for line in passed_over:
-            self.listener.warn(line)
+            self.logger.warning(line)
         self.bad = saver.extra["bad"]
         torch.set_num_threads(saver.extra["threads"])
         if self.config.run.stop_when != "stale":
@@ -230,10 +232,10 @@ class Pretraining:
     def _filling(self) -> Iterator[tuple[Progress, Batch]]:
         """The pass that fills the memory before the first step."""
         steps = self.loader.steps_per_epoch
-        return self.listener.track(self._noting_bad(self.loader.once()), steps, "filling the memory")
+        return self.logger.progress(self._noting_bad(self.loader.fill_batches()), steps, "filling the memory")
 
     def _refuse_another_run(self) -> None:
-        if not self.folder.config.exists() or not checkpoint.found(self.folder.checkpoints):
+        if not self.folder.config.exists() or not checkpoint.list_checkpoints(self.folder.checkpoints):
             return
         before, now = to_dict(from_dict(read_toml(self.folder.config))), to_dict(self.config)
         for each in (before, now):  # what changes the speed only, and pixels by what a blur rounds
@@ -250,16 +252,16 @@ class Pretraining:
         if not self.first:
             return
         self.folder.append(record)
-        self.listener.record(record, self.loader.total_steps)
+        self.logger.log_metrics(record, self.loader.total_steps)
         if "warning" in record:
-            self.listener.warn(record["warning"])
+            self.logger.warning(record["warning"])
 
     def _noting_bad(self, batches: Iterable[tuple[Progress, Batch]]) -> Iterator[tuple[Progress, Batch]]:
         for progress, batch in batches:
             self.bad.update(dict(batch.bad))
             yield progress, batch
 
-    def _probes(self, parts: Parts, saver: Saver) -> list[Any]:
+    def _probes(self, parts: TrainingParts, saver: Checkpointer) -> list[Any]:
         """The probes with labels as an observer, if they are wanted."""
         pair, wanted = self.probe, self.config.probe
         if pair is None or wanted is None:
@@ -275,7 +277,9 @@ class Pretraining:
                 saver.settle()  # processes are forked now, and a thread that writes may hold what they need
                 network = student.encoder.backbone.eval()
                 train, test = (
-                    embed_source(network, part, eye(self.config), workers=self.loader.workers, device=self.device)
+                    embed_source(
+                        network, part, preprocessing_of(self.config), workers=self.loader.workers, device=self.device
+                    )
                     for part in (pair.train, pair.test)
                 )
                 network.train()
@@ -284,7 +288,7 @@ class Pretraining:
 
         return [observe]
 
-    def _looks(self, parts: Parts, saver: Saver) -> list[Any]:
+    def _looks(self, parts: TrainingParts, saver: Checkpointer) -> list[Any]:
         """The looks without labels as an observer, which also ends the run if nothing moves any more and that is wanted."""
         run = self.config.run
         if not run.looks:
@@ -307,7 +311,9 @@ class Pretraining:
                 saver.settle()  # as above
                 looks(progress, result)
             looks.student = parts.student
-            if run.stop_when == "stale" and (why := agreed(stale(self.folder.records()) if self.first else None)):
+            if run.stop_when == "stale" and (
+                why := broadcast_object(stale(self.folder.records()) if self.first else None)
+            ):
                 saver.extra["ended"] = why
 
         return [observe]

@@ -80,13 +80,13 @@ class RunFolder:
         """The lines of the log; those that are cut short or damaged are left out."""
         return read_log(self.path)
 
-    def rewind(self, step: int) -> None:
+    def truncate_log(self, step: int) -> None:
         """Drop from the log what came after ``step`` steps: it will be done, and logged, again."""
         if self.log.exists():
             kept = [record for record in self.records() if record["step"] < step]
             write_text(self.log, "".join(json.dumps(record) + "\n" for record in kept))
 
-    def note_bad_images(self, bad: Iterable[tuple[str, str]]) -> None:
+    def write_bad_images(self, bad: Iterable[tuple[str, str]]) -> None:
         """List the images that could not be decoded: name, tab, reason; sorted, so that the list is always the same."""
         lines = [f"{name}\t{reason}\n" for name, reason in sorted(bad)]
         if lines:

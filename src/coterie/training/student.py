@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from coterie.config.schema import PretrainConfig
-from coterie.data.loading.center_crop import Eye
+from coterie.data.loading.center_crop import Preprocessing
 from coterie.grouping.chunks import chunked
 from coterie.grouping.groups import KMeansGroups, LearnedGroups
 from coterie.grouping.loss import scores
@@ -28,7 +28,7 @@ class Student(nn.Module):
         return h, z, p
 
 
-def grouped(student: Student, temperature: float) -> Callable[[Tensor], tuple[Tensor, Tensor, Tensor]]:
+def predict_groups(student: Student, temperature: float) -> Callable[[Tensor], tuple[Tensor, Tensor, Tensor]]:
     """From images to embedding ``[B, F]`` of the backbone, group ``[B]`` of the first head and its probability ``[B]``.
 
     The group is the one whose center is nearest to the projected image, its probability that of
@@ -47,7 +47,7 @@ def grouped(student: Student, temperature: float) -> Callable[[Tensor], tuple[Te
 
 
 @torch.inference_mode()
-def nearest_groups(student: Student, rows: Tensor) -> tuple[Tensor, Tensor] | None:
+def assigned_groups(student: Student, rows: Tensor) -> tuple[Tensor, Tensor] | None:
     """The group ``[N]`` of the first head and its score ``[N]`` for features ``[N, F]`` that were made before, on the CPU.
 
     None where the batch was the groups. A bounded number of scores is held at a time.
@@ -64,8 +64,8 @@ def nearest_groups(student: Student, rows: Tensor) -> tuple[Tensor, Tensor] | No
     return torch.cat([each.indices.cpu() for each in found]), torch.cat([each.values.cpu() for each in found])
 
 
-def eye(config: PretrainConfig) -> Eye:
+def preprocessing_of(config: PretrainConfig) -> Preprocessing:
     """How whole images are brought to the trained network."""
     assert config.views.mean is not None
     assert config.views.std is not None
-    return Eye(config.views.whole_size, config.views.channels, config.views.mean, config.views.std)
+    return Preprocessing(config.views.whole_size, config.views.channels, config.views.mean, config.views.std)

@@ -14,8 +14,8 @@ from sklearn.datasets import load_sample_image
 from torchvision import transforms as T
 from torchvision.transforms import InterpolationMode
 
-from coterie.data.augmentation.cpu import apply, apply_batch, crop, normalize
-from coterie.data.augmentation.parameters import BRIGHTNESS, CONTRAST, SATURATION, Box, Draws
+from coterie.data.augmentation.cpu import augment, augment_batch, crop, normalize
+from coterie.data.augmentation.parameters import BRIGHTNESS, CONTRAST, SATURATION, Box, ViewParameters
 from coterie.data.augmentation.view_plan import Augmentation, Crops, ViewPlan
 
 IMAGES = {
@@ -30,13 +30,13 @@ PLAN = ViewPlan(
 )
 
 
-def theirs(image: Image.Image, box: Box, size: int, draws: Draws, row: int, view: int) -> np.ndarray:
+def theirs(image: Image.Image, box: Box, size: int, draws: ViewParameters, row: int, view: int) -> np.ndarray:
     """The whole chain, by torchvision and Pillow."""
     image = F.resized_crop(image, *box, [size, size], InterpolationMode.BILINEAR)
     return theirs_after_the_crop(image, draws, row, view)
 
 
-def theirs_after_the_crop(image: Image.Image, draws: Draws, row: int, view: int) -> np.ndarray:
+def theirs_after_the_crop(image: Image.Image, draws: ViewParameters, row: int, view: int) -> np.ndarray:
     def drawn(name: str) -> float:
         return float(getattr(draws, name)[row, view])
 
@@ -68,7 +68,7 @@ def image(request) -> np.ndarray:
 
 
 def test_crops_are_torchvisions(image):
-    draws = PLAN.draw(0, 0, np.arange(10))
+    draws = PLAN.sample_parameters(0, 0, np.arange(10))
     differences = []
     for row in range(10):
         for box, size in zip(draws.boxes(row, *image.shape[:2]), PLAN.sizes, strict=True):
@@ -100,10 +100,10 @@ def test_crops_are_torchvisions(image):
 )
 def test_each_operation_is_torchvisions(image, augmentation):
     plan = ViewPlan((Crops(3, 100, (0.1, 1.0), augmentation=Augmentation(**(OFF | augmentation))),))
-    draws = plan.draw(0, 0, np.arange(6))
+    draws = plan.sample_parameters(0, 0, np.arange(6))
     differences = []
     for row in range(6):
-        views = apply(image, plan, draws, row)
+        views = augment(image, plan, draws, row)
         for view, box in enumerate(draws.boxes(row, *image.shape[:2])):
             cut = crop(torch.from_numpy(image).permute(2, 0, 1), box, 100).permute(1, 2, 0).numpy()
             expected = theirs_after_the_crop(Image.fromarray(cut), draws, row, view)
@@ -113,10 +113,10 @@ def test_each_operation_is_torchvisions(image, augmentation):
 
 
 def test_the_whole_chain_is_torchvisions(image):
-    draws = PLAN.draw(0, 0, np.arange(10))
+    draws = PLAN.sample_parameters(0, 0, np.arange(10))
     differences = []
     for row in range(10):
-        views = apply(image, PLAN, draws, row)
+        views = augment(image, PLAN, draws, row)
         for view, box in enumerate(draws.boxes(row, *image.shape[:2])):
             expected = theirs(Image.fromarray(image), box, PLAN.sizes[view], draws, row, view)
             differences.append(apart(views[view], expected).ravel())
@@ -126,9 +126,9 @@ def test_the_whole_chain_is_torchvisions(image):
 
 
 def test_an_image_gets_the_same_views_in_any_batch(image):
-    together = PLAN.draw(7, 2, np.array([4, 11, 8]))
-    alone = PLAN.draw(7, 2, np.array([11]))
-    for one, other in zip(apply(image, PLAN, together, 1), apply(image, PLAN, alone, 0), strict=True):
+    together = PLAN.sample_parameters(7, 2, np.array([4, 11, 8]))
+    alone = PLAN.sample_parameters(7, 2, np.array([11]))
+    for one, other in zip(augment(image, PLAN, together, 1), augment(image, PLAN, alone, 0), strict=True):
         assert (one == other).all()
 
 
@@ -149,31 +149,32 @@ def test_together_the_views_of_many_images_are_those_of_each(sizes):
         Crops(2, sizes[1], (0.1, 0.4), augmentation=PLAINER),
     )
     plan, pictures = ViewPlan(crops), mixed_images()
-    draws = plan.draw(0, 0, np.arange(len(pictures)))
-    together = apply_batch(iter(pictures), plan, draws, (3, 0, 1))
+    draws = plan.sample_parameters(0, 0, np.arange(len(pictures)))
+    together = augment_batch(iter(pictures), plan, draws, (3, 0, 1))
     assert [len(view) for view in together] == [60, 60, 60]
     for row, image in enumerate(pictures):
-        alone = apply(image, plan, draws, row)
+        alone = augment(image, plan, draws, row)
         for number, view in enumerate((3, 0, 1)):
             assert together[number][row].dtype == alone[view].dtype
             assert (together[number][row] == alone[view]).all()
         assert all(
-            (one == alone[view]).all() for view, one in zip((2, 0), apply(image, plan, draws, row, (2, 0)), strict=True)
+            (one == alone[view]).all()
+            for view, one in zip((2, 0), augment(image, plan, draws, row, (2, 0)), strict=True)
         )
 
 
 def test_threads_do_not_change_a_bit(image):
-    draws = PLAN.draw(0, 0, np.arange(4))
-    one = [view for row in range(4) for view in apply(image, PLAN, draws, row)]
+    draws = PLAN.sample_parameters(0, 0, np.arange(4))
+    one = [view for row in range(4) for view in augment(image, PLAN, draws, row)]
     torch.set_num_threads(2)
-    two = [view for row in range(4) for view in apply(image, PLAN, draws, row)]
+    two = [view for row in range(4) for view in augment(image, PLAN, draws, row)]
     assert all((a == b).all() for a, b in zip(one, two, strict=True))
 
 
 def test_the_image_stays_as_it_is_and_may_be_read_only():
     image = IMAGES["noise"].copy()
     image.flags.writeable = False
-    views = apply(image, PLAN, PLAN.draw(0, 0, np.arange(1)), 0)
+    views = augment(image, PLAN, PLAN.sample_parameters(0, 0, np.arange(1)), 0)
     assert (image == IMAGES["noise"]).all()
     assert [view.shape for view in views] == [(3, 224, 224)] * 2 + [(3, 96, 96)] * 6
     assert {view.dtype for view in views} == {np.dtype(np.uint8)}
@@ -193,7 +194,7 @@ def test_an_image_of_any_size_depth_and_number_of_channels_gives_its_views(heigh
     plan = ViewPlan(
         (Crops(2, size, (0.05, 1.0), augmentation=EVERYTHING), Crops(1, 7, (0.05, 0.14))), channels=channels
     )
-    views = apply(image, plan, plan.draw(0, 0, np.array([index])), 0)
+    views = augment(image, plan, plan.sample_parameters(0, 0, np.array([index])), 0)
     assert [view.shape for view in views] == [(channels, size, size)] * 2 + [(channels, 7, 7)]
     for view in views:
         assert view.dtype == (np.uint8 if dtype == np.uint8 else np.float32)
@@ -203,13 +204,13 @@ def test_an_image_of_any_size_depth_and_number_of_channels_gives_its_views(heigh
 
 def colourless(plan: ViewPlan, image: np.ndarray, resize: Callable[[np.ndarray, Box, int], np.ndarray]) -> None:
     """Views of an image whose colours are left alone: each channel cropped, mirrored and turned, and nothing else."""
-    draws = plan.draw(0, 0, np.arange(8))
+    draws = plan.sample_parameters(0, 0, np.arange(8))
     assert draws.jitter.any()
     assert draws.grayscale.any()
     assert draws.solarize.any()
     for row in range(8):
         boxes = draws.boxes(row, *image.shape[:2])
-        for view, ours in enumerate(apply(image, plan, draws, row)):
+        for view, ours in enumerate(augment(image, plan, draws, row)):
             for channel, plane in enumerate(ours):
                 expected = resize(image[:, :, channel], boxes[view], plan.sizes[view])
                 expected = expected[:, ::-1] if draws.flip[row, view] else expected
@@ -252,7 +253,7 @@ def test_sixteen_bits_in_three_channels_have_no_colour_operations_either():
     views = []
     for augmentation in (loud, quiet):
         plan = ViewPlan((Crops(3, 32, (0.2, 1.0), augmentation=augmentation),))
-        views.append(np.stack(apply(image, plan, plan.draw(0, 0, np.arange(1)), 0)))
+        views.append(np.stack(augment(image, plan, plan.sample_parameters(0, 0, np.arange(1)), 0)))
     assert (views[0] == views[1]).all()
 
 
@@ -262,7 +263,7 @@ def test_sixteen_bits_are_blurred():
     for probability in (0.0, 1.0):
         blurred = Augmentation(**(OFF | {"blur": probability, "blur_radius": (1.5, 1.5)}))
         plan = ViewPlan((Crops(1, 60, (1.0, 1.0), (1.0, 1.0), blurred),), channels=5)
-        views.append(apply(image, plan, plan.draw(0, 0, np.arange(1)), 0)[0])
+        views.append(augment(image, plan, plan.sample_parameters(0, 0, np.arange(1)), 0)[0])
     assert views[1].std() < 0.4 * views[0].std()
     assert abs(views[1].mean() - views[0].mean()) < 0.01
 

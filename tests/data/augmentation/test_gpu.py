@@ -8,8 +8,8 @@ import pytest
 import torch
 from scipy import ndimage
 
-from coterie.data.augmentation.cpu import apply_batch, crop, cut_batch
-from coterie.data.augmentation.gpu import DeviceApplier, cut, operations, pack, sizes
+from coterie.data.augmentation.cpu import augment_batch, crop, crop_batch
+from coterie.data.augmentation.gpu import GpuAugmenter, crop_on_device, operations, pack, sizes
 from coterie.data.augmentation.view_plan import Augmentation, Crops, ViewPlan
 from coterie.data.loading.device_images import resident_images
 from coterie.data.loading.loader import Loader
@@ -40,17 +40,17 @@ def plan_of(**augmentation) -> ViewPlan:
 
 def both(plan: ViewPlan, images: np.ndarray, seed: int = 0) -> tuple[dict[int, torch.Tensor], dict[int, torch.Tensor]]:
     views = range(plan.num_views)
-    draws = plan.draw(seed, 0, np.arange(len(images)))
+    draws = plan.sample_parameters(seed, 0, np.arange(len(images)))
     theirs = {
-        v: torch.from_numpy(np.stack(each)).float() for v, each in enumerate(apply_batch(images, plan, draws, views))
+        v: torch.from_numpy(np.stack(each)).float() for v, each in enumerate(augment_batch(images, plan, draws, views))
     }
-    cuts = cut_batch(images, plan, draws, views)
+    cuts = crop_batch(images, plan, draws, views)
     crops = {
         size: torch.from_numpy(np.stack([np.stack(cuts[place]) for place in places]))
         for size, places in sizes(plan, views).items()
     }
     parameters = torch.from_numpy(pack(draws, views))
-    return DeviceApplier(plan, "cpu").of_crops(crops, parameters, views), theirs
+    return GpuAugmenter(plan, "cpu").of_crops(crops, parameters, views), theirs
 
 
 ONE_BY_ONE = {
@@ -114,7 +114,7 @@ def test_normalised_as_on_the_cpu() -> None:
     base = plan_of(**PLAIN)
     plan = ViewPlan(base.crops, mean=(0.485, 0.456, 0.406), std=(0.228, 0.224, 0.225))
     on_cpu, on_device = (
-        next(Loader(Arrays(images), plan, batch_size=8, epochs=1, seed=1, engine=engine).resume())[1]
+        next(Loader(Arrays(images), plan, batch_size=8, epochs=1, seed=1, engine=engine).batches())[1]
         for engine in ("cpu", "device")
     )
     for view, theirs in on_cpu.views.items():  # crops of images that live on the device differ by 1
@@ -125,9 +125,9 @@ def test_normalised_as_on_the_cpu() -> None:
 def test_crops_cut_on_the_device(size: int) -> None:
     images = photographs(16, 44, 36)
     plan = ViewPlan((Crops(3, size, (0.05, 1.0)),), **IDENTITY)
-    draws = plan.draw(3, 0, np.arange(16))
+    draws = plan.sample_parameters(3, 0, np.arange(16))
     views = range(3)
-    ours = cut(
+    ours = crop_on_device(
         torch.from_numpy(images).permute(0, 3, 1, 2), torch.from_numpy(pack(draws, views, (44, 36))), size
     ).unflatten(0, (3, 16))
     for row, image in enumerate(images):
@@ -163,7 +163,7 @@ torch.compile = partial(compiler, fullgraph=True, backend="aot_eager")  # a brea
 assert compiled.compile(4, range(4), images) is None
 assert compiled.finish is not finish
 for epoch in range(3):
-    parameters = torch.from_numpy(pack(plan.draw(0, epoch, np.arange(4)), range(4), (24, 24)))
+    parameters = torch.from_numpy(pack(plan.sample_parameters(0, epoch, np.arange(4)), range(4), (24, 24)))
     ours, theirs = (each.of_images(images, parameters, range(4)) for each in (compiled, plain))
     assert all(torch.allclose(ours[view], theirs[view], atol=1e-3) for view in theirs)
 assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 4  # two functions, two sizes: none was compiled again
@@ -207,8 +207,8 @@ class SomeBad(Arrays):
 def test_a_run_is_the_same_from_any_step_and_with_any_workers(kind: type[Arrays]) -> None:
     source = kind(photographs(20, 60, 70))
     settings = {"batch_size": 6, "epochs": 2, "seed": 4, "engine": "device"}
-    whole = list(Loader(source, plan_of(), **settings).resume())
-    on_cpu = list(Loader(source, plan_of(), **settings | {"engine": "cpu"}).resume())
+    whole = list(Loader(source, plan_of(), **settings).batches())
+    on_cpu = list(Loader(source, plan_of(), **settings | {"engine": "cpu"}).batches())
     assert len(whole) == len(on_cpu) == 6
     for (progress, ours), (other_progress, theirs) in zip(whole, on_cpu, strict=True):
         assert progress == other_progress
@@ -219,7 +219,7 @@ def test_a_run_is_the_same_from_any_step_and_with_any_workers(kind: type[Arrays]
             assert difference.mean() <= ON_AVERAGE
     for workers, start in ((1, 0), (2, 3), (0, 4)):
         loader = Loader(source, plan_of(), workers=workers, **settings)
-        for (_, ours), (_, theirs) in zip(loader.resume(start), whole[start:], strict=True):
+        for (_, ours), (_, theirs) in zip(loader.batches(start), whole[start:], strict=True):
             assert all(torch.equal(ours.views[view], theirs.views[view]) for view in theirs.views)
         assert (loader.images is None) == (kind is OfTwoSizes)
 
@@ -245,6 +245,6 @@ def test_images_of_16_bits_are_finished_by_the_workers() -> None:
     images = photographs(8, 60, 70).astype(np.uint16) * 257
     settings = {"batch_size": 8, "epochs": 1, "seed": 1}
     ours, theirs = (
-        next(Loader(Arrays(images), plan_of(), engine=engine, **settings).resume())[1] for engine in ("device", "cpu")
+        next(Loader(Arrays(images), plan_of(), engine=engine, **settings).batches())[1] for engine in ("device", "cpu")
     )
     assert all(torch.equal(ours.views[view], theirs.views[view]) for view in theirs.views)

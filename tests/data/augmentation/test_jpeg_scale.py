@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageFilter
 from sklearn.datasets import load_sample_image
 
-from coterie.data.augmentation.cpu import cut_batch
+from coterie.data.augmentation.cpu import crop_batch
 from coterie.data.augmentation.jpeg_scale import crops_shrink, whole_shrink
 from coterie.data.augmentation.view_plan import Crops, ViewPlan
 from coterie.data.decoding.decode import decode
@@ -22,7 +22,7 @@ FACTORS = (1, 2, 4, 8)
 
 def allowed(height: int, width: int, index: int, factor: int) -> bool:
     """The rule in its own words: every box of the reduced image is as large as its view, and where it was."""
-    draws = PLAN.draw(0, 0, np.array([index]))
+    draws = PLAN.sample_parameters(0, 0, np.array([index]))
     boxes, whole = draws.boxes(0, *reduced(height, width, factor)), draws.boxes(0, height, width)
     large = all(min(box[2:]) >= size for box, size in zip(boxes, PLAN.sizes, strict=True))
     return large and np.abs(np.array(boxes) * factor - np.array(whole)).max() < 3 * factor
@@ -31,7 +31,7 @@ def allowed(height: int, width: int, index: int, factor: int) -> bool:
 @settings(max_examples=100)
 @given(height=st.integers(1, 3000), width=st.integers(1, 3000), index=st.integers(0, 10_000))
 def test_it_is_the_greatest_factor_that_the_rule_allows(height, width, index):
-    found = crops_shrink(PLAN, PLAN.draw(0, 0, np.array([index])), 0, height, width)
+    found = crops_shrink(PLAN, PLAN.sample_parameters(0, 0, np.array([index])), 0, height, width)
     assert found == max([1, *(factor for factor in FACTORS[1:] if allowed(height, width, index, factor))])
 
 
@@ -39,7 +39,7 @@ def test_every_factor_comes_and_so_does_a_box_that_rounding_would_replace():
     found, replaced = set(), 0
     for index in range(300):
         height, width = np.random.default_rng(index).integers(60, 2500, 2).tolist()
-        draws = PLAN.draw(0, 0, np.array([index]))
+        draws = PLAN.sample_parameters(0, 0, np.array([index]))
         found.add(crops_shrink(PLAN, draws, 0, height, width))
         boxes, whole = (np.array(draws.boxes(0, *size)) for size in (reduced(height, width, 2), (height, width)))
         replaced += np.abs(2 * boxes - whole).max() >= 6
@@ -54,12 +54,12 @@ def test_what_is_cut_out_of_the_reduced_image_differs_little(name):
     Image.fromarray(load_sample_image(name)).filter(ImageFilter.GaussianBlur(3)).save(file, "JPEG", quality=95)
     whole, differences = decode(file.getvalue()), {2: [], 4: []}
     for index in range(20):
-        draws = PLAN.draw(0, 0, np.array([index]))
+        draws = PLAN.sample_parameters(0, 0, np.array([index]))
         factor = crops_shrink(PLAN, draws, 0, *whole.shape[:2])
         if factor > 1:
             less = decode(file.getvalue(), 3, lambda height, width: factor)  # noqa: B023
             assert less.shape[:2] == reduced(*whole.shape[:2], factor)
-            cuts = (cut_batch([image], PLAN, draws, EVERY) for image in (whole, less))
+            cuts = (crop_batch([image], PLAN, draws, EVERY) for image in (whole, less))
             for one, other in zip(*cuts, strict=True):
                 differences[factor].append(np.abs(one[0].astype(float) - other[0]).mean())
     for factor, found in differences.items():

@@ -63,7 +63,7 @@ def test_the_defaults_of_augmentation_are_swavs():
 
 
 def test_a_plan_draws_for_each_view_of_each_image():
-    draws = ViewPlan((LARGE, SMALL)).draw(seed=0, epoch=3, indices=np.array([5, 9, 2]))
+    draws = ViewPlan((LARGE, SMALL)).sample_parameters(seed=0, epoch=3, indices=np.array([5, 9, 2]))
     assert draws.order.shape == (3, 8, 4)
     assert len(draws.boxes(1, 375, 500)) == 8
 

@@ -39,7 +39,7 @@ def indices(batches, epoch: int) -> torch.Tensor:
 
 
 def test_shapes_and_progress() -> None:
-    batches = list(loader().resume())
+    batches = list(loader().batches())
     assert len(batches) == 9  # 20 images are 3 whole batches an epoch
     progress, batch = batches[4]
     assert (progress.step, progress.epoch, progress.step_in_epoch, progress.total_steps) == (4, 1, 1, 9)
@@ -49,13 +49,13 @@ def test_shapes_and_progress() -> None:
 
 
 def test_any_start_and_any_number_of_workers_give_the_same() -> None:
-    whole = list(loader().resume())
+    whole = list(loader().batches())
     for workers, start in ((1, 0), (2, 0), (0, 5), (2, 4)):
-        same(list(loader(workers).resume(start)), whole[start:])
+        same(list(loader(workers).batches(start)), whole[start:])
 
 
 def test_each_image_once_an_epoch_in_another_order() -> None:
-    batches = list(loader().resume())
+    batches = list(loader().batches())
     epochs = [indices(batches, epoch) for epoch in range(3)]
     assert all(len(set(epoch.tolist())) == 18 for epoch in epochs)
     assert not torch.equal(epochs[0], epochs[1])
@@ -70,7 +70,7 @@ class SomeBad(Arrays):
 
 def test_a_bad_image_gives_its_place_to_the_next_good_one() -> None:
     bad = Loader(SomeBad(images()), PLAN, batch_size=20, epochs=1, seed=4)
-    (_, batch), (_, good) = next(bad.resume()), next(loader(batch_size=20, epochs=1).resume())
+    (_, batch), (_, good) = next(bad.batches()), next(loader(batch_size=20, epochs=1).batches())
     assert torch.equal(batch.index, good.index)
     assert {index for index, _ in batch.bad} == {3, 4}
     differ = {
@@ -86,7 +86,7 @@ def test_nothing_but_bad_images(workers: int) -> None:
             return b""
 
     with pytest.raises(NoImages, match="20 images in a row cannot be decoded"):
-        next(Loader(AllBad(images()), PLAN, batch_size=4, epochs=1, seed=0, workers=workers).resume())
+        next(Loader(AllBad(images()), PLAN, batch_size=4, epochs=1, seed=0, workers=workers).batches())
 
 
 def test_fewer_images_than_a_batch() -> None:
@@ -120,7 +120,7 @@ def test_images_of_8_and_of_16_bits_in_one_source_are_on_one_scale() -> None:
     plan = ViewPlan(
         crops=(Crops(2, 8, (0.5, 1.0), augmentation=Augmentation(blur=0.0)),), channels=1, mean=(0.0,), std=(1.0,)
     )
-    _, batch = next(Loader(Arrays(pictures), plan, batch_size=6, epochs=1, seed=0).resume())
+    _, batch = next(Loader(Arrays(pictures), plan, batch_size=6, epochs=1, seed=0).batches())
     torch.testing.assert_close(batch.views[0], torch.full((6, 1, 8, 8), 200 / 255), atol=2e-3, rtol=0)
     (middle,) = center_batches(Arrays(pictures), size=8, channels=1, mean=(0.0,), std=(1.0,))
     torch.testing.assert_close(middle.views[0], torch.full((6, 1, 8, 8), 200 / 255), atol=2e-3, rtol=0)
@@ -145,7 +145,7 @@ SWAPPED = ViewPlan(  # views 0, 1 and 2 are one family, 3, 4 and 5 the other
 
 def test_two_families_change_places_at_the_odd_steps_of_an_epoch() -> None:
     """An epoch has 3 steps, so the parity of the step in the whole run is another one in the second epoch."""
-    batches = loader(plan=SWAPPED).resume()
+    batches = loader(plan=SWAPPED).batches()
     seen = [(progress.step_in_epoch, set(batch.views)) for progress, batch in batches]
     even, odd = {1, 2, 3, 5}, {4, 5, 0, 2}
     assert seen == [(0, even), (1, odd), (2, even)] * 3
@@ -153,7 +153,7 @@ def test_two_families_change_places_at_the_odd_steps_of_an_epoch() -> None:
 
 def test_a_view_has_the_same_pixels_whatever_else_is_made() -> None:
     everything = ViewPlan(crops=SWAPPED.crops, mean=SWAPPED.mean, std=SWAPPED.std)
-    pairs = zip(loader(plan=SWAPPED).resume(), loader(plan=everything).resume(), strict=True)
+    pairs = zip(loader(plan=SWAPPED).batches(), loader(plan=everything).batches(), strict=True)
     for (_, some), (_, whole) in pairs:
         assert len(some.views) == 4
         assert len(whole.views) == 6
@@ -161,27 +161,27 @@ def test_a_view_has_the_same_pixels_whatever_else_is_made() -> None:
 
 
 def test_a_run_with_two_families_goes_on_anywhere() -> None:
-    whole = list(loader(plan=SWAPPED).resume())
+    whole = list(loader(plan=SWAPPED).batches())
     for workers, start in ((0, 1), (1, 3), (2, 4), (0, 8), (0, 9)):
-        same(list(loader(workers, plan=SWAPPED).resume(start)), whole[start:])
+        same(list(loader(workers, plan=SWAPPED).batches(start)), whole[start:])
 
 
 def test_the_filling_pass_gives_each_image_once_with_the_grouped_views_and_leaves_the_run_alone() -> None:
     run = loader(plan=SWAPPED)
-    filling = list(run.once())
+    filling = list(run.fill_batches())
     assert [(progress.step, progress.steps_per_epoch, progress.total_steps) for progress, _ in filling] == [
         (step, 3, 9) for step in range(3)
     ]
     assert all(set(batch.views) == {1} for _, batch in filling)  # at its odd steps too
     assert len(set(indices(filling, 0).tolist())) == 18
-    same(list(loader(2, plan=SWAPPED).once()), filling)
-    same(list(run.resume()), list(loader(plan=SWAPPED).resume()))
+    same(list(loader(2, plan=SWAPPED).fill_batches()), filling)
+    same(list(run.batches()), list(loader(plan=SWAPPED).batches()))
 
 
 @pytest.mark.parametrize("seed", [0, 4, 2**64 - 1])
 def test_the_filling_pass_has_an_order_and_draws_of_its_own(seed: int) -> None:
     settings = {"seed": seed, "epochs": 20, "batch_size": 20}
-    (((_, filling),), run) = loader(**settings).once(), loader(**settings).resume()
+    (((_, filling),), run) = loader(**settings).fill_batches(), loader(**settings).batches()
     assert np.array_equal(epoch_order(seed, -1, 20), filling.index.numpy())
 
     def by_image(batch) -> torch.Tensor:
@@ -201,21 +201,21 @@ def test_each_image_is_decoded_once_for_all_its_views() -> None:
             return super().__getitem__(index)
 
     run = Loader(Counted(images()), PLAN, batch_size=20, epochs=1, seed=4)
-    for passing in (run.once(), run.resume()):
+    for passing in (run.fill_batches(), run.batches()):
         decoded.clear()
         list(passing)
         assert sorted(decoded) == list(range(20))
 
 
 def test_a_run_of_so_many_images_ends_in_the_middle_of_an_epoch() -> None:
-    whole = list(loader().resume())
+    whole = list(loader().batches())
     some = loader(images=31)  # 5 batches of 6; an epoch has 3
     assert (some.total_steps, some.steps_per_epoch) == (5, 3)
-    batches = list(some.resume())
+    batches = list(some.batches())
     assert [progress.step for progress, _ in batches] == list(range(5))
     assert all(progress.total_steps == 5 for progress, _ in batches)
     for (_, batch), (_, other) in zip(batches, whole, strict=False):
         assert torch.equal(batch.views[0], other.views[0])
-    same(list(loader(2, images=31).resume(4)), batches[4:])
+    same(list(loader(2, images=31).batches(4)), batches[4:])
     assert loader(images=10**9).total_steps == 9  # epochs end it, too
-    assert [len(list(each.resume())) for each in (loader(epochs=1, images=6), loader(epochs=1, images=18))] == [1, 3]
+    assert [len(list(each.batches())) for each in (loader(epochs=1, images=6), loader(epochs=1, images=18))] == [1, 3]

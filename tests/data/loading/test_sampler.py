@@ -4,17 +4,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from coterie.data.loading import sampler as order_module
-from coterie.data.loading.sampler import WINDOW_BLOCKS, WINDOW_IMAGES, Order, epoch_order
+from coterie.data.loading.sampler import WINDOW_BLOCKS, WINDOW_IMAGES, BlockShuffleSampler, epoch_order
 from coterie.data.sources.arrays import Arrays
-from coterie.data.sources.blocks import Blocks
+from coterie.data.sources.blocks import ShardLayout
 from coterie.data.sources.source import Concatenated, blocks
 
 
-def order(*lengths: int, seed: int = 3, fetched: bool = True) -> Order:
-    return Order(seed, Blocks(np.cumsum([0, *lengths]), fetched))
+def order(*lengths: int, seed: int = 3, fetched: bool = True) -> BlockShuffleSampler:
+    return BlockShuffleSampler(seed, ShardLayout(np.cumsum([0, *lengths]), fetched))
 
 
-def whole(given: Order, epoch: int) -> np.ndarray:
+def whole(given: BlockShuffleSampler, epoch: int) -> np.ndarray:
     return given.indices(epoch, 0, given.count)
 
 
@@ -149,7 +149,7 @@ def test_blocks_of_sources_put_together():
     class Sharded(Arrays):
         def __init__(self, starts: list[int]) -> None:
             super().__init__(np.zeros((starts[-1], 2, 2, 3), np.uint8))
-            self.blocks = Blocks(np.array(starts), True)
+            self.blocks = ShardLayout(np.array(starts), True)
 
     plain = Arrays(np.zeros((4, 2, 2, 3), np.uint8))
     assert blocks(plain).starts.tolist() == [0, 4]

@@ -11,7 +11,7 @@ import torch
 from torch.utils.data import Dataset
 
 from coterie.data.loading import worker_watchdog as watch
-from coterie.data.loading.workers import fetch
+from coterie.data.loading.workers import worker_batches
 from coterie.errors import UserError
 
 
@@ -26,7 +26,7 @@ class Acts(Dataset[Any]):
 
 
 def numbers(act: Any, workers: int = 2, count: int = 20) -> Iterator[Any]:
-    return fetch(Acts(act), iter(range(count)), workers, torch.device("cpu"))
+    return worker_batches(Acts(act), iter(range(count)), workers, torch.device("cpu"))
 
 
 def die() -> None:

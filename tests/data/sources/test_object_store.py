@@ -15,15 +15,15 @@ import pytest
 from coterie.data.augmentation.view_plan import Crops, ViewPlan
 from coterie.data.loading import sampler as order
 from coterie.data.loading.loader import Loader
-from coterie.data.loading.prefetch import Ahead
-from coterie.data.loading.sampler import Order
+from coterie.data.loading.prefetch import WindowPrefetcher
+from coterie.data.loading.sampler import BlockShuffleSampler
 from coterie.data.sources import object_store as remote
 from coterie.data.sources import tar_index as index
 from coterie.data.sources.local_copies import copy_of
 from coterie.data.sources.object_store import patiently
 from coterie.data.sources.open import open_source
 from coterie.data.sources.remote_parquet import RemoteTable
-from coterie.data.sources.source import Concatenated, Fetched, blocks, label_matrix, labels
+from coterie.data.sources.source import Concatenated, Prefetchable, blocks, label_matrix, labels
 from coterie.data.sources.tar import TarShards
 from coterie.embedding.cache import source_key
 from coterie.errors import BadImage, NoImages, UserError
@@ -90,7 +90,7 @@ def images(source) -> list[bytes]:
 
 def seen(source, workers: int = 0, start: int = 0, **settings) -> list[list[int]]:
     settings = {"batch_size": 20, "epochs": 2, "seed": 0} | settings
-    batches = [batch for _, batch in Loader(source, PLAN, workers=workers, **settings).resume(start)]
+    batches = [batch for _, batch in Loader(source, PLAN, workers=workers, **settings).batches(start)]
     assert all(batch.bad == () for batch in batches)
     return [batch.index.tolist() for batch in batches]
 
@@ -201,7 +201,7 @@ def test_a_cache_that_holds_two_shards_of_six(shards, cache, monkeypatch):
 def test_copies_that_vanish_under_a_run(shards, cache):
     source = open_source(shards)
     whole = seen(source)
-    batches = iter(Loader(source, PLAN, batch_size=20, epochs=2, seed=0).resume())
+    batches = iter(Loader(source, PLAN, batch_size=20, epochs=2, seed=0).batches())
     found = []
     for _, batch in batches:
         found.append(batch.index.tolist())
@@ -223,10 +223,10 @@ def test_a_store_that_goes_away_and_comes_back(shards, store, cache, monkeypatch
     back.start()
     try:
         assert source[3] == png(3)
-        assert isinstance(source, Fetched)
+        assert isinstance(source, Prefetchable)
     finally:
         back.join()
-    source.bring(0, 120)
+    source.prefetch(0, 120)
     assert copies(cache) == 6
 
 
@@ -272,9 +272,9 @@ def test_a_shard_that_disappears_or_changes_under_the_run(shards, store, cache, 
         one_line(BadImage, r"shards/0\.tar is gone", lambda row=row: source[row])
         store.put(f"{bucket}0.tar", tar(0, 20))  # too late: it is not asked for once an image
     store.put(f"{bucket}1.tar", tar(500, 20))
-    one_line(BadImage, "has changed", lambda: source.bring(20, 40))
+    one_line(BadImage, "has changed", lambda: source.prefetch(20, 40))
     assert source[40] == png(40)
-    (_, batch), *_ = Loader(source, PLAN, batch_size=120, epochs=1, seed=0).resume()
+    (_, batch), *_ = Loader(source, PLAN, batch_size=120, epochs=1, seed=0).batches()
     assert {row for row, _ in batch.bad} >= set(range(20))
 
 
@@ -286,9 +286,9 @@ def test_what_is_fetched_ahead(shards, cache, monkeypatch):
     for copy in cache.iterdir():
         if copy.is_file():
             copy.unlink()
-    arranged = Order(0, blocks(source))
-    assert isinstance(source, Fetched)
-    ahead = Ahead(source, arranged)
+    arranged = BlockShuffleSampler(0, blocks(source))
+    assert isinstance(source, Prefetchable)
+    ahead = WindowPrefetcher(source, arranged)
     ahead.at(0, 0)
     wanted = {run[0] // 20 for window in (0, 1) for run in arranged.ranges(0, window)}
 
@@ -314,7 +314,7 @@ def until(condition: Callable[[], bool], seconds: float = 20.0) -> None:
 
 def be_killed_while_fetching(url: str, told) -> None:
     source = open_source(url)
-    ahead = Ahead(source, Order(0, blocks(source)))
+    ahead = WindowPrefetcher(source, BlockShuffleSampler(0, blocks(source)))
     ahead.at(0, 0)
     told.put(ahead.fetching.process.pid)
     time.sleep(0.5)

@@ -36,7 +36,7 @@ def test_a_good_start_beats_new_weights_with_the_same_labels(shapes: Labelled) -
     pretrained = network()
     train_classifier(pretrained, shapes, EYE, SHORT)
     before, heard = digest(pretrained), Heard()
-    figures = finetune(pretrained, shapes, EYE, build=new, labels="4", recipe=BRIEF, scratch=BRIEF, listener=heard)
+    figures = finetune(pretrained, shapes, EYE, build=new, labels="4", recipe=BRIEF, scratch=BRIEF, logger=heard)
     assert digest(pretrained) == before
     assert figures["labels"] == 12
     assert figures["top1"] > 80
@@ -65,7 +65,7 @@ def test_the_baseline_has_the_same_images_and_weights_drawn_from_the_seed(shapes
 
 def test_classes_that_are_too_small_are_warned_of(shapes: Labelled) -> None:
     heard = Heard()
-    finetune(network(), shapes, EYE, build=new, labels="13", recipe=BRIEF, scratch=BRIEF, listener=heard)
+    finetune(network(), shapes, EYE, build=new, labels="13", recipe=BRIEF, scratch=BRIEF, logger=heard)
     assert heard.warned == ["3 of 3 classes have fewer than 13 labelled images and give all they have"]
 
 
@@ -120,7 +120,7 @@ def test_the_default_recipe_is_told(shapes: Labelled, monkeypatch: pytest.Monkey
     monkeypatch.setattr(supervised, "LEAST_STEPS_IN_ALL", 2)  # 320 steps take their time
     heard, places = Heard(), np.array([0, 12, 24])
     few = Labelled(Subset(shapes.train, places, np.arange(3), shapes.train.classes), shapes.test)
-    finetune(Ones(2.0), few, EYE, build=lambda: Ones(2.0), labels="1", scratch=BRIEF, listener=heard)
+    finetune(Ones(2.0), few, EYE, build=lambda: Ones(2.0), labels="1", scratch=BRIEF, logger=heard)
     assert heard.said[0] == (
         "fine-tuning on 3 labels: few images for batches of 256 and 20 epochs: batches of 3, rates times 3/256, 20 epochs"
     )

@@ -12,8 +12,8 @@ from torch.nn import functional as F
 import coterie.evaluation.probes.linear as module
 from coterie.errors import UserError
 from coterie.evaluation.probes.linear import linear, linear_published, linear_sgd
-from coterie.evaluation.probes.standardize import Standard
-from coterie.logger import Silent
+from coterie.evaluation.probes.standardize import Standardizer
+from coterie.logger import NullLogger
 
 Four = tuple[Tensor, Tensor, Tensor, Tensor]
 
@@ -89,11 +89,11 @@ def test_sgd_is_torchs() -> None:
         numbers,
         7,
         rates,
-        standard=Standard.none(train),
+        standard=Standardizer.identity(train),
         index=kept.nonzero()[:, 0],
         epochs=4,
         seed=9,
-        listener=None,
+        logger=None,
     )
     for head, rate in enumerate(rates):
         generator = torch.Generator().manual_seed(9)
@@ -114,16 +114,16 @@ def test_sgd_is_torchs() -> None:
 
 
 def test_the_published_protocol() -> None:
-    class Epochs(Silent):
+    class Epochs(NullLogger):
         seen = 0
 
-        def track(self, items, total, what):  # type: ignore[no-untyped-def]
+        def progress(self, items, total, what):  # type: ignore[no-untyped-def]
             for item in items:
                 self.seen += 1
                 yield item
 
     data, epochs = four(train=100, test=50), Epochs()
-    result = linear_published(*data, listener=epochs)
+    result = linear_published(*data, logger=epochs)
     assert epochs.seen == 100
     assert result["learning_rate"] == 0.3
     assert set(result) == {"top1", "top5", "mean_per_class", "learning_rate"}

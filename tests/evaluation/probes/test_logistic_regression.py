@@ -7,9 +7,14 @@ from torch.nn import functional as F
 
 import coterie.evaluation.probes.logistic_regression as logistic
 import coterie.evaluation.probes.standardize
-from coterie.evaluation.probes.logistic_regression import Curvature, Linear, logistic_regression, loss_and_gradient
-from coterie.evaluation.probes.standardize import Standard
-from coterie.logger import Silent
+from coterie.evaluation.probes.logistic_regression import (
+    LinearClassifier,
+    Preconditioner,
+    logistic_regression,
+    loss_and_gradient,
+)
+from coterie.evaluation.probes.standardize import Standardizer
+from coterie.logger import NullLogger
 
 
 def problem(n: int = 400, d: int = 8, classes: int = 4, spread: float = 1.0) -> tuple[Tensor, Tensor]:
@@ -22,7 +27,7 @@ def problem(n: int = 400, d: int = 8, classes: int = 4, spread: float = 1.0) -> 
     return (rows @ mixing + 0.5) * torch.logspace(0, np.log10(spread), d, dtype=torch.float64), labels
 
 
-def objective(model: Linear, rows: Tensor, labels: Tensor, penalties: Tensor) -> Tensor:
+def objective(model: LinearClassifier, rows: Tensor, labels: Tensor, penalties: Tensor) -> Tensor:
     losses = torch.stack(
         [
             F.cross_entropy(rows @ w.T + b, labels)
@@ -32,18 +37,18 @@ def objective(model: Linear, rows: Tensor, labels: Tensor, penalties: Tensor) ->
     return len(rows) * losses + penalties / 2 * model.weights.square().sum(dim=(0, 2))
 
 
-class Counting(Silent):
+class Counting(NullLogger):
     """Counts iterations and keeps warnings."""
 
     def __init__(self) -> None:
         self.iterations, self.warnings = 0, list[str]()
 
-    def track(self, items, total, what):  # type: ignore[no-untyped-def]
+    def progress(self, items, total, what):  # type: ignore[no-untyped-def]
         for item in items:
             yield item
             self.iterations += 1
 
-    def warn(self, text: str) -> None:
+    def warning(self, text: str) -> None:
         self.warnings.append(text)
 
 
@@ -58,7 +63,7 @@ def test_several_penalties_at_once_agree_with_scikit_learn() -> None:
         np.testing.assert_allclose(model.bias[:, head].numpy(), oracle.intercept_, atol=1e-4)
         scores = model.scores(rows)[:, head].T
         np.testing.assert_allclose(scores.softmax(1).numpy(), oracle.predict_proba(rows.numpy()), atol=1e-5)
-        theirs = Linear(torch.from_numpy(oracle.coef_)[:, None], torch.from_numpy(oracle.intercept_)[:, None])
+        theirs = LinearClassifier(torch.from_numpy(oracle.coef_)[:, None], torch.from_numpy(oracle.intercept_)[:, None])
         assert ours[head] <= objective(theirs, rows, labels, penalties[head])[0] + 1e-9
 
 
@@ -77,7 +82,7 @@ def test_the_gradient_is_autograds() -> None:
     scores = torch.einsum("kld,nd->lnk", weights, rows) + bias.T[:, None]
     losses = torch.stack([F.cross_entropy(each, labels, reduction="sum") for each in scores])
     losses.sum().backward()
-    found, gradient = loss_and_gradient(Linear(weights.detach(), bias.detach()), rows, labels)
+    found, gradient = loss_and_gradient(LinearClassifier(weights.detach(), bias.detach()), rows, labels)
     torch.testing.assert_close(found, losses.detach())
     torch.testing.assert_close(gradient.weights, weights.grad)
     torch.testing.assert_close(gradient.bias, bias.grad)
@@ -94,7 +99,7 @@ def test_an_index_is_the_same_as_fewer_rows() -> None:
 
 def test_standardised_rows_need_not_be_made() -> None:
     rows, labels = problem(spread=1e3)
-    standard = Standard.of(rows)
+    standard = Standardizer.fit(rows)
     penalty = torch.tensor([4.0], dtype=torch.float64)
     made = logistic_regression(standard(rows), labels, 4, penalty, tolerance=1e-9)
     folded = logistic_regression(rows, labels, 4, penalty, standard=standard, tolerance=1e-9)
@@ -104,7 +109,7 @@ def test_standardised_rows_need_not_be_made() -> None:
 
 def test_half_precision_rows_are_fitted_in_single() -> None:
     rows, labels = problem()
-    standard = Standard.of(rows.half())
+    standard = Standardizer.fit(rows.half())
     found = logistic_regression(rows.half(), labels, 4, torch.tensor([4.0]), standard=standard)
     expected = logistic_regression(rows.half().float(), labels, 4, torch.tensor([4.0]), standard=standard)
     torch.testing.assert_close(found.weights, expected.weights)
@@ -116,7 +121,7 @@ def test_parts_bound_the_memory_and_change_nothing(monkeypatch: pytest.MonkeyPat
     whole = logistic_regression(rows, labels, 4, penalties, tolerance=1e-9)
     largest, original = [], logistic.loss_and_gradient
 
-    def watched(model: Linear, part: Tensor, truth: Tensor) -> tuple[Tensor, Linear]:
+    def watched(model: LinearClassifier, part: Tensor, truth: Tensor) -> tuple[Tensor, LinearClassifier]:
         largest.append(max(part.numel(), len(part) * model.bias.numel()))
         return original(model, part, truth)
 
@@ -130,21 +135,21 @@ def test_parts_bound_the_memory_and_change_nothing(monkeypatch: pytest.MonkeyPat
 def test_correlated_features_of_any_size_cost_few_iterations() -> None:
     rows, labels = problem(spread=1e4)
     rows = rows - rows.mean(dim=0)
-    values = Curvature.of(rows, Standard.none(rows)).values
+    values = Preconditioner.fit(rows, Standardizer.identity(rows)).values
     assert values.max() / values.min() > 1e8
-    listener = Counting()
+    logger = Counting()
     penalty = torch.tensor([0.04], dtype=torch.float64)
-    logistic_regression(rows, labels, 4, penalty, listener=listener)
-    assert listener.iterations < 30
-    assert not listener.warnings
+    logistic_regression(rows, labels, 4, penalty, logger=logger)
+    assert logger.iterations < 30
+    assert not logger.warnings
 
 
 def test_a_start_near_the_goal_saves_iterations_and_ends_at_the_same_place() -> None:
     rows, labels = problem()
     penalty = torch.tensor([0.4], dtype=torch.float64)
     cold, warm = Counting(), Counting()
-    first = logistic_regression(rows, labels, 4, penalty, tolerance=1e-7, listener=cold)
-    again = logistic_regression(rows, labels, 4, penalty, tolerance=1e-7, start=first, listener=warm)
+    first = logistic_regression(rows, labels, 4, penalty, tolerance=1e-7, logger=cold)
+    again = logistic_regression(rows, labels, 4, penalty, tolerance=1e-7, start=first, logger=warm)
     assert warm.iterations == 0
     assert cold.iterations > 5
     torch.testing.assert_close(again.weights, first.weights)
@@ -154,10 +159,10 @@ def test_a_start_near_the_goal_saves_iterations_and_ends_at_the_same_place() -> 
 def test_float32_comes_as_near_as_its_precision(offset: float) -> None:
     rows, labels = problem(spread=1e2)
     rows = (rows + offset * rows.std(dim=0)).float()
-    standard, penalty = Standard.of(rows), torch.tensor([0.4])
+    standard, penalty = Standardizer.fit(rows), torch.tensor([0.4])
     rough = logistic_regression(rows, labels, 4, penalty, standard=standard)
     exact = logistic_regression(
-        rows.double(), labels, 4, penalty.double(), standard=Standard.of(rows.double()), tolerance=1e-9
+        rows.double(), labels, 4, penalty.double(), standard=Standardizer.fit(rows.double()), tolerance=1e-9
     )
     assert rough.weights.dtype == torch.float32
     torch.testing.assert_close(rough.weights.double(), exact.weights, atol=5e-3, rtol=0)
@@ -166,6 +171,6 @@ def test_float32_comes_as_near_as_its_precision(offset: float) -> None:
 def test_too_few_iterations_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(logistic, "MOST_ITERATIONS", 2)
     rows, labels = problem()
-    listener = Counting()
-    logistic_regression(rows, labels, 4, torch.tensor([4e-4], dtype=torch.float64), listener=listener, what="the probe")
-    assert listener.warnings == ["the probe: stopped after 2 iterations, before it was done"]
+    logger = Counting()
+    logistic_regression(rows, labels, 4, torch.tensor([4e-4], dtype=torch.float64), logger=logger, what="the probe")
+    assert logger.warnings == ["the probe: stopped after 2 iterations, before it was done"]

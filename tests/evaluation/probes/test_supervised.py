@@ -9,7 +9,7 @@ from PIL import Image, ImageDraw
 from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
-from coterie.data.loading.center_crop import Eye
+from coterie.data.loading.center_crop import Preprocessing
 from coterie.data.sources.source import Subset
 from coterie.data.sources.source import labels as labels_of
 from coterie.errors import NoImages, UserError
@@ -24,7 +24,7 @@ from coterie.evaluation.probes.supervised import (
 )
 from coterie.models.backbone import BackboneConfig, build_backbone
 
-EYE = Eye(16, 3, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
+EYE = Preprocessing(16, 3, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
 CLASSES = ("circle", "cross", "square")
 SHORT = Recipe(0.02, 0.1, epochs=8, batch_size=8)
 
@@ -82,16 +82,16 @@ class Heard:
         self.warned: list[str] = []
         self.tracked: list[tuple[int, str]] = []
 
-    def say(self, text):
+    def info(self, text):
         self.said.append(text)
 
-    def warn(self, text):
+    def warning(self, text):
         self.warned.append(text)
 
-    def record(self, record, total_steps):
+    def log_metrics(self, record, total_steps):
         raise AssertionError("no run is on")
 
-    def track(self, items, total, what):
+    def progress(self, items, total, what):
         self.tracked.append((total, what))
         return iter(items)
 
@@ -182,7 +182,7 @@ def test_the_published_drops_are_taken(shapes: Labelled, rates: list) -> None:
         shapes,
         EYE,
         Recipe(0.02, 5.0, 20, batch_size=16),
-        listener=heard,
+        logger=heard,
     )
     assert len(rates) == 20 * 2  # two batches of 16 of 36 images
     assert heard.tracked[0] == (40, "training a classifier")
@@ -314,7 +314,7 @@ def test_the_label_of_a_broken_image_teaches_nothing(tmp_path: Path) -> None:
         train = Subset(pair.train, np.arange(len(numbers)), numbers, pair.train.classes)
         net = network()
         figures = train_classifier(
-            net, Labelled(train, pair.test), EYE, Recipe(0.05, 0.5, 2, batch_size=9), listener=heard
+            net, Labelled(train, pair.test), EYE, Recipe(0.05, 0.5, 2, batch_size=9), logger=heard
         )
         found.append((digest(net), figures))
     assert found[0] == found[1]

@@ -8,14 +8,14 @@ from torch.nn import functional as F
 
 from coterie.errors import UserError
 from coterie.evaluation.probes.svm import PUBLISHED_COSTS, average_precisions, low_shot, svm
-from coterie.logger import Silent
+from coterie.logger import NullLogger
 
 
-class Heard(Silent):
+class Heard(NullLogger):
     def __init__(self) -> None:
         self.lines: list[str] = []
 
-    def say(self, text: str) -> None:
+    def info(self, text: str) -> None:
         self.lines.append(text)
 
 
@@ -156,7 +156,7 @@ def test_k_above_what_a_class_has() -> None:
     (train, train_matrix), (test, test_matrix) = images(60, 9), images(40, 10)
     train_matrix[:, 0] = torch.arange(60) < 3
     heard = Heard()
-    found = low_shot(train, train_matrix, test, test_matrix, shots=(2, 4, 59), samples=2, listener=heard)
+    found = low_shot(train, train_matrix, test, test_matrix, shots=(2, 4, 59), samples=2, logger=heard)
     assert [found[f"k{k}_classes"] for k in (2, 4)] == [4, 3]
     assert not any(name.startswith("k59") for name in found)
     assert heard.lines == [

@@ -10,7 +10,7 @@ import torch
 import coterie
 from coterie.cli.demo import write_patches
 from coterie.cli.tables import plan_lines
-from coterie.config.describe import reasoned
+from coterie.config.describe import explain
 from coterie.config.resolve import resolve
 from coterie.config.toml import from_dict, read_toml
 from coterie.data.sources.builtin_photos import photo_patches
@@ -21,7 +21,7 @@ from coterie.methods.planner import Facts, Planner
 from coterie.methods.presets import METHODS
 from coterie.training.profiling import estimate as estimating
 from coterie.training.profiling.estimate import Estimate, Plan
-from coterie.training.profiling.rehearsal import WARM_UP, Clock, rehearse
+from coterie.training.profiling.rehearsal import WARM_UP, StepTimer, rehearse
 from coterie.types import Batch, Progress
 
 TINY = (
@@ -44,15 +44,15 @@ class Listening:
         self.said: list[str] = []
         self.tracked = 0
 
-    def say(self, text: str) -> None:
+    def info(self, text: str) -> None:
         self.said.append(text)
 
-    def warn(self, text: str) -> None:
+    def warning(self, text: str) -> None:
         self.said.append(text)
 
-    def record(self, record: dict[str, Any], total_steps: int) -> None: ...
+    def log_metrics(self, record: dict[str, Any], total_steps: int) -> None: ...
 
-    def track(self, items, total, what):
+    def progress(self, items, total, what):
         for number, item in enumerate(items):
             assert number < total
             self.tracked += what == "rehearsing"
@@ -65,20 +65,20 @@ def test_a_plan_is_what_pretrain_does_and_leaves_nothing(
     monkeypatch.chdir(tmp_path)
     wishes: dict[str, Any] = {"epochs": 2, "batch_size": 16, "seed": 3, "settings": (*TINY, "groups.counts=[8,8,8]")}
     before, listening = sorted(images.parent.iterdir()), Listening()
-    found = coterie.plan("smog", images, **wishes, listener=listening)
+    found = coterie.plan("smog", images, **wishes, logger=listening)
     assert listening.tracked == 20
     assert not list(tmp_path.iterdir())
     assert sorted(images.parent.iterdir()) == before
     assert found.steps_per_epoch == 5
 
-    run = coterie.pretrain("smog", images, out=tmp_path / "run", **wishes, listener=listening)
+    run = coterie.pretrain("smog", images, out=tmp_path / "run", **wishes, logger=listening)
     assert found.config == from_dict(read_toml(run / "config.toml"))
     assert listening.said[0] == found.summary
     told = {line.split()[0] for line in listening.said if line.startswith("  ")}
     assert {"backbone.name", "memory.length", "optimizer.kind"} <= told
     assert not {"epochs", "batch_size", "seed", "groups.counts"} & told  # a person knows what they asked for
     listening.said.clear()
-    coterie.pretrain("smog", images, out=tmp_path / "run", **wishes, listener=listening)
+    coterie.pretrain("smog", images, out=tmp_path / "run", **wishes, logger=listening)
     assert not [line for line in listening.said if line.startswith("  ")]
 
     estimate = found.estimate
@@ -145,7 +145,7 @@ def test_refreshes_are_counted_and_not_timed_twice(images: Path, monkeypatch: py
 def test_a_clock_leaves_the_first_out_and_stops(monkeypatch: pytest.MonkeyPatch) -> None:
     now = iter([0.0, 9.0, 10, 11, 12, 13, 15, 16, 17, 18])  # the start, then the end of each step
     monkeypatch.setattr("time.perf_counter", lambda: next(now))
-    clock = Clock(16.5, 100, torch.device("cpu"))
+    clock = StepTimer(16.5, 100, torch.device("cpu"))
     batches = ((Progress(step, 9, 99), Batch(torch.arange(2), {})) for step in range(99))
     assert len(list(clock.over(batches))) == 8
     assert clock.times == [9, 1, 1, 1, 1, 2, 1, 1]
@@ -167,7 +167,7 @@ def test_a_process_that_is_killed_wants_memory(images: Path, monkeypatch: pytest
 def test_lines_for_a_person() -> None:
     planner = Planner(Facts(images=5000, side=32), epochs=40)
     config = METHODS["swav"](planner)
-    rows = reasoned(config, planner.reasons | {"temperature": "set by you"})
+    rows = explain(config, planner.reasons | {"temperature": "set by you"})
     found = {path: (value, reason) for path, value, reason in rows}
     assert found["views.crops"][0] == "2x24 + 2x16"
     assert found["batch_size"] == ("64", "up to 256, as many as leave 64 steps an epoch (78)")

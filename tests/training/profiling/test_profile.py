@@ -24,7 +24,7 @@ from coterie.data.sources.source import ImageSource
 from coterie.errors import UserError
 from coterie.grouping import objective
 from coterie.grouping.teacher import MomentumTeacher
-from coterie.logger import Silent
+from coterie.logger import NullLogger
 from coterie.models.encoder import Encoder
 from coterie.training.monitor import Monitor
 from coterie.training.profiling import advice as bottlenecks
@@ -58,13 +58,13 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-class Listening(Silent):
+class Listening(NullLogger):
     """Counts the ticks."""
 
     def __init__(self) -> None:
         self.ticks: dict[str, int] = {}
 
-    def track(self, items: Iterable[Any], total: int, what: str) -> Iterator[Any]:
+    def progress(self, items: Iterable[Any], total: int, what: str) -> Iterator[Any]:
         for item in items:
             self.ticks[what] = self.ticks.get(what, 0) + 1
             assert self.ticks[what] <= total
@@ -82,7 +82,7 @@ def test_parts_make_up_the_step(images: Path, tmp_path: Path, monkeypatch: pytes
     listening, counts = Listening(), {"swav": ("groups.counts=[8]",), "smog": ("groups.counts=[8,8,8]",)}
     torch.set_num_threads(2)
     settings = (*TINY, *counts.get(method, ()))
-    found = coterie.profile(method, images, epochs=2, batch_size=16, settings=settings, seconds=0.5, listener=listening)
+    found = coterie.profile(method, images, epochs=2, batch_size=16, settings=settings, seconds=0.5, logger=listening)
     assert torch.get_num_threads() == 2
     assert listening.ticks == {"profiling": 20}
     assert not list(tmp_path.iterdir())
@@ -172,7 +172,7 @@ class SlowSource:
 def test_a_slow_disk_makes_the_network_wait(images: Path, workers: int) -> None:
     settings = [*TINY, "groups.counts=[8]", f"run.workers={workers}"]
     wanted = resolve("swav", (str(images),), flags={"epochs": 2, "batch_size": 16}, settings=settings)
-    found = profile_run(wanted.config, SlowSource(wanted.source), 1.0, Silent())
+    found = profile_run(wanted.config, SlowSource(wanted.source), 1.0, NullLogger())
     assert found.stages[READ] >= 0.02
     assert found.bottleneck == WAITING
     assert found.shares[WAITING] == max(found.shares.values())

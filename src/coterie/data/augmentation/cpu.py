@@ -15,7 +15,7 @@ from torch import Tensor
 
 from coterie.data.augmentation import color as colors
 from coterie.data.augmentation.blur import blur, box
-from coterie.data.augmentation.parameters import BRIGHTNESS, CONTRAST, HUE, SATURATION, Box, Draws
+from coterie.data.augmentation.parameters import BRIGHTNESS, CONTRAST, HUE, SATURATION, Box, ViewParameters
 from coterie.data.augmentation.view_plan import ViewPlan
 
 _TOGETHER = 2**18  # values of the views that are finished at once: more would leave the processor's cache
@@ -31,7 +31,9 @@ Image = UInt[np.ndarray, "h w c"]
 View = UInt8[np.ndarray, "_ _ _"] | Float[np.ndarray, "_ _ _"]  # channels, side, side; lists hold several sizes
 
 
-def apply(image: Image, plan: ViewPlan, draws: Draws, row: int, views: Sequence[int] | None = None) -> list[View]:
+def augment(
+    image: Image, plan: ViewPlan, draws: ViewParameters, row: int, views: Sequence[int] | None = None
+) -> list[View]:
     """Make the views of one image.
 
     In this order: crop and resize (bilinear, antialiased, as Pillow), mirror and turn, colour jitter in the drawn
@@ -57,8 +59,10 @@ def apply(image: Image, plan: ViewPlan, draws: Draws, row: int, views: Sequence[
     return made
 
 
-def apply_batch(images: Iterable[Image], plan: ViewPlan, draws: Draws, views: Sequence[int]) -> list[list[View]]:
-    """Make the views of many images, each pixel as ``apply`` makes it; of small views in half the time.
+def augment_batch(
+    images: Iterable[Image], plan: ViewPlan, draws: ViewParameters, views: Sequence[int]
+) -> list[list[View]]:
+    """Make the views of many images, each pixel as ``augment`` makes it; of small views in half the time.
 
     Args:
         images: those of ``draws``, in its order; taken one by one, so that not all need to be in memory.
@@ -69,19 +73,23 @@ def apply_batch(images: Iterable[Image], plan: ViewPlan, draws: Draws, views: Se
     Returns:
         For each view that is wanted, that of every image.
     """
-    return finish_batch(cut_batch(images, plan, draws, views), draws, views)
+    return augment_crops_batch(crop_batch(images, plan, draws, views), draws, views)
 
 
-def cut_batch(images: Iterable[Image], plan: ViewPlan, draws: Draws, views: Sequence[int]) -> list[list[View]]:
+def crop_batch(
+    images: Iterable[Image], plan: ViewPlan, draws: ViewParameters, views: Sequence[int]
+) -> list[list[View]]:
     """The crops of many images and nothing more: all that a worker does where the device does the rest.
 
-    Arguments and result as of ``apply_batch``.
+    Arguments and result as of ``augment_batch``.
     """
     made = [_cut(image, plan, draws, row, views) for row, image in enumerate(images)]
     return [list(view) for view in zip(*made, strict=True)]
 
 
-def finish_batch(cuts: Sequence[Sequence[View]], draws: Draws, views: Sequence[int]) -> list[list[View]]:
+def augment_crops_batch(
+    cuts: Sequence[Sequence[View]], draws: ViewParameters, views: Sequence[int]
+) -> list[list[View]]:
     """From crops, of each view those of all images, to finished views."""
     places = [(row, view) for view, made in zip(views, cuts, strict=True) for row in range(len(made))]
     crops = chain.from_iterable(cuts)
@@ -91,7 +99,7 @@ def finish_batch(cuts: Sequence[Sequence[View]], draws: Draws, views: Sequence[i
     return [made[first : first + count] for first in range(0, len(made), count)]
 
 
-def _cut(image: Image, plan: ViewPlan, draws: Draws, row: int, views: Sequence[int]) -> list[View]:
+def _cut(image: Image, plan: ViewPlan, draws: ViewParameters, row: int, views: Sequence[int]) -> list[View]:
     """The crops of one image."""
     height, width, _ = image.shape
     pixels = image if image.dtype == np.uint8 else image.astype(np.float32) / np.float32(65535)
@@ -111,7 +119,7 @@ def crop(source: Tensor, box: Box, size: int) -> Tensor:
     return F.interpolate(part, (size, size), mode="bilinear", antialias=True)[0]
 
 
-def _mirror_and_turn(cut: View, draws: Draws, row: int, view: int) -> View:
+def _mirror_and_turn(cut: View, draws: ViewParameters, row: int, view: int) -> View:
     axes = [2] * bool(draws.flip[row, view]) + [1] * bool(draws.vertical_flip[row, view])
     if axes:
         cut = torch.flip(torch.from_numpy(cut), axes).numpy()  # ten times as fast as to copy numpy's ``[::-1]``
@@ -139,7 +147,7 @@ class _Drawn(NamedTuple):
     solarize: Bool[np.ndarray, " n"]
 
 
-def _finish(cuts: list[View], draws: Draws, places: Sequence[tuple[int, int]]) -> None:
+def _finish(cuts: list[View], draws: ViewParameters, places: Sequence[tuple[int, int]]) -> None:
     """Colours and blur of any number of views, each replaced in the list; skipped where nothing was drawn."""
     if not cuts:
         return
@@ -148,7 +156,7 @@ def _finish(cuts: list[View], draws: Draws, places: Sequence[tuple[int, int]]) -
         _finish_alike(cuts, numbers, _Drawn(*(each[numbers] for each in drawn)))
 
 
-def _drawn(cuts: Sequence[View], draws: Draws, places: Sequence[tuple[int, int]]) -> _Drawn:
+def _drawn(cuts: Sequence[View], draws: ViewParameters, places: Sequence[tuple[int, int]]) -> _Drawn:
     at = tuple(np.array(places).T)
     colored = np.array([len(cut) == 3 and cut.dtype == np.uint8 for cut in cuts])
     factors = np.stack([draws.brightness[at], draws.contrast[at], draws.saturation[at], draws.hue[at]], axis=1)

@@ -5,7 +5,7 @@ between them; but each operation runs for all views of one size together, each v
 GPU is busy and nothing waits for a processor. Nothing here asks what a tensor holds: all is chosen by ``torch.where``, so
 it compiles to one graph and never makes the host wait.
 
-Crops that workers cut are the CPU applier's to the last bit; crops cut here (``cut``, of images that live on the device)
+Crops that workers cut are the CPU applier's to the last bit; crops cut here (``crop``, of images that live on the device)
 differ by 1 at most. Colours are the same numbers in single precision, and hue is Pillow's own, by its table of bytes: where
 a product falls on the edge between two bytes, one in thousands falls to the other side. Blur is Pillow's three box filters
 along each axis, but rounded once and not six times. ``tests/data/test_device.py`` holds all of it to stated bounds.
@@ -21,7 +21,7 @@ from torch import Tensor
 
 from coterie.data.augmentation import color as colors
 from coterie.data.augmentation.blur import PASSES, box
-from coterie.data.augmentation.parameters import BRIGHTNESS, CONTRAST, HUE, SATURATION, Draws
+from coterie.data.augmentation.parameters import BRIGHTNESS, CONTRAST, HUE, SATURATION, ViewParameters
 from coterie.data.augmentation.view_plan import ViewPlan
 from coterie.errors import first_cause
 
@@ -36,7 +36,7 @@ Pixels = Float[Tensor, "n c h w"]
 
 
 def pack(
-    draws: Draws, views: Sequence[int], image_size: tuple[int, int] | None = None
+    draws: ViewParameters, views: Sequence[int], image_size: tuple[int, int] | None = None
 ) -> Float[np.ndarray, "v b columns"]:
     """What was drawn for these views as one array, which one copy brings to the device.
 
@@ -104,7 +104,7 @@ def operations(plan: ViewPlan, views: Sequence[int]) -> Operations:
     )
 
 
-def cut(
+def crop_on_device(
     images: UInt8[Tensor, "b c h w"], parameters: Float[Tensor, "v b columns"], size: int
 ) -> UInt8[Tensor, "n c s s"]:
     """Cut a box out of each image for each view and resize it to a square, bilinear and antialiased.
@@ -132,7 +132,7 @@ def _resize(start: Tensor, length: Tensor, pixels: int, size: int) -> Float[Tens
     return share / share.sum(dim=-1, keepdim=True)
 
 
-def finish(
+def augment_crops(
     crops: UInt8[Tensor, "n c s s"],
     parameters: Parameters,
     hues: UInt8[Tensor, " hues"],
@@ -226,7 +226,7 @@ def _blur(x: Pixels, parameters: Parameters, margin: int) -> Pixels:
     return torch.where(edge[..., None] + reach[..., None] > 0, blurred, x)
 
 
-class DeviceApplier:
+class GpuAugmenter:
     """The views of a batch from crops, or from images that live on the device, and packed parameters."""
 
     def __init__(self, plan: ViewPlan, device: torch.device | str) -> None:
@@ -238,8 +238,8 @@ class DeviceApplier:
         self.scale = (1 / (255 * std)).float().to(device)
         self.shift = (mean / std).float().to(device)
         self.hues = torch.from_numpy(colors.hue_table()).to(device)
-        self.cut: Callable[..., Tensor] = cut
-        self.finish: Callable[..., Tensor] = finish
+        self.cut: Callable[..., Tensor] = crop_on_device
+        self.finish: Callable[..., Tensor] = augment_crops
 
     def compile(self, count: int, views: Sequence[int], images: Tensor | None = None) -> str | None:
         """Have the work compiled, and try it on blank crops of these views of ``count`` images.
@@ -247,7 +247,10 @@ class DeviceApplier:
         Returns:
             None, or, where the compiler failed, why, in one line: then it is done as it is written.
         """
-        self.cut, self.finish = torch.compile(cut, dynamic=False), torch.compile(finish, dynamic=False)
+        self.cut, self.finish = (
+            torch.compile(crop_on_device, dynamic=False),
+            torch.compile(augment_crops, dynamic=False),
+        )
         device, channels = self.hues.device, self.plan.channels
         parameters = torch.ones(len(views), count, COLUMNS, device=device)
         try:
@@ -262,7 +265,7 @@ class DeviceApplier:
         except torch.OutOfMemoryError:
             raise
         except Exception as error:  # of any kind: a missing Triton, or a fault of the compiler
-            self.cut, self.finish = cut, finish
+            self.cut, self.finish = crop_on_device, augment_crops
             return first_cause(error)
         return None
 

@@ -1,6 +1,6 @@
 """How far an image may be reduced in decoding: what nothing that is cut out of it would show."""
 
-from coterie.data.augmentation.parameters import Box, Draws
+from coterie.data.augmentation.parameters import Box, ViewParameters
 from coterie.data.augmentation.view_plan import ViewPlan
 from coterie.data.decoding.jpeg import reduced
 
@@ -8,7 +8,7 @@ _FACTORS = (8, 4, 2)
 _NEAR = 3  # pixels: rounding moves an edge by less
 
 
-def crops_shrink(plan: ViewPlan, draws: Draws, row: int, height: int, width: int) -> int:
+def crops_shrink(plan: ViewPlan, draws: ViewParameters, row: int, height: int, width: int) -> int:
     """By how much an image may be divided so that each crop is still at least as large as its view in both directions.
 
     Nothing is then enlarged that was not before. A crop of the reduced image is that of the whole one but for rounding.

@@ -30,7 +30,7 @@ from coterie.data.augmentation.counter_rng import uniform
 from coterie.data.augmentation.crops import Crops
 
 TRIES = 10  # as torchvision
-BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)  # the entries of ``Draws.order``
+BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)  # the entries of ``ViewParameters.order``
 
 Box = tuple[int, int, int, int]  # top, left, height, width
 
@@ -40,7 +40,7 @@ _ORDERS = np.array(list(permutations(range(4))), dtype=np.int8)
 
 
 @dataclass(frozen=True)
-class Draws:
+class ViewParameters:
     """The parameters of every view v of every image b.
 
     Attributes:
@@ -100,7 +100,7 @@ def _box(height: int, width: int, sides: list[list[float]], corners: list[list[f
     return (height - box_height) // 2, (width - box_width) // 2, box_height, box_width
 
 
-def draw(crops: Sequence[Crops], seed: int, epoch: int, indices: Int[np.ndarray, " b"]) -> Draws:
+def sample_parameters(crops: Sequence[Crops], seed: int, epoch: int, indices: Int[np.ndarray, " b"]) -> ViewParameters:
     """Draw the parameters of all views of some images.
 
     Args:
@@ -126,7 +126,7 @@ def draw(crops: Sequence[Crops], seed: int, epoch: int, indices: Int[np.ndarray,
     ) = numbers[:, :, :, :4].transpose(3, 0, 1, 2)
     tries = numbers[:, :, :, 4:]
     least_radius, greatest_radius = np.array([group.augmentation.blur_radius for group in groups]).T
-    return Draws(
+    return ViewParameters(
         sides=_sides(tries[0], tries[1], groups),
         corners=np.stack([tries[2], tries[3]], axis=-1),
         ratios=np.array([group.ratio for group in groups], dtype=np.float64),

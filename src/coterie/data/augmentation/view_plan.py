@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Int
 
 from coterie.data.augmentation.crops import Augmentation, Crops
-from coterie.data.augmentation.parameters import Draws, draw
+from coterie.data.augmentation.parameters import ViewParameters, sample_parameters
 from coterie.errors import BadConfig
 from coterie.types import Roles
 
@@ -21,8 +21,8 @@ Engine = Literal["auto", "cpu", "device"]
 class ViewPlan:
     """The views of an image, numbered through the groups of crops, and their roles.
 
-    Drawing (what is done to a view) is apart from applying (how): ``draw`` gives numbers, and an applier, such as
-    ``coterie.data.augmentation.cpu.apply``, turns an image and these numbers into pixels.
+    Drawing (what is done to a view) is apart from applying (how): ``sample_parameters`` gives numbers, and an applier, such as
+    ``coterie.data.augmentation.cpu.augment``, turns an image and these numbers into pixels.
 
     Attributes:
         crops: the groups of views; SwAV's are two large and six small ones. With ``swap`` they are two families: the
@@ -119,9 +119,9 @@ class ViewPlan:
         middle = len(self.crops) // 2
         return self.crops[:middle], self.crops[middle:]
 
-    def draw(self, seed: int, epoch: int, indices: Int[np.ndarray, " b"]) -> Draws:
+    def sample_parameters(self, seed: int, epoch: int, indices: Int[np.ndarray, " b"]) -> ViewParameters:
         """The parameters of all views of these images: a pure function of seed, epoch, image index and view number."""
-        return draw(self.crops, seed, epoch, indices)
+        return sample_parameters(self.crops, seed, epoch, indices)
 
 
 def _listed(groups: Sequence[tuple[int, int]]) -> str:

@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 from coterie.data.augmentation.cpu import normalize
 from coterie.data.augmentation.jpeg_scale import whole_shrink
 from coterie.data.decoding.decode import decode
-from coterie.data.loading.workers import Made, fetch, stacked
+from coterie.data.loading.workers import WorkerBatch, stacked, worker_batches
 from coterie.data.sources.source import ImageSource
 from coterie.errors import BadImage
 from coterie.types import Batch
@@ -25,7 +25,7 @@ class _Centers(Dataset[Any]):
     def __init__(self, source: ImageSource, size: int, channels: int) -> None:
         self.source, self.size, self.channels = source, size, channels
 
-    def __getitem__(self, indices: Int[np.ndarray, " b"]) -> Made:
+    def __getitem__(self, indices: Int[np.ndarray, " b"]) -> WorkerBatch:
         kept, images, bad = [], [], []
         for index in indices:
             try:
@@ -34,7 +34,7 @@ class _Centers(Dataset[Any]):
             except BadImage as error:
                 bad.append((int(index), str(error)))
         views = {0: stacked(images)} if images else {}
-        return Made(torch.tensor(kept, dtype=torch.int64), views, bad=tuple(bad))
+        return WorkerBatch(torch.tensor(kept, dtype=torch.int64), views, bad=tuple(bad))
 
     def _shrink(self, height: int, width: int) -> int:
         return whole_shrink(_side(height, width, self.size), self.size)
@@ -58,7 +58,7 @@ def center_batches(
     order = np.arange(len(source))
     requests = (order[first : first + batch_size] for first in range(0, len(source), batch_size))
     device = torch.device(device)
-    for made in fetch(_Centers(source, size, channels), requests, workers, device):
+    for made in worker_batches(_Centers(source, size, channels), requests, workers, device):
         views = {
             number: normalize(view.to(device, non_blocking=True), mean, std) for number, view in made.pixels.items()
         }
@@ -90,7 +90,7 @@ def center_view(image: np.ndarray, size: int) -> np.ndarray:
 
 
 @dataclass(frozen=True)
-class Eye:
+class Preprocessing:
     """How images are brought to a network: cut from the middle to ``size``, so many ``channels``, normalised."""
 
     size: int

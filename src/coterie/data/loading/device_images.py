@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from coterie.data.decoding.decode import decode
-from coterie.data.loading.workers import decoded, fetch
+from coterie.data.loading.workers import decoded, worker_batches
 from coterie.data.sources.source import ImageSource, sampled
 from coterie.errors import BadImage, UserError
 
@@ -57,7 +57,7 @@ def resident_images(
         return None
     order = np.arange(len(source))
     requests = [order[first : first + _CHUNK] for first in range(0, len(order), _CHUNK)]
-    parts: Iterable[Any] = fetch(_Decoded(source, shape), iter(requests), workers, torch.device("cpu"))
+    parts: Iterable[Any] = worker_batches(_Decoded(source, shape), iter(requests), workers, torch.device("cpu"))
     if track is not None:
         parts = track(parts, len(requests), "decoding the images, once")
     bad: list[tuple[int, str]] = []

@@ -10,13 +10,20 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from coterie.data.augmentation.cpu import normalize
-from coterie.data.augmentation.gpu import DeviceApplier
+from coterie.data.augmentation.gpu import GpuAugmenter
 from coterie.data.augmentation.view_plan import ViewPlan
 from coterie.data.loading.device_images import Track, resident_images
-from coterie.data.loading.prefetch import Ahead
-from coterie.data.loading.sampler import Order
-from coterie.data.loading.workers import Crops, FinishedViews, Made, Parameters, Request, fetch
-from coterie.data.sources.source import Fetched, ImageSource, blocks
+from coterie.data.loading.prefetch import WindowPrefetcher
+from coterie.data.loading.sampler import BlockShuffleSampler
+from coterie.data.loading.workers import (
+    BatchRequest,
+    CropDataset,
+    ParameterDataset,
+    ViewDataset,
+    WorkerBatch,
+    worker_batches,
+)
+from coterie.data.sources.source import ImageSource, Prefetchable, blocks
 from coterie.errors import UserError
 from coterie.types import Batch, Progress
 
@@ -69,8 +76,8 @@ class Loader:
         self.total_steps = epochs * self.steps_per_epoch
         if images is not None:
             self.total_steps = min(self.total_steps, max(1, images // batch_size))
-        self.order = Order(seed, blocks(source))
-        self.applier: DeviceApplier | None = None
+        self.order = BlockShuffleSampler(seed, blocks(source))
+        self.applier: GpuAugmenter | None = None
         self.images: Tensor | None = None
         self._bad: tuple[tuple[int, str], ...] = ()
         self._prepared = False
@@ -85,7 +92,7 @@ class Loader:
             return
         self._prepared = True
         if self.engine == "device":
-            self.applier = DeviceApplier(self.plan, self.device)
+            self.applier = GpuAugmenter(self.plan, self.device)
             kept = resident_images(self.source, self.plan.channels, self.device, workers=self.workers, track=track)
             if kept is not None:
                 self.images, self._bad = kept[0], tuple(kept[1])
@@ -100,7 +107,7 @@ class Loader:
         views = self.plan.roles.used
         return self.applier.compile(self.batch_size // self.world, views, self.images) if self.applier else None
 
-    def once(self) -> Iterator[tuple[Progress, Batch]]:
+    def fill_batches(self) -> Iterator[tuple[Progress, Batch]]:
         """One pass over the images before the first epoch, to fill a memory: the grouped views only.
 
         Its order and its draws are those of an epoch of its own (-1); its steps count from 0, and are none of the run's.
@@ -108,7 +115,7 @@ class Loader:
         views = self.plan.roles.grouped_views
         return self._batches(((_FILLING, step, views) for step in range(self.steps_per_epoch)), 0)
 
-    def resume(self, start: int = 0) -> Iterator[tuple[Progress, Batch]]:
+    def batches(self, start: int = 0) -> Iterator[tuple[Progress, Batch]]:
         """The batches from step ``start`` to the end of the run, on the device, normalised: the views that a step uses."""
         return self._batches(self._wanted(start), start)
 
@@ -123,17 +130,17 @@ class Loader:
     ) -> Iterator[tuple[Progress, Batch]]:
         self.prepare()
         fetched = self.order.fetched and self.images is None
-        ahead = Ahead(self.source, self.order) if fetched and isinstance(self.source, Fetched) else None
-        requests = (Request(epoch, self._indices(epoch, step, ahead), views) for epoch, step, views in wanted)
+        ahead = WindowPrefetcher(self.source, self.order) if fetched and isinstance(self.source, Prefetchable) else None
+        requests = (BatchRequest(epoch, self._indices(epoch, step, ahead), views) for epoch, step, views in wanted)
         try:
-            made = fetch(self._in_a_worker(), requests, self.workers, self.device)
+            made = worker_batches(self._in_a_worker(), requests, self.workers, self.device)
             for step, batch in enumerate(_beside_the_work(self, made), start=start):
                 yield self._progress(step), batch
         finally:
             if ahead is not None:
                 ahead.close()
 
-    def _indices(self, epoch: int, step: int, ahead: Ahead | None) -> Int[np.ndarray, " b"]:
+    def _indices(self, epoch: int, step: int, ahead: WindowPrefetcher | None) -> Int[np.ndarray, " b"]:
         share = self.batch_size // self.world
         first = step * self.batch_size + self.rank * share
         if ahead is not None:
@@ -142,11 +149,11 @@ class Loader:
 
     def _in_a_worker(self) -> Dataset[Any]:
         if self.images is not None:
-            return Parameters(self.plan, self.seed, (self.images.shape[2], self.images.shape[3]))
-        kind = Crops if self.engine == "device" else FinishedViews
+            return ParameterDataset(self.plan, self.seed, (self.images.shape[2], self.images.shape[3]))
+        kind = CropDataset if self.engine == "device" else ViewDataset
         return kind(self.source, self.plan, self.seed)
 
-    def batch(self, made: Made) -> Batch:
+    def batch(self, made: WorkerBatch) -> Batch:
         """What a worker made, on the device and normalised."""
         index = made.index.to(self.device, non_blocking=True)
         pixels = {key: each.to(self.device, non_blocking=True) for key, each in made.pixels.items()}
@@ -165,7 +172,7 @@ class Loader:
         return Progress(step, self.steps_per_epoch, self.total_steps)
 
 
-def _beside_the_work(loader: Loader, made: Iterable[Made]) -> Iterator[Batch]:
+def _beside_the_work(loader: Loader, made: Iterable[WorkerBatch]) -> Iterator[Batch]:
     """The batches; on CUDA they are copied and finished on a stream of their own, beside the step that still runs."""
     if loader.device.type != "cuda":
         yield from map(loader.batch, made)

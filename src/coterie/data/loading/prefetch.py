@@ -7,8 +7,8 @@ from contextlib import suppress
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 
-from coterie.data.loading.sampler import Order
-from coterie.data.sources.source import Fetched
+from coterie.data.loading.sampler import BlockShuffleSampler
+from coterie.data.sources.source import Prefetchable
 from coterie.errors import UserError
 
 _AT_ONCE = 4  # runs of images that are fetched at the same time
@@ -16,7 +16,7 @@ _AT_ONCE = 4  # runs of images that are fetched at the same time
 Run = tuple[int, int]
 
 
-class Fetching:
+class PrefetchProcess:
     """Fetches the runs of images that it is told of.
 
     It has a process of its own: threads here would take turns with the run, and could be forked in the middle of something.
@@ -24,7 +24,7 @@ class Fetching:
     does, however that ends.
     """
 
-    def __init__(self, source: Fetched) -> None:
+    def __init__(self, source: Prefetchable) -> None:
         """Start the process."""
         context = get_context("fork")
         asked, self._ask = context.Pipe(duplex=False)
@@ -44,12 +44,12 @@ class Fetching:
         self.process.join()
 
 
-class Ahead:
+class WindowPrefetcher:
     """Fetches the window of an order that is in use, and then the next one, while the images are trained on."""
 
-    def __init__(self, source: Fetched, order: Order) -> None:
+    def __init__(self, source: Prefetchable, order: BlockShuffleSampler) -> None:
         """Start the process."""
-        self.order, self.fetching = order, Fetching(source)
+        self.order, self.fetching = order, PrefetchProcess(source)
         self._told: tuple[int, int] | None = None
 
     def at(self, epoch: int, position: int) -> None:
@@ -66,14 +66,14 @@ class Ahead:
         self.fetching.close()
 
 
-def _fetch(source: Fetched, asked: Connection, ask: Connection) -> None:
+def _fetch(source: Prefetchable, asked: Connection, ask: Connection) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the run, which saves first
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     ask.close()  # or the end of the other process would not be seen
 
-    def bring(run: Run) -> None:
+    def prefetch(run: Run) -> None:
         with suppress(UserError):
-            source.bring(*run)
+            source.prefetch(*run)
 
     with ThreadPoolExecutor(_AT_ONCE) as pool:
         while True:
@@ -83,4 +83,4 @@ def _fetch(source: Fetched, asked: Connection, ask: Connection) -> None:
                     runs = asked.recv()
             except EOFError:
                 return
-            list(pool.map(bring, runs))
+            list(pool.map(prefetch, runs))

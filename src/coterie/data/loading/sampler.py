@@ -3,7 +3,7 @@
 import numpy as np
 from jaxtyping import Int
 
-from coterie.data.sources.blocks import Blocks
+from coterie.data.sources.blocks import ShardLayout
 
 WHOLE = 2**24
 """Up to so many images an epoch is one permutation of all of them, 128 MiB; above, it goes block by block."""
@@ -19,7 +19,7 @@ def epoch_order(seed: int, epoch: int, count: int) -> Int[np.ndarray, " n"]:
     return _generator(seed, epoch, 0).permutation(count)
 
 
-class Order:
+class BlockShuffleSampler:
     """The order of every epoch, a slice at a time, without ever holding more than a window of it.
 
     Up to `WHOLE` images of a source that is at hand, an epoch is `epoch_order`. Otherwise it is a block shuffle: the blocks
@@ -35,7 +35,7 @@ class Order:
         windows: how many there are in an epoch.
     """
 
-    def __init__(self, seed: int, blocks: Blocks) -> None:
+    def __init__(self, seed: int, blocks: ShardLayout) -> None:
         self.seed, self.count, self.fetched = seed, int(blocks.starts[-1]), blocks.fetched
         self.in_blocks = blocks.fetched or self.count > WHOLE
         self._starts = _cut(np.asarray(blocks.starts, dtype=np.int64))

@@ -12,10 +12,10 @@ from jaxtyping import Int
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from coterie.data.augmentation.cpu import cut_batch, finish_batch
+from coterie.data.augmentation.cpu import augment_crops_batch, crop_batch
 from coterie.data.augmentation.gpu import pack, sizes
 from coterie.data.augmentation.jpeg_scale import crops_shrink
-from coterie.data.augmentation.parameters import Draws
+from coterie.data.augmentation.parameters import ViewParameters
 from coterie.data.augmentation.view_plan import ViewPlan
 from coterie.data.decoding.decode import Shrink, decode
 from coterie.data.loading.worker_watchdog import die_of_unsent_work, watched
@@ -27,7 +27,7 @@ WORKER_GRACE_SECONDS = 20
 _MOST_BAD_IN_A_ROW = 10_000
 
 
-class Request(NamedTuple):
+class BatchRequest(NamedTuple):
     """What a worker is asked for: these views of these images."""
 
     epoch: int
@@ -36,7 +36,7 @@ class Request(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Made:
+class WorkerBatch:
     """What a worker sends back: pixels that are not normalised yet.
 
     Attributes:
@@ -54,68 +54,68 @@ class Made:
     views: tuple[int, ...] = ()
     bad: tuple[tuple[int, str], ...] = ()
 
-    def pin_memory(self) -> "Made":
+    def pin_memory(self) -> "WorkerBatch":
         """Called by torch's loader, so that copies to the device overlap with work on it."""
         pixels = {key: each.pin_memory() for key, each in self.pixels.items()}
         parameters = None if self.parameters is None else self.parameters.pin_memory()
-        return Made(self.index.pin_memory(), pixels, parameters, self.views, self.bad)
+        return WorkerBatch(self.index.pin_memory(), pixels, parameters, self.views, self.bad)
 
 
-class FinishedViews(Dataset[Any]):
+class ViewDataset(Dataset[Any]):
     """In a worker: a request -> finished views (``views.engine = 'cpu'``)."""
 
     def __init__(self, source: ImageSource, plan: ViewPlan, seed: int) -> None:
         self.source, self.plan, self.seed = source, plan, seed
 
-    def __getitem__(self, request: Request) -> Made:
+    def __getitem__(self, request: BatchRequest) -> WorkerBatch:
         bad: list[tuple[int, str]] = []
-        draws = self.plan.draw(self.seed, request.epoch, request.indices)
+        draws = self.plan.sample_parameters(self.seed, request.epoch, request.indices)
         images = decoded(self.source, request.indices, self.plan.channels, bad, _shrinks(self.plan, draws))
-        cuts = cut_batch(images, self.plan, draws, request.views)
-        return _finished(request, finish_batch(cuts, draws, request.views), bad)
+        cuts = crop_batch(images, self.plan, draws, request.views)
+        return _finished(request, augment_crops_batch(cuts, draws, request.views), bad)
 
 
-class Crops(Dataset[Any]):
+class CropDataset(Dataset[Any]):
     """In a worker: a request -> crops, and what the device is to do with them (``views.engine = 'device'``)."""
 
     def __init__(self, source: ImageSource, plan: ViewPlan, seed: int) -> None:
         self.source, self.plan, self.seed = source, plan, seed
 
-    def __getitem__(self, request: Request) -> Made:
+    def __getitem__(self, request: BatchRequest) -> WorkerBatch:
         bad: list[tuple[int, str]] = []
-        draws = self.plan.draw(self.seed, request.epoch, request.indices)
+        draws = self.plan.sample_parameters(self.seed, request.epoch, request.indices)
         images = decoded(self.source, request.indices, self.plan.channels, bad, _shrinks(self.plan, draws))
-        cuts = cut_batch(images, self.plan, draws, request.views)
+        cuts = crop_batch(images, self.plan, draws, request.views)
         if any(
             each.dtype != np.uint8 for view in cuts for each in view
         ):  # 16 bits: finer than the device's whole numbers
-            return _finished(request, finish_batch(cuts, draws, request.views), bad)
+            return _finished(request, augment_crops_batch(cuts, draws, request.views), bad)
         crops = {
             size: torch.from_numpy(np.stack([np.stack(cuts[place]) for place in places]))
             for size, places in sizes(self.plan, request.views).items()
         }
         parameters = torch.from_numpy(pack(draws, request.views))
-        return Made(torch.from_numpy(request.indices), crops, parameters, request.views, tuple(bad))
+        return WorkerBatch(torch.from_numpy(request.indices), crops, parameters, request.views, tuple(bad))
 
 
-class Parameters(Dataset[Any]):
+class ParameterDataset(Dataset[Any]):
     """In a worker: a request -> what the device is to do with images that it has already."""
 
     def __init__(self, plan: ViewPlan, seed: int, image_size: tuple[int, int]) -> None:
         self.plan, self.seed, self.image_size = plan, seed, image_size
 
-    def __getitem__(self, request: Request) -> Made:
-        draws = self.plan.draw(self.seed, request.epoch, request.indices)
+    def __getitem__(self, request: BatchRequest) -> WorkerBatch:
+        draws = self.plan.sample_parameters(self.seed, request.epoch, request.indices)
         parameters = torch.from_numpy(pack(draws, request.views, self.image_size))
-        return Made(torch.from_numpy(request.indices), {}, parameters, request.views)
+        return WorkerBatch(torch.from_numpy(request.indices), {}, parameters, request.views)
 
 
-def _finished(request: Request, views: list[list[np.ndarray]], bad: list[tuple[int, str]]) -> Made:
+def _finished(request: BatchRequest, views: list[list[np.ndarray]], bad: list[tuple[int, str]]) -> WorkerBatch:
     pixels = {number: stacked(view) for number, view in zip(request.views, views, strict=True)}
-    return Made(torch.from_numpy(request.indices), pixels, None, request.views, tuple(bad))
+    return WorkerBatch(torch.from_numpy(request.indices), pixels, None, request.views, tuple(bad))
 
 
-def _shrinks(plan: ViewPlan, draws: Draws) -> Callable[[int], Shrink]:
+def _shrinks(plan: ViewPlan, draws: ViewParameters) -> Callable[[int], Shrink]:
     return lambda row: partial(crops_shrink, plan, draws, row)
 
 
@@ -164,7 +164,7 @@ def stacked(views: Sequence[np.ndarray]) -> Tensor:
     return torch.from_numpy(np.stack(views))
 
 
-def fetch(dataset: Dataset[Any], requests: Iterator[Any], workers: int, device: torch.device) -> Iterator[Any]:
+def worker_batches(dataset: Dataset[Any], requests: Iterator[Any], workers: int, device: torch.device) -> Iterator[Any]:
     """What the workers make of the requests, in order.
 
     Raises:

@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Int
 
 
-class Blocks(NamedTuple):
+class ShardLayout(NamedTuple):
     """How a source lies on its storage.
 
     Attributes:

@@ -64,7 +64,7 @@ class RemoteShard:
         store, place = store_of(self.path)
         return bytes(self.patiently(lambda: store.cat_file(place, start=offset, end=offset + size) if size else b""))
 
-    def bring(self) -> None:
+    def prefetch(self) -> None:
         """Copy it whole to this machine, unless there is a copy.
 
         Raises:
@@ -94,7 +94,7 @@ class RemoteShard:
             UserError: likewise.
         """
         while True:
-            self.bring()
+            self.prefetch()
             copy = copy_of(self.key)
             if copy is not None:
                 try:
@@ -159,7 +159,7 @@ def store_of(url: str) -> tuple[Any, str]:
     return store, path
 
 
-def found(url: str) -> list[str]:
+def list_store(url: str) -> list[str]:
     """The addresses of the files that a URL means, which may be a glob; in byte order.
 
     Raises:

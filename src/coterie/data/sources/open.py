@@ -8,7 +8,7 @@ from pathlib import Path
 
 from coterie.data.sources.files import open_files, open_folder, open_list
 from coterie.data.sources.names import is_image_name
-from coterie.data.sources.object_store import found, is_remote
+from coterie.data.sources.object_store import is_remote, list_store
 from coterie.data.sources.parquet import open_tables
 from coterie.data.sources.remote_parquet import open_remote_tables
 from coterie.data.sources.source import Concatenated, ImageSource
@@ -73,7 +73,7 @@ def _expand(spec: str) -> Iterator[tuple[str, str]]:
 
 def _in_a_store(spec: str) -> Iterator[tuple[str, str]]:
     kinds = {".tar": "remote tar", ".parquet": "remote parquet"}
-    named = [(kind, url) for url in found(spec) if (kind := kinds.get(Path(url).suffix.lower())) is not None]
+    named = [(kind, url) for url in list_store(spec) if (kind := kinds.get(Path(url).suffix.lower())) is not None]
     if not named:
         raise NoImages(
             f"{spec}: no tar shards or parquet tables; a store is asked for whole shards, such as '{spec.rstrip('/')}/*.tar'"

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from coterie.data.sources import parquet
-from coterie.data.sources.blocks import Blocks
+from coterie.data.sources.blocks import ShardLayout
 from coterie.data.sources.labels import LabelMatrix, Labels
 from coterie.data.sources.local_copies import copy_of, make_copy
 from coterie.data.sources.names import Names
@@ -107,11 +107,11 @@ class RemoteTable:
         return self._shard.patiently(read)
 
     @property
-    def blocks(self) -> Blocks:
+    def blocks(self) -> ShardLayout:
         """The table is one."""
-        return Blocks(np.array([0, len(self)]), True)
+        return ShardLayout(np.array([0, len(self)]), True)
 
-    def bring(self, start: int, stop: int) -> None:
+    def prefetch(self, start: int, stop: int) -> None:
         """Have the images of the table unpacked on this machine; any range stands for all of it.
 
         Raises:
@@ -128,7 +128,7 @@ class RemoteTable:
                 group = self._group_of(index)
                 if group is not None:
                     return group
-                self.bring(0, len(self))
+                self.prefetch(0, len(self))
                 continue
             self._group = None
             try:

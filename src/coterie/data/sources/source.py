@@ -8,7 +8,7 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Int
 
-from coterie.data.sources.blocks import Blocks
+from coterie.data.sources.blocks import ShardLayout
 from coterie.data.sources.labels import LabelMatrix, one_hot
 
 SAMPLED_BLOCKS = 16
@@ -40,10 +40,10 @@ class ImageSource(Protocol):
 
 
 @runtime_checkable
-class Fetched(Protocol):
+class Prefetchable(Protocol):
     """What can have a run of its images on this machine before they are asked for."""
 
-    def bring(self, start: int, stop: int) -> None:
+    def prefetch(self, start: int, stop: int) -> None:
         """Have the images ``[start, stop)`` here, and perhaps their neighbours."""
 
 
@@ -91,21 +91,21 @@ class Concatenated:
         return LabelMatrix(rows, np.concatenate([part.known for part in parts]), classes)
 
     @property
-    def blocks(self) -> Blocks:
+    def blocks(self) -> ShardLayout:
         """Those of all sources; they are fetched if some are."""
         parts = [blocks(source) for source in self.sources]
         starts = [start + part.starts[:-1] for start, part in zip(self._starts[:-1], parts, strict=True)]
-        return Blocks(np.concatenate([*starts, [len(self)]]), any(part.fetched for part in parts))
+        return ShardLayout(np.concatenate([*starts, [len(self)]]), any(part.fetched for part in parts))
 
-    def bring(self, start: int, stop: int) -> None:
+    def prefetch(self, start: int, stop: int) -> None:
         """Have the images ``[start, stop)`` on this machine, those of sources that are fetched."""
         for number in range(bisect_right(self._starts, start) - 1, len(self.sources)):
             first = self._starts[number]
             if first >= stop:
                 break
             source = self.sources[number]
-            if isinstance(source, Fetched):
-                source.bring(max(start - first, 0), min(stop - first, len(source)))
+            if isinstance(source, Prefetchable):
+                source.prefetch(max(start - first, 0), min(stop - first, len(source)))
 
     def _find(self, index: int) -> tuple[int, int]:
         if not 0 <= index < len(self):
@@ -170,10 +170,10 @@ def label_matrix(source: ImageSource) -> LabelMatrix:
     return one_hot(labels(source), source.classes) if stored is None else stored
 
 
-def blocks(source: ImageSource) -> Blocks:
+def blocks(source: ImageSource) -> ShardLayout:
     """How a source lies on its storage: what it says itself in ``blocks``, or else one block."""
-    stored: Blocks | None = getattr(source, "blocks", None)
-    return Blocks(np.array([0, len(source)]), False) if stored is None else stored
+    stored: ShardLayout | None = getattr(source, "blocks", None)
+    return ShardLayout(np.array([0, len(source)]), False) if stored is None else stored
 
 
 def evenly(count: int, total: int) -> Int[np.ndarray, " n"]:

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from coterie.data.sources.blocks import Blocks
+from coterie.data.sources.blocks import ShardLayout
 from coterie.data.sources.files import READ_LIMIT
 from coterie.data.sources.labels import Labels, classify
 from coterie.data.sources.names import text
@@ -108,13 +108,13 @@ class TarShards:
         )
 
     @property
-    def blocks(self) -> Blocks:
+    def blocks(self) -> ShardLayout:
         """Where each shard begins."""
-        return Blocks(
+        return ShardLayout(
             np.array(self._starts, dtype=np.int64), any(isinstance(shard, RemoteShard) for shard in self._shards)
         )
 
-    def bring(self, start: int, stop: int) -> None:
+    def prefetch(self, start: int, stop: int) -> None:
         """Have copies of the shards of the images ``[start, stop)`` on this machine.
 
         Raises:
@@ -126,7 +126,7 @@ class TarShards:
                 break
             where = self._shards[shard]
             if isinstance(where, RemoteShard):
-                where.bring()
+                where.prefetch()
 
     def _find(self, index: int) -> tuple[pa.RecordBatch, int, int]:
         """The index of the image's shard, the shard's number, and the row in the index."""

@@ -12,7 +12,7 @@ from coterie.evaluation.probes.clusters import clusters
 from coterie.evaluation.probes.knn import knn
 from coterie.evaluation.probes.linear import linear, linear_published
 from coterie.evaluation.probes.retrieval import retrieval
-from coterie.logger import Listener
+from coterie.logger import Logger
 
 
 def probe_embeddings(
@@ -23,7 +23,7 @@ def probe_embeddings(
     groups: Int[Tensor, " m"] | None = None,
     device: torch.device | str = "cpu",
     seed: int = 0,
-    listener: Listener | None = None,
+    logger: Logger | None = None,
 ) -> dict[str, dict[str, float]]:
     """Ask each of the probes, on the device.
 
@@ -34,7 +34,7 @@ def probe_embeddings(
         groups: the run's own group of each test image, for ``clusters``.
         device: where it is computed.
         seed: of what is drawn.
-        listener: is told how far it is.
+        logger: is told how far it is.
 
     Returns:
         ``{probe: {metric: value}}``.
@@ -43,9 +43,9 @@ def probe_embeddings(
     rows = (train.rows.to(device), train.labels.to(device), test.rows.to(device), test.labels.to(device))
     asked = {
         "knn": lambda: knn(*rows),
-        "linear": lambda: linear(*rows, seed=seed, listener=listener),
-        "linear_published": lambda: linear_published(*rows, seed=seed, listener=listener),
-        "clusters": lambda: clusters(*rows, groups=groups, seed=seed, listener=listener),
-        "retrieval": lambda: retrieval(*rows, listener=listener),
+        "linear": lambda: linear(*rows, seed=seed, logger=logger),
+        "linear_published": lambda: linear_published(*rows, seed=seed, logger=logger),
+        "clusters": lambda: clusters(*rows, groups=groups, seed=seed, logger=logger),
+        "retrieval": lambda: retrieval(*rows, logger=logger),
     }
     return {name: asked[name]() for name in probes}

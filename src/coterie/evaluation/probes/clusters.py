@@ -14,7 +14,7 @@ from coterie.evaluation.probes.checks import check_labelled_features, check_labe
 from coterie.grouping.chunks import chunked
 from coterie.grouping.kmeans import nearest_centers, random_starts, spherical_kmeans
 from coterie.grouping.loss import scores
-from coterie.logger import Listener, Silent
+from coterie.logger import Logger, NullLogger
 
 STARTS = 8
 ROUNDS = 10  # of each start
@@ -66,7 +66,7 @@ def clusters(
     *,
     groups: Int[Tensor, " m"] | None = None,
     seed: int = 0,
-    listener: Listener | None = None,
+    logger: Logger | None = None,
 ) -> dict[str, float]:
     """:func:`cluster_figures` of the test images, for the run's own groups and for k-means on the features.
 
@@ -82,7 +82,7 @@ def clusters(
         test_labels: their classes.
         groups: the run's own group of each test image, -1 for none, if there are groups.
         seed: of the starts.
-        listener: hears of the progress.
+        logger: hears of the progress.
 
     Returns:
         ``groups_nmi`` ... ``groups_ungrouped`` (with ``groups``), and ``kmeans_nmi`` ... ``kmeans_purity``.
@@ -95,17 +95,17 @@ def clusters(
     if groups is not None:
         result |= {f"groups_{name}": value for name, value in cluster_figures(test_labels, groups).items()}
     centers = _centers(
-        F.normalize(train, dim=1), int((torch.bincount(train_labels) > 0).sum()), seed, listener or Silent()
+        F.normalize(train, dim=1), int((torch.bincount(train_labels) > 0).sum()), seed, logger or NullLogger()
     )
     figures = cluster_figures(test_labels, nearest_centers(F.normalize(test, dim=1), centers))
     del figures["ungrouped"]
     return result | {f"kmeans_{name}": value for name, value in figures.items()}
 
 
-def _centers(rows: Float[Tensor, "n d"], count: int, seed: int, listener: Listener) -> Float[Tensor, "k d"]:
+def _centers(rows: Float[Tensor, "n d"], count: int, seed: int, logger: Logger) -> Float[Tensor, "k d"]:
     """The best of several k-means, by the mean cosine between unit rows and their centers."""
     best, largest = rows[:count], -torch.inf
-    for start in listener.track(range(STARTS), STARTS, "k-means"):
+    for start in logger.progress(range(STARTS), STARTS, "k-means"):
         positions = random_starts(len(rows), count, seed, step=start, head=0)
         centers = spherical_kmeans(rows, rows[positions.to(rows.device)], ROUNDS)
         cosines = [scores(part, centers).amax(dim=1).sum(dtype=torch.float64) for part in chunked(rows, count)]

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from coterie.data.loading.center_crop import Eye
+from coterie.data.loading.center_crop import Preprocessing
 from coterie.data.sources.source import Subset
 from coterie.data.sources.source import labels as labels_of
 from coterie.embedding.embed import embed_source
@@ -17,7 +17,7 @@ from coterie.evaluation.labelled_data import Labelled
 from coterie.evaluation.probes.checks import check_finite
 from coterie.evaluation.probes.few_labels import FewLabels, labelled_subset, parse_labels
 from coterie.evaluation.probes.supervised import Recipe, fitted_aloud, seeded, train_classifier
-from coterie.logger import Listener, Silent
+from coterie.logger import Logger, NullLogger
 
 LOW_SHARE, LOW_PER_CLASS = 0.03, 40
 """Below this share, or this many labels a class, labels are few: half way (as factors go) between ImageNet's 1% and 10%."""
@@ -36,7 +36,7 @@ LOOKED_AT = 256
 def finetune(
     network: nn.Module,
     pair: Labelled,
-    eye: Eye,
+    preprocessing: Preprocessing,
     *,
     build: Callable[[], nn.Module],
     labels: str = "10%",
@@ -46,24 +46,24 @@ def finetune(
     workers: int = 0,
     device: torch.device | str = "cpu",
     autocast: torch.dtype | None = None,
-    listener: Listener | None = None,
+    logger: Logger | None = None,
 ) -> dict[str, float]:
     """What few labels make of a pretrained backbone, all of it fine-tuned; and, beside it, of new weights.
 
     Args:
         network: the pretrained backbone, images to features; a copy is trained, it stays as it is.
         pair: the images; of the training ones, a stratified subset keeps its labels, the others are not looked at.
-        eye: how images are brought to the network.
+        preprocessing: how images are brought to the network.
         build: gives the same network with new weights, for the baseline; they are drawn from ``seed``.
         labels: how many: a share, such as "1%" or "10%", or images a class, such as "5" (:func:`labelled_subset`).
         recipe: None: the published one, :data:`ONE_PERCENT` below 3% or 40 labels a class, :data:`TEN_PERCENT` from there,
-            fitted to few images (:meth:`Recipe.fitted`) and to large features (:func:`gentle`), which the listener is told.
+            fitted to few images (:meth:`Recipe.fitted`) and to large features (:func:`gentle`), which the logger is told.
         scratch: the recipe of the baseline.
         seed: of the subset, the new weights, the order and the crops; the same seed gives the same figures on a CPU.
         workers: processes that load images.
         device: where the networks are trained.
         autocast: precision of the forward pass where it may be low; None: as the weights are.
-        listener: is told of progress.
+        logger: is told of progress.
 
     Returns:
         ``top1``, ``top5`` and ``mean_per_class`` in percent after the last epoch; the same of the baseline as
@@ -72,26 +72,26 @@ def finetune(
     Raises:
         UserError: see :func:`train_classifier`.
     """
-    listener = listener or Silent()
+    logger = logger or NullLogger()
     few = parse_labels(labels)
     part, remarks = _with_few_labels(pair, few, seed)
     for line in remarks:
-        listener.warn(line)
-    train = partial(train_classifier, seed=seed, workers=workers, device=device, autocast=autocast, listener=listener)
+        logger.warning(line)
+    train = partial(train_classifier, seed=seed, workers=workers, device=device, autocast=autocast, logger=logger)
     tuned, count = copy.deepcopy(network).to(device), len(part.train)
     what = f"fine-tuning on {count} labels"
     if recipe is None:
-        published = fitted_aloud(published_recipe(few), count, listener, what)
-        recipe = gentle(published, tuned, part, eye, workers=workers, device=device)
+        published = fitted_aloud(published_recipe(few), count, logger, what)
+        recipe = gentle(published, tuned, part, preprocessing, workers=workers, device=device)
         if recipe != published:
-            listener.say(
+            logger.info(
                 f"{what}: the published learning rate of the classifier, {published.head_rate:.3g} for batches of "
                 f"{published.batch_size}, is too high for features of this size: {recipe.head_rate:.3g}"
             )
-    figures = train(tuned, part, eye, recipe, what=what)
+    figures = train(tuned, part, preprocessing, recipe, what=what)
     with seeded(seed, device):
         new = build()
-    baseline = train(new, part, eye, scratch, what=f"from new weights on {count} labels")
+    baseline = train(new, part, preprocessing, scratch, what=f"from new weights on {count} labels")
     return figures | {f"scratch_{name}": value for name, value in baseline.items()} | {"labels": float(count)}
 
 
@@ -99,7 +99,7 @@ def gentle(
     recipe: Recipe,
     network: nn.Module,
     pair: Labelled,
-    eye: Eye,
+    preprocessing: Preprocessing,
     *,
     workers: int = 0,
     device: torch.device | str = "cpu",
@@ -112,7 +112,7 @@ def gentle(
     backbone. So r is at most ``C / (2 m)``. Ours.
     """
     places = np.linspace(0, len(pair.train) - 1, min(LOOKED_AT, len(pair.train))).astype(np.int64)
-    seen = embed_source(network.eval(), Subset(pair.train, places), eye, workers=workers, device=device)
+    seen = embed_source(network.eval(), Subset(pair.train, places), preprocessing, workers=workers, device=device)
     check_finite(seen.rows, "TRAIN")
     classes = len(np.unique(labels_of(pair.train)))
     largest = LARGEST_MOVE * classes / max(1e-12, float(seen.rows.detach().double().square().sum(dim=1).mean()))

@@ -10,10 +10,15 @@ from torch import Tensor
 
 from coterie.errors import UserError
 from coterie.evaluation.probes.checks import accuracies, check_labelled_features, held_out
-from coterie.evaluation.probes.logistic_regression import Curvature, Linear, logistic_regression, loss_and_gradient
-from coterie.evaluation.probes.standardize import Standard
-from coterie.grouping.chunks import parts
-from coterie.logger import Listener, Silent
+from coterie.evaluation.probes.logistic_regression import (
+    LinearClassifier,
+    Preconditioner,
+    logistic_regression,
+    loss_and_gradient,
+)
+from coterie.evaluation.probes.standardize import Standardizer
+from coterie.grouping.chunks import chunk_slices
+from coterie.logger import Logger, NullLogger
 
 PENALTIES = (1e4, 1e3, 1e2, 1e1, 1.0)
 """Of the sum of the losses, so that they suit any number of images: 1 / C of scikit-learn."""
@@ -32,7 +37,7 @@ def linear(
     *,
     penalties: Sequence[float] = PENALTIES,
     seed: int = 0,
-    listener: Listener | None = None,
+    logger: Logger | None = None,
 ) -> dict[str, float]:
     """Accuracy, in percent, of multinomial logistic regression on standardised features: the fast default.
 
@@ -58,15 +63,15 @@ def linear(
     """
     check_labelled_features(train, train_labels, test, test_labels)
     known, numbers = torch.unique(train_labels, return_inverse=True)
-    standard = Standard.of(train)
+    standard = Standardizer.fit(train)
     fit = partial(
         logistic_regression,
         train,
         numbers,
         len(known),
         standard=standard,
-        curvature=Curvature.of(train, standard),
-        listener=listener,
+        curvature=Preconditioner.fit(train, standard),
+        logger=logger,
     )
     strengths = torch.tensor(sorted(penalties, reverse=True), dtype=standard.mean.dtype, device=train.device)
     best, said, start = len(strengths) // 2, dict[str, float](), None
@@ -88,7 +93,7 @@ def linear_published(
     test_labels: Int[Tensor, " m"],
     *,
     seed: int = 0,
-    listener: Listener | None = None,
+    logger: Logger | None = None,
 ) -> dict[str, float]:
     """Accuracy, in percent, of a linear layer trained by SwAV's published protocol (Caron et al. 2020, appendix A.3).
 
@@ -99,7 +104,7 @@ def linear_published(
 
     Returns and raises as :func:`linear_sgd` does.
     """
-    return linear_sgd(train, train_labels, test, test_labels, seed=seed, listener=listener)
+    return linear_sgd(train, train_labels, test, test_labels, seed=seed, logger=logger)
 
 
 def linear_sgd(
@@ -112,7 +117,7 @@ def linear_sgd(
     epochs: int = EPOCHS,
     standardise: bool = False,
     seed: int = 0,
-    listener: Listener | None = None,
+    logger: Logger | None = None,
 ) -> dict[str, float]:
     """:func:`linear_published` with other learning rates or another length.
 
@@ -130,8 +135,8 @@ def linear_sgd(
     """
     check_labelled_features(train, train_labels, test, test_labels)
     known, numbers = torch.unique(train_labels, return_inverse=True)
-    standard = Standard.of(train) if standardise else Standard.none(train)
-    fit = partial(_sgd, train, numbers, len(known), standard=standard, epochs=epochs, seed=seed, listener=listener)
+    standard = Standardizer.fit(train) if standardise else Standardizer.identity(train)
+    fit = partial(_sgd, train, numbers, len(known), standard=standard, epochs=epochs, seed=seed, logger=logger)
     best, said = 0, dict[str, float]()
     if len(learning_rates) > 1:
         held = held_out(numbers, seed=seed)
@@ -154,21 +159,21 @@ def _sgd(
     classes: int,
     rates: Sequence[float],
     *,
-    standard: Standard,
+    standard: Standardizer,
     index: Tensor,
     epochs: int,
     seed: int,
-    listener: Listener | None,
-) -> Linear:
+    logger: Logger | None,
+) -> LinearClassifier:
     """One head for each learning rate, trained on the rows of the index; all start alike and see the same batches."""
     generator = torch.Generator().manual_seed(seed)  # on the CPU: the same numbers on every device
     first = START * torch.randn(classes, 1, rows.shape[1], generator=generator, dtype=torch.float64)
     weights = first.to(standard.mean).repeat(1, len(rates), 1)
-    model = Linear(weights, weights.new_zeros(classes, len(rates)))
-    speed = Linear(torch.zeros_like(model.weights), torch.zeros_like(model.bias))
+    model = LinearClassifier(weights, weights.new_zeros(classes, len(rates)))
+    speed = LinearClassifier(torch.zeros_like(model.weights), torch.zeros_like(model.bias))
     peaks = torch.tensor(rates).to(standard.mean)
     what = f"linear probe by SGD, {len(rates)} learning rates" if len(rates) > 1 else "linear probe by SGD"
-    for epoch in (listener or Silent()).track(range(epochs), epochs, what):
+    for epoch in (logger or NullLogger()).progress(range(epochs), epochs, what):
         rate = peaks * (1 + math.cos(math.pi * epoch / epochs)) / 2
         order = index[torch.randperm(len(index), generator=generator).to(rows.device)]
         for batch in torch.split(order, BATCH_SIZE):
@@ -182,10 +187,12 @@ def _sgd(
     return model.before(standard)
 
 
-def _right(model: Linear, rows: Tensor, truth: Tensor, index: Tensor | None = None) -> Tensor:
+def _right(model: LinearClassifier, rows: Tensor, truth: Tensor, index: Tensor | None = None) -> Tensor:
     """Whether the best class, and whether one of the best five, is the true one: [2 l n]."""
     found = []
-    for part in parts(len(truth if index is None else index), max(rows.shape[1], model.bias.numel()), rows.device):
+    for part in chunk_slices(
+        len(truth if index is None else index), max(rows.shape[1], model.bias.numel()), rows.device
+    ):
         these = part if index is None else index[part]
         scores = model.scores(rows[these])
         right = scores.topk(min(5, len(scores)), dim=0).indices == truth[these]
@@ -193,7 +200,7 @@ def _right(model: Linear, rows: Tensor, truth: Tensor, index: Tensor | None = No
     return torch.cat(found, dim=2)
 
 
-def _best(model: Linear, rows: Tensor, truth: Tensor, held: Tensor) -> tuple[int, dict[str, float]]:
+def _best(model: LinearClassifier, rows: Tensor, truth: Tensor, held: Tensor) -> tuple[int, dict[str, float]]:
     """The head that is right most often on the rows that were held out, the first of equals; and how often, in percent."""
     hits = _right(model, rows, truth, held.nonzero()[:, 0])[0].sum(dim=1)
     broken = ~model.weights.isfinite().all(dim=2).all(dim=0)
@@ -201,7 +208,7 @@ def _best(model: Linear, rows: Tensor, truth: Tensor, held: Tensor) -> tuple[int
     return best, {"held_out_top1": 100 * int(hits[best]) / int(held.sum())}
 
 
-def _figures(model: Linear, rows: Tensor, truth: Tensor) -> dict[str, float]:
+def _figures(model: LinearClassifier, rows: Tensor, truth: Tensor) -> dict[str, float]:
     """Accuracies of the only head, in percent."""
     first, among_five = _right(model, rows, truth)[:, 0]
     return accuracies(first, among_five, truth)

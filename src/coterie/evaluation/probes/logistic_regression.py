@@ -10,9 +10,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
-from coterie.evaluation.probes.standardize import Standard
-from coterie.grouping.chunks import parts
-from coterie.logger import Listener, Silent
+from coterie.evaluation.probes.standardize import Standardizer
+from coterie.grouping.chunks import chunk_slices
+from coterie.logger import Logger, NullLogger
 
 MOST_ITERATIONS = 200
 TOLERANCE = 1e-4
@@ -25,7 +25,7 @@ Evaluate = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True)
-class Linear:
+class LinearClassifier:
     """Linear classifiers, one for each of several heads: ``scores = weights . row + bias``."""
 
     weights: Float[Tensor, "k l d"]
@@ -36,18 +36,18 @@ class Linear:
         products = self.weights.flatten(0, 1) @ rows.to(self.weights.dtype).T
         return products.view(*self.bias.shape, -1).add_(self.bias[:, :, None])
 
-    def head(self, number: int) -> "Linear":
+    def head(self, number: int) -> "LinearClassifier":
         """One of the heads, alone."""
-        return Linear(self.weights[:, number : number + 1], self.bias[:, number : number + 1])
+        return LinearClassifier(self.weights[:, number : number + 1], self.bias[:, number : number + 1])
 
-    def before(self, standard: Standard) -> "Linear":
+    def before(self, standard: Standardizer) -> "LinearClassifier":
         """The classifier of rows as they are that scores them as this one scores standardised rows."""
         weights = self.weights * standard.scale
-        return Linear(weights, self.bias - weights @ standard.mean)
+        return LinearClassifier(weights, self.bias - weights @ standard.mean)
 
 
 @dataclass(frozen=True)
-class Curvature:
+class Preconditioner:
     """The mean of ``row row^T`` by its eigenvalues and eigenvectors: in which directions the rows reach how far."""
 
     values: Float[Tensor, " d"]
@@ -55,11 +55,11 @@ class Curvature:
 
     @classmethod
     @torch.no_grad()
-    def of(cls, rows: Float[Tensor, "n d"], standard: Standard) -> "Curvature":
+    def fit(cls, rows: Float[Tensor, "n d"], standard: Standardizer) -> "Preconditioner":
         """Of the standardised rows, told from ``CURVED_ROWS`` times as many of them as there are features."""
         some = rows[:: max(1, len(rows) // (CURVED_ROWS * rows.shape[1]))]
         total = torch.zeros_like(standard.mean)
-        for part in parts(len(some), rows.shape[1], rows.device):
+        for part in chunk_slices(len(some), rows.shape[1], rows.device):
             these = standard(some[part])
             total = total + these.T @ these
         values, vectors = torch.linalg.eigh(total / len(some))
@@ -67,8 +67,8 @@ class Curvature:
 
 
 def loss_and_gradient(
-    model: Linear, rows: Float[Tensor, "n d"], labels: Int[Tensor, " n"]
-) -> tuple[Float[Tensor, " l"], Linear]:
+    model: LinearClassifier, rows: Float[Tensor, "n d"], labels: Int[Tensor, " n"]
+) -> tuple[Float[Tensor, " l"], LinearClassifier]:
     """Each head's cross-entropy, summed over the rows in float64, and its gradient.
 
     Scores lie as [classes, heads, rows]: on a CPU both products and the softmax over ten classes are several times as fast
@@ -79,7 +79,7 @@ def loss_and_gradient(
     truth = labels.expand(1, logs.shape[1], -1)
     loss = -logs.gather(0, truth)[0].sum(dim=1, dtype=torch.float64)
     residual = logs.exp_().scatter_add_(0, truth, -logs.new_ones(truth.shape))
-    return loss, Linear((residual.flatten(0, 1) @ rows).view_as(model.weights), residual.sum(dim=2))
+    return loss, LinearClassifier((residual.flatten(0, 1) @ rows).view_as(model.weights), residual.sum(dim=2))
 
 
 @torch.no_grad()
@@ -89,14 +89,14 @@ def logistic_regression(
     classes: int,
     penalties: Float[Tensor, " l"],
     *,
-    standard: Standard | None = None,
-    curvature: Curvature | None = None,
+    standard: Standardizer | None = None,
+    curvature: Preconditioner | None = None,
     index: Int[Tensor, " some"] | None = None,
-    start: Linear | None = None,
+    start: LinearClassifier | None = None,
     tolerance: float = TOLERANCE,
-    listener: Listener | None = None,
+    logger: Logger | None = None,
     what: str = "logistic regression",
-) -> Linear:
+) -> LinearClassifier:
     """For each penalty, where ``sum of cross-entropies + penalty / 2 * |weights|^2`` is least; the bias is free.
 
     The same as scikit-learn's ``LogisticRegression(C=1 / penalty)``. All penalties are fitted at once: each evaluation reads
@@ -114,23 +114,23 @@ def logistic_regression(
         index: fit to these rows only.
         start: where to begin; the default is zero.
         tolerance: a head ends when its gradient (of the mean loss, in those coordinates) has a norm below.
-        listener: is shown the iterations, and warned when there were ``MOST_ITERATIONS``.
-        what: how the listener shall call it.
+        logger: is shown the iterations, and warned when there were ``MOST_ITERATIONS``.
+        what: how the logger shall call it.
     """
-    standard = standard or Standard.none(rows)
-    curvature = curvature or Curvature.of(rows, standard)
+    standard = standard or Standardizer.identity(rows)
+    curvature = curvature or Preconditioner.fit(rows, standard)
     count, width = len(rows if index is None else index), rows.shape[1]
     strengths = penalties / count
     root = (curvature.values / 2 + strengths[:, None]).rsqrt()  # [l d]
 
-    def model(point: Tensor, heads: Tensor) -> Linear:
-        return Linear((point[..., :width] * root[heads]) @ curvature.vectors.T, point[..., width] * 2**0.5)
+    def model(point: Tensor, heads: Tensor) -> LinearClassifier:
+        return LinearClassifier((point[..., :width] * root[heads]) @ curvature.vectors.T, point[..., width] * 2**0.5)
 
     def evaluate(point: Tensor, heads: Tensor) -> tuple[Tensor, Tensor]:
         at = model(point, heads)
         asked, slope, lift = at.before(standard), torch.zeros_like(at.weights), torch.zeros_like(at.bias)
         value = strengths[heads] / 2 * at.weights.double().square().sum(dim=(0, 2))
-        for part in parts(count, max(width, at.bias.numel()), rows.device):
+        for part in chunk_slices(count, max(width, at.bias.numel()), rows.device):
             these = part if index is None else index[part]
             loss, gradient = loss_and_gradient(asked, rows[these], labels[these])
             value, slope, lift = value + loss / count, slope.add_(gradient.weights), lift.add_(gradient.bias)
@@ -141,10 +141,10 @@ def logistic_regression(
     if start is not None:
         begin = torch.cat([start.weights @ curvature.vectors / root, start.bias[..., None] / 2**0.5], dim=2)
     everyone = torch.arange(len(penalties), device=rows.device)
-    return model(_minimum(evaluate, begin, tolerance, listener or Silent(), what), everyone)
+    return model(_minimum(evaluate, begin, tolerance, logger or NullLogger(), what), everyone)
 
 
-def _minimum(evaluate: Evaluate, point: Tensor, tolerance: float, listener: Listener, what: str) -> Tensor:
+def _minimum(evaluate: Evaluate, point: Tensor, tolerance: float, logger: Logger, what: str) -> Tensor:
     """Where each head's convex function is least, by L-BFGS; a head that has arrived is not evaluated again.
 
     ``evaluate`` takes a point [k l p] and the numbers of its heads [l] to their values [l] and gradients [k l p].
@@ -153,7 +153,7 @@ def _minimum(evaluate: Evaluate, point: Tensor, tolerance: float, listener: List
     pairs: deque[tuple[Tensor, Tensor, Tensor]] = deque(maxlen=HISTORY)
     value, gradient = evaluate(point, heads)
     stuck = torch.zeros_like(heads, dtype=torch.bool)
-    for _ in listener.track(repeat(None, MOST_ITERATIONS), MOST_ITERATIONS, what):
+    for _ in logger.progress(repeat(None, MOST_ITERATIONS), MOST_ITERATIONS, what):
         going = (_dot(gradient, gradient).sqrt() > tolerance) & ~stuck
         if not going.all():
             found[:, heads] = point
@@ -170,7 +170,7 @@ def _minimum(evaluate: Evaluate, point: Tensor, tolerance: float, listener: List
         pairs.append((move, change, torch.where(usable, 1 / product, 0.0)))
         point, value, gradient = moved, new_value, new_gradient
     found[:, heads] = point
-    listener.warn(f"{what}: stopped after {MOST_ITERATIONS} iterations, before it was done")
+    logger.warning(f"{what}: stopped after {MOST_ITERATIONS} iterations, before it was done")
     return found
 
 

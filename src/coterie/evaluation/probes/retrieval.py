@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from coterie.errors import UserError
 from coterie.evaluation.probes.checks import check_finite, check_labels
 from coterie.grouping.chunks import chunked
-from coterie.logger import Listener, Silent
+from coterie.logger import Logger, NullLogger
 
 AT = (1, 5, 10)
 _RANKING = 8  # a ranking takes at most about so many times the room of its scores
@@ -34,7 +34,7 @@ def retrieval(
     *,
     at: Sequence[int] = AT,
     same: bool = False,
-    listener: Listener | None = None,
+    logger: Logger | None = None,
 ) -> dict[str, float]:
     """Mean average precision and recall at k, in percent, of the gallery ranked by cosine for each query.
 
@@ -49,7 +49,7 @@ def retrieval(
         at: the values of k.
         same: the queries are the gallery, in the same order: each is left out of its own ranking. So they are, whatever is
             said here, if both are one tensor.
-        listener: hears of the progress.
+        logger: hears of the progress.
 
     Returns:
         ``map``, ``recall_at_1`` ..., and ``queries_left_out``, a number of queries.
@@ -76,7 +76,7 @@ def retrieval(
     members = torch.split(gallery_labels.argsort(stable=True), counts.tolist())
     sums = torch.zeros(1 + len(at), dtype=torch.float64, device=gallery.device)
     pairs = zip(parts, places, strict=True)
-    for part, place in (listener or Silent()).track(pairs, len(parts), "retrieval"):
+    for part, place in (logger or NullLogger()).progress(pairs, len(parts), "retrieval"):
         similarities = part @ gallery.T
         if same:
             similarities.scatter_(1, place[:, None], -torch.inf)

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from coterie.data.augmentation.crops import Augmentation, Crops
 from coterie.data.augmentation.view_plan import ViewPlan
-from coterie.data.loading.center_crop import Eye
+from coterie.data.loading.center_crop import Preprocessing
 from coterie.data.loading.loader import Loader
 from coterie.data.sources.source import ImageSource
 from coterie.data.sources.source import labels as labels_of
@@ -26,7 +26,7 @@ from coterie.embedding.embed import embedded_batches
 from coterie.errors import NoImages, UserError
 from coterie.evaluation.labelled_data import Labelled
 from coterie.evaluation.probes.checks import accuracies, check_classes
-from coterie.logger import Listener, Silent
+from coterie.logger import Logger, NullLogger
 from coterie.types import Batch
 
 SMALL_IMAGE = 96
@@ -88,14 +88,14 @@ LINEAR = Recipe(0.0, 0.3, epochs=100, weight_decay=1e-6, decay="cosine")
 def linear_published_images(
     network: nn.Module,
     pair: Labelled,
-    eye: Eye,
+    preprocessing: Preprocessing,
     *,
     recipe: Recipe = LINEAR,
     seed: int = 0,
     workers: int = 0,
     device: torch.device | str = "cpu",
     autocast: torch.dtype | None = None,
-    listener: Listener | None = None,
+    logger: Logger | None = None,
 ) -> dict[str, float]:
     """A linear classifier on the frozen features of randomly cropped and mirrored images, as SwAV's appendix A.3.
 
@@ -111,13 +111,13 @@ def linear_published_images(
     return train_classifier(
         network,
         pair,
-        eye,
+        preprocessing,
         recipe,
         seed=seed,
         workers=workers,
         device=device,
         autocast=autocast,
-        listener=listener,
+        logger=logger,
         what=what,
     )
 
@@ -125,7 +125,7 @@ def linear_published_images(
 def train_classifier(
     network: nn.Module,
     pair: Labelled,
-    eye: Eye,
+    preprocessing: Preprocessing,
     recipe: Recipe,
     *,
     crops: Crops | None = None,
@@ -133,28 +133,28 @@ def train_classifier(
     workers: int = 0,
     device: torch.device | str = "cpu",
     autocast: torch.dtype | None = None,
-    listener: Listener | None = None,
+    logger: Logger | None = None,
     what: str = "training a classifier",
 ) -> dict[str, float]:
     """Train a linear classifier on a backbone, and the backbone with it, in place; then ask it the test images.
 
     The classifier starts from weights of N(0, 0.01) and a bias of 0. Training images are cut by the same views as in
     pretraining, one crop an image; test images are cut from their middle. Where there are few images the recipe is
-    :meth:`Recipe.fitted` to them, and the listener is told. On a CPU the result is a function of the seed. The backbone
+    :meth:`Recipe.fitted` to them, and the logger is told. On a CPU the result is a function of the seed. The backbone
     is left on ``device`` and in evaluation mode; frozen, not a bit of it changes.
 
     Args:
         network: images ``[b c h w]`` to features ``[b f]``.
         pair: images to learn from and to be asked.
-        eye: how images are brought to the network.
+        preprocessing: how images are brought to the network.
         recipe: rates, epochs, batches.
         crops: of the training images; None: :func:`plain_crops`.
         seed: of the classifier's weights, the order of the images, the crops, and dropout if the network has any.
         workers: processes that load images.
         device: where it is trained.
         autocast: precision of the forward pass where it may be low; None: as the weights are.
-        listener: is told of progress and loss.
-        what: this is, for the listener.
+        logger: is told of progress and loss.
+        what: this is, for the logger.
 
     Returns:
         ``top1``, ``top5`` and ``mean_per_class`` in percent, of the last epoch; top5 looks at the best min(5, classes).
@@ -165,28 +165,38 @@ def train_classifier(
     """
     truth, asked = (torch.tensor(labels_of(source)) for source in (pair.train, pair.test))
     check_classes(truth, asked)
-    listener, device = listener or Silent(), torch.device(device)
-    fitted = fitted_aloud(recipe, len(truth), listener, what)
-    plan = ViewPlan((crops or plain_crops(eye.size),), eye.channels, eye.mean, eye.std)
+    logger, device = logger or NullLogger(), torch.device(device)
+    fitted = fitted_aloud(recipe, len(truth), logger, what)
+    plan = ViewPlan(
+        (crops or plain_crops(preprocessing.size),), preprocessing.channels, preprocessing.mean, preprocessing.std
+    )
     loader = Loader(
         pair.train, plan, batch_size=fitted.batch_size, epochs=fitted.epochs, seed=seed, workers=workers, device=device
     )
-    with seeded(seed, device), _enough_memory(fitted, eye):
-        head = _new_head(network.to(device).eval(), eye, int(truth.max()) + 1, device)
-        _train(network, head, loader, truth.to(device), fitted, autocast, listener, what)
+    with seeded(seed, device), _enough_memory(fitted, preprocessing):
+        head = _new_head(network.to(device).eval(), preprocessing, int(truth.max()) + 1, device)
+        _train(network, head, loader, truth.to(device), fitted, autocast, logger, what)
         figures = _score(
-            network, head, pair.test, asked, eye, workers=workers, device=device, autocast=autocast, listener=listener
+            network,
+            head,
+            pair.test,
+            asked,
+            preprocessing,
+            workers=workers,
+            device=device,
+            autocast=autocast,
+            logger=logger,
         )
     if figures is None:
         raise _diverged(fitted, "after the last epoch")
     return figures
 
 
-def fitted_aloud(recipe: Recipe, images: int, listener: Listener, what: str) -> Recipe:
-    """:meth:`Recipe.fitted`; the listener is told where that changes anything."""
+def fitted_aloud(recipe: Recipe, images: int, logger: Logger, what: str) -> Recipe:
+    """:meth:`Recipe.fitted`; the logger is told where that changes anything."""
     fitted = recipe.fitted(images)
     if fitted != recipe:
-        listener.say(
+        logger.info(
             f"{what}: few images for batches of {recipe.batch_size} and {recipe.epochs} epochs: batches of "
             f"{fitted.batch_size}, rates times {fitted.batch_size}/{recipe.batch_size}, {fitted.epochs} epochs"
         )
@@ -199,9 +209,11 @@ def plain_crops(size: int) -> Crops:
     return Crops(1, size, scale, augmentation=Augmentation(jitter=0.0, grayscale=0.0, blur=0.0))
 
 
-def _new_head(network: nn.Module, eye: Eye, classes: int, device: torch.device) -> nn.Linear:
+def _new_head(network: nn.Module, preprocessing: Preprocessing, classes: int, device: torch.device) -> nn.Linear:
     with torch.no_grad():
-        width = network(torch.zeros(1, eye.channels, eye.size, eye.size, device=device)).shape[1]
+        width = network(
+            torch.zeros(1, preprocessing.channels, preprocessing.size, preprocessing.size, device=device)
+        ).shape[1]
     head = nn.Linear(width, classes)
     nn.init.normal_(head.weight, std=0.01)
     nn.init.zeros_(head.bias)
@@ -215,7 +227,7 @@ def _train(
     truth: Int[Tensor, " n"],
     recipe: Recipe,
     autocast: torch.dtype | None,
-    listener: Listener,
+    logger: Logger,
     what: str,
 ) -> None:
     network.train(recipe.backbone_rate > 0)
@@ -223,7 +235,7 @@ def _train(
     told = max(1, recipe.epochs // 10)
     bad: set[int] = set()
     total = truth.new_zeros((), dtype=torch.float32)
-    for progress, batch in listener.track(loader.resume(), loader.total_steps, what):
+    for progress, batch in logger.progress(loader.batches(), loader.total_steps, what):
         for group in optimizer.param_groups:
             group["lr"] = group["rate"] * recipe.factor(progress.epoch)
         bad.update(place for place, _ in batch.bad)
@@ -237,10 +249,10 @@ def _train(
             if not math.isfinite(mean):
                 raise _diverged(recipe, f"in epoch {progress.epoch + 1} of {recipe.epochs}")
             if (progress.epoch + 1) % told == 0:
-                listener.say(f"{what}: epoch {progress.epoch + 1} of {recipe.epochs}, loss {mean:.3f}")
+                logger.info(f"{what}: epoch {progress.epoch + 1} of {recipe.epochs}, loss {mean:.3f}")
             total.zero_()
     if bad:
-        listener.warn(f"{what}: {len(bad)} training images could not be decoded and are left out")
+        logger.warning(f"{what}: {len(bad)} training images could not be decoded and are left out")
 
 
 def _optimizer(network: nn.Module, head: nn.Linear, recipe: Recipe) -> torch.optim.SGD:
@@ -283,12 +295,12 @@ def _score(
     head: nn.Linear,
     test: ImageSource,
     asked: Int[Tensor, " m"],
-    eye: Eye,
+    preprocessing: Preprocessing,
     *,
     workers: int,
     device: torch.device,
     autocast: torch.dtype | None,
-    listener: Listener,
+    logger: Logger,
 ) -> dict[str, float] | None:
     """Accuracies of the test images that can be decoded; None where an answer is not finite."""
     network.eval()
@@ -299,7 +311,7 @@ def _score(
         return logits
 
     stream = embedded_batches(
-        answer, test, eye, workers=workers, device=device, listener=listener, what="asking the test images"
+        answer, test, preprocessing, workers=workers, device=device, logger=logger, what="asking the test images"
     )
     bad = 0
     for positions, outputs, failed in stream:
@@ -312,7 +324,7 @@ def _score(
         best = outputs[0].topk(min(5, head.out_features), dim=1).indices.cpu()
         hits.append(best == truth[-1][:, None])
     if bad:
-        listener.warn(f"{bad} test images could not be decoded and are left out")
+        logger.warning(f"{bad} test images could not be decoded and are left out")
     if bad == len(test):
         raise NoImages(f"not one of the {bad} test images can be decoded")
     right = torch.cat(hits)
@@ -339,13 +351,13 @@ def seeded(seed: int, device: torch.device | str) -> Iterator[None]:
 
 
 @contextmanager
-def _enough_memory(recipe: Recipe, eye: Eye) -> Iterator[None]:
+def _enough_memory(recipe: Recipe, preprocessing: Preprocessing) -> Iterator[None]:
     try:
         yield
     except (RuntimeError, MemoryError) as error:
         if not isinstance(error, torch.OutOfMemoryError | MemoryError) and "can't allocate memory" not in str(error):
             raise
         raise UserError(
-            f"not enough memory to train with batches of {recipe.batch_size} images of {eye.size} pixels: give a recipe with "
-            "smaller batches (Recipe.for_batches_of), or another device"
+            f"not enough memory to train with batches of {recipe.batch_size} images of {preprocessing.size} pixels: "
+            "give a recipe with smaller batches (Recipe.for_batches_of), or another device"
         ) from error

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from coterie.errors import UserError
 from coterie.evaluation.probes.checks import check_finite
-from coterie.logger import Listener, Silent
+from coterie.logger import Logger, NullLogger
 
 COSTS = (0.01, 0.1, 1.0, 10.0, 100.0)
 PUBLISHED_COSTS = (*(10.0**power for power in range(-7, 3)), *(0.5**power for power in range(4, 20)))
@@ -37,7 +37,7 @@ def svm(
     *,
     costs: Sequence[float] = COSTS,
     seed: int = 0,
-    listener: Listener | None = None,
+    logger: Logger | None = None,
 ) -> dict[str, float]:
     """Mean average precision, in percent, of one linear SVM a class on frozen features.
 
@@ -56,7 +56,7 @@ def svm(
         test_matrix: the classes that each carries; the same columns.
         costs: the values of C to choose from.
         seed: of the folds and of the solver.
-        listener: hears of the progress.
+        logger: hears of the progress.
 
     Returns:
         ``map`` (area under the steps of precision and recall, as scikit-learn); ``map_11point`` (mean of the best precision at
@@ -69,15 +69,15 @@ def svm(
     """
     classes = _usable(train_matrix, test_matrix)
     learned, asked = _unit(train, "TRAIN"), _unit(test, "TEST")
-    listener = listener or Silent()
+    logger = logger or NullLogger()
     figures, unfinished = [], 0
-    for number in listener.track(classes.tolist(), len(classes), "support vector machines"):
+    for number in logger.progress(classes.tolist(), len(classes), "support vector machines"):
         truth = train_matrix[:, number].cpu().numpy()
         machine = _fitted(learned, truth, _chosen(learned, truth, costs, seed), seed)
         unfinished += int(machine.n_iter_ >= _ROUNDS)
         figures.append(average_precisions(test_matrix[:, number].cpu().numpy(), machine.decision_function(asked)))
     if unfinished:
-        listener.warn(f"{unfinished} of {len(classes)} support vector machines were stopped after {_ROUNDS} rounds")
+        logger.warning(f"{unfinished} of {len(classes)} support vector machines were stopped after {_ROUNDS} rounds")
     means = dict(zip(_KINDS, (100 * np.mean(figures, axis=0)).tolist(), strict=True))
     left_out = train_matrix.shape[1] - len(classes)
     return {**means, "classes": float(len(classes)), "classes_left_out": float(left_out)}
@@ -93,7 +93,7 @@ def low_shot(
     samples: int = SAMPLES,
     cost: float = 1.0,
     seed: int = 0,
-    listener: Listener | None = None,
+    logger: Logger | None = None,
 ) -> dict[str, float]:
     """Mean average precision, in percent, of linear SVMs that learn from k positives a class.
 
@@ -111,7 +111,7 @@ def low_shot(
         samples: how many samples there are of each k.
         cost: the value of C.
         seed: of the samples and of the solver.
-        listener: hears of the progress, and of what is left out.
+        logger: hears of the progress, and of what is left out.
 
     Returns:
         For each k ``k1_map`` and ``k1_map_std`` (over the samples, of the mean over classes) and ``k1_classes``, the number of
@@ -122,13 +122,13 @@ def low_shot(
     """
     classes = _usable(train_matrix, test_matrix)
     learned, asked = _unit(train, "TRAIN"), _unit(test, "TEST")
-    listener = listener or Silent()
+    logger = logger or NullLogger()
     result: dict[str, float] = {}
     positives = train_matrix.sum(dim=0).cpu().numpy()
-    for k in listener.track(shots, len(shots), "low-shot curves"):
+    for k in logger.progress(shots, len(shots), "low-shot curves"):
         enough = classes[positives[classes] >= k]
         if len(enough) < len(classes):
-            listener.say(
+            logger.info(
                 f"k = {k}: {len(classes) - len(enough)} of {len(classes)} classes have fewer images and are left out"
             )
         figures = np.zeros((samples, len(enough)))

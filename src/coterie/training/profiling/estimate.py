@@ -15,10 +15,10 @@ from coterie.config.toml import to_dict
 from coterie.errors import UserError
 from coterie.evaluation.augmented_views import COUNT
 from coterie.evaluation.callbacks import SAMPLED as LOOKED_AT
-from coterie.logger import Listener
+from coterie.logger import Logger
 from coterie.report.run_report import sample_size
 from coterie.training.profiling.rehearsal import TICKS
-from coterie.training.student import eye
+from coterie.training.student import preprocessing_of
 
 COMMAND = (sys.executable, "-P", "-m", "coterie.training.profiling.rehearsal")
 MAP_SECONDS = 4.0
@@ -85,14 +85,14 @@ class Plan:
     estimate: Estimate
 
 
-def estimate(config: PretrainConfig, images: int, resolved_in: float, listener: Listener) -> Estimate:
+def estimate(config: PretrainConfig, images: int, resolved_in: float, logger: Logger) -> Estimate:
     """Rehearse the run in a fresh process and extrapolate.
 
     Args:
         config: of the run.
         images: how many its source has.
         resolved_in: seconds that reading and measuring the images took.
-        listener: is told how far the rehearsal is.
+        logger: is told how far the rehearsal is.
 
     Raises:
         UserError: what the run itself would say; or the rehearsal was killed, most often for want of memory.
@@ -105,7 +105,7 @@ def estimate(config: PretrainConfig, images: int, resolved_in: float, listener: 
             if not line:
                 yield
 
-    for _ in listener.track(ticks(), TICKS, "rehearsing"):
+    for _ in logger.progress(ticks(), TICKS, "rehearsing"):
         pass
     if "error" in found:
         raise UserError(found["error"])
@@ -124,7 +124,7 @@ def estimate(config: PretrainConfig, images: int, resolved_in: float, listener: 
         training=found["step"] * steps,
         refreshes=found["refresh"] * times,
         looking=found["embedding"] * min(LOOKED_AT, images) * (1 + COUNT) * min(config.run.looks, config.epochs),
-        reporting=found["embedding"] * sample_size(images, eye(config).size, device) + MAP_SECONDS,
+        reporting=found["embedding"] * sample_size(images, preprocessing_of(config).size, device) + MAP_SECONDS,
         step=found["step"],
         steps=found["steps"],
         main_memory=found["main"],

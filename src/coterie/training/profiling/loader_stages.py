@@ -8,12 +8,12 @@ import numpy as np
 import torch
 from jaxtyping import Int
 
-from coterie.data.augmentation.cpu import cut_batch, finish_batch
+from coterie.data.augmentation.cpu import augment_crops_batch, crop_batch
 from coterie.data.augmentation.gpu import pack
 from coterie.data.augmentation.jpeg_scale import crops_shrink
 from coterie.data.decoding.decode import decode
 from coterie.data.loading.loader import Loader
-from coterie.data.loading.workers import Parameters, Request, stacked
+from coterie.data.loading.workers import BatchRequest, ParameterDataset, stacked
 from coterie.errors import BadImage
 
 READ, DECODE, CROP, COLOUR, STACK = STAGES = ("read", "decode", "crop", "colour", "stack")
@@ -67,9 +67,9 @@ def measure_stages(loader: Loader) -> Stages:
 def _draws(found: Stages, loader: Loader, indices: Int[np.ndarray, " b"]) -> None:
     """Where the images live on the device, workers send nothing but numbers."""
     assert loader.images is not None
-    worker = Parameters(loader.plan, loader.seed, (loader.images.shape[2], loader.images.shape[3]))
+    worker = ParameterDataset(loader.plan, loader.seed, (loader.images.shape[2], loader.images.shape[3]))
     lap = _Laps()
-    worker[Request(0, indices, loader.plan.roles.used)]
+    worker[BatchRequest(0, indices, loader.plan.roles.used)]
     found.seconds[STACK] += lap()
     found.images += len(indices)
 
@@ -80,7 +80,7 @@ def _views(found: Stages, loader: Loader, indices: Int[np.ndarray, " b"]) -> Non
     encoded = [loader.source[int(index)] for index in indices]
     spent = {READ: time.perf_counter() - began}  # a disk is waited for; all else is work
     images, kept, lap = [], [], _Laps()
-    draws = plan.draw(loader.seed, 0, indices)  # they say how far a JPEG may be reduced
+    draws = plan.sample_parameters(loader.seed, 0, indices)  # they say how far a JPEG may be reduced
     spent[STACK] = lap()
     for row, (index, data) in enumerate(zip(indices, encoded, strict=True)):
         try:
@@ -90,11 +90,11 @@ def _views(found: Stages, loader: Loader, indices: Int[np.ndarray, " b"]) -> Non
             continue
     spent[DECODE] = lap()
     if len(kept) < len(indices):
-        draws = plan.draw(loader.seed, 0, np.array(kept, dtype=np.int64))
-    views = cut_batch(iter(images), plan, draws, wanted)
+        draws = plan.sample_parameters(loader.seed, 0, np.array(kept, dtype=np.int64))
+    views = crop_batch(iter(images), plan, draws, wanted)
     spent[CROP] = lap()
     if loader.engine == "cpu" and images:
-        views = finish_batch(views, draws, wanted)
+        views = augment_crops_batch(views, draws, wanted)
         spent[COLOUR] = lap()
     for view in views:
         stacked(view)

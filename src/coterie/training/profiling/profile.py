@@ -17,8 +17,8 @@ from coterie.data.loading.loader import Loader
 from coterie.data.sources.source import ImageSource
 from coterie.errors import UserError
 from coterie.grouping.teacher import MomentumTeacher
-from coterie.logger import Listener
-from coterie.training.build import Parts, assemble, build_loader, out_of_memory
+from coterie.logger import Logger
+from coterie.training.build import TrainingParts, build_loader, build_parts, out_of_memory
 from coterie.training.loop import fit
 from coterie.training.monitor import Monitor
 from coterie.training.profiling.advice import (
@@ -38,10 +38,10 @@ from coterie.training.profiling.rehearsal import (
     FILLING_SECONDS,
     MOST_FILLING,
     TICKS,
-    Clock,
-    held_alone,
-    in_status,
-    memory_as_later,
+    StepTimer,
+    private_bytes,
+    proc_status_bytes,
+    simulate_full_memory,
 )
 from coterie.types import Batch, Progress
 
@@ -52,7 +52,7 @@ TURNS = 4
 Stream = Iterator[tuple[Progress, Batch]]
 
 
-class Timeline:
+class SectionTimer:
     """Charges the time since its last mark to a part, so that all parts together are the whole.
 
     On a CUDA device each mark waits for the device: what it does belongs to the part that asked for it.
@@ -88,7 +88,7 @@ class Timeline:
         """A hook that marks."""
         return lambda *_: self.mark(part)
 
-    def watch(self, loader: Loader, parts: Parts, optimizer: torch.optim.Optimizer) -> None:
+    def watch(self, loader: Loader, parts: TrainingParts, optimizer: torch.optim.Optimizer) -> None:
         """Mark where the loop goes from one part to the next."""
         student, objective, target = parts.student, parts.objective, parts.objective.target
         self._mark_before(loader, "batch", WAITING)  # it is called with what the workers made
@@ -129,7 +129,9 @@ class _Steps:
     others, are made as a run makes them. On a CPU nothing overlaps, and a mark takes a millionth of a second.
     """
 
-    def __init__(self, stream: Stream, timeline: Timeline, seconds: float, workers: int, ticks: Iterator[int]) -> None:
+    def __init__(
+        self, stream: Stream, timeline: SectionTimer, seconds: float, workers: int, ticks: Iterator[int]
+    ) -> None:
         self.stream, self.timeline, self.ticks = stream, timeline, ticks
         self.seconds, self.workers, self.said = seconds, workers, 0
         self.plain, self.timed = _Tally(), _Tally()
@@ -165,14 +167,14 @@ class _Steps:
             next(self.ticks, None)
 
 
-def profile_run(config: PretrainConfig, source: ImageSource, seconds: float, listener: Listener) -> Profile:
+def profile_run(config: PretrainConfig, source: ImageSource, seconds: float, logger: Logger) -> Profile:
     """Make some real steps of a run in this process, and say where their time goes.
 
     Args:
         config: of the run.
         source: its images.
         seconds: of steps; the warm-up, the memory's filling and the stages of the loader, a few seconds each, come on top.
-        listener: is told how far it is.
+        logger: is told how far it is.
 
     Raises:
         UserError: what the run itself would say, in one line.
@@ -180,7 +182,7 @@ def profile_run(config: PretrainConfig, source: ImageSource, seconds: float, lis
     device, threads = choose_device(config.run.device), torch.get_num_threads()
     torch.set_num_threads(config.run.threads or threads)
     try:
-        return _profile(config, source, seconds, device, listener)
+        return _profile(config, source, seconds, device, logger)
     except torch.OutOfMemoryError as error:
         raise UserError(out_of_memory(config, device, error)) from error
     finally:
@@ -188,30 +190,30 @@ def profile_run(config: PretrainConfig, source: ImageSource, seconds: float, lis
 
 
 def _profile(
-    config: PretrainConfig, source: ImageSource, seconds: float, device: torch.device, listener: Listener
+    config: PretrainConfig, source: ImageSource, seconds: float, device: torch.device, logger: Logger
 ) -> Profile:
     longer = replace(config, epochs=config.epochs + (1 + TURNS) * MOST_STEPS, images=None)  # enough steps, always
-    loader, timeline = build_loader(longer, source, device), Timeline(device)
+    loader, timeline = build_loader(longer, source, device), SectionTimer(device)
     began = time.perf_counter()
-    loader.prepare(listener.track)
+    loader.prepare(logger.progress)
     prepared = time.perf_counter() - began
-    filling, refresh = Clock(FILLING_SECONDS, MOST_FILLING, device), 0.0
-    parts = assemble(config, device, images=len(source))
-    with closing(loader.resume(1)) as stream:  # type: ignore[type-var]  # 1: a refresh comes before step 0
-        ticks = iter(listener.track(range(TICKS), TICKS, "profiling"))
+    filling, refresh = StepTimer(FILLING_SECONDS, MOST_FILLING, device), 0.0
+    parts = build_parts(config, device, images=len(source))
+    with closing(loader.batches(1)) as stream:  # type: ignore[type-var]  # 1: a refresh comes before step 0
+        ticks = iter(logger.progress(range(TICKS), TICKS, "profiling"))
         steps = _Steps(stream, timeline, seconds, loader.workers, ticks)
 
         def batches() -> Stream:
             nonlocal refresh
-            refresh = memory_as_later(parts.objective, config, len(source))
+            refresh = simulate_full_memory(parts.objective, config, len(source))
             yield from steps.batches()
 
-        _fit(config, loader, parts, timeline, batches(), lambda: filling.over(loader.once()))
+        _fit(config, loader, parts, timeline, batches(), lambda: filling.over(loader.fill_batches()))
         for _ in ticks:  # so that a bar is whole
             pass
         held = {
-            "main_memory": in_status(os.getpid(), "VmHWM"),
-            "worker_memory": sum(held_alone(child.pid) for child in active_children() if child.pid),
+            "main_memory": proc_status_bytes(os.getpid(), "VmHWM"),
+            "worker_memory": sum(private_bytes(child.pid) for child in active_children() if child.pid),
             "device_memory": torch.cuda.max_memory_allocated(device) if device.type == "cuda" else 0,
         }
     stages, taken = measure_stages(loader), steps.plain if steps.plain.steps else steps.timed
@@ -237,8 +239,8 @@ def _profile(
 def _fit(
     config: PretrainConfig,
     loader: Loader,
-    parts: Parts,
-    timeline: Timeline,
+    parts: TrainingParts,
+    timeline: SectionTimer,
     batches: Stream,
     once: Callable[[], Stream],
 ) -> None:

@@ -25,10 +25,10 @@ from coterie.embedding.embed import embed_source
 from coterie.errors import UserError
 from coterie.grouping.chunks import CHUNK_ELEMENTS
 from coterie.grouping.objective import Objective
-from coterie.training.build import assemble, build_loader, out_of_memory
+from coterie.training.build import build_loader, build_parts, out_of_memory
 from coterie.training.loop import fit
 from coterie.training.monitor import Monitor
-from coterie.training.student import eye
+from coterie.training.student import preprocessing_of
 from coterie.types import Batch, Progress
 
 STEP_SECONDS, MOST_STEPS, WARM_UP = 20.0, 60, 4
@@ -42,7 +42,7 @@ def _say(line: dict[str, Any]) -> None:
     sys.stdout.flush()
 
 
-class Clock:
+class StepTimer:
     """Lets batches through until the time is over or there were enough, and times what is done with each."""
 
     def __init__(self, seconds: float, most: int, device: torch.device) -> None:
@@ -65,7 +65,7 @@ class Clock:
                 said += 1
                 _say({})
             if len(self.times) % 5 == 1 or share >= 1:
-                held = sum(held_alone(child.pid) for child in active_children() if child.pid)
+                held = sum(private_bytes(child.pid) for child in active_children() if child.pid)
                 self.workers = max(self.workers, held)
             if share >= 1:
                 break
@@ -89,16 +89,16 @@ def rehearse(config: PretrainConfig, source: ImageSource) -> dict[str, Any]:
         torch.set_num_threads(config.run.threads)
     longer = replace(config, epochs=config.epochs + MOST_STEPS, images=None)  # enough steps, always
     loader = build_loader(longer, source, device)
-    parts = assemble(config, device, images=len(source))
+    parts = build_parts(config, device, images=len(source))
     rows, rate, log_steps = config.assigned_rows, config.learning_rate, config.run.log_steps
     monitor = Monitor(config.group_counts, rows, rate, log_steps=log_steps, write=lambda _: None, device=device)
-    filling, steps = Clock(FILLING_SECONDS, MOST_FILLING, device), Clock(STEP_SECONDS, MOST_STEPS, device)
+    filling, steps = StepTimer(FILLING_SECONDS, MOST_FILLING, device), StepTimer(STEP_SECONDS, MOST_STEPS, device)
     refresh = 0.0
 
     def batches() -> Iterator[tuple[Progress, Batch]]:
         nonlocal refresh
-        refresh = memory_as_later(parts.objective, config, len(source))
-        yield from steps.over(loader.resume(1), TICKS)  # a refresh comes before step 0
+        refresh = simulate_full_memory(parts.objective, config, len(source))
+        yield from steps.over(loader.batches(1), TICKS)  # a refresh comes before step 0
 
     _say({"ready": True})
     fit(
@@ -107,7 +107,7 @@ def rehearse(config: PretrainConfig, source: ImageSource) -> dict[str, Any]:
         monitor.timed(batches()),
         config.optimizer.build(parts.student),
         config.learning_rate.at,
-        once=lambda: filling.over(loader.once()),
+        once=lambda: filling.over(loader.fill_batches()),
         autocast=choose_autocast(config.run.precision, device),
         clip=config.clip,
         seed=config.seed,
@@ -115,7 +115,7 @@ def rehearse(config: PretrainConfig, source: ImageSource) -> dict[str, Any]:
     )
     some = Subset(source, np.linspace(0, len(source) - 1, min(EMBEDDED, len(source))).astype(np.int64))
     began = time.perf_counter()
-    embed_source(parts.student.encoder.backbone.eval(), some, eye(config), device=device)
+    embed_source(parts.student.encoder.backbone.eval(), some, preprocessing_of(config), device=device)
     return {
         "embedding": (time.perf_counter() - began) / len(some),
         "first": filling.first + steps.first,
@@ -123,13 +123,13 @@ def rehearse(config: PretrainConfig, source: ImageSource) -> dict[str, Any]:
         "refresh": refresh,
         "step": steps.typical,
         "steps": len(steps.times),
-        "main": in_status(os.getpid(), "VmHWM"),
+        "main": proc_status_bytes(os.getpid(), "VmHWM"),
         "workers": max(filling.workers, steps.workers),
         "device": torch.cuda.max_memory_allocated(device) if device.type == "cuda" else 0,
     }
 
 
-def memory_as_later(objective: Any, config: PretrainConfig, images: int) -> float:
+def simulate_full_memory(objective: Any, config: PretrainConfig, images: int) -> float:
     """Fill the memory with random rows, as large as it will be; returns the seconds that a refresh of it takes.
 
     At most one chunk of scores is looked over, and the time taken in proportion to the rows: k-means and labelling are
@@ -157,7 +157,7 @@ def memory_as_later(objective: Any, config: PretrainConfig, images: int) -> floa
     return seconds * scale
 
 
-def in_status(process: int, name: str) -> int:
+def proc_status_bytes(process: int, name: str) -> int:
     """Bytes of a line of ``/proc/PID/status`` or of ``smaps_rollup``; VmHWM is the most that was resident at once."""
     for file in ("status", "smaps_rollup"):
         for line in Path(f"/proc/{process}/{file}").read_text().splitlines():
@@ -166,9 +166,9 @@ def in_status(process: int, name: str) -> int:
     raise KeyError(name)
 
 
-def held_alone(process: int) -> int:
+def private_bytes(process: int) -> int:
     """Bytes that a process shares with no other; after a fork the pages that neither has written since are not counted."""
-    return in_status(process, "Private_Clean") + in_status(process, "Private_Dirty")
+    return proc_status_bytes(process, "Private_Clean") + proc_status_bytes(process, "Private_Dirty")
 
 
 def _main() -> None:
