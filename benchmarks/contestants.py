@@ -75,7 +75,7 @@ class Case:
         return build_backbone(self.backbone, max(self.sizes))
 
     def views(self, batch: int, device: torch.device) -> list[Tensor]:
-        """Noise, as normalised views are: ``[B, 3, S, S]`` on the device."""
+        """Noise, as normalized views are: ``[B, 3, S, S]`` on the device."""
         generator = torch.Generator().manual_seed(SEED)
         return [torch.randn(batch, 3, size, size, generator=generator).to(device) for size in self.sizes]
 
@@ -162,7 +162,7 @@ class Ours:
             self.config.learning_rate.at,
             once=self._one,
             autocast=choose_autocast(self.config.run.precision, self.device),
-            clip=self.config.clip,
+            clip_grad_norm=self.config.clip_grad_norm,
             seed=self.config.seed,
             observers=[self.monitor],
         )
@@ -241,14 +241,14 @@ class Lightly:
 def lightly(
     case: Case, batch: int, device: torch.device, precision: str, *, best: bool = False, compiled: bool = False
 ) -> Lightly:
-    """As documented, with the optimiser of the documented recipe; ``best``: channels-last, and compiled if asked for."""
+    """As documented, with the optimizer of the documented recipe; ``best``: channels-last, and compiled if asked for."""
     model = lightly_model(case, device)
     optimizer = model.large_optimizer(batch) if case.large else model.optimizer(batch)
     return Lightly(model, optimizer, precision=precision, channels_last=best, compiled=best and compiled)
 
 
 def lightly_with_our_optimizer(case: Case, batch: int, device: torch.device, precision: str) -> Lightly:
-    """As documented but for the optimiser, which is that of our preset."""
+    """As documented but for the optimizer, which is that of our preset."""
     model = lightly_model(case, device)
     config = settings(case, batch, "float32", device)
     optimizer = config.optimizer.build(model)

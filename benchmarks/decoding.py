@@ -7,10 +7,10 @@ Photographs of ``$COTERIE_SHARED/data/photos``, from memory, listed again and ag
 * ``torchvision, cuda``: ``torchvision.io.decode_jpeg`` of a batch on the device: only decoding, so it is the most that a
   loader with nvJPEG could give. With ``--device cpu`` it is torchvision's own decoder, one image after the other.
 * ``workers, decode``: ``coterie.data.decoding.decode.decode`` in ``--workers`` processes; what they decoded stays there.
-* ``workers, views on the device``: the whole loader, 2x224 + 6x96, engine ``device``: decoding, cropping, the way to the
-  device and the colours there.
+* ``workers, views on the device``: the whole loader, 2x224 + 6x96, engine ``gpu``: decoding, cropping, the way to the
+  device and the colors there.
 
-nvJPEG is worth building in where the first is well above the third, since cropping and colour come on top of it.
+nvJPEG is worth building in where the first is well above the third, since cropping and color come on top of it.
 """
 
 import argparse
@@ -94,7 +94,7 @@ def contestants(photos: Photos, options: argparse.Namespace) -> dict[str, Callab
 
     def as_views() -> int:
         loader = Loader(
-            photos, plan, batch_size=options.batch, epochs=1, seed=0, workers=options.workers, device=device, engine="device"
+            photos, plan, batch_size=options.batch, epochs=1, seed=0, workers=options.workers, device=device, engine="gpu"
         )  # fmt: skip
         return sum(len(batch.index) for _, batch in loader.batches())
 

@@ -1,6 +1,6 @@
 """Training from JPEG files in a folder: images a second beside the same step on views that are there, and beside lightly's.
 
-    python benchmarks/end_to_end.py [--device cpu|cuda] [--workers N] [--batch N] [--images 4096] [--engine auto|cpu|device]
+    python benchmarks/end_to_end.py [--device cpu|cuda] [--workers N] [--batch N] [--images 4096] [--engine auto|cpu|gpu]
 
 SwAV with a ResNet-50, 2x224 + 6x96, on the photographs of ``$COTERIE_SHARED/data/photos``, which are listed again and again
 until there are ``--images``: a folder of links, so that reading is from memory for everybody. Contestants:
@@ -153,7 +153,7 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--workers", type=int, default=-1, help="processes; else as many as cores to spare, at most 16")
-    parser.add_argument("--engine", choices=("auto", "cpu", "device"), default="auto", help="who does our colours")
+    parser.add_argument("--engine", choices=("auto", "cpu", "gpu"), default="auto", help="who does our colors")
     parser.add_argument(
         "--precision", choices=("auto", "float32", "bfloat16"), help="else auto on a GPU, float32 on a CPU"
     )

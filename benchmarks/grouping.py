@@ -9,7 +9,7 @@ families of 2x224 + 4x96) in front of a ResNet-50. Three things are timed in tur
   groups and of the memory, and what comes after the step;
 * network: student forward and backward and, in SMoG, the teacher's forward, on views of noise that are there, in the
   precision that the plan would choose, at ``--network-batch``;
-* weights: the optimiser's step and, in SMoG, the teacher's move.
+* weights: the optimizer's step and, in SMoG, the teacher's move.
 
 The step of ``--batch`` images is grouping + network times (batch / network batch) + weights: 4,096 images do not fit on one
 device, and the network's time is in proportion to them. The share is grouping over that.

@@ -227,7 +227,7 @@ def mixing(shards: int) -> dict[str, float]:
     images = order.indices(0, 0, order.count) if shards <= 1000 else None
     found = {"shards_in_a_batch": float(drawn), "shards_in_a_window": shards / order.windows, "windows": order.windows}
     window = order.count / order.windows
-    found["neighbours_meet_times_as_often"] = float(order.count / window)
+    found["neighbors_meet_times_as_often"] = float(order.count / window)
     if images is not None:
         moved = np.abs(images - np.arange(order.count)).mean()
         found["distance_moved"] = float(moved / (order.count / 3))

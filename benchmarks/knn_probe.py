@@ -5,10 +5,10 @@
 Contestants take turns, so that whatever else the machine does meets them alike; a ratio is the median over the repeats of
 the ratio within a repeat. All are given the same unit rows and are timed from there to the accuracy:
 
-* ``coterie knn``: as users call it, three numbers of neighbours (1, 20, 200) and two temperatures, top 1 and top 5.
-* ``coterie knn, k = 20``: one number of neighbours and one temperature.
+* ``coterie knn``: as users call it, three numbers of neighbors (1, 20, 200) and two temperatures, top 1 and top 5.
+* ``coterie knn, k = 20``: one number of neighbors and one temperature.
 * ``scikit-learn, cosine`` and ``scikit-learn, euclidean``: KNeighborsClassifier(20, algorithm="brute"), one vote for each
-  neighbour.
+  neighbor.
 
 That both predict the same is checked first, for 1000 queries: by the nearest row, and by an unweighted vote of 20, which an
 endlessly high temperature gives.
@@ -38,7 +38,7 @@ from coterie.evaluation.probes.knn import knn, knn_predictions
 
 SEED = 0
 CLASSES = 10
-EQUAL_VOTES = 1e30  # a temperature so high that every neighbour's vote weighs the same
+EQUAL_VOTES = 1e30  # a temperature so high that every neighbor's vote weighs the same
 
 Data = tuple[Tensor, Tensor, Tensor, Tensor]
 
@@ -52,9 +52,9 @@ def unit_rows(rows: int, queries: int, width: int) -> Data:
     return found[:rows].clone(), labels[:rows], found[rows:].clone(), labels[rows:]
 
 
-def scikit_learn(data: Data, metric: str, neighbours: int = 20) -> Tensor:
+def scikit_learn(data: Data, metric: str, neighbors: int = 20) -> Tensor:
     train, labels, queries, _ = (each.numpy() for each in data)
-    model = KNeighborsClassifier(neighbours, algorithm="brute", metric=metric).fit(train, labels)
+    model = KNeighborsClassifier(neighbors, algorithm="brute", metric=metric).fit(train, labels)
     return torch.from_numpy(model.predict(queries))
 
 
@@ -66,18 +66,18 @@ def agreement(data: Data, queries: int) -> dict[str, float]:
     """How often, in percent, ours and scikit-learn's predictions are the same, for some of the queries."""
     some = (*data[:2], data[2][:queries], data[3][:queries])
     found = {}
-    for neighbours in (1, 20):
-        ours = knn_predictions(*some[:3], k=neighbours, temperature=EQUAL_VOTES)
+    for neighbors in (1, 20):
+        ours = knn_predictions(*some[:3], k=neighbors, temperature=EQUAL_VOTES)
         for metric in ("cosine", "euclidean"):
-            same = (ours == scikit_learn(some, metric, neighbours)).double().mean()
-            found[f"k{neighbours}_{metric}"] = round(100 * float(same), 3)
+            same = (ours == scikit_learn(some, metric, neighbors)).double().mean()
+            found[f"k{neighbors}_{metric}"] = round(100 * float(same), 3)
     return found
 
 
 CONTESTANTS: dict[str, Callable[[Data], float]] = {
     "coterie knn": lambda data: knn(*data)["k20_t0.07_top1"],
     "scikit-learn, cosine": lambda data: accuracy(scikit_learn(data, "cosine"), data),
-    "coterie knn, k = 20": lambda data: knn(*data, neighbours=(20,), temperatures=(0.07,))["k20_t0.07_top1"],
+    "coterie knn, k = 20": lambda data: knn(*data, neighbors=(20,), temperatures=(0.07,))["k20_t0.07_top1"],
     "scikit-learn, euclidean": lambda data: accuracy(scikit_learn(data, "euclidean"), data),
 }
 

@@ -5,8 +5,8 @@
 The features are made as a network's are: overlapping classes in a space whose directions have sizes that fall as a power
 law, turned, so that all features are correlated, then cut at zero, as after a ReLU. Contestants take turns, so that
 whatever else the machine does meets them alike; a ratio is the median over the repeats of the ratio within a repeat. Ours
-are timed from features to accuracy, standardisation and checks included; scikit-learn is given
-standardised features for nothing and is timed from there to accuracy:
+are timed from features to accuracy, standardization and checks included; scikit-learn is given
+standardized features for nothing and is timed from there to accuracy:
 
 * ``coterie linear``: as users call it, with the sweep of five penalties on held-out rows.
 * ``coterie, C = 1``: only the fit of the problem that scikit-learn solves, C = 1 there.
@@ -102,7 +102,7 @@ def contestants(penalty: float) -> dict[str, Contestant]:
         "coterie, C = 1": ours_exactly,
         "scikit-learn, converged": scikit_learn(None, max_iter=10_000),
         "coterie SGD, five learning rates": lambda data: linear_sgd(
-            *data, learning_rates=RATES, epochs=10, standardise=True
+            *data, learning_rates=RATES, epochs=10, standardize=True
         ),
         "scikit-learn, same penalty": scikit_learn(penalty, max_iter=10_000),
     }
@@ -112,8 +112,8 @@ def measure(data: Data, repeats: int) -> dict[str, dict[str, object]]:
     """Seconds of each contestant in each repeat, by the wall and by CPU time, and what it found."""
     found = contestants(linear(*data)["penalty"])
     standard = Standardizer.fit(data[0])
-    standardised = (standard(data[0]), data[1], standard(data[2]), data[3])
-    given = {name: standardised if name.startswith("scikit-learn") else data for name in found}
+    standardized = (standard(data[0]), data[1], standard(data[2]), data[3])
+    given = {name: standardized if name.startswith("scikit-learn") else data for name in found}
     turns = {name: lambda probe=probe, name=name: probe(given[name]) for name, probe in found.items()}
     times, figures = alternate(turns, repeats)
     for result in figures.values():
@@ -152,7 +152,7 @@ def main() -> None:
     result = measure(data, options.repeats)
     report = {
         "command": command(),
-        "what": "features -> accuracy (scikit-learn: standardised features -> accuracy); ratios: medians over repeats in turn",
+        "what": "features -> accuracy (scikit-learn: standardized features -> accuracy); ratios: medians over repeats in turn",
         "aim": "2 times as fast as scikit-learn's LogisticRegression at equal accuracy",
         "processor": processor(),
         "cores": os.cpu_count(),

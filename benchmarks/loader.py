@@ -1,11 +1,11 @@
-"""Images a second on one core, from encoded bytes to normalised batches of views: ours beside what others use.
+"""Images a second on one core, from encoded bytes to normalized batches of views: ours beside what others use.
 
     python benchmarks/loader.py [--repeats 7] [--case photos|cifar] [--out benchmarks/results/loader.json]
 
 Contestants take turns on batches (of 32 photographs, or 250 small images), so that whatever else the machine does meets them
 alike. The figure is images per second of this process's CPU time; the wall clock's stands beside it. A ratio is the median
 over the repeats of the ratio within a repeat. Each contestant decodes an image once for all of its crops, and ends with
-float32 batches; but "colour left to the device" ends where a worker does with ``views.engine = "device"``: decoded, cropped,
+float32 batches; but "color left to the device" ends where a worker does with ``views.engine = "gpu"``: decoded, cropped,
 stacked as uint8, and the parameters for the device packed. Ours are the product's own datasets, as its workers run them.
 """
 
@@ -77,7 +77,7 @@ class Encoded:
 
 
 def ours(source: Encoded, plan: ViewPlan) -> Contestant:
-    """What a worker does with ``views.engine = "cpu"``; and normalised here, as the run does."""
+    """What a worker does with ``views.engine = "cpu"``; and normalized here, as the run does."""
     dataset, views = workers.ViewDataset(source, plan, SEED), tuple(range(plan.num_views))
 
     def make(numbers: range) -> list[Tensor]:
@@ -200,7 +200,7 @@ def contestants(case: str, source: Encoded) -> dict[str, Contestant]:
         found["coterie, Pillow decoding"] = ours_on_pillow(source, plan)
     to_tensor = to_tensor_from_jpeg if case == PHOTOS else to_tensor_from_png
     return found | {
-        "coterie, colour left to the device": ours_for_the_device(source, plan),
+        "coterie, color left to the device": ours_for_the_device(source, plan),
         PILLOW: torchvision(source, crops, pillow_chain, by_pillow),
         "torchvision v2 on tensors": torchvision(source, crops, tensor_chain, to_tensor),
         LIGHTLY: lightly(source, crops, by_pillow),
@@ -288,7 +288,7 @@ def main() -> None:
     np.random.seed(SEED)  # noqa: NPY002 -- lightly's blur draws from it
     report = {
         "command": command(),
-        "what": "decode + full SwAV recipe + normalise, one thread; ratios by CPU time, median over repeats",
+        "what": "decode + full SwAV recipe + normalize, one thread; ratios by CPU time, median over repeats",
         "machine": machine(PACKAGES),
         "seed": SEED,
         "repeats": options.repeats,

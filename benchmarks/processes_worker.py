@@ -99,7 +99,7 @@ class Steps:
             self.optimizer,
             config.learning_rate.at,
             autocast=choose_autocast(config.run.precision, DEVICE),
-            clip=config.clip,
+            clip_grad_norm=config.clip_grad_norm,
             seed=config.seed,
             observers=[self.monitor, self.saver, *observers],
         )

@@ -107,7 +107,7 @@ class Run:
             self.optimizer,
             self.config.learning_rate.at,
             autocast=choose_autocast(self.config.run.precision, self.device),
-            clip=self.config.clip,
+            clip_grad_norm=self.config.clip_grad_norm,
             seed=self.config.seed,
             observers=[self.monitor, *observers],
         )
@@ -152,7 +152,7 @@ def saving(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
             run.steps(1)
             tally.append(time.perf_counter() - began)
 
-    run.steps(1)  # the optimiser's state is made, and memory is found
+    run.steps(1)  # the optimizer's state is made, and memory is found
     size = sum(tensor.numel() * tensor.element_size() for tensor in _tensors(run))
     for number in range(options.saves):
         plain.append(plain_write(folder / "plain", size))

@@ -3,14 +3,14 @@
     python benchmarks/step.py [--device cpu|cuda] [--case "swav, ResNet-18, 2x32"] [--batch N] [--repeats 5] [--threads 1]
     python benchmarks/step.py --memory
 
-Views of noise are on the device already; a step is forward, loss, backward, optimiser and, of ours, the monitor. Same
+Views of noise are on the device already; a step is forward, loss, backward, optimizer and, of ours, the monitor. Same
 network, batch and precision. Ours is as ``auto`` has it in a long run: compiled on a GPU (and beside it not), plain on a CPU.
 Contestants take turns; a ratio is the median over the repeats of the ratio within a repeat, by the wall clock, and by CPU
 time too where the device is the CPU. Of lightly:
 
-* as documented: each crop through the network by itself, its optimiser (Adam for SwAV and SGD for SMoG at 32 pixels, its
+* as documented: each crop through the network by itself, its optimizer (Adam for SwAV and SGD for SMoG at 32 pixels, its
   LARS for SwAV at 224);
-* the same with our optimiser, so that the step is compared and not LARS or AdamW;
+* the same with our optimizer, so that the step is compared and not LARS or AdamW;
 * the best of its settings: channels-last and, as its ImageNet benchmark offers it, ``torch.compile`` (``--compile``);
 * on a GPU also ``16-mixed``, the precision of its ImageNet benchmark. Its float32 is given TF32 there, as that benchmark does.
 
@@ -61,7 +61,7 @@ def contestants(
     found: dict[str, Callable[[], Ours | Lightly]] = {
         f"coterie, {precision}": lambda: Ours(settings(case, batch, precision, device), device),
         f"lightly, {precision}": lambda: lightly(case, batch, device, precision),
-        f"lightly, {precision}, our optimiser": lambda: lightly_with_our_optimizer(case, batch, device, precision),
+        f"lightly, {precision}, our optimizer": lambda: lightly_with_our_optimizer(case, batch, device, precision),
         f"lightly, {precision}, best": lambda: lightly(case, batch, device, precision, best=True, compiled=compiled),
     }
     if device.type == "cuda":
@@ -76,7 +76,7 @@ def contestants(
     if recompute:
         config = settings(case, batch, precision, device)
         parts = replace(config, micro_batches=2)
-        blocks = replace(config, run=replace(config.run, checkpoint_activations=True))
+        blocks = replace(config, run=replace(config.run, activation_checkpointing=True))
         found[f"coterie, {precision}, micro_batches = 2"] = lambda: Ours(parts, device)
         found[f"coterie, {precision}, checkpoint_activations"] = lambda: Ours(blocks, device)
     return found

@@ -1,4 +1,4 @@
-"""Grouping in a loop of your own: any network, any data, any optimiser; Coterie brings the objective."""
+"""Grouping in a loop of your own: any network, any data, any optimizer; Coterie brings the objective."""
 
 import torch
 from torch import nn

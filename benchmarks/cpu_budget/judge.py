@@ -48,7 +48,7 @@ def macs(network: nn.Module, size: int = 32) -> int:
 def judge(network: Callable[[Tensor], Tensor], normalization: tuple, data: Path, split: str) -> dict[str, float]:
     """kNN, the training images voting, and the effective rank of their features."""
     train, questions = (features(network, normalization, data / f"{part}.parquet") for part in ("train", split))
-    votes = knn(train.rows, train.labels, questions.rows, questions.labels, neighbours=(20, 200))
+    votes = knn(train.rows, train.labels, questions.rows, questions.labels, neighbors=(20, 200))
     return {
         "knn20": round(votes["k20_t0.07_top1"], 2),
         "knn200": round(votes["k200_t0.1_top1"], 2),

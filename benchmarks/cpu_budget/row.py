@@ -77,7 +77,7 @@ def rehearse_and_train(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def train(options: argparse.Namespace, epochs: int, clock: Clock) -> tuple[Any, ...]:
-    """What was said, the trained backbone, what it wants its images normalised by, and how its groups are counted."""
+    """What was said, the trained backbone, what it wants its images normalized by, and how its groups are counted."""
     where = (options.contestant, options.data, epochs, options.seed, options.workers, clock)
     if options.contestant in lightly_rows.RECIPES:
         model, said = lightly_rows.train(*where)

@@ -4,8 +4,8 @@
     python benchmarks/gpu/cifar.py lightly-swav --data DATA --work FOLDER --out FILE
 
 ``coterie-METHOD`` is ``coterie pretrain METHOD`` with the preset's own settings. ``lightly-swav`` is the recipe of lightly's
-CIFAR-10 benchmark at batch 512, with its modules, transform and optimiser, in float32, images decoded beforehand, in its own
-data loader. ``lightly-swav-fed`` is the same training, but the same crops and colours are made by our loader, which lets it
+CIFAR-10 benchmark at batch 512, with its modules, transform and optimizer, in float32, images decoded beforehand, in its own
+data loader. ``lightly-swav-fed`` is the same training, but the same crops and colors are made by our loader, which lets it
 reach 200 epochs where eight processes with Pillow would need hours; its accuracy says what the recipe learns, its time
 nothing about lightly. All have the same network: ResNet-18 with the 3x3 stem.
 
@@ -151,7 +151,7 @@ def own_epochs(
 def fed_epochs(
     options: argparse.Namespace, batch: int, first: int, device: torch.device
 ) -> Iterator[tuple[int, Iterable[list[torch.Tensor]]]]:
-    """The same crops and colours from our loader."""
+    """The same crops and colors from our loader."""
     augmentation = Augmentation(brightness=0.4, contrast=0.4, saturation=0.4, hue=0.1, blur=0.0)
     mean, std = IMAGENET
     plan = ViewPlan((Crops(2, 32, (0.14, 1.0), augmentation=augmentation),), mean=mean, std=std)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 BENCHMARKS = HERE.parent
-TOY_NETWORK = ("--set", "backbone.width=0.125", "--set", "run.looks=0")
+TOY_NETWORK = ("--set", "backbone.width=0.125", "--set", "run.snapshots=0")
 
 
 @dataclass(frozen=True)
@@ -179,7 +179,7 @@ def family(at: Where) -> list[Job]:
 
 def looks(at: Where) -> list[Job]:
     given = (
-        "--looks", "--set", "run.looks=2" if at.toy else "run.looks=20",
+        "--looks", "--set", "run.snapshots=2" if at.toy else "run.snapshots=20",
         "--set", f"probe.train=['{at.cifar / 'train.parquet'}']", "--set", f"probe.test=['{at.cifar / 'test.parquet'}']",
         "--set", f"probe.every_epochs={1 if at.toy else 10}",
     )  # fmt: skip
@@ -189,7 +189,7 @@ def looks(at: Where) -> list[Job]:
 
 def plan(at: Where) -> list[Job]:
     if at.toy:
-        small = ("--set", "backbone.width=0.125", "--set", "run.looks=0", "--epochs", 1, "--set", "run.workers=0")
+        small = ("--set", "backbone.width=0.125", "--set", "run.snapshots=0", "--epochs", 1, "--set", "run.workers=0")
         return [script("plan_swav", "gpu/checks.py", "plan", "swav", at.cifar / "train.parquet", *small)]
     photos = ("gpu/checks.py", "plan", "smog_imagenet", at.photos, "--epochs", 60, "--batch", 128)
     return [
@@ -222,7 +222,7 @@ RUNS = (
     Run("lightly_cifar", "wall time and accuracy of lightly's own pipeline, as far as the time goes", lightly_cifar),
     Run(
         "ablations",
-        "number of groups, crops, epsilon and optimiser of the small-image preset, on a tuning split",
+        "number of groups, crops, epsilon and optimizer of the small-image preset, on a tuning split",
         ablations,
     ),
     Run("family", "kNN of the other presets after 200 epochs", family),

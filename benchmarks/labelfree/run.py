@@ -130,7 +130,7 @@ def train(options: argparse.Namespace, write: Callable[[dict[str, Any]], None]) 
         config.learning_rate.at,
         once=loader.fill_batches,
         autocast=choose_autocast(config.run.precision, torch.device("cpu")),
-        clip=config.clip,
+        clip_grad_norm=config.clip_grad_norm,
         seed=config.seed,
         observers=[observe],
     )
@@ -156,7 +156,7 @@ class Looks:
         chosen = np.sort(np.random.default_rng(0).permutation(len(self.images))[: self.count])
         views = embedded_views(self._see, self.images, chosen, self.config.views, self.config.seed)
         votes = knn(
-            voters[0], numbers(self.images), asked[0], numbers(self.questions), neighbours=(20,), temperatures=(0.07,)
+            voters[0], numbers(self.images), asked[0], numbers(self.questions), neighbors=(20,), temperatures=(0.07,)
         )
         record: dict[str, Any] = {"step": step, "epoch": round(epoch, 3)}
         features, embeddings = (each[torch.from_numpy(chosen)] for each in voters)

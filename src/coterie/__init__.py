@@ -1,4 +1,4 @@
-"""Learn visual features from unlabelled images by grouping them.
+"""Learn visual features from unlabeled images by grouping them.
 
 What stands in ``__all__`` is public. Each name is imported when it is first asked for, so that ``coterie --help`` and
 ``import coterie.grouping`` do not wait for what they do not need.

@@ -136,10 +136,10 @@ def pretrain(
     probe: Paths = (),
     probe_test: Paths = (),
     on_collapse: str | None = None,
-    stop_when: str | None = None,
+    early_stop: bool | None = None,
     logger: Logger | None = None,
 ) -> Path:
-    """Pretrain a backbone on unlabelled images; or go on with a run that was stopped, if ``out`` holds one.
+    """Pretrain a backbone on unlabeled images; or go on with a run that was stopped, if ``out`` holds one.
 
     Args:
         method: a preset, such as ``swav``; may be left out with ``config``.
@@ -152,10 +152,10 @@ def pretrain(
         seed: of weights, order and views.
         config: a ``config.toml``, of a run or of your own, in place of the preset.
         settings: overrides, each ``path=value``, such as ``groups.counts=300``.
-        probe: labelled images for a kNN probe while the run goes on.
-        probe_test: labelled images whose labels the probe guesses; without it, every fifth of ``probe``.
+        probe: labeled images for a kNN probe while the run goes on.
+        probe_test: labeled images whose labels the probe guesses; without it, every fifth of ``probe``.
         on_collapse: ``warn`` or ``stop`` when the run looks collapsed; without it, what the settings say, which is warn.
-        stop_when: ``stale`` to end when the figures without labels say that nothing moves any more, or ``never``.
+        early_stop: stop when the label-free metrics plateau; without it, what the settings say, which is no.
         logger: is told what happens.
 
     Returns:
@@ -166,7 +166,7 @@ def pretrain(
     """
     logger = logger or NullLogger()
     flags: dict[str, Any] = {"epochs": epochs, "images": images, "batch_size": batch_size, "seed": seed}
-    flags |= {"backbone.name": backbone, "run.on_collapse": on_collapse, "run.stop_when": stop_when}
+    flags |= {"backbone.name": backbone, "run.on_collapse": on_collapse, "run.early_stop": early_stop}
     if probe_test and not probe:
         raise BadConfig("--probe-test names what is asked; name with --probe what is learned from")
     if probe:
@@ -194,12 +194,12 @@ def evaluate(
     workers: int = -1,
     logger: Logger | None = None,
 ) -> dict[str, dict[str, float]]:
-    """Judge a run's backbone by labelled images. What is embedded is kept in the run's folder, and not embedded again.
+    """Judge a run's backbone by labeled images. What is embedded is kept in the run's folder, and not embedded again.
 
     Args:
         run: a run's folder, or a ``model.safetensors``.
-        train: labelled sources that the probes learn from.
-        test: labelled sources that they are asked; without it, every fifth image of ``train``.
+        train: labeled sources that the probes learn from.
+        test: labeled sources that they are asked; without it, every fifth image of ``train``.
         probes: of ``knn``, ``linear``, ``linear_published``, ``clusters``, ``retrieval``, ``svm``, ``low_shot``,
             ``linear_images`` and ``finetune`` (``docs/evaluate.md``).
         labels: for ``finetune``: a share of the training labels, such as ``1%``, or so many a class, such as ``5``.
@@ -229,11 +229,11 @@ def transfer(
     workers: int = -1,
     logger: Logger | None = None,
 ) -> dict[str, dict[str, float]]:
-    """Judge a run's backbone on any number of other labelled sets, as the papers do on Places205, iNat18 and VOC07.
+    """Judge a run's backbone on any number of other labeled sets, as the papers do on Places205, iNat18 and VOC07.
 
     Args:
         run: a run's folder, or a ``model.safetensors``.
-        sets: by name, a labelled source, of which every fifth image is asked, or a pair: to learn from, and to ask.
+        sets: by name, a labeled source, of which every fifth image is asked, or a pair: to learn from, and to ask.
         probes: as of :func:`evaluate`.
         labels: as of :func:`evaluate`.
         seed: as of :func:`evaluate`.

@@ -37,7 +37,7 @@ class Roles:
         student_views: encoded by the student, and predicting.
         target_views: encoded by the target network; they decide.
         grouped_views: of the student's; they move the groups and fill the memory.
-        companion_views: encoded by the target network beside the target views, only for its batch statistics (SMoG).
+        bn_only_views: encoded by the target network beside the target views, only for its batch statistics (SMoG).
         family: views of one family of augmentation, where two families swap their parts every batch; 0: they do not. View v
             of one family is view ``v + family`` of the other.
     """
@@ -45,7 +45,7 @@ class Roles:
     student_views: tuple[int, ...]
     target_views: tuple[int, ...]
     grouped_views: tuple[int, ...]
-    companion_views: tuple[int, ...] = ()
+    bn_only_views: tuple[int, ...] = ()
     family: int = 0
 
     def at(self, progress: Progress) -> "Roles":
@@ -60,13 +60,13 @@ class Roles:
             swapped(self.student_views),
             swapped(self.target_views),
             swapped(self.grouped_views),
-            swapped(self.companion_views),
+            swapped(self.bn_only_views),
         )
 
     @property
     def used(self) -> tuple[int, ...]:
         """Every view that somebody looks at, in order."""
-        return tuple(sorted({*self.student_views, *self.target_views, *self.grouped_views, *self.companion_views}))
+        return tuple(sorted({*self.student_views, *self.target_views, *self.grouped_views, *self.bn_only_views}))
 
 
 @dataclass(frozen=True)

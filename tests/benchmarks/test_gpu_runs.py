@@ -113,7 +113,7 @@ def test_the_driver_stops_a_job_says_so_and_goes_on(toy: Path, tmp_path: Path):
 
 
 def cifar(toy: Path, work: Path, contestant: str, *more: str) -> tuple[str, ...]:
-    network = ("--set", "backbone.width=0.125", "--set", "run.looks=0", "--set", "run.save_steps=5")
+    network = ("--set", "backbone.width=0.125", "--set", "run.snapshots=0", "--set", "run.save_steps=5")
     return (
         str(BENCHMARKS / "gpu" / "cifar.py"), contestant, "--data", str(toy / "data" / "cifar10"), "--work", str(work),
         "--out", f"{work}.json", "--device", "cpu", "--workers", "0", "--epochs", "3",

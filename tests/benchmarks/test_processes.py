@@ -59,7 +59,7 @@ def test_what_is_said_is_what_the_methods_must_say(report: dict[str, Any]) -> No
     assert smog["said"]["groups"] == {"collectives": 3, "bytes": 3 * GROUPS * (WIDTH + 1) * FLOAT}
     assert swav["said"][GRADIENTS]["bytes"] == swav["weights_bytes"]
     assert smog["said"][GRADIENTS]["bytes"] == smog["weights_bytes"] - 3 * GROUPS * WIDTH * FLOAT, (
-        "no optimiser moves them"
+        "no optimizer moves them"
     )
     backbone, resolutions, head = 20, 2, 1
     assert swav["said"][FORWARD]["collectives"] == backbone * resolutions + head

@@ -16,7 +16,7 @@ def test_the_whole_demonstration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert [line.split()[0] for line in lines[1:4]] == ["raw", "untrained", "pretrained"]
     assert "gain over the better" in lines[4]
     page = (tmp_path / "demo" / "report.html").read_text()
-    for words in ("raw pixels", "untrained network", "pretrained network", "Neighbours before and after"):
+    for words in ("raw pixels", "untrained network", "pretrained network", "Neighbors before and after"):
         assert words in page
     assert (tmp_path / "demo" / "run" / "model.safetensors").exists()
     again = coterie.demo(tmp_path / "demo")  # nothing is trained again, and it says the same

@@ -228,10 +228,10 @@ def test_sources_that_hold_nothing(tmp_path: Path, call) -> None:
         (["--set", "views=[1]", "--set", "views.channels=3"], "has no part channels"),
         (["--set", "run=5"], "run is 5: give a table"),
         (["--set", "learning_rate=fast"], "learning_rate is 'fast': give a table"),
-        (["--set", "probe.train=labelled"], "probe.train is 'labelled': give a list"),
+        (["--set", "probe.train=labeled"], "probe.train is 'labeled': give a list"),
         (["--set", "groups.counts=none"], "cannot be left out"),
         (["--set", "temperature=nan"], "temperature: nan is not a number"),
-        (["--set", "clip=-1"], "clip is -1"),
+        (["--set", "clip_grad_norm=-1"], "clip_grad_norm is -1"),
         (["--set", "data=['x']"], "METHOD DATA"),
         (["--seed", "18446744073709551616"], "seed"),
         (["--set", "run.device=cuda:"], "run.device"),
@@ -326,7 +326,7 @@ def test_bad_images_among_good_ones_are_listed(images: Path, tmp_path: Path, cal
 
 @pytest.mark.parametrize(("channels", "dtype"), [(1, np.uint16), (5, np.uint16), (1, np.uint8)])
 def test_special_images(tmp_path: Path, call, channels: int, dtype: type) -> None:
-    """Grey, 16-bit and many-channel TIFF, with quarter turns and flips upside down."""
+    """Gray, 16-bit and many-channel TIFF, with quarter turns and flips upside down."""
     folder = tmp_path / "folder"
     folder.mkdir()
     generator = np.random.default_rng(0)

@@ -19,7 +19,9 @@ SMALL = Facts(images=50_000, side=32)
     "facts", [SMALL, Facts(1_281_167, 375), Facts(5000, 64, channels=5, bits=16, mean=(0.5,) * 5, std=(0.2,) * 5)]
 )
 def test_every_preset_survives_toml(name: str, facts: Facts, tmp_path) -> None:
-    config = replace(METHODS[name](Planner(facts)), data=("a folder", "b"), probe=ProbeConfig(("labelled",)), clip=3.0)
+    config = replace(
+        METHODS[name](Planner(facts)), data=("a folder", "b"), probe=ProbeConfig(("labeled",)), clip_grad_norm=3.0
+    )
     (tmp_path / "config.toml").write_text(to_toml(config))
     assert from_dict(read_toml(tmp_path / "config.toml")) == config
 
@@ -162,7 +164,7 @@ def smog(*settings: str) -> dict:
         (("memory.start_epoch=3",), "set it to 0"),
         (("target.kind=same",), "refresh.reset_teacher is true, but there is no teacher"),
         (("target.covers_groups=true",), "target.covers_groups"),
-        (("refresh.labels=true",), "set memory.of='target'"),
+        (("refresh.labels=true",), "set memory.rows_from='target'"),
         (("groups.kind=learned", "refresh.reset_teacher=false", "assignment.kind=sinkhorn"), "refresh does nothing"),
         (("groups.kind=batch",), "--set memory=none --set refresh=none"),
         (("assignment.kind=identity",), "groups.kind='batch'"),
@@ -201,11 +203,11 @@ def test_smog_as_released() -> None:
     ]
     blurs = [(c.augmentation.blur, c.augmentation.solarize) for c in config.views.crops]
     assert blurs == [(1.0, 0.0), (1.0, 0.0), (0.1, 0.2), (0.1, 0.2)]
-    colour = config.views.crops[0].augmentation
-    assert (colour.brightness, colour.contrast, colour.saturation, colour.hue) == (0.4, 0.4, 0.2, 0.1)
+    color = config.views.crops[0].augmentation
+    assert (color.brightness, color.contrast, color.saturation, color.hue) == (0.4, 0.4, 0.2, 0.1)
     roles = config.views.roles
     assert roles.student_views == (2, 3, 4, 5, 6, 7)
-    assert (roles.target_views, roles.companion_views, roles.grouped_views) == ((8, 9), (12, 13, 14, 15), (2, 3))
+    assert (roles.target_views, roles.bn_only_views, roles.grouped_views) == ((8, 9), (12, 13, 14, 15), (2, 3))
     settings = to_dict(config)
     assert settings["groups"] == {
         "kind": "momentum",
@@ -227,7 +229,7 @@ def test_smog_on_swin_as_its_scripts_intend() -> None:
     config = METHODS["smog_imagenet_swin_tiny"](Planner(Facts(1_281_167, 375)))
     roles = config.views.roles
     assert (roles.student_views, roles.target_views, roles.grouped_views) == ((1, 2, 3, 4, 5, 6), (7,), (1, 2))
-    assert (config.backbone.drop_path, config.backbone.mlp_norm, config.clip) == (0.2, "batch", 3.0)
+    assert (config.backbone.drop_path, config.backbone.mlp_norm, config.clip_grad_norm) == (0.2, "batch", 3.0)
     assert (config.projector.width, config.projector.activation) == (256, "gelu")
     assert to_dict(config)["optimizer"] == {"kind": "adamw", "betas": [0.9, 0.999], "weight_decay": 0.05}
 

@@ -43,16 +43,16 @@ def test_the_sample_is_even_and_always_the_same():
     assert found == measure(Arrays(images), limit=10)
 
 
-def test_one_colour_can_still_be_divided_by():
+def test_one_color_can_still_be_divided_by():
     assert measure(Arrays([np.zeros((4, 4, 3), np.uint8)])).std == (1 / 255,) * 3
     assert measure(Arrays([np.zeros((4, 4), np.uint16)])).std == (1 / 65535,)
 
 
 def test_channels_are_found(photo, encoded, tmp_path):
-    colour, grey = photo(), photo()[..., 0]
+    color, gray = photo(), photo()[..., 0]
     file = io.BytesIO()
     tifffile.imwrite(file, np.zeros((5, 8, 9), np.uint16), planarconfig="separate")
-    for name, data in (("a", encoded(grey)), ("b", encoded(colour)), ("c", file.getvalue())):
+    for name, data in (("a", encoded(gray)), ("b", encoded(color)), ("c", file.getvalue())):
         (tmp_path / f"{name}.png").write_bytes(data)
     (tmp_path / "d.png").write_bytes(b"")
     path = str(tmp_path)

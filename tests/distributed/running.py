@@ -77,7 +77,7 @@ def carry(
     if mend is not None:
         mend(parts)
     student, objective = parts.student.double(), parts.objective.double()
-    trained = ShardedStudent(student) if config.run.shard else student
+    trained = ShardedStudent(student) if config.run.fsdp else student
     optimizer = config.optimizer.build(trained)
     if state is not None:
         for name, part in (("student", student), ("objective", objective), ("optimizer", optimizer)):
@@ -95,8 +95,18 @@ def carry(
     batches = islice(_in_double(loader.batches(start)), until - start)
     rate = config.learning_rate.at
     once = lambda: _in_double(loader.fill_batches())  # noqa: E731
-    called = trained if config.run.shard else wrap_ddp(student)
-    fit(called, objective, batches, optimizer, rate, once=once, clip=config.clip, seed=config.seed, observers=[observe])
+    called = trained if config.run.fsdp else wrap_ddp(student)
+    fit(
+        called,
+        objective,
+        batches,
+        optimizer,
+        rate,
+        once=once,
+        clip_grad_norm=config.clip_grad_norm,
+        seed=config.seed,
+        observers=[observe],
+    )
     memory = getattr(objective, "memory", None)
     if memory is not None and memory.written and world_size() > 1:
         rows = all_gather(memory.rows)

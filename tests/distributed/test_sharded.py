@@ -40,10 +40,10 @@ LARS = {"kind": "lars", "weight_decay": 1e-3, "trust": 0.1}
 SHARED: dict[str, tuple[str, dict[str, Any]]] = {
     "swav": (
         "swav",
-        {"groups": {"kind": "learned", "counts": [8, 5], "frozen_steps": 4}, "optimizer": LARS, "clip": 0.5},
+        {"groups": {"kind": "learned", "counts": [8, 5], "frozen_steps": 4}, "optimizer": LARS, "clip_grad_norm": 0.5},
     ),
     "smog": ("smog", {"optimizer": {"kind": "sgd", "momentum": 0.9}, "batch_norm_scope": "joint"}),
-    "dino": ("dino", {"clip": 0.1}),
+    "dino": ("dino", {"clip_grad_norm": 0.1}),
     "vit": (
         "dino",
         {
@@ -61,7 +61,7 @@ def carried(name: str, shared_out: bool, start: int, until: int, state: dict[str
     case, changes = SHARED[name]
     if shared_out:
         changes = changes | LEAN.get(name, {})
-        changes["run"] = changes.get("run", {}) | {"shard": True}
+        changes["run"] = changes.get("run", {}) | {"fsdp": True}
     held: list[float] = []
     done = carry(case, start, until, state, changes, lambda parts: held.append(here(parts)))
     return done | {"here": held[0]}
@@ -78,7 +78,7 @@ def here(parts: TrainingParts) -> float:
 
 def poisoned() -> list[int]:
     """The last step that began here, and the step of which this process was told."""
-    config = from_dict(CASES["swav"] | {"run": {"shard": True}})
+    config = from_dict(CASES["swav"] | {"run": {"fsdp": True}})
     parts = build_parts(config, images=IMAGES)
     trained = ShardedStudent(parts.student)
     monitor = Monitor(config.group_counts, BATCH, config.learning_rate, log_steps=2, write=lambda _: None)
@@ -172,21 +172,21 @@ def test_blocks_that_are_gathered_one_by_one(name: str, count: int) -> None:
 
 
 def test_what_cannot_be_is_told_in_one_line() -> None:
-    with pytest.raises(BadConfig, match=r"one process: start several with torchrun, or --set run.shard=false$"):
-        build_parts(from_dict(CASES["swav"] | {"run": {"shard": True}}), images=IMAGES)
-    with pytest.raises(BadConfig, match=r"^run.compile is 'always', but with run.shard=true"):
-        from_dict(CASES["swav"] | {"run": {"shard": True, "compile": "always"}})
+    with pytest.raises(BadConfig, match=r"one process: start several with torchrun, or --set run.fsdp=false$"):
+        build_parts(from_dict(CASES["swav"] | {"run": {"fsdp": True}}), images=IMAGES)
+    with pytest.raises(BadConfig, match=r"^run.compile is 'always', but with run.fsdp=true"):
+        from_dict(CASES["swav"] | {"run": {"fsdp": True, "compile": "always"}})
 
 
 def test_the_command(tmp_path: Path) -> None:
     """Looks, probe, weights and report are of the whole network, as one process would have them."""
-    images, labelled, out = tmp_path / "patches.parquet", tmp_path / "labelled.parquet", tmp_path / "out"
-    for path in (images, labelled):
+    images, labeled, out = tmp_path / "patches.parquet", tmp_path / "labeled.parquet", tmp_path / "out"
+    for path in (images, labeled):
         write_patches(path, photo_patches("train", 66, 16))
     settings = (
         "views.crops.0.size=16 views.crops.1.size=8 backbone.width=0.125 groups.counts=[8] memory=none run.threads=1"
     )
-    settings += f' run.shard=true run.workers=0 run.looks=1 run.log_steps=4 probe.train=["{labelled}"]'
+    settings += f' run.fsdp=true run.workers=0 run.snapshots=1 run.log_steps=4 probe.train=["{labeled}"]'
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "coterie"]
     command = ["pretrain", "swav", str(images), "--out", str(out), "--epochs", "1", "--batch-size", "16"]
     given = [part for setting in settings.split() for part in ("--set", setting)]

@@ -22,7 +22,7 @@ from tests.faults.running import log_lines
 
 SETTINGS = (
     "views.crops.0.size=16 views.crops.1.size=8 views.crops.1.count=2 backbone.width=0.125 groups.counts=[20] "
-    "memory.length=32 memory.start_epoch=1 run.threads=1 run.log_steps=4 run.save_steps=4 run.looks=1 run.workers=1"
+    "memory.length=32 memory.start_epoch=1 run.threads=1 run.log_steps=4 run.save_steps=4 run.snapshots=1 run.workers=1"
 ).split()
 EPOCHS, STEPS_PER_EPOCH = 6, 10
 

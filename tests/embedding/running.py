@@ -19,7 +19,7 @@ PARTS = [f"part-{number:08d}.parquet" for number in range(5)]
 BROKEN = (5, 600, 2_299)
 SETTINGS = (
     "views.crops.0.size=16 views.crops.1.size=8 views.crops.1.count=1 backbone.width=0.125 groups.counts=[8] "
-    "run.threads=1 run.workers=0 run.looks=0"
+    "run.threads=1 run.workers=0 run.snapshots=0"
 ).split()
 
 

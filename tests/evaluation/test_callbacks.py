@@ -31,7 +31,7 @@ def train(images: Path, out: Path, *more: str, method: str = "swav", epochs: int
 
 
 def test_looks_are_even_and_leave_figures_and_weights(images: Path, tmp_path: Path) -> None:
-    records = train(images, tmp_path / "run", "run.looks=3")
+    records = train(images, tmp_path / "run", "run.snapshots=3")
     found = looks(records)
     assert [look.epoch + 1 for look in found] == [2, 4, 6]
     wanted = {"rankme", "effective_rank", "lidar", "spread", "agreement", "perplexity"}
@@ -46,14 +46,14 @@ def test_looks_are_even_and_leave_figures_and_weights(images: Path, tmp_path: Pa
 
 def test_looking_changes_nothing_that_is_learned(images: Path, tmp_path: Path) -> None:
     for looked in (0, 6):
-        train(images, tmp_path / str(looked), f"run.looks={looked}")
+        train(images, tmp_path / str(looked), f"run.snapshots={looked}")
     none, all_of_them = (coterie.load_backbone(tmp_path / name).state_dict() for name in ("0", "6"))
     assert all(torch.equal(none[name], all_of_them[name]) for name in none)
     assert not (tmp_path / "0" / "snapshots").exists()
 
 
 def test_without_lasting_groups_nothing_is_said_of_groups(images: Path, tmp_path: Path) -> None:
-    settings = [each for each in SETTINGS if not each.startswith("groups")] + ["run.looks=1"]
+    settings = [each for each in SETTINGS if not each.startswith("groups")] + ["run.snapshots=1"]
     coterie.pretrain("simclr", images, out=tmp_path / "run", epochs=2, batch_size=16, settings=settings)
     records = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     (look,) = looks(records)
@@ -73,10 +73,10 @@ def test_a_run_that_has_ceased_to_move_ends_if_asked_and_goes_on_if_not(images: 
         )
         return [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
 
-    records = go("run.stop_when=stale")
+    records = go("run.early_stop=true")
     assert 5 <= len(looks(records)) < 10
     done = records[-1]["step"]
-    assert go("run.stop_when=stale")[-1]["step"] == done  # it is finished
+    assert go("run.early_stop=true")[-1]["step"] == done  # it is finished
     assert (tmp_path / "run" / "report.html").exists()
     further = go()
     assert further[-1]["step"] == 39
@@ -85,4 +85,4 @@ def test_a_run_that_has_ceased_to_move_ends_if_asked_and_goes_on_if_not(images: 
 
 def test_staleness_needs_looks(images: Path, tmp_path: Path) -> None:
     with pytest.raises(BadConfig, match=r"run\.looks is 0"):
-        train(images, tmp_path / "run", "run.looks=0", "run.stop_when=stale")
+        train(images, tmp_path / "run", "run.snapshots=0", "run.early_stop=true")

@@ -18,13 +18,13 @@ from coterie.evaluation.evaluator import PROBES
 
 SETTINGS = (
     "views.crops.0.size=16 views.crops.1.size=8 views.crops.1.count=2 backbone.width=0.125 groups.counts=[20] run.threads=1 "
-    "run.workers=0 run.looks=2"
+    "run.workers=0 run.snapshots=2"
 ).split()
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of two looks, and labelled patches of 18 photographs."""
+    """A run of two looks, and labeled patches of 18 photographs."""
     path = tmp_path_factory.mktemp("judged")
     for split, count in (("train", 180), ("test", 90)):
         write_patches(path / f"{split}.parquet", photo_patches(split, count, 16))

@@ -27,10 +27,10 @@ def random(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
 
 
-def rows_with(singular_values: Tensor, count: int, width: int, centred: bool = False) -> Tensor:
-    """Rows that have exactly these singular values, and no mean if they are to be centred."""
+def rows_with(singular_values: Tensor, count: int, width: int, centered: bool = False) -> Tensor:
+    """Rows that have exactly these singular values, and no mean if they are to be centered."""
     left = random(count, len(singular_values), seed=1)
-    left = torch.linalg.qr(left - left.mean(dim=0) if centred else left).Q
+    left = torch.linalg.qr(left - left.mean(dim=0) if centered else left).Q
     right = torch.linalg.qr(random(width, len(singular_values), seed=2)).Q
     return left * singular_values @ right.T
 
@@ -54,7 +54,7 @@ def test_rankme_adds_its_epsilon_to_every_share_also_where_nothing_is() -> None:
 
 
 def test_effective_rank_is_of_the_shares_of_variance_about_the_mean() -> None:
-    rows = rows_with(torch.tensor([2.0, 1.0, 1.0, 0.5], dtype=torch.float64), 40, 6, centred=True) + 7
+    rows = rows_with(torch.tensor([2.0, 1.0, 1.0, 0.5], dtype=torch.float64), 40, 6, centered=True) + 7
     share = np.array([4, 1, 1, 0.25]) / 6.25
     assert effective_rank(rows) == pytest.approx(np.exp(scipy.stats.entropy(share)), rel=1e-9)
     assert rankme(rows) < 1.3 < effective_rank(rows)  # for RankMe the mean is one direction that outweighs all others
@@ -75,7 +75,7 @@ def test_ranks_are_those_that_numpy_finds_whatever_the_chunk(monkeypatch: pytest
 
 
 def test_rounding_errors_of_float32_are_no_directions() -> None:
-    rows = rows_with(torch.tensor([3.0, 2.0], dtype=torch.float64), 500, 64, centred=True).float()
+    rows = rows_with(torch.tensor([3.0, 2.0], dtype=torch.float64), 500, 64, centered=True).float()
     assert effective_rank(rows) == pytest.approx(np.exp(scipy.stats.entropy([9, 4])), rel=1e-4)
     assert alpha_req(rows) is None
 
@@ -83,14 +83,14 @@ def test_rounding_errors_of_float32_are_no_directions() -> None:
 @pytest.mark.parametrize(("alpha", "width"), [(0.7, 120), (1.0, 30), (2.5, 12), (1.3, 3)])
 def test_alpha_is_the_exponent_of_a_power_law(alpha: float, width: int) -> None:
     variances = torch.arange(1, width + 1, dtype=torch.float64) ** -alpha
-    found = alpha_req(rows_with(variances.sqrt(), 150, width, centred=True) + 2)
+    found = alpha_req(rows_with(variances.sqrt(), 150, width, centered=True) + 2)
     assert found == pytest.approx(alpha, rel=1e-6)
 
 
 def test_alpha_is_fitted_over_the_ranks_that_are_stated() -> None:
     variances = np.arange(1, 61.0) ** -1.2 * np.random.default_rng(0).uniform(0.5, 2, 60)
     variances = np.sort(variances)[::-1].copy()
-    rows = rows_with(torch.from_numpy(variances).sqrt(), 100, 60, centred=True)
+    rows = rows_with(torch.from_numpy(variances).sqrt(), 100, 60, centered=True)
     ranks = np.arange(7, 55)  # of 60: from 1 + 6 to 60 - 6
     slope = np.polyfit(np.log(ranks), np.log(variances[ranks - 1]), 1, w=ranks**-0.5)[0]
     assert alpha_req(rows) == pytest.approx(-slope, rel=1e-6)
@@ -175,7 +175,7 @@ def common_by_hand(now: np.ndarray, then: np.ndarray, k: int) -> float:
 
 
 @pytest.mark.parametrize("moved", [0.1, 1.0, 30.0])
-def test_stability_is_the_share_of_common_neighbours(moved: float, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_stability_is_the_share_of_common_neighbors(moved: float, monkeypatch: pytest.MonkeyPatch) -> None:
     then = random(90, 5)
     now = then + moved * random(90, 5, seed=4)
     in_small_chunks(monkeypatch)
@@ -266,4 +266,4 @@ def test_nothing_to_look_at_is_refused() -> None:
 
 
 def test_published_constants() -> None:
-    assert (labelfree.EPSILON, labelfree.WITHIN, labelfree.NEIGHBOURS) == (1e-7, 1e-4, 10)
+    assert (labelfree.EPSILON, labelfree.WITHIN, labelfree.NEIGHBORS) == (1e-7, 1e-4, 10)

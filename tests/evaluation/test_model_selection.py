@@ -159,7 +159,7 @@ def test_a_plateau_stops_once_it_is_as_long_as_the_patience() -> None:
     assert "effective_rank by 0.4 %" in said
 
 
-def test_a_plateau_whose_neighbours_still_change_goes_on() -> None:
+def test_a_plateau_whose_neighbors_still_change_goes_on() -> None:
     assert first_stop(history(PLATEAU, stability=0.4)) is None
     records = history(PLATEAU)
     records[7]["label_free"]["stability"] = 0.3
@@ -170,7 +170,7 @@ def test_a_plateau_whose_neighbours_still_change_goes_on() -> None:
 
 def test_a_run_that_falls_goes_on_until_it_lies_still() -> None:
     falling = [0.5, 0.48, 0.47, 0.46, 0.45, 0.45, 0.45]
-    assert first_stop(history(falling)) == 5  # it does not improve, and its neighbours stay
+    assert first_stop(history(falling)) == 5  # it does not improve, and its neighbors stay
     assert first_stop(history(falling, stability=0.2)) is None
 
 

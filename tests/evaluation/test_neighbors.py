@@ -39,9 +39,9 @@ def test_chunks_bound_the_memory_and_change_nothing(monkeypatch: pytest.MonkeyPa
     torch.testing.assert_close(whole[0], parts[0])
 
 
-def test_more_neighbours_than_rows_and_a_class_seen_only_in_the_test() -> None:
+def test_more_neighbors_than_rows_and_a_class_seen_only_in_the_test() -> None:
     train, labels = torch.eye(3), torch.tensor([0, 1, 1])
-    result = knn(train, labels, torch.eye(3), torch.tensor([0, 1, 5]), neighbours=(1, 20))
+    result = knn(train, labels, torch.eye(3), torch.tensor([0, 1, 5]), neighbors=(1, 20))
     assert result["k1_t0.07_top1"] == pytest.approx(200 / 3)
     assert result["k20_t0.1_top1"] == pytest.approx(200 / 3)
 
@@ -52,7 +52,7 @@ def test_a_tiny_temperature_does_not_overflow() -> None:
         torch.arange(4),
         torch.eye(4),
         torch.arange(4),
-        neighbours=(3,),
+        neighbors=(3,),
         temperatures=(1e-4,),
     )
     assert result["k3_t0.0001_top1"] == 100

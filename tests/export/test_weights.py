@@ -99,7 +99,7 @@ def test_the_description_says_everything(tmp_path):
     )
 
 
-def test_timms_own_tools_find_the_normalisation(tmp_path):
+def test_timms_own_tools_find_the_normalization(tmp_path):
     save(tmp_path / "model.safetensors", TINY, 32)
     found = resolve_data_config({}, model=load_backbone(tmp_path))
     assert (found["mean"], found["std"], found["input_size"]) == (MEAN, STD, (3, 32, 32))

@@ -28,7 +28,8 @@ IMAGES = 165
 STEPS_AN_EPOCH = IMAGES // 16
 SETTINGS = (
     "views.crops.0.size=16 views.crops.1.size=8 views.crops.1.count=2 backbone.width=0.125 groups.counts=[20] "
-    "groups.frozen_steps=12 memory.length=32 memory.start_epoch=1 run.threads=1 run.log_steps=3 run.save_steps=4 run.looks=2"
+    "groups.frozen_steps=12 memory.length=32 memory.start_epoch=1 run.threads=1 run.log_steps=3 run.save_steps=4 "
+    "run.snapshots=2"
 ).split()
 
 # A server that has imported everything once and forks each run: a start takes 0.1 s of a processor, not 5.

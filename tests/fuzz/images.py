@@ -21,8 +21,8 @@ def _tiff(array: np.ndarray, **options: object) -> bytes:
 
 def _files() -> dict[str, list[bytes]]:
     picture = photo()
-    image, grey, deep = Image.fromarray(picture), picture[..., 0], picture.astype(np.uint16) * 257
-    palette, alpha = image.quantize(16), np.dstack([picture, grey])
+    image, gray, deep = Image.fromarray(picture), picture[..., 0], picture.astype(np.uint16) * 257
+    palette, alpha = image.quantize(16), np.dstack([picture, gray])
     exif = Image.Exif()
     exif[0x0112] = 6
     stack = np.stack([deep[..., 0]] * 4)
@@ -39,23 +39,23 @@ def _files() -> dict[str, list[bytes]]:
         _tiff(picture, bigtiff=True),
     ]
     tiffs += [_tiff(stack, ome=True, metadata={"axes": "CYX"}, photometric="minisblack")]
-    jpegs = [encoded(picture, "JPEG"), encoded(picture, "JPEG", progressive=True), encoded(grey, "JPEG")]
+    jpegs = [encoded(picture, "JPEG"), encoded(picture, "JPEG", progressive=True), encoded(gray, "JPEG")]
     jpegs += [encoded(image.convert("CMYK"), "JPEG"), encoded(picture, "JPEG", exif=exif, icc_profile=bytes(200))]
-    pngs = [encoded(each) for each in (picture, alpha, grey, palette, deep[..., 0], np.eye(9, dtype=bool))]
+    pngs = [encoded(each) for each in (picture, alpha, gray, palette, deep[..., 0], np.eye(9, dtype=bool))]
     return {
         "jpeg": jpegs,
         "png": pngs,
         "tiff": tiffs,
         "webp": [encoded(picture, "WEBP"), encoded(alpha, "WEBP", lossless=True, exif=exif)],
         "gif": [encoded(palette, "GIF", save_all=True, append_images=[palette.rotate(90)], duration=40)],
-        "bmp": [encoded(each, "BMP") for each in (picture, grey, palette)],
+        "bmp": [encoded(each, "BMP") for each in (picture, gray, palette)],
         "ppm": [
             encoded(picture, "PPM"),
             b"P5 32 24 65535\n" + deep[..., 0].tobytes(),
             b"P3 2 1 9\n1 2 3 4 5 6",
             b"P1 3 2\n101010",
         ],
-        "jpeg2000": [encoded(picture, "JPEG2000"), encoded(grey, "JPEG2000", no_jp2=True)],
+        "jpeg2000": [encoded(picture, "JPEG2000"), encoded(gray, "JPEG2000", no_jp2=True)],
         "avif": [encoded(picture, "AVIF")],
     }
 

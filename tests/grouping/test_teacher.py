@@ -67,14 +67,14 @@ def test_catching_up_is_in_place_and_leaves_the_batch_statistics() -> None:
 def test_companions_go_through_but_do_not_decide() -> None:
     student, teacher = pair()
     views = {number: torch.randn(6, 1, 2, 2) for number in range(5)}
-    roles = Roles((0, 1), (3,), (0, 1), companion_views=(2, 4))
+    roles = Roles((0, 1), (3,), (0, 1), bn_only_views=(2, 4))
     h, z, _ = student([views[0], views[1]])
     features, rows = teacher.embed(views, roles, h, z)
     assert teacher.network.seen == [3]
     assert features.shape == rows.shape == (1, 6, 4)
     assert not rows.requires_grad
     alone = copy.deepcopy(pair()[1]).embed(views, Roles((0, 1), (3,), (0, 1)), h, z)[1]
-    assert (rows - alone).abs().max() > 1e-3  # another batch is normalised
+    assert (rows - alone).abs().max() > 1e-3  # another batch is normalized
 
 
 def test_own_groups_are_an_average_and_are_saved() -> None:

@@ -55,7 +55,7 @@ def settings_of(cell: Cell) -> dict[str, Any]:
         settings["target"]["momentum"] = 0.9  # likewise
     if cell.when == "epoch" or cell.groups in ("momentum", "kmeans"):  # these are found in the memory
         whose = "target" if cell.when == "epoch" and cell.target == "teacher" else "student"
-        settings["memory"] = {"length": IMAGES, "start_epoch": 0, "of": whose}
+        settings["memory"] = {"length": IMAGES, "start_epoch": 0, "rows_from": whose}
         settings["refresh"] = {"labels": cell.when == "epoch"}
     if cell.when == "epoch" and cell.assignment == "centered":
         settings["assignment"]["momentum"] = 0.5  # the center moves but once an epoch

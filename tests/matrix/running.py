@@ -122,10 +122,10 @@ def _judged(split: str) -> tuple[Tensor, Tensor]:
 
 @torch.no_grad()
 def knn_score(backbone: nn.Module) -> float:
-    """Percent of held-out patches whose photograph ten neighbours name, by the features in eval mode."""
+    """Percent of held-out patches whose photograph ten neighbors name, by the features in eval mode."""
     backbone.eval()
     (known, truth), (guessed, answer) = _judged("train"), _judged("test")
-    figures = knn(backbone(known), truth, backbone(guessed), answer, neighbours=(10,), temperatures=(0.07,))
+    figures = knn(backbone(known), truth, backbone(guessed), answer, neighbors=(10,), temperatures=(0.07,))
     return figures["k10_t0.07_top1"]
 
 

@@ -75,7 +75,7 @@ def test_fewer_than_a_third_are_refused() -> None:
 @pytest.mark.parametrize("assignment", ["nearest", "softmax"])
 @pytest.mark.parametrize("when", ["batch", "epoch"])
 def test_learned_groups_that_nothing_spreads_are_refused(assignment: str, when: str) -> None:
-    """Without the regulariser six epochs left 2 (nearest, each batch) to 8 (softmax, teacher, labels) of 16 groups in use."""
+    """Without the regularizer six epochs left 2 (nearest, each batch) to 8 (softmax, teacher, labels) of 16 groups in use."""
     settings = settings_of(Cell("learned", assignment, "same", when))
     assert from_dict(settings).mean_entropy > 0
     with pytest.raises(BadConfig, match=rf"assignment\.kind is '{assignment}'.*--set mean_entropy=1"):

@@ -24,7 +24,7 @@ def tiny_encoder(batch_norm: bool = True, predictor: bool = False, scope: str = 
 
 
 def make_views(sizes: list[int], images: int = 4) -> list[torch.Tensor]:
-    # Each view has a brightness of its own, so that what is normalised together matters.
+    # Each view has a brightness of its own, so that what is normalized together matters.
     return [torch.randn(images, 3, s, s, dtype=torch.float64) * (i + 1) + i for i, s in enumerate(sizes)]
 
 
@@ -150,7 +150,7 @@ def test_with_the_scope_of_a_view_each_goes_through_everything_by_itself():
     assert int(encoder.backbone[1].num_batches_tracked) == 3
 
 
-def test_with_the_joint_scope_all_resolutions_are_normalised_together_and_so_are_the_heads():
+def test_with_the_joint_scope_all_resolutions_are_normalized_together_and_so_are_the_heads():
     encoder, views = tiny_encoder(predictor=True, scope="joint"), make_views([5, 8, 5])
     other = copy.deepcopy(encoder)
     h, z, p = encoder(views)

@@ -33,7 +33,7 @@ def sequence() -> nn.Sequential:
 
 
 def two_batches(dtype: torch.dtype = torch.float64) -> list[Tensor]:
-    # Each resolution has a brightness of its own, so that what is normalised together matters.
+    # Each resolution has a brightness of its own, so that what is normalized together matters.
     return [torch.randn(count, 3, s, s, dtype=dtype) * (i + 1) + i for i, (count, s) in enumerate(SIZES)]
 
 
@@ -81,7 +81,7 @@ def backward(features: list[Tensor]) -> None:
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_two_resolutions_are_normalised_as_written_out_by_hand(case):
+def test_two_resolutions_are_normalized_as_written_out_by_hand(case):
     make, by_hand = CASES[case]
     network = make()
     other = copy.deepcopy(network)
@@ -142,7 +142,7 @@ def test_other_resnets_of_timm_run_too(name):
     assert all(p.grad.isfinite().all() for p in network.parameters())
 
 
-def test_the_same_images_twice_are_normalised_as_once():
+def test_the_same_images_twice_are_normalized_as_once():
     network = resnet(width=0.25, stem="small")
     other, images = copy.deepcopy(network), two_batches()[0]
     halves = joint_features(network, [images, images.clone()])

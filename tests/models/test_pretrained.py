@@ -99,10 +99,10 @@ def test_a_first_convolution_for_rgb_is_converted(channels, tmp_path):
     theirs = build_backbone(BackboneConfig("resnet18", width=0.25), 64)
     torch.save(theirs.state_dict(), tmp_path / "rgb.pth")
     ours = started(tmp_path / "rgb.pth", width=0.25, channels=channels)
-    grey = torch.randn(2, 1, 64, 64)
-    expected = theirs.conv1(grey.expand(-1, 3, -1, -1))
+    gray = torch.randn(2, 1, 64, 64)
+    expected = theirs.conv1(gray.expand(-1, 3, -1, -1))
     if channels == 1:
-        torch.testing.assert_close(ours.conv1(grey), expected, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(ours.conv1(gray), expected, rtol=1e-4, atol=1e-4)
     else:
         torch.testing.assert_close(ours.conv1.weight[:, :3], theirs.conv1.weight * 3 / 4)
     assert torch.equal(ours.layer1[0].conv1.weight, theirs.layer1[0].conv1.weight)

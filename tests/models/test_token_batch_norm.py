@@ -8,7 +8,7 @@ from coterie.models.token_batch_norm import TokenBatchNorm
 NAMES = ["swin_tiny_patch4_window7_224", "vit_tiny_patch16_224"]
 
 
-def test_tokens_are_normalised_over_all_images():
+def test_tokens_are_normalized_over_all_images():
     norm = TokenBatchNorm(5).double()
     tokens = torch.randn(3, 7, 5, dtype=torch.float64) * 4 + torch.arange(3)[:, None, None]
     rows = tokens.reshape(21, 5)

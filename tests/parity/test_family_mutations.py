@@ -56,7 +56,7 @@ def target_network_does_not_see_the_small_views(patch: Patch) -> None:
     embed = MomentumTeacher.embed
 
     def without_companions(self, views, roles, h, z):
-        return embed(self, views, replace(roles, companion_views=()), h, z)
+        return embed(self, views, replace(roles, bn_only_views=()), h, z)
 
     patch.setattr(MomentumTeacher, "embed", without_companions)
 
@@ -163,7 +163,7 @@ def labels_by_the_moved_groups(patch: Patch) -> None:
 
 def memory_keeps_the_targets_embeddings(patch: Patch) -> None:
     build = Objective.__init__
-    patch.setattr(Objective, "__init__", lambda *rest, **named: build(*rest, **named, memory_of="target"))
+    patch.setattr(Objective, "__init__", lambda *rest, **named: build(*rest, **named, rows_from="target"))
 
 
 def predictor_reads_unit_rows(patch: Patch) -> None:
@@ -209,11 +209,11 @@ def the_view_that_made_a_label_is_excused(patch: Patch) -> None:
     _change_each_target(patch, lambda target: replace(target, view=target.head % 2))  # the large views are 0 and 1
 
 
-def unlabelled_images_in_the_first_group(patch: Patch) -> None:
+def unlabeled_images_in_the_first_group(patch: Patch) -> None:
     _change_each_target(patch, lambda target: replace(target, values=target.values.clamp(min=0)))
 
 
-def unlabelled_images_in_the_divisor(patch: Patch) -> None:
+def unlabeled_images_in_the_divisor(patch: Patch) -> None:
     loss = coterie.grouping.objective.prediction_loss
 
     def over_all_images(p, centers, targets, *rest):
@@ -258,7 +258,7 @@ def teacher_moves_before_the_student_looks(patch: Patch) -> None:
     patch.setattr(MomentumTeacher, "__init__", moving_first)
 
 
-def teacher_moves_before_the_optimiser(patch: Patch) -> None:
+def teacher_moves_before_the_optimizer(patch: Patch) -> None:
     after_backward, move = Objective.after_backward, MomentumTeacher.after_step
 
     def then_move(self, progress):
@@ -269,15 +269,15 @@ def teacher_moves_before_the_optimiser(patch: Patch) -> None:
     patch.setattr(MomentumTeacher, "after_step", lambda self, progress: None)
 
 
-def teachers_groups_normalised(patch: Patch) -> None:
+def teachers_groups_normalized(patch: Patch) -> None:
     after = MomentumTeacher.after_step
 
-    def normalising(self, progress):
+    def normalizing(self, progress):
         after(self, progress)
         for head in self.heads:
             head.copy_(F.normalize(head, dim=1))
 
-    patch.setattr(MomentumTeacher, "after_step", normalising)
+    patch.setattr(MomentumTeacher, "after_step", normalizing)
 
 
 def teacher_uses_the_students_groups(patch: Patch) -> None:
@@ -322,7 +322,7 @@ CENTERED = golden("encoder_momentum", "views_large", "center")
 
 SEVERAL_HEADS = [file for file in SMOG + DEEPCLUSTER if len(file.meta["groups"]) > 1]
 BATCH_NORM = [file for file in SMOG + DEEPCLUSTER if file.meta["network"]["head_bn"] or file.meta["network"]["conv_bn"]]
-UNLABELLED = [file for file in DEEPCLUSTER if file.meta["image_visits_without_label"]]
+UNLABELED = [file for file in DEEPCLUSTER if file.meta["image_visits_without_label"]]
 BALANCED = [file for file in TEACHER if "epsilon" in file.meta]
 OWN_GROUPS = [file for file in TEACHER if file.meta["target_groups"] == "moving_average"]
 
@@ -353,15 +353,15 @@ MUTATIONS: dict[Callable[[Patch], None], list[Golden]] = {
     groups_found_at_the_first_refresh_only: SMOG + DEEPCLUSTER,
     labels_by_memory_position: DEEPCLUSTER,
     the_view_that_made_a_label_is_excused: DEEPCLUSTER,
-    unlabelled_images_in_the_first_group: UNLABELLED,
-    unlabelled_images_in_the_divisor: UNLABELLED,
+    unlabeled_images_in_the_first_group: UNLABELED,
+    unlabeled_images_in_the_divisor: UNLABELED,
     target_view_not_excused: TEACHER,
     both_target_views_balanced_together: BALANCED,
     student_decides: TEACHER,
     teacher_does_not_move: TEACHER,
     teacher_moves_before_the_student_looks: rising(TEACHER, "encoder_momentum"),
-    teacher_moves_before_the_optimiser: TEACHER,
-    teachers_groups_normalised: OWN_GROUPS,
+    teacher_moves_before_the_optimizer: TEACHER,
+    teachers_groups_normalized: OWN_GROUPS,
     teacher_uses_the_students_groups: OWN_GROUPS,
     frozen_groups_learn: [file for file in TEACHER if file.meta["frozen_steps"]],
     center_moved_before_use: CENTERED,
@@ -393,5 +393,5 @@ def test_without_a_mutation_no_loss_changes(file: Golden) -> None:
 @pytest.mark.parametrize(("mutate", "file"), each_where_it_shows())
 def test_a_mutation_is_caught(mutate: Callable[[Patch], None], file: Golden, monkeypatch: Patch) -> None:
     mutate(monkeypatch)
-    # The momentum of two neighbouring steps is almost the same: that one mutation shows less, yet far above 1e-9.
+    # The momentum of two neighboring steps is almost the same: that one mutation shows less, yet far above 1e-9.
     assert largest_change_of_the_loss(file) > (1e-4 if mutate is teacher_moves_before_the_student_looks else 1e-3)

@@ -62,7 +62,7 @@ def test_knn(file: Golden) -> None:
         arrays["settings"].tolist(), arrays["top1"].tolist(), arrays["top5"].tolist(), strict=True
     ):
         name = f"k{int(k)}_t{temperature:g}"
-        result = knn(*data, neighbours=[int(k)], temperatures=[temperature])
+        result = knn(*data, neighbors=[int(k)], temperatures=[temperature])
         assert result[f"{name}_top1"] == pytest.approx(top1, abs=1e-9)
         assert result[f"{name}_top5"] == pytest.approx(top5, abs=1e-9)
         predictions = knn_predictions(*data[:3], k=int(k), temperature=temperature)

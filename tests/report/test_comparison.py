@@ -60,7 +60,7 @@ def test_time_and_speed_come_from_the_log():
 
 def test_the_settings_that_differ_are_told_and_those_of_speed_are_not():
     other = a_run(
-        "two", settings={"run": {"workers": 4}, "groups": {"kind": "kmeans", "counts": [60, 30]}, "clip": 1.0}
+        "two", settings={"run": {"workers": 4}, "groups": {"kind": "kmeans", "counts": [60, 30]}, "clip_grad_norm": 1.0}
     )
     found = {line.name: line.cells for line in compared([a_run(), other]).settings}
     assert found == {"groups.kind": ("learned", "kmeans"), "groups.counts": ("60", "60, 30"), "clip": (None, 1.0)}
@@ -106,7 +106,7 @@ def test_what_is_wrong_with_a_run_is_one_plain_line():
 def test_curves_are_laid_over_each_other_by_the_images_seen():
     found = compared([a_run(), a_run("empty", log=[]), a_run("two", settings={"batch_size": 100})])
     charts = {chart.title: chart for chart in found.charts}
-    assert list(charts) == ["Loss / ln K", "Spread of the embeddings", "kNN, k = 20", "RankMe", "Neighbours stay"]
+    assert list(charts) == ["Loss / ln K", "Spread of the embeddings", "kNN, k = 20", "RankMe", "Neighbors stay"]
     lines = charts["Loss / ln K"].lines
     assert [(line.name, line.color) for line in lines] == [("one", 0), ("two", 2)]
     ends = [float(line.strokes[0].split()[-1].split(",")[0]) for line in lines]

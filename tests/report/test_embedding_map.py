@@ -12,7 +12,7 @@ def clusters(count=120, kinds=3, width=16, noise=0.1):
     return rows.astype(np.float32), kind
 
 
-def grey(row):
+def gray(row):
     return Picture(np.full((8, 8), row % 256, np.uint8), caption=str(row))
 
 
@@ -75,7 +75,7 @@ def test_each_cell_pins_the_point_nearest_to_its_middle():
 
 def test_a_map_has_a_key_and_no_two_pictures_in_one_place():
     rows, kind = clusters()
-    drawn = embedding_map(rows, kind, lambda value: f"kind {value}", grey, "note")
+    drawn = embedding_map(rows, kind, lambda value: f"kind {value}", gray, "note")
     assert drawn.key == ("kind 0", "kind 1", "kind 2")
     assert len({(round(spot.x, 4), round(spot.y, 4)) for spot in drawn.spots}) == len(drawn.spots)
     assert all(0 < spot.x < 1 and 0 < spot.y < drawn.height for spot in drawn.spots)

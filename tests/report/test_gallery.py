@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from coterie.report.gallery import Grouped, Picture, group_galleries, members, neighbour_gallery
+from coterie.report.gallery import Grouped, Picture, group_galleries, members, neighbor_gallery
 
 
 def show(row, right):
@@ -14,7 +14,7 @@ def shown(gallery):
 
 
 def grouped(sizes, count=None):
-    """Groups of these sizes, dealt out so that rows of a group are not neighbours; scores fall with the row."""
+    """Groups of these sizes, dealt out so that rows of a group are not neighbors; scores fall with the row."""
     group = torch.cat([torch.full((size,), number) for number, size in enumerate(sizes)])
     order = torch.randperm(len(group), generator=torch.Generator().manual_seed(0))
     return Grouped(group[order], torch.arange(len(group), 0, -1) / len(group), count or len(sizes))
@@ -63,10 +63,10 @@ def test_nothing_in_a_group_is_no_gallery():
     )
 
 
-def test_neighbours_are_the_nearest_by_cosine_without_the_image_itself():
+def test_neighbors_are_the_nearest_by_cosine_without_the_image_itself():
     angles = torch.tensor([0.0, 0.1, 0.3, 1.5, 3.0])
     rows = torch.stack([angles.cos(), angles.sin()], dim=1) * torch.tensor([[1.0], [5.0], [0.2], [3.0], [1.0]])
-    gallery = neighbour_gallery(
+    gallery = neighbor_gallery(
         rows, torch.tensor([0, 0, 1, -1, 1]), ("a", "b"), show, of="5 images", queries=5, pictures=2
     )
     assert [int(row.query.caption) for row in gallery.rows] == [0, 1, 2, 3, 4]
@@ -78,7 +78,7 @@ def test_neighbours_are_the_nearest_by_cosine_without_the_image_itself():
 def test_the_images_asked_about_are_drawn_at_random_and_always_the_same():
     rows, none = torch.randn(200, 8), torch.full((200,), -1)
     asked = [
-        [int(row.query.caption) for row in neighbour_gallery(rows, none, (), show, of="", seed=seed).rows]
+        [int(row.query.caption) for row in neighbor_gallery(rows, none, (), show, of="", seed=seed).rows]
         for seed in (0, 0, 1)
     ]
     assert asked[0] == asked[1] != asked[2]
@@ -86,5 +86,5 @@ def test_the_images_asked_about_are_drawn_at_random_and_always_the_same():
 
 
 @pytest.mark.parametrize("count", [0, 1])
-def test_one_image_has_no_neighbours(count):
-    assert neighbour_gallery(torch.ones(count, 4), torch.zeros(count).long(), (), show, of="") is None
+def test_one_image_has_no_neighbors(count):
+    assert neighbor_gallery(torch.ones(count, 4), torch.zeros(count).long(), (), show, of="") is None

@@ -58,8 +58,8 @@ def noise(side, channels, seed=0):
 
 def a_report(text="plain", pictures=None):
     pixels = noise(32, 1) if pictures is None else pictures
-    neighbours = tuple(Picture(pixels, f"{text} {rank}", right=rank < 3) for rank in range(8))
-    strips = (Strip(f"untrained {text}", neighbours), Strip("pretrained", neighbours))
+    neighbors = tuple(Picture(pixels, f"{text} {rank}", right=rank < 3) for rank in range(8))
+    strips = (Strip(f"untrained {text}", neighbors), Strip("pretrained", neighbors))
     metrics = [
         {"step": step, "epoch": 0, "loss": 4.0, "loss_over_ln_k": 1 - step / 200, "lr": 0.1, "groups_used": 9,
          "groups": 10, "perplexity": 8.0, "spread": 0.8, "images_per_second": 200.0, "data_wait": 0.02}
@@ -81,7 +81,7 @@ def a_report(text="plain", pictures=None):
             (f"kind {text}",),
             (Spot(0.02, 0.02, 0, Picture(pixels, text, name=text)), Spot(0.98, 0.48, -1, Picture(pixels))),
         ),
-        galleries=(Gallery(f"Neighbours {text}", (Row(Picture(pixels, text), strips), Row(None, strips)), text),),
+        galleries=(Gallery(f"Neighbors {text}", (Row(Picture(pixels, text), strips), Row(None, strips)), text),),
         tables=(Table(f"kNN {text}", ("k", f"name {text}"), ((20, 45.678), (200, text))),),
         automatic=(("batch_size", "64", f"as many as there are {text}"),),
         config_text=f"[groups]\ncounts = [60] # {text}",
@@ -129,7 +129,7 @@ def test_the_map_is_drawn_as_dots_and_pictures():
     assert "others" in page.text
 
 
-def test_neighbours_of_the_same_class_are_marked_by_more_than_color():
+def test_neighbors_of_the_same_class_are_marked_by_more_than_color():
     page = Page(render(a_report()))
     assert len(page.all("figure", "right")) == 4 * 3
     assert len(page.all("figure", "wrong")) == 4 * 5

@@ -67,7 +67,7 @@ def test_it_is_written_again_from_the_folder_alone(copy: Path) -> None:
         "the machine of the run",
         "61.5",
         "72 images, by t-SNE",
-        "Nearest neighbours",
+        "Nearest neighbors",
     ):
         assert words in page
     assert "of 8 groups hold one of 72 images" in page
@@ -149,7 +149,7 @@ def test_where_the_batch_was_the_groups_there_is_no_gallery_of_groups(run: Path,
     report_run(tmp_path / "new", config, source, network, look, torch.device("cpu"), student=student)
     page = (tmp_path / "new" / "report.html").read_text()
     assert "Nothing was logged." in page
-    assert "Nearest neighbours" in page
+    assert "Nearest neighbors" in page
     assert "groups hold one" not in page
 
 

@@ -20,16 +20,16 @@ def evaluate(
     device: str = "auto",
     workers: int = -1,
 ) -> None:
-    """Judge a run's backbone by labelled images.
+    """Judge a run's backbone by labeled images.
 
     Parameters
     ----------
     run
         A run's folder, or a model.safetensors.
     train
-        Labelled images that the probes learn from.
+        Labeled images that the probes learn from.
     test
-        Labelled images that they are asked; without it, every fifth image of TRAIN.
+        Labeled images that they are asked; without it, every fifth image of TRAIN.
     probes
         Separated by commas: knn, linear, linear_published, clusters, retrieval, svm, low_shot, linear_images, finetune.
     labels
@@ -62,7 +62,7 @@ def transfer(
     device: str = "auto",
     workers: int = -1,
 ) -> None:
-    """Judge a run's backbone on several other labelled sets: one table.
+    """Judge a run's backbone on several other labeled sets: one table.
 
     Parameters
     ----------

@@ -17,23 +17,23 @@ from coterie.config.toml import from_dict, read_toml, to_toml
 from coterie.data.loading.center_crop import Preprocessing
 from coterie.data.sources.builtin_photos import PHOTOGRAPHS, PhotoPatches, photo_patches
 from coterie.embedding.embed import Embeddings, embed_source
-from coterie.evaluation.labelled_data import Labelled, labelled_pair
+from coterie.evaluation.labeled_data import Labeled, labeled_pair
 from coterie.evaluation.probes.knn import knn
 from coterie.export.weights import load_backbone
 from coterie.logger import Logger, NullLogger
 from coterie.report.gallery import Gallery, Row, Strip
 from coterie.report.page import Comparison, Report, write_report
-from coterie.report.pictures import neighbours_of, picture
+from coterie.report.pictures import neighbors_of, picture
 from coterie.training.build import build_student
 from coterie.training.environment import environment
 from coterie.training.run_folder import read_log
 from coterie.training.student import preprocessing_of
 
 TRAIN_IMAGES, TEST_IMAGES, SIDE = 6000, 1500, 32
-SETTINGS = ("backbone.width=0.25", "views.crops.1.count=2", "run.log_steps=23", "run.looks=4")
+SETTINGS = ("backbone.width=0.25", "views.crops.1.count=2", "run.log_steps=23", "run.snapshots=4")
 EPOCHS, BATCH_SIZE = 16, 128
 QUERIES, SHOWN = 12, 8
-NEIGHBOURS, TEMPERATURE = 20, 0.07
+NEIGHBORS, TEMPERATURE = 20, 0.07
 
 
 @dataclass(frozen=True)
@@ -77,12 +77,12 @@ def demo(out: str | Path = "demo", *, seed: int = 0, logger: Logger | None = Non
         settings=SETTINGS,
         logger=logger,
     )
-    pair = labelled_pair((str(train),), (str(test),))
+    pair = labeled_pair((str(train),), (str(test),))
     spaces = compare(run, pair)
     before = max(space.accuracy for space in spaces[:-1])
     report(out / "report.html", run, spaces, pair)
     lines = [
-        f"kNN accuracy ({NEIGHBOURS} neighbours, {len(spaces[0].test.labels)} test images, {len(PHOTOGRAPHS)} classes):"
+        f"kNN accuracy ({NEIGHBORS} neighbors, {len(spaces[0].test.labels)} test images, {len(PHOTOGRAPHS)} classes):"
     ]
     lines += [f"  {space.name:<20} {space.accuracy:5.1f} %" for space in spaces]
     lines.append(f"  gain over the better {spaces[-1].accuracy - before:+5.1f} points")
@@ -90,7 +90,7 @@ def demo(out: str | Path = "demo", *, seed: int = 0, logger: Logger | None = Non
     return lines
 
 
-def compare(run: Path, pair: Labelled) -> list[Space]:
+def compare(run: Path, pair: Labeled) -> list[Space]:
     """Raw pixels, the untrained and the pretrained network of a run."""
     config = from_dict(read_toml(run / "config.toml"))
     look = preprocessing_of(config)
@@ -103,8 +103,8 @@ def compare(run: Path, pair: Labelled) -> list[Space]:
     return [_space(name, network, pair, look) for name, network in networks]
 
 
-def report(path: Path, run: Path, spaces: list[Space], pair: Labelled) -> None:
-    """The page: the three figures, the neighbours that each space finds, the curves."""
+def report(path: Path, run: Path, spaces: list[Space], pair: Labeled) -> None:
+    """The page: the three figures, the neighbors that each space finds, the curves."""
     config = from_dict(read_toml(run / "config.toml"))
     look, classes = preprocessing_of(config), pair.train.classes
     trained, before = spaces[-1], max(space.accuracy for space in spaces[:-1])
@@ -113,7 +113,7 @@ def report(path: Path, run: Path, spaces: list[Space], pair: Labelled) -> None:
     for query in range(0, step * QUERIES, step):
         label = int(trained.test.labels[query])
         strips = [
-            Strip(space.name, neighbours_of(space.test.rows[query], space.train, pair.train, look, SHOWN, label))
+            Strip(space.name, neighbors_of(space.test.rows[query], space.train, pair.train, look, SHOWN, label))
             for space in spaces
         ]
         rows.append(Row(picture(pair.test, query, look, classes[label]), tuple(strips)))
@@ -129,26 +129,26 @@ def report(path: Path, run: Path, spaces: list[Space], pair: Labelled) -> None:
             summary=(
                 f"{len(pair.train)} patches of {len(classes)} photographs, without a label, taught a {config.backbone.name}; "
                 f"{len(pair.test)} patches of other regions of the same photographs test it by their "
-                f"{NEIGHBOURS} nearest neighbours.",
+                f"{NEIGHBORS} nearest neighbors.",
             ),
             comparison=Comparison(
-                f"kNN accuracy, k = {NEIGHBOURS}",
+                f"kNN accuracy, k = {NEIGHBORS}",
                 tuple((space.name, space.accuracy) for space in spaces),
                 chance=100 / len(classes),
             ),
             metrics=read_log(run),
-            galleries=(Gallery("Neighbours before and after", tuple(rows), note),),
+            galleries=(Gallery("Neighbors before and after", tuple(rows), note),),
             config_text=to_toml(config),
             environment=environment(torch.device("cpu")),
         ),
     )
 
 
-def _space(name: str, network: nn.Module, pair: Labelled, look: Preprocessing) -> Space:
+def _space(name: str, network: nn.Module, pair: Labeled, look: Preprocessing) -> Space:
     train, test = (embed_source(network, part, look) for part in (pair.train, pair.test))
-    ask = {"neighbours": (NEIGHBOURS,), "temperatures": (TEMPERATURE,)}
+    ask = {"neighbors": (NEIGHBORS,), "temperatures": (TEMPERATURE,)}
     figures = knn(train.rows, train.labels, test.rows, test.labels, **ask)  # type: ignore[arg-type]
-    return Space(name, train, test, figures[f"k{NEIGHBOURS}_t{TEMPERATURE:g}_top1"])
+    return Space(name, train, test, figures[f"k{NEIGHBORS}_t{TEMPERATURE:g}_top1"])
 
 
 def write_patches(path: Path, patches: PhotoPatches) -> None:

@@ -15,7 +15,7 @@ from coterie.version import __version__
 
 app = App(
     name="coterie",
-    help="Learn visual features from unlabelled images by grouping them.",
+    help="Learn visual features from unlabeled images by grouping them.",
     version=__version__,
     help_format="markdown",
     result_action="return_value",
@@ -141,7 +141,7 @@ def pretrain(
     probe: Sources = (),
     probe_test: Sources = (),
     on_collapse: str | None = None,
-    stop_when: str | None = None,
+    early_stop: bool | None = None,
 ) -> None:
     """Pretrain a backbone on images without labels. The same command again goes on where a stopped run was.
 
@@ -169,20 +169,20 @@ def pretrain(
     settings
         Override a setting: --set groups.counts=300. May be given several times.
     probe
-        Labelled images for a kNN probe while the run goes on.
+        Labeled images for a kNN probe while the run goes on.
     probe_test
-        Labelled images that the probe is asked; without it, every fifth of --probe.
+        Labeled images that the probe is asked; without it, every fifth of --probe.
     on_collapse
         What to do when the run looks collapsed: warn (and go on) or stop.
-    stop_when
-        stale: end when the figures without labels say that nothing moves any more; never: at the last epoch.
+    early_stop
+        Stop early when the label-free metrics plateau.
     """
     from coterie import api
     from coterie.cli.terminal import Terminal
 
     wishes: dict[str, object] = {"backbone": backbone, "epochs": epochs, "images": images, "batch_size": batch_size}
     wishes |= {"seed": seed, "config": config}
-    probes = {"probe": probe, "probe_test": probe_test, "on_collapse": on_collapse, "stop_when": stop_when}
+    probes = {"probe": probe, "probe_test": probe_test, "on_collapse": on_collapse, "early_stop": early_stop}
     with closing(Terminal()) as terminal:
         folder = api.pretrain(method, data, out=out, **wishes, settings=settings, **probes, logger=terminal)  # type: ignore[arg-type]
     show(f"{folder}: the backbone is in {folder / 'model.safetensors'}, look at {folder / 'report.html'}")

@@ -38,13 +38,13 @@ def _refusal(device: torch.device) -> str | None:
     return None
 
 
-def choose_engine(engine: Engine, device: torch.device) -> tuple[Literal["cpu", "device"], str]:
-    """Who does the colours of the views, and why."""
+def choose_engine(engine: Engine, device: torch.device) -> tuple[Literal["cpu", "gpu"], str]:
+    """Who does the colors of the views, and why."""
     if engine != "auto":
         return engine, "set by you"
     if device.type == "cuda":
-        return "device", "a GPU does the colours of a whole batch at once, and leaves the workers to decode and crop"
-    return "cpu", "a processor does the colours view by view, and only those that were drawn"
+        return "gpu", "a GPU does the colors of a whole batch at once, and leaves the workers to decode and crop"
+    return "cpu", "a processor does the colors view by view, and only those that were drawn"
 
 
 def choose_workers(number: int) -> int:

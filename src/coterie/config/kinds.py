@@ -31,7 +31,7 @@ KINDS: dict[type, str] = {
 }
 
 
-OPTIONAL = {"predictor", "memory", "refresh", "clip", "probe", "weights", "mean", "std", "image_size"}
+OPTIONAL = {"predictor", "memory", "refresh", "clip_grad_norm", "probe", "weights", "mean", "std", "image_size"}
 OPTIONAL |= {"student_views", "target_views", "grouped_views"}
 """The settings that may be left out, which means something."""
 

@@ -7,6 +7,7 @@ from dataclasses import fields, is_dataclass
 from typing import Any, get_args, get_type_hints
 
 from coterie.config.kinds import KINDS, OPTIONAL, members
+from coterie.config.renamed import RENAMED
 from coterie.config.schema import PretrainConfig
 from coterie.errors import BadConfig
 
@@ -30,6 +31,8 @@ def _value(text: str) -> Any:
 
 def set_path(settings: dict[str, Any], path: str, value: Any) -> None:
     """Put a value in place of what is at ``path``; None takes it away. :class:`BadConfig` if there is no such setting."""
+    if path in RENAMED:
+        raise BadConfig(f"--set {path}: this setting is now called {RENAMED[path]}")
     known = known_paths(settings)
     if path not in known:
         near = difflib.get_close_matches(path, known, n=1, cutoff=0.5)

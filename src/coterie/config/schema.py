@@ -28,11 +28,11 @@ FEWEST_ROUNDS = 50
 
 @dataclass(frozen=True)
 class ProbeConfig:
-    """Probes on labelled images while the run goes on.
+    """Probes on labeled images while the run goes on.
 
     Attributes:
-        train: labelled sources whose embeddings vote.
-        test: labelled sources whose labels are guessed; empty: every fifth image of ``train``.
+        train: labeled sources whose embeddings vote.
+        test: labeled sources whose labels are guessed; empty: every fifth image of ``train``.
         every_epochs: how often, and at the end.
         probes: of ``knn``, ``linear``, ``linear_published``, ``clusters`` and ``retrieval``.
     """
@@ -57,9 +57,9 @@ class RunConfig:
         precision: ``auto`` (bfloat16 where the device, CPU or GPU, has it, else float32), ``float32`` or ``bfloat16``.
         compile: the backbone's training passes through torch's compiler: ``always``, ``never``, or ``auto``: on CUDA in a
             run that is long enough to pay for it. A compiled run is not bitwise the plain one; what is saved is the same.
-        checkpoint_activations: remember only what goes into each block of the network, and compute the rest again on the way
+        activation_checkpointing: remember only what goes into each block of the network, and compute the rest again on the way
             back: one forward pass more, less memory, the same result.
-        shard: each process keeps a part of the networks' weights, gradients and optimiser state (FSDP2); for networks that one
+        fsdp: each process keeps a part of the networks' weights, gradients and optimizer state (FSDP2); for networks that one
             GPU does not hold.
         workers: processes that load images; -1: as many as there are cores to spare, at most 16.
         threads: of the main process on a CPU; 0: resolved at the start and kept on a resume, so that a resume is bitwise.
@@ -67,28 +67,28 @@ class RunConfig:
         save_steps: steps between two checkpoints; 0: only by the clock and at the end.
         save_minutes: minutes between two checkpoints.
         on_collapse: ``warn`` or ``stop``.
-        looks: how often, evenly over the run, figures without labels are taken and the weights are kept beside them.
-        stop_when: ``stale``: a look that finds that nothing moves any more ends the run; or ``never``.
+        snapshots: how often, evenly over the run, figures without labels are taken and the weights are kept beside them.
+        early_stop: end the run when the label-free metrics plateau.
     """
 
     device: str = "auto"
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     compile: Literal["auto", "never", "always"] = "auto"
-    checkpoint_activations: bool = False
-    shard: bool = False
+    activation_checkpointing: bool = False
+    fsdp: bool = False
     workers: int = -1
     threads: int = 0
     log_steps: int = 10
     save_steps: int = 0
     save_minutes: float = 10.0
     on_collapse: Literal["warn", "stop"] = "warn"
-    looks: int = 10
-    stop_when: Literal["never", "stale"] = "never"
+    snapshots: int = 10
+    early_stop: bool = False
 
     def __post_init__(self) -> None:
-        if self.shard and self.compile == "always":
+        if self.fsdp and self.compile == "always":
             raise BadConfig(
-                "run.compile is 'always', but with run.shard=true networks run as they are written: set it to 'auto'"
+                "run.compile is 'always', but with run.fsdp=true networks run as they are written: set it to 'auto'"
             )
         if self.threads < 0:
             raise BadConfig(f"run.threads is {self.threads}: give 1 or more, or 0 to have it chosen")
@@ -96,12 +96,10 @@ class RunConfig:
             raise BadConfig(f"run.log_steps is {self.log_steps}: it must be at least 1")
         if self.save_minutes <= 0 or self.save_steps < 0:
             raise BadConfig("run.save_minutes must be above 0 and run.save_steps not negative")
-        if self.looks < 0:
-            raise BadConfig(f"run.looks is {self.looks}: give 0 (none) or more")
-        if self.stop_when == "stale" and not self.looks:
-            raise BadConfig(
-                "run.stop_when is 'stale', which the looks find out, but run.looks is 0: set it to 10 or so"
-            )
+        if self.snapshots < 0:
+            raise BadConfig(f"run.snapshots is {self.snapshots}: give 0 (none) or more")
+        if self.early_stop and not self.snapshots:
+            raise BadConfig("run.early_stop needs label-free metrics, but run.snapshots is 0: set it to 10 or so")
 
 
 @dataclass(frozen=True)
@@ -114,7 +112,7 @@ class PretrainConfig:
         views: what is seen of an image, and which view plays which part.
         backbone: the network that is wanted.
         batch_norm_scope: what a batch norm sees together: ``resolution``, ``view`` or ``joint``.
-        batch_norm_processes: of several processes, so many neighbours share the statistics of their batch norms; 0: all, so
+        batch_norm_processes: of several processes, so many neighbors share the statistics of their batch norms; 0: all, so
             that a run is the same on any number. SwAV's release shares them among 8.
         micro_batches: a process sends its share of a batch through the network in so many parts, one after the other, and a
             second time on the way back, where memory is short. Codes, groups and loss are those of the whole batch; batch
@@ -125,12 +123,12 @@ class PretrainConfig:
         groups: how the centers move.
         assignment: how scores become targets.
         temperature: tau, of the prediction.
-        mean_entropy: weight of the regulariser that spreads the mean prediction over all groups (MSN); 0: none.
+        mean_entropy: weight of the regularizer that spreads the mean prediction over all groups (MSN); 0: none.
         memory: past rows: balanced beside the batch's, or looked over by the refresh.
         refresh: when the memory is looked over, and what for.
         optimizer: what moves the weights.
         learning_rate: over the run.
-        clip: largest norm of the gradient.
+        clip_grad_norm: largest norm of the gradient.
         epochs: passes over the images.
         images: to see in all: a run ends with their last whole batch, in the middle of an epoch if need be; none: ``epochs``
             alone says.
@@ -160,7 +158,7 @@ class PretrainConfig:
     memory: MemoryConfig | None = None
     refresh: Refresh | None = None
     optimizer: OptimizerConfig = field(default_factory=LarsConfig)
-    clip: float | None = None
+    clip_grad_norm: float | None = None
     seed: int = 0
     images: int | None = None
     probe: ProbeConfig | None = None
@@ -175,8 +173,8 @@ class PretrainConfig:
             raise BadConfig(f"images is {self.images}: give at least a batch of {self.batch_size}, or none")
         if not 0 <= self.seed < 2**62:
             raise BadConfig(f"seed is {self.seed}: give a number from 0 to {2**62 - 1}")
-        if self.clip is not None and self.clip <= 0:
-            raise BadConfig(f"clip is {self.clip:g}: it must be above 0 (or none)")
+        if self.clip_grad_norm is not None and self.clip_grad_norm <= 0:
+            raise BadConfig(f"clip_grad_norm is {self.clip_grad_norm:g}: it must be above 0 (or none)")
         if self.temperature <= 0:
             raise BadConfig(f"temperature is {self.temperature:g}: it must be above 0 (SwAV uses 0.1)")
         if self.batch_norm_processes < 0:
@@ -206,9 +204,9 @@ class PretrainConfig:
                 f"predictor.width is {self.predictor.width} but projector.width is {self.projector.width}: both are "
                 "compared with the same centers, so set them alike"
             )
-        if self.run.checkpoint_activations and self.batch_norm_scope == "joint":
+        if self.run.activation_checkpointing and self.batch_norm_scope == "joint":
             raise BadConfig(
-                "run.checkpoint_activations goes block by block, but batch_norm_scope='joint' has all sizes of views side "
+                "run.activation_checkpointing goes block by block, but batch_norm_scope='joint' has all sizes of views side "
                 "by side: set it to false, and micro_batches to 2 or more"
             )
         self._check_roles()
@@ -250,9 +248,9 @@ class PretrainConfig:
             raise BadConfig(f"views.student_views leaves out view {missing[0]}, which decides targets or is grouped")
         if not self.keeps_labels and any({*roles.student_views} <= {view} for view in roles.target_views):
             raise BadConfig("views: the student needs at least 2 views, so that one can predict another's code")
-        if roles.companion_views and isinstance(self.target, SameNetwork):
+        if roles.bn_only_views and isinstance(self.target, SameNetwork):
             raise BadConfig(
-                "views.companion_views go through a momentum teacher: set target.kind='teacher', or leave none"
+                "views.bn_only_views go through a momentum teacher: set target.kind='teacher', or leave none"
             )
 
     def _check_target(self) -> None:
@@ -265,11 +263,15 @@ class PretrainConfig:
                 "target.covers_groups: an average of centers that are found anew means nothing; set it to false, or "
                 "groups.kind='learned'"
             )
-        of_student = self.memory is not None and self.memory.of == "student"
+        of_student = self.memory is not None and self.memory.rows_from == "student"
         if self.keeps_labels and of_student:
-            raise BadConfig("memory.of is 'student', so the teacher would decide nothing: set memory.of='target'")
+            raise BadConfig(
+                "memory.rows_from is 'student', so the teacher would decide nothing: set memory.rows_from='target'"
+            )
         if self.refresh is None and of_student:
-            raise BadConfig("memory.of is 'student', but the teacher's rows are balanced: set memory.of='target'")
+            raise BadConfig(
+                "memory.rows_from is 'student', but the teacher's rows are balanced: set memory.rows_from='target'"
+            )
 
     def _check_batch_groups(self) -> None:
         if not isinstance(self.groups, BatchGroupsConfig):
@@ -315,7 +317,7 @@ class PretrainConfig:
             )
         if memory is not None and self.refresh is None and not isinstance(assignment, Sinkhorn):
             raise BadConfig("memory: only a balanced assignment (sinkhorn) or a refresh looks at it: --set memory=none")
-        together = self.refresh is None or (memory is not None and memory.of == "target")
+        together = self.refresh is None or (memory is not None and memory.rows_from == "target")
         if memory is not None and together and len(roles.target_views) != len(roles.grouped_views):
             raise BadConfig(
                 "views.target_views and views.grouped_views must be as many where the memory serves the targets"

@@ -13,6 +13,7 @@ import tomli_w
 from cattrs.strategies import configure_tagged_union
 
 from coterie.config.kinds import KINDS, members
+from coterie.config.renamed import modernize
 from coterie.config.schema import AnyAssignment, AnyGroups, PretrainConfig
 from coterie.errors import BadConfig, BadRun
 from coterie.grouping.teacher import TargetConfig
@@ -132,10 +133,10 @@ def to_toml(config: PretrainConfig) -> str:
 
 
 def read_toml(path: str | Path) -> dict[str, Any]:
-    """The settings in a file, not yet checked."""
+    """The settings in a file under their present names, not yet checked."""
     path = Path(path)
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return modernize(tomllib.loads(path.read_text(encoding="utf-8")))
     except FileNotFoundError:
         raise BadConfig(f"there is no settings file {path}") from None
     except (OSError, UnicodeDecodeError) as error:

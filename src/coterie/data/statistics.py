@@ -21,7 +21,7 @@ class ImageStatistics:
 
     Attributes:
         mean: of each channel, of values scaled to 0..1.
-        std: standard deviation of each channel over all pixels; at least one grey level, so that one may divide by it.
+        std: standard deviation of each channel over all pixels; at least one gray level, so that one may divide by it.
         median_size: median height and median width.
         channels: of the decoded images.
         bits: 16 if any image has more than 8 bits a value, else 8.
@@ -43,8 +43,8 @@ def measure(source: ImageSource, channels: int | None = None, limit: int = 1000)
 
     Args:
         source: the images.
-        channels: how many channels to decode; None finds it: 1 if all images of the sample are grey, 3 if they are grey
-            and coloured, else the most frequent number.
+        channels: how many channels to decode; None finds it: 1 if all images of the sample are gray, 3 if they are gray
+            and colored, else the most frequent number.
         limit: the largest number of images to look at; of a source that is fetched from elsewhere no more than 160.
 
     Raises:

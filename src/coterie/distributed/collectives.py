@@ -82,7 +82,7 @@ def local_chunk(values: Tensor, dim: int) -> Tensor:
 
 
 def subgroup(processes: int) -> Any:
-    """The group of so many neighbouring processes that this one is in; None: all of them.
+    """The group of so many neighboring processes that this one is in; None: all of them.
 
     Raises:
         UserError: they cannot be shared out.

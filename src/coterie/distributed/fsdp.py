@@ -1,4 +1,4 @@
-"""Networks of which each process keeps a part: of every weight, its gradient and what the optimiser remembers of it (FSDP2).
+"""Networks of which each process keeps a part: of every weight, its gradient and what the optimizer remembers of it (FSDP2).
 
 torch gathers the weights of a block when it is called, and drops them again. Between steps each process has nothing but its
 rows of each tensor, and what moves them works on those as plain tensors; only norms need a word with the others.
@@ -27,8 +27,8 @@ def check_can_shard() -> None:
     """
     if world_size() == 1:
         raise BadConfig(
-            "run.shard gives each process a part of the network, and there is one process: start several with torchrun, or "
-            "--set run.shard=false"
+            "run.fsdp gives each process a part of the network, and there is one process: start several with torchrun, or "
+            "--set run.fsdp=false"
         )
 
 
@@ -81,7 +81,7 @@ def _no_views(network: nn.Module, given: Any, result: Any) -> Any:
 
 
 class ShardedParameter(nn.Parameter):
-    """This process's rows of a weight, as a plain tensor in the same memory: what an optimiser moves."""
+    """This process's rows of a weight, as a plain tensor in the same memory: what an optimizer moves."""
 
     full: DTensor
 
@@ -93,7 +93,7 @@ class ShardedParameter(nn.Parameter):
 
 
 class ShardedStudent(nn.Module):
-    """A student of which networks are shared out, for the loop and its optimiser.
+    """A student of which networks are shared out, for the loop and its optimizer.
 
     It is called as the student is. Its parameters, under the student's names, are parts of what is shared out and the whole of
     all else (the groups); gradients of both are averaged over the processes on the way back. It is made once, when the student
@@ -118,7 +118,7 @@ class ShardedStudent(nn.Module):
 
 
 def _moved(weight: nn.Parameter) -> nn.Parameter:
-    """What the optimiser is to move of a weight; it is given the averaged gradient as soon as that is there."""
+    """What the optimizer is to move of a weight; it is given the averaged gradient as soon as that is there."""
     if not isinstance(weight, DTensor):
         if weight.requires_grad:
             weight.register_post_accumulate_grad_hook(_average)  # type: ignore[no-untyped-call]
@@ -157,7 +157,7 @@ def norms(weights: Sequence[Tensor], *values: Sequence[Tensor]) -> list[list[Ten
     """The norms of tensors, each a weight or its gradient; where this process has a part, of the whole: one collective.
 
     Args:
-        weights: as the optimiser has them.
+        weights: as the optimizer has them.
         values: one tensor for each weight, as large as it; as often as wanted.
     """
     found = [list(torch._foreach_norm(list(each))) for each in values]
@@ -182,7 +182,7 @@ def gradient_norm(weights: Sequence[Tensor]) -> Tensor:
 
 
 def with_full_state(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
-    """The optimiser, whose state is saved as that of whole weights, and taken over from it, where it moves parts of them."""
+    """The optimizer, whose state is saved as that of whole weights, and taken over from it, where it moves parts of them."""
     if any(isinstance(weight, ShardedParameter) for weight in _weights(optimizer)):
         optimizer.register_state_dict_post_hook(_state_as_parts)
         optimizer.register_load_state_dict_pre_hook(_state_of_own_rows)
@@ -222,7 +222,7 @@ def _state_of_own_rows(optimizer: torch.optim.Optimizer, state: dict[str, Any]) 
 def _lay_out(optimizer: torch.optim.Optimizer) -> None:
     """Bring what was taken over into the layout of its weight: parts are in rows, whole weights channels last.
 
-    The fused optimisers ask for it, and do not check.
+    The fused optimizers ask for it, and do not check.
     """
     for weight, values in optimizer.state.items():
         for name, value in values.items():

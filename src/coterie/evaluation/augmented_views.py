@@ -21,7 +21,7 @@ _FIRST_EPOCH = -2  # the epochs of a run count from 0, the pass that fills a mem
 def views_of(
     source: ImageSource, indices: Int[np.ndarray, " n"], plan: ViewPlan, seed: int, count: int = COUNT
 ) -> Float[Tensor, "v n c h w"]:
-    """Augmented views of some images, normalised: of the plan's crops those of the largest size.
+    """Augmented views of some images, normalized: of the plan's crops those of the largest size.
 
     A pure function of the source and the arguments. A plan that has fewer such crops than ``count`` is drawn from several
     times. Views are drawn as in epochs -2, -3, ... of a run of this seed.

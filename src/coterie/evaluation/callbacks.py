@@ -22,7 +22,7 @@ SAMPLED = 1000
 
 
 class Looks:
-    """An observer of a run that looks at it ``run.looks`` times, evenly, at the ends of epochs.
+    """An observer of a run that looks at it ``run.snapshots`` times, evenly, at the ends of epochs.
 
     Each look writes ``snapshots/epoch-NNNN.safetensors``, the backbone's weights, and a line of the log with the figures of
     :func:`coterie.evaluation.label_free.label_free`. It changes nothing that is learned, and is a pure function of the weights:
@@ -72,7 +72,7 @@ class Looks:
 
     def _looked_at(self, done: int) -> bool:
         """Whether there is a look after so many epochs."""
-        wanted, epochs = self.config.run.looks, self.config.epochs
+        wanted, epochs = self.config.run.snapshots, self.config.epochs
         return wanted * done // epochs > wanted * (done - 1) // epochs
 
     def _figures(self, done: int, snapshot: str) -> dict[str, float] | None:

@@ -1,4 +1,4 @@
-"""Judging a run's backbone by labelled images: whatever is embedded is embedded once."""
+"""Judging a run's backbone by labeled images: whatever is embedded is embedded once."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -15,7 +15,7 @@ from coterie.data.sources.source import ImageSource, Subset, label_matrix
 from coterie.embedding.cache import EmbeddingStore
 from coterie.embedding.embed import Embeddings, embed_source
 from coterie.errors import UserError
-from coterie.evaluation.labelled_data import Labelled, labelled_pair
+from coterie.evaluation.labeled_data import Labeled, labeled_pair
 from coterie.evaluation.probes.by_name import probe_embeddings
 from coterie.evaluation.probes.finetuning import finetune
 from coterie.evaluation.probes.supervised import linear_published_images
@@ -78,7 +78,7 @@ class Evaluator:
         found: Figures = {}
         single = [name for name in self.probes if name not in OF_SETS]
         if single:
-            pair = labelled_pair(tuple(train), tuple(test))
+            pair = labeled_pair(tuple(train), tuple(test))
             for remark in pair.remarks:
                 self.logger.warning(remark)
             found |= self._of_embeddings([name for name in single if name in OF_EMBEDDINGS], pair)
@@ -109,7 +109,7 @@ class Evaluator:
 
         return self.store.get(source, self.preprocessing, make) if self.store is not None else make()
 
-    def _of_embeddings(self, probes: Sequence[str], pair: Labelled) -> Figures:
+    def _of_embeddings(self, probes: Sequence[str], pair: Labeled) -> Figures:
         if not probes:
             return {}
         train, test = self.embeddings(pair.train, "training"), self.embeddings(pair.test, "test")
@@ -125,7 +125,7 @@ class Evaluator:
         nearest = assigned_groups(load_run(self.run, self.device).student, found.rows)
         return None if nearest is None else nearest[0].to(self.device)
 
-    def _finetuned(self, pair: Labelled) -> dict[str, float]:
+    def _finetuned(self, pair: Labeled) -> dict[str, float]:
         described = self.described
 
         def anew() -> torch.nn.Module:

@@ -23,14 +23,14 @@ EPSILON = 1e-7
 """Added to each share by RankMe and LiDAR, so that its logarithm exists; RankMe's value for float32."""
 WITHIN = 1e-4
 """LiDAR's delta: added to the variance within images in every direction. The value is our choice."""
-NEIGHBOURS = 10
+NEIGHBORS = 10
 
 
 def rankme(rows: Float[Tensor, "n d"], epsilon: float = EPSILON) -> float:
     """RankMe: over how many directions the embeddings spread, their common mean counted as one of them.
 
     ``exp(-sum p_k ln p_k)`` with ``p_k = sigma_k / sum sigma + epsilon``, where sigma are the singular values of the rows as
-    they are, not centred (Garrido et al. 2023, arXiv 2210.02885, equation 1). From 1 (all rows on one line) to d or n,
+    they are, not centered (Garrido et al. 2023, arXiv 2210.02885, equation 1). From 1 (all rows on one line) to d or n,
     whichever is less; 0 if all rows are zero. A fall says that directions are dying; that more is better holds, if at all,
     between runs that differ little.
     """
@@ -41,7 +41,7 @@ def effective_rank(rows: Float[Tensor, "n d"]) -> float:
     """Over how many directions the *variance* of the embeddings spreads.
 
     The effective rank of Roy and Vetterli (2007, "The effective rank", definition 1), ``exp(-sum p_k ln p_k)``, of the
-    covariance matrix. Three things differ from :func:`rankme`: the rows are centred, the shares ``p_k`` are of variance (the
+    covariance matrix. Three things differ from :func:`rankme`: the rows are centered, the shares ``p_k`` are of variance (the
     squares of singular values, so that strong directions count for more), and nothing is added to them. From 1 to d or
     n - 1; 0 if all rows are equal.
     """
@@ -147,8 +147,8 @@ def spread(rows: Float[Tensor, "n d"]) -> float:
     return math.sqrt(max(0.0, 1 - float((total / len(rows)).square().sum())))
 
 
-def stability(rows: Float[Tensor, "n d"], earlier: Float[Tensor, "n e"], k: int = NEIGHBOURS) -> float | None:
-    """Of the k nearest neighbours of an image, by cosine, the mean share that are also its k nearest at the earlier checkpoint.
+def stability(rows: Float[Tensor, "n d"], earlier: Float[Tensor, "n e"], k: int = NEIGHBORS) -> float | None:
+    """Of the k nearest neighbors of an image, by cosine, the mean share that are also its k nearest at the earlier checkpoint.
 
     The stability of embeddings of words (Wendlandt et al. 2018, arXiv 1804.09692, section 3, with k = 10), of images. 1 when
     nothing moves any more; about ``k / n`` when all is anew. None with fewer than ``k + 2`` images, or where one
@@ -157,7 +157,7 @@ def stability(rows: Float[Tensor, "n d"], earlier: Float[Tensor, "n e"], k: int 
     if len(rows) < k + 2 or any(_at_one_point(each) for each in (rows, earlier)):
         return None
     sizes = [len(part) for part in chunked(rows, k * k)]
-    pairs = zip(*(torch.split(_neighbours(each, k), sizes) for each in (rows, earlier)), strict=True)
+    pairs = zip(*(torch.split(_neighbors(each, k), sizes) for each in (rows, earlier)), strict=True)
     common = sum(int((now[:, :, None] == then[:, None, :]).sum()) for now, then in pairs)
     return common / (k * len(rows))
 
@@ -247,7 +247,7 @@ def _shares(groups: Int[Tensor, "..."], count: int) -> Float[Tensor, " k"]:
     return sizes.double() / groups.numel()
 
 
-def _neighbours(rows: Float[Tensor, "n d"], k: int) -> Int[Tensor, "n k"]:
+def _neighbors(rows: Float[Tensor, "n d"], k: int) -> Int[Tensor, "n k"]:
     """The k nearest others of each row, by cosine."""
     unit = torch.cat([F.normalize(part.double(), dim=1).to(rows.dtype) for part in chunked(rows, rows.shape[1])])
     positions = nearest(unit, unit, k + 1)[1]

@@ -13,7 +13,7 @@ COLLAPSED = {"spread": 0.1, "perplexity": 1.5, "perplexity_share": 0.02}
 """Below these the embeddings of different images are nearly one point (as in the log of a run), or nearly all are in one or
 in a few of the groups."""
 STABLE = 0.6
-"""At this share of common neighbours from one look to the next, little moves any more."""
+"""At this share of common neighbors from one look to the next, little moves any more."""
 FEWEST_LOOKS = 5
 """Before so many looks nothing is called stale."""
 
@@ -85,7 +85,7 @@ def select(records: Sequence[Mapping[str, Any]], by: Literal["label_free", "knn"
     names = ("knn",) if by == "knn" else tuple(name for name in RANKED if all(name in look.figures for look in sound))
     compared = [look for look in sound if look.knn is not None] if by == "knn" else sound
     if not compared or not names:
-        wanted = "kNN accuracy (give labelled images with --probe)" if by == "knn" else f"{' or '.join(RANKED)} in each"
+        wanted = "kNN accuracy (give labeled images with --probe)" if by == "knn" else f"{' or '.join(RANKED)} in each"
         raise BadRun(f"there is nothing to choose by: the looks of this run have no {wanted}")
     scored = _scored(compared, names)
     chosen = max(scored, key=lambda look: (look.score, look.step))
@@ -99,7 +99,7 @@ def select(records: Sequence[Mapping[str, Any]], by: Literal["label_free", "knn"
 def stale(records: Sequence[Mapping[str, Any]], patience: int = 3, tolerance: float = 0.02) -> str | None:
     """A sentence that says that the run has ceased to move; None while it moves, or while that cannot be said.
 
-    Said only if each of the last ``patience`` looks has at least ``STABLE`` of its nearest neighbours in common with the look
+    Said only if each of the last ``patience`` looks has at least ``STABLE`` of its nearest neighbors in common with the look
     before it, no figure of ``RANKED`` has risen by more than ``tolerance`` (a share of it) between any two of these looks, and
     none seems collapsed (another option stops those). Never before ``FEWEST_LOOKS`` looks. A learning rate that has
     still far to fall may bring more all the same.
@@ -121,7 +121,7 @@ def stale(records: Sequence[Mapping[str, Any]], patience: int = 3, tolerance: fl
     figures = " and ".join(f"{name} by {100 * rise:.1f} %" for name, rise in rises.items())
     return (
         f"the run has ceased to move: over the last {patience} looks at least {100 * min(shares):.0f} % of the nearest "
-        f"neighbours stayed from each to the next, and the figures rose by no more than {100 * tolerance:g} % ({figures})"
+        f"neighbors stayed from each to the next, and the figures rose by no more than {100 * tolerance:g} % ({figures})"
     )
 
 

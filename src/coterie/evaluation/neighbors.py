@@ -1,4 +1,4 @@
-"""Nearest neighbours by cosine, in chunks of bounded memory."""
+"""Nearest neighbors by cosine, in chunks of bounded memory."""
 
 import torch
 from jaxtyping import Float, Int
@@ -31,10 +31,10 @@ def nearest(
 def vote(
     similarities: Float[Tensor, "q c"], labels: Int[Tensor, "q c"], classes: int, temperature: float
 ) -> Float[Tensor, "q classes"]:
-    """The sum, for each class, of ``exp(similarity / temperature)`` of the neighbours that carry it.
+    """The sum, for each class, of ``exp(similarity / temperature)`` of the neighbors that carry it.
 
     The weighted vote of instance discrimination (Wu et al. 2018, section 3.4), as DINO's eval_knn counts it. The weight is
-    taken relative to the nearest neighbour's, which changes no order and never overflows.
+    taken relative to the nearest neighbor's, which changes no order and never overflows.
     """
     weights = ((similarities - similarities[:, :1]) / temperature).exp()
     return weights.new_zeros(len(labels), classes).scatter_add_(1, labels, weights)

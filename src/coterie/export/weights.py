@@ -25,7 +25,7 @@ class Description:
     Attributes:
         backbone: which network; its ``weights`` is None.
         image_size: pixels of the global views that it was trained with.
-        mean: per channel, of the normalisation that its images need; pixels are in [0, 1].
+        mean: per channel, of the normalization that its images need; pixels are in [0, 1].
         std: per channel.
         whose: the student's weights or the teacher's.
         version: of Coterie, when the file was written.

@@ -1,7 +1,7 @@
 """How scores become targets.
 
 Every assignment is one line, ``q = softmax(scores / temperature + bias)``, hard or soft; the kinds differ in the bias of each
-group. Where N rows have to be labelled at once, they stream through in chunks and only the K biases are kept.
+group. Where N rows have to be labeled at once, they stream through in chunks and only the K biases are kept.
 """
 
 from collections.abc import Iterator, Sequence
@@ -59,7 +59,7 @@ class Sinkhorn:
         hard: give each row to its best group (SwAV, appendix C.3; SeLa).
         normalized: start from probabilities: each row is divided by its sum before the first round (MSN).
         tolerance: stop when no bias moved by more than this in a round; 0: never. Labels of a whole data set need it:
-            after 3 rounds a third of SeLa's rows are labelled wrongly.
+            after 3 rounds a third of SeLa's rows are labeled wrongly.
     """
 
     temperature: float = 0.05

@@ -112,7 +112,7 @@ class BatchObjective(nn.Module):
         """No group has a gradient of its own."""
 
     def after_step(self, progress: Progress) -> None:
-        """After the optimiser's step."""
+        """After the optimizer's step."""
         self.target.after_step(progress)
 
 

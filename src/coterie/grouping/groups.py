@@ -33,15 +33,15 @@ class Groups(Protocol):
         """Find the centers of one head anew among the rows of the memory, beginning at ``starts``."""
 
     def after_backward(self, progress: Progress) -> None:
-        """Between the backward pass and the optimiser's step."""
+        """Between the backward pass and the optimizer's step."""
 
     def after_step(self, progress: Progress) -> None:
-        """After the optimiser's step."""
+        """After the optimizer's step."""
 
 
 @dataclass(frozen=True)
 class LearnedGroupsConfig:
-    """Groups that the optimiser moves.
+    """Groups that the optimizer moves.
 
     Attributes:
         counts: the number of groups of each head.
@@ -84,7 +84,7 @@ class LearnedGroups(nn.Module):
         """They stay as they were learned."""
 
     def after_backward(self, progress: Progress) -> None:
-        """While frozen, drop the gradient: no step, no decay and no momentum, whatever the optimiser (release of SwAV)."""
+        """While frozen, drop the gradient: no step, no decay and no momentum, whatever the optimizer (release of SwAV)."""
         if progress.step < self.frozen_steps:
             for head in self.heads:
                 head.grad = None
@@ -136,7 +136,7 @@ class MomentumGroupsConfig:
 class KMeansGroups(nn.Module):
     """Unit centers that no gradient reaches: spherical k-means of the memory (SwAV, appendix D.2).
 
-    They are kept among the parameters, where the other kind has them, but no optimiser moves them.
+    They are kept among the parameters, where the other kind has them, but no optimizer moves them.
     """
 
     refits = True

@@ -1,4 +1,4 @@
-"""The one loss of every grouping method, and the one regulariser."""
+"""The one loss of every grouping method, and the one regularizer."""
 
 import math
 from collections.abc import Sequence
@@ -89,7 +89,7 @@ def mean_entropy_loss(
     """How far the mean prediction is from using all groups alike: ``log K - H(m)``, the mean over the heads.
 
     m is the mean of ``softmax(p . centers / temperature)`` over all views and all images of all processes (MSN, Assran et al.
-    2022, arXiv 2204.07141, eq. 2: the mean entropy maximisation). 0 when all groups are used alike.
+    2022, arXiv 2204.07141, eq. 2: the mean entropy maximization). 0 when all groups are used alike.
     """
     terms = []
     for each in centers:

@@ -20,12 +20,12 @@ class MemoryConfig:
     Attributes:
         length: rows kept of each grouped view; rounded down to a multiple of the batch.
         start_epoch: the epoch that keeps the first rows; nothing is used before ``length`` rows are there.
-        of: whose rows: of the student's grouped views, or of the views that the target network decides by.
+        rows_from: whose rows: of the student's grouped views, or of the views that the target network decides by.
     """
 
     length: int = 3840
     start_epoch: int = 15
-    of: Literal["student", "target"] = "student"
+    rows_from: Literal["student", "target"] = "student"
 
     def __post_init__(self) -> None:
         if self.length < 1:

@@ -31,7 +31,7 @@ class Objective(nn.Module):
         centers = groups.update_centers(z of the grouped views)
         memory.push(z of the grouped views, index)
         loss    = prediction_loss(p, centers, targets) + weight * mean_entropy_loss(p, centers)
-        backward -> after_backward (frozen groups lose their gradient) -> optimiser -> after_step (unit centers, teacher)
+        backward -> after_backward (frozen groups lose their gradient) -> optimizer -> after_step (unit centers, teacher)
 
     It works on tensors and one callable, so in anybody's loop. The groups are parameters of the student and tools of the
     objective: they are referred to here and saved there.
@@ -48,7 +48,7 @@ class Objective(nn.Module):
         target: TargetNetwork | None = None,
         temperature: float = 0.1,
         memory: Memory | None = None,
-        memory_of: str = "student",
+        rows_from: str = "student",
         refresh: Refresh | None = None,
         images: int = 0,
         mean_entropy: float = 0.0,
@@ -63,17 +63,17 @@ class Objective(nn.Module):
             target: whose embeddings decide; without it, the student's.
             temperature: tau, of the prediction.
             memory: past rows: with a refresh they serve it, without one they are balanced beside the batch.
-            memory_of: ``student`` or ``target``, whose rows the memory keeps.
+            rows_from: ``student`` or ``target``, whose rows the memory keeps.
             refresh: when the memory is looked over.
             images: how many the source has; needed where labels are kept.
-            mean_entropy: weight of MSN's regulariser.
+            mean_entropy: weight of MSN's regularizer.
             seed: of the random starts of k-means.
         """
         super().__init__()
         self._groups = (groups,)  # in a tuple, so that the module does not register it a second time
         self.assignment, self.roles, self.temperature = assignment, roles, temperature
         self.target = target or SameNetwork()
-        self.memory, self.memory_of, self.refresh_rule = memory, memory_of, refresh
+        self.memory, self.rows_from, self.refresh_rule = memory, rows_from, refresh
         self.mean_entropy, self.seed = mean_entropy, seed
         keeps = refresh is not None and refresh.labels
         if keeps and images < 1:
@@ -100,7 +100,7 @@ class Objective(nn.Module):
                 targets = self.targets(decided, roles, progress)
             centers = self.groups.update_centers(grouped, progress)
             if self.memory is not None:
-                self.memory.push(grouped if self.memory_of == "student" else decided, batch.index, progress)
+                self.memory.push(grouped if self.rows_from == "student" else decided, batch.index, progress)
             loss = prediction_loss(p, centers, targets, self.temperature, roles.student_views)
             if self.mean_entropy:
                 loss = loss + self.mean_entropy * mean_entropy_loss(p, centers, self.temperature)
@@ -168,10 +168,10 @@ class Objective(nn.Module):
             self.labels[head, index[newest]] = labels[newest]
 
     def after_backward(self, progress: Progress) -> None:
-        """Between ``loss.backward()`` and the optimiser's step."""
+        """Between ``loss.backward()`` and the optimizer's step."""
         self.groups.after_backward(progress)
 
     def after_step(self, progress: Progress) -> None:
-        """After the optimiser's step."""
+        """After the optimizer's step."""
         self.groups.after_step(progress)
         self.target.after_step(progress)

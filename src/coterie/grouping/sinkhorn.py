@@ -21,7 +21,7 @@ def sinkhorn_bias(
 ) -> Float[Tensor, "*a k"]:
     """The bias of each group that spreads the rows evenly over the groups.
 
-    Maximises ``Tr(Q C Z) + epsilon H(Q)`` over equipartitions (SwAV, eq. 3 and 4) by T alternations on
+    Maximizes ``Tr(Q C Z) + epsilon H(Q)`` over equipartitions (SwAV, eq. 3 and 4) by T alternations on
     ``Q = exp(logits)``: divide each column (group) by its sum over the rows of all processes, then each row by its sum.
     After T rounds ``Q = softmax(logits + bias)``, so the K numbers returned here are all that has to be known, and all that is
     kept between two rounds: a whole data set streams through in chunks.

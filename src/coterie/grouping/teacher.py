@@ -28,7 +28,7 @@ class TargetNetwork(Protocol):
         """The centers that the target embeddings are compared with."""
 
     def after_step(self, progress: Progress) -> None:
-        """After the optimiser's step."""
+        """After the optimizer's step."""
 
     def copy_from_student(self) -> None:
         """Become the student."""
@@ -102,7 +102,7 @@ class MomentumTeacher(nn.Module):
     @torch.no_grad()
     def embed(self, views: Mapping[int, Tensor], roles: Roles, h: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
         """Encode the target views; the companions go through with them for the sake of the batch statistics."""
-        features, embeddings, _ = self.network([views[v] for v in (*roles.target_views, *roles.companion_views)])
+        features, embeddings, _ = self.network([views[v] for v in (*roles.target_views, *roles.bn_only_views)])
         count = len(roles.target_views)
         return features[:count], embeddings[:count]
 

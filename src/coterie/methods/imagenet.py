@@ -168,7 +168,7 @@ def smog_imagenet_swin_tiny(plan: Planner) -> PretrainConfig:
         predictor=HeadConfig(hidden=(2048,), width=256, activation="gelu"),
         optimizer=AdamWConfig(weight_decay=0.05),
         learning_rate=Cosine(peak=0.001, final=4e-5, warmup_epochs=10, start=4e-5),
-        clip=3.0,
+        clip_grad_norm=3.0,
     )
 
 
@@ -183,8 +183,8 @@ def imagenet_views(
             Crops(count=small, size=96, scale=(0.05, 0.14), augmentation=augmentation),
         ),
         channels=facts.channels,
-        mean=IMAGENET_MEAN if facts.colour else facts.mean,
-        std=SWAV_STD if facts.colour else facts.std,
+        mean=IMAGENET_MEAN if facts.color else facts.mean,
+        std=SWAV_STD if facts.color else facts.std,
     )
 
 
@@ -197,16 +197,16 @@ def family_views(
     deciding: int = 2,
     blur: bool = True,
 ) -> ViewPlan:
-    """SMoG's two families: one always blurred, one hardly ever but sometimes solarised; they change places every batch.
+    """SMoG's two families: one always blurred, one hardly ever but sometimes solarized; they change places every batch.
 
     Of each family the first ``deciding`` large views decide, when it is the teacher's turn, and the next two and the small ones
     predict, when it is the student's (release, multicropdataset.py and two_stream_network.py).
     """
     own = Augmentation(brightness=0.4, contrast=0.4, saturation=0.2, hue=0.1)
-    own = own if facts.colour else swav_augmentation(facts)
+    own = own if facts.color else swav_augmentation(facts)
     families = (
         replace(own, blur=1.0 if blur else 0.0),
-        replace(own, blur=0.1 if blur else 0.0, solarize=0.2 if facts.colour else 0.0),
+        replace(own, blur=0.1 if blur else 0.0, solarize=0.2 if facts.color else 0.0),
     )
     crops = []
     for augmentation in families:
@@ -217,19 +217,19 @@ def family_views(
     return ViewPlan(
         crops=tuple(crops),
         channels=facts.channels,
-        mean=IMAGENET_MEAN if facts.colour and not facts.small else facts.mean,
-        std=SWAV_STD if facts.colour and not facts.small else facts.std,
+        mean=IMAGENET_MEAN if facts.color and not facts.small else facts.mean,
+        std=SWAV_STD if facts.color and not facts.small else facts.std,
         student_views=tuple(range(deciding, half)),
         target_views=tuple(range(half, half + deciding)),
         grouped_views=(deciding, deciding + 1),
-        companion_views=tuple(range(half + deciding + 2, 2 * half)),
+        bn_only_views=tuple(range(half + deciding + 2, 2 * half)),
         swap=True,
     )
 
 
 def swav_augmentation(facts: Facts) -> Augmentation:
-    """SwAV's recipe; without colour operations where there is no colour to change."""
-    return Augmentation() if facts.colour else Augmentation(jitter=0.0, grayscale=0.0)
+    """SwAV's recipe; without color operations where there is no color to change."""
+    return Augmentation() if facts.color else Augmentation(jitter=0.0, grayscale=0.0)
 
 
 def _backbone(plan: Planner) -> BackboneConfig:

@@ -43,8 +43,8 @@ class Facts:
         return self.side <= SMALL_SIDE
 
     @property
-    def colour(self) -> bool:
-        """Whether colour operations make sense: 8-bit RGB."""
+    def color(self) -> bool:
+        """Whether color operations make sense: 8-bit RGB."""
         return self.channels == 3 and self.bits == 8
 
 

@@ -1,6 +1,6 @@
 """The methods for anybody's images: each a preset, a function from a plan to settings.
 
-A preset reads like the recipe in its paper; what the paper leaves to ImageNet (crops, network, optimiser, number of groups)
+A preset reads like the recipe in its paper; what the paper leaves to ImageNet (crops, network, optimizer, number of groups)
 follows here from the number and the size of the images, and is the same for all methods (:func:`_recipe`), so that they can be
 compared. The published settings are in :mod:`coterie.methods.imagenet`. Any setting can be overridden afterwards.
 """
@@ -131,7 +131,7 @@ def resa(plan: Planner) -> PretrainConfig:
 
 
 def _recipe(plan: Planner, small_rate: float = 4e-3) -> dict[str, Any]:
-    """What all methods share: views, network, optimiser and duration, from the number and the size of the images.
+    """What all methods share: views, network, optimizer and duration, from the number and the size of the images.
 
     ``small_rate`` is the peak of the learning rate at batch 256 for small images.
     """
@@ -188,7 +188,7 @@ def _small_views(facts: Facts, multiple: int) -> ViewPlan:
     """
     large, small = (-(-max(16, round(facts.side * share)) // multiple) * multiple for share in (3 / 4, 1 / 2))
     own = Augmentation(brightness=0.4, contrast=0.4, saturation=0.4, hue=0.1, blur=0.0)
-    augmentation = own if facts.colour else replace(own, jitter=0.0, grayscale=0.0)
+    augmentation = own if facts.color else replace(own, jitter=0.0, grayscale=0.0)
     return ViewPlan(
         crops=(
             Crops(count=2, size=large, scale=(0.2, 1.0), augmentation=augmentation),

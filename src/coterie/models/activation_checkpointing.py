@@ -21,14 +21,14 @@ def checkpoint_activations(backbone: nn.Module) -> None:
         backbone.set_grad_checkpointing(True)  # type: ignore[operator]
     except (AttributeError, AssertionError) as error:
         raise BadConfig(
-            f"run.checkpoint_activations: timm does not have it for a {type(backbone).__name__}; set it to false, and "
+            f"run.activation_checkpointing: timm does not have it for a {type(backbone).__name__}; set it to false, and "
             "micro_batches to 2 or more"
         ) from error
 
 
 @contextmanager
 def statistics_kept(network: nn.Module) -> Iterator[None]:
-    """While this lasts, batch norms normalise as in training, but do not move their running averages.
+    """While this lasts, batch norms normalize as in training, but do not move their running averages.
 
     It is for the backward pass: what is computed again there was counted on the way there.
     """

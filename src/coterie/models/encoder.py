@@ -1,4 +1,4 @@
-"""From views to embeddings, and what is normalised together on the way."""
+"""From views to embeddings, and what is normalized together on the way."""
 
 import copy
 from collections.abc import Callable, Sequence
@@ -20,7 +20,7 @@ BatchNormScope = Literal["view", "resolution", "joint"]
 class Encoder(nn.Module):
     """Backbone, projector and, if the method has one, predictor.
 
-    What is normalised together is part of the method, hence ``batch_norm_scope``:
+    What is normalized together is part of the method, hence ``batch_norm_scope``:
 
     * ``resolution``: the backbone runs once per resolution over all views of that size, the heads once over all views
       (SwAV, https://arxiv.org/abs/2006.09882, as released);

@@ -31,7 +31,7 @@ def joint_features(
     batches: Sequence[Float[Tensor, "_ c _ _"]],
     faster: Callable[[nn.Module], Callable[..., Any]] = _as_it_is,
 ) -> list[Float[Tensor, "_ f"]]:
-    """Features of one batch of images per resolution, normalised together.
+    """Features of one batch of images per resolution, normalized together.
 
     Convolutions and all else run per resolution. A batch norm takes its mean and variance over all pixels of all
     batches, and moves its running averages once. Batch norms in the down-sample branches of a ResNet stay apart: each

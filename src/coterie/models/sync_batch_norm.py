@@ -12,8 +12,8 @@ from coterie.distributed.collectives import all_reduce_sum, subgroup
 from coterie.distributed.processes import world_size
 
 
-class _Normalised(torch.autograd.Function):
-    """Rows, normalised by the mean and the variance over all processes of a group.
+class _Normalized(torch.autograd.Function):
+    """Rows, normalized by the mean and the variance over all processes of a group.
 
     ``dx = w / s (dy - mean(dy) - x' mean(dy x'))``, where x' are the normal rows, s is their deviation and the means are over
     the group (Ioffe and Szegedy 2015, arXiv 1502.03167, section 3). One collective forward, one backward.
@@ -57,12 +57,12 @@ class _Shared:
     group: Any
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalise ``[N, C, ...]``; the gradient flows through the statistics into the rows of all processes."""
+        """Normalize ``[N, C, ...]``; the gradient flows through the statistics into the rows of all processes."""
         assert isinstance(self, _BatchNorm)
         if not self.training:
             return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps)
         normal: Tensor
-        normal, mean, variance = _Normalised.apply(x, self.weight, self.bias, self.eps, self.processes, self.group)
+        normal, mean, variance = _Normalized.apply(x, self.weight, self.bias, self.eps, self.processes, self.group)
         if self.track_running_stats and self.running_mean is not None and self.running_var is not None:
             if self.num_batches_tracked is not None:
                 self.num_batches_tracked.add_(1)
@@ -87,7 +87,7 @@ def share_statistics(network: nn.Module, processes: int = 0, device: str | None 
 
     Args:
         network: changed in place.
-        processes: so many neighbours share statistics (SwAV's release: 8); 0: all.
+        processes: so many neighbors share statistics (SwAV's release: 8); 0: all.
         device: the type of that on which it will run; None: where it is.
 
     Raises:

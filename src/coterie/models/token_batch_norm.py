@@ -9,7 +9,7 @@ from coterie.errors import BadConfig
 
 
 class TokenBatchNorm(nn.Module):
-    """Normalise each channel over all tokens of all images."""
+    """Normalize each channel over all tokens of all images."""
 
     def __init__(self, width: int) -> None:
         """Own the batch norm of ``width`` channels."""
@@ -17,7 +17,7 @@ class TokenBatchNorm(nn.Module):
         self.batch_norm = nn.BatchNorm1d(width)
 
     def forward(self, tokens: Float[Tensor, "*b t c"]) -> Float[Tensor, "*b t c"]:
-        """Normalise ``tokens``, whose channels come last."""
+        """Normalize ``tokens``, whose channels come last."""
         outputs: Tensor = self.batch_norm(tokens.flatten(0, -2))
         return outputs.view(tokens.shape)
 

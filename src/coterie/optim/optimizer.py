@@ -23,7 +23,7 @@ class LarsConfig:
         _check(self.momentum, self.weight_decay)
 
     def build(self, model: nn.Module) -> torch.optim.Optimizer:
-        """The optimiser of this model."""
+        """The optimizer of this model."""
         optimizer = Lars(
             model.parameters(),
             lr=0.0,
@@ -45,7 +45,7 @@ class SgdConfig:
         _check(self.momentum, self.weight_decay)
 
     def build(self, model: nn.Module) -> torch.optim.Optimizer:
-        """The optimiser of this model."""
+        """The optimizer of this model."""
         momentum, decay = self.momentum, self.weight_decay
         optimizer = torch.optim.SGD(model.parameters(), lr=0.0, momentum=momentum, weight_decay=decay, fused=True)
         return with_full_state(optimizer)
@@ -63,7 +63,7 @@ class AdamWConfig:
         _check(min(self.betas), self.weight_decay)
 
     def build(self, model: nn.Module) -> torch.optim.Optimizer:
-        """The optimiser of this model."""
+        """The optimizer of this model."""
         groups: list[dict[str, Any]] = [
             {"params": [each for name, each in model.named_parameters() if not _is_exempt(name, each)]},
             {

@@ -166,7 +166,7 @@ def _line(name: str, points: Points, x: Any, y: Any, color: int) -> Line:
 
 
 def _thinned(points: Points) -> Points:
-    """At most about ``MOST_POINTS``: of each run of neighbours the lowest and the highest stay, so no spike is lost."""
+    """At most about ``MOST_POINTS``: of each run of neighbors the lowest and the highest stay, so no spike is lost."""
     if len(points) <= MOST_POINTS:
         return points
     length = math.ceil(2 * len(points) / MOST_POINTS)

@@ -19,7 +19,7 @@ LABEL_FREE: tuple[tuple[str, str, dict[str, str], float | None], ...] = (
         {
             "agreement": "views agree",
             "agreement_above_chance": "agreement above chance",
-            "stability": "neighbours stay",
+            "stability": "neighbors stay",
         },
         None,
     ),

@@ -1,4 +1,4 @@
-"""Which images are shown beside each other: those of a group, and the neighbours of some."""
+"""Which images are shown beside each other: those of a group, and the neighbors of some."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -37,7 +37,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class Strip:
-    """Pictures side by side under a name, such as the neighbours that one network found."""
+    """Pictures side by side under a name, such as the neighbors that one network found."""
 
     name: str
     pictures: tuple[Picture, ...]
@@ -128,8 +128,8 @@ def group_galleries(
         groups: at most so many in a gallery.
         pictures: at most so many of a group.
     """
-    labelled = bool((labels >= 0).any())
-    found = members(grouped, labels if labelled else None)
+    labeled = bool((labels >= 0).any())
+    found = members(grouped, labels if labeled else None)
     if not found:
         return ()
 
@@ -150,7 +150,7 @@ def group_galleries(
 
     used = f"{len(found):,} of {grouped.count:,} groups hold one of {of}"
     note = f"{used}. Of each group, the images nearest to its center."
-    if labelled:
+    if labeled:
         note += " Marked: of the group's commonest class."
     if len(found) <= FEW:
         return (gallery("Groups", found, note),)
@@ -162,7 +162,7 @@ def group_galleries(
     return tuple(galleries)
 
 
-def neighbour_gallery(
+def neighbor_gallery(
     rows: Float[Tensor, "n d"],
     labels: Int[Tensor, " n"],
     classes: Sequence[str],
@@ -190,7 +190,7 @@ def neighbour_gallery(
     note = f"Some of {of}, drawn at random, and the nearest to them by the cosine of their embeddings."
     if bool((labels >= 0).any()):
         note += " Marked: of the same class."
-    return Gallery("Nearest neighbours", tuple(shown), note)
+    return Gallery("Nearest neighbors", tuple(shown), note)
 
 
 def _class(classes: Sequence[str], label: int) -> str:

@@ -1,4 +1,4 @@
-"""The pictures of a report: a map, groups and neighbours of the images of a source."""
+"""The pictures of a report: a map, groups and neighbors of the images of a source."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from coterie.data.sources.source import ImageSource, evenly
 from coterie.embedding.embed import Embeddings
 from coterie.evaluation.neighbors import nearest
 from coterie.report.embedding_map import COLORS, MOST_POINTS, Map, embedding_map
-from coterie.report.gallery import Gallery, Grouped, Picture, group_galleries, neighbour_gallery
+from coterie.report.gallery import Gallery, Grouped, Picture, group_galleries, neighbor_gallery
 
 SMALLEST_SIDE = 64  # pixels; smaller images are shown enlarged
 
@@ -36,14 +36,14 @@ def picture(
     right: bool | None = None,
     name: str = "",
 ) -> Picture:
-    """An image as it is shown: its middle, in colour or in grey."""
+    """An image as it is shown: its middle, in color or in gray."""
     cut = center_view(decode(source[index], preprocessing.channels), max(preprocessing.size, SMALLEST_SIDE))
     pixels = cut if cut.dtype == np.uint8 else (cut * 255).astype(np.uint8)
     pixels = pixels if len(pixels) in (1, 3) else pixels[:1]
     return Picture(pixels.transpose(1, 2, 0).squeeze(), caption, right, name)
 
 
-def neighbours_of(
+def neighbors_of(
     queries: torch.Tensor,
     train: Embeddings,
     source: ImageSource,
@@ -72,7 +72,7 @@ def pictures_of(
     *,
     points: int = MOST_POINTS,
 ) -> Pictures:
-    """The map, the groups and the neighbours of embedded images.
+    """The map, the groups and the neighbors of embedded images.
 
     Args:
         embeddings: of images of the source; rows that hold NaN or infinity are left out, and counted in the notes.
@@ -94,7 +94,7 @@ def pictures_of(
         return picture(source, position, preprocessing, caption, right, source.name(position))
 
     galleries = list(group_galleries(groups, labels, source.classes, show, of=of)) if groups is not None else []
-    near = neighbour_gallery(rows, labels, source.classes, show, of=of)
+    near = neighbor_gallery(rows, labels, source.classes, show, of=of)
     galleries += [near] if near is not None else []
     return Pictures(_map(rows, labels, source.classes, groups, show, points), tuple(galleries))
 
@@ -110,19 +110,19 @@ def _map(
     """The map of rows spread evenly over all, colored by class if there are any, else by group."""
     count = min(points, len(rows))
     chosen = evenly(count, len(rows))
-    labelled = bool((labels >= 0).any())
+    labeled = bool((labels >= 0).any())
     values = torch.full((len(rows),), -1)
-    values = labels if labelled else groups.group if groups is not None else values
+    values = labels if labeled else groups.group if groups is not None else values
     drawn = values.numpy()[chosen]
     kinds = len(np.unique(drawn[drawn >= 0]))
 
     def called(value: int) -> str:
-        if not labelled:
+        if not labeled:
             return f"group {value}"
         return classes[value] if value < len(classes) else str(value)
 
     note = f"{count:,} images, by t-SNE: those that the network finds alike lie close together."
     if kinds:
-        note += f" Colours: {'classes' if labelled else 'groups'}"
+        note += f" Colors: {'classes' if labeled else 'groups'}"
         note += f", the {COLORS} commonest of {kinds}." if kinds > COLORS else "."
     return embedding_map(rows.numpy()[chosen], drawn, called, lambda row: show(int(chosen[row])), note)

@@ -47,7 +47,7 @@ def report_run(
     remarks: Sequence[str] = (),
     logger: Logger | None = None,
 ) -> None:
-    """Write a run's ``report.html``: did it work, the curves, the probes, a map, groups and neighbours of some images.
+    """Write a run's ``report.html``: did it work, the curves, the probes, a map, groups and neighbors of some images.
 
     Args:
         folder: of the run.

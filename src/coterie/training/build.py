@@ -103,13 +103,13 @@ def build_parts(
 ) -> TrainingParts:
     """Student and objective, as new; ``images`` is how many the source has, for the labels that are kept of each."""
     torch.backends.cudnn.benchmark = True  # few sizes, many times
-    where, shared_out = torch.device(device), config.run.shard
+    where, shared_out = torch.device(device), config.run.fsdp
     if shared_out:
         check_can_shard()
     built = torch.device("cpu") if shared_out else where  # what no device holds is never there as a whole
     student = build_student(config, built, starting_weights=starting_weights)
     objective = _objective(config, student, images).to(built)
-    if config.run.checkpoint_activations:
+    if config.run.activation_checkpointing:
         checkpoint_activations(student.encoder.backbone)
     target = objective.target
     for network in (student.encoder, *([target.network] if isinstance(target, MomentumTeacher) else [])):
@@ -125,7 +125,7 @@ def whole_student(config: PretrainConfig, student: Student, device: torch.device
     Raises:
         UserError: the device does not hold all of it.
     """
-    if not config.run.shard:
+    if not config.run.fsdp:
         return student
     weights = full_state_dict(student.state_dict())
     if rank() > 0:
@@ -136,7 +136,7 @@ def whole_student(config: PretrainConfig, student: Student, device: torch.device
         return copied.to(device)
     except torch.OutOfMemoryError as error:
         raise UserError(
-            f"{device} does not hold the whole network beside its part: set run.looks=0 and no probe; what is trained is "
+            f"{device} does not hold the whole network beside its part: set run.snapshots=0 and no probe; what is trained is "
             "saved, and coterie report shows it where the network fits"
         ) from error
 
@@ -155,7 +155,7 @@ def _objective(config: PretrainConfig, student: Student, images: int) -> Objecti
     if config.memory is not None:
         memory = Memory(
             config.memory.length,
-            len(roles.grouped_views if config.memory.of == "student" else roles.target_views),
+            len(roles.grouped_views if config.memory.rows_from == "student" else roles.target_views),
             config.projector.width,
             batch_size=config.batch_size,
             start_epoch=config.memory.start_epoch,
@@ -167,7 +167,7 @@ def _objective(config: PretrainConfig, student: Student, images: int) -> Objecti
         target=target,
         temperature=config.temperature,
         memory=memory,
-        memory_of=config.memory.of if config.memory is not None else "student",
+        rows_from=config.memory.rows_from if config.memory is not None else "student",
         refresh=config.refresh,
         images=images,
         mean_entropy=config.mean_entropy,
@@ -199,7 +199,7 @@ def compile_parts(parts: TrainingParts, config: PretrainConfig, device: torch.de
     tried = [(parts.student.encoder, blank(roles.student_views))]
     target = parts.objective.target
     if isinstance(target, MomentumTeacher) and isinstance(target.network, Encoder):
-        tried.append((target.network, blank((*roles.target_views, *roles.companion_views))))
+        tried.append((target.network, blank((*roles.target_views, *roles.bn_only_views))))
     return compile_passes(tried, choose_autocast(config.run.precision, device))
 
 

@@ -26,7 +26,7 @@ _LATE = 1  # what a process says whose clock says that it is time; more is the n
 
 @runtime_checkable
 class HasState(Protocol):
-    """A part whose state is saved: a module, an optimiser, a monitor."""
+    """A part whose state is saved: a module, an optimizer, a monitor."""
 
     def state_dict(self) -> dict[str, Any]:
         """The state."""

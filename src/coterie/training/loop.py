@@ -25,7 +25,7 @@ def fit(
     *,
     once: Callable[[], Iterable[tuple[Progress, Batch]]] | None = None,
     autocast: torch.dtype | None = None,
-    clip: float | None = None,
+    clip_grad_norm: float | None = None,
     seed: int | None = None,
     observers: Sequence[Observer] = (),
 ) -> None:
@@ -39,7 +39,7 @@ def fit(
         learning_rate: of each step (a schedule's ``at``).
         once: gives one pass over the images, for objectives whose memory has to be filled before the first step.
         autocast: precision of the student's forward pass where it may be low (bfloat16); None: as the weights are.
-        clip: largest norm of the gradient; None: any.
+        clip_grad_norm: largest norm of the gradient; None: any.
         seed: seeds dropout and the like anew at each step, so that a resumed run draws what the whole one drew.
         observers: called after each step, in order: monitors, savers, probes; they leave the student in training mode.
     """
@@ -64,8 +64,8 @@ def fit(
             result.loss.backward()
         objective.after_backward(progress)
         norm = gradient_norm(weights)
-        if clip is not None:
-            nn.utils.clip_grads_with_norm_(weights, clip, norm)
+        if clip_grad_norm is not None:
+            nn.utils.clip_grads_with_norm_(weights, clip_grad_norm, norm)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         objective.after_step(progress)

@@ -19,7 +19,7 @@ from coterie.distributed.processes import broadcast_object, local_device, rank, 
 from coterie.embedding.embed import embed_source
 from coterie.errors import BadRun, UserError
 from coterie.evaluation.callbacks import Looks
-from coterie.evaluation.labelled_data import labelled_pair
+from coterie.evaluation.labeled_data import labeled_pair
 from coterie.evaluation.model_selection import stale
 from coterie.evaluation.probes.by_name import probe_embeddings
 from coterie.export.weights import save_backbone
@@ -56,12 +56,12 @@ class Pretraining:
         self.reasons = reasons or {}
         self.first = rank() == 0  # of several processes: it speaks, judges and writes
         self.device = local_device(choose_device(config.run.device))
-        if config.run.shard:
+        if config.run.fsdp:
             check_can_shard()
         self.loader = build_loader(config, source, self.device)
         self.bad: dict[int, str] = {}
         self._refuse_another_run()
-        self.probe = labelled_pair(config.probe.train, config.probe.test) if config.probe else None
+        self.probe = labeled_pair(config.probe.train, config.probe.test) if config.probe else None
         for remark in self.probe.remarks if self.probe else ():
             logger.warning(remark)
 
@@ -70,7 +70,7 @@ class Pretraining:
         config, folder = self.config, self.folder
         begun = bool(checkpoint.list_checkpoints(folder.checkpoints))
         parts = build_parts(config, self.device, images=len(self.source), starting_weights=not begun)
-        trained = ShardedStudent(parts.student) if config.run.shard else parts.student
+        trained = ShardedStudent(parts.student) if config.run.fsdp else parts.student
         optimizer = config.optimizer.build(trained)
         monitor = self._monitor()
         saver = self._saver(parts, optimizer, monitor)
@@ -115,14 +115,14 @@ class Pretraining:
         with saver.stopping_on_signals(), self._reporting_an_end(parts), saver.settling():
             self._compile(parts, self.loader.total_steps - start)
             fit(
-                trained if config.run.shard else wrap_ddp(trained),
+                trained if config.run.fsdp else wrap_ddp(trained),
                 parts.objective,
                 self._noting_bad(monitor.timed(self.loader.batches(start))),
                 optimizer,
                 config.learning_rate.at,
                 once=self._filling,
                 autocast=choose_autocast(config.run.precision, self.device),
-                clip=config.clip,
+                clip_grad_norm=config.clip_grad_norm,
                 seed=config.seed,
                 observers=[monitor, *self._looks(parts, saver), *self._probes(parts, saver), saver],
             )
@@ -130,7 +130,7 @@ class Pretraining:
     def _compile(self, parts: TrainingParts, steps: int) -> None:
         """Have what every step does compiled, where that pays; where the compiler fails, all runs as it is written."""
         run, micro_batches = self.config.run, self.config.micro_batches
-        as_written = run.shard or run.checkpoint_activations or micro_batches > 1
+        as_written = run.fsdp or run.activation_checkpointing or micro_batches > 1
         if not choose_compile(run.compile, self.device, steps, as_written)[0]:
             return
         self.logger.info("compiling the training passes: a minute or two")
@@ -225,7 +225,7 @@ class Pretraining:
             self.logger.warning(line)
         self.bad = saver.extra["bad"]
         torch.set_num_threads(saver.extra["threads"])
-        if self.config.run.stop_when != "stale":
+        if not self.config.run.early_stop:
             saver.extra.pop("ended", None)  # it was stopped as stale, and is now to go on
         return start
 
@@ -291,7 +291,7 @@ class Pretraining:
     def _looks(self, parts: TrainingParts, saver: Checkpointer) -> list[Any]:
         """The looks without labels as an observer, which also ends the run if nothing moves any more and that is wanted."""
         run = self.config.run
-        if not run.looks:
+        if not run.snapshots:
             return []
         looks = Looks(
             self.folder.path,
@@ -311,9 +311,7 @@ class Pretraining:
                 saver.settle()  # as above
                 looks(progress, result)
             looks.student = parts.student
-            if run.stop_when == "stale" and (
-                why := broadcast_object(stale(self.folder.records()) if self.first else None)
-            ):
+            if run.early_stop and (why := broadcast_object(stale(self.folder.records()) if self.first else None)):
                 saver.extra["ended"] = why
 
         return [observe]

@@ -1,4 +1,4 @@
-"""All that the optimiser moves."""
+"""All that the optimizer moves."""
 
 from collections.abc import Callable, Sequence
 

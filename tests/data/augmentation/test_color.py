@@ -1,4 +1,4 @@
-"""Each colour operation against torchvision's on a PIL image, given the same factor."""
+"""Each color operation against torchvision's on a PIL image, given the same factor."""
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ from coterie.data.augmentation import color as colors
 LEVELS = np.array([*range(0, 256, 3), 1, 254], dtype=np.uint8)
 
 
-def every_third_colour() -> np.ndarray:
+def every_third_color() -> np.ndarray:
     red, green, blue = np.meshgrid(LEVELS, LEVELS, LEVELS, indexing="ij")
     return np.stack([red, green, blue], axis=-1).reshape(len(LEVELS), -1, 3)
 
@@ -21,9 +21,9 @@ IMAGES = {
     "astronaut": data.astronaut(),
     "china": load_sample_image("china.jpg"),
     "noise": np.random.default_rng(0).integers(0, 256, size=(120, 97, 3), dtype=np.uint8),
-    "colours": every_third_colour(),
+    "colors": every_third_color(),
     "one_pixel": np.array([[[200, 3, 100]]], dtype=np.uint8),
-    "grey": np.arange(256, dtype=np.uint8).repeat(3).reshape(16, 16, 3),
+    "gray": np.arange(256, dtype=np.uint8).repeat(3).reshape(16, 16, 3),
 }
 
 
@@ -67,8 +67,8 @@ def test_a_turned_hue_is_torchvisions_to_the_last_bit(image, turn):
 
 
 def test_luma_is_torchvisions_grayscale_to_the_last_bit(image):
-    grey = colors.luma(planes_of(image))
-    assert difference(np.stack([grey] * 3), F.to_grayscale(Image.fromarray(image), 3)).max() == 0
+    gray = colors.luma(planes_of(image))
+    assert difference(np.stack([gray] * 3), F.to_grayscale(Image.fromarray(image), 3)).max() == 0
 
 
 def test_solarize_is_torchvisions_to_the_last_bit(image):
@@ -93,8 +93,8 @@ def test_many_views_at_once_and_each_alone(operation):
         assert (alone != planes_of(view)).any() or factors[number] == 1
 
 
-def test_the_grey_of_a_large_view_is_as_exact_as_that_of_a_small_one():
-    image = np.full((400, 500, 3), 255, dtype=np.uint8)  # the sum of its grey is beyond what single precision counts
+def test_the_gray_of_a_large_view_is_as_exact_as_that_of_a_small_one():
+    image = np.full((400, 500, 3), 255, dtype=np.uint8)  # the sum of its gray is beyond what single precision counts
     image[:, ::2] = 254
     image[0, 1] = 254  # the mean falls short of 254.5 by five millionths
     planes = planes_of(image)

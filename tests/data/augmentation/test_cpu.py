@@ -202,8 +202,8 @@ def test_an_image_of_any_size_depth_and_number_of_channels_gives_its_views(heigh
         assert view.max() <= (255 if dtype == np.uint8 else 1 + 1e-5)
 
 
-def colourless(plan: ViewPlan, image: np.ndarray, resize: Callable[[np.ndarray, Box, int], np.ndarray]) -> None:
-    """Views of an image whose colours are left alone: each channel cropped, mirrored and turned, and nothing else."""
+def colorless(plan: ViewPlan, image: np.ndarray, resize: Callable[[np.ndarray, Box, int], np.ndarray]) -> None:
+    """Views of an image whose colors are left alone: each channel cropped, mirrored and turned, and nothing else."""
     draws = plan.sample_parameters(0, 0, np.arange(8))
     assert draws.jitter.any()
     assert draws.grayscale.any()
@@ -219,7 +219,7 @@ def colourless(plan: ViewPlan, image: np.ndarray, resize: Callable[[np.ndarray, 
                 assert np.abs(plane - expected.astype(np.float64)).max() <= (1 if image.dtype == np.uint8 else 1e-5)
 
 
-def test_five_channels_of_16_bits_are_cropped_and_turned_and_their_colours_left_alone():
+def test_five_channels_of_16_bits_are_cropped_and_turned_and_their_colors_left_alone():
     image = np.random.default_rng(0).integers(0, 2**16, size=(90, 120, 5), dtype=np.uint16)
     sharp = Augmentation(vertical_flip=0.5, rotation=0.5, blur=0.0, solarize=0.5)
     plan = ViewPlan(
@@ -231,11 +231,11 @@ def test_five_channels_of_16_bits_are_cropped_and_turned_and_their_colours_left_
         part = Image.fromarray(plane[top : top + height, left : left + width].astype(np.float32) / 65535)
         return np.asarray(part.resize((size, size), Image.Resampling.BILINEAR))
 
-    colourless(plan, image, resize)
+    colorless(plan, image, resize)
 
 
 @pytest.mark.parametrize("channels", [1, 2, 4])
-def test_grey_and_other_8_bit_images_are_cropped_and_turned_and_their_colours_left_alone(channels):
+def test_gray_and_other_8_bit_images_are_cropped_and_turned_and_their_colors_left_alone(channels):
     image = np.random.default_rng(0).integers(0, 256, size=(90, 120, channels), dtype=np.uint8)
     sharp = Augmentation(vertical_flip=0.5, rotation=0.5, blur=0.0, solarize=0.5)
     plan = ViewPlan((Crops(4, 48, (0.1, 1.0), augmentation=sharp),), channels=channels)
@@ -243,10 +243,10 @@ def test_grey_and_other_8_bit_images_are_cropped_and_turned_and_their_colours_le
     def resize(plane: np.ndarray, box: Box, size: int) -> np.ndarray:
         return np.asarray(F.resized_crop(Image.fromarray(plane), *box, [size, size], InterpolationMode.BILINEAR))
 
-    colourless(plan, image, resize)
+    colorless(plan, image, resize)
 
 
-def test_sixteen_bits_in_three_channels_have_no_colour_operations_either():
+def test_sixteen_bits_in_three_channels_have_no_color_operations_either():
     image = np.random.default_rng(0).integers(0, 2**16, size=(60, 60, 3), dtype=np.uint16)
     loud = Augmentation(**(OFF | {"jitter": 1.0, "grayscale": 1.0, "solarize": 1.0}))
     quiet = Augmentation(**OFF)

@@ -18,12 +18,12 @@ from coterie.data.sources.arrays import Arrays
 WIDEST = 3  # of 255: what one rounding of a blur in place of six may change
 ON_AVERAGE = 0.4
 CUT_HERE = 20  # of 255: a crop that differs by 1 or 2, stretched by what follows
-IDENTITY = {"mean": (0.0, 0.0, 0.0), "std": (1 / 255,) * 3}  # normalised pixels are then 0 to 255
+IDENTITY = {"mean": (0.0, 0.0, 0.0), "std": (1 / 255,) * 3}  # normalized pixels are then 0 to 255
 PLAIN = {"flip": 0.0, "jitter": 0.0, "grayscale": 0.0, "blur": 0.0, "solarize": 0.0}
 
 
 def photographs(count: int, height: int, width: int, channels: int = 3) -> np.ndarray:
-    """Smooth images with edges and grain, of all colours."""
+    """Smooth images with edges and grain, of all colors."""
     generator = np.random.default_rng(5)
     noise = generator.normal(size=(count, height, width, channels))
     smooth = ndimage.gaussian_filter(noise, (0, 3, 3, 0)) * 9 + 0.5 + 0.03 * noise
@@ -92,11 +92,11 @@ def test_the_whole_recipe() -> None:
     differences = torch.cat([(ours[view] - theirs[view]).abs().flatten() for view in ours])
     assert differences.mean() <= ON_AVERAGE
     assert differences.quantile(0.999) <= WIDEST if differences.numel() < 2**24 else True
-    far = (differences > WIDEST).float().mean()  # a blurred value beside 128 that is solarised on one side only
+    far = (differences > WIDEST).float().mean()  # a blurred value beside 128 that is solarized on one side only
     assert far < 1e-3
 
 
-def test_images_without_colours_and_with_other_channels() -> None:
+def test_images_without_colors_and_with_other_channels() -> None:
     for channels in (1, 5):
         kind = Augmentation()
         plan = ViewPlan(
@@ -109,13 +109,13 @@ def test_images_without_colours_and_with_other_channels() -> None:
         assert all((ours[view] - theirs[view]).abs().max() <= WIDEST for view in ours)
 
 
-def test_normalised_as_on_the_cpu() -> None:
+def test_normalized_as_on_the_cpu() -> None:
     images = photographs(8, 60, 70)
     base = plan_of(**PLAIN)
     plan = ViewPlan(base.crops, mean=(0.485, 0.456, 0.406), std=(0.228, 0.224, 0.225))
     on_cpu, on_device = (
         next(Loader(Arrays(images), plan, batch_size=8, epochs=1, seed=1, engine=engine).batches())[1]
-        for engine in ("cpu", "device")
+        for engine in ("cpu", "gpu")
     )
     for view, theirs in on_cpu.views.items():  # crops of images that live on the device differ by 1
         assert (on_device.views[view] - theirs).abs().max() <= 2.01 / 255 / 0.224
@@ -206,7 +206,7 @@ class SomeBad(Arrays):
 @pytest.mark.parametrize("kind", [Arrays, OfTwoSizes])
 def test_a_run_is_the_same_from_any_step_and_with_any_workers(kind: type[Arrays]) -> None:
     source = kind(photographs(20, 60, 70))
-    settings = {"batch_size": 6, "epochs": 2, "seed": 4, "engine": "device"}
+    settings = {"batch_size": 6, "epochs": 2, "seed": 4, "engine": "gpu"}
     whole = list(Loader(source, plan_of(), **settings).batches())
     on_cpu = list(Loader(source, plan_of(), **settings | {"engine": "cpu"}).batches())
     assert len(whole) == len(on_cpu) == 6
@@ -245,6 +245,6 @@ def test_images_of_16_bits_are_finished_by_the_workers() -> None:
     images = photographs(8, 60, 70).astype(np.uint16) * 257
     settings = {"batch_size": 8, "epochs": 1, "seed": 1}
     ours, theirs = (
-        next(Loader(Arrays(images), plan_of(), engine=engine, **settings).batches())[1] for engine in ("device", "cpu")
+        next(Loader(Arrays(images), plan_of(), engine=engine, **settings).batches())[1] for engine in ("gpu", "cpu")
     )
     assert all(torch.equal(ours.views[view], theirs.views[view]) for view in theirs.views)

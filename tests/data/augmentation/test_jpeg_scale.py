@@ -49,7 +49,7 @@ def test_every_factor_comes_and_so_does_a_box_that_rounding_would_replace():
 
 @pytest.mark.parametrize("name", ["china.jpg", "flower.jpg"])
 def test_what_is_cut_out_of_the_reduced_image_differs_little(name):
-    """Of a smooth photograph: by 1.6 grey levels in the mean at a half, 3.1 at a quarter, most of it from rounded boxes."""
+    """Of a smooth photograph: by 1.6 gray levels in the mean at a half, 3.1 at a quarter, most of it from rounded boxes."""
     file = io.BytesIO()
     Image.fromarray(load_sample_image(name)).filter(ImageFilter.GaussianBlur(3)).save(file, "JPEG", quality=95)
     whole, differences = decode(file.getvalue()), {2: [], 4: []}

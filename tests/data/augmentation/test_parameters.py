@@ -153,7 +153,7 @@ def test_boxes_are_distributed_as_torchvisions(height, width, group):
     assert ks_2samp(ours[:, 0] + ours[:, 2], theirs[:, 0] + theirs[:, 2]).pvalue > LIKELY
 
 
-def test_colour_factors_and_their_order_are_distributed_as_torchvisions():
+def test_color_factors_and_their_order_are_distributed_as_torchvisions():
     draws = sample_parameters(SWAV, 0, 0, np.arange(MANY))
     torch.manual_seed(0)
     jitter = T.ColorJitter(0.8, 0.8, 0.8, 0.2)

@@ -36,7 +36,7 @@ def test_smogs_views_change_places_by_the_step_in_the_epoch():
         (*family(4, 4), *family(4, 4)),
         student_views=(2, 3, 4, 5, 6, 7),
         target_views=(8, 9),
-        companion_views=(12, 13, 14, 15),
+        bn_only_views=(12, 13, 14, 15),
         grouped_views=(2, 3),
         swap=True,
     )
@@ -48,12 +48,12 @@ def test_smogs_views_change_places_by_the_step_in_the_epoch():
             assert roles == even
             assert roles.used == (2, 3, 4, 5, 6, 7, 8, 9, 12, 13, 14, 15)
         else:
-            assert (roles.student_views, roles.target_views, roles.grouped_views, roles.companion_views) == odd
+            assert (roles.student_views, roles.target_views, roles.grouped_views, roles.bn_only_views) == odd
             assert roles.used == (0, 1, 4, 5, 6, 7, 10, 11, 12, 13, 14, 15)
 
 
 def test_without_swap_nothing_changes_places_and_companions_are_used_too():
-    roles = ViewPlan((LARGE, SMALL), student_views=(0, 1), companion_views=(5,)).roles
+    roles = ViewPlan((LARGE, SMALL), student_views=(0, 1), bn_only_views=(5,)).roles
     assert roles.at(Progress(1, 5, 10)) == roles
     assert roles.used == (0, 1, 5)
 
@@ -76,7 +76,7 @@ def test_a_plan_draws_for_each_view_of_each_image():
         ({"solarize": float("nan")}, "augmentation.solarize cannot be nan"),
         ({"brightness": -1.0}, "augmentation.brightness cannot be -1.0"),
         ({"saturation": float("inf")}, "augmentation.saturation cannot be inf"),
-        ({"hue": 0.6}, "augmentation.hue cannot be 0.6; it is a share of the colour circle"),
+        ({"hue": 0.6}, "augmentation.hue cannot be 0.6; it is a share of the color circle"),
         ({"blur_radius": (2.0, 0.1)}, "augmentation.blur_radius cannot be (2.0, 0.1)"),
         ({"blur_radius": (0.0, 1.0)}, "augmentation.blur_radius cannot be (0.0, 1.0)"),
     ],
@@ -117,8 +117,8 @@ def test_crops_that_cannot_be_meant_are_refused(settings, said):
         ({"target_views": (0, 8)}, "views.target_views is (0, 8): give views from 0 to 7, each once"),
         ({"grouped_views": (1, 1)}, "views.grouped_views is (1, 1)"),
         ({"target_views": (-1,)}, "views.target_views is (-1,)"),
-        ({"companion_views": (2, 8)}, "views.companion_views is (2, 8): give views from 0 to 7, each once"),
-        ({"companion_views": (2, 2)}, "views.companion_views is (2, 2)"),
+        ({"bn_only_views": (2, 8)}, "views.bn_only_views is (2, 8): give views from 0 to 7, each once"),
+        ({"bn_only_views": (2, 2)}, "views.bn_only_views is (2, 2)"),
         (
             {"swap": True},
             "views.swap wants two families with the same counts and sizes, but views.crops has 2x224 and ",

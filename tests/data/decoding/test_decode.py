@@ -162,12 +162,12 @@ def test_cmyk(photo, encoded):
 
 def test_palettes_with_and_without_transparency(photo, encoded):
     image = Image.fromarray(photo()).quantize(16)
-    colours = np.asarray(image.convert("RGB"))
+    colors = np.asarray(image.convert("RGB"))
     for options in ({}, {"transparency": 3}, {"transparency": bytes(range(16))}):
         data = encoded(image, "PNG", **options)
-        np.testing.assert_array_equal(decode(data), colours)
+        np.testing.assert_array_equal(decode(data), colors)
         assert channels_of(data) == 3
-    np.testing.assert_array_equal(decode(encoded(image, "TIFF")), colours)
+    np.testing.assert_array_equal(decode(encoded(image, "TIFF")), colors)
 
 
 def test_alpha_is_dropped(photo, encoded):
@@ -176,23 +176,23 @@ def test_alpha_is_dropped(photo, encoded):
         np.testing.assert_array_equal(decode(data), rgba[..., :3])
         np.testing.assert_array_equal(decode(data, 4), rgba)
         assert channels_of(data) == 3
-    grey = encoded(Image.fromarray(rgba).convert("LA"))
-    assert channels_of(grey) == 1
-    np.testing.assert_array_equal(decode(grey), decode(grey, 1).repeat(3, axis=2))
+    gray = encoded(Image.fromarray(rgba).convert("LA"))
+    assert channels_of(gray) == 1
+    np.testing.assert_array_equal(decode(gray), decode(gray, 1).repeat(3, axis=2))
     deep_rgba = rgba.astype(np.uint16) * 257
     np.testing.assert_array_equal(decode(tiff(deep_rgba)), deep_rgba[..., :3])
 
 
-def test_grey_and_colour(photo, encoded):
-    grey = np.asarray(Image.fromarray(photo()).convert("L"))
+def test_gray_and_color(photo, encoded):
+    gray = np.asarray(Image.fromarray(photo()).convert("L"))
     for kind in ("PNG", "TIFF", "BMP"):
-        data = encoded(grey, kind)
-        np.testing.assert_array_equal(decode(data, 1)[..., 0], grey)
-        np.testing.assert_array_equal(decode(data, 3), np.dstack([grey] * 3))
+        data = encoded(gray, kind)
+        np.testing.assert_array_equal(decode(data, 1)[..., 0], gray)
+        np.testing.assert_array_equal(decode(data, 3), np.dstack([gray] * 3))
         assert channels_of(data) == 1
         assert channels_of(encoded(photo(), kind)) == 3
-    np.testing.assert_array_equal(decode(encoded(photo()), 1)[..., 0], grey)
-    np.testing.assert_array_equal(decode(photo(), 1)[..., 0], grey)  # our luma is Pillow's
+    np.testing.assert_array_equal(decode(encoded(photo()), 1)[..., 0], gray)
+    np.testing.assert_array_equal(decode(photo(), 1)[..., 0], gray)  # our luma is Pillow's
 
 
 def test_black_and_white(encoded):
@@ -274,21 +274,21 @@ def test_a_broken_exif_block_does_not_matter(photo, encoded):
         np.testing.assert_array_equal(decode(encoded(photo(), "JPEG", exif=block)), decode(encoded(photo(), "JPEG")))
 
 
-def test_16_bit_grey(deep, encoded):
-    grey = deep[..., 0]
-    pgm = b"P5 32 24 65535\n" + grey.astype(">u2").tobytes()
-    big_endian = tiff(grey, byteorder=">")
-    for data in (encoded(grey), encoded(grey, "TIFF"), tiff(grey), tiff(grey, compression="zlib"), big_endian, pgm):
+def test_16_bit_gray(deep, encoded):
+    gray = deep[..., 0]
+    pgm = b"P5 32 24 65535\n" + gray.astype(">u2").tobytes()
+    big_endian = tiff(gray, byteorder=">")
+    for data in (encoded(gray), encoded(gray, "TIFF"), tiff(gray), tiff(gray, compression="zlib"), big_endian, pgm):
         assert channels_of(data) == 1
         one, three = decode(data, 1), decode(data)
         assert one.dtype == three.dtype == np.dtype("uint16")
-        np.testing.assert_array_equal(one[..., 0], grey)
-        np.testing.assert_array_equal(three, np.dstack([grey] * 3))
-    inverted = decode(tiff(grey, photometric="miniswhite"), 1)[..., 0]
-    np.testing.assert_array_equal(inverted, 65535 - grey)
+        np.testing.assert_array_equal(one[..., 0], gray)
+        np.testing.assert_array_equal(three, np.dstack([gray] * 3))
+    inverted = decode(tiff(gray, photometric="miniswhite"), 1)[..., 0]
+    np.testing.assert_array_equal(inverted, 65535 - gray)
 
 
-def test_16_bit_colour_tiff(deep):
+def test_16_bit_color_tiff(deep):
     for data in (tiff(deep), tiff(deep.transpose(2, 0, 1), planarconfig="separate", photometric="rgb")):
         np.testing.assert_array_equal(decode(data), deep)
         assert decode(data).dtype == np.uint16
@@ -366,9 +366,9 @@ def test_arrays(photo):
 
 
 def test_compressed_deep_tiff(deep, encoded):
-    grey = encoded(deep[..., 0], "TIFF", compression="tiff_lzw")
-    np.testing.assert_array_equal(decode(grey, 1)[..., 0], deep[..., 0])  # needs no other package
-    assert refusal("import sys; sys.modules['imagecodecs'] = None", grey).stdout == b""
+    gray = encoded(deep[..., 0], "TIFF", compression="tiff_lzw")
+    np.testing.assert_array_equal(decode(gray, 1)[..., 0], deep[..., 0])  # needs no other package
+    assert refusal("import sys; sys.modules['imagecodecs'] = None", gray).stdout == b""
     for options in ({"compression": "lzw"}, {"compression": "zlib", "predictor": True}):
         pytest.importorskip("imagecodecs")
         np.testing.assert_array_equal(decode(tiff(deep, **options)), deep)

@@ -28,7 +28,7 @@ FACTORS = (1, 2, 4, 8)
 
 
 def files(photo, encoded, kind: str, height: int = 75, width: int = 122) -> list[bytes]:
-    """A picture and noise, in colour and in grey."""
+    """A picture and noise, in color and in gray."""
     options = dict(KINDS[kind])
     if "exif" in options:
         exif = Image.Exif()

@@ -138,7 +138,7 @@ SWAPPED = ViewPlan(  # views 0, 1 and 2 are one family, 3, 4 and 5 the other
     student_views=(1, 2),
     target_views=(3,),
     grouped_views=(1,),
-    companion_views=(5,),
+    bn_only_views=(5,),
     swap=True,
 )
 

@@ -88,7 +88,7 @@ def test_every_photograph_is_one(sets):
     for name in PHOTOGRAPHS:
         pixels = np.asarray(load_photograph(name))
         assert min(pixels.shape) >= 150
-        assert len(np.unique(pixels)) > 100, f"{name} has too few grey levels for a photograph"
+        assert len(np.unique(pixels)) > 100, f"{name} has too few gray levels for a photograph"
 
 
 @pytest.mark.parametrize(

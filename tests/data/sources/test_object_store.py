@@ -117,9 +117,9 @@ def test_tar_shards(shards, cache):
 
 def test_labels_of_shards(store):
     for number, label in enumerate(["dog", "cat"]):
-        store.put(f"labelled/{number}.tar", tar(number, 1, cls=label))
-    store.put("labelled/2.tar", tar(2, 1))
-    source = open_source("s3://labelled/*.tar")
+        store.put(f"labeled/{number}.tar", tar(number, 1, cls=label))
+    store.put("labeled/2.tar", tar(2, 1))
+    source = open_source("s3://labeled/*.tar")
     assert (source.classes, labels(source).tolist()) == (("cat", "dog"), [1, 0, -1])
 
 

@@ -3,7 +3,7 @@ import torch
 
 import coterie.evaluation.neighbors
 from coterie.errors import UserError
-from coterie.evaluation.probes.checks import check_finite, check_labelled_features, check_labels, held_out
+from coterie.evaluation.probes.checks import check_finite, check_labeled_features, check_labels, held_out
 
 
 def test_embeddings_that_are_not_finite_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -31,15 +31,15 @@ def test_missing_labels_and_empty_sets_are_refused() -> None:
 def test_what_no_classifier_can_learn_is_refused() -> None:
     rows = torch.randn(4, 3)
     labels = torch.tensor([0, 0, 2, 2])
-    check_labelled_features(rows, labels, rows, labels)
+    check_labeled_features(rows, labels, rows, labels)
     with pytest.raises(UserError, match="TRAIN has one class only"):
-        check_labelled_features(rows, torch.zeros(4, dtype=torch.long), rows, labels)
+        check_labeled_features(rows, torch.zeros(4, dtype=torch.long), rows, labels)
     with pytest.raises(UserError, match="1 images of TEST belong to classes that TRAIN has no image of"):
-        check_labelled_features(rows, labels, rows, torch.tensor([0, 1, 2, 2]))
+        check_labeled_features(rows, labels, rows, torch.tensor([0, 1, 2, 2]))
     with pytest.raises(UserError, match="embeddings of TEST"):
-        check_labelled_features(rows, labels, rows * torch.nan, labels)
+        check_labeled_features(rows, labels, rows * torch.nan, labels)
     with pytest.raises(UserError, match="images of TRAIN have no label"):
-        check_labelled_features(rows, labels - 1, rows, labels)
+        check_labeled_features(rows, labels - 1, rows, labels)
 
 
 def test_the_same_share_of_each_class_is_held_out() -> None:

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from coterie.errors import UserError
-from coterie.evaluation.probes.few_labels import FewLabels, labelled_subset, parse_labels
+from coterie.evaluation.probes.few_labels import FewLabels, labeled_subset, parse_labels
 
 LABELS = st.lists(st.integers(-1, 6), min_size=1, max_size=200).map(np.array).filter(lambda labels: (labels >= 0).any())
 PINNED = [2, 5, 12, 19, 21, 26, 27, 36]
@@ -19,7 +19,7 @@ def counts(labels: np.ndarray) -> dict[int, int]:
 
 @given(LABELS, st.integers(1, 60), SEEDS)
 def test_every_class_gives_what_is_asked_or_all_it_has(labels, per_class, seed):
-    positions = labelled_subset(labels, per_class=per_class, seed=seed).positions
+    positions = labeled_subset(labels, per_class=per_class, seed=seed).positions
     assert (np.diff(positions) > 0).all()
     assert counts(labels[positions]) == {number: min(per_class, had) for number, had in counts(labels).items()}
     assert (labels[positions] >= 0).all()
@@ -27,7 +27,7 @@ def test_every_class_gives_what_is_asked_or_all_it_has(labels, per_class, seed):
 
 @given(LABELS, st.floats(0.001, 1), SEEDS)
 def test_a_share_is_that_of_every_class_and_at_least_one_image(labels, share, seed):
-    chosen = counts(labels[labelled_subset(labels, share=share, seed=seed).positions])
+    chosen = counts(labels[labeled_subset(labels, share=share, seed=seed).positions])
     for number, had in counts(labels).items():
         assert chosen[number] >= 1
         assert abs(chosen[number] - max(1, share * had)) <= 0.5 + 1e-6
@@ -35,38 +35,38 @@ def test_a_share_is_that_of_every_class_and_at_least_one_image(labels, share, se
 
 @given(LABELS, st.lists(st.floats(0.001, 1), min_size=2, max_size=4), SEEDS)
 def test_shares_are_nested(labels, shares, seed):
-    found = [set(labelled_subset(labels, share=share, seed=seed).positions.tolist()) for share in sorted(shares)]
+    found = [set(labeled_subset(labels, share=share, seed=seed).positions.tolist()) for share in sorted(shares)]
     assert all(small <= large for small, large in pairwise(found))
 
 
 @given(LABELS, st.integers(1, 20), st.integers(0, 20), SEEDS)
 def test_numbers_are_nested(labels, few, more, seed):
-    small, large = (labelled_subset(labels, per_class=n, seed=seed).positions for n in (few, few + more))
+    small, large = (labeled_subset(labels, per_class=n, seed=seed).positions for n in (few, few + more))
     assert set(small.tolist()) <= set(large.tolist())
 
 
 @given(LABELS, SEEDS)
 def test_it_is_a_pure_function_of_the_seed(labels, seed):
-    first, second = (labelled_subset(labels, share=0.3, seed=seed).positions for _ in range(2))
+    first, second = (labeled_subset(labels, share=0.3, seed=seed).positions for _ in range(2))
     np.random.seed(1)  # noqa: NPY002 -- whatever the global generator says
     assert first.tolist() == second.tolist()
 
 
 def test_seeds_and_classes_draw_differently():
     labels = np.arange(4000) % 2  # the two classes alternate
-    chosen = [labelled_subset(labels, per_class=100, seed=seed).positions for seed in (0, 1)]
+    chosen = [labeled_subset(labels, per_class=100, seed=seed).positions for seed in (0, 1)]
     assert len(set(chosen[0]) & set(chosen[1])) < 40  # 10 are expected
     even, odd = (set(chosen[0][labels[chosen[0]] == number] // 2) for number in (0, 1))
     assert len(even & odd) < 25  # 5 are expected; the same order for both classes would give 100
 
 
 def test_a_subset_is_the_same_on_every_machine():
-    assert labelled_subset(np.arange(40) % 4, per_class=2, seed=7).positions.tolist() == PINNED
+    assert labeled_subset(np.arange(40) % 4, per_class=2, seed=7).positions.tolist() == PINNED
 
 
 def test_all_images_of_a_class_are_as_likely():
     labels = np.zeros(10, dtype=np.int64)
-    hits = np.bincount([labelled_subset(labels, per_class=1, seed=seed).positions[0] for seed in range(1000)])
+    hits = np.bincount([labeled_subset(labels, per_class=1, seed=seed).positions[0] for seed in range(1000)])
     assert len(hits) == 10
     assert hits.min() > 60
     assert hits.max() < 140
@@ -75,14 +75,14 @@ def test_all_images_of_a_class_are_as_likely():
 @pytest.mark.parametrize(
     ("asked", "said"),
     [
-        ({"per_class": 3}, "1 of 2 classes have fewer than 3 labelled images and give all they have"),
+        ({"per_class": 3}, "1 of 2 classes have fewer than 3 labeled images and give all they have"),
         ({"share": 0.1}, "1 of 2 classes are so small that 10% of their labels is none: each gives one image"),
         ({"per_class": 2}, None),
         ({"share": 0.5}, None),
     ],
 )
 def test_classes_that_are_too_small_are_told(asked, said):
-    remarks = labelled_subset(np.array([0] * 2 + [1] * 20 + [-1] * 5), **asked).remarks
+    remarks = labeled_subset(np.array([0] * 2 + [1] * 20 + [-1] * 5), **asked).remarks
     assert remarks == (() if said is None else (said,))
 
 
@@ -122,9 +122,9 @@ def test_what_cannot_be_meant(text, said):
 @pytest.mark.parametrize("asked", [{}, {"share": 0.1, "per_class": 5}])
 def test_one_of_both(asked):
     with pytest.raises(UserError, match="either a share"):
-        labelled_subset(np.zeros(3, dtype=np.int64), **asked)
+        labeled_subset(np.zeros(3, dtype=np.int64), **asked)
 
 
-def test_nothing_labelled():
+def test_nothing_labeled():
     with pytest.raises(UserError, match="no image has a label"):
-        labelled_subset(np.full(3, -1), share=0.1)
+        labeled_subset(np.full(3, -1), share=0.1)

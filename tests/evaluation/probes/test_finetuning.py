@@ -8,9 +8,9 @@ from torch import Tensor, nn
 from coterie.data.sources.source import Subset
 from coterie.data.sources.source import labels as labels_of
 from coterie.errors import UserError
-from coterie.evaluation.labelled_data import Labelled
+from coterie.evaluation.labeled_data import Labeled
 from coterie.evaluation.probes import supervised
-from coterie.evaluation.probes.few_labels import labelled_subset, parse_labels
+from coterie.evaluation.probes.few_labels import labeled_subset, parse_labels
 from coterie.evaluation.probes.finetuning import (
     FROM_SCRATCH,
     ONE_PERCENT,
@@ -32,7 +32,7 @@ def new() -> nn.Module:
     return build_backbone(BackboneConfig("resnet18", width=0.125, stem="small"), 16)
 
 
-def test_a_good_start_beats_new_weights_with_the_same_labels(shapes: Labelled) -> None:
+def test_a_good_start_beats_new_weights_with_the_same_labels(shapes: Labeled) -> None:
     pretrained = network()
     train_classifier(pretrained, shapes, EYE, SHORT)
     before, heard = digest(pretrained), Heard()
@@ -51,22 +51,22 @@ def test_a_good_start_beats_new_weights_with_the_same_labels(shapes: Labelled) -
     ]
 
 
-def test_the_baseline_has_the_same_images_and_weights_drawn_from_the_seed(shapes: Labelled) -> None:
+def test_the_baseline_has_the_same_images_and_weights_drawn_from_the_seed(shapes: Labeled) -> None:
     torch.manual_seed(9)
     first = finetune(network(), shapes, EYE, build=new, labels="50%", recipe=BRIEF, scratch=BRIEF, seed=5)
     known = labels_of(shapes.train)
-    places = labelled_subset(known, share=0.5, seed=5).positions
-    part = Labelled(Subset(shapes.train, places, known[places], shapes.train.classes), shapes.test)
+    places = labeled_subset(known, share=0.5, seed=5).positions
+    part = Labeled(Subset(shapes.train, places, known[places], shapes.train.classes), shapes.test)
     by_hand = train_classifier(network(5), part, EYE, BRIEF, seed=5)
     assert {name: first[f"scratch_{name}"] for name in by_hand} == by_hand
     torch.manual_seed(10)
     assert finetune(network(), shapes, EYE, build=new, labels="50%", recipe=BRIEF, scratch=BRIEF, seed=5) == first
 
 
-def test_classes_that_are_too_small_are_warned_of(shapes: Labelled) -> None:
+def test_classes_that_are_too_small_are_warned_of(shapes: Labeled) -> None:
     heard = Heard()
     finetune(network(), shapes, EYE, build=new, labels="13", recipe=BRIEF, scratch=BRIEF, logger=heard)
-    assert heard.warned == ["3 of 3 classes have fewer than 13 labelled images and give all they have"]
+    assert heard.warned == ["3 of 3 classes have fewer than 13 labeled images and give all they have"]
 
 
 @pytest.mark.parametrize(
@@ -108,7 +108,7 @@ class Ones(nn.Module):
         return self.size.expand(len(images), 8)
 
 
-def test_large_features_get_a_lower_rate(shapes: Labelled) -> None:
+def test_large_features_get_a_lower_rate(shapes: Labeled) -> None:
     assert gentle(ONE_PERCENT, Ones(0.1), shapes, EYE) == ONE_PERCENT
     assert gentle(ONE_PERCENT, Ones(2.0), shapes, EYE) == replace(ONE_PERCENT, head_rate=3 / (2 * 8 * 4))
     assert gentle(ONE_PERCENT, Ones(0.0), shapes, EYE) == ONE_PERCENT
@@ -116,10 +116,10 @@ def test_large_features_get_a_lower_rate(shapes: Labelled) -> None:
         gentle(ONE_PERCENT, Ones(float("nan")), shapes, EYE)
 
 
-def test_the_default_recipe_is_told(shapes: Labelled, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_default_recipe_is_told(shapes: Labeled, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(supervised, "LEAST_STEPS_IN_ALL", 2)  # 320 steps take their time
     heard, places = Heard(), np.array([0, 12, 24])
-    few = Labelled(Subset(shapes.train, places, np.arange(3), shapes.train.classes), shapes.test)
+    few = Labeled(Subset(shapes.train, places, np.arange(3), shapes.train.classes), shapes.test)
     finetune(Ones(2.0), few, EYE, build=lambda: Ones(2.0), labels="1", scratch=BRIEF, logger=heard)
     assert heard.said[0] == (
         "fine-tuning on 3 labels: few images for batches of 256 and 20 epochs: batches of 3, rates times 3/256, 20 epochs"

@@ -133,7 +133,7 @@ def test_the_published_protocol() -> None:
 
 def test_a_sweep_of_learning_rates_passes_by_those_that_fail() -> None:
     data = four()
-    result = linear_sgd(*data, learning_rates=[1e-7, 0.03, 1e30], epochs=50, standardise=True)
+    result = linear_sgd(*data, learning_rates=[1e-7, 0.03, 1e30], epochs=50, standardize=True)
     assert result["learning_rate"] == 0.03
     assert result["top1"] == pytest.approx(linear(*data)["top1"], abs=5)
 

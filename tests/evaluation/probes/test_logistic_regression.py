@@ -18,7 +18,7 @@ from coterie.logger import NullLogger
 
 
 def problem(n: int = 400, d: int = 8, classes: int = 4, spread: float = 1.0) -> tuple[Tensor, Tensor]:
-    """Overlapping classes in float64; the features are correlated, not centred, and reach from 1 to ``spread``."""
+    """Overlapping classes in float64; the features are correlated, not centered, and reach from 1 to ``spread``."""
     generator = torch.Generator().manual_seed(1)
     labels = torch.randint(0, classes, (n,), generator=generator)
     centers = torch.randn(classes, d, generator=generator, dtype=torch.float64)
@@ -97,7 +97,7 @@ def test_an_index_is_the_same_as_fewer_rows() -> None:
     torch.testing.assert_close(chosen.weights, fewer.weights, atol=1e-7, rtol=0)
 
 
-def test_standardised_rows_need_not_be_made() -> None:
+def test_standardized_rows_need_not_be_made() -> None:
     rows, labels = problem(spread=1e3)
     standard = Standardizer.fit(rows)
     penalty = torch.tensor([4.0], dtype=torch.float64)

@@ -13,7 +13,7 @@ from coterie.data.loading.center_crop import Preprocessing
 from coterie.data.sources.source import Subset
 from coterie.data.sources.source import labels as labels_of
 from coterie.errors import NoImages, UserError
-from coterie.evaluation.labelled_data import Labelled, labelled_pair
+from coterie.evaluation.labeled_data import Labeled, labeled_pair
 from coterie.evaluation.probes.supervised import (
     LINEAR,
     Recipe,
@@ -30,7 +30,7 @@ SHORT = Recipe(0.02, 0.1, epochs=8, batch_size=8)
 
 
 def shape(number: int, kind: str) -> Image.Image:
-    """A shape in one of its class's two colours, on grey noise."""
+    """A shape in one of its class's two colors, on gray noise."""
     draw = np.random.Generator(np.random.Philox(key=[number, CLASSES.index(kind)]))
     picture = Image.fromarray(draw.integers(60, 120, (16, 16, 3), dtype=np.uint8))
     left, top = draw.integers(1, 5, 2).tolist()
@@ -55,9 +55,9 @@ def write(root: Path, count: int, start: int = 0) -> str:
 
 
 @pytest.fixture(scope="module")
-def shapes(tmp_path_factory: pytest.TempPathFactory) -> Labelled:
+def shapes(tmp_path_factory: pytest.TempPathFactory) -> Labeled:
     root = tmp_path_factory.mktemp("shapes")
-    return labelled_pair((write(root / "train", 12),), (write(root / "test", 10, start=100),))
+    return labeled_pair((write(root / "train", 12),), (write(root / "test", 10, start=100),))
 
 
 def network(seed: int = 0) -> nn.Module:
@@ -106,7 +106,7 @@ class Color(nn.Module):
 
 @pytest.fixture
 def rates():
-    """The learning rates of every step that an optimiser takes, as it takes it."""
+    """The learning rates of every step that an optimizer takes, as it takes it."""
     seen: list[tuple[float, ...]] = []
     hook = register_optimizer_step_pre_hook(
         lambda optimizer, *_: seen.append(tuple(group["lr"] for group in optimizer.param_groups))
@@ -118,7 +118,7 @@ def rates():
 # -- it learns ---------------------------------------------------------------------------------------------------------
 
 
-def test_it_learns_all_of_the_network(shapes: Labelled) -> None:
+def test_it_learns_all_of_the_network(shapes: Labeled) -> None:
     net = network()
     before = state(net)
     figures = train_classifier(net, shapes, EYE, SHORT)
@@ -129,7 +129,7 @@ def test_it_learns_all_of_the_network(shapes: Labelled) -> None:
     assert all((value != before[name]).any() for name, value in net.state_dict().items())
 
 
-def test_a_frozen_backbone_does_not_change_by_a_bit(shapes: Labelled) -> None:
+def test_a_frozen_backbone_does_not_change_by_a_bit(shapes: Labeled) -> None:
     net = network().train()
     for parameter in net.parameters():
         parameter.grad = None
@@ -140,7 +140,7 @@ def test_a_frozen_backbone_does_not_change_by_a_bit(shapes: Labelled) -> None:
     assert all(parameter.grad is None and parameter.requires_grad for parameter in net.parameters())
 
 
-def test_low_precision_learns_too(shapes: Labelled) -> None:
+def test_low_precision_learns_too(shapes: Labeled) -> None:
     assert train_classifier(network(), shapes, EYE, SHORT, autocast=torch.bfloat16)["top1"] > 80
 
 
@@ -149,13 +149,13 @@ def test_low_precision_learns_too(shapes: Labelled) -> None:
 ONE_STEP = Recipe(0.01, 0.1, epochs=1, batch_size=30)
 
 
-def some(pair: Labelled, count: int) -> Labelled:
+def some(pair: Labeled, count: int) -> Labeled:
     """So many of the training images, spread over the classes."""
     places = np.linspace(0, len(pair.train) - 1, count).astype(int)
-    return Labelled(Subset(pair.train, places, labels_of(pair.train)[places], CLASSES), pair.test)
+    return Labeled(Subset(pair.train, places, labels_of(pair.train)[places], CLASSES), pair.test)
 
 
-def after(shapes: Labelled, recipe: Recipe) -> Tensor:
+def after(shapes: Labeled, recipe: Recipe) -> Tensor:
     """How far a step with 30 images moved the weights of the backbone, in float64 as one vector."""
     net, shapes = network(), some(shapes, 30)
     before = nn.utils.parameters_to_vector(net.parameters()).double()
@@ -163,7 +163,7 @@ def after(shapes: Labelled, recipe: Recipe) -> Tensor:
     return nn.utils.parameters_to_vector(net.parameters()).detach().double() - before
 
 
-def test_the_two_rates_are_two(shapes: Labelled) -> None:
+def test_the_two_rates_are_two(shapes: Labeled) -> None:
     moved = after(shapes, ONE_STEP)
     assert moved.norm() > 0
     twice = after(shapes, replace(ONE_STEP, backbone_rate=0.02))
@@ -175,7 +175,7 @@ def test_the_two_rates_are_two(shapes: Labelled) -> None:
     assert not torch.equal(*second)
 
 
-def test_the_published_drops_are_taken(shapes: Labelled, rates: list) -> None:
+def test_the_published_drops_are_taken(shapes: Labeled, rates: list) -> None:
     heard = Heard()
     train_classifier(
         nn.Sequential(nn.Flatten(), nn.Linear(768, 4)),
@@ -195,7 +195,7 @@ def test_the_published_drops_are_taken(shapes: Labelled, rates: list) -> None:
     np.testing.assert_allclose(backbone, expected[:, None].repeat(2, axis=1) * 0.02 / 5)
 
 
-def test_a_frozen_backbone_has_no_rate(shapes: Labelled, rates: list) -> None:
+def test_a_frozen_backbone_has_no_rate(shapes: Labeled, rates: list) -> None:
     train_classifier(Color(), shapes, EYE, replace(LINEAR, epochs=4, batch_size=16))
     cosine = [0.3 * 0.5 * (1 + np.cos(np.pi * epoch / 4)) for epoch in range(4)]
     np.testing.assert_allclose(rates, np.repeat(cosine, 2)[:, None])
@@ -253,7 +253,7 @@ def test_it_is_told_when_images_are_few() -> None:
 # -- the same every time -----------------------------------------------------------------------------------------------
 
 
-def test_repeating_gives_the_same_to_the_bit(shapes: Labelled) -> None:
+def test_repeating_gives_the_same_to_the_bit(shapes: Labeled) -> None:
     recipe, results = replace(SHORT, epochs=2), []
     for seed, workers in ((3, 0), (3, 0), (3, 1), (4, 0)):
         net = network()
@@ -264,7 +264,7 @@ def test_repeating_gives_the_same_to_the_bit(shapes: Labelled) -> None:
     assert results[3][0] != results[0][0]
 
 
-def test_the_generator_of_others_is_left_alone(shapes: Labelled) -> None:
+def test_the_generator_of_others_is_left_alone(shapes: Labeled) -> None:
     torch.manual_seed(5)
     expected = torch.rand(3)
     torch.manual_seed(5)
@@ -294,16 +294,16 @@ def plain(root: Path, **colors: list[str]) -> str:
 def test_the_figures_are_right(tmp_path: Path) -> None:
     train = plain(tmp_path / "train", a=["red"] * 8, b=["blue"] * 8)
     test = plain(tmp_path / "test", a=["red"] * 3 + ["blue"], b=["blue"] * 2)
-    figures = train_classifier(Color(), labelled_pair((train,), (test,)), EYE, Recipe(0, 1.0, epochs=5, batch_size=8))
+    figures = train_classifier(Color(), labeled_pair((train,), (test,)), EYE, Recipe(0, 1.0, epochs=5, batch_size=8))
     assert figures == {"top1": pytest.approx(100 * 5 / 6), "top5": 100, "mean_per_class": pytest.approx(87.5)}
 
 
-def with_broken(tmp_path: Path) -> Labelled:
+def with_broken(tmp_path: Path) -> Labeled:
     root = Path(write(tmp_path / "train", 6))
     (root / "circle" / "002.png").write_bytes(b"\x89PNG no more")
     test = Path(write(tmp_path / "test", 4))
     (test / "cross" / "001.png").write_bytes(b"")
-    return labelled_pair((str(root),), (str(test),))
+    return labeled_pair((str(root),), (str(test),))
 
 
 def test_the_label_of_a_broken_image_teaches_nothing(tmp_path: Path) -> None:
@@ -314,7 +314,7 @@ def test_the_label_of_a_broken_image_teaches_nothing(tmp_path: Path) -> None:
         train = Subset(pair.train, np.arange(len(numbers)), numbers, pair.train.classes)
         net = network()
         figures = train_classifier(
-            net, Labelled(train, pair.test), EYE, Recipe(0.05, 0.5, 2, batch_size=9), logger=heard
+            net, Labeled(train, pair.test), EYE, Recipe(0.05, 0.5, 2, batch_size=9), logger=heard
         )
         found.append((digest(net), figures))
     assert found[0] == found[1]
@@ -328,7 +328,7 @@ def test_no_test_image_can_be_decoded(tmp_path: Path) -> None:
     pair = with_broken(tmp_path)
     broken = Subset(pair.test, np.array([5]), np.array([1]), pair.test.classes)
     with pytest.raises(NoImages, match="not one of the 1 test images"):
-        train_classifier(network(), Labelled(pair.train, broken), EYE, replace(SHORT, epochs=1))
+        train_classifier(network(), Labeled(pair.train, broken), EYE, replace(SHORT, epochs=1))
 
 
 @pytest.mark.parametrize(
@@ -341,21 +341,21 @@ def test_no_test_image_can_be_decoded(tmp_path: Path) -> None:
         ([], [0], "TRAIN has no images"),
     ],
 )
-def test_labels_that_cannot_be_learned_from(shapes: Labelled, train: list, test: list, said: str) -> None:
+def test_labels_that_cannot_be_learned_from(shapes: Labeled, train: list, test: list, said: str) -> None:
     sources = (
         Subset(shapes.train, np.arange(len(numbers)), np.array(numbers, dtype=np.int64), CLASSES)
         for numbers in (train, test)
     )
     with pytest.raises(UserError, match=said):
-        train_classifier(network(), Labelled(*sources), EYE, SHORT)
+        train_classifier(network(), Labeled(*sources), EYE, SHORT)
 
 
-def test_a_rate_that_is_too_high_is_named(shapes: Labelled) -> None:
+def test_a_rate_that_is_too_high_is_named(shapes: Labeled) -> None:
     with pytest.raises(UserError, match=r"not finite in epoch 1 of 8: the learning rate 0.1 .* 1e\+30 of the backbone"):
         train_classifier(network(), shapes, EYE, replace(SHORT, backbone_rate=1e30))
 
 
-def test_a_last_step_that_breaks_the_weights_gives_no_figure(shapes: Labelled) -> None:
+def test_a_last_step_that_breaks_the_weights_gives_no_figure(shapes: Labeled) -> None:
     with pytest.raises(UserError, match="not finite after the last epoch"):
         train_classifier(Color(), some(shapes, 20), EYE, Recipe(0, float("inf"), epochs=1, batch_size=20))
 
@@ -367,6 +367,6 @@ class Hungry(nn.Module):
         return torch.empty(len(images), 8 if len(images) == 1 else 2**50)
 
 
-def test_too_little_memory(shapes: Labelled) -> None:
+def test_too_little_memory(shapes: Labeled) -> None:
     with pytest.raises(UserError, match="not enough memory to train with batches of 8 images of 16 pixels"):
         train_classifier(Hungry(), shapes, EYE, SHORT)

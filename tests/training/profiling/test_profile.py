@@ -34,14 +34,14 @@ from coterie.training.profiling.advice import (
     COPY,
     GROUPING,
     NETWORK,
-    OPTIMISER,
+    OPTIMIZER,
     PARTS,
     STUDENT,
     TEACHER,
     WAITING,
     Profile,
 )
-from coterie.training.profiling.loader_stages import COLOUR, CROP, DECODE, READ, STACK, STAGES, measure_stages
+from coterie.training.profiling.loader_stages import COLOR, CROP, DECODE, READ, STACK, STAGES, measure_stages
 from coterie.training.profiling.profile import profile_run
 from coterie.training.student import Student
 
@@ -122,8 +122,8 @@ def slowly(function: Callable[..., Any]) -> Callable[..., Any]:
         (Student, "forward", STUDENT),
         (objective, "prediction_loss", GROUPING),
         (torch.Tensor, "backward", BACKWARD),
-        (torch.nn.utils, "get_total_norm", OPTIMISER),
-        (torch.optim.Optimizer, "zero_grad", OPTIMISER),
+        (torch.nn.utils, "get_total_norm", OPTIMIZER),
+        (torch.optim.Optimizer, "zero_grad", OPTIMIZER),
         (objective.Objective, "after_step", BOOKKEEPING),
         (Monitor, "__call__", BOOKKEEPING),
     ],
@@ -183,18 +183,18 @@ def test_a_slow_disk_makes_the_network_wait(images: Path, workers: int) -> None:
     assert "of loading an image: read, " in text
 
 
-def test_the_device_engine_leaves_no_colours_to_the_workers(images: Path, tmp_path: Path) -> None:
-    found = profiled(images, "swav", "views.engine=device")
+def test_the_device_engine_leaves_no_colors_to_the_workers(images: Path, tmp_path: Path) -> None:
+    found = profiled(images, "swav", "views.engine=gpu")
     assert found.preparing > 0  # images of one size live on the device, and workers send numbers
     assert found.stages[STACK] == found.image > 0
     assert "images   live on the device" in "\n".join(profile_lines(found))
     for number in range(20):
         Image.new("RGB", (20 + number, 24), (number, 90, 200)).save(tmp_path / f"{number}.jpg")
-    found = profiled(tmp_path, "swav", "views.engine=device")
-    assert found.preparing == found.stages[COLOUR] == 0
+    found = profiled(tmp_path, "swav", "views.engine=gpu")
+    assert found.preparing == found.stages[COLOR] == 0
     assert all(found.stages[stage] > 0 for stage in (READ, DECODE, CROP, STACK))
     assert found.jpeg
-    assert "colour, blur" not in "\n".join(profile_lines(found))
+    assert "color, blur" not in "\n".join(profile_lines(found))
 
 
 def test_stages_are_those_of_images_that_can_be_decoded(tmp_path: Path) -> None:
@@ -226,22 +226,22 @@ def test_advice_that_follows_from_the_figures(usual: Profile, monkeypatch: pytes
     assert starved.enough_workers == 4  # 16 images of 9 ms each, in 40 ms
     assert starved.advice == ("the network waits 50 % of the time for images: --set run.workers=4 (now 1)",)
     gpu = replace(starved, device="cuda")
-    assert gpu.advice[0].endswith("run.workers=4 (now 1); or --set views.engine=device")
+    assert gpu.advice[0].endswith("run.workers=4 (now 1); or --set views.engine=gpu")
     few = replace(starved, cores=2)
     assert few.advice[0].endswith("more cores, as 4 workers would keep up and there are 2 cores")
     enough = replace(starved, workers=4)
     assert enough.advice[0].endswith("4 workers with a core each would keep up, so let nothing else use the cores")
-    decoding = replace(few, stages={**few.stages, COLOUR: 0.0, DECODE: 0.008}, jpeg=True)
+    decoding = replace(few, stages={**few.stages, COLOR: 0.0, DECODE: 0.008}, jpeg=True)
     monkeypatch.setattr(bottlenecks, "find_spec", lambda name: None)
     assert "pip install 'coterie[fast]'" in decoding.advice[0]
     monkeypatch.setattr(bottlenecks, "find_spec", lambda name: object())
     assert "coterie[fast]" not in decoding.advice[0]
     assert decoding.advice[0].endswith("there are 2 cores; or smaller copies of the images")
 
-    device = replace(usual.config, views=replace(usual.config.views, engine="device"))
-    coloured = replace(usual, config=device, parts={**usual.parts, COPY: 0.5})
-    assert coloured.advice == ("copying, colouring 33 % of a step: --set views.engine=cpu, as there is no GPU",)
-    assert "views.crops" in replace(coloured, device="cuda").advice[0]
+    device = replace(usual.config, views=replace(usual.config.views, engine="gpu"))
+    colored = replace(usual, config=device, parts={**usual.parts, COPY: 0.5})
+    assert colored.advice == ("copying, coloring 33 % of a step: --set views.engine=cpu, as there is no GPU",)
+    assert "views.crops" in replace(colored, device="cuda").advice[0]
 
     all_bad = replace(starved, parts=dict.fromkeys(PARTS, 0.01))
     assert len(all_bad.advice) == 3

@@ -33,12 +33,12 @@ def blur(planes: Planes, sigmas: Float[np.ndarray, " n"], *, whole: bool) -> Non
     far, near = np.empty_like(values), np.empty_like(values) if reach else values
     far_tensor, near_tensor = torch.from_numpy(far), torch.from_numpy(near)
     for axis in (3, 3, 3, 2, 2, 2):
-        _add_neighbours(values, reach + 1, axis, far)
+        _add_neighbors(values, reach + 1, axis, far)
         if reach:
-            _add_neighbours(values, 1, axis, near)
+            _add_neighbors(values, 1, axis, near)
             near += values
         for distance in range(2, reach + 1):
-            near += _add_neighbours(values, distance, axis, np.empty_like(values))
+            near += _add_neighbors(values, distance, axis, np.empty_like(values))
         torch.addcmul(near_tensor, far_tensor, ratio, out=far_tensor)
         far *= weight
         if whole:
@@ -53,7 +53,7 @@ def box(sigma: float) -> tuple[int, float, float]:
     """The box filter of which three in a row have this standard deviation.
 
     Returns:
-        How many neighbours on each side have the full weight; that weight; the weight of the one beyond.
+        How many neighbors on each side have the full weight; that weight; the weight of the one beyond.
     """
     variance = sigma * sigma / PASSES
     reach = math.floor((math.sqrt(12 * variance + 1) - 1) / 2)
@@ -63,7 +63,7 @@ def box(sigma: float) -> tuple[int, float, float]:
     return reach, weight * (1 - _HAIR), edge_weight * (1 - _HAIR)
 
 
-def _add_neighbours(planes: Planes, distance: int, axis: int, sums: Planes) -> Planes:
+def _add_neighbors(planes: Planes, distance: int, axis: int, sums: Planes) -> Planes:
     """``planes[i - distance] + planes[i + distance]`` along an axis, the outermost repeated, into ``sums``."""
     length = planes.shape[axis]
     step = distance * (planes.shape[3] if axis == 2 else 1)

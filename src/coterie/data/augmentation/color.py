@@ -1,4 +1,4 @@
-"""The colour operations on the planes of a view, value for value those of Pillow.
+"""The color operations on the planes of a view, value for value those of Pillow.
 
 A view is worked on as float32 ``[3, H, W]`` that holds whole numbers from 0 to 255: numpy and torch handle such planes
 two to four times as fast as Pillow its packed pixels. N views can be worked on at once, as ``[3, N, H, W]`` with a factor
@@ -30,15 +30,15 @@ def brighten(planes: Planes, factor: Factor) -> None:
 
 
 def contrast(planes: Planes, factor: Factor) -> None:
-    """Stretch or shrink the distance from the view's mean grey."""
-    grey = luma(planes)
-    pixels = grey.shape[-2] * grey.shape[-1]
-    total = grey.sum(axis=(-2, -1), keepdims=True, dtype=np.float32 if pixels <= _EXACT else np.float64)
+    """Stretch or shrink the distance from the view's mean gray."""
+    gray = luma(planes)
+    pixels = gray.shape[-2] * gray.shape[-1]
+    total = gray.sum(axis=(-2, -1), keepdims=True, dtype=np.float32 if pixels <= _EXACT else np.float64)
     _stretch(planes, np.floor(total / np.float64(pixels) + 0.5).astype(np.float32), factor)
 
 
 def saturate(planes: Planes, factor: Factor) -> None:
-    """Stretch or shrink the distance of each pixel from its own grey."""
+    """Stretch or shrink the distance of each pixel from its own gray."""
     _stretch(planes, luma(planes), factor)
 
 
@@ -48,19 +48,19 @@ def solarize(planes: Float[np.ndarray, "c *n h w"]) -> None:
 
 
 def luma(planes: Planes) -> Plane:
-    """The grey of each pixel, a whole number (ITU-R 601-2)."""
-    grey: Plane = planes[0] * LUMA[0]
+    """The gray of each pixel, a whole number (ITU-R 601-2)."""
+    gray: Plane = planes[0] * LUMA[0]
     part = planes[1] * LUMA[1]
-    grey += part
+    gray += part
     np.multiply(planes[2], LUMA[2], out=part)
-    grey += part
-    grey += np.float32(0.5)
-    np.floor(grey, out=grey)
-    return grey
+    gray += part
+    gray += np.float32(0.5)
+    np.floor(gray, out=gray)
+    return gray
 
 
 def turn_hue(planes: Planes, turn: Factor) -> None:
-    """Turn the colour circle: through hue, saturation and value of 8 bits each, as Pillow has them.
+    """Turn the color circle: through hue, saturation and value of 8 bits each, as Pillow has them.
 
     A channel is ``value - reach * share``, rounded. The share runs from 0 to 85 (of 85) and back as the hue goes round;
     ``reach`` is saturation times value, of 255. No such number lies half way between two whole ones.

@@ -1,4 +1,4 @@
-"""Random numbers that are a pure function of where they are used: Philox4x64-10, vectorised.
+"""Random numbers that are a pure function of where they are used: Philox4x64-10, vectorized.
 
 A generator with a state has to be carried, saved and restored; a counter-based one (Salmon et al., "Parallel random
 numbers: as easy as 1, 2, 3", SC 2011) turns a counter and a key into four random words, anywhere and in any order.

@@ -36,9 +36,9 @@ def augment(
 ) -> list[View]:
     """Make the views of one image.
 
-    In this order: crop and resize (bilinear, antialiased, as Pillow), mirror and turn, colour jitter in the drawn
-    order, grayscale, Gaussian blur, solarize. The colour operations (jitter, grayscale, solarize) are for three channels
-    of 8 bits; every other image is only cropped, mirrored, turned and blurred. Nothing is normalised here.
+    In this order: crop and resize (bilinear, antialiased, as Pillow), mirror and turn, color jitter in the drawn
+    order, grayscale, Gaussian blur, solarize. The color operations (jitter, grayscale, solarize) are for three channels
+    of 8 bits; every other image is only cropped, mirrored, turned and blurred. Nothing is normalized here.
 
     Args:
         image: uint8 or uint16, C channels.
@@ -133,7 +133,7 @@ class _Drawn(NamedTuple):
     Attributes:
         order: of the jitter's operations; ``_NOTHING`` for those that are left out.
         factors: of each operation: brightness, contrast, saturation, hue.
-        gray: whether the view turns grey.
+        gray: whether the view turns gray.
         sigma: of the blur; 0 = none.
         reach: of the blur's box; -1 = none.
         solarize: whether the bright is inverted.
@@ -148,7 +148,7 @@ class _Drawn(NamedTuple):
 
 
 def _finish(cuts: list[View], draws: ViewParameters, places: Sequence[tuple[int, int]]) -> None:
-    """Colours and blur of any number of views, each replaced in the list; skipped where nothing was drawn."""
+    """Colors and blur of any number of views, each replaced in the list; skipped where nothing was drawn."""
     if not cuts:
         return
     drawn = _drawn(cuts, draws, places)
@@ -168,7 +168,7 @@ def _drawn(cuts: Sequence[View], draws: ViewParameters, places: Sequence[tuple[i
 
 
 def _together(cuts: Sequence[View], drawn: _Drawn) -> Iterator[list[int]]:
-    """The numbers of views of one size and depth, grey or not, a few at a time; without those that nothing happens to.
+    """The numbers of views of one size and depth, gray or not, a few at a time; without those that nothing happens to.
 
     Those for which the same was drawn come one after the other.
     """
@@ -211,10 +211,10 @@ def _those(
 ) -> Iterator[tuple[Float[np.ndarray, "c few h w"], Int[np.ndarray, " few"]]]:
     """The planes of some views, to be changed in place, and their places; what was changed is then put back."""
     chosen = np.flatnonzero(wanted)
-    neighbours = chosen[-1] - chosen[0] + 1 == len(chosen)
-    part = planes[:, chosen[0] : chosen[-1] + 1] if neighbours else planes[:, chosen]
+    neighbors = chosen[-1] - chosen[0] + 1 == len(chosen)
+    part = planes[:, chosen[0] : chosen[-1] + 1] if neighbors else planes[:, chosen]
     yield part, chosen
-    if not neighbours:
+    if not neighbors:
         planes[:, chosen] = part
 
 

@@ -9,7 +9,7 @@ from coterie.errors import BadConfig
 class Augmentation:
     """How far a view may differ from its crop; the defaults are SwAV's (arXiv 2006.09882 and its released code).
 
-    The operations come in the order of the fields. Those of colour (jitter, grayscale, solarize) are for images of
+    The operations come in the order of the fields. Those of color (jitter, grayscale, solarize) are for images of
     three 8-bit channels; other images go without them.
 
     Attributes:
@@ -18,10 +18,10 @@ class Augmentation:
         rotation: probability of a quarter, half or three-quarter turn, each as likely.
         jitter: probability that brightness, contrast, saturation and hue change, in random order.
         brightness: the factor lies between ``max(0, 1 - brightness)`` and ``1 + brightness``.
-        contrast: the same, around the image's mean grey.
-        saturation: the same, around each pixel's grey.
-        hue: the turn of the colour circle lies between ``-hue`` and ``hue``; 0.5 is half way round.
-        grayscale: probability of grey.
+        contrast: the same, around the image's mean gray.
+        saturation: the same, around each pixel's gray.
+        hue: the turn of the color circle lies between ``-hue`` and ``hue``; 0.5 is half way round.
+        grayscale: probability of gray.
         blur: probability of a Gaussian blur.
         blur_radius: least and greatest standard deviation of that Gaussian, in pixels of the view.
         solarize: probability that the values from 128 up are inverted.
@@ -50,7 +50,7 @@ class Augmentation:
             _check(0 <= getattr(self, name) <= 1, self, name, "a probability: give a number from 0 to 1")
         for name in ("brightness", "contrast", "saturation"):
             _check(0 <= getattr(self, name) <= 100, self, name, "a strength: give a number from 0 (off) to 100")
-        _check(0 <= self.hue <= 0.5, self, "hue", "a share of the colour circle: give a number from 0 (off) to 0.5")
+        _check(0 <= self.hue <= 0.5, self, "hue", "a share of the color circle: give a number from 0 (off) to 0.5")
         _check_range(self, "blur_radius", most=100)
 
 

@@ -6,7 +6,7 @@ GPU is busy and nothing waits for a processor. Nothing here asks what a tensor h
 it compiles to one graph and never makes the host wait.
 
 Crops that workers cut are the CPU applier's to the last bit; crops cut here (``crop``, of images that live on the device)
-differ by 1 at most. Colours are the same numbers in single precision, and hue is Pillow's own, by its table of bytes: where
+differ by 1 at most. Colors are the same numbers in single precision, and hue is Pillow's own, by its table of bytes: where
 a product falls on the edge between two bytes, one in thousands falls to the other side. Blur is Pillow's three box filters
 along each axis, but rounded once and not six times. ``tests/data/test_device.py`` holds all of it to stated bounds.
 """
@@ -76,8 +76,8 @@ class Operations:
 
     Attributes:
         turn: upside down, or by quarters.
-        jitter: colours.
-        gray: no colours.
+        jitter: colors.
+        gray: no colors.
         margin: the widest reach of a blur's box filter, in pixels; 0: no blur.
         solarize: the bright inverted.
     """
@@ -140,13 +140,13 @@ def augment_crops(
     shift: Float[Tensor, " c"],
     can: Operations,
 ) -> Pixels:
-    """Mirror and turn, colour jitter in the drawn order, grayscale, blur, solarize and normalise.
+    """Mirror and turn, color jitter in the drawn order, grayscale, blur, solarize and normalize.
 
     Args:
         crops: of N views.
         parameters: of each (``pack``).
         hues: the table of ``coterie.data.augmentation.color``.
-        scale: of each channel; ``x * scale - shift`` normalises.
+        scale: of each channel; ``x * scale - shift`` normalizes.
         shift: of each channel.
         can: what any of these views may need.
     """
@@ -182,9 +182,9 @@ def _jitter(x: Pixels, parameters: Parameters, hues: Tensor) -> Pixels:
         operation = parameters[:, ORDER + place]
         factor = parameters[:, FACTORS : FACTORS + 4].gather(1, operation[:, None].long())[..., None, None]
         operation = operation[:, None, None, None]
-        grey = _luma(x)
-        mean = (grey.mean(dim=(2, 3), keepdim=True) + 0.5).floor()
-        middle = torch.where(operation == CONTRAST, mean, torch.where(operation == SATURATION, grey, 0.0))
+        gray = _luma(x)
+        mean = (gray.mean(dim=(2, 3), keepdim=True) + 0.5).floor()
+        middle = torch.where(operation == CONTRAST, mean, torch.where(operation == SATURATION, gray, 0.0))
         stretched = (middle + factor * (x - middle)).clamp(0, 255).floor()
         stretched = torch.where(factor == 1, x, stretched)
         turned = torch.where(factor > 0, _turn_hue(x, turn, hues), x)

@@ -55,8 +55,8 @@ class ViewParameters:
         brightness: factor.
         contrast: factor.
         saturation: factor.
-        hue: turn of the colour circle; 0.5 is half way round.
-        grayscale: whether the view turns grey.
+        hue: turn of the color circle; 0.5 is half way round.
+        grayscale: whether the view turns gray.
         blur: standard deviation in pixels; 0 = none.
         solarize: whether the values from 128 up are inverted.
     """

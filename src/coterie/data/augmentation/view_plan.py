@@ -14,7 +14,7 @@ from coterie.types import Roles
 
 __all__ = ["Augmentation", "Crops", "ViewPlan"]
 
-Engine = Literal["auto", "cpu", "device"]
+Engine = Literal["auto", "cpu", "gpu"]
 
 
 @dataclass(frozen=True)
@@ -27,15 +27,15 @@ class ViewPlan:
     Attributes:
         crops: the groups of views; SwAV's are two large and six small ones. With ``swap`` they are two families: the
             groups of the one, then those of the other, with the same numbers and sizes of views.
-        channels: of the images; 3 for colour.
+        channels: of the images; 3 for color.
         mean: of each channel, for values from 0 to 1; None = measured at the start of a run.
         std: standard deviation of each channel, likewise.
         image_size: side that whole images are brought to where they are judged and embedded; None = of the largest crop.
         student_views: the views that the student sees; None = all (of the first family).
         target_views: the views that decide the targets; None = those of the first group (of the second family).
         grouped_views: the views that the groups look at; None = those of the first group.
-        companion_views: the views that the target network sees for its batch statistics only.
-        engine: who does the colours: ``cpu``, the workers, view by view; ``device``, where the network is, a whole batch at
+        bn_only_views: the views that the target network sees for its batch statistics only.
+        engine: who does the colors: ``cpu``, the workers, view by view; ``device``, where the network is, a whole batch at
             once, from crops of the workers or, for small images of one size, from pixels that live there; ``auto``: the device
             if it is a GPU. The two differ by 3 of 255 at most in what a blur rounds (``coterie.data.augmentation.gpu``).
         swap: two families of views, which change places every batch (SMoG). The roles are told for the even steps of an
@@ -51,7 +51,7 @@ class ViewPlan:
     student_views: tuple[int, ...] | None = None
     target_views: tuple[int, ...] | None = None
     grouped_views: tuple[int, ...] | None = None
-    companion_views: tuple[int, ...] = ()
+    bn_only_views: tuple[int, ...] = ()
     swap: bool = False
 
     def __post_init__(self) -> None:
@@ -63,7 +63,7 @@ class ViewPlan:
         if not self.crops:
             raise BadConfig("views.crops is empty: give at least one group of crops")
         if not 1 <= self.channels <= 64:
-            raise BadConfig(f"views.channels cannot be {self.channels}: give 3 for colour, 1 for grey, up to 64")
+            raise BadConfig(f"views.channels cannot be {self.channels}: give 3 for color, 1 for gray, up to 64")
         if (self.mean is None) != (self.std is None):
             raise BadConfig("views.mean and views.std go together: give both, or neither to have them measured")
         for name in ("mean", "std"):
@@ -74,9 +74,9 @@ class ViewPlan:
             raise BadConfig(f"views.image_size is {self.image_size}: give pixels, from 1 to 4096")
         if self.std is not None and not all(value > 0 for value in self.std):
             raise BadConfig(f"views.std is {self.std}: give numbers above 0")
-        for name in ("student_views", "target_views", "grouped_views", "companion_views"):
+        for name in ("student_views", "target_views", "grouped_views", "bn_only_views"):
             views = getattr(self, name)
-            needed = name != "companion_views"
+            needed = name != "bn_only_views"
             if views is not None and not needed <= len(views) == len(set(views) & set(range(self.num_views))):
                 raise BadConfig(f"views.{name} is {views}: give views from 0 to {self.num_views - 1}, each once")
         first, second = ([(group.count, group.size) for group in family] for family in self._families)
@@ -110,7 +110,7 @@ class ViewPlan:
             student_views=tuple(range(family or self.num_views)) if self.student_views is None else self.student_views,
             target_views=tuple(family + view for view in first) if self.target_views is None else self.target_views,
             grouped_views=first if self.grouped_views is None else self.grouped_views,
-            companion_views=self.companion_views,
+            bn_only_views=self.bn_only_views,
             family=family,
         )
 

@@ -22,7 +22,7 @@ Image.init()
 _FORMATS = tuple(kind for kind in _KINDS if kind in Image.OPEN)
 _ORIENTATION = 0x0112
 _SIDEWAYS = (5, 6, 7, 8)  # orientations whose rows are stored as columns
-_GREY = ("1", "L", "LA", "La", "I", "F", "I;16", "I;16L", "I;16B", "I;16N")
+_GRAY = ("1", "L", "LA", "La", "I", "F", "I;16", "I;16L", "I;16B", "I;16N")
 
 Shrink = Callable[[int, int], int]
 """By how much an image of this height and width may be divided: 1, 2, 4 or 8."""
@@ -31,15 +31,15 @@ Shrink = Callable[[int, int], int]
 def decode(data: bytes | np.ndarray, channels: int = 3, shrink: Shrink | None = None) -> Pixels:
     """Decode an image.
 
-    The EXIF orientation is applied; of an animation or a stack, the first frame is taken; a palette gives its colours;
-    alpha is dropped as Pillow's ``convert("RGB")`` does; CMYK becomes RGB. 16-bit grey images (PNG, PGM, TIFF) and
-    16-bit colour TIFF keep their depth (a 16-bit colour PNG is read with 8 bits). Values of floating point, or of 32
+    The EXIF orientation is applied; of an animation or a stack, the first frame is taken; a palette gives its colors;
+    alpha is dropped as Pillow's ``convert("RGB")`` does; CMYK becomes RGB. 16-bit gray images (PNG, PGM, TIFF) and
+    16-bit color TIFF keep their depth (a 16-bit color PNG is read with 8 bits). Values of floating point, or of 32
     bits, have no known range and are refused.
 
     Args:
         data: the bytes of a file of any kind in `coterie.data.sources.names.SUFFIXES`, whatever its name; or an array
             ``[H, W]`` or ``[H, W, C]``.
-        channels: 1 for grey and 3 for RGB, to which other images are converted; an image must have any other number.
+        channels: 1 for gray and 3 for RGB, to which other images are converted; an image must have any other number.
         shrink: asked with the upright image's height and width, says by how much it may be divided in decoding; JPEG
             files are (sides are rounded up), which takes half the time and less memory, others are not. None: nothing is.
 
@@ -63,7 +63,7 @@ def decode(data: bytes | np.ndarray, channels: int = 3, shrink: Shrink | None = 
 
 
 def channels_of(data: bytes | np.ndarray) -> int:
-    """How many channels an image has of itself: 1 if grey, 3 if coloured, N for such a TIFF or array; alpha aside.
+    """How many channels an image has of itself: 1 if gray, 3 if colored, N for such a TIFF or array; alpha aside.
 
     Reads the header only.
 
@@ -77,7 +77,7 @@ def channels_of(data: bytes | np.ndarray) -> int:
         if is_tiff(data):
             return tiff_channels(data)
         with _opened(data) as image:
-            return 1 if image.mode in _GREY else 3
+            return 1 if image.mode in _GRAY else 3
 
 
 def _checked(array: np.ndarray) -> Pixels:
@@ -143,7 +143,7 @@ def _pixels(image: Image.Image, channels: int) -> Pixels:
         if stored.min() < 0 or stored.max() > 0xFFFF:
             raise BadImage("32-bit values, whose range is not known; save it with 8 or 16 bits")
         return stored.astype(np.uint16)[..., None]
-    if image.mode in ("La", "RGBa"):  # colours multiplied by alpha; Pillow divides on this way only
+    if image.mode in ("La", "RGBa"):  # colors multiplied by alpha; Pillow divides on this way only
         image = image.convert(image.mode.upper())
     wanted = {1: "L", 3: "RGB"}.get(channels, image.mode)
     pixels = np.asarray(image if image.mode == wanted else image.convert(wanted))

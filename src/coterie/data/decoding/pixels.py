@@ -38,7 +38,7 @@ def upright(pixels: Pixels, orientation: int) -> Pixels:
 
 
 def with_channels(pixels: Pixels, channels: int) -> Pixels:
-    """Grey from colour by ITU-R 601-2 luma (Pillow's rule), colour from grey by repeating; others must fit.
+    """Gray from color by ITU-R 601-2 luma (Pillow's rule), color from gray by repeating; others must fit.
 
     Raises:
         BadImage: the image has another number of channels.

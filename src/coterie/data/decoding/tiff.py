@@ -1,4 +1,4 @@
-"""TIFF files that Pillow does not read faithfully: 16-bit colour, any number of channels, channels on pages."""
+"""TIFF files that Pillow does not read faithfully: 16-bit color, any number of channels, channels on pages."""
 
 import io
 import logging
@@ -50,7 +50,7 @@ def read_tiff(data: bytes, channels: int) -> Pixels | None:
 
 
 def tiff_channels(data: bytes) -> int:
-    """How many channels a TIFF file has by its header; grey with alpha has 1, RGB with alpha 3.
+    """How many channels a TIFF file has by its header; gray with alpha has 1, RGB with alpha 3.
 
     Raises:
         BadImage: the header is damaged.
@@ -111,19 +111,19 @@ def _lead(series: tifffile.TiffPageSeries) -> str:
 
 
 def _alpha(page: tifffile.TiffPage) -> int:
-    """How many of a pixel's samples are alpha beside grey or RGB."""
+    """How many of a pixel's samples are alpha beside gray or RGB."""
     alpha = sum(int(sample) in _ALPHA for sample in page.extrasamples)
     return alpha if page.samplesperpixel - alpha in (1, 3) else 0
 
 
 def _is_plain(series: tifffile.TiffPageSeries) -> bool:
-    """Whether Pillow reads all that there is: channels within a page, and 8 bits or fewer, or 16 bits of grey."""
+    """Whether Pillow reads all that there is: channels within a page, and 8 bits or fewer, or 16 bits of gray."""
     page = series.keyframe
-    colours = {"MINISBLACK": 1, "MINISWHITE": 1, "PALETTE": 1, "RGB": 3, "YCBCR": 3, "SEPARATED": 4}
-    plain = page.samplesperpixel - _alpha(page) == colours.get(_photometric(page))
+    colors = {"MINISBLACK": 1, "MINISWHITE": 1, "PALETTE": 1, "RGB": 3, "YCBCR": 3, "SEPARATED": 4}
+    plain = page.samplesperpixel - _alpha(page) == colors.get(_photometric(page))
     shallow = page.bitspersample <= 8 and page.dtype in (np.uint8, np.bool_)
-    grey = page.dtype == np.uint16 and page.samplesperpixel == 1 and _photometric(page) == "MINISBLACK"
-    return bool(plain and (shallow or grey) and not set(_lead(series)) & {"C", "Q"})
+    gray = page.dtype == np.uint16 and page.samplesperpixel == 1 and _photometric(page) == "MINISBLACK"
+    return bool(plain and (shallow or gray) and not set(_lead(series)) & {"C", "Q"})
 
 
 def _read(series: tifffile.TiffPageSeries, channels: int) -> Pixels:

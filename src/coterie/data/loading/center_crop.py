@@ -51,7 +51,7 @@ def center_batches(
     workers: int = 0,
     device: torch.device | str = "cpu",
 ) -> Iterator[Batch]:
-    """All images of a source in its order, each once: its middle, normalised, as the one view of a batch.
+    """All images of a source in its order, each once: its middle, normalized, as the one view of a batch.
 
     Images that cannot be decoded are left out and told in ``bad``.
     """
@@ -91,7 +91,7 @@ def center_view(image: np.ndarray, size: int) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """How images are brought to a network: cut from the middle to ``size``, so many ``channels``, normalised."""
+    """How images are brought to a network: cut from the middle to ``size``, so many ``channels``, normalized."""
 
     size: int
     channels: int

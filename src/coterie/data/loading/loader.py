@@ -38,7 +38,7 @@ class Loader:
     ``images`` may end in the middle of an epoch. Which images and which views come is a pure function of the seed and the
     step, so a run goes on anywhere, with any number of workers. Only the views that somebody looks at are made.
 
-    With the engine ``cpu`` workers make the views whole. With ``device`` they decode and crop, and the rest is done to a
+    With the engine ``cpu`` workers make the views whole. With ``gpu`` they decode and crop, and the rest is done to a
     whole batch where the network is; small images of one size are decoded once and live there, and workers send nothing
     but numbers.
     """
@@ -53,7 +53,7 @@ class Loader:
         seed: int,
         workers: int = 0,
         device: torch.device | str = "cpu",
-        engine: Literal["cpu", "device"] = "cpu",
+        engine: Literal["cpu", "gpu"] = "cpu",
         rank: int = 0,
         world: int = 1,
         images: int | None = None,
@@ -83,7 +83,7 @@ class Loader:
         self._prepared = False
 
     def prepare(self, track: Track | None = None) -> None:
-        """With the engine ``device``: bring small images there; done by itself before the first batch.
+        """With the engine ``gpu``: bring small images there; done by itself before the first batch.
 
         Args:
             track: shows the progress through an iterable of a length.
@@ -91,14 +91,14 @@ class Loader:
         if self._prepared:
             return
         self._prepared = True
-        if self.engine == "device":
+        if self.engine == "gpu":
             self.applier = GpuAugmenter(self.plan, self.device)
             kept = resident_images(self.source, self.plan.channels, self.device, workers=self.workers, track=track)
             if kept is not None:
                 self.images, self._bad = kept[0], tuple(kept[1])
 
     def compile(self) -> str | None:
-        """With the engine ``device``: have its work compiled, tried on the views of a step.
+        """With the engine ``gpu``: have its work compiled, tried on the views of a step.
 
         Returns:
             None, or, where the compiler failed, why, in one line: then it is done as it is written.
@@ -116,7 +116,7 @@ class Loader:
         return self._batches(((_FILLING, step, views) for step in range(self.steps_per_epoch)), 0)
 
     def batches(self, start: int = 0) -> Iterator[tuple[Progress, Batch]]:
-        """The batches from step ``start`` to the end of the run, on the device, normalised: the views that a step uses."""
+        """The batches from step ``start`` to the end of the run, on the device, normalized: the views that a step uses."""
         return self._batches(self._wanted(start), start)
 
     def _wanted(self, start: int) -> Iterator[tuple[int, int, tuple[int, ...]]]:
@@ -150,11 +150,11 @@ class Loader:
     def _in_a_worker(self) -> Dataset[Any]:
         if self.images is not None:
             return ParameterDataset(self.plan, self.seed, (self.images.shape[2], self.images.shape[3]))
-        kind = CropDataset if self.engine == "device" else ViewDataset
+        kind = CropDataset if self.engine == "gpu" else ViewDataset
         return kind(self.source, self.plan, self.seed)
 
     def batch(self, made: WorkerBatch) -> Batch:
-        """What a worker made, on the device and normalised."""
+        """What a worker made, on the device and normalized."""
         index = made.index.to(self.device, non_blocking=True)
         pixels = {key: each.to(self.device, non_blocking=True) for key, each in made.pixels.items()}
         if made.parameters is None:

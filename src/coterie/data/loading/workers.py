@@ -37,13 +37,13 @@ class BatchRequest(NamedTuple):
 
 @dataclass(frozen=True)
 class WorkerBatch:
-    """What a worker sends back: pixels that are not normalised yet.
+    """What a worker sends back: pixels that are not normalized yet.
 
     Attributes:
         index: of each image in its source.
         pixels: finished views ``[B, C, side, side]`` by number; or, where there are parameters, crops
             ``[n, B, C, side, side]`` by size (none if the images live on the device).
-        parameters: ``[V, B, columns]``, what the device is to do; None: nothing but normalise.
+        parameters: ``[V, B, columns]``, what the device is to do; None: nothing but normalize.
         views: their numbers.
         bad: (position, reason) of images that could not be decoded.
     """
@@ -76,7 +76,7 @@ class ViewDataset(Dataset[Any]):
 
 
 class CropDataset(Dataset[Any]):
-    """In a worker: a request -> crops, and what the device is to do with them (``views.engine = 'device'``)."""
+    """In a worker: a request -> crops, and what the device is to do with them (``views.engine = 'gpu'``)."""
 
     def __init__(self, source: ImageSource, plan: ViewPlan, seed: int) -> None:
         self.source, self.plan, self.seed = source, plan, seed

@@ -2,7 +2,7 @@
 
 It needs no network and is made in seconds. Each photograph is cut into vertical bands that belong in turn to the
 training and to the test patches, so that the two never share a pixel. The photograph is the class. The patches are
-grey, of random size, brightness and contrast: what tells the photographs apart is texture and shape, and nothing else.
+gray, of random size, brightness and contrast: what tells the photographs apart is texture and shape, and nothing else.
 """
 
 import math
@@ -43,7 +43,7 @@ PHOTOGRAPHS: dict[str, tuple[str, str, str]] = {
 
 BANDS = 4
 SMALLEST, LARGEST = 1.5, 5.0  # the squares that are cut, in units of the patch
-LEAST_DEVIATION = 12.0  # grey levels; a flatter square (empty sky, black space) says nothing about its photograph
+LEAST_DEVIATION = 12.0  # gray levels; a flatter square (empty sky, black space) says nothing about its photograph
 TRIES = 20
 
 
@@ -52,7 +52,7 @@ class PhotoPatches:
     """Patches of photographs with the place that each came from.
 
     Attributes:
-        images: grey patches, ``[n, size, size, 1]``.
+        images: gray patches, ``[n, size, size, 1]``.
         labels: the class of each patch, ``[n]``; classes follow each other in turn, so that they are balanced.
         classes: the name of each photograph.
         names: the name of each patch, such as ``train-00017-moon``.
@@ -98,7 +98,7 @@ def photo_patches(split: str, count: int, size: int = 32, seed: int = 0) -> Phot
 
 
 def load_photograph(name: str) -> Image.Image:
-    """Open one of the photographs in grey, from the folder of the package that carries it.
+    """Open one of the photographs in gray, from the folder of the package that carries it.
 
     Raises:
         UserError: the installed version of the package does not carry it.

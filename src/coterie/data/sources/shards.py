@@ -120,8 +120,8 @@ def _kept_summary(shard: Shard) -> Summary | None:
 
 
 def _described(batch: pa.RecordBatch, mapped: bool) -> Summary:
-    labelled = batch.column("label").null_count < len(batch)
-    return len(batch), labelled, None if mapped else batch
+    labeled = batch.column("label").null_count < len(batch)
+    return len(batch), labeled, None if mapped else batch
 
 
 def _read_together(shards: Sequence[LocalShard], lock: str) -> None:

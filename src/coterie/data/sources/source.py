@@ -44,7 +44,7 @@ class Prefetchable(Protocol):
     """What can have a run of its images on this machine before they are asked for."""
 
     def prefetch(self, start: int, stop: int) -> None:
-        """Have the images ``[start, stop)`` here, and perhaps their neighbours."""
+        """Have the images ``[start, stop)`` here, and perhaps their neighbors."""
 
 
 class Concatenated:

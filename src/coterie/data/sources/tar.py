@@ -54,8 +54,8 @@ class TarShards:
             raise NoImages(f"{', '.join(paths[:3])}: no image in {'this shard' if len(paths) == 1 else 'these shards'}")
         self.labels: Labels | None = None
         self.classes: tuple[str, ...] = ()
-        if any(labelled for _, labelled, _ in found):
-            self.labels, self.classes = classify(self._labels([labelled for _, labelled, _ in found]))
+        if any(labeled for _, labeled, _ in found):
+            self.labels, self.classes = classify(self._labels([labeled for _, labeled, _ in found]))
 
     def __len__(self) -> int:
         return self._starts[-1]
@@ -148,13 +148,13 @@ class TarShards:
             self._mapped.pop(next(iter(self._mapped)), None)
         return self._mapped.setdefault(shard, batch)
 
-    def _labels(self, labelled: list[bool]) -> Iterator[int | str | None]:
+    def _labels(self, labeled: list[bool]) -> Iterator[int | str | None]:
         """The label of each image: integers, if all of them are."""
         texts: set[str | None] = set()
-        for shard in compress(count(), labelled):
+        for shard in compress(count(), labeled):
             texts.update(pc.unique(self._index(shard).column("label")).to_pylist())
         meaning = _meanings(texts)
-        for shard, some in enumerate(labelled):
+        for shard, some in enumerate(labeled):
             if some:
                 yield from (meaning[label] for label in self._index(shard).column("label").to_pylist())
             else:

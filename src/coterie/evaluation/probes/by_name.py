@@ -29,8 +29,8 @@ def probe_embeddings(
 
     Args:
         probes: of ``OF_EMBEDDINGS``.
-        train: what is learned from; all labelled.
-        test: what is asked; all labelled.
+        train: what is learned from; all labeled.
+        test: what is asked; all labeled.
         groups: the run's own group of each test image, for ``clusters``.
         device: where it is computed.
         seed: of what is drawn.

@@ -37,10 +37,10 @@ def check_labels(labels: Int[Tensor, " n"], what: str) -> None:
     missing = int((labels < 0).sum())
     if missing or not len(labels):
         said = f"{missing} of {len(labels)} images of {what} have no label" if missing else f"{what} has no images"
-        raise UserError(f"{said}: this probe needs labelled images; leave the others out")
+        raise UserError(f"{said}: this probe needs labeled images; leave the others out")
 
 
-def check_labelled_features(
+def check_labeled_features(
     train: Float[Tensor, "n d"],
     train_labels: Int[Tensor, " n"],
     test: Float[Tensor, "m d"],

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from coterie.errors import UserError
-from coterie.evaluation.probes.checks import check_labelled_features, check_labels
+from coterie.evaluation.probes.checks import check_labeled_features, check_labels
 from coterie.grouping.chunks import chunked
 from coterie.grouping.kmeans import nearest_centers, random_starts, spherical_kmeans
 from coterie.grouping.loss import scores
@@ -90,7 +90,7 @@ def clusters(
     Raises:
         UserError: NaN, missing labels, one class only, or classes of TEST that TRAIN has not.
     """
-    check_labelled_features(train, train_labels, test, test_labels)
+    check_labeled_features(train, train_labels, test, test_labels)
     result: dict[str, float] = {}
     if groups is not None:
         result |= {f"groups_{name}": value for name, value in cluster_figures(test_labels, groups).items()}

@@ -45,7 +45,7 @@ class FewLabels:
 
 
 @dataclass(frozen=True)
-class LabelledSubset:
+class LabeledSubset:
     """The images whose labels may be used.
 
     Attributes:
@@ -74,10 +74,10 @@ def parse_labels(text: str) -> FewLabels:
         ) from None
 
 
-def labelled_subset(
+def labeled_subset(
     labels: Int[np.ndarray, " n"], *, share: float | None = None, per_class: int | None = None, seed: int = 0
-) -> LabelledSubset:
-    """Choose a share of the labelled images of each class, or so many of each.
+) -> LabeledSubset:
+    """Choose a share of the labeled images of each class, or so many of each.
 
     Each class puts its images in an order that depends on nothing but the seed, the class and which images it has, and gives
     the first of them. So the same call gives the same images, and a smaller subset of the same seed lies in a larger one: 1%
@@ -104,7 +104,7 @@ def labelled_subset(
         _class_order(positions, seed, number)[:some]
         for positions, number, some in zip(by_class, classes.tolist(), given.tolist(), strict=True)
     ]
-    return LabelledSubset(np.sort(np.concatenate(chosen)), _remarks(wanted, counts, asked))
+    return LabeledSubset(np.sort(np.concatenate(chosen)), _remarks(wanted, counts, asked))
 
 
 def _wanted(asked: FewLabels, count: int) -> int:
@@ -120,7 +120,7 @@ def _class_order(positions: Int[np.ndarray, " n"], seed: int, number: int) -> In
 def _remarks(wanted: Int[np.ndarray, " c"], counts: Int[np.ndarray, " c"], asked: FewLabels) -> tuple[str, ...]:
     few, total = int((counts < wanted).sum()), len(counts)
     if few:
-        return (f"{few} of {total} classes have fewer than {asked.per_class} labelled images and give all they have",)
+        return (f"{few} of {total} classes have fewer than {asked.per_class} labeled images and give all they have",)
     few = int((wanted < 1).sum())
     if few:
         return (f"{few} of {total} classes are so small that {asked} of their labels is none: each gives one image",)

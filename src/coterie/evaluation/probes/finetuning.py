@@ -13,9 +13,9 @@ from coterie.data.loading.center_crop import Preprocessing
 from coterie.data.sources.source import Subset
 from coterie.data.sources.source import labels as labels_of
 from coterie.embedding.embed import embed_source
-from coterie.evaluation.labelled_data import Labelled
+from coterie.evaluation.labeled_data import Labeled
 from coterie.evaluation.probes.checks import check_finite
-from coterie.evaluation.probes.few_labels import FewLabels, labelled_subset, parse_labels
+from coterie.evaluation.probes.few_labels import FewLabels, labeled_subset, parse_labels
 from coterie.evaluation.probes.supervised import Recipe, fitted_aloud, seeded, train_classifier
 from coterie.logger import Logger, NullLogger
 
@@ -35,7 +35,7 @@ LOOKED_AT = 256
 
 def finetune(
     network: nn.Module,
-    pair: Labelled,
+    pair: Labeled,
     preprocessing: Preprocessing,
     *,
     build: Callable[[], nn.Module],
@@ -55,7 +55,7 @@ def finetune(
         pair: the images; of the training ones, a stratified subset keeps its labels, the others are not looked at.
         preprocessing: how images are brought to the network.
         build: gives the same network with new weights, for the baseline; they are drawn from ``seed``.
-        labels: how many: a share, such as "1%" or "10%", or images a class, such as "5" (:func:`labelled_subset`).
+        labels: how many: a share, such as "1%" or "10%", or images a class, such as "5" (:func:`labeled_subset`).
         recipe: None: the published one, :data:`ONE_PERCENT` below 3% or 40 labels a class, :data:`TEN_PERCENT` from there,
             fitted to few images (:meth:`Recipe.fitted`) and to large features (:func:`gentle`), which the logger is told.
         scratch: the recipe of the baseline.
@@ -98,7 +98,7 @@ def finetune(
 def gentle(
     recipe: Recipe,
     network: nn.Module,
-    pair: Labelled,
+    pair: Labeled,
     preprocessing: Preprocessing,
     *,
     workers: int = 0,
@@ -125,8 +125,8 @@ def published_recipe(few: FewLabels) -> Recipe:
     return ONE_PERCENT if low else TEN_PERCENT
 
 
-def _with_few_labels(pair: Labelled, few: FewLabels, seed: int) -> tuple[Labelled, tuple[str, ...]]:
+def _with_few_labels(pair: Labeled, few: FewLabels, seed: int) -> tuple[Labeled, tuple[str, ...]]:
     known = labels_of(pair.train)
-    chosen = labelled_subset(known, share=few.share, per_class=few.per_class, seed=seed)
+    chosen = labeled_subset(known, share=few.share, per_class=few.per_class, seed=seed)
     part = Subset(pair.train, chosen.positions, known[chosen.positions], pair.train.classes)
-    return Labelled(part, pair.test), chosen.remarks
+    return Labeled(part, pair.test), chosen.remarks

@@ -1,4 +1,4 @@
-"""The k-nearest-neighbour probe."""
+"""The k-nearest-neighbor probe."""
 
 from collections.abc import Sequence
 
@@ -11,7 +11,7 @@ from coterie.evaluation.neighbors import nearest, vote
 from coterie.evaluation.probes.checks import check_finite, check_labels
 from coterie.grouping.chunks import chunked
 
-NEIGHBOURS = (1, 20, 200)
+NEIGHBORS = (1, 20, 200)
 TEMPERATURES = (0.07, 0.1)
 
 
@@ -21,12 +21,12 @@ def knn(
     test: Float[Tensor, "m d"],
     test_labels: Int[Tensor, " m"],
     *,
-    neighbours: Sequence[int] = NEIGHBOURS,
+    neighbors: Sequence[int] = NEIGHBORS,
     temperatures: Sequence[float] = TEMPERATURES,
 ) -> dict[str, float]:
     """Accuracy, in percent, of a weighted vote of the nearest training rows.
 
-    Cosine similarity; each of the k neighbours votes with ``exp(cosine / temperature)`` (Wu et al. 2018, section 3.4; the
+    Cosine similarity; each of the k neighbors votes with ``exp(cosine / temperature)`` (Wu et al. 2018, section 3.4; the
     protocol of DINO, and of SwAV's appendix B.6). Runs on the device of its inputs; beside them, and a copy of the training
     rows, it holds a bounded number of scores and votes at a time.
 
@@ -41,11 +41,11 @@ def knn(
         check_finite(rows, what)
     train = F.normalize(train, dim=1)
     classes = int(max(train_labels.max(), test_labels.max())) + 1
-    hits = {(k, t): torch.zeros(2, dtype=torch.int64, device=train.device) for k in neighbours for t in temperatures}
+    hits = {(k, t): torch.zeros(2, dtype=torch.int64, device=train.device) for k in neighbors for t in temperatures}
     parts = chunked(test, max(len(train), classes))
     space = train.new_empty(len(parts[0]), len(train))
     for part, truth in zip(parts, torch.split(test_labels, [len(part) for part in parts]), strict=True):
-        similarities, positions = nearest(F.normalize(part, dim=1), train, max(neighbours), space=space)
+        similarities, positions = nearest(F.normalize(part, dim=1), train, max(neighbors), space=space)
         labels = train_labels[positions]
         for (k, temperature), count in hits.items():
             votes = vote(similarities[:, :k], labels[:, :k], classes, temperature)

@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from coterie.errors import UserError
-from coterie.evaluation.probes.checks import accuracies, check_labelled_features, held_out
+from coterie.evaluation.probes.checks import accuracies, check_labeled_features, held_out
 from coterie.evaluation.probes.logistic_regression import (
     LinearClassifier,
     Preconditioner,
@@ -39,14 +39,14 @@ def linear(
     seed: int = 0,
     logger: Logger | None = None,
 ) -> dict[str, float]:
-    """Accuracy, in percent, of multinomial logistic regression on standardised features: the fast default.
+    """Accuracy, in percent, of multinomial logistic regression on standardized features: the fast default.
 
     Features get mean 0 and deviation 1 by the training rows' statistics. A fifth of each class of TRAIN is held out and all
     penalties are fitted at once to the rest. The one that is right most often on what was held out, of equals the strongest,
     is fitted to the whole of TRAIN; TEST is only asked. So did CLIP (Radford et al. 2021, appendix A.3).
 
     Why a sweep of penalties and not of learning rates: with SGD the learning rate times the number of steps decides how far
-    the weights get, which is to say how much they are penalised, and the best one depends on the batch, the length and the
+    the weights get, which is to say how much they are penalized, and the best one depends on the batch, the length and the
     scale of the features. The penalty is that same choice without the rest. The fit to it is exact, the same for everybody,
     agrees with scikit-learn's, and takes half the time of a sweep of five learning rates over ten epochs
     (``benchmarks/linear_probe.py``), for which see :func:`linear_sgd`.
@@ -61,7 +61,7 @@ def linear(
     Raises:
         UserError: NaN, missing labels, one class only, or classes of TEST that TRAIN has not.
     """
-    check_labelled_features(train, train_labels, test, test_labels)
+    check_labeled_features(train, train_labels, test, test_labels)
     known, numbers = torch.unique(train_labels, return_inverse=True)
     standard = Standardizer.fit(train)
     fit = partial(
@@ -115,7 +115,7 @@ def linear_sgd(
     *,
     learning_rates: Sequence[float] = (LEARNING_RATE,),
     epochs: int = EPOCHS,
-    standardise: bool = False,
+    standardize: bool = False,
     seed: int = 0,
     logger: Logger | None = None,
 ) -> dict[str, float]:
@@ -125,7 +125,7 @@ def linear_sgd(
     that is right most often there is then trained on the whole of TRAIN. The seed decides the start, the order and what is
     held out.
 
-    ``standardise`` brings the features to mean 0 and deviation 1 first, by the training rows' statistics.
+    ``standardize`` brings the features to mean 0 and deviation 1 first, by the training rows' statistics.
 
     Returns:
         ``top1``, ``top5``, ``mean_per_class`` as :func:`linear`, ``learning_rate``, and ``held_out_top1`` where it was chosen.
@@ -133,9 +133,9 @@ def linear_sgd(
     Raises:
         UserError: as :func:`linear`; also when SGD diverges, or when no class has an image to spare for the choice.
     """
-    check_labelled_features(train, train_labels, test, test_labels)
+    check_labeled_features(train, train_labels, test, test_labels)
     known, numbers = torch.unique(train_labels, return_inverse=True)
-    standard = Standardizer.fit(train) if standardise else Standardizer.identity(train)
+    standard = Standardizer.fit(train) if standardize else Standardizer.identity(train)
     fit = partial(_sgd, train, numbers, len(known), standard=standard, epochs=epochs, seed=seed, logger=logger)
     best, said = 0, dict[str, float]()
     if len(learning_rates) > 1:

@@ -41,7 +41,7 @@ class LinearClassifier:
         return LinearClassifier(self.weights[:, number : number + 1], self.bias[:, number : number + 1])
 
     def before(self, standard: Standardizer) -> "LinearClassifier":
-        """The classifier of rows as they are that scores them as this one scores standardised rows."""
+        """The classifier of rows as they are that scores them as this one scores standardized rows."""
         weights = self.weights * standard.scale
         return LinearClassifier(weights, self.bias - weights @ standard.mean)
 
@@ -56,7 +56,7 @@ class Preconditioner:
     @classmethod
     @torch.no_grad()
     def fit(cls, rows: Float[Tensor, "n d"], standard: Standardizer) -> "Preconditioner":
-        """Of the standardised rows, told from ``CURVED_ROWS`` times as many of them as there are features."""
+        """Of the standardized rows, told from ``CURVED_ROWS`` times as many of them as there are features."""
         some = rows[:: max(1, len(rows) // (CURVED_ROWS * rows.shape[1]))]
         total = torch.zeros_like(standard.mean)
         for part in chunk_slices(len(some), rows.shape[1], rows.device):
@@ -109,7 +109,7 @@ def logistic_regression(
         labels: 0 .. classes - 1.
         classes: how many there are.
         penalties: above 0; their precision is that of the fit.
-        standard: fit to, and return classifiers of, rows standardised so (for rows as they are: :meth:`Linear.before`).
+        standard: fit to, and return classifiers of, rows standardized so (for rows as they are: :meth:`Linear.before`).
         curvature: of the rows, if it is known; it decides the speed only.
         index: fit to these rows only.
         start: where to begin; the default is zero.

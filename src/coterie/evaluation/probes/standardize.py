@@ -40,5 +40,5 @@ class Standardizer:
         return cls(zero, torch.ones_like(zero))
 
     def __call__(self, rows: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
-        """The rows, standardised."""
+        """The rows, standardized."""
         return (rows - self.mean).mul_(self.scale)

@@ -24,7 +24,7 @@ from coterie.data.sources.source import ImageSource
 from coterie.data.sources.source import labels as labels_of
 from coterie.embedding.embed import embedded_batches
 from coterie.errors import NoImages, UserError
-from coterie.evaluation.labelled_data import Labelled
+from coterie.evaluation.labeled_data import Labeled
 from coterie.evaluation.probes.checks import accuracies, check_classes
 from coterie.logger import Logger, NullLogger
 from coterie.types import Batch
@@ -87,7 +87,7 @@ LINEAR = Recipe(0.0, 0.3, epochs=100, weight_decay=1e-6, decay="cosine")
 
 def linear_published_images(
     network: nn.Module,
-    pair: Labelled,
+    pair: Labeled,
     preprocessing: Preprocessing,
     *,
     recipe: Recipe = LINEAR,
@@ -124,7 +124,7 @@ def linear_published_images(
 
 def train_classifier(
     network: nn.Module,
-    pair: Labelled,
+    pair: Labeled,
     preprocessing: Preprocessing,
     recipe: Recipe,
     *,
@@ -204,7 +204,7 @@ def fitted_aloud(recipe: Recipe, images: int, logger: Logger, what: str) -> Reci
 
 
 def plain_crops(size: int) -> Crops:
-    """One random crop, and its mirror image half the time; no colour (SwAV's A.3; small images are cut less deeply)."""
+    """One random crop, and its mirror image half the time; no color (SwAV's A.3; small images are cut less deeply)."""
     scale = (0.2 if size <= SMALL_IMAGE else 0.08, 1.0)
     return Crops(1, size, scale, augmentation=Augmentation(jitter=0.0, grayscale=0.0, blur=0.0))
 

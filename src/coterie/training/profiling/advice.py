@@ -5,16 +5,16 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 
 from coterie.config.schema import PretrainConfig
-from coterie.training.profiling.loader_stages import COLOUR, CROP, DECODE, READ, STACK
+from coterie.training.profiling.loader_stages import COLOR, CROP, DECODE, READ, STACK
 
-WAITING, COPY, STUDENT, TEACHER, GROUPING, BACKWARD, OPTIMISER, BOOKKEEPING = PARTS = (
+WAITING, COPY, STUDENT, TEACHER, GROUPING, BACKWARD, OPTIMIZER, BOOKKEEPING = PARTS = (
     "waiting",
     "copy",
     "student",
     "teacher",
     "grouping",
     "backward",
-    "optimiser",
+    "optimizer",
     "bookkeeping",
 )
 NETWORK = (STUDENT, TEACHER, BACKWARD)
@@ -24,17 +24,17 @@ WORTH_IT = 0.1
 
 LABELS = {
     WAITING: "waiting for data",
-    COPY: "copying, normalising",
+    COPY: "copying, normalizing",
     STUDENT: "forward, the student",
     TEACHER: "forward, the teacher",
     GROUPING: "grouping and loss",
     BACKWARD: "backward",
-    OPTIMISER: "optimiser",
+    OPTIMIZER: "optimizer",
     BOOKKEEPING: "bookkeeping",
     READ: "read",
     DECODE: "decode",
     CROP: "crop, mirror",
-    COLOUR: "colour, blur",
+    COLOR: "color, blur",
     STACK: "draw, stack",
 }
 
@@ -118,9 +118,9 @@ class Profile:
     def advice(self) -> tuple[str, ...]:
         """What to change, one to three lines, the most important first."""
         said = {
-            part: _ADVICE[part] for part in (GROUPING, OPTIMISER, BOOKKEEPING, COPY) if self.shares[part] >= WORTH_IT
+            part: _ADVICE[part] for part in (GROUPING, OPTIMIZER, BOOKKEEPING, COPY) if self.shares[part] >= WORTH_IT
         }
-        if self.device == "cpu" and self.config.views.engine == "device" and COPY in said:
+        if self.device == "cpu" and self.config.views.engine == "gpu" and COPY in said:
             said[COPY] = "--set views.engine=cpu, as there is no GPU"
         lines = [
             f"{label(self, part)} {percent(self.shares[part])} of a step: {mend}"
@@ -141,7 +141,7 @@ class Profile:
 
 _ADVICE = {
     GROUPING: "fewer groups (groups.counts) or a shorter memory (memory.length), if there are so many",
-    OPTIMISER: "a larger --batch-size spreads it over more images",
+    OPTIMIZER: "a larger --batch-size spreads it over more images",
     BOOKKEEPING: "a larger run.log_steps",
     COPY: "fewer or smaller views.crops",
 }
@@ -154,8 +154,8 @@ def _faster_loading(found: Profile) -> list[str]:
     mends = []
     if found.workers < min(enough, room):
         mends.append(f"--set run.workers={min(enough, room)} (now {found.workers})")
-    if found.device == "cuda" and shares[COLOUR] >= 0.25:
-        mends.append("--set views.engine=device")
+    if found.device == "cuda" and shares[COLOR] >= 0.25:
+        mends.append("--set views.engine=gpu")
     if shares[DECODE] >= 0.25 and found.jpeg and find_spec("simplejpeg") is None:
         mends.append("pip install 'coterie[fast]', which decodes faster")
     if shares[READ] >= 0.25:
@@ -172,7 +172,7 @@ def _faster_loading(found: Profile) -> list[str]:
 
 def label(found: Profile, name: str) -> str:
     """What a part of a step or a stage of loading is called in tables."""
-    return "copying, colouring" if name == COPY and found.config.views.engine == "device" else LABELS[name]
+    return "copying, coloring" if name == COPY and found.config.views.engine == "gpu" else LABELS[name]
 
 
 def percent(share: float) -> str:

@@ -16,7 +16,7 @@ from coterie.data.loading.loader import Loader
 from coterie.data.loading.workers import BatchRequest, ParameterDataset, stacked
 from coterie.errors import BadImage
 
-READ, DECODE, CROP, COLOUR, STACK = STAGES = ("read", "decode", "crop", "colour", "stack")
+READ, DECODE, CROP, COLOR, STACK = STAGES = ("read", "decode", "crop", "color", "stack")
 SECONDS, MOST_IMAGES, TOGETHER = 3.0, 1024, 64
 
 
@@ -95,10 +95,10 @@ def _views(found: Stages, loader: Loader, indices: Int[np.ndarray, " b"]) -> Non
     spent[CROP] = lap()
     if loader.engine == "cpu" and images:
         views = augment_crops_batch(views, draws, wanted)
-        spent[COLOUR] = lap()
+        spent[COLOR] = lap()
     for view in views:
         stacked(view)
-    if loader.engine == "device":
+    if loader.engine == "gpu":
         pack(draws, wanted)
     spent[STACK] += lap()
     for stage, seconds in spent.items():

@@ -26,7 +26,7 @@ from coterie.training.profiling.advice import (
     BOOKKEEPING,
     COPY,
     GROUPING,
-    OPTIMISER,
+    OPTIMIZER,
     PARTS,
     STUDENT,
     TEACHER,
@@ -101,8 +101,8 @@ class SectionTimer:
             teacher.register_forward_hook(self.marking(TEACHER))
         objective.register_forward_hook(self.marking(GROUPING))
         self._mark_before(objective, "after_backward", BACKWARD)
-        optimizer.register_step_post_hook(self.marking(OPTIMISER))  # with the norm of the gradient
-        self._mark_before(objective, "after_step", OPTIMISER)  # with zero_grad
+        optimizer.register_step_post_hook(self.marking(OPTIMIZER))  # with the norm of the gradient
+        self._mark_before(objective, "after_step", OPTIMIZER)  # with zero_grad
 
     def _mark_before(self, owner: object, name: str, part: str) -> None:
         method: Callable[[Any], Any] = getattr(owner, name)
@@ -260,7 +260,7 @@ def _fit(
         rate.at,
         once=once,
         autocast=choose_autocast(config.run.precision, device),
-        clip=config.clip,
+        clip_grad_norm=config.clip_grad_norm,
         seed=config.seed,
         observers=[monitor],
     )

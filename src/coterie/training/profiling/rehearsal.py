@@ -109,7 +109,7 @@ def rehearse(config: PretrainConfig, source: ImageSource) -> dict[str, Any]:
         config.learning_rate.at,
         once=lambda: filling.over(loader.fill_batches()),
         autocast=choose_autocast(config.run.precision, device),
-        clip=config.clip,
+        clip_grad_norm=config.clip_grad_norm,
         seed=config.seed,
         observers=[monitor],
     )
@@ -132,7 +132,7 @@ def rehearse(config: PretrainConfig, source: ImageSource) -> dict[str, Any]:
 def simulate_full_memory(objective: Any, config: PretrainConfig, images: int) -> float:
     """Fill the memory with random rows, as large as it will be; returns the seconds that a refresh of it takes.
 
-    At most one chunk of scores is looked over, and the time taken in proportion to the rows: k-means and labelling are
+    At most one chunk of scores is looked over, and the time taken in proportion to the rows: k-means and labeling are
     linear in them. Labels that are iterated until they settle (SeLa) may need more rounds later than with random rows.
     """
     memory = objective.memory if isinstance(objective, Objective) else None

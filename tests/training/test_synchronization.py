@@ -47,7 +47,7 @@ class CopiesFromTheHost(TorchDispatchMode):
 
 
 def settings(cell: Cell, optimizer: str) -> dict[str, Any]:
-    found = settings_of(cell) | {"optimizer": {"kind": optimizer}, "clip": 1.0}
+    found = settings_of(cell) | {"optimizer": {"kind": optimizer}, "clip_grad_norm": 1.0}
     return found | ({"memory": {"length": 2 * BATCH, "start_epoch": 0}} if cell.when == "queue" else {})
 
 
@@ -78,7 +78,7 @@ class Run:
             self.optimizer,
             rate.at,
             autocast=autocast,
-            clip=1.0,
+            clip_grad_norm=1.0,
             seed=0,
             observers=[self.monitor],
         )
@@ -108,7 +108,7 @@ def test_no_step_waits_for_the_gpu(method: str, optimizer: str) -> None:
     device = torch.device("cuda")
     run = Run(method, device, optimizer)
     warm, shown = (list(batches(device, len(run.config.views.roles.used), first)) for first in (1, 1 + STEPS))
-    run.go(warm, torch.bfloat16)  # libraries set themselves up, and the optimiser makes its state
+    run.go(warm, torch.bfloat16)  # libraries set themselves up, and the optimizer makes its state
     torch.cuda.synchronize()
     torch.cuda.set_sync_debug_mode("error")
     try:

@@ -4,7 +4,7 @@ import pytest
 from PIL import Image
 
 from coterie.errors import UserError
-from coterie.evaluation.labelled_data import labelled_pair
+from coterie.evaluation.labeled_data import labeled_pair
 
 
 def folder(root: Path, **classes: int) -> tuple[str]:
@@ -21,7 +21,7 @@ def labels(source) -> list[str]:
 
 
 def test_classes_are_matched_by_name_and_unknown_ones_left_out_aloud(tmp_path: Path) -> None:
-    pair = labelled_pair(folder(tmp_path / "a", cat=2, dog=3), folder(tmp_path / "b", ant=2, dog=1))
+    pair = labeled_pair(folder(tmp_path / "a", cat=2, dog=3), folder(tmp_path / "b", ant=2, dog=1))
     assert labels(pair.train) == ["cat", "cat", "dog", "dog", "dog"]
     assert labels(pair.test) == ["dog"]
     assert pair.test.name(0) == "dog/00.png"
@@ -29,7 +29,7 @@ def test_classes_are_matched_by_name_and_unknown_ones_left_out_aloud(tmp_path: P
 
 
 def test_every_fifth_image_is_asked_without_a_test_source(tmp_path: Path) -> None:
-    pair = labelled_pair(folder(tmp_path / "a", cat=6, dog=6), ())
+    pair = labeled_pair(folder(tmp_path / "a", cat=6, dog=6), ())
     assert [pair.test.name(i) for i in range(len(pair.test))] == ["cat/04.png", "dog/03.png"]
     assert len(pair.train) == 10
 
@@ -38,4 +38,4 @@ def test_every_fifth_image_is_asked_without_a_test_source(tmp_path: Path) -> Non
 def test_nothing_to_compare(tmp_path: Path, test: dict | None, said: str) -> None:
     asked = folder(tmp_path / "b", **test) if test else ()
     with pytest.raises(UserError, match=said):
-        labelled_pair(folder(tmp_path / "a", cat=2), asked)
+        labeled_pair(folder(tmp_path / "a", cat=2), asked)

@@ -1,4 +1,4 @@
-"""Labelled sources, made to agree about what their labels mean."""
+"""Labeled sources, made to agree about what their labels mean."""
 
 from dataclasses import dataclass
 
@@ -11,8 +11,8 @@ from coterie.errors import UserError
 
 
 @dataclass(frozen=True)
-class Labelled:
-    """Images to learn from and images to be asked, every one labelled, with one numbering of classes.
+class Labeled:
+    """Images to learn from and images to be asked, every one labeled, with one numbering of classes.
 
     ``remarks`` are lines about images that were left out.
     """
@@ -22,7 +22,7 @@ class Labelled:
     remarks: tuple[str, ...] = ()
 
 
-def labelled_pair(train: tuple[str, ...], test: tuple[str, ...]) -> Labelled:
+def labeled_pair(train: tuple[str, ...], test: tuple[str, ...]) -> Labeled:
     """Open both; without ``test``, every fifth image of ``train`` is asked and the others are learned from.
 
     Raises:
@@ -34,8 +34,8 @@ def labelled_pair(train: tuple[str, ...], test: tuple[str, ...]) -> Labelled:
         asked = np.arange(len(positions)) % 5 == 4
         learned, held = (Subset(known, positions[rows], numbers[rows], known.classes) for rows in (~asked, asked))
         if not len(held):
-            raise UserError("TRAIN has fewer than 5 labelled images: name some more, or --test")
-        return Labelled(learned, held, tuple(remarks))
+            raise UserError("TRAIN has fewer than 5 labeled images: name some more, or --test")
+        return Labeled(learned, held, tuple(remarks))
     asked_source, asked_positions, asked_labels = _labels(test, "TEST", remarks)
     asked_labels = _renumbered(asked_labels, asked_source.classes, known.classes)
     seen = np.isin(asked_labels, numbers)
@@ -43,7 +43,7 @@ def labelled_pair(train: tuple[str, ...], test: tuple[str, ...]) -> Labelled:
         raise UserError("TEST shares no class with TRAIN: check that both name their classes alike")
     if not seen.all():
         remarks.append(f"{(~seen).sum()} images of TEST are left out: TRAIN has no image of their class")
-    return Labelled(
+    return Labeled(
         Subset(known, positions, numbers, known.classes),
         Subset(asked_source, asked_positions[seen], asked_labels[seen], known.classes),
         tuple(remarks),

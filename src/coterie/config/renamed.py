@@ -1,0 +1,34 @@
+"""Settings under earlier names: files that hold them are still read, and the command line names the new one."""
+
+from typing import Any
+
+RENAMED = {
+    "clip": "clip_grad_norm",
+    "memory.of": "memory.rows_from",
+    "run.checkpoint_activations": "run.activation_checkpointing",
+    "run.looks": "run.snapshots",
+    "run.shard": "run.fsdp",
+    "run.stop_when": "run.early_stop",
+    "views.companion_views": "views.bn_only_views",
+}
+"""The present path of each setting that was renamed; a renamed setting stays in its table."""
+_VALUES: dict[str, dict[Any, Any]] = {
+    "run.early_stop": {"stale": True, "never": False},
+    "views.engine": {"device": "gpu"},
+}
+
+
+def modernize(settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings from a file, with earlier names and values replaced by the present ones; nothing else is changed or checked."""
+    return {key: _modern(key, value) for key, value in _renamed(settings, "").items()}
+
+
+def _modern(path: str, value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _modern(f"{path}.{key}", inner) for key, inner in _renamed(value, f"{path}.").items()}
+    known = _VALUES.get(path, {})
+    return known.get(value, value) if isinstance(value, str) else value
+
+
+def _renamed(table: dict[str, Any], prefix: str) -> dict[str, Any]:
+    return {RENAMED.get(prefix + key, key).rpartition(".")[2]: value for key, value in table.items()}
