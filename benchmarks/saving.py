@@ -38,7 +38,7 @@ import torch
 from coterie.config.hardware import choose_autocast
 from coterie.config.schema import PretrainConfig
 from coterie.data.augmentation.view_plan import Crops
-from coterie.export.weights import save_backbone
+from coterie.exporting.weights import save_backbone
 from coterie.methods.planner import Facts, Planner
 from coterie.methods.presets import METHODS
 from coterie.training import checkpoint

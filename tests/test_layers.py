@@ -16,12 +16,12 @@ LINES = (
     ("cli",),
     ("api",),
     ("methods",),
-    ("report", "classifier", "detection", "collection", "explore"),  # all but the first: rooms to come
+    ("reporting", "classifier", "detection", "collection", "exploring"),  # all but the first: rooms to come
     ("evaluation",),
     ("embedding",),
     ("training",),
     ("config",),
-    ("grouping", "export"),
+    ("grouping", "exporting"),
     ("data", "models", "optim"),
     ("distributed",),
     ("atomic", "logger"),

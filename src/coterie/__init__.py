@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from coterie.config.schema import PretrainConfig
     from coterie.data.sources.open import open_source
     from coterie.errors import UserError
-    from coterie.export.weights import describe_backbone, load_backbone
+    from coterie.exporting.weights import describe_backbone, load_backbone
     from coterie.methods.planner import Facts, Planner
 
 __all__ = [
@@ -46,10 +46,10 @@ _HOMES = {
     "UserError": "errors",
     "compare": "api",
     "demo": "cli.demo",
-    "describe_backbone": "export.weights",
+    "describe_backbone": "exporting.weights",
     "embed": "api",
     "evaluate": "api",
-    "load_backbone": "export.weights",
+    "load_backbone": "exporting.weights",
     "open_source": "data.sources.open",
     "plan": "api",
     "pretrain": "api",

@@ -19,9 +19,9 @@ from coterie.evaluation import model_selection as selection
 from coterie.evaluation.evaluator import Evaluator
 from coterie.evaluation.model_selection import Selection
 from coterie.logger import Logger, NullLogger
-from coterie.report import compare as comparing
-from coterie.report.comparison import ComparedRuns, write_comparison
-from coterie.report.run_report import rewrite_report
+from coterie.reporting import compare as comparing
+from coterie.reporting.comparison import ComparedRuns, write_comparison
+from coterie.reporting.run_report import rewrite_report
 from coterie.training.build import build_loader
 from coterie.training.profiling.advice import Profile
 from coterie.training.profiling.estimate import Plan, estimate

@@ -20,7 +20,7 @@ from coterie.data.decoding.decode import channels_of, decode
 from coterie.data.sources.open import open_source
 from coterie.errors import BadConfig, BadImage, UserError
 from coterie.evaluation.model_selection import looks
-from coterie.export.weights import load_backbone, save_backbone
+from coterie.exporting.weights import load_backbone, save_backbone
 from coterie.models.backbone import BackboneConfig, build_backbone
 from coterie.models.pretrained import read_weights
 from coterie.training.records import read_records

@@ -123,7 +123,7 @@ def compare(*runs: Path, out: Path | None = None) -> None:
         An HTML file: the table, and the curves of all runs in one drawing each.
     """
     from coterie import api
-    from coterie.report.comparison import as_text
+    from coterie.reporting.comparison import as_text
 
     show(as_text(api.compare(runs, out=out)))
 

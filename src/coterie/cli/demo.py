@@ -19,11 +19,11 @@ from coterie.data.sources.builtin_photos import PHOTOGRAPHS, PhotoPatches, photo
 from coterie.embedding.embed import Embeddings, embed_source
 from coterie.evaluation.labeled_data import Labeled, labeled_pair
 from coterie.evaluation.probes.knn import knn
-from coterie.export.weights import load_backbone
+from coterie.exporting.weights import load_backbone
 from coterie.logger import Logger, NullLogger
-from coterie.report.gallery import Gallery, Row, Strip
-from coterie.report.page import Comparison, Report, write_report
-from coterie.report.pictures import neighbors_of, picture
+from coterie.reporting.gallery import Gallery, Row, Strip
+from coterie.reporting.page import Comparison, Report, write_report
+from coterie.reporting.pictures import neighbors_of, picture
 from coterie.training.build import build_student
 from coterie.training.environment import environment
 from coterie.training.run_folder import read_log

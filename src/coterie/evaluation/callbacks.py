@@ -13,7 +13,7 @@ from coterie.embedding.embed import Embeddings, embed_source
 from coterie.errors import NoImages
 from coterie.evaluation.augmented_views import embedded_views
 from coterie.evaluation.label_free import label_free
-from coterie.export.weights import load_backbone, save_backbone
+from coterie.exporting.weights import load_backbone, save_backbone
 from coterie.training.student import Student, predict_groups, preprocessing_of
 from coterie.types import Progress, StepResult
 

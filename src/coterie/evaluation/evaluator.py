@@ -20,7 +20,7 @@ from coterie.evaluation.probes.by_name import probe_embeddings
 from coterie.evaluation.probes.finetuning import finetune
 from coterie.evaluation.probes.supervised import linear_published_images
 from coterie.evaluation.probes.svm import low_shot, svm
-from coterie.export.weights import describe_backbone, load_backbone
+from coterie.exporting.weights import describe_backbone, load_backbone
 from coterie.logger import Logger, NullLogger
 from coterie.models.backbone import build_backbone
 from coterie.training.load import load_run

@@ -22,9 +22,9 @@ from coterie.evaluation.callbacks import Looks
 from coterie.evaluation.labeled_data import labeled_pair
 from coterie.evaluation.model_selection import stale
 from coterie.evaluation.probes.by_name import probe_embeddings
-from coterie.export.weights import save_backbone
+from coterie.exporting.weights import save_backbone
 from coterie.logger import Logger
-from coterie.report.run_report import report_run
+from coterie.reporting.run_report import report_run
 from coterie.training import checkpoint
 from coterie.training.build import TrainingParts, build_loader, build_parts, compile_parts, out_of_memory, whole_student
 from coterie.training.checkpointer import Checkpointer, Ended

@@ -16,7 +16,7 @@ from coterie.errors import UserError
 from coterie.evaluation.augmented_views import COUNT
 from coterie.evaluation.callbacks import SAMPLED as LOOKED_AT
 from coterie.logger import Logger
-from coterie.report.run_report import sample_size
+from coterie.reporting.run_report import sample_size
 from coterie.training.profiling.rehearsal import TICKS
 from coterie.training.student import preprocessing_of
 

@@ -15,10 +15,10 @@ from coterie.data.sources.builtin_photos import photo_patches
 from coterie.data.sources.open import open_source
 from coterie.embedding.embed import embed_source
 from coterie.errors import BadRun
-from coterie.export.weights import load_backbone
+from coterie.exporting.weights import load_backbone
 from coterie.grouping.loss import scores
 from coterie.logger import NullLogger
-from coterie.report.run_report import gallery_groups, report_run, rewrite_report, sample_size
+from coterie.reporting.run_report import gallery_groups, report_run, rewrite_report, sample_size
 from coterie.training import checkpoint
 from coterie.training.build import build_student
 from coterie.training.environment import environment

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from coterie.evaluation.neighbors import nearest
-from coterie.report.html import Pixels
+from coterie.reporting.html import Pixels
 
 FEW = 12
 """So many groups or fewer are all shown, in one gallery."""

@@ -4,9 +4,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from coterie.report.chart import duration, is_number
-from coterie.report.curves import LABEL_FREE, Log, name, probe_curves, titled
-from coterie.report.html import value_text
+from coterie.reporting.chart import duration, is_number
+from coterie.reporting.curves import LABEL_FREE, Log, name, probe_curves, titled
+from coterie.reporting.html import value_text
 
 Cell = str | float | None
 KNN = "k20_t0.07_top1"

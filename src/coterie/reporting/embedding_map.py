@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Int
 
-from coterie.report.gallery import Picture
+from coterie.reporting.gallery import Picture
 
 MOST_POINTS = 2_000
 """By default: t-SNE of so many takes about 4 s on one core, of 5,000 about 14 s."""

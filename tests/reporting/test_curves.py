@@ -2,8 +2,8 @@ import math
 
 import pytest
 
-from coterie.report.chart import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, draw_chart, number, short
-from coterie.report.curves import charts
+from coterie.reporting.chart import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, draw_chart, number, short
+from coterie.reporting.curves import charts
 
 
 def points(line):

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from coterie.report.gallery import Grouped, Picture, group_galleries, members, neighbor_gallery
+from coterie.reporting.gallery import Grouped, Picture, group_galleries, members, neighbor_gallery
 
 
 def show(row, right):

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from coterie.report import chart as drawing
+from coterie.reporting import chart as drawing
 
 Pixels = UInt8[np.ndarray, "h w c"] | UInt8[np.ndarray, "h w"]
 

@@ -13,12 +13,12 @@ import torch
 
 from coterie.data.loading.center_crop import Preprocessing
 from coterie.embedding.embed import Embeddings
-from coterie.report.comparison import compared, write_comparison
-from coterie.report.gallery import Grouped
-from coterie.report.page import Report, write_report
-from coterie.report.pictures import pictures_of
-from coterie.report.run_figures import Run
-from coterie.report.tables import probe_tables
+from coterie.reporting.comparison import compared, write_comparison
+from coterie.reporting.gallery import Grouped
+from coterie.reporting.page import Report, write_report
+from coterie.reporting.pictures import pictures_of
+from coterie.reporting.run_figures import Run
+from coterie.reporting.tables import probe_tables
 
 LONG = "a_very_long_name_without_any_place_to_break_" * 3
 COUNT, GROUPS = 90, 15

@@ -17,11 +17,11 @@ from coterie.data.sources.source import ImageSource, Subset, labels, sampled
 from coterie.embedding.embed import Embeddings, embed_source
 from coterie.errors import NoImages, UserError
 from coterie.logger import Logger, NullLogger
-from coterie.report.embedding_map import MOST_POINTS
-from coterie.report.gallery import Grouped
-from coterie.report.page import Report, write_report
-from coterie.report.pictures import pictures_of
-from coterie.report.tables import probe_tables
+from coterie.reporting.embedding_map import MOST_POINTS
+from coterie.reporting.gallery import Grouped
+from coterie.reporting.page import Report, write_report
+from coterie.reporting.pictures import pictures_of
+from coterie.reporting.tables import probe_tables
 from coterie.training.environment import environment
 from coterie.training.load import load_run
 from coterie.training.monitor import LARGEST_LOSS, SMALLEST_SPREAD

@@ -8,7 +8,7 @@ import safetensors.torch
 import torch
 
 from coterie.errors import BadRun, UserError
-from coterie.report.compare import compare
+from coterie.reporting.compare import compare
 
 CONFIG = 'method = "swav"\ndata = ["images"]\nepochs = 2\nbatch_size = 50\n[backbone]\nname = "resnet18"\n'
 

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from coterie.report.embedding_map import CELLS, commonest, embedding_map, lay_out, pinned
-from coterie.report.gallery import Picture
+from coterie.reporting.embedding_map import CELLS, commonest, embedding_map, lay_out, pinned
+from coterie.reporting.gallery import Picture
 
 
 def clusters(count=120, kinds=3, width=16, noise=0.1):

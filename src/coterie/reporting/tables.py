@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from coterie.report.chart import is_number
-from coterie.report.curves import name, titled
+from coterie.reporting.chart import is_number
+from coterie.reporting.curves import name, titled
 
 _KNN = re.compile(r"k(\d+)_t([\d.]+)_top(\d)")
 

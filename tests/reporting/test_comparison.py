@@ -2,8 +2,8 @@ import math
 
 import pytest
 
-from coterie.report.comparison import as_text, compared, write_comparison
-from coterie.report.run_figures import Run, seconds
+from coterie.reporting.comparison import as_text, compared, write_comparison
+from coterie.reporting.run_figures import Run, seconds
 
 
 def a_log(steps=40, knn=50.0, speed=100.0, loss=0.9):

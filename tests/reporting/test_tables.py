@@ -1,5 +1,5 @@
-from coterie.report.curves import name, titled
-from coterie.report.tables import probe_tables
+from coterie.reporting.curves import name, titled
+from coterie.reporting.tables import probe_tables
 
 
 def test_each_probe_has_a_table():

@@ -10,7 +10,7 @@ from timm.data import resolve_data_config
 from torch import nn
 
 from coterie.errors import UserError
-from coterie.export.weights import Description, describe_backbone, load_backbone, save_backbone
+from coterie.exporting.weights import Description, describe_backbone, load_backbone, save_backbone
 from coterie.models.backbone import BackboneConfig, build_backbone
 from coterie.version import __version__
 

@@ -14,8 +14,8 @@ from coterie.data.loading.center_crop import Preprocessing, center_view
 from coterie.data.sources.source import ImageSource, evenly
 from coterie.embedding.embed import Embeddings
 from coterie.evaluation.neighbors import nearest
-from coterie.report.embedding_map import COLORS, MOST_POINTS, Map, embedding_map
-from coterie.report.gallery import Gallery, Grouped, Picture, group_galleries, neighbor_gallery
+from coterie.reporting.embedding_map import COLORS, MOST_POINTS, Map, embedding_map
+from coterie.reporting.gallery import Gallery, Grouped, Picture, group_galleries, neighbor_gallery
 
 SMALLEST_SIDE = 64  # pixels; smaller images are shown enlarged
 

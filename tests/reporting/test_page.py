@@ -8,11 +8,11 @@ import pytest
 from PIL import Image
 
 from coterie.errors import UserError
-from coterie.report.embedding_map import Map, Spot
-from coterie.report.gallery import Gallery, Picture, Row, Strip
-from coterie.report.html import thumbnail
-from coterie.report.page import Comparison, Report, render, write_report
-from coterie.report.tables import Table
+from coterie.reporting.embedding_map import Map, Spot
+from coterie.reporting.gallery import Gallery, Picture, Row, Strip
+from coterie.reporting.html import thumbnail
+from coterie.reporting.page import Comparison, Report, render, write_report
+from coterie.reporting.tables import Table
 
 FIGURES = (("raw pixels", 17.2), ("untrained network", 21.0))
 VOID = {"meta", "link", "img", "br", "hr", "input"}
@@ -189,7 +189,7 @@ def test_large_pictures_are_shrunk_in_proportion():
 
 
 def test_the_page_stays_small(tmp_path, monkeypatch):
-    monkeypatch.setattr("coterie.report.html.LARGEST_PAGE", 500_000)  # pages of 5 MB take long
+    monkeypatch.setattr("coterie.reporting.html.LARGEST_PAGE", 500_000)  # pages of 5 MB take long
     picture = Picture(noise(200, 3), "noise")
     row = Row(picture, (Strip("all", (picture,) * 10),))
     write_report(tmp_path / "report.html", Report("large", "too much", galleries=(Gallery("many", (row,) * 20),)))
@@ -201,7 +201,7 @@ def test_the_page_stays_small(tmp_path, monkeypatch):
 
 
 def test_a_page_that_no_shrinking_makes_small_has_no_pictures(tmp_path, monkeypatch):
-    monkeypatch.setattr("coterie.report.html.LARGEST_PAGE", 60_000)
+    monkeypatch.setattr("coterie.reporting.html.LARGEST_PAGE", 60_000)
     write_report(tmp_path / "report.html", a_report(pictures=noise(200, 3)))
     page = Page((tmp_path / "report.html").read_text())
     assert not page.all("img")

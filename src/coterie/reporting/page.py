@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from coterie.atomic import write_text
-from coterie.report import html as page
-from coterie.report.curves import charts
-from coterie.report.embedding_map import CELLS, Map
-from coterie.report.gallery import Gallery
-from coterie.report.html import sprite
-from coterie.report.tables import Table
+from coterie.reporting import html as page
+from coterie.reporting.curves import charts
+from coterie.reporting.embedding_map import CELLS, Map
+from coterie.reporting.gallery import Gallery
+from coterie.reporting.html import sprite
+from coterie.reporting.tables import Table
 
 THUMBNAIL_SIDES = (112, 80, 56)  # pixels; the smaller ones are for pages that would grow too large
 SPOT_SIDE = 48  # pixels of a picture on the map, at most

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from coterie.atomic import write_text
-from coterie.report import html as page
-from coterie.report.chart import Chart, Points, draw_chart
-from coterie.report.curves import LABEL_FREE, Log, label_free_log, named_curves, probe_curves, titled
-from coterie.report.run_figures import (
+from coterie.reporting import html as page
+from coterie.reporting.chart import Chart, Points, draw_chart
+from coterie.reporting.curves import LABEL_FREE, Log, label_free_log, named_curves, probe_curves, titled
+from coterie.reporting.run_figures import (
     COST,
     LEARNING,
     THE_RUN,

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from coterie.report.chart import Chart, Points, draw_chart, is_number
+from coterie.reporting.chart import Chart, Points, draw_chart, is_number
 
 MOST_CURVES = 3  # of one probe, in one drawing
 LABEL_FREE: tuple[tuple[str, str, dict[str, str], float | None], ...] = (

@@ -8,8 +8,8 @@ import safetensors
 
 from coterie.config.toml import read_run_toml
 from coterie.errors import UserError
-from coterie.report.comparison import ComparedRuns, compared
-from coterie.report.run_figures import Run
+from coterie.reporting.comparison import ComparedRuns, compared
+from coterie.reporting.run_figures import Run
 from coterie.training import checkpoint
 from coterie.training.records import read_records
 
