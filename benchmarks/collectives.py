@@ -22,11 +22,11 @@ from torch.nn.parallel import DistributedDataParallel
 GRADIENTS, FORWARD, BACKWARD = "gradients", "batch norm, forward", "batch norm, backward"
 CALLERS = {
     "default_hooks.py": GRADIENTS,
-    "shared_norm.py": FORWARD,
+    "sync_batch_norm.py": FORWARD,
     "sinkhorn.py": "Sinkhorn",
     "kmeans.py": "groups",
     "loss.py": "labels",
-    "saver.py": "save or stop",
+    "checkpointer.py": "save or stop",
     "monitor.py": "log",
 }
 CALLS = ("all_reduce", "all_gather")

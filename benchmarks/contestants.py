@@ -15,12 +15,13 @@ import lightly_models
 import torch
 from torch import Tensor
 
-from coterie.config.hardware import choose_autocast, choose_compile
+from coterie.config.facts import Facts
+from coterie.config.hardware import Runtime, choose_autocast, choose_compile
 from coterie.config.schema import PretrainConfig
 from coterie.data.augmentation.view_plan import Crops, ViewPlan
 from coterie.grouping.groups import LearnedGroupsConfig
 from coterie.grouping.memory_queue import MemoryConfig
-from coterie.methods.planner import Facts, Planner
+from coterie.methods.planner import Planner
 from coterie.methods.presets import METHODS
 from coterie.models.backbone import BackboneConfig, build_backbone
 from coterie.models.head import HeadConfig
@@ -135,8 +136,12 @@ class Ours:
     def __init__(self, config: PretrainConfig, device: torch.device) -> None:
         self.config, self.device = config, device
         self.parts = build_parts(config, device, images=STEPS)
-        compiled = choose_compile(config.run.compile, device, STEPS)[0]
-        self.compiler = compile_parts(self.parts, config, device) if compiled else None
+        compiled = choose_compile(config.run.compile, device, STEPS)
+        self.compiler = (
+            compile_parts(self.parts, config, Runtime(device, choose_autocast(config.run.precision, device)))
+            if compiled
+            else None
+        )
         self.optimizer = config.optimizer.build(self.parts.student)
         self.monitor = Monitor(
             config.group_counts,
@@ -160,11 +165,11 @@ class Ours:
             self.monitor.timed(batches),
             self.optimizer,
             self.config.learning_rate.at,
-            once=self._one,
+            fill_batches=self._one,
             autocast=choose_autocast(self.config.run.precision, self.device),
             clip_grad_norm=self.config.clip_grad_norm,
             seed=self.config.seed,
-            observers=[self.monitor],
+            on_step_end=[self.monitor.on_step_end],
         )
 
     def _batches(self, views: Iterable[list[Tensor]]) -> Iterator[tuple[Progress, Batch]]:

@@ -37,7 +37,7 @@ from lightly.data import LightlyDataset
 from lightly.transforms import SwaVTransform
 from torch.utils.data import DataLoader
 
-from coterie.config.hardware import choose_autocast, choose_workers
+from coterie.config.hardware import Runtime, choose_autocast, choose_workers
 from coterie.data.sources.open import open_source
 from coterie.training.build import build_loader
 
@@ -86,7 +86,9 @@ def ours_from_files(ours: Ours, folder: Path, options: argparse.Namespace) -> Ca
     source = open_source(str(folder))
 
     def turn(clock: Clock) -> None:
-        batches = build_loader(config, source, ours.device).batches(ours.done)
+        batches = build_loader(config, source, Runtime(ours.device, workers=choose_workers(options.workers))).batches(
+            ours.done
+        )
         ours.run(clock.over(batches))
         ours.done += clock.skipped + clock.steps
         batches.close()  # type: ignore[attr-defined]

@@ -31,12 +31,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from coterie.config.facts import Facts
 from coterie.config.hardware import choose_autocast
 from coterie.config.schema import PretrainConfig
 from coterie.data.augmentation.view_plan import Crops
 from coterie.grouping.groups import Groups
 from coterie.grouping.teacher import MomentumTeacher
-from coterie.methods.planner import Facts, Planner
+from coterie.methods.planner import Planner
 from coterie.methods.presets import METHODS
 from coterie.models.backbone import BackboneConfig
 from coterie.training.build import build_parts

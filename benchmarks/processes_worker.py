@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from collectives import Notes, seen
 
+from coterie.config.facts import Facts
 from coterie.config.hardware import choose_autocast
 from coterie.config.schema import PretrainConfig
 from coterie.data.augmentation.view_plan import Crops
@@ -24,13 +25,14 @@ from coterie.data.loading.loader import Loader
 from coterie.data.sources.arrays import Arrays
 from coterie.distributed.processes import process_group, rank, world_size, wrap_ddp
 from coterie.grouping.groups import LearnedGroupsConfig
-from coterie.methods.planner import Facts, Planner
+from coterie.methods.planner import Planner
 from coterie.methods.presets import METHODS
 from coterie.training.build import TrainingParts, build_parts
 from coterie.training.checkpointer import Checkpointer
 from coterie.training.loop import fit
 from coterie.training.monitor import Monitor
 from coterie.training.profiling.rehearsal import simulate_full_memory
+from coterie.training.run_state import RunState
 from coterie.types import Batch, Progress
 
 STEPS = 10_000_000
@@ -72,10 +74,8 @@ class Steps:
         self.optimizer = config.optimizer.build(self.parts.student)
         rows, rate = config.assigned_rows, config.learning_rate
         self.monitor = Monitor(config.group_counts, rows, rate, log_steps=config.run.log_steps, write=lambda _: None)
-        kept: dict[str, Any] = {"bad": {}}
-        self.saver = Checkpointer(
-            folder, {}, self.monitor, steps=0, minutes=1e9, also=lambda _: lambda: None, extra=kept
-        )
+        state = RunState(threads=1, images=50_000)
+        self.saver = Checkpointer(folder, {}, self.monitor, state, steps=0, minutes=1e9, also=lambda _: lambda: None)
         self.share = config.batch_size // world_size()
         generator = torch.Generator().manual_seed(rank())
         self.views = {
@@ -101,7 +101,7 @@ class Steps:
             autocast=choose_autocast(config.run.precision, DEVICE),
             clip_grad_norm=config.clip_grad_norm,
             seed=config.seed,
-            observers=[self.monitor, self.saver, *observers],
+            on_step_end=[self.monitor.on_step_end, self.saver.on_step_end, *observers],
         )
 
 

@@ -35,11 +35,12 @@ THREADS = limit_threads()  # before torch comes in
 
 import torch
 
+from coterie.config.facts import Facts
 from coterie.config.hardware import choose_autocast
 from coterie.config.schema import PretrainConfig
 from coterie.data.augmentation.view_plan import Crops
 from coterie.exporting.weights import save_backbone
-from coterie.methods.planner import Facts, Planner
+from coterie.methods.planner import Planner
 from coterie.methods.presets import METHODS
 from coterie.training import checkpoint
 from coterie.training.build import build_parts
@@ -47,6 +48,7 @@ from coterie.training.checkpointer import Checkpointer
 from coterie.training.loop import fit
 from coterie.training.monitor import Monitor
 from coterie.training.profiling.rehearsal import proc_status_bytes, simulate_full_memory
+from coterie.training.run_state import RunState
 from coterie.training.student import preprocessing_of
 from coterie.types import Batch, Progress
 
@@ -84,10 +86,10 @@ class Run:
             folder / "checkpoint",
             kept | {"monitor": self.monitor},
             self.monitor,
+            RunState(THREADS, options.rows),
             steps=0,
             minutes=1e9,
             also=self._weights,
-            extra={"threads": THREADS, "images": options.rows, "bad": {}},
         )
         self.done = 1  # a refresh comes before step 0
 
@@ -109,7 +111,7 @@ class Run:
             autocast=choose_autocast(self.config.run.precision, self.device),
             clip_grad_norm=self.config.clip_grad_norm,
             seed=self.config.seed,
-            observers=[self.monitor, *observers],
+            on_step_end=[self.monitor.on_step_end, *observers],
         )
 
     def _batches(self, count: int) -> Iterator[tuple[Progress, Batch]]:
@@ -143,7 +145,7 @@ def saving(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     simulate_full_memory(run.parts.objective, run.config, options.rows)
     run.saver._write = writing = Timed(run.saver._write)  # type: ignore[method-assign]  # what the thread does
     checkpoint._digest = digest = Timed(checkpoint._digest)
-    saver = Timed(run.saver)
+    saver = Timed(run.saver.on_step_end)
     quiet, busy, plain, more = list[float](), list[float](), list[float](), list[int]()
 
     def after_steps(tally: list[float], until: Callable[[], bool], most: int) -> None:

@@ -34,8 +34,8 @@ from prepare import DATA, prepare
 from torch import Tensor
 from torch.nn import functional as F
 
+from coterie.api import resolve_run
 from coterie.config.hardware import choose_autocast
-from coterie.config.resolve import resolve
 from coterie.config.schema import PretrainConfig
 from coterie.data.loading.loader import Loader
 from coterie.data.sources.open import open_source
@@ -102,11 +102,11 @@ def arguments() -> argparse.Namespace:
 
 def train(options: argparse.Namespace, write: Callable[[dict[str, Any]], None]) -> None:
     """One run from beginning to end."""
-    flags = {"backbone.name": BACKBONE.name, "epochs": options.epochs, "batch_size": options.batch_size}
+    flags = {"backbone": BACKBONE.name, "epochs": options.epochs, "batch_size": options.batch_size}
     flags |= {"seed": options.seed}
     small = [f"backbone.width={BACKBONE.width}", f"backbone.stem={BACKBONE.stem}", "run.workers=0", "run.device=cpu"]
     where = (str(options.data / "train.parquet"),)
-    config = resolve(options.method, where, None, flags, [*small, *options.set]).config
+    config = resolve_run(options.method, where, flags | {"settings": [*small, *options.set]}).config
     images, questions = (some(options.data / f"{split}.parquet", options.first) for split in ("train", "tuning"))
     parts = build_parts(config, images=len(images))
     loader = Loader(
@@ -128,11 +128,11 @@ def train(options: argparse.Namespace, write: Callable[[dict[str, Any]], None]) 
         loader.batches(0),
         config.optimizer.build(parts.student),
         config.learning_rate.at,
-        once=loader.fill_batches,
+        fill_batches=loader.fill_batches,
         autocast=choose_autocast(config.run.precision, torch.device("cpu")),
         clip_grad_norm=config.clip_grad_norm,
         seed=config.seed,
-        observers=[observe],
+        on_step_end=[observe],
     )
 
 

@@ -12,13 +12,18 @@ from coterie.version import __version__
 if TYPE_CHECKING:
     from coterie.api import compare, embed, evaluate, plan, pretrain, profile, report, select, transfer
     from coterie.cli.demo import demo
+    from coterie.config.facts import Facts
     from coterie.config.schema import PretrainConfig
     from coterie.data.sources.open import open_source
     from coterie.errors import UserError
     from coterie.exporting.weights import describe_backbone, load_backbone
-    from coterie.methods.planner import Facts, Planner
+    from coterie.methods.planner import Planner
+    from coterie.training.build import CustomParts
+    from coterie.training.callback import Callback
 
 __all__ = [
+    "Callback",
+    "CustomParts",
     "Facts",
     "Planner",
     "PretrainConfig",
@@ -40,7 +45,9 @@ __all__ = [
 ]
 
 _HOMES = {
-    "Facts": "methods.planner",
+    "Callback": "training.callback",
+    "CustomParts": "training.build",
+    "Facts": "config.facts",
     "Planner": "methods.planner",
     "PretrainConfig": "config.schema",
     "UserError": "errors",

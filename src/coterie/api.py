@@ -5,77 +5,77 @@ import os
 import shutil
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Unpack
 
 from coterie.atomic import write_text, writing
 from coterie.config.describe import summary
-from coterie.config.hardware import choose_device
-from coterie.config.resolve import resolve
-from coterie.distributed.processes import local_device, process_group, rank
-from coterie.embedding.job import embed_to_file, embed_to_folder
+from coterie.config.hardware import Runtime
+from coterie.config.options import EvaluationOptions, MachineOptions, RunOptions, check_options
+from coterie.config.resolve import Resolved, resolve
+from coterie.config.schema import PretrainConfig
+from coterie.distributed.processes import process_group, rank
+from coterie.embedding.job import embed_to_file, embed_to_folder, embed_with_ray
 from coterie.errors import BadConfig, UserError
-from coterie.evaluation import model_selection as selection
+from coterie.evaluation import model_selection
+from coterie.evaluation.callbacks import LabelFreeCallback, ProbeCallback, label_free_images
 from coterie.evaluation.evaluator import Evaluator
+from coterie.evaluation.labeled_data import labeled_pair
 from coterie.evaluation.model_selection import Selection
 from coterie.logger import Logger, NullLogger
-from coterie.reporting import compare as comparing
+from coterie.methods.presets import METHODS, plan_method
+from coterie.reporting import compare as compare_runs
+from coterie.reporting.callback import ReportCallback
 from coterie.reporting.comparison import ComparedRuns, write_comparison
-from coterie.reporting.run_report import rewrite_report
-from coterie.training.build import build_loader
+from coterie.reporting.run_report import report_images, rewrite_report
+from coterie.training.build import CustomParts, build_loader
+from coterie.training.callback import Callback
 from coterie.training.profiling.advice import Profile
 from coterie.training.profiling.estimate import Plan, estimate
 from coterie.training.profiling.profile import profile_run
-from coterie.training.run import Pretraining
-from coterie.training.run_folder import RunFolder, read_log
+from coterie.training.run import Run
+from coterie.training.run_folder import EVALUATION, RunFolder, read_log
 
 Paths = str | Path | Sequence[str | Path]
 
 
 def plan(
-    method: str | None = None,
-    data: Paths = (),
-    *,
-    backbone: str | None = None,
-    epochs: int | None = None,
-    images: int | None = None,
-    batch_size: int | None = None,
-    seed: int | None = None,
-    config: str | Path | None = None,
-    settings: Sequence[str] = (),
-    logger: Logger | None = None,
+    method: str | None = None, data: Paths = (), *, logger: Logger | None = None, **options: Unpack[RunOptions]
 ) -> Plan:
-    """Say what :func:`pretrain` would train, why, how long it would take and how much memory; nothing is trained or written.
+    """Describe what :func:`pretrain` would train, why, how long it would take and how much memory; nothing is trained.
 
-    Time and memory are measured by some real steps in another process, of half a minute or less, and extrapolated.
+    Time and memory are extrapolated from some real steps in another process, of half a minute or less.
 
     Args:
         method: a preset, such as ``swav``; may be left out with ``config``.
         data: folders, lists, globs, parquet files, tar shards; may be left out with ``config``.
-        backbone: a network of timm.
-        epochs: passes over the images.
-        images: end after so many, in the middle of an epoch if need be.
-        batch_size: images a step.
-        seed: of weights, order and views.
-        config: a ``config.toml``, of a run or of your own, in place of the preset.
-        settings: overrides, each ``path=value``, such as ``groups.counts=300``.
-        logger: is told how far the rehearsal is.
+        logger: receives messages and progress.
+        options: ``backbone``, ``epochs``, ``images``, ``batch_size``, ``seed``, ``config``, ``settings``
+            (:class:`coterie.config.options.RunOptions`).
 
     Raises:
-        UserError: a plan that must fail, and the mend, in one line.
+        UserError: a run that must fail, and how to fix it, in one line.
     """
     _refuse_torchrun()
-    logger, began = logger or NullLogger(), time.monotonic()
-    flags = {"epochs": epochs, "images": images, "batch_size": batch_size, "seed": seed, "backbone.name": backbone}
-    wanted = resolve(method, _strings(data), config, flags, settings)
-    images, device = len(wanted.source), choose_device(wanted.config.run.device)
-    loader = build_loader(wanted.config, wanted.source, device)
+    began, logger = time.monotonic(), logger or NullLogger()
+    wanted = resolve_run(method, data, options)
+    config, images = wanted.config, len(wanted.source)
+    runtime = _runtime(config, logger)
+    loader = build_loader(config, wanted.source, runtime)
     return Plan(
-        wanted.config,
+        config,
         wanted.reasons,
-        summary(wanted.config, images, device),
+        summary(config, images, runtime.device),
         loader.steps_per_epoch,
-        estimate(wanted.config, images, time.monotonic() - began, logger),
+        estimate(
+            config,
+            images,
+            time.monotonic() - began,
+            logger,
+            label_free_images=label_free_images(config, images),
+            report_images=report_images(config, images, runtime.device),
+        ),
     )
 
 
@@ -83,41 +83,28 @@ def profile(
     method: str | None = None,
     data: Paths = (),
     *,
-    backbone: str | None = None,
-    epochs: int | None = None,
-    images: int | None = None,
-    batch_size: int | None = None,
-    seed: int | None = None,
-    config: str | Path | None = None,
-    settings: Sequence[str] = (),
     seconds: float = 20.0,
     logger: Logger | None = None,
+    **options: Unpack[RunOptions],
 ) -> Profile:
-    """Say where the time of :func:`pretrain` would go, and what to change.
+    """Measure where the time of :func:`pretrain` would go, and what to change.
 
-    A short run in this process; nothing of it is kept.
+    It makes a short run in this process, of which nothing is kept.
 
     Args:
         method: a preset, such as ``swav``; may be left out with ``config``.
         data: folders, lists, globs, parquet files, tar shards; may be left out with ``config``.
-        backbone: a network of timm.
-        epochs: passes over the images.
-        images: end after so many, in the middle of an epoch if need be.
-        batch_size: images a step.
-        seed: of weights, order and views.
-        config: a ``config.toml``, of a run or of your own, in place of the preset.
-        settings: overrides, each ``path=value``, such as ``run.workers=8``.
-        seconds: of steps; the warm-up and the rest take some more.
-        logger: is told how far it is.
+        seconds: of steps; warm-up and loader stages take some more.
+        logger: receives messages and progress.
+        options: as of :func:`plan`.
 
     Raises:
-        UserError: a run that must fail, and the mend, in one line.
+        UserError: a run that must fail, and how to fix it, in one line.
     """
     _refuse_torchrun()
     if not 0 < seconds <= 3600:
-        raise UserError(f"--seconds is {seconds:g}: give some, such as 20, and at most 3600")
-    flags = {"epochs": epochs, "images": images, "batch_size": batch_size, "seed": seed, "backbone.name": backbone}
-    wanted = resolve(method, _strings(data), config, flags, settings)
+        raise UserError(f"--seconds is {seconds:g}: give a number above 0, such as 20, and at most 3600")
+    wanted = resolve_run(method, data, options)
     return profile_run(wanted.config, wanted.source, seconds, logger or NullLogger())
 
 
@@ -126,57 +113,51 @@ def pretrain(
     data: Paths = (),
     *,
     out: str | Path,
-    backbone: str | None = None,
-    epochs: int | None = None,
-    images: int | None = None,
-    batch_size: int | None = None,
-    seed: int | None = None,
-    config: str | Path | None = None,
-    settings: Sequence[str] = (),
     probe: Paths = (),
     probe_test: Paths = (),
     on_collapse: str | None = None,
     early_stop: bool | None = None,
+    callbacks: Sequence[Callback] = (),
+    parts: CustomParts | None = None,
     logger: Logger | None = None,
+    **options: Unpack[RunOptions],
 ) -> Path:
-    """Pretrain a backbone on unlabeled images; or go on with a run that was stopped, if ``out`` holds one.
+    """Pretrain a backbone on unlabeled images, or resume a run that was stopped, if ``out`` holds one.
 
     Args:
         method: a preset, such as ``swav``; may be left out with ``config``.
         data: folders, lists, globs, parquet files, tar shards; may be left out with ``config``.
         out: the run's folder.
-        backbone: a network of timm.
-        epochs: passes over the images.
-        images: end after so many, in the middle of an epoch if need be.
-        batch_size: images a step.
-        seed: of weights, order and views.
-        config: a ``config.toml``, of a run or of your own, in place of the preset.
-        settings: overrides, each ``path=value``, such as ``groups.counts=300``.
-        probe: labeled images for a kNN probe while the run goes on.
-        probe_test: labeled images whose labels the probe guesses; without it, every fifth of ``probe``.
-        on_collapse: ``warn`` or ``stop`` when the run looks collapsed; without it, what the settings say, which is warn.
-        early_stop: stop when the label-free metrics plateau; without it, what the settings say, which is no.
-        logger: is told what happens.
+        probe: labeled images for a kNN probe during training.
+        probe_test: labeled images to test the probe on; without it, every fifth of ``probe``.
+        on_collapse: ``warn`` or ``stop`` when the run looks collapsed; None: what the settings say, by default ``warn``.
+        early_stop: stop early when the label-free metrics plateau; None: what the settings say, by default not.
+        callbacks: called during training, before the product's own label-free metrics, probes and report.
+        parts: parts of your own in place of those of the settings; give the same ones again to resume.
+        logger: receives messages and progress.
+        options: ``backbone``, ``epochs``, ``images``, ``batch_size``, ``seed``, ``config``, ``settings``
+            (:class:`coterie.config.options.RunOptions`).
 
     Returns:
         The run's folder.
 
     Raises:
-        UserError: anything that the caller can mend, in one line.
+        UserError: anything that the caller can fix, in one line.
     """
-    logger = logger or NullLogger()
-    flags: dict[str, Any] = {"epochs": epochs, "images": images, "batch_size": batch_size, "seed": seed}
-    flags |= {"backbone.name": backbone, "run.on_collapse": on_collapse, "run.early_stop": early_stop}
+    settings: dict[str, Any] = {"run.on_collapse": on_collapse, "run.early_stop": early_stop}
     if probe_test and not probe:
-        raise BadConfig("--probe-test names what is asked; name with --probe what is learned from")
+        raise BadConfig("--probe-test names images to test a probe on; name those it learns from with --probe")
     if probe:
-        flags |= {"probe": {"train": list(_strings(probe)), "test": list(_strings(probe_test))}}
-    wanted = resolve(method, _strings(data), config, flags, settings)
-    with process_group(local_device(choose_device(wanted.config.run.device))):
-        logger = logger if rank() == 0 else NullLogger()
+        settings["probe"] = {"train": list(_strings(probe)), "test": list(_strings(probe_test))}
+    wanted = resolve_run(method, data, options, settings)
+    config = _with_custom_parts(wanted.config, parts)
+    with process_group(_runtime(config, NullLogger()).device):
+        logger = logger if logger is not None and rank() == 0 else NullLogger()
+        runtime = _runtime(config, logger)
         folder = RunFolder(out, held=rank() == 0)
         try:
-            Pretraining(folder, wanted.source, wanted.config, logger, wanted.reasons).go()
+            own = _own_callbacks(config, wanted, runtime)
+            Run(folder, wanted.source, config, runtime, [*callbacks, *own], parts).train(wanted.reasons)
         finally:
             folder.close()
     return folder.path
@@ -188,33 +169,29 @@ def evaluate(
     test: Paths = (),
     *,
     probes: Sequence[str] = ("knn",),
-    labels: str = "10%",
-    seed: int = 0,
-    device: str = "auto",
-    workers: int = -1,
     logger: Logger | None = None,
+    **options: Unpack[EvaluationOptions],
 ) -> dict[str, dict[str, float]]:
-    """Judge a run's backbone by labeled images. What is embedded is kept in the run's folder, and not embedded again.
+    """Evaluate a run's backbone on labeled images. Embeddings are kept in the run's folder and computed once.
 
     Args:
         run: a run's folder, or a ``model.safetensors``.
         train: labeled sources that the probes learn from.
-        test: labeled sources that they are asked; without it, every fifth image of ``train``.
+        test: labeled sources that they are tested on; without it, every fifth image of ``train``.
         probes: of ``knn``, ``linear``, ``linear_published``, ``clusters``, ``retrieval``, ``svm``, ``low_shot``,
             ``linear_images`` and ``finetune`` (``docs/evaluate.md``).
-        labels: for ``finetune``: a share of the training labels, such as ``1%``, or so many a class, such as ``5``.
-        seed: of what a probe draws.
-        device: ``auto``, ``cpu`` or ``cuda``.
-        workers: processes that load images; -1: as many as there are cores to spare.
-        logger: is told what happens.
+        logger: receives messages and progress.
+        options: ``labels``, ``seed``, ``device``, ``workers`` (:class:`coterie.config.options.EvaluationOptions`).
 
     Returns:
         ``{probe: {metric: value}}``, also written to ``evaluation.json`` in the run's folder.
+
+    Raises:
+        UserError: anything that the caller can fix, in one line.
     """
-    logger = logger or NullLogger()
-    judge = Evaluator(run, probes, labels=labels, seed=seed, device=device, workers=workers, logger=logger)
-    result = judge.evaluate(_strings(train), _strings(test))
-    _note(run, result, logger)
+    evaluator = _evaluator(run, probes, logger, options)
+    result = evaluator.evaluate(_strings(train), _strings(test))
+    _note(run, result, evaluator.runtime.logger)
     return result
 
 
@@ -223,46 +200,42 @@ def transfer(
     sets: Mapping[str, Paths | tuple[Paths, Paths]],
     *,
     probes: Sequence[str] = ("linear",),
-    labels: str = "10%",
-    seed: int = 0,
-    device: str = "auto",
-    workers: int = -1,
     logger: Logger | None = None,
+    **options: Unpack[EvaluationOptions],
 ) -> dict[str, dict[str, float]]:
-    """Judge a run's backbone on any number of other labeled sets, as the papers do on Places205, iNat18 and VOC07.
+    """Evaluate a run's backbone on any number of other labeled sets, as the papers do on Places205, iNat18 and VOC07.
 
     Args:
         run: a run's folder, or a ``model.safetensors``.
-        sets: by name, a labeled source, of which every fifth image is asked, or a pair: to learn from, and to ask.
+        sets: by name, a labeled source, every fifth image of which is tested on, or a pair: to learn from, to test on.
         probes: as of :func:`evaluate`.
-        labels: as of :func:`evaluate`.
-        seed: as of :func:`evaluate`.
-        device: ``auto``, ``cpu`` or ``cuda``.
-        workers: processes that load images; -1: as many as there are cores to spare.
-        logger: is told what happens.
+        logger: receives messages and progress.
+        options: as of :func:`evaluate`.
 
     Returns:
         ``{set: {"linear_top1": value, ...}}``, also written to ``evaluation.json`` under ``transfer``.
+
+    Raises:
+        UserError: anything that the caller can fix, in one line.
     """
-    logger = logger or NullLogger()
     if not sets:
         raise BadConfig("name at least one set: NAME=TRAIN or NAME=TRAIN,TEST")
-    judge = Evaluator(run, probes, labels=labels, seed=seed, device=device, workers=workers, logger=logger)
+    evaluator = _evaluator(run, probes, logger, options)
     table: dict[str, dict[str, float]] = {}
     for name, where in sets.items():
         train, test = where if isinstance(where, tuple) and len(where) == 2 else (where, ())
-        found = judge.evaluate(_strings(train), _strings(test))
+        found = evaluator.evaluate(_strings(train), _strings(test))
         table[name] = {
             f"{probe}_{metric}": value for probe, figures in found.items() for metric, value in figures.items()
         }
-        _note(run, {"transfer": table}, logger)  # set by set: what is done stays, whatever happens
+        _note(run, {"transfer": table}, evaluator.runtime.logger)  # set by set: what is done stays, whatever happens
     return table
 
 
 def select(
     run: str | Path, *, by: Literal["label_free", "knn"] = "label_free", out: str | Path | None = None
 ) -> Selection:
-    """Choose one of a run's snapshots, without labels, and say why.
+    """Select one of a run's snapshots, without labels, and say why.
 
     Args:
         run: a run's folder.
@@ -270,9 +243,9 @@ def select(
         out: a file to copy its weights to.
 
     Raises:
-        UserError: the run has no snapshots with figures.
+        UserError: the run has no snapshots with metrics.
     """
-    chosen = selection.select(read_log(run), by)
+    chosen = model_selection.select(read_log(run), by)
     if out is not None:
         with writing(out) as part:
             shutil.copyfile(Path(run) / chosen.snapshot, part)
@@ -280,33 +253,36 @@ def select(
 
 
 def compare(runs: Sequence[str | Path], *, out: str | Path | None = None) -> ComparedRuns:
-    """Set runs side by side: what they are, how far they are, and every figure that their folders hold.
+    """Compare runs: their settings, how far they are, and every figure in their folders.
 
     Args:
         runs: two runs' folders or more.
-        out: an HTML file: the table, and the curves of all runs in one drawing each.
+        out: an HTML file: the table, and one chart per metric with the curves of all runs.
 
     Raises:
-        UserError: fewer than two, one of them twice, or a folder without a run.
+        UserError: fewer than two runs, one of them twice, or a folder without a run.
     """
-    found = comparing.compare(runs)
+    found = compare_runs.compare(runs)
     if out is not None:
         write_comparison(out, found)
     return found
 
 
 def report(run: str | Path, *, device: str = "auto", logger: Logger | None = None) -> Path:
-    """Write a run's ``report.html`` again, with what is known of it by now: later steps, probes, images.
+    """Rewrite a run's ``report.html`` from what its folder holds by now: later steps, probes, images.
 
     Args:
         run: a run's folder.
-        device: ``auto``, ``cpu`` or ``cuda``.
-        logger: is told what happens.
+        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+        logger: receives messages and progress.
 
     Returns:
         The page.
+
+    Raises:
+        UserError: anything that the caller can fix, in one line.
     """
-    return rewrite_report(run, device=device, logger=logger)
+    return rewrite_report(run, runtime=Runtime.choose(device, logger=logger))
 
 
 def embed(
@@ -314,50 +290,91 @@ def embed(
     data: Paths,
     out: str | Path,
     *,
-    device: str = "auto",
-    workers: int = -1,
     part_images: int = 65_536,
     ray: str | None = None,
     actors: int = 0,
     logger: Logger | None = None,
+    **options: Unpack[MachineOptions],
 ) -> int:
     """Write name, label if there is one, embedding, group and its probability of each image, as parquet.
 
-    The embedding is the backbone's; the group is the one, of the first head, whose center is nearest to the projected image,
-    its probability that of ``softmax(z . centers / temperature)``; -1 and 0 where the method has no lasting groups. Holds a
-    few batches at a time.
+    The embedding is the backbone's. The group is that of the first head whose center is nearest to the projected image, its
+    probability that in ``softmax(z . centers / temperature)``; -1 and 0 where the method has no lasting groups. Holds a few
+    batches at a time.
 
     Args:
         run: a run's folder.
         data: folders, lists, globs, parquet files, tar shards.
-        out: a file, with ``.parquet`` at its end; or else a folder of parts. A folder is gone on with where it was left, and is
-            written by all processes that torchrun started, or by Ray.
-        device: ``auto``, ``cpu`` or ``cuda``.
-        workers: processes that load images; -1: as many as there are cores to spare.
-        part_images: of a folder: images of a part, a multiple of 256.
-        ray: of a folder: ``local``, to write it by a Ray of its own on this machine; ``auto`` or an address: of a cluster.
-        actors: of Ray, at most; 0: one for each GPU, or without GPUs one for every two cores.
-        logger: is told what happens.
+        out: a file ending in ``.parquet``, or else a folder of parts. A folder is resumed where it was left, and is written
+            by all processes that torchrun started, or by Ray.
+        part_images: images per part of a folder, a multiple of 256.
+        ray: for a folder: ``local`` starts Ray on this machine; ``auto`` or an address uses a cluster.
+        actors: at most so many Ray actors; 0: one per GPU, or without GPUs one for every two cores.
+        logger: receives messages and progress.
+        options: ``device``, ``workers`` (:class:`coterie.config.options.MachineOptions`).
 
     Returns:
-        How many images the file holds, or the parts that are there; those that could not be decoded are listed beside them.
+        How many images are in the file, or in the parts that are there; those that could not be decoded are listed beside.
 
     Raises:
-        UserError: anything that the caller can mend, in one line.
+        UserError: anything that the caller can fix, in one line.
     """
+    check_options(options, MachineOptions)
     logger, specs = logger or NullLogger(), _strings(data)
-    if Path(out).suffix != ".parquet":
-        spread: dict[str, Any] = {"part_images": part_images, "ray": ray, "actors": actors}
-        return embed_to_folder(run, specs, out, device=device, workers=workers, **spread, logger=logger)
+    if Path(out).suffix != ".parquet" and ray is not None:
+        return embed_with_ray(run, specs, out, part_images, address=ray, actors=actors, **options, logger=logger)
     if ray is not None:
-        raise UserError(f"{out}: Ray writes a folder of parts; name one in --out, without .parquet at its end")
-    return embed_to_file(run, specs, out, device=device, workers=workers, logger=logger)
+        raise UserError(f"{out}: Ray writes a folder of parts; give --out a name that does not end in .parquet")
+    runtime = Runtime.choose(**options, logger=logger)
+    if Path(out).suffix != ".parquet":
+        return embed_to_folder(run, specs, out, runtime, part_images)
+    return embed_to_file(run, specs, out, runtime)
+
+
+def resolve_run(
+    method: str | None, data: Paths, options: RunOptions, settings: Mapping[str, Any] | None = None
+) -> Resolved:
+    """Open the images and complete the config of a run; :func:`coterie.config.resolve.resolve` with the product's presets."""
+    check_options(options, RunOptions)
+    return resolve(method, _strings(data), options, methods=METHODS, plan_method=plan_method, settings=settings)
+
+
+def _runtime(config: PretrainConfig, logger: Logger) -> Runtime:
+    return Runtime.choose(config.run.device, config.run.precision, config.run.workers, logger)
+
+
+def _with_custom_parts(config: PretrainConfig, parts: CustomParts | None) -> PretrainConfig:
+    names = parts.names if parts is not None else ()
+    if config.custom and config.custom != names:
+        raise BadConfig(
+            f"this run has parts of your own ({', '.join(config.custom)}): hand the same ones to coterie.pretrain(parts=...)"
+        )
+    return replace(config, custom=names)
+
+
+def _own_callbacks(config: PretrainConfig, wanted: Resolved, runtime: Runtime) -> list[Callback]:
+    """Those of the product, in their order: what leaves the most behind comes first."""
+    own: list[Callback] = []
+    if config.run.snapshots:
+        own.append(LabelFreeCallback(config, wanted.source, runtime))
+    if config.probe is not None:
+        pair = labeled_pair(config.probe.train, config.probe.test)
+        for remark in pair.remarks:
+            runtime.logger.warning(remark)
+        own.append(ProbeCallback(config, config.probe, pair, runtime))
+    return [*own, ReportCallback(config, wanted.source, runtime)]
+
+
+def _evaluator(run: str | Path, probes: Sequence[str], logger: Logger | None, options: EvaluationOptions) -> Evaluator:
+    check_options(options, EvaluationOptions)
+    runtime = Runtime.choose(options.get("device", "auto"), workers=options.get("workers", -1), logger=logger)
+    return Evaluator(run, probes, runtime, labels=options.get("labels", "10%"), seed=options.get("seed", 0))
 
 
 def _refuse_torchrun() -> None:
-    """Before anything is read: each process would do the whole of it, and they would be in each other's way."""
+    """Each process would do all of it, and they would be in each other's way."""
     if os.environ.get("WORLD_SIZE", "1") != "1":
-        raise UserError("plan and profile are asked on one process: run them without torchrun")
+        raise UserError("plan and profile run on one process: start them without torchrun")
 
 
 def _strings(paths: Paths) -> tuple[str, ...]:
@@ -370,11 +387,11 @@ def _note(run: str | Path, result: Mapping[str, Any], logger: Logger) -> None:
     """Add to a run's ``evaluation.json``."""
     if not Path(run).is_dir():
         return
-    path = Path(run) / "evaluation.json"
+    path = Path(run) / EVALUATION
     try:
         earlier = json.loads(path.read_text()) if path.exists() else {}
     except ValueError:
-        logger.warning(f"{path} could not be read and is written anew")
+        logger.warning(f"{path} could not be read and is replaced")
         earlier = {}
     if "transfer" in result:  # a table that grows
         result = {"transfer": earlier.get("transfer", {}) | result["transfer"]}

@@ -1,6 +1,6 @@
-"""How long work tells what it does: the library speaks to a logger and never prints."""
+"""How long work reports what it does: the library speaks to a logger and never prints."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
 Item = TypeVar("Item")
@@ -8,33 +8,51 @@ Item = TypeVar("Item")
 
 @runtime_checkable
 class Logger(Protocol):
-    """Somebody who wants to know."""
+    """Receives messages, metrics and progress."""
 
     def info(self, text: str) -> None:
-        """A plain line."""
+        """Receive a message of one line."""
 
     def warning(self, text: str) -> None:
-        """A plain line that asks for attention."""
+        """Receive a warning of one line."""
 
     def log_metrics(self, record: dict[str, Any], total_steps: int) -> None:
-        """A line of the log of a run of so many steps."""
+        """Receive a line of the log of a run of ``total_steps`` steps."""
 
     def progress(self, items: Iterable[Item], total: int, what: str) -> Iterator[Item]:
-        """The items as they are, while the progress through the ``total`` of them is shown."""
+        """Pass on ``items``, of which there are ``total``, while showing the progress of ``what``."""
 
 
 class NullLogger:
-    """Nobody wants to know."""
+    """Discards all messages."""
 
     def info(self, text: str) -> None:
-        """Ignored."""
+        """Discard it."""
 
     def warning(self, text: str) -> None:
-        """Ignored."""
+        """Discard it."""
 
     def log_metrics(self, record: dict[str, Any], total_steps: int) -> None:
-        """Ignored."""
+        """Discard it."""
 
     def progress(self, items: Iterable[Item], total: int, what: str) -> Iterator[Item]:
-        """The items."""
+        """Pass on the items."""
         return iter(items)
+
+
+class CheckedLogger:
+    """Passes everything on to another logger, and calls a function after each item of a progress: it may raise.
+
+    Work that shows its progress can thus be stopped between two items, where nothing is half done.
+    """
+
+    def __init__(self, logger: Logger, check: Callable[[], None]) -> None:
+        """Pass on to ``logger`` and call ``check``."""
+        self.logger, self.check = logger, check
+        self.info, self.warning, self.log_metrics = logger.info, logger.warning, logger.log_metrics
+
+    def progress(self, items: Iterable[Item], total: int, what: str) -> Iterator[Item]:
+        """Pass on the items, as long as the check does not raise."""
+        for item in self.logger.progress(items, total, what):
+            self.check()
+            yield item

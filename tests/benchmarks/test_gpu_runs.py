@@ -13,9 +13,10 @@ from typing import Any
 import pytest
 from runs import RUNS, Job, Run, Where
 
+from coterie.config.facts import Facts
 from coterie.config.overrides import parse_override, set_path
 from coterie.config.toml import from_dict, to_dict
-from coterie.methods.planner import Facts, Planner
+from coterie.methods.planner import Planner
 from coterie.methods.presets import METHODS
 from tests.benchmarks.conftest import BENCHMARKS
 from tests.benchmarks.forked import run, start

@@ -4,11 +4,12 @@ from pathlib import Path
 
 import pytest
 
+from coterie.config.facts import Facts
 from coterie.config.overrides import known_paths, set_path
 from coterie.config.renamed import RENAMED, modernize
 from coterie.config.toml import from_dict, read_toml, to_dict, to_toml
 from coterie.errors import BadConfig
-from coterie.methods.planner import Facts, Planner
+from coterie.methods.planner import Planner
 from coterie.methods.presets import METHODS
 
 CONFIG = METHODS["smog"](Planner(Facts(1000, 32)))

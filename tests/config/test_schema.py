@@ -2,11 +2,12 @@ from dataclasses import replace
 
 import pytest
 
+from coterie.config.facts import Facts
 from coterie.config.overrides import known_paths, parse_override, set_path
 from coterie.config.schema import ProbeConfig
 from coterie.config.toml import from_dict, read_toml, to_dict, to_toml
 from coterie.errors import BadConfig
-from coterie.methods.planner import Facts, Planner
+from coterie.methods.planner import Planner
 from coterie.methods.presets import METHODS
 from coterie.optim.optimizer import AdamWConfig, SgdConfig
 from coterie.optim.schedule import Constant

@@ -102,10 +102,10 @@ def carry(
         batches,
         optimizer,
         rate,
-        once=once,
+        fill_batches=once,
         clip_grad_norm=config.clip_grad_norm,
         seed=config.seed,
-        observers=[observe],
+        on_step_end=[observe],
     )
     memory = getattr(objective, "memory", None)
     if memory is not None and memory.written and world_size() > 1:

@@ -64,7 +64,16 @@ def counted(case: str) -> dict[str, list[int]]:
     try:
         optimizer = config.optimizer.build(parts.student)
         batches, rate = islice(loader.batches(), 9), config.learning_rate.at
-        fit(student, parts.objective, batches, optimizer, rate, once=loader.fill_batches, seed=0, observers=[observe])
+        fit(
+            student,
+            parts.objective,
+            batches,
+            optimizer,
+            rate,
+            fill_batches=loader.fill_batches,
+            seed=0,
+            on_step_end=[observe],
+        )
     finally:
         for name in CALLS:
             setattr(dist, name, before[name])
@@ -87,7 +96,7 @@ def poisoned() -> tuple[int, list[int]]:
     try:
         optimizer = config.optimizer.build(parts.student)
         student, rate = wrap_ddp(parts.student), config.learning_rate.at
-        fit(student, parts.objective, batches(), optimizer, rate, seed=0, observers=[monitor])
+        fit(student, parts.objective, batches(), optimizer, rate, seed=0, on_step_end=[monitor.on_step_end])
     except NotFinite as error:
         return last[0], [error.seen["step"]]
     return -1, []

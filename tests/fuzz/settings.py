@@ -7,8 +7,8 @@ from pathlib import Path
 import tomli_w
 from hypothesis import strategies as st
 
+from coterie.api import resolve_run
 from coterie.config.overrides import known_paths, parse_override, set_path
-from coterie.config.resolve import resolve
 from coterie.config.schema import PretrainConfig
 from coterie.config.toml import from_dict, read_toml, to_dict, to_toml
 from tests.data.conftest import encoded, photo
@@ -23,8 +23,8 @@ def configs() -> list[PretrainConfig]:
     with tempfile.TemporaryDirectory() as folder:
         for number in range(64):
             (Path(folder) / f"{number}.png").write_bytes(encoded(photo(number, 16, 16)))
-        flags = {"epochs": 2, "batch_size": 16, "backbone.name": "resnet18"}
-        return [resolve(method, (folder,), None, flags).config for method in METHODS]
+        flags = {"epochs": 2, "batch_size": 16, "backbone": "resnet18"}
+        return [resolve_run(method, folder, flags).config for method in METHODS]
 
 
 ODD = [

@@ -23,8 +23,7 @@ from coterie.evaluation.model_selection import looks
 from coterie.exporting.weights import load_backbone, save_backbone
 from coterie.models.backbone import BackboneConfig, build_backbone
 from coterie.models.pretrained import read_weights
-from coterie.training.records import read_records
-from coterie.training.run_folder import read_log
+from coterie.training.run_folder import read_log, read_records
 from tests.data.conftest import encoded, photo
 
 

@@ -19,8 +19,7 @@ from coterie.exporting.weights import load_backbone, save_backbone
 from coterie.models.backbone import BackboneConfig, build_backbone
 from coterie.models.pretrained import load_weights
 from coterie.training import checkpoint
-from coterie.training.records import read_records
-from coterie.training.run_folder import read_log
+from coterie.training.run_folder import read_log, read_records
 from tests.fuzz.mutations import damaged
 
 SMALL = BackboneConfig("resnet18", width=0.125, stem="small")

@@ -88,7 +88,7 @@ def go(run: Run, start: int = 0) -> Run:
     batches = _batches(config.views, config.seed, start)
     rate: Callable[[Progress], float] = config.learning_rate.at
     student, objective = run.parts.student, run.parts.objective
-    fit(student, objective, batches, run.optimizer, rate, once=filling, seed=config.seed, observers=[observe])
+    fit(student, objective, batches, run.optimizer, rate, fill_batches=filling, seed=config.seed, on_step_end=[observe])
     return run
 
 

@@ -2,11 +2,12 @@
 
 import pytest
 
+from coterie.config.facts import Facts
 from coterie.config.overrides import known_paths
 from coterie.config.toml import to_dict
 from coterie.grouping.groups import LearnedGroupsConfig
 from coterie.grouping.memory_queue import Refresh
-from coterie.methods.planner import Facts, Planner
+from coterie.methods.planner import Planner
 from coterie.methods.presets import METHODS
 
 CIFAR = Facts(images=50_000, side=32)

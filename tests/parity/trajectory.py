@@ -209,8 +209,8 @@ def run(file: Golden, dtype: torch.dtype = torch.float64) -> Trace:
             batches(arrays, meta, dtype),
             optimizer,
             lambda progress: arrays["lr"][progress.step].item(),
-            once=lambda: first_pass(arrays, meta, dtype),
-            observers=[after_step],
+            fill_batches=lambda: first_pass(arrays, meta, dtype),
+            on_step_end=[after_step],
         )
     return trace
 

@@ -10,6 +10,7 @@ import torch
 
 import coterie
 from coterie.cli.demo import write_patches
+from coterie.config.hardware import Runtime
 from coterie.config.toml import from_dict, read_toml
 from coterie.data.sources.builtin_photos import photo_patches
 from coterie.data.sources.open import open_source
@@ -22,7 +23,7 @@ from coterie.reporting.run_report import gallery_groups, report_run, rewrite_rep
 from coterie.training import checkpoint
 from coterie.training.build import build_student
 from coterie.training.environment import environment
-from coterie.training.records import write_facts
+from coterie.training.run_folder import write_facts
 from coterie.training.student import preprocessing_of
 
 SETTINGS = (
@@ -60,7 +61,7 @@ def test_it_is_written_again_from_the_folder_alone(copy: Path) -> None:
     why = [("batch_size", "16", "because it is a test")]
     write_facts(copy, images=72, automatic=why, environment={"device": "the machine of the run"})
     (copy / "evaluation.json").write_text(json.dumps({"linear": {"top1": 61.5}}))
-    assert rewrite_report(copy, device="cpu") == copy / "report.html"
+    assert rewrite_report(copy, runtime=Runtime()) == copy / "report.html"
     page = (copy / "report.html").read_text()
     for words in (
         "because it is a test",
@@ -75,7 +76,7 @@ def test_it_is_written_again_from_the_folder_alone(copy: Path) -> None:
 
 
 def test_the_page_is_the_same_each_time(copy: Path) -> None:
-    pages = [rewrite_report(copy, device="cpu").read_text() for _ in range(2)]
+    pages = [rewrite_report(copy, runtime=Runtime()).read_text() for _ in range(2)]
     assert pages[0] == pages[1]
 
 
@@ -83,10 +84,10 @@ def test_embeddings_that_are_at_hand_are_taken_and_those_that_are_no_numbers_cou
     config = from_dict(read_toml(copy / "config.toml"))
     known = embed_source(load_backbone(copy), open_source(*config.data), preprocessing_of(config))
     known.rows[3:8] = torch.nan
-    rewrite_report(copy, device="cpu", embeddings=known)
+    rewrite_report(copy, runtime=Runtime(), embeddings=known)
     page = (copy / "report.html").read_text()
     assert "67 images (5 more are left out: NaN or infinity in their embeddings)" in page
-    rewrite_report(copy, device="cpu", embeddings=replace(known, rows=torch.full_like(known.rows, torch.nan)))
+    rewrite_report(copy, runtime=Runtime(), embeddings=replace(known, rows=torch.full_like(known.rows, torch.nan)))
     page = (copy / "report.html").read_text()
     assert "Curves" in page
     assert "t-SNE" not in page
@@ -96,7 +97,7 @@ def test_without_the_images_there_is_a_page_without_pictures(copy: Path) -> None
     text = (copy / "config.toml").read_text()
     (copy / "config.toml").write_text(text.replace("patches.parquet", "gone.parquet"))
     logger = Hearing()
-    rewrite_report(copy, device="cpu", logger=logger)
+    rewrite_report(copy, runtime=Runtime(logger=logger))
     page = (copy / "report.html").read_text()
     assert "<img" not in page
     assert "Curves" in page
@@ -110,17 +111,17 @@ def test_other_images_than_the_run_saw_are_told(copy: Path, tmp_path: Path) -> N
     text = (copy / "config.toml").read_text().replace(from_dict(read_toml(copy / "config.toml")).data[0], "DATA")
     (copy / "config.toml").write_text(text.replace("DATA", str(tmp_path / "fewer.parquet")))
     logger = Hearing()
-    rewrite_report(copy, device="cpu", logger=logger)
+    rewrite_report(copy, runtime=Runtime(logger=logger))
     assert logger.warned == ["the run saw 72 images, and there are 54 now"]
 
 
 def test_no_run_or_no_checkpoint_is_one_plain_line(copy: Path, tmp_path: Path) -> None:
     shutil.rmtree(copy / "checkpoint")
     with pytest.raises(BadRun, match="has no checkpoint"):
-        rewrite_report(copy, device="cpu")
+        rewrite_report(copy, runtime=Runtime())
     assert (copy / "report.html").read_text() == "old"
     with pytest.raises(BadRun, match="nowhere is no run's folder"):
-        rewrite_report(tmp_path / "nowhere", device="cpu")
+        rewrite_report(tmp_path / "nowhere", runtime=Runtime())
 
 
 def test_the_group_of_an_image_is_the_nearest_center_of_its_projection(run: Path) -> None:

@@ -80,7 +80,7 @@ class Run:
             autocast=autocast,
             clip_grad_norm=1.0,
             seed=0,
-            observers=[self.monitor],
+            on_step_end=[self.monitor.on_step_end],
         )
 
 

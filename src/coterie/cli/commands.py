@@ -1,26 +1,110 @@
-"""The verbs that use a run: each is the function of that name in :mod:`coterie.api`, with the same parameters and defaults."""
+"""The commands: each calls the function of its name in :mod:`coterie.api`, with the same parameters and defaults.
+
+What a command needs is imported when it runs, so that ``coterie --help`` does not wait for torch.
+"""
 
 from contextlib import closing
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-from coterie.cli.options import Sources, listed, named_set, show
+from coterie.cli.options import EvaluationFlags, MachineFlags, RunFlags, Sources, comma_separated, named_set, show
+
+
+def plan(method: str | None = None, /, *data: str, options: RunFlags = None) -> None:
+    """Print what pretrain would train, why each automatic value, how long it takes and how much memory; train nothing.
+
+    Parameters
+    ----------
+    method
+        A preset, as for pretrain. May be left out with --config.
+    data
+        Folders, text lists of files, globs, *.parquet with an image column, *.tar shards.
+    """
+    from coterie import api
+    from coterie.cli.tables import plan_lines
+    from coterie.cli.terminal import Terminal
+
+    with closing(Terminal()) as terminal:
+        found = api.plan(method, data, logger=terminal, **(options or {}))
+    show(*plan_lines(found))
+
+
+def profile(method: str | None = None, /, *data: str, options: RunFlags = None, seconds: float = 20.0) -> None:
+    """Print where the time of a step goes, and what to change: a short run, of which nothing is kept.
+
+    Parameters
+    ----------
+    method
+        A preset, as for pretrain. May be left out with --config.
+    data
+        Folders, text lists of files, globs, *.parquet with an image column, *.tar shards.
+    seconds
+        Seconds of steps; warm-up and the rest take some more.
+    """
+    from coterie import api
+    from coterie.cli.tables import profile_lines
+    from coterie.cli.terminal import Terminal
+
+    with closing(Terminal()) as terminal:
+        found = api.profile(method, data, seconds=seconds, logger=terminal, **(options or {}))
+    show(*profile_lines(found))
+
+
+def pretrain(
+    method: str | None = None,
+    /,
+    *data: str,
+    out: Annotated[Path, Parameter(name="--out")],
+    options: RunFlags = None,
+    probe: Sources = (),
+    probe_test: Sources = (),
+    on_collapse: str | None = None,
+    early_stop: bool | None = None,
+) -> None:
+    """Pretrain a backbone on unlabeled images. Run the same command again to resume.
+
+    Parameters
+    ----------
+    method
+        A preset: swav, smog, deepcluster_v2, sela_v2, simclr, resa, or one as published, such as smog_imagenet
+        (docs/methods.md lists them all). May be left out with --config.
+    data
+        Folders, text lists of files, globs, *.parquet with an image column, *.tar shards.
+    out
+        The run's folder: config.toml, metrics.jsonl, model.safetensors, checkpoint, report.html.
+    probe
+        Labeled images for a kNN probe during training.
+    probe_test
+        Labeled images to test the probe on; without it, every fifth of --probe.
+    on_collapse
+        What to do when the run looks collapsed: warn (and continue) or stop.
+    early_stop
+        Stop early when the label-free metrics plateau.
+    """
+    from coterie import api
+    from coterie.cli.terminal import Terminal
+
+    with closing(Terminal()) as terminal:
+        folder = api.pretrain(
+            method,
+            data,
+            out=out,
+            probe=probe,
+            probe_test=probe_test,
+            on_collapse=on_collapse,
+            early_stop=early_stop,
+            logger=terminal,
+            **(options or {}),
+        )
+    show(f"{folder}: the backbone is in {folder / 'model.safetensors'}; open {folder / 'report.html'} in a browser")
 
 
 def evaluate(
-    run: Path,
-    /,
-    *train: str,
-    test: Sources = (),
-    probes: str = "knn",
-    labels: str = "10%",
-    seed: int = 0,
-    device: str = "auto",
-    workers: int = -1,
+    run: Path, /, *train: str, test: Sources = (), probes: str = "knn", options: EvaluationFlags = None
 ) -> None:
-    """Judge a run's backbone by labeled images.
+    """Evaluate a run's backbone on labeled images.
 
     Parameters
     ----------
@@ -29,72 +113,44 @@ def evaluate(
     train
         Labeled images that the probes learn from.
     test
-        Labeled images that they are asked; without it, every fifth image of TRAIN.
+        Labeled images to test the probes on; without it, every fifth image of TRAIN.
     probes
         Separated by commas: knn, linear, linear_published, clusters, retrieval, svm, low_shot, linear_images, finetune.
-    labels
-        For finetune: a share of the training labels, such as 1%, or so many a class, such as 5.
-    seed
-        Of what a probe draws.
-    device
-        auto, cpu or cuda.
-    workers
-        Processes that load images; -1: as many as there are cores to spare.
     """
     from coterie import api
     from coterie.cli.tables import figure_lines
     from coterie.cli.terminal import Terminal
 
-    how = {"probes": listed(probes), "labels": labels, "seed": seed, "device": device, "workers": workers}
     with closing(Terminal()) as terminal:
-        result = api.evaluate(run, train, test, **how, logger=terminal)  # type: ignore[arg-type]
-    for line in figure_lines(result):
-        show(line)
+        names = comma_separated(probes)
+        result = api.evaluate(run, train, test, probes=names, logger=terminal, **(options or {}))
+    show(*figure_lines(result))
 
 
-def transfer(
-    run: Path,
-    /,
-    *sets: str,
-    probes: str = "linear",
-    labels: str = "10%",
-    seed: int = 0,
-    device: str = "auto",
-    workers: int = -1,
-) -> None:
-    """Judge a run's backbone on several other labeled sets: one table.
+def transfer(run: Path, /, *sets: str, probes: str = "linear", options: EvaluationFlags = None) -> None:
+    """Evaluate a run's backbone on several other labeled sets, in one table.
 
     Parameters
     ----------
     run
         A run's folder, or a model.safetensors.
     sets
-        Each NAME=TRAIN, of which every fifth image is asked, or NAME=TRAIN,TEST.
+        Each NAME=TRAIN, every fifth image of which is tested on, or NAME=TRAIN,TEST.
     probes
-        As of evaluate, separated by commas.
-    labels
-        As of evaluate.
-    seed
-        Of what a probe draws.
-    device
-        auto, cpu or cuda.
-    workers
-        Processes that load images; -1: as many as there are cores to spare.
+        As for evaluate, separated by commas.
     """
     from coterie import api
     from coterie.cli.tables import transfer_lines
     from coterie.cli.terminal import Terminal
 
     named = dict(named_set(each) for each in sets)
-    how = {"probes": listed(probes), "labels": labels, "seed": seed, "device": device, "workers": workers}
     with closing(Terminal()) as terminal:
-        table = api.transfer(run, named, **how, logger=terminal)  # type: ignore[arg-type]
-    for line in transfer_lines(table):
-        show(line)
+        table = api.transfer(run, named, probes=comma_separated(probes), logger=terminal, **(options or {}))
+    show(*transfer_lines(table))
 
 
-def select(run: Path, /, *, by: str = "label_free", out: Path | None = None) -> None:
-    """Choose one of the snapshots that a run has kept, without labels, and say why.
+def select(run: Path, /, *, by: Literal["label_free", "knn"] = "label_free", out: Path | None = None) -> None:
+    """Select one of the snapshots of a run, without labels, and say why.
 
     Parameters
     ----------
@@ -108,19 +164,18 @@ def select(run: Path, /, *, by: str = "label_free", out: Path | None = None) -> 
     from coterie import api
     from coterie.cli.tables import selection_lines
 
-    for line in selection_lines(api.select(run, by=by, out=out)):  # type: ignore[arg-type]
-        show(line)
+    show(*selection_lines(api.select(run, by=by, out=out)))
 
 
 def compare(*runs: Path, out: Path | None = None) -> None:
-    """Set runs side by side: one table, and one page.
+    """Compare runs side by side: one table, and one page.
 
     Parameters
     ----------
     runs
         Two or more runs' folders.
     out
-        An HTML file: the table, and the curves of all runs in one drawing each.
+        An HTML file: the table, and one chart per metric with the curves of all runs.
     """
     from coterie import api
     from coterie.reporting.comparison import as_text
@@ -129,21 +184,21 @@ def compare(*runs: Path, out: Path | None = None) -> None:
 
 
 def report(run: Path, /, *, device: str = "auto") -> None:
-    """Write a run's report.html again, with what is known of it by now.
+    """Rewrite a run's report.html from what its folder holds by now.
 
     Parameters
     ----------
     run
         A run's folder.
     device
-        auto, cpu or cuda.
+        auto, cpu, cuda or cuda:N.
     """
     from coterie import api
     from coterie.cli.terminal import Terminal
 
     with closing(Terminal()) as terminal:
         page = api.report(run, device=device, logger=terminal)
-    show(f"look at {page}")
+    show(f"open {page} in a browser")
 
 
 def embed(
@@ -151,15 +206,14 @@ def embed(
     /,
     *data: str,
     out: Annotated[Path, Parameter(name="--out")],
-    device: str = "auto",
-    workers: int = -1,
     part_images: int = 65_536,
     ray: str | None = None,
     actors: int = 0,
+    options: MachineFlags = None,
 ) -> None:
-    """Write name, label, embedding, group and its probability of each image, as parquet: a file, or a folder of parts.
+    """Write name, label, embedding, group and its probability of each image as parquet: one file, or a folder of parts.
 
-    The same command again goes on with a folder where it was left; torchrun, or --ray, has many processes write it.
+    Run the same command again to complete a folder of parts; torchrun or --ray writes it with many processes.
 
     Parameters
     ----------
@@ -168,22 +222,37 @@ def embed(
     data
         Folders, text lists of files, globs, *.parquet, *.tar.
     out
-        A file, with .parquet at its end; or else a folder of parts.
-    device
-        auto, cpu or cuda.
-    workers
-        Processes that load images; -1: as many as there are cores to spare.
+        A file ending in .parquet, or else a folder of parts.
     part_images
-        Of a folder: images of a part, a multiple of 256.
+        Images per part of a folder, a multiple of 256.
     ray
-        Of a folder: local, to have it written by a Ray of its own on this machine; auto or an address: by a cluster.
+        For a folder: local starts Ray on this machine; auto or an address uses a cluster.
     actors
-        Of Ray, at most; 0: one for each GPU, or without GPUs one for every two cores.
+        At most so many Ray actors; 0: one per GPU, or without GPUs one for every two cores.
     """
     from coterie import api
     from coterie.cli.terminal import Terminal
 
-    how = {"device": device, "workers": workers, "part_images": part_images, "ray": ray, "actors": actors}
     with closing(Terminal()) as terminal:
-        written = api.embed(run, data, out, **how, logger=terminal)  # type: ignore[arg-type]
+        written = api.embed(
+            run, data, out, part_images=part_images, ray=ray, actors=actors, logger=terminal, **(options or {})
+        )
     show(f"{out}: {written} images")
+
+
+def demo(*, out: Annotated[Path, Parameter(name="--out")] = Path("demo"), seed: int = 0) -> None:
+    """Run the whole workflow on built-in photographs: offline, on a CPU, in minutes.
+
+    Parameters
+    ----------
+    out
+        Where the run and its report.html go.
+    seed
+        Seed for weights, data order and augmentation.
+    """
+    from coterie.cli.demo import demo as run_demo
+    from coterie.cli.terminal import Terminal
+
+    with closing(Terminal()) as terminal:
+        lines = run_demo(out, seed=seed, logger=terminal)
+    show(*lines)

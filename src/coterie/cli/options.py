@@ -1,4 +1,4 @@
-"""What the command line reads in a form of its own, and how it writes."""
+"""What the command line reads in a form of its own, and how it writes results."""
 
 import os
 import sys
@@ -6,20 +6,24 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
+from coterie.config.options import EvaluationOptions, MachineOptions, RunOptions
 from coterie.errors import UserError
 
 PROCESS = os.environ.get("RANK", "0")
 
-Sources = Annotated[tuple[str, ...], Parameter(consume_multiple=True, negative=())]
+Sources = Annotated[tuple[str, ...], Parameter(consume_multiple=True, negative=(), show_default=False)]
+RunFlags = Annotated[RunOptions, Parameter(name="*")] | None
+MachineFlags = Annotated[MachineOptions, Parameter(name="*")] | None
+EvaluationFlags = Annotated[EvaluationOptions, Parameter(name="*")] | None
 
 
-def show(text: str) -> None:
-    """Write a line of the result; of the processes that torchrun started, one speaks."""
+def show(*lines: str) -> None:
+    """Write lines of the result; of the processes that torchrun started, only the first does."""
     if PROCESS == "0":
-        sys.stdout.write(text + "\n")
+        sys.stdout.writelines(line + "\n" for line in lines)
 
 
-def listed(words: str) -> tuple[str, ...]:
+def comma_separated(words: str) -> tuple[str, ...]:
     """The words between commas."""
     return tuple(word.strip() for word in words.split(",") if word.strip())
 

@@ -6,11 +6,11 @@ from typing import Literal
 
 from coterie.data.augmentation.view_plan import ViewPlan
 from coterie.errors import BadConfig
-from coterie.grouping.assignment import AssignmentConfig, CenteredConfig, Nearest, Sinkhorn, Softmax
+from coterie.grouping.assignment import AssignmentConfig, Sinkhorn
 from coterie.grouping.batch_objective import BatchGroupsConfig, Identity
 from coterie.grouping.groups import GroupsConfig, LearnedGroupsConfig
 from coterie.grouping.memory_queue import MemoryConfig, Refresh
-from coterie.grouping.teacher import MomentumTeacherConfig, SameNetwork, TargetConfig
+from coterie.grouping.teacher import SameNetwork, TargetConfig
 from coterie.models.backbone import BackboneConfig
 from coterie.models.encoder import BatchNormScope
 from coterie.models.head import HeadConfig
@@ -20,10 +20,15 @@ from coterie.optim.schedule import Schedule
 AnyGroups = GroupsConfig | BatchGroupsConfig
 AnyAssignment = AssignmentConfig | Identity
 
-FEWEST_ROWS = 1 / 8
-"""A balanced assignment of fewer rows a group than this spreads each image over many groups, and learns nothing."""
-FEWEST_ROUNDS = 50
-"""Labels that are kept want a balance that has settled: after 3 rounds a third of SeLa's are wrong."""
+OF_EMBEDDINGS = ("knn", "linear", "linear_published", "clusters", "retrieval")
+"""Those that ask frozen embeddings with one label an image."""
+
+
+def check_known(probes: Sequence[str], known: Sequence[str]) -> None:
+    """Refuse names that are no probes, or none at all."""
+    unknown = sorted(set(probes) - set(known))
+    if unknown or not probes:
+        raise BadConfig(f"{', '.join(unknown) or 'nothing'} is no probe: choose from {', '.join(known)}")
 
 
 @dataclass(frozen=True)
@@ -134,8 +139,9 @@ class PretrainConfig:
             alone says.
         batch_size: images a step, of all processes together.
         seed: of weights, order and views.
-        probe: kNN while the run goes on.
+        probe: probes with labels while the run trains.
         run: what changes the speed but not the result.
+        custom: parts that were handed in from Python in place of those of these settings, as ``part=class``.
     """
 
     method: str
@@ -163,6 +169,7 @@ class PretrainConfig:
     images: int | None = None
     probe: ProbeConfig | None = None
     run: RunConfig = field(default_factory=RunConfig)
+    custom: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.epochs < 1:
@@ -189,35 +196,6 @@ class PretrainConfig:
         if self.mean_entropy < 0:
             raise BadConfig(f"mean_entropy is {self.mean_entropy:g}: a weight cannot be negative (0: none)")
 
-    def check(self) -> None:
-        """Refuse parts that do not go together; asked when settings are whole, so that each can be mended by another.
-
-        Raises:
-            BadConfig: names the path, the value, the rule and the mend.
-        """
-        if self.backbone.channels != self.views.channels:
-            raise BadConfig(
-                f"backbone.channels is {self.backbone.channels} but views.channels is {self.views.channels}: set both alike"
-            )
-        if self.predictor is not None and self.predictor.width != self.projector.width:
-            raise BadConfig(
-                f"predictor.width is {self.predictor.width} but projector.width is {self.projector.width}: both are "
-                "compared with the same centers, so set them alike"
-            )
-        if self.run.activation_checkpointing and self.batch_norm_scope == "joint":
-            raise BadConfig(
-                "run.activation_checkpointing goes block by block, but batch_norm_scope='joint' has all sizes of views side "
-                "by side: set it to false, and micro_batches to 2 or more"
-            )
-        self._check_roles()
-        if isinstance(self.groups, BatchGroupsConfig) or isinstance(self.assignment, Identity):
-            self._check_batch_groups()
-        else:
-            self._check_refresh(self.groups)
-            self._check_memory(self.groups, self.assignment)
-            self._check_spread(self.groups, self.assignment)
-        self._check_target()
-
     @property
     def keeps_labels(self) -> bool:
         """Whether a refresh keeps a label for each image, which its views predict until the next."""
@@ -237,130 +215,3 @@ class PretrainConfig:
         if isinstance(self.assignment, Identity):  # every view of every image
             return (len(roles.student_views) * self.batch_size,)
         return (self.batch_size,) * len(roles.target_views)
-
-    def _check_roles(self) -> None:
-        roles = self.views.roles
-        needed = {*roles.grouped_views}
-        if isinstance(self.target, SameNetwork) or isinstance(self.groups, BatchGroupsConfig):
-            needed |= {*roles.target_views}
-        missing = sorted(needed - {*roles.student_views})
-        if missing:
-            raise BadConfig(f"views.student_views leaves out view {missing[0]}, which decides targets or is grouped")
-        if not self.keeps_labels and any({*roles.student_views} <= {view} for view in roles.target_views):
-            raise BadConfig("views: the student needs at least 2 views, so that one can predict another's code")
-        if roles.bn_only_views and isinstance(self.target, SameNetwork):
-            raise BadConfig(
-                "views.bn_only_views go through a momentum teacher: set target.kind='teacher', or leave none"
-            )
-
-    def _check_target(self) -> None:
-        if not isinstance(self.target, MomentumTeacherConfig):
-            if self.refresh is not None and self.refresh.reset_teacher:
-                raise BadConfig("refresh.reset_teacher is true, but there is no teacher: set target.kind='teacher'")
-            return
-        if self.target.covers_groups and not isinstance(self.groups, LearnedGroupsConfig):
-            raise BadConfig(
-                "target.covers_groups: an average of centers that are found anew means nothing; set it to false, or "
-                "groups.kind='learned'"
-            )
-        of_student = self.memory is not None and self.memory.rows_from == "student"
-        if self.keeps_labels and of_student:
-            raise BadConfig(
-                "memory.rows_from is 'student', so the teacher would decide nothing: set memory.rows_from='target'"
-            )
-        if self.refresh is None and of_student:
-            raise BadConfig(
-                "memory.rows_from is 'student', but the teacher's rows are balanced: set memory.rows_from='target'"
-            )
-
-    def _check_batch_groups(self) -> None:
-        if not isinstance(self.groups, BatchGroupsConfig):
-            raise BadConfig("assignment.kind is 'identity', each image its own group: that needs groups.kind='batch'")
-        if self.memory is not None or self.refresh is not None:
-            raise BadConfig("groups.kind is 'batch': they last one step; --set memory=none --set refresh=none")
-        if isinstance(self.assignment, CenteredConfig):
-            raise BadConfig(
-                "assignment.kind is 'centered', a running mean of each group's scores, but groups.kind='batch' has other "
-                "groups at each step: set assignment.kind='sinkhorn', 'nearest', 'softmax' or 'identity'"
-            )
-        if self.mean_entropy:
-            raise BadConfig("mean_entropy spreads images over lasting groups; with groups.kind='batch' set it to 0")
-
-    def _check_refresh(self, groups: GroupsConfig) -> None:
-        if self.refresh is None:
-            if not isinstance(groups, LearnedGroupsConfig):
-                raise BadConfig(
-                    "these groups are found by a refresh of the memory: --set refresh.every_epochs=1, or groups.kind='learned'"
-                )
-            return
-        if self.memory is None:
-            raise BadConfig(
-                "refresh looks over the memory, and there is none: --set memory.length=N (the images of an epoch)"
-            )
-        if self.memory.start_epoch > 0:
-            raise BadConfig("memory.start_epoch: a memory that is looked over from the start begins there: set it to 0")
-        if isinstance(groups, LearnedGroupsConfig) and not (self.refresh.labels or self.refresh.reset_teacher):
-            raise BadConfig("refresh does nothing with learned groups: set refresh.labels=true, or --set refresh=none")
-        rows, most = self.memory.length // self.batch_size * self.batch_size, max(groups.counts)
-        if most > rows:
-            raise BadConfig(
-                f"groups.counts is {most}, more than the {rows} rows that a refresh can see: set memory.length to "
-                f"{-(-most // self.batch_size) * self.batch_size} or more, or use fewer groups"
-            )
-
-    def _check_memory(self, groups: GroupsConfig, assignment: AssignmentConfig) -> None:
-        roles, memory = self.views.roles, self.memory
-        if memory is not None and memory.length < self.batch_size:
-            raise BadConfig(
-                f"memory.length is {memory.length}, less than the batch of {self.batch_size}: "
-                f"set it to {self.batch_size} or more, or --set memory=none"
-            )
-        if memory is not None and self.refresh is None and not isinstance(assignment, Sinkhorn):
-            raise BadConfig("memory: only a balanced assignment (sinkhorn) or a refresh looks at it: --set memory=none")
-        together = self.refresh is None or (memory is not None and memory.rows_from == "target")
-        if memory is not None and together and len(roles.target_views) != len(roles.grouped_views):
-            raise BadConfig(
-                "views.target_views and views.grouped_views must be as many where the memory serves the targets"
-            )
-        if isinstance(assignment, Sinkhorn):
-            self._check_balance(groups, assignment)
-
-    def _check_balance(self, groups: GroupsConfig, assignment: Sinkhorn) -> None:
-        if self.keeps_labels:
-            if not assignment.tolerance and assignment.iterations < FEWEST_ROUNDS:
-                raise BadConfig(
-                    f"assignment.iterations is {assignment.iterations}: labels of a whole memory are not balanced so soon; "
-                    "--set assignment.iterations=1000 --set assignment.tolerance=0.001"
-                )
-            return
-        queue = self.memory.length if self.memory is not None and self.refresh is None else 0
-        rows, most = self.batch_size + queue, max(groups.counts)
-        if rows < FEWEST_ROWS * most:
-            memory = f"--set memory.length={2 * most} --set memory.start_epoch=1, " if self.refresh is None else ""
-            raise BadConfig(
-                f"groups.counts is {most}: balancing {rows} rows over so many groups must fail; {memory}a larger batch, or at "
-                f"most {round(rows / FEWEST_ROWS)} groups"
-            )
-
-    def _check_spread(self, groups: GroupsConfig, assignment: AssignmentConfig) -> None:
-        if (
-            isinstance(groups, LearnedGroupsConfig)
-            and isinstance(assignment, Nearest | Softmax)
-            and not self.mean_entropy
-        ):
-            kind = "nearest" if isinstance(assignment, Nearest) else "softmax"
-            raise BadConfig(
-                f"assignment.kind is '{kind}': nothing spreads the images over learned groups, and all end in a few of them; "
-                "--set mean_entropy=1, or assignment.kind='sinkhorn'"
-            )
-
-
-OF_EMBEDDINGS = ("knn", "linear", "linear_published", "clusters", "retrieval")
-"""Those that ask frozen embeddings with one label an image."""
-
-
-def check_known(probes: Sequence[str], known: Sequence[str]) -> None:
-    """Refuse names that are no probes, or none at all."""
-    unknown = sorted(set(probes) - set(known))
-    if unknown or not probes:
-        raise BadConfig(f"{', '.join(unknown) or 'nothing'} is no probe: choose from {', '.join(known)}")

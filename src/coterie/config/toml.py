@@ -14,6 +14,7 @@ from cattrs.strategies import configure_tagged_union
 
 from coterie.config.kinds import KINDS, members
 from coterie.config.renamed import modernize
+from coterie.config.rules import check_rules
 from coterie.config.schema import AnyAssignment, AnyGroups, PretrainConfig
 from coterie.errors import BadConfig, BadRun
 from coterie.grouping.teacher import TargetConfig
@@ -78,7 +79,7 @@ def from_dict(settings: Mapping[str, Any]) -> PretrainConfig:
         config = _CONVERTER.structure(settings, PretrainConfig)
     except cattrs.BaseValidationError as error:
         raise BadConfig(_first_cause(error)) from None
-    config.check()
+    check_rules(config)
     return config
 
 

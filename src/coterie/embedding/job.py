@@ -3,67 +3,82 @@
 import os
 import signal
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
 from coterie.atomic import write_text, writing
-from coterie.config.hardware import choose_device, choose_workers
+from coterie.config.hardware import Runtime
 from coterie.data.sources.open import open_source
-from coterie.distributed.processes import local_device
 from coterie.embedding.cache import source_key, state_key
 from coterie.embedding.embed import Embedder
 from coterie.embedding.parquet import bad_lines, write_rows
 from coterie.embedding.parts import BAD_IMAGES, EmbeddingParts
 from coterie.embedding.ray_job import write_on_ray
 from coterie.errors import NoImages, UserError
-from coterie.logger import Item, Logger, NullLogger
+from coterie.logger import CheckedLogger, Logger, NullLogger
 from coterie.models.backbone import feature_width
 from coterie.training.load import load_run
-from coterie.training.student import predict_groups, preprocessing_of
+
+RESUME = "run the same command again to write the missing parts"
 
 
 class Stopped(UserError):  # noqa: N818
-    """The process was asked to leave; it says so with the status of that signal."""
+    """A signal asked the process to stop; the exit status says so."""
 
     status = 128 + signal.SIGTERM
 
 
-def open_embedder(run: str | Path, data: Sequence[str], device: str = "cpu", workers: int = 0) -> Embedder:
+def open_embedder(run: str | Path, data: Sequence[str], runtime: Runtime) -> Embedder:
     """The backbone and the groups of a run, and the images for them.
 
     Args:
         run: a run's folder.
         data: sources of images.
-        device: ``auto``, ``cpu`` or ``cuda``.
-        workers: processes that load images; -1: as many as there are cores to spare for this process.
+        runtime: where the network is, and how many processes load images.
 
     Raises:
         UserError: there is no such run, or there are no such images.
     """
-    where = local_device(choose_device(device))
-    saved, source = load_run(run, where), open_source(*data)
+    loaded, source = load_run(run, runtime.device), open_source(*data)
     facts = {
-        "weights": state_key(saved.student.state_dict()),
-        "temperature": saved.config.temperature,
+        "weights": state_key(loaded.student.state_dict()),
+        "temperature": loaded.config.temperature,
         "source": source_key(source) or " ".join(data),
     }
-    look, width = predict_groups(saved.student, saved.config.temperature), feature_width(saved.student.encoder.backbone)
-    return Embedder(look, source, preprocessing_of(saved.config), width, facts, choose_workers(workers), where)
+    width = feature_width(loaded.student.encoder.backbone)
+    means = {"workers": runtime.workers, "device": runtime.device}
+    return Embedder(loaded.predict_groups, source, loaded.preprocessing, width, facts, **means)  # type: ignore[arg-type]
 
 
 def open_parts(
-    run: str | Path, data: Sequence[str], out: str | Path, device: str, images: int, workers: int
+    run: str | Path, data: Sequence[str], out: str | Path, device: str, part_images: int, workers: int
 ) -> EmbeddingParts:
-    """A folder of parts, begun or gone on with; arguments as of `open_embedder` and `EmbeddingParts`."""
-    return EmbeddingParts(out, open_embedder(run, data, device, workers), images)
+    """A folder of parts, new or to be resumed; for an actor of Ray, which chooses its own device.
+
+    Args:
+        run: a run's folder.
+        data: sources of images.
+        out: the folder.
+        device: ``auto``, ``cpu`` or ``cuda``.
+        part_images: images per part.
+        workers: processes that load images.
+    """
+    return EmbeddingParts(out, open_embedder(run, data, Runtime.choose(device, workers=workers)), part_images)
 
 
-def embed_to_file(
-    run: str | Path, data: Sequence[str], out: str | Path, *, device: str, workers: int, logger: Logger
-) -> int:
-    """Write one parquet file; how many images it holds. Bad images are listed beside it.
+def embed_to_file(run: str | Path, data: Sequence[str], out: str | Path, runtime: Runtime) -> int:
+    """Write one parquet file. Images that could not be decoded are listed beside it.
+
+    Args:
+        run: a run's folder.
+        data: sources of images.
+        out: the file.
+        runtime: where and how to compute.
+
+    Returns:
+        How many images the file holds.
 
     Raises:
         NoImages: not one image could be decoded.
@@ -71,60 +86,99 @@ def embed_to_file(
     """
     if _share()[1] > 1:
         raise UserError(
-            f"{out}: several processes write a folder of parts; name one in --out, without .parquet at its end"
+            f"{out}: several processes write a folder of parts; give --out a name that does not end in .parquet"
         )
-    embedder = open_embedder(run, data, device, workers)
-    with _leaving_when_asked(logger, "nothing was written") as heard, writing(out) as part:
-        written, bad = write_rows(part, embedder.width, embedder.source, embedder.all(heard))
+    embedder = open_embedder(run, data, runtime)
+    with _stopping_on_signals(runtime.logger, "nothing was written") as logger, writing(out) as part:
+        written, bad = write_rows(part, embedder.width, embedder.source, embedder.all(logger))
         if not written:
             raise NoImages(f"not one of the {len(embedder.source)} images can be decoded; the first: {bad[0][1]}")
     if bad:
         write_text(f"{out}.bad.txt", bad_lines(embedder.source, bad))
-        logger.warning(f"{len(bad)} images could not be decoded: {out}.bad.txt lists them")
+        runtime.logger.warning(f"{len(bad)} images could not be decoded: {out}.bad.txt lists them")
     return written
 
 
-def embed_to_folder(
+def embed_to_folder(run: str | Path, data: Sequence[str], out: str | Path, runtime: Runtime, part_images: int) -> int:
+    """Write the parts that are missing, or of several processes this one's share of them.
+
+    Process r of W takes every W-th part, whatever is there already: no two ever take the same, and none is left out,
+    at whatever moments they start.
+
+    Args:
+        run: a run's folder.
+        data: sources of images.
+        out: the folder of parts.
+        runtime: where and how to compute.
+        part_images: images per part.
+
+    Returns:
+        How many images are in the parts that are there.
+
+    Raises:
+        UserError: the folder holds something else, or what keeps a part from being written.
+    """
+    rank, world = _share()
+    logger = NullLogger() if rank else runtime.logger
+    parts = EmbeddingParts(out, open_embedder(run, data, runtime), part_images)
+    missing = _missing(parts, logger)
+    with _stopping_on_signals(logger, RESUME) as checked:
+        what = "embedding" if world == 1 else f"embedding, the first of {world} processes"
+        parts.write([each for each in missing if each % world == rank], checked, what)
+    return _images_there(parts, rank, runtime.logger)
+
+
+def embed_with_ray(
     run: str | Path,
     data: Sequence[str],
     out: str | Path,
-    *,
-    device: str,
-    workers: int,
     part_images: int,
-    ray: str | None,
-    actors: int,
+    *,
+    address: str,
+    actors: int = 0,
+    device: str = "auto",
+    workers: int = -1,
     logger: Logger,
 ) -> int:
-    """Write the parts that are missing, or of several processes this one's share; how many images are there then.
+    """Have Ray's actors write the parts that are missing.
 
-    A process of W takes every W-th part, whatever is there already: so no two ever take the same, and none is left
-    out, at whatever moments they begin.
+    Args:
+        run: a run's folder.
+        data: sources of images.
+        out: the folder of parts.
+        part_images: images per part.
+        address: of a Ray cluster, ``auto``, or ``local`` for one on this machine.
+        actors: at most so many; 0: one per GPU, or without GPUs one for every two cores.
+        device: of each actor: ``auto``, ``cpu`` or ``cuda``.
+        workers: of each actor, to load images; -1: as its share of the cores allows.
+        logger: receives messages and progress.
+
+    Returns:
+        How many images are in the parts that are there.
 
     Raises:
-        UserError: the folder holds something else; or what keeps a part from being written.
+        UserError: the folder holds something else, or what keeps a part from being written.
     """
-    rank, world = _share()
-    if ray is not None and world > 1:
+    if _share()[1] > 1:
         raise UserError("--ray starts processes of its own: run it without torchrun")
-    opened, first = partial(open_parts, run, data, out), NullLogger() if rank else logger
-    parts = opened("cpu" if ray else device, part_images, workers)
+    parts = EmbeddingParts(out, open_embedder(run, data, Runtime(logger=logger)), part_images)
+    missing = _missing(parts, logger)
+    with _stopping_on_signals(logger, RESUME, at_once=True) as checked:
+        if missing:
+            write = partial(open_parts, run, data, out, device, part_images)
+            write_on_ray(write, missing, checked, address=address, actors=actors, device=device, workers=workers)
+    return _images_there(parts, 0, logger)
+
+
+def _missing(parts: EmbeddingParts, logger: Logger) -> list[int]:
     missing = parts.missing()
     if 0 < len(missing) < parts.count:
-        first.info(f"{parts.count - len(missing)} of {parts.count} parts are there already")
-    then = "the same command goes on with the parts that are missing"
-    with _leaving_when_asked(first, then, waiting=ray is not None) as heard:
-        if ray is None:
-            what = "embedding" if world == 1 else f"embedding, the first of {world} processes"
-            parts.write([each for each in missing if each % world == rank], heard, what)
-        elif missing:
-            write = partial(opened, device, part_images)
-            write_on_ray(write, missing, heard, address=ray, actors=actors, device=device, workers=workers)
-    return _told(parts, rank, logger)
+        logger.info(f"{parts.count - len(missing)} of {parts.count} parts are there already")
+    return missing
 
 
-def _told(parts: EmbeddingParts, rank: int, logger: Logger) -> int:
-    """Of several processes the first tells how far all are; and one that finds all done, if it was not the first."""
+def _images_there(parts: EmbeddingParts, rank: int, logger: Logger) -> int:
+    """Count, and report how far all processes are: the first does, and one that finds everything done."""
     (held, bad), missing = parts.held(), len(parts.missing())
     if not missing and not held:
         raise NoImages(f"not one of the {parts.total} images can be decoded: {parts.folder / BAD_IMAGES} lists them")
@@ -148,42 +202,32 @@ def _share() -> tuple[int, int]:
     return int(rank), int(world)
 
 
-class _Leaving:
-    """A logger that ends the work where it tells how far it is, once the process was asked to leave."""
-
-    def __init__(self, logger: Logger, then: str) -> None:
-        self.logger, self.then, self.asked = logger, then, False
-        self.info, self.warning, self.log_metrics = logger.info, logger.warning, logger.log_metrics
-
-    def ask(self, number: int, _: object) -> None:
-        """On the signal; at a second one the process ends wherever it is."""
-        self.asked = True
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
-
-    def leave(self, number: int, _: object) -> None:
-        """On the signal, where nothing but waiting is interrupted."""
-        raise Stopped(f"stopped: {self.then}")
-
-    def progress(self, items: Iterable[Item], total: int, what: str) -> Iterator[Item]:
-        """The items until somebody asks; an error that a signal raises anywhere is lost, or worse, while Python forks."""
-        for item in self.logger.progress(items, total, what):
-            if self.asked:
-                raise Stopped(f"stopped: {self.then}")
-            yield item
-
-
 @contextmanager
-def _leaving_when_asked(logger: Logger, then: str, *, waiting: bool = False) -> Iterator[Logger]:
-    """While this lasts, SIGTERM ends the work after this batch, or if it is but ``waiting``, at once.
+def _stopping_on_signals(logger: Logger, then: str, *, at_once: bool = False) -> Iterator[Logger]:
+    """Inside, SIGTERM ends the work after this batch, or ``at_once`` where nothing but waiting is interrupted.
 
-    What is half written is removed. The work is to be told to the logger that comes.
+    Nothing half-written is left. The work is to report its progress to the logger that is given here: an error that a signal
+    handler raises anywhere else is lost, or worse, while Python forks. A second SIGTERM ends the process wherever it is.
     """
     if threading.current_thread() is not threading.main_thread():
         yield logger
         return
-    leaving = _Leaving(logger, then)
-    before = signal.signal(signal.SIGTERM, leaving.leave if waiting else leaving.ask)
+    stopped = Stopped(f"stopped: {then}")
+    asked = False
+
+    def ask(number: int, _: object) -> None:
+        nonlocal asked
+        if at_once:
+            raise stopped
+        asked = True
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+    def check() -> None:
+        if asked:
+            raise stopped
+
+    before = signal.signal(signal.SIGTERM, ask)
     try:
-        yield leaving
+        yield CheckedLogger(logger, check)
     finally:
         signal.signal(signal.SIGTERM, before)

@@ -1,116 +1,159 @@
-"""Looks at a run while it goes on, without labels: figures, and the weights that they are of."""
+"""Evaluations while a run trains: label-free metrics with a snapshot of the weights, and probes with labels."""
 
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
-
-import torch
 from torch import Tensor, nn
 
-from coterie.config.schema import PretrainConfig
+from coterie.config.hardware import Runtime
+from coterie.config.schema import PretrainConfig, ProbeConfig
 from coterie.data.sources.source import ImageSource, Subset, sampled
 from coterie.embedding.embed import Embeddings, embed_source
 from coterie.errors import NoImages
-from coterie.evaluation.augmented_views import embedded_views
+from coterie.evaluation.augmented_views import COUNT, embedded_views
 from coterie.evaluation.label_free import label_free
+from coterie.evaluation.labeled_data import Labeled
+from coterie.evaluation.model_selection import stale
+from coterie.evaluation.probes.by_name import probe_embeddings
 from coterie.exporting.weights import load_backbone, save_backbone
+from coterie.training.callback import Callback, RunContext
+from coterie.training.run_folder import read_log
 from coterie.training.student import Student, predict_groups, preprocessing_of
-from coterie.types import Progress, StepResult
+from coterie.types import Progress
 
-SAMPLED = 1000
-"""Images that are looked at: the same ones at each look, evenly spaced."""
+SAMPLED_IMAGES = 1000
+"""Label-free metrics are measured on so many images: the same at each snapshot, evenly spaced."""
 
 
-class Looks:
-    """An observer of a run that looks at it ``run.snapshots`` times, evenly, at the ends of epochs.
+class LabelFreeCallback(Callback):
+    """Measures label-free metrics ``run.snapshots`` times, evenly, at the ends of epochs, and keeps the weights beside them.
 
-    Each look writes ``snapshots/epoch-NNNN.safetensors``, the backbone's weights, and a line of the log with the figures of
-    :func:`coterie.evaluation.label_free.label_free`. It changes nothing that is learned, and is a pure function of the weights:
-    what a resumed run sees is what the whole one would have seen.
+    Each time it writes ``snapshots/epoch-NNNN.safetensors``, the backbone's weights, and a line of the log with the metrics of
+    :func:`coterie.evaluation.label_free.label_free`. With ``run.early_stop`` it ends a run whose metrics have reached a
+    plateau. It changes nothing that is learned, and is a pure function of the weights: what a resumed run measures is what an
+    uninterrupted one would have measured.
     """
 
-    def __init__(
-        self,
-        folder: Path,
-        source: ImageSource,
-        config: PretrainConfig,
-        student: Student,
-        write: Callable[[dict[str, Any]], None],
-        *,
-        workers: int,
-        device: torch.device,
-    ) -> None:
-        """Look at ``student``, with images of ``source``; ``write`` takes the lines."""
-        self.folder, self.config, self.student, self.write = folder, config, student, write
-        self.workers, self.device = workers, device
-        self.sample = Subset(source, sampled(SAMPLED, source))
-        self.earlier: tuple[str, Tensor] | None = None
+    name = "label_free"
 
-    def __call__(self, progress: Progress, result: StepResult) -> None:
-        """After a step: look, if it is time."""
-        if not self.due(progress):
-            return
-        snapshot = snapshot_name(progress.epoch + 1)
-        self.student.eval()
-        try:
-            figures = self._figures(progress.epoch + 1, snapshot)
-        except NoImages:  # not one of the sample can be decoded: nothing is said
-            return
-        finally:
-            self.student.train()
-        if figures is None:
-            return
-        look, backbone = preprocessing_of(self.config), self.student.encoder.backbone
-        save_backbone(self.folder / snapshot, backbone, self.config.backbone, look.size, look.mean, look.std)
-        self.write({"step": progress.step, "epoch": progress.epoch, "label_free": figures, "snapshot": snapshot})
+    def __init__(self, config: PretrainConfig, source: ImageSource, runtime: Runtime) -> None:
+        """Measure a run of these settings, on a sample of its images."""
+        self.config, self.runtime = config, runtime
+        self.keeps_ended = config.run.early_stop
+        self.sample = Subset(source, sampled(SAMPLED_IMAGES, source))
+        self._run: RunContext | None = None
+        self._earlier: tuple[str, Tensor] | None = None
 
-    def due(self, progress: Progress) -> bool:
-        """Whether this step ends an epoch that is looked at, or the run."""
+    def on_start(self, run: RunContext) -> None:
+        """Remember where to write."""
+        self._run = run
+
+    def is_due(self, progress: Progress) -> bool:
+        """Whether this step ends an epoch that gets a snapshot, or the run."""
         if progress.step + 1 == progress.total_steps:
             return True
-        return progress.step_in_epoch + 1 == progress.steps_per_epoch and self._looked_at(progress.epoch + 1)
+        return progress.step_in_epoch + 1 == progress.steps_per_epoch and self._has_snapshot(progress.epoch + 1)
 
-    def _looked_at(self, done: int) -> bool:
-        """Whether there is a look after so many epochs."""
+    def on_due(self, student: Student, progress: Progress) -> None:
+        """Measure, and keep the weights."""
+        assert self._run is not None
+        run, snapshot = self._run, snapshot_name(progress.epoch + 1)
+        try:
+            metrics = self._metrics(student, progress.epoch + 1, snapshot)
+        except NoImages:  # not one image of the sample can be decoded
+            return
+        if metrics is None:
+            return
+        look, backbone = preprocessing_of(self.config), student.encoder.backbone
+        save_backbone(run.folder / snapshot, backbone, self.config.backbone, look.size, look.mean, look.std)
+        record = {"label_free": metrics, "snapshot": snapshot}
+        run.log(record)
+        if self.config.run.early_stop:
+            place = {"step": progress.step, "epoch": progress.epoch}
+            why = stale([*read_log(run.folder), place | record])
+            if why:
+                run.end(why)
+
+    def _has_snapshot(self, done: int) -> bool:
+        """Whether there is a snapshot after so many epochs."""
         wanted, epochs = self.config.run.snapshots, self.config.epochs
         return wanted * done // epochs > wanted * (done - 1) // epochs
 
-    def _figures(self, done: int, snapshot: str) -> dict[str, float] | None:
-        """None where embeddings are no longer numbers: that is for the monitor to say."""
-        see = predict_groups(self.student, self.config.temperature)
-        found = self._embedded(self.student.encoder.backbone)
+    def _metrics(self, student: Student, done: int, snapshot: str) -> dict[str, float] | None:
+        """None where embeddings are not finite: the monitor warns of that."""
+        found = self._embed(student.encoder.backbone)
+        predict = predict_groups(student, self.config.temperature)
         views, groups, _ = embedded_views(
-            see, self.sample, found.index, self.config.views, self.config.seed, device=self.device
+            predict, self.sample, found.index, self.config.views, self.config.seed, device=self.runtime.device
         )
         if not (found.rows.isfinite().all() and views.isfinite().all()):
             return None
-        earlier = self._earlier(done)
+        earlier = self._embeddings_before(done)
         if earlier is not None and len(earlier) != len(found.rows):  # an image has become unreadable since
             earlier = None
-        self.earlier = (snapshot, found.rows)
-        lasting = self.student.groups is not None
+        self._earlier = (snapshot, found.rows)
+        lasting = student.groups is not None
         count = self.config.group_counts[0] if lasting else 0
         return label_free(found.rows, views.float(), groups if lasting else None, count, earlier)
 
-    def _earlier(self, done: int) -> Tensor | None:
-        """The embeddings of the look before: remembered, or made again from its snapshot if the run was resumed since."""
-        before = next((each for each in range(done - 1, 0, -1) if self._looked_at(each)), None)
+    def _embeddings_before(self, done: int) -> Tensor | None:
+        """Those of the snapshot before: remembered, or made again from its weights if the run was resumed since."""
+        assert self._run is not None
+        before = next((each for each in range(done - 1, 0, -1) if self._has_snapshot(each)), None)
         if before is None:
             return None
         name = snapshot_name(before)
-        if self.earlier is not None and self.earlier[0] == name:
-            return self.earlier[1]
-        if not (self.folder / name).exists():
+        if self._earlier is not None and self._earlier[0] == name:
+            return self._earlier[1]
+        file = self._run.folder / name
+        if not file.exists():
             return None
-        network = load_backbone(self.folder / name).to(self.device)
-        return self._embedded(network).rows
+        return self._embed(load_backbone(file).to(self.runtime.device)).rows
 
-    def _embedded(self, network: nn.Module) -> Embeddings:
-        return embed_source(
-            network, self.sample, preprocessing_of(self.config), workers=self.workers, device=self.device
+    def _embed(self, network: nn.Module) -> Embeddings:
+        return _embed(network, self.sample, self.config, self.runtime)
+
+
+class ProbeCallback(Callback):
+    """Probes with labels every ``probe.every_epochs`` epochs and at the end: a line of the log with what each found."""
+
+    name = "probe"
+
+    def __init__(self, config: PretrainConfig, probe: ProbeConfig, pair: Labeled, runtime: Runtime) -> None:
+        """Probe a run of these settings on a pair of labeled sources."""
+        self.config, self.probe, self.pair, self.runtime = config, probe, pair, runtime
+        self._run: RunContext | None = None
+
+    def on_start(self, run: RunContext) -> None:
+        """Remember where to write."""
+        self._run = run
+
+    def is_due(self, progress: Progress) -> bool:
+        """Whether this step ends an epoch that is probed, or the run."""
+        if progress.step + 1 == progress.total_steps:
+            return True
+        ended = progress.step_in_epoch + 1 == progress.steps_per_epoch
+        return ended and (progress.epoch + 1) % self.probe.every_epochs == 0
+
+    def on_due(self, student: Student, progress: Progress) -> None:
+        """Embed both sources and probe."""
+        assert self._run is not None
+        train, test = (
+            _embed(student.encoder.backbone, part, self.config, self.runtime)
+            for part in (self.pair.train, self.pair.test)
         )
+        names, seed = self.probe.probes, self.config.seed
+        self._run.log(probe_embeddings(names, train, test, device=self.runtime.device, seed=seed))
+
+
+def label_free_images(config: PretrainConfig, images: int) -> int:
+    """How many images, views among them, the label-free metrics of a run embed in all; for estimates of its time."""
+    return min(SAMPLED_IMAGES, images) * (1 + COUNT) * min(config.run.snapshots, config.epochs)
 
 
 def snapshot_name(epochs: int) -> str:
     """The file of the weights after so many epochs, relative to the run's folder."""
     return f"snapshots/epoch-{epochs:04d}.safetensors"
+
+
+def _embed(network: nn.Module, source: ImageSource, config: PretrainConfig, runtime: Runtime) -> Embeddings:
+    """In float32, as every evaluation."""
+    how = {"workers": runtime.workers, "device": runtime.device}
+    return embed_source(network, source, preprocessing_of(config), **how)  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""Judging a run's backbone by labeled images: whatever is embedded is embedded once."""
+"""Evaluating a backbone on labeled images by any number of probes; every image is embedded once."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from coterie.config.hardware import choose_autocast, choose_device, choose_workers
+from coterie.config.hardware import Runtime
 from coterie.config.schema import OF_EMBEDDINGS, check_known
 from coterie.data.loading.center_crop import Preprocessing
 from coterie.data.sources.open import open_source
@@ -21,7 +21,6 @@ from coterie.evaluation.probes.finetuning import finetune
 from coterie.evaluation.probes.supervised import linear_published_images
 from coterie.evaluation.probes.svm import low_shot, svm
 from coterie.exporting.weights import describe_backbone, load_backbone
-from coterie.logger import Logger, NullLogger
 from coterie.models.backbone import build_backbone
 from coterie.training.load import load_run
 from coterie.training.student import assigned_groups
@@ -36,40 +35,30 @@ Figures = dict[str, dict[str, float]]
 
 
 class Evaluator:
-    """A frozen backbone, how it sees, and what it has seen."""
+    """A frozen backbone with its preprocessing, evaluated by probes on labeled images."""
 
     def __init__(
-        self,
-        run: str | Path,
-        probes: Sequence[str],
-        *,
-        labels: str = "10%",
-        seed: int = 0,
-        device: str = "auto",
-        workers: int = -1,
-        logger: Logger | None = None,
+        self, run: str | Path, probes: Sequence[str], runtime: Runtime, *, labels: str = "10%", seed: int = 0
     ) -> None:
         """Load the backbone of a run's folder, whose embeddings are kept there, or of a ``model.safetensors``.
 
         Args:
             run: the folder or the file.
-            probes: of ``PROBES``: what is to be asked.
-            labels: for ``finetune``: which share of the training labels, such as ``1%``, or how many a class, such as ``5``.
-            seed: of what is drawn.
-            device: ``auto``, ``cpu`` or ``cuda``.
-            workers: processes that load images; -1: as many as there are cores to spare.
-            logger: is told what happens.
+            probes: of ``PROBES``.
+            runtime: where and how to compute.
+            labels: for ``finetune``: a share of the training labels, such as ``1%``, or a number per class, such as ``5``.
+            seed: for what is drawn.
+
+        Raises:
+            UserError: no such run or file, or an unknown probe.
         """
         check_known(probes, PROBES)
         self.probes, self.labels, self.seed = tuple(probes), labels, seed
-        self.run, self.logger = Path(run), logger or NullLogger()
-        self.device, self.workers = choose_device(device), choose_workers(workers)
-        self.described = describe_backbone(run)
-        self.network = load_backbone(run).to(self.device)
-        described = self.described
-        self.preprocessing = Preprocessing(
-            described.image_size, described.backbone.channels, described.mean, described.std
-        )
+        self.run, self.runtime = Path(run), runtime
+        self.description = describe_backbone(run)
+        self.network = load_backbone(run).to(runtime.device)
+        seen = self.description
+        self.preprocessing = Preprocessing(seen.image_size, seen.backbone.channels, seen.mean, seen.std)
         folder = self.run / "embeddings"
         self.store = EmbeddingStore(folder, self.run / "model.safetensors") if self.run.is_dir() else None
 
@@ -80,7 +69,7 @@ class Evaluator:
         if single:
             pair = labeled_pair(tuple(train), tuple(test))
             for remark in pair.remarks:
-                self.logger.warning(remark)
+                self.runtime.logger.warning(remark)
             found |= self._of_embeddings([name for name in single if name in OF_EMBEDDINGS], pair)
             if "linear_images" in single:
                 found["linear_images"] = linear_published_images(
@@ -101,9 +90,9 @@ class Evaluator:
                 self.network,
                 source,
                 self.preprocessing,
-                workers=self.workers,
-                device=self.device,
-                logger=self.logger,
+                workers=self.runtime.workers,
+                device=self.runtime.device,
+                logger=self.runtime.logger,
                 what=f"embedding {what} images",
             )
 
@@ -115,18 +104,18 @@ class Evaluator:
         train, test = self.embeddings(pair.train, "training"), self.embeddings(pair.test, "test")
         groups = self._groups(test) if "clusters" in probes else None
         return probe_embeddings(
-            probes, train, test, groups=groups, device=self.device, seed=self.seed, logger=self.logger
+            probes, train, test, groups=groups, device=self.runtime.device, seed=self.seed, logger=self.runtime.logger
         )
 
     def _groups(self, found: Embeddings) -> Tensor | None:
         """The run's own group of each image that was embedded; None where there is no run, or it has no lasting groups."""
         if not self.run.is_dir():
             return None
-        nearest = assigned_groups(load_run(self.run, self.device).student, found.rows)
-        return None if nearest is None else nearest[0].to(self.device)
+        nearest = assigned_groups(load_run(self.run, self.runtime.device).student, found.rows)
+        return None if nearest is None else nearest[0].to(self.runtime.device)
 
     def _finetuned(self, pair: Labeled) -> dict[str, float]:
-        described = self.described
+        described = self.description
 
         def anew() -> torch.nn.Module:
             return build_backbone(described.backbone, described.image_size)
@@ -135,13 +124,12 @@ class Evaluator:
 
     def _means(self) -> dict[str, Any]:
         """How it is computed."""
-        autocast = choose_autocast("auto", self.device)
         return {
             "seed": self.seed,
-            "workers": self.workers,
-            "device": self.device,
-            "autocast": autocast,
-            "logger": self.logger,
+            "workers": self.runtime.workers,
+            "device": self.runtime.device,
+            "autocast": self.runtime.autocast,
+            "logger": self.runtime.logger,
         }
 
     def _of_sets(self, probes: Sequence[str], train: Sequence[str], test: Sequence[str]) -> Figures:
@@ -155,10 +143,10 @@ class Evaluator:
             if not matrix.known.any():
                 raise UserError(f"{name} has no labels: use a parquet file with a column 'labels', or class subfolders")
             if not matrix.known.all():
-                self.logger.warning(f"{(~matrix.known).sum()} images of {name} have no label and are left out")
+                self.runtime.logger.warning(f"{(~matrix.known).sum()} images of {name} have no label and are left out")
             classes = classes or matrix.classes
             positions = matrix.known.nonzero()[0]
             found = self.embeddings(Subset(source, positions), what)
             rows += [found.rows, torch.from_numpy(matrix.arranged(classes).rows[positions[found.index]])]
         functions: dict[str, Callable[..., dict[str, float]]] = {"svm": svm, "low_shot": low_shot}
-        return {name: functions[name](*rows, seed=self.seed, logger=self.logger) for name in probes}
+        return {name: functions[name](*rows, seed=self.seed, logger=self.runtime.logger) for name in probes}

@@ -3,13 +3,14 @@
 from collections.abc import Callable
 from dataclasses import replace
 
+from coterie.config.facts import Facts
 from coterie.config.schema import PretrainConfig
 from coterie.data.augmentation.view_plan import Augmentation, Crops, ViewPlan
 from coterie.grouping.assignment import Nearest, Sinkhorn
 from coterie.grouping.groups import KMeansGroupsConfig, LearnedGroupsConfig, MomentumGroupsConfig
 from coterie.grouping.memory_queue import MemoryConfig, Refresh
 from coterie.grouping.teacher import MomentumTeacherConfig
-from coterie.methods.planner import Facts, Planner
+from coterie.methods.planner import Planner
 from coterie.models.backbone import BackboneConfig
 from coterie.models.head import HeadConfig
 from coterie.optim.optimizer import AdamWConfig

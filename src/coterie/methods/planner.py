@@ -1,12 +1,11 @@
 """Automatic values: what follows from the images and from what a person asked for, each with its reason."""
 
-from dataclasses import dataclass
 from typing import TypeVar
+
+from coterie.config.facts import SMALL_SIDE, Facts
 
 Value = TypeVar("Value")
 
-SMALL_SIDE = 96
-"""Images of up to this median short side get the small-image recipe."""
 SMALL_STEM_SIDE = 64
 """Up to this side a ResNet keeps its resolution in the first layers: a standard stem would leave 2 x 2 pixels of 32."""
 
@@ -15,37 +14,6 @@ MOST_ROWS = 1_281_167
 """A memory keeps no more rows than ImageNet has images, as published."""
 LABEL_STEPS = 240
 """Labels that are kept change no sooner than after so many steps."""
-
-
-@dataclass(frozen=True)
-class Facts:
-    """What was measured on a source.
-
-    Attributes:
-        images: how many there are.
-        side: median of the short side, in pixels.
-        channels: of an image.
-        bits: 8 or 16.
-        mean: of each channel, in 0 to 1.
-        std: of each channel, in 0 to 1.
-    """
-
-    images: int
-    side: int
-    channels: int = 3
-    bits: int = 8
-    mean: tuple[float, ...] = (0.5, 0.5, 0.5)
-    std: tuple[float, ...] = (0.25, 0.25, 0.25)
-
-    @property
-    def small(self) -> bool:
-        """Whether the small-image recipe is meant."""
-        return self.side <= SMALL_SIDE
-
-    @property
-    def color(self) -> bool:
-        """Whether color operations make sense: 8-bit RGB."""
-        return self.channels == 3 and self.bits == 8
 
 
 class Planner:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, Literal
 
+from coterie.config.facts import Facts
 from coterie.config.schema import PretrainConfig
 from coterie.data.augmentation.view_plan import Augmentation, Crops, ViewPlan
 from coterie.grouping.assignment import Nearest, Sinkhorn
@@ -17,7 +18,7 @@ from coterie.grouping.groups import KMeansGroupsConfig, LearnedGroupsConfig, Mom
 from coterie.grouping.memory_queue import MemoryConfig, Refresh
 from coterie.grouping.teacher import MomentumTeacherConfig
 from coterie.methods.imagenet import PUBLISHED, imagenet_views
-from coterie.methods.planner import SMALL_STEM_SIDE, Facts, Planner
+from coterie.methods.planner import SMALL_STEM_SIDE, Planner
 from coterie.models.backbone import BackboneConfig, is_resnet
 from coterie.models.head import HeadConfig
 from coterie.optim.optimizer import AdamWConfig, LarsConfig
@@ -204,3 +205,27 @@ def _small_views(facts: Facts, multiple: int) -> ViewPlan:
 METHODS: dict[str, Callable[[Planner], PretrainConfig]] = {
     preset.__name__: preset for preset in (swav, smog, deepcluster_v2, sela_v2, simclr, resa, *PUBLISHED)
 }
+
+
+def plan_method(
+    method: str,
+    facts: Facts,
+    *,
+    epochs: int | None = None,
+    batch_size: int | None = None,
+    backbone: str | None = None,
+) -> tuple[PretrainConfig, dict[str, str]]:
+    """Fill a preset in for given images.
+
+    Args:
+        method: a name in ``METHODS``.
+        facts: of the images.
+        epochs: as the user wants it; None: automatic.
+        batch_size: likewise.
+        backbone: likewise.
+
+    Returns:
+        The config, and the reason for each automatic value by the path of its setting.
+    """
+    planner = Planner(facts, epochs=epochs, batch_size=batch_size, backbone=backbone)
+    return METHODS[method](planner), planner.reasons

@@ -11,7 +11,7 @@ from coterie.errors import UserError
 from coterie.reporting.comparison import ComparedRuns, compared
 from coterie.reporting.run_figures import Run
 from coterie.training import checkpoint
-from coterie.training.records import read_records
+from coterie.training.run_folder import read_records
 
 BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
 

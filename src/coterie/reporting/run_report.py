@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from coterie.config.hardware import choose_device
+from coterie.config.hardware import Runtime
 from coterie.config.schema import PretrainConfig
 from coterie.config.toml import to_toml
 from coterie.data.loading.center_crop import Preprocessing
@@ -16,7 +16,7 @@ from coterie.data.sources.open import open_source
 from coterie.data.sources.source import ImageSource, Subset, labels, sampled
 from coterie.embedding.embed import Embeddings, embed_source
 from coterie.errors import NoImages, UserError
-from coterie.logger import Logger, NullLogger
+from coterie.logger import Logger
 from coterie.reporting.embedding_map import MOST_POINTS
 from coterie.reporting.gallery import Grouped
 from coterie.reporting.page import Report, write_report
@@ -25,7 +25,7 @@ from coterie.reporting.tables import probe_tables
 from coterie.training.environment import environment
 from coterie.training.load import load_run
 from coterie.training.monitor import LARGEST_LOSS, SMALLEST_SPREAD
-from coterie.training.records import read_records
+from coterie.training.run_folder import read_records
 from coterie.training.student import Student, assigned_groups, preprocessing_of
 
 SAMPLED = MOST_POINTS
@@ -91,17 +91,15 @@ def report_run(
 def rewrite_report(
     folder: str | Path,
     *,
-    device: str = "auto",
+    runtime: Runtime,
     embeddings: Embeddings | None = None,
-    logger: Logger | None = None,
 ) -> Path:
     """Write the ``report.html`` of a run's folder anew, from what the folder and the images hold now.
 
     Args:
         folder: of a run that has a checkpoint, finished or not.
-        device: where images are embedded.
+        runtime: where images are embedded; its logger is warned if they are gone, and the page is without pictures.
         embeddings: of the run's images by its backbone, if they are at hand; else a sample is embedded.
-        logger: is told what happens; warned if the images are no longer there, and the page is without pictures.
 
     Returns:
         The page.
@@ -109,8 +107,7 @@ def rewrite_report(
     Raises:
         UserError: no run's folder, or no whole checkpoint in it.
     """
-    folder, logger = Path(folder), logger or NullLogger()
-    where = choose_device(device)
+    folder, logger, where = Path(folder), runtime.logger, runtime.device
     saved = load_run(folder, where)
     config, student, remarks = saved.config, saved.student, list(saved.remarks)
     source: ImageSource | None = None
@@ -123,10 +120,15 @@ def rewrite_report(
         remarks.append(f"the page is without pictures: {error}")
     for line in remarks:
         logger.warning(line)
-    network, look = student.encoder.backbone, preprocessing_of(config)
+    network, look = student.encoder.backbone, saved.preprocessing
     kept = {"student": student, "embeddings": embeddings, "remarks": remarks, "logger": logger}
     report_run(folder, config, source, network, look, where, **kept)  # type: ignore[arg-type]
     return folder / "report.html"
+
+
+def report_images(config: PretrainConfig, images: int, device: torch.device) -> int:
+    """How many images the report of a run embeds; for estimates of its time."""
+    return sample_size(images, preprocessing_of(config).size, device)
 
 
 def sample_size(images: int, size: int, device: torch.device | str) -> int:

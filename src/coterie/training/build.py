@@ -1,21 +1,24 @@
-"""From settings to objects: the only place that reads a whole config and builds from it."""
+"""From settings to objects: student, objective, loader."""
 
 import re
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
+from functools import partial
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
-from coterie.config.hardware import _has_bfloat16, choose_autocast, choose_engine, choose_workers
+from coterie.config.hardware import Runtime, choose_engine, has_bfloat16
 from coterie.config.schema import PretrainConfig
 from coterie.data.loading.loader import Loader
 from coterie.data.sources.source import ImageSource
 from coterie.distributed.fsdp import check_can_shard, full_state_dict, shard_network
 from coterie.distributed.processes import rank, world_size
 from coterie.errors import BadConfig, UserError
-from coterie.grouping.assignment import CenteredConfig, build_assignment
+from coterie.grouping.assignment import Assignment, CenteredConfig, build_assignment
 from coterie.grouping.batch_objective import BatchGroupsConfig, BatchObjective, Identity
-from coterie.grouping.groups import build_groups
+from coterie.grouping.groups import Groups, build_groups
 from coterie.grouping.memory_queue import Memory
 from coterie.grouping.objective import Objective
 from coterie.grouping.teacher import MomentumTeacher, SameNetwork, TargetNetwork
@@ -25,28 +28,85 @@ from coterie.models.compile import compile_passes
 from coterie.models.encoder import Encoder, target_copy
 from coterie.models.head import Head
 from coterie.models.sync_batch_norm import share_statistics
+from coterie.training.loop import ObjectiveLike
 from coterie.training.student import Student
+
+
+@runtime_checkable
+class TrainedObjective(ObjectiveLike, Protocol):
+    """An objective that is a ``torch.nn.Module``, so that a run can move, save and restore it."""
+
+    def to(self, device: torch.device) -> Any:
+        """Move it to a device."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """The state."""
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> Any:
+        """Restore the state."""
 
 
 @dataclass(frozen=True)
 class TrainingParts:
-    """What is trained and what trains it."""
+    """What is trained, and what trains it.
+
+    Attributes:
+        student: everything that the optimizer moves.
+        objective: a module that turns its embeddings into a loss.
+    """
 
     student: Student
-    objective: Objective | BatchObjective
+    objective: TrainedObjective
 
 
-def build_loader(config: PretrainConfig, source: ImageSource, device: torch.device | str = "cpu") -> Loader:
-    """The batches of a run; refuses what the images cannot serve: a batch or groups that are more than they are."""
+@dataclass(frozen=True)
+class CustomParts:
+    """Parts of your own in place of those of the settings, for :func:`coterie.pretrain`; each is optional.
+
+    A part that is a ``torch.nn.Module`` is saved and restored with the run. The same parts are to be given again to resume.
+
+    Attributes:
+        assignment: turns scores into targets (the protocol :class:`coterie.grouping.assignment.Assignment`).
+        groups: a module with the centers (the protocol :class:`coterie.grouping.groups.Groups`); the optimizer moves its
+            parameters.
+        target: from the student, builds the network that decides the targets (the protocol
+            :class:`coterie.grouping.teacher.TargetNetwork`).
+        objective: from the student and the config, builds a whole objective, a module with the methods of
+            :class:`coterie.training.loop.ObjectiveLike`.
+    """
+
+    assignment: Assignment | None = None
+    groups: Groups | None = None
+    target: Callable[[Student], TargetNetwork] | None = None
+    objective: Callable[[Student, PretrainConfig], TrainedObjective] | None = None
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """``part=class`` of each, for ``config.toml``."""
+        given = {each.name: getattr(self, each.name) for each in fields(self)}
+        return tuple(f"{name}={_qualified_name(part)}" for name, part in given.items() if part is not None)
+
+
+def _qualified_name(part: object) -> str:
+    named = part if isinstance(part, type) or hasattr(part, "__qualname__") else type(part)
+    return f"{named.__module__}.{named.__qualname__}"
+
+
+def build_loader(config: PretrainConfig, source: ImageSource, runtime: Runtime) -> Loader:
+    """The batches of a run.
+
+    Raises:
+        BadConfig: a batch, or groups, that are more than the images.
+    """
     loader = Loader(
         source,
         config.views,
         batch_size=config.batch_size,
         epochs=config.epochs,
         seed=config.seed,
-        workers=choose_workers(config.run.workers),
-        device=device,
-        engine=choose_engine(config.views.engine, torch.device(device))[0],
+        workers=runtime.workers,
+        device=runtime.device,
+        engine=choose_engine(config.views.engine, runtime.device)[0],
         rank=rank(),
         world=world_size(),
         images=config.images,
@@ -66,11 +126,19 @@ def build_loader(config: PretrainConfig, source: ImageSource, device: torch.devi
 
 
 def build_student(
-    config: PretrainConfig, device: torch.device | str = "cpu", *, starting_weights: bool = True
+    config: PretrainConfig,
+    device: torch.device | str = "cpu",
+    *,
+    starting_weights: bool = True,
+    custom: CustomParts | None = None,
 ) -> Student:
-    """The student, as new, from ``config.seed`` alone; the global random state is left as it was.
+    """A new student, from ``config.seed`` alone; the global random state is left as it was.
 
-    ``starting_weights`` off leaves the file of ``backbone.weights`` alone: a checkpoint will be loaded, and need not have it.
+    Args:
+        config: of the run.
+        device: where the student is to be.
+        starting_weights: read the file of ``backbone.weights``; not needed where a checkpoint will be loaded.
+        custom: groups in place of those of the settings.
     """
     sizes = {*config.views.sizes, config.views.whole_size}
     network = config.backbone if starting_weights else replace(config.backbone, weights=None)
@@ -87,8 +155,8 @@ def build_student(
             batch_norm_scope=config.batch_norm_scope,
             micro_batches=config.micro_batches,
         )
-        groups = None
-        if not isinstance(config.groups, BatchGroupsConfig):
+        groups: Groups | None = None if custom is None else custom.groups
+        if groups is None and not isinstance(config.groups, BatchGroupsConfig):
             groups = build_groups(config.groups, config.projector.width)
     student = Student(encoder, groups).to(device)
     return student.to(memory_format=torch.channels_last)  # 1.4 times as fast on a CPU
@@ -100,18 +168,29 @@ def build_parts(
     *,
     images: int = 0,
     starting_weights: bool = True,
+    custom: CustomParts | None = None,
 ) -> TrainingParts:
-    """Student and objective, as new; ``images`` is how many the source has, for the labels that are kept of each."""
+    """A new student and its objective.
+
+    Args:
+        config: of the run.
+        device: where both are to be.
+        images: how many the source has, for methods that keep a label for each.
+        starting_weights: read the file of ``backbone.weights``.
+        custom: parts in place of those of the settings.
+    """
+    custom = custom or CustomParts()
     torch.backends.cudnn.benchmark = True  # few sizes, many times
     where, shared_out = torch.device(device), config.run.fsdp
     if shared_out:
         check_can_shard()
     built = torch.device("cpu") if shared_out else where  # what no device holds is never there as a whole
-    student = build_student(config, built, starting_weights=starting_weights)
-    objective = _objective(config, student, images).to(built)
+    student = build_student(config, built, starting_weights=starting_weights, custom=custom)
+    build_objective = custom.objective or partial(_objective, images=images, custom=custom)
+    objective = build_objective(student, config).to(built)
     if config.run.activation_checkpointing:
         checkpoint_activations(student.encoder.backbone)
-    target = objective.target
+    target = getattr(objective, "target", None)  # an objective of the user's need not have one
     for network in (student.encoder, *([target.network] if isinstance(target, MomentumTeacher) else [])):
         share_statistics(network, config.batch_norm_processes, where.type)
         if shared_out:
@@ -141,9 +220,12 @@ def whole_student(config: PretrainConfig, student: Student, device: torch.device
         ) from error
 
 
-def _objective(config: PretrainConfig, student: Student, images: int) -> Objective | BatchObjective:
-    roles, target = config.views.roles, _target(config, student)
-    if isinstance(config.groups, BatchGroupsConfig):
+def _objective(
+    student: Student, config: PretrainConfig, *, images: int, custom: CustomParts
+) -> Objective | BatchObjective:
+    roles = config.views.roles
+    target = custom.target(student) if custom.target is not None else _target(config, student)
+    if custom.groups is None and isinstance(config.groups, BatchGroupsConfig):
         assert not isinstance(config.assignment, CenteredConfig)  # refused by the rules of the settings
         gradient = config.groups.gradient
         return BatchObjective(
@@ -151,6 +233,7 @@ def _objective(config: PretrainConfig, student: Student, images: int) -> Objecti
         )
     assert student.groups is not None
     assert not isinstance(config.assignment, Identity)  # refused likewise
+    assert not isinstance(config.groups, BatchGroupsConfig) or custom.groups is not None
     memory = None
     if config.memory is not None:
         memory = Memory(
@@ -162,7 +245,7 @@ def _objective(config: PretrainConfig, student: Student, images: int) -> Objecti
         )
     return Objective(
         student.groups,
-        build_assignment(config.assignment, config.groups.counts),
+        custom.assignment or build_assignment(config.assignment, config.group_counts),
         roles,
         target=target,
         temperature=config.temperature,
@@ -184,42 +267,42 @@ def _target(config: PretrainConfig, student: Student) -> TargetNetwork:
     return MomentumTeacher(network, student.encoder, own, momentum=config.target.momentum, before=before)
 
 
-def compile_parts(parts: TrainingParts, config: PretrainConfig, device: torch.device) -> str | None:
+def compile_parts(parts: TrainingParts, config: PretrainConfig, runtime: Runtime) -> str | None:
     """Have the training passes of student and teacher compiled, each tried at the run's own batch and sizes of views.
 
     Returns:
         None, or, where the compiler failed, why, in one line: then they run as they are written.
     """
     roles, sizes = config.views.roles, config.views.sizes
-    images = config.batch_size // world_size()
+    images, device = config.batch_size // world_size(), runtime.device
 
     def blank(views: tuple[int, ...]) -> list[Tensor]:
         return [torch.zeros(images, config.views.channels, sizes[v], sizes[v], device=device) for v in views]
 
     tried = [(parts.student.encoder, blank(roles.student_views))]
-    target = parts.objective.target
+    target = getattr(parts.objective, "target", None)
     if isinstance(target, MomentumTeacher) and isinstance(target.network, Encoder):
         tried.append((target.network, blank((*roles.target_views, *roles.bn_only_views))))
-    return compile_passes(tried, choose_autocast(config.run.precision, device))
+    return compile_passes(tried, runtime.autocast)
 
 
-def out_of_memory(config: PretrainConfig, device: torch.device, error: BaseException) -> str:
-    """One line for a step that the device had not enough memory for: what was asked of it, what it held, what to lower.
+def out_of_memory(config: PretrainConfig, runtime: Runtime, error: BaseException) -> str:
+    """One line for a step that the device had too little memory for: what the step was, what it held, what to lower.
 
-    Parts of a batch one after the other are not taken unasked: batch norms would see less of it.
+    ``micro_batches`` are suggested, never taken by themselves: batch norms would see less of a batch.
     """
     crops = " + ".join(f"{each.count}x{each.size}" for each in config.views.crops)
-    asked = f"{config.batch_size // world_size()} images as {crops} pixels through {config.backbone.name}"
-    tried = re.search(r"[Tt]ried to allocate ([\d.]+ ?\w+)", str(error))
-    facts = [f"it wanted {tried[1]} more"] if tried else []
+    step = f"{config.batch_size // world_size()} images as {crops} pixels through {config.backbone.name}"
+    wanted = re.search(r"[Tt]ried to allocate ([\d.]+ ?\w+)", str(error))
+    facts = [f"it wanted {wanted[1]} more"] if wanted else []
+    device = runtime.device
     if device.type == "cuda":
         held, there = torch.cuda.max_memory_allocated(device), torch.cuda.mem_get_info(device)[1]
-        facts.append(f"had held {held / 2**30:.1f} of {there / 2**30:.1f} GiB")
-    said = f" ({', '.join(facts)})" if facts else ""
+        facts.append(f"held {held / 2**30:.1f} of {there / 2**30:.1f} GiB")
+    details = f" ({', '.join(facts)})" if facts else ""
     half = f"--batch-size {max(2, config.batch_size // 2)}"
-    wide = choose_autocast(config.run.precision, device) is None and _has_bfloat16(device)
-    also = ", --set run.precision=bfloat16" if wide else ""
+    also = ", --set run.precision=bfloat16" if runtime.autocast is None and has_bfloat16(device) else ""
     return (
-        f"not enough memory for {asked}{said}: use --set micro_batches={2 * config.micro_batches}, {half}, fewer or smaller "
+        f"not enough memory for {step}{details}: use --set micro_batches={2 * config.micro_batches}, {half}, fewer or smaller "
         f"views.crops or a smaller --backbone{also}, and another --out"
     )

@@ -1,4 +1,4 @@
-"""When to save, and what; the disk is written to while the run goes on."""
+"""When a run saves, and what; the disk is written to while training continues."""
 
 import signal
 import threading
@@ -18,10 +18,13 @@ from coterie.distributed.fsdp import full_state_dict, local_tensor
 from coterie.distributed.processes import Poll, all_gather_dict, broadcast_object, rank
 from coterie.errors import BadRun, UserError
 from coterie.training import checkpoint
+from coterie.training.callback import Callback
 from coterie.training.monitor import Monitor, NotFinite
+from coterie.training.run_state import RunState
 from coterie.types import Progress, StepResult
 
-_LATE = 1  # what a process says whose clock says that it is time; more is the number of a signal
+_SAVE = 1  # what a process whose clock says that it is time to save tells the others
+_STOP = 1000  # what a callback wants; what lies between is the number of a signal
 
 
 @runtime_checkable
@@ -32,85 +35,114 @@ class HasState(Protocol):
         """The state."""
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> Any:
-        """Take the state over."""
+        """Restore the state."""
 
 
 class Interrupted(UserError):  # noqa: N818
-    """The run was asked to stop and has saved; ``signal`` says by which signal."""
+    """A signal asked the run to stop, and it has saved. The exit status is 128 plus the number of the signal."""
 
-    def __init__(self, number: int, step: int) -> None:
-        """Stopped by signal ``number`` after ``step`` steps."""
-        super().__init__(f"stopped and saved after step {step}: the same command goes on from there")
+    def __init__(self, number: int, steps: int) -> None:
+        """Stopped by signal ``number`` after ``steps`` steps."""
+        super().__init__(f"stopped and saved after step {steps}: run the same command again to resume")
         self.status = 128 + number
 
 
-class Ended(Exception):  # noqa: N818
-    """The run is over before its last step, and saved; the text says why."""
+class Checkpointer(Callback):
+    """Saves every so many steps or minutes, at the end, before slow work, and when the run is asked to stop.
 
+    A save follows only a loss that is finite. The run waits while its state is copied to the host's memory; a thread writes
+    it, and the next save, the end, and whatever forks wait for that thread. Of several processes the first one writes; what
+    makes any of them save or stop, a clock or a signal, makes all of them do so after the same step.
 
-class Checkpointer:
-    """Saves every so many steps or minutes, at the end, and when the run is asked to stop or is called ended.
-
-    A save follows only a loss that is a number. The run waits while its state is copied to the host's memory; a thread writes
-    it, and the next save, the end and whatever forks wait for that thread. Of several processes the first writes; what
-    makes any of them save or stop, a clock or a signal, makes all do so after the same step.
+    Attributes:
+        stopping: whether a callback asked for the run to stop, as all processes know by now.
+        on_saved: called on the first process with the number of steps that were saved.
     """
+
+    every_process = True
 
     def __init__(
         self,
         folder: Path,
         parts: dict[str, HasState],
         monitor: Monitor,
+        state: RunState,
         *,
         steps: int,
         minutes: float,
         also: Callable[[dict[str, Tensor]], Callable[[], None]],
-        extra: dict[str, Any],
     ) -> None:
-        """Save the state of ``parts`` and the values in ``extra`` to ``folder``.
+        """Save to a folder.
 
-        ``also`` is given the student's state on the host, and gives what writes something of it: before the checkpoint, for
-        what a finished run says is done must be there.
+        Args:
+            folder: for checkpoints.
+            parts: what is saved, by name; one of them is the ``student``.
+            monitor: knows whether loss and gradients were finite.
+            state: of the run, saved beside the parts.
+            steps: steps between two saves; 0: only by the clock, at the end, and as above.
+            minutes: minutes between two saves.
+            also: given the student's state on the host, returns a function that writes something of it before the
+                checkpoint is written; what a finished run promises must be there first.
         """
-        self.folder, self.parts, self.monitor = folder, parts, monitor
-        self.steps, self.minutes, self.also, self.extra = steps, minutes, also, extra
-        self.asked: int | None = None
+        self.folder, self.parts, self.monitor, self.state = folder, parts, monitor, state
+        self.steps, self.minutes, self.also = steps, minutes, also
+        self.stopping = False
+        self.on_saved: Callable[[int], None] = lambda steps: None
+        self._asked: int | None = None
+        self._done = 0
         self._poll = Poll()
-        self._saved = time.monotonic()
+        self._saved_at = time.monotonic()
         self._writer: threading.Thread | None = None
         self._failed: BaseException | None = None
 
-    def __call__(self, progress: Progress, result: StepResult) -> None:
-        """After a step: save if it is time."""
-        done = progress.step + 1
-        late = time.monotonic() - self._saved >= 60 * self.minutes
-        said = self._poll(self.asked or int(late))  # of several processes, what was said at the step before
-        due = self.steps > 0 and done % self.steps == 0
-        ended = self.extra.get("ended")
+    def on_step_end(self, progress: Progress, result: StepResult) -> None:
+        """Save if it is time, if slow work is due, or if the run is to stop.
+
+        Raises:
+            Interrupted: a signal asked for it; on all processes after the same step.
+            UserError: an earlier checkpoint could not be written.
+        """
+        self._done = done = progress.step + 1
+        late = time.monotonic() - self._saved_at >= 60 * self.minutes
+        heard = self._poll(self._asked or int(late) * _SAVE)  # of several processes, what was said at the step before
+        self.stopping = heard == _STOP
         last = done == progress.total_steps
-        if due or last or said or ended:
+        due = self.steps > 0 and done % self.steps == 0
+        if due or last or heard or self.state.pending:
             self._save(done)
-        if last or said > _LATE or ended:
+        if last or heard > _SAVE:
             self.settle()
-        if said > _LATE and not last:
+        if _SAVE < heard < _STOP and not last:
             broadcast_object(None)  # when one has gone torchrun kills the others, and the first may still be writing
-            raise Interrupted(said, done)
-        if ended and not last:
-            raise Ended(ended)
+            raise Interrupted(heard, done)
+
+    def request_stop(self) -> None:
+        """Save and set ``stopping`` on all processes, after this step or the next."""
+        self._asked = _STOP
+
+    def check_interrupted(self) -> None:
+        """During slow work, after the step before it was saved.
+
+        Raises:
+            Interrupted: a signal has come.
+        """
+        if self._asked is not None and self._asked < _STOP:
+            raise Interrupted(self._asked, self._done)
 
     def _save(self, done: int) -> None:
         self.monitor.check_finite()
         state = {name: part.state_dict() for name, part in self.parts.items()}
         _check_finite(state["student"])
-        self.extra["bad"].update(all_gather_dict(self.extra["bad"]))
-        self._saved = time.monotonic()
+        self.state.bad_images.update(all_gather_dict(self.state.bad_images))
+        self._saved_at = time.monotonic()
         self.settle()
         state = full_state_dict(state)
         if rank() == 0:
-            on_host = tree.tree_map_only(Tensor, _copied, state | {"extra": self.extra})
+            on_host = tree.tree_map_only(Tensor, _copied, state | {"run": self.state.state_dict()})
             write = self.also(on_host["student"])
-            self._writer = threading.Thread(target=self._write, args=(on_host, done, write), name="saver")
+            self._writer = threading.Thread(target=self._write, args=(on_host, done, write), name="checkpointer")
             self._writer.start()
+            self.on_saved(done)
 
     def _write(self, state: dict[str, Any], done: int, also: Callable[[], None]) -> None:
         try:
@@ -120,10 +152,10 @@ class Checkpointer:
             self._failed = error
 
     def settle(self) -> None:
-        """Wait until what is being written is on the disk.
+        """Wait until everything is on the disk.
 
         Raises:
-            UserError: it could not be written; the earlier checkpoints are whole.
+            UserError: something could not be written; the earlier checkpoints are whole.
         """
         if self._writer is not None:
             self._writer.join()
@@ -134,48 +166,56 @@ class Checkpointer:
 
     @contextmanager
     def settling(self) -> Iterator[None]:
-        """Whatever happens in it, at its end all that was to be written is on the disk."""
+        """Whatever happens inside, everything is on the disk afterwards."""
         try:
             yield
         finally:
             self.settle()
 
     def resume(self) -> tuple[int, list[str]]:
-        """Take over the newest whole checkpoint, if there is one: the steps done, and what was passed over."""
+        """Restore the newest whole checkpoint, if there is one.
+
+        Returns:
+            The steps done, and a line for each damaged checkpoint that was skipped.
+
+        Raises:
+            BadRun: no checkpoint is whole, or it is of other images or of another version.
+        """
         first = rank() == 0
         if first:
             remove_unfinished(self.folder)
-        step, state, passed_over = checkpoint.load(self.folder, set_aside=True) if first else (0, None, [])
+        step, state, skipped = checkpoint.load(self.folder, set_aside=True) if first else (0, None, [])
         step = broadcast_object(step)
         if step and not first:  # damaged files have been set aside
             step, state, _ = checkpoint.load(self.folder)
         if state is not None:
             with checkpoint.restoring(self.folder):
-                self._take_over(state)
-        return step, passed_over
+                self._restore(state)
+        self._done = step
+        return step, skipped
 
-    def _take_over(self, state: dict[str, Any]) -> None:
-        before, now = state["extra"]["images"], self.extra["images"]
-        if before != now:  # asked before anything is taken over: labels are kept for each image
+    def _restore(self, state: dict[str, Any]) -> None:
+        saved = RunState.from_checkpoint(state)
+        if saved.images != self.state.images:  # asked before anything is restored: labels are kept for each image
             raise BadRun(
-                f"{self.folder.parent} was begun with {before} images, now there are {now}: bring the images back, or choose "
-                "another --out"
+                f"{self.folder.parent} was begun with {saved.images} images, now there are {self.state.images}: bring the "
+                "images back, or choose another --out"
             )
         for name, part in self.parts.items():
             part.load_state_dict(state[name])
-        self.extra.update(state["extra"])
+        vars(self.state).update(vars(saved))
 
     @contextmanager
     def stopping_on_signals(self) -> Iterator[None]:
-        """While this lasts, SIGINT and SIGTERM let the step finish, save and leave; a second SIGINT leaves at once."""
+        """Inside, SIGINT and SIGTERM let the step finish, save and stop the run; a second SIGINT stops it at once."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
 
         def ask(number: int, _: object) -> None:
-            if self.asked is not None and number == signal.SIGINT:
+            if self._asked is not None and number == signal.SIGINT:
                 raise KeyboardInterrupt
-            self.asked = number
+            self._asked = number
 
         before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
@@ -190,9 +230,9 @@ def _copied(tensor: Tensor) -> Tensor:
 
 
 def _check_finite(weights: dict[str, Tensor]) -> None:
-    """A loss may be a number when the step after it was not."""
+    """A loss may be finite when the step after it was not."""
     finite = [local_tensor(value).isfinite().all() for value in weights.values() if value.is_floating_point()]
-    if all_reduce_max((~torch.stack(finite).all()).int()):  # of what is shared out, each process sees its part
+    if all_reduce_max((~torch.stack(finite).all()).int()):  # of sharded weights, each process sees its part
         raise NotFinite(
-            "weights are no longer numbers; the last checkpoint is from before: begin again with a lower learning_rate.peak"
+            "weights are no longer finite; the last checkpoint is from before: start again with a lower learning_rate.peak"
         )

@@ -1,16 +1,19 @@
 """A run read back from its folder."""
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import torch
 
 from coterie.config.schema import PretrainConfig
 from coterie.config.toml import from_dict, read_run_toml
+from coterie.data.loading.center_crop import Preprocessing
 from coterie.errors import BadRun
 from coterie.training import checkpoint
 from coterie.training.build import build_student
-from coterie.training.student import Student
+from coterie.training.run_state import RunState
+from coterie.training.student import GroupPrediction, Student, predict_groups, preprocessing_of
 
 
 @dataclass(frozen=True)
@@ -18,30 +21,46 @@ class LoadedRun:
     """What a run's folder holds of it.
 
     Attributes:
+        folder: of the run.
         config: its settings.
-        student: as the last whole checkpoint has it, in evaluation mode.
-        images: how many the run sees.
-        remarks: a line for each damaged checkpoint that was passed over.
+        student: from the last whole checkpoint, in evaluation mode.
+        images: how many images the run trains on.
+        remarks: a line for each damaged checkpoint that was skipped.
     """
 
+    folder: Path
     config: PretrainConfig
     student: Student
     images: int
     remarks: tuple[str, ...]
 
+    @cached_property
+    def preprocessing(self) -> Preprocessing:
+        """How whole images are prepared for the backbone."""
+        return preprocessing_of(self.config)
+
+    @cached_property
+    def predict_groups(self) -> GroupPrediction:
+        """Maps images to embeddings, groups and their probabilities; see :func:`coterie.training.student.predict_groups`."""
+        return predict_groups(self.student, self.config.temperature)
+
 
 def load_run(run: str | Path, device: torch.device | str = "cpu") -> LoadedRun:
-    """What the folder of a run, finished or not, holds of it.
+    """Read a run, finished or not, from its folder.
 
     Raises:
-        BadRun: there is no checkpoint, or it does not fit.
+        BadRun: there is no run or no checkpoint in the folder, or they do not fit together.
     """
-    config = from_dict(read_run_toml(run))
-    _, state, passed_over = checkpoint.load(Path(run) / "checkpoint")
+    folder = Path(run)
+    config = from_dict(read_run_toml(folder))
+    _, state, skipped = checkpoint.load(folder / "checkpoint")
     if state is None:
-        raise BadRun(f"{run} has no checkpoint: it is no run's folder, or nothing is saved yet")
-    student = build_student(config, device, starting_weights=False)
-    with checkpoint.restoring(Path(run) / "checkpoint"):
-        student.load_state_dict(state["student"])
-        images = int(state["extra"]["images"])
-    return LoadedRun(config, student.eval(), images, tuple(passed_over))
+        raise BadRun(f"{run} has no checkpoint: it is not a run's folder, or nothing has been saved yet")
+    student, weights = build_student(config, device, starting_weights=False), state["student"]
+    if any(part.startswith("groups=") for part in config.custom):  # groups of the user's, which are not at hand here
+        student.groups = None
+        weights = {name: each for name, each in weights.items() if not name.startswith("groups.")}
+    with checkpoint.restoring(folder / "checkpoint"):
+        student.load_state_dict(weights)
+        images = RunState.from_checkpoint(state).images
+    return LoadedRun(folder, config, student.eval(), images, tuple(skipped))

@@ -1,57 +1,86 @@
-"""The loop."""
+"""The training loop: it knows no config, and takes any objective."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import nn
 
 from coterie.distributed.fsdp import gradient_norm
-from coterie.grouping.batch_objective import BatchObjective
-from coterie.grouping.objective import Objective
 from coterie.models.activation_checkpointing import statistics_kept
 from coterie.optim.optimizer import set_learning_rate
 from coterie.types import Batch, Progress, StepResult
 
-Observer = Callable[[Progress, StepResult], None]
+Batches = Iterable[tuple[Progress, Batch]]
+StepHook = Callable[[Progress, StepResult], None]
+
+
+@runtime_checkable
+class ObjectiveLike(Protocol):
+    """What the loop asks of an objective, such as :class:`coterie.grouping.objective.Objective` or one of your own.
+
+    ``student`` maps a list of views to h ``[V, B, F]``, unit z ``[V, B, D]`` and unit p ``[V, B, D]``.
+    """
+
+    def __call__(self, student: Any, batch: Batch, progress: Progress) -> StepResult:
+        """The loss of a step, with gradient, and what it was made from."""
+
+    def needs_fill(self) -> bool:
+        """Whether :meth:`fill` is to be called before the next step."""
+
+    def fill(self, student: Any, batches: Batches) -> None:
+        """Fill the memory from one pass over the images, without gradient."""
+
+    def refresh_due(self, progress: Progress) -> bool:
+        """Whether :meth:`refresh` is to be called before this step."""
+
+    def refresh(self, progress: Progress) -> None:
+        """Find groups or labels anew."""
+
+    def after_backward(self, progress: Progress) -> None:
+        """Change gradients before the optimizer sees them."""
+
+    def after_step(self, progress: Progress) -> None:
+        """Follow the weights, which the optimizer has moved."""
 
 
 def fit(
     student: nn.Module,
-    objective: Objective | BatchObjective,
-    batches: Iterable[tuple[Progress, Batch]],
+    objective: ObjectiveLike,
+    batches: Batches,
     optimizer: torch.optim.Optimizer,
     learning_rate: Callable[[Progress], float],
     *,
-    once: Callable[[], Iterable[tuple[Progress, Batch]]] | None = None,
+    fill_batches: Callable[[], Batches] | None = None,
     autocast: torch.dtype | None = None,
     clip_grad_norm: float | None = None,
     seed: int | None = None,
-    observers: Sequence[Observer] = (),
+    on_step_end: Sequence[StepHook] = (),
 ) -> None:
-    """Train until the batches end; a step starts work on the device and waits for none of it.
+    """Train until the batches end. A step starts work on the device and waits for none of it.
 
     Args:
-        student: all that is trained; called with a list of views.
+        student: everything that is trained; called with a list of views.
         objective: turns its embeddings into a loss.
-        batches: what is seen, with the progress of each step: from the start or, after a resume, from the next step.
+        batches: views, with the progress of each step: from the start or, after a resume, from the next step.
         optimizer: moves the student's parameters.
         learning_rate: of each step (a schedule's ``at``).
-        once: gives one pass over the images, for objectives whose memory has to be filled before the first step.
-        autocast: precision of the student's forward pass where it may be low (bfloat16); None: as the weights are.
-        clip_grad_norm: largest norm of the gradient; None: any.
-        seed: seeds dropout and the like anew at each step, so that a resumed run draws what the whole one drew.
-        observers: called after each step, in order: monitors, savers, probes; they leave the student in training mode.
+        fill_batches: returns one pass over the images, for objectives that fill a memory before the first step.
+        autocast: precision of the student's forward pass where it may be low (bfloat16); None: that of the weights.
+        clip_grad_norm: largest norm of the gradient; None: unlimited.
+        seed: seeds dropout and the like before each step, so that a resumed run draws what an uninterrupted one draws.
+        on_step_end: called after each step, in order; they leave the student in training mode.
     """
     student.train()
     weights = list(student.parameters())
     device = weights[0].device.type
     if objective.needs_fill():
-        assert once is not None, "this objective fills its memory first: give it a pass over the images"
+        assert fill_batches is not None, "this objective fills its memory first: give it a pass over the images"
         if seed is not None:
             torch.manual_seed(seed - 1)
         with torch.autocast(device, dtype=autocast, enabled=autocast is not None):
-            objective.fill(student, once())
+            objective.fill(student, fill_batches())
     for progress, batch in batches:
         if seed is not None:
             torch.manual_seed(seed + progress.step)
@@ -61,7 +90,7 @@ def fit(
         with torch.autocast(device, dtype=autocast, enabled=autocast is not None):
             result = objective(student, batch, progress)
         with statistics_kept(student):
-            result.loss.backward()
+            result.loss.backward()  # type: ignore[no-untyped-call]
         objective.after_backward(progress)
         norm = gradient_norm(weights)
         if clip_grad_norm is not None:
@@ -69,5 +98,5 @@ def fit(
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         objective.after_step(progress)
-        for observe in observers:
-            observe(progress, replace(result, gradient_norm=norm))
+        for hook in on_step_end:
+            hook(progress, replace(result, gradient_norm=norm))

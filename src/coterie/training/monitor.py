@@ -12,6 +12,7 @@ from coterie.distributed.collectives import all_reduce_max, all_reduce_sum
 from coterie.distributed.processes import world_size
 from coterie.errors import UserError
 from coterie.optim.schedule import Schedule
+from coterie.training.callback import Callback
 from coterie.types import Batch, Progress, StepResult, Target
 
 SMALLEST_SPREAD = 0.1
@@ -40,7 +41,7 @@ class NotFinite(UserError):  # noqa: N818
         self.seen = seen or {}
 
 
-class Monitor:
+class Monitor(Callback):
     """Figures of a run, kept on the device and read only once every ``log_steps`` steps.
 
     A line holds, beside step, epoch, learning rate and speed:
@@ -53,6 +54,8 @@ class Monitor:
 
     With several heads the figures are those of the worst head.
     """
+
+    every_process = True
 
     def __init__(
         self,
@@ -96,7 +99,7 @@ class Monitor:
             self._waited += time.perf_counter() - start
             yield item
 
-    def __call__(self, progress: Progress, result: StepResult) -> None:
+    def on_step_end(self, progress: Progress, result: StepResult) -> None:
         """Take in a step; every ``log_steps`` steps, and at the last, read the figures and write a line."""
         self._loss += result.loss.detach()
         self._note_the_first_ill(progress, result)

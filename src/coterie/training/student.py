@@ -1,56 +1,79 @@
-"""All that the optimizer moves."""
+"""The student: everything that the optimizer moves, and how it tells which group an image belongs to."""
 
 from collections.abc import Callable, Sequence
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from coterie.config.schema import PretrainConfig
 from coterie.data.loading.center_crop import Preprocessing
 from coterie.grouping.chunks import chunked
-from coterie.grouping.groups import KMeansGroups, LearnedGroups
+from coterie.grouping.groups import Groups
 from coterie.grouping.loss import scores
 from coterie.models.encoder import Encoder
 
+GroupPrediction = Callable[[Float[Tensor, "b c h w"]], tuple[Tensor, Tensor, Tensor]]
+
 
 class Student(nn.Module):
-    """The encoder and, unless the batch is its own groups, their centers."""
+    """The encoder and, unless the batch is its own groups, the groups.
 
-    def __init__(self, encoder: Encoder, groups: LearnedGroups | KMeansGroups | None = None) -> None:
+    Attributes:
+        encoder: backbone, projector and predictor.
+        groups: the centers of each head; None where the batch is its own groups.
+    """
+
+    def __init__(self, encoder: Encoder, groups: Groups | None = None) -> None:
         """Own both."""
         super().__init__()
         self.encoder = encoder
         self.groups = groups
 
     def forward(self, views: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-        """Encode the views: h ``[V, B, F]``, unit z ``[V, B, D]``, unit p ``[V, B, D]``."""
+        """Encode the views ``[B, C, H, W]``: h ``[V, B, F]``, unit z ``[V, B, D]``, unit p ``[V, B, D]``."""
         h, z, p = self.encoder(views)
         return h, z, p
 
 
-def predict_groups(student: Student, temperature: float) -> Callable[[Tensor], tuple[Tensor, Tensor, Tensor]]:
-    """From images to embedding ``[B, F]`` of the backbone, group ``[B]`` of the first head and its probability ``[B]``.
+def predict_groups(student: Student, temperature: float) -> GroupPrediction:
+    """A function from images ``[B, C, H, W]`` to embeddings, groups and probabilities.
 
-    The group is the one whose center is nearest to the projected image, its probability that of
-    ``softmax(z . centers / temperature)``; -1 and 0 where the method has no lasting groups.
+    Args:
+        student: with its groups.
+        temperature: tau of the softmax.
+
+    Returns:
+        A function that returns the backbone's embedding ``[B, F]``, the group ``[B]`` of the first head whose center is
+        nearest to the projected image, and its probability ``[B]`` in ``softmax(z . centers / temperature)``; -1 and 0 where
+        the method has no lasting groups.
     """
 
-    def look(images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def predict(images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         features = student.encoder.backbone(images)
-        if student.groups is None:  # the batch was the groups: nothing lasts
+        if student.groups is None:
             return features, torch.full((len(images),), -1), torch.zeros(len(images))
         logits = scores(student.encoder.project(features), student.groups.centers()[0]) / temperature
         probability, group = logits.softmax(dim=1).max(dim=1)
         return features, group, probability
 
-    return look
+    return predict
 
 
 @torch.inference_mode()
-def assigned_groups(student: Student, rows: Tensor) -> tuple[Tensor, Tensor] | None:
-    """The group ``[N]`` of the first head and its score ``[N]`` for features ``[N, F]`` that were made before, on the CPU.
+def assigned_groups(
+    student: Student, rows: Float[Tensor, "n f"]
+) -> tuple[Int[Tensor, " n"], Float[Tensor, " n"]] | None:
+    """The group of the first head, and its score, for each of the backbone's embeddings; both on the CPU.
 
-    None where the batch was the groups. A bounded number of scores is held at a time.
+    A bounded number of scores is held at a time.
+
+    Args:
+        student: with its groups.
+        rows: embeddings that were computed before.
+
+    Returns:
+        Groups and scores, or None where the method has no lasting groups.
     """
     if student.groups is None:
         return None
@@ -65,7 +88,7 @@ def assigned_groups(student: Student, rows: Tensor) -> tuple[Tensor, Tensor] | N
 
 
 def preprocessing_of(config: PretrainConfig) -> Preprocessing:
-    """How whole images are brought to the trained network."""
+    """How whole images are prepared for the trained backbone: size, channels, mean and standard deviation."""
     assert config.views.mean is not None
     assert config.views.std is not None
     return Preprocessing(config.views.whole_size, config.views.channels, config.views.mean, config.views.std)

@@ -8,16 +8,17 @@ import pytest
 import torch
 
 import coterie
+from coterie.api import resolve_run
 from coterie.cli.demo import write_patches
 from coterie.cli.tables import plan_lines
 from coterie.config.describe import explain
-from coterie.config.resolve import resolve
+from coterie.config.facts import Facts
 from coterie.config.toml import from_dict, read_toml
 from coterie.data.sources.builtin_photos import photo_patches
 from coterie.data.sources.open import open_source
 from coterie.errors import UserError
 from coterie.grouping.objective import Objective
-from coterie.methods.planner import Facts, Planner
+from coterie.methods.planner import Planner
 from coterie.methods.presets import METHODS
 from coterie.training.profiling import estimate as estimating
 from coterie.training.profiling.estimate import Estimate, Plan
@@ -90,7 +91,7 @@ def test_a_plan_is_what_pretrain_does_and_leaves_nothing(
 
 
 def rehearsed(images: Path, capfd: pytest.CaptureFixture[str], method: str, *more: str) -> dict[str, Any]:
-    wanted = resolve(method, (str(images),), flags={"epochs": 3, "batch_size": 16}, settings=[*TINY, *more])
+    wanted = resolve_run(method, images, {"epochs": 3, "batch_size": 16, "settings": [*TINY, *more]})
     result = rehearse(wanted.config, wanted.source)
     lines = [json.loads(line) for line in capfd.readouterr().out.splitlines()]
     assert lines == [{"ready": True}, *[{}] * 20]
@@ -135,7 +136,7 @@ def test_refreshes_are_counted_and_not_timed_twice(images: Path, monkeypatch: py
         (("refresh.every_epochs=3",), 3),
         (("refresh.every_steps=2",), 18),  # 35 steps
     ):
-        config = resolve("deepcluster_v2", (str(images),), flags={"epochs": 7, "batch_size": 16}, settings=more).config
+        config = resolve_run("deepcluster_v2", images, {"epochs": 7, "batch_size": 16, "settings": more}).config
         found = estimating.estimate(config, len(source), 0.5, Listening())
         assert found.refreshes == 10 * expected
         assert (found.filling, found.training) == (5, 70)

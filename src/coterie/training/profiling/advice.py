@@ -108,13 +108,6 @@ class Profile:
         return self.refresh / (self.refresh + steps * self.step)
 
     @property
-    def bottleneck(self) -> str:
-        """The part of a step that is most worth a change: ``network`` where nothing else takes a tenth of it."""
-        shares = {part: share for part, share in self.shares.items() if part not in NETWORK}
-        worst = max(shares, key=lambda part: shares[part])
-        return worst if shares[worst] >= WORTH_IT else "network"
-
-    @property
     def advice(self) -> tuple[str, ...]:
         """What to change, one to three lines, the most important first."""
         said = {

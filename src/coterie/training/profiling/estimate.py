@@ -9,16 +9,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from coterie.config.hardware import choose_device
 from coterie.config.schema import PretrainConfig
 from coterie.config.toml import to_dict
 from coterie.errors import UserError
-from coterie.evaluation.augmented_views import COUNT
-from coterie.evaluation.callbacks import SAMPLED as LOOKED_AT
 from coterie.logger import Logger
-from coterie.reporting.run_report import sample_size
 from coterie.training.profiling.rehearsal import TICKS
-from coterie.training.student import preprocessing_of
 
 COMMAND = (sys.executable, "-P", "-m", "coterie.training.profiling.rehearsal")
 MAP_SECONDS = 4.0
@@ -85,14 +80,24 @@ class Plan:
     estimate: Estimate
 
 
-def estimate(config: PretrainConfig, images: int, resolved_in: float, logger: Logger) -> Estimate:
+def estimate(
+    config: PretrainConfig,
+    images: int,
+    resolved_in: float,
+    logger: Logger,
+    *,
+    label_free_images: int = 0,
+    report_images: int = 0,
+) -> Estimate:
     """Rehearse the run in a fresh process and extrapolate.
 
     Args:
         config: of the run.
         images: how many its source has.
         resolved_in: seconds that reading and measuring the images took.
-        logger: is told how far the rehearsal is.
+        logger: receives the progress of the rehearsal.
+        label_free_images: how many images, views among them, the label-free metrics embed in all.
+        report_images: how many images the report embeds.
 
     Raises:
         UserError: what the run itself would say; or the rehearsal was killed, most often for want of memory.
@@ -109,7 +114,6 @@ def estimate(config: PretrainConfig, images: int, resolved_in: float, logger: Lo
         pass
     if "error" in found:
         raise UserError(found["error"])
-    device = choose_device(config.run.device)
     per_epoch, rule = images // config.batch_size, config.refresh
     steps = config.epochs * per_epoch
     if config.images is not None:
@@ -123,8 +127,8 @@ def estimate(config: PretrainConfig, images: int, resolved_in: float, logger: Lo
         filling=found["filling"] * per_epoch,
         training=found["step"] * steps,
         refreshes=found["refresh"] * times,
-        looking=found["embedding"] * min(LOOKED_AT, images) * (1 + COUNT) * min(config.run.snapshots, config.epochs),
-        reporting=found["embedding"] * sample_size(images, preprocessing_of(config).size, device) + MAP_SECONDS,
+        looking=found["embedding"] * label_free_images,
+        reporting=found["embedding"] * report_images + MAP_SECONDS,
         step=found["step"],
         steps=found["steps"],
         main_memory=found["main"],

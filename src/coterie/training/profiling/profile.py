@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from coterie.config.describe import summary
-from coterie.config.hardware import choose_autocast, choose_device
+from coterie.config.hardware import Runtime
 from coterie.config.schema import PretrainConfig
 from coterie.data.loading.loader import Loader
 from coterie.data.sources.source import ImageSource
@@ -90,7 +90,9 @@ class SectionTimer:
 
     def watch(self, loader: Loader, parts: TrainingParts, optimizer: torch.optim.Optimizer) -> None:
         """Mark where the loop goes from one part to the next."""
-        student, objective, target = parts.student, parts.objective, parts.objective.target
+        student = parts.student
+        objective: Any = parts.objective  # a module
+        target = getattr(objective, "target", None)
         self._mark_before(loader, "batch", WAITING)  # it is called with what the workers made
         objective.register_forward_pre_hook(self.marking(BOOKKEEPING))  # seed, learning rate
         teacher = target.network if isinstance(target, MomentumTeacher) else None
@@ -179,21 +181,23 @@ def profile_run(config: PretrainConfig, source: ImageSource, seconds: float, log
     Raises:
         UserError: what the run itself would say, in one line.
     """
-    device, threads = choose_device(config.run.device), torch.get_num_threads()
+    runtime, threads = (
+        Runtime.choose(config.run.device, config.run.precision, config.run.workers, logger),
+        torch.get_num_threads(),
+    )
     torch.set_num_threads(config.run.threads or threads)
     try:
-        return _profile(config, source, seconds, device, logger)
+        return _profile(config, source, seconds, runtime)
     except torch.OutOfMemoryError as error:
-        raise UserError(out_of_memory(config, device, error)) from error
+        raise UserError(out_of_memory(config, runtime, error)) from error
     finally:
         torch.set_num_threads(threads)
 
 
-def _profile(
-    config: PretrainConfig, source: ImageSource, seconds: float, device: torch.device, logger: Logger
-) -> Profile:
+def _profile(config: PretrainConfig, source: ImageSource, seconds: float, runtime: Runtime) -> Profile:
+    device, logger = runtime.device, runtime.logger
     longer = replace(config, epochs=config.epochs + (1 + TURNS) * MOST_STEPS, images=None)  # enough steps, always
-    loader, timeline = build_loader(longer, source, device), SectionTimer(device)
+    loader, timeline = build_loader(longer, source, runtime), SectionTimer(device)
     began = time.perf_counter()
     loader.prepare(logger.progress)
     prepared = time.perf_counter() - began
@@ -208,7 +212,7 @@ def _profile(
             refresh = simulate_full_memory(parts.objective, config, len(source))
             yield from steps.batches()
 
-        _fit(config, loader, parts, timeline, batches(), lambda: filling.over(loader.fill_batches()))
+        _fit(config, loader, parts, runtime, timeline, batches(), lambda: filling.over(loader.fill_batches()))
         for _ in ticks:  # so that a bar is whole
             pass
         held = {
@@ -240,9 +244,10 @@ def _fit(
     config: PretrainConfig,
     loader: Loader,
     parts: TrainingParts,
+    runtime: Runtime,
     timeline: SectionTimer,
     batches: Stream,
-    once: Callable[[], Stream],
+    fill_batches: Callable[[], Stream],
 ) -> None:
     """The loop of every run, watched."""
     device = loader.device
@@ -258,9 +263,9 @@ def _fit(
         monitor.timed(batches),
         optimizer,
         rate.at,
-        once=once,
-        autocast=choose_autocast(config.run.precision, device),
+        fill_batches=fill_batches,
+        autocast=runtime.autocast,
         clip_grad_norm=config.clip_grad_norm,
         seed=config.seed,
-        observers=[monitor],
+        on_step_end=[monitor.on_step_end],
     )

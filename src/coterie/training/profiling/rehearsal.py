@@ -8,7 +8,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from multiprocessing import active_children
 from pathlib import Path
 from typing import Any
@@ -16,12 +16,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from coterie.config.hardware import choose_autocast, choose_device
+from coterie.config.hardware import Runtime
 from coterie.config.schema import PretrainConfig
 from coterie.config.toml import from_dict
+from coterie.data.loading.center_crop import center_batches
 from coterie.data.sources.open import open_source
 from coterie.data.sources.source import ImageSource, Subset
-from coterie.embedding.embed import embed_source
 from coterie.errors import UserError
 from coterie.grouping.chunks import CHUNK_ELEMENTS
 from coterie.grouping.objective import Objective
@@ -84,11 +84,12 @@ class StepTimer:
 
 def rehearse(config: PretrainConfig, source: ImageSource) -> dict[str, Any]:
     """Some steps of a run in this process: seconds of a step, a filling batch, a refresh and an embedding, and bytes."""
-    device = choose_device(config.run.device)
+    runtime = Runtime.choose(config.run.device, config.run.precision, config.run.workers)
+    device = runtime.device
     if config.run.threads:
         torch.set_num_threads(config.run.threads)
     longer = replace(config, epochs=config.epochs + MOST_STEPS, images=None)  # enough steps, always
-    loader = build_loader(longer, source, device)
+    loader = build_loader(longer, source, runtime)
     parts = build_parts(config, device, images=len(source))
     rows, rate, log_steps = config.assigned_rows, config.learning_rate, config.run.log_steps
     monitor = Monitor(config.group_counts, rows, rate, log_steps=log_steps, write=lambda _: None, device=device)
@@ -107,15 +108,18 @@ def rehearse(config: PretrainConfig, source: ImageSource) -> dict[str, Any]:
         monitor.timed(batches()),
         config.optimizer.build(parts.student),
         config.learning_rate.at,
-        once=lambda: filling.over(loader.fill_batches()),
-        autocast=choose_autocast(config.run.precision, device),
+        fill_batches=lambda: filling.over(loader.fill_batches()),
+        autocast=runtime.autocast,
         clip_grad_norm=config.clip_grad_norm,
         seed=config.seed,
-        observers=[monitor],
+        on_step_end=[monitor.on_step_end],
     )
     some = Subset(source, np.linspace(0, len(source) - 1, min(EMBEDDED, len(source))).astype(np.int64))
     began = time.perf_counter()
-    embed_source(parts.student.encoder.backbone.eval(), some, preprocessing_of(config), device=device)
+    network = parts.student.encoder.backbone.eval()
+    with torch.inference_mode():
+        for batch in center_batches(some, **asdict(preprocessing_of(config)), device=device):
+            network(batch.views[0])
     return {
         "embedding": (time.perf_counter() - began) / len(some),
         "first": filling.first + steps.first,
@@ -178,7 +182,7 @@ def _main() -> None:
     except UserError as error:
         _say({"error": str(error)})
     except torch.OutOfMemoryError as error:
-        _say({"error": out_of_memory(config, choose_device(config.run.device), error)})
+        _say({"error": out_of_memory(config, Runtime.choose(config.run.device, config.run.precision), error)})
     except KeyboardInterrupt:
         raise SystemExit(130) from None
 

@@ -1,0 +1,226 @@
+"""Calls the callbacks of a run in their order, and remembers which of their slow work is done."""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+from coterie.distributed.processes import broadcast_object, rank
+from coterie.errors import UserError, first_cause
+from coterie.logger import Logger
+from coterie.training.callback import Callback
+from coterie.training.checkpointer import Checkpointer
+from coterie.training.run_folder import FinishedWork, RunFolder
+from coterie.training.run_state import RunState
+from coterie.training.student import Student
+from coterie.types import Progress, StepResult
+
+END = "end:"
+"""Marks ``on_end`` among the names of finished work."""
+
+
+class Ended(Exception):  # noqa: N818
+    """A callback ended the run before its last step; the text says why. Everything is saved."""
+
+
+class CallbackError(UserError):
+    """A callback failed, and the run stopped. What was trained before is saved."""
+
+
+class CallbackRunner:
+    """Calls the callbacks of one run in the order that :mod:`coterie.training.callback` describes."""
+
+    def __init__(
+        self,
+        callbacks: Sequence[Callback],
+        checkpointer: Checkpointer,
+        state: RunState,
+        folder: RunFolder,
+        whole_student: Callable[[], Student],
+        logger: Logger,
+    ) -> None:
+        """Call ``callbacks`` and then ``checkpointer``; ``whole_student`` gathers the student, on all processes.
+
+        Raises:
+            UserError: something that is no callback, or two of the same name.
+        """
+        self.callbacks: dict[str, Callback] = {}
+        for each in callbacks:
+            if not isinstance(each, Callback):
+                raise UserError(f"{each!r} is not a callback: derive its class from coterie.Callback")
+            name = each.name or type(each).__name__
+            if name in self.callbacks:
+                raise UserError(f"two callbacks are called {name}: give one of them another `name`")
+            self.callbacks[name] = each
+        self.checkpointer, self.state, self.folder = checkpointer, state, folder
+        self.whole_student, self.logger = whole_student, logger
+        self.first = rank() == 0
+        self._done = FinishedWork()
+        self._progress: Progress | None = None
+        self._running: str | None = None  # whose method is being called
+        self._buffer: list[dict[str, Any]] | None = None  # lines of the slow work that is being done
+        self._failure: tuple[str, Exception] | None = None
+        checkpointer.on_saved = partial(self.call, "on_checkpoint")
+
+    def after_step(self, progress: Progress, result: StepResult) -> None:
+        """Everything that follows a step.
+
+        Raises:
+            CallbackError: a callback failed whose errors stop the run.
+            Ended: a callback ended the run.
+        """
+        self._progress = progress
+        self.call("on_step_end", progress, result)
+        if progress.step_in_epoch + 1 == progress.steps_per_epoch:
+            self.call("on_epoch_end", progress)
+        self.state.pending = [name for name, each in self.callbacks.items() if each.is_due(progress)]
+        self.checkpointer.on_step_end(progress, result)
+        if self.checkpointer.stopping or progress.step + 1 == progress.total_steps:
+            self._agree()
+        self.run_pending(progress)
+
+    def call(self, hook: str, *values: Any) -> None:
+        """Call a cheap method of every callback. An error is kept until the next save, and stops the run then."""
+        for name, callback in self.callbacks.items():
+            if callback.every_process and hook == "on_step_end":
+                callback.on_step_end(*values)
+            elif self.first:
+                outer, self._running = self._running, name
+                try:
+                    getattr(callback, hook)(*values)
+                except Exception as error:
+                    self._fail(name, error)
+                finally:
+                    self._running = outer
+
+    def run_pending(self, progress: Progress) -> None:
+        """Do the slow work that is due after a step, in order. A resumed run begins with it.
+
+        Raises:
+            CallbackError: a callback failed whose errors stop the run.
+            Ended: a callback ended the run.
+        """
+        if not self.state.pending:
+            return
+        self._progress = progress
+        if self._done.step != progress.step:
+            self._done = FinishedWork(progress.step)
+        while self.state.pending:
+            name = self.state.pending[0]
+            if name in self.callbacks:  # of a resumed run, it may no longer be there
+                self._work(name, name, lambda callback, student: callback.on_due(student, progress))
+            del self.state.pending[0]
+        self._agree()
+
+    def end(self) -> None:
+        """Call ``on_end`` of every callback that has not had it."""
+        for name in self.callbacks:
+            if END + name not in self._done.names:
+                self._work(name, END + name, lambda callback, student: callback.on_end(student))
+
+    def resume(self, start: int) -> None:
+        """Bring log, pending work and an early end to where a run of ``start`` steps was."""
+        if self.first:
+            done = self.folder.finished_work()
+            if done.step == start - 1:
+                self._done = done
+            else:
+                self._done = FinishedWork(start - 1)
+            lines = self._done.lines if self.state.pending or self._done.names else None
+            self.folder.truncate_log(start, lines)
+            if not self.folder.report.exists():  # it was removed: it is to be written again
+                self._done.names = [name for name in self._done.names if not name.startswith(END)]
+        self._done = broadcast_object(self._done)
+        self.state.pending = [name for name in self.state.pending if name not in self._done.names]
+        if self._done.ended is not None:
+            self.state.ended, self.state.ended_by = self._done.ended, self._done.ended_by
+        by = self.callbacks.get(self.state.ended_by or "")
+        if by is None or not by.keeps_ended:
+            self.state.ended = self.state.ended_by = None
+
+    @property
+    def everything_is_done(self) -> bool:
+        """Whether no work is left to an ended run."""
+        return not self.state.pending and all(END + name in self._done.names for name in self.callbacks)
+
+    def end_run(self, reason: str) -> None:
+        """End the run after this step, as the callback that is being called asks."""
+        self.state.ended, self.state.ended_by = reason, self._running
+        if self._buffer is None:  # of slow work all processes hear when it is done
+            self.checkpointer.request_stop()
+
+    def log(self, record: dict[str, Any]) -> None:
+        """A line of the log from a callback; those of slow work are written together when it is done."""
+        place = {} if self._progress is None else {"step": self._progress.step, "epoch": self._progress.epoch}
+        if self._buffer is not None:
+            self._buffer.append(place | record)
+        else:
+            self.write(place | record)
+
+    def write(self, record: dict[str, Any]) -> None:
+        """Add a line to the log, and let logger and callbacks know; nothing on other processes than the first."""
+        if not self.first:
+            return
+        self.folder.append(record)
+        self.logger.log_metrics(record, self._progress.total_steps if self._progress else 0)
+        self.call("on_metrics", record)
+        if "warning" in record:
+            self.logger.warning(record["warning"])
+            self.call("on_warning", record["warning"])
+
+    def _work(self, name: str, mark: str, work: Callable[[Callback, Student], None]) -> None:
+        """Slow work of one callback on the first process, with the whole student; all processes agree how it ended."""
+        callback = self.callbacks[name]
+        failure: Exception | None = None
+        student: Student | None = None
+        self._buffer, self._running = [], name
+        try:
+            student = self.whole_student()
+            if self.first:
+                self.checkpointer.settle()  # processes are forked now, and a thread that writes may hold what they need
+                student.eval()
+                work(callback, student)
+        except Exception as error:
+            failure = error
+        finally:
+            lines, self._buffer, self._running = self._buffer, None, None
+            if student is not None:
+                student.train()
+        said = broadcast_object(None if failure is None else _described(name, failure))
+        if said is not None and callback.on_error == "stop":
+            raise said from failure
+        if self.first:
+            if said is not None:
+                self.logger.warning(f"{said}; the run continues without it")
+            self._done.names.append(mark)
+            self._done.lines += lines
+            self._done.ended, self._done.ended_by = self.state.ended, self.state.ended_by
+            self.folder.write_finished_work(self._done)
+            for line in lines:
+                self.write(line)
+
+    def _fail(self, name: str, error: Exception) -> None:
+        if self.callbacks[name].on_error == "continue":
+            self.logger.warning(f"{_described(name, error)}; the run continues")
+        elif self._failure is None:
+            self._failure = name, error
+            self.checkpointer.request_stop()
+
+    def _agree(self) -> None:
+        """Let all processes know of a failure or an early end on the first."""
+        error = None if self._failure is None else _described(*self._failure)
+        said, self.state.ended, self.state.ended_by = broadcast_object((error, self.state.ended, self.state.ended_by))
+        if said is not None:
+            raise said from (self._failure[1] if self._failure else None)
+        if self.state.ended is not None and self._progress and self._progress.step + 1 < self._progress.total_steps:
+            raise Ended(self.state.ended)
+
+
+def _described(name: str, error: Exception) -> UserError:
+    """An error of a callback for all processes: what a user can fix is passed on as it is."""
+    if isinstance(error, UserError):
+        passed_on = UserError(str(error))
+        passed_on.status = error.status
+        return passed_on
+    return CallbackError(
+        f"the callback {name} failed ({first_cause(error)}): what was trained is saved; fix it and run the same command again"
+    )

@@ -1,0 +1,39 @@
+"""What a run remembers beside its weights: facts of its start, bad images, and work that is due and not done."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass
+class RunState:
+    """The part of a checkpoint that belongs to the run itself; plain values only.
+
+    Attributes:
+        threads: CPU threads of the main process, kept on a resume so that it is bitwise.
+        images: how many images the source has.
+        bad_images: the reason for each image that could not be decoded, by its position in the source.
+        ended: why the run ended before its last step; None if it did not.
+        ended_by: name of the callback that ended it.
+        pending: names of the callbacks whose work is due after the last finished step and not done, in order.
+    """
+
+    threads: int
+    images: int
+    bad_images: dict[int, str] = field(default_factory=dict)
+    ended: str | None = None
+    ended_by: str | None = None
+    pending: list[str] = field(default_factory=list)
+
+    def state_dict(self) -> dict[str, Any]:
+        """A copy for a checkpoint."""
+        return vars(self) | {"bad_images": dict(self.bad_images), "pending": list(self.pending)}
+
+    @classmethod
+    def from_checkpoint(cls, state: Mapping[str, Any]) -> "RunState":
+        """The state in a checkpoint; those of earlier versions kept it as ``extra``, and ended by label-free metrics only."""
+        if "run" in state:
+            return cls(**state["run"])
+        extra = state["extra"]
+        ended = extra.get("ended")
+        return cls(extra["threads"], extra["images"], dict(extra["bad"]), ended, "label_free" if ended else None)
