@@ -3,11 +3,13 @@
 import inspect
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 import tomllib
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -19,8 +21,10 @@ from PIL import Image
 
 import coterie
 from coterie import api
+from coterie.cli import commands
 from coterie.cli import main as cli
 from coterie.cli.demo import write_patches
+from coterie.config.options import EvaluationOptions, MachineOptions, RunOptions
 from coterie.data.sources.builtin_photos import photo_patches
 
 TINY = [
@@ -219,7 +223,7 @@ def test_sources_that_hold_nothing(tmp_path: Path, call) -> None:
         (["--set", "backbone.weights=/nowhere.pth"], "/nowhere.pth"),
         (["--config", "/nowhere.toml"], "no settings file /nowhere.toml"),
         (["--probe", "/nowhere"], "no such file or folder"),
-        (["--probe-test", "x"], "name with --probe"),
+        (["--probe-test", "x"], "name those it learns from with --probe"),
         (["--batch-size", "-5"], "at least 2 images"),
         (["--set", "run.workers=-2"], "workers is -2"),
         (["--set", "run.threads=-1"], "run.threads is -1"),
@@ -413,12 +417,39 @@ def test_no_labels_to_judge_by(images: Path, tmp_path: Path, call) -> None:
     assert "has no labels" in err
 
 
-def test_the_command_is_the_api() -> None:
-    """Same verbs, same parameters, same defaults."""
-    for verb in ("plan", "profile", "pretrain", "evaluate", "transfer", "select", "compare", "report", "embed"):
-        command, function = (inspect.signature(getattr(module, verb)).parameters for module in (cli, api))
-        assert list(command) == [name for name in function if name != "logger"]
-        for name, parameter in command.items():
-            default = function[name].default
-            if parameter.kind is not inspect.Parameter.VAR_POSITIONAL:
-                assert parameter.default in (default, ",".join(default) if isinstance(default, tuple) else default)
+@pytest.mark.parametrize(
+    "verb", ["plan", "profile", "pretrain", "evaluate", "transfer", "select", "compare", "report", "embed"]
+)
+def test_the_command_is_the_api(verb: str) -> None:
+    """Same verbs, same parameters, same defaults; what only Python can hand in aside."""
+    command, function = (inspect.signature(getattr(module, verb)).parameters for module in (commands, api))
+    assert command.keys() == function.keys() - {"logger", "callbacks", "parts"}
+    for name, parameter in command.items():
+        default = function[name].default
+        if name == "options":
+            flags, *_ = get_args(parameter.annotation)  # Annotated[kind, ...] | None
+            assert get_args(flags)[0] is get_args(function[name].annotation)[0]  # Unpack[kind]
+        elif parameter.kind is not inspect.Parameter.VAR_POSITIONAL:
+            assert parameter.default in (default, ",".join(default) if isinstance(default, tuple) else default)
+
+
+def test_an_unknown_keyword_is_refused_with_the_one_that_was_meant() -> None:
+    with pytest.raises(TypeError, match="unexpected keyword argument 'epoch'; did you mean 'epochs'"):
+        api.plan("swav", "nowhere", epoch=3)  # type: ignore[call-arg]
+    with pytest.raises(TypeError, match="unexpected keyword argument 'divice'; did you mean 'device'"):
+        api.evaluate("run", "nowhere", divice="cpu")  # type: ignore[call-arg]
+
+
+def test_every_shared_option_has_its_text_in_the_help(capsys: pytest.CaptureFixture[str]) -> None:
+    for verb, kind in (
+        ("plan", RunOptions),
+        ("pretrain", RunOptions),
+        ("evaluate", EvaluationOptions),
+        ("embed", MachineOptions),
+    ):
+        cli.app([verb, "--help"], exit_on_error=False)
+        said = " ".join(capsys.readouterr().out.replace("│", " ").split())
+        for name in kind.__annotations__:
+            text = re.search(rf"^ +{name}: (\w+ \w+)", kind.__doc__ or "", re.MULTILINE)
+            assert text is not None
+            assert text[1] in said

@@ -84,7 +84,7 @@ def test_a_killed_worker_brings_the_group_back_and_nothing_is_lost(images: Path,
     os.kill(ranks[1], signal.SIGKILL)
     _, said = process.communicate(timeout=400)
     assert process.returncode == 0, said
-    assert "goes on at step" in said
+    assert "resumes at step" in said
     (ours, log), (theirs, other_log) = left(out), left(tmp_path / "whole")
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
     assert log == other_log
@@ -121,7 +121,7 @@ def test_asked_to_stop_all_save_after_the_same_step_and_one_process_goes_on(
     alone = started(images, tmp_path, 0)
     _, said = alone.communicate(timeout=400)
     assert alone.returncode == 0, said
-    assert f"goes on at step {steps}" in said
+    assert f"resumes at step {steps}" in said
     assert left(tmp_path)[1][-1]["step"] == EPOCHS * STEPS_PER_EPOCH - 1
 
 

@@ -84,5 +84,5 @@ def test_a_run_that_has_ceased_to_move_ends_if_asked_and_goes_on_if_not(images: 
 
 
 def test_staleness_needs_looks(images: Path, tmp_path: Path) -> None:
-    with pytest.raises(BadConfig, match=r"run\.looks is 0"):
+    with pytest.raises(BadConfig, match=r"run\.snapshots is 0"):
         train(images, tmp_path / "run", "run.snapshots=0", "run.early_stop=true")

@@ -23,7 +23,11 @@ MOMENTS = [
     (f"{CALLBACKS}.ProbeCallback.on_due", 2, "before"),
     (f"{CALLBACKS}.ProbeCallback.on_due", 2, "after"),
     ("coterie.reporting.callback.ReportCallback.on_end", 1, "before"),
-    (f"{FOLDER}.RunFolder.write_finished_work", 3, "before"),  # the line of the second label-free metrics is not written
+    (
+        f"{FOLDER}.RunFolder.write_finished_work",
+        3,
+        "before",
+    ),  # the line of the second label-free metrics is not written
     (f"{FOLDER}.RunFolder.write_finished_work", 3, "after"),  # it is promised, and not in the log
     (f"{FOLDER}.RunFolder.write_finished_work", 7, "after"),  # the report's
 ]
@@ -91,9 +95,7 @@ def killed_and_resumed(
 
 
 @pytest.mark.parametrize(("path", "call", "moment"), MOMENTS)
-def test_killed_inside_a_callback(
-    images: Path, whole: Path, tmp_path: Path, path: str, call: int, moment: str
-) -> None:
+def test_killed_inside_a_callback(images: Path, whole: Path, tmp_path: Path, path: str, call: int, moment: str) -> None:
     out = tmp_path / "run"
     killed_and_resumed(images, out, partial(dying, path, call, moment), None)
     assert_same_runs(out, whole)

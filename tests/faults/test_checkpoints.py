@@ -56,7 +56,7 @@ def test_the_checkpoint_before_is_taken(begun: Path, shard: Path, whole: Path, t
     status, said = Run(shard, out, workers=2).end()
     assert status == 0, said
     assert said.count("is passed over") == 1
-    assert f"goes on at step {step}" in said
+    assert f"resumes at step {step}" in said
     assert not (tmp_path / "shouted").exists()
     assert len(list((out / "checkpoint").glob("*.damaged"))) == 1
     assert_same_runs(out, whole)

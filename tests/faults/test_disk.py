@@ -26,7 +26,7 @@ def test_a_full_disk_while_saving(shard: Path, whole: Path, tmp_path: Path, free
         ballast.unlink()
         status, said = Run(shard, disk / "run").end()
         assert status == 0, said
-        assert f"goes on at step {saved}" in said
+        assert f"resumes at step {saved}" in said
         shutil.copytree(disk / "run", tmp_path / "run")
     assert_same_runs(tmp_path / "run", whole)
 

@@ -42,10 +42,10 @@ def test_killed_at_random_moments(shard: Path, tmp_path: Path) -> None:
     for number in range(KILLS):
         where = ["checkpoint", "anywhere", "model", "start", "checkpoint"][number % 5]
         torn.append(killed(begun, where, moments))
-        resumed += [int(step) for step in re.findall(r"goes on at step (\d+)", begun.said())]
+        resumed += [int(step) for step in re.findall(r"resumes at step (\d+)", begun.said())]
         begun = Run(shard, broken, epochs=EPOCHS, workers=number % 3)
     status, said = begun.end(within=1000)
-    resumed += [int(step) for step in re.findall(r"goes on at step (\d+)", said)]
+    resumed += [int(step) for step in re.findall(r"resumes at step (\d+)", said)]
     assert status == 0, said
     print(f"{KILLS} kills, {sum(map(bool, torn))} inside a write; went on at {resumed}")
     assert any("step-" in each for each in torn), "no kill landed inside the write of a checkpoint"

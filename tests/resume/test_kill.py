@@ -67,9 +67,9 @@ def test_killed_at_random_moments(images: Path, tmp_path: Path) -> None:
             images, broken, workers=1 + number % 2, inside_the_write=inside, wait=moments.uniform(0, 0.2)
         )
         torn.append(cut)
-        resumed_at += [int(step) for step in re.findall(r"goes on at step (\d+)", said)]
+        resumed_at += [int(step) for step in re.findall(r"resumes at step (\d+)", said)]
     last = subprocess.run(command(images, broken, workers=1), check=True, capture_output=True, text=True)
-    resumed_at += [int(step) for step in re.findall(r"goes on at step (\d+)", last.stderr)]
+    resumed_at += [int(step) for step in re.findall(r"resumes at step (\d+)", last.stderr)]
     assert len(resumed_at) == 5
     assert any(torn), "no kill landed inside a write"
     assert max(resumed_at) > 12, "no resume with the queue in use"

@@ -27,7 +27,7 @@ def test_figures_of_a_healthy_step() -> None:
     monitor, lines = watched()
     codes = F.one_hot(torch.arange(8) % 4, 10).float()
     for step in range(4):
-        monitor(Progress(step, 10, 100), result(1.0 + step, spread_out(step), codes))
+        monitor.on_step_end(Progress(step, 10, 100), result(1.0 + step, spread_out(step), codes))
     assert [line["step"] for line in lines] == [1, 3]
     assert lines[1]["loss"] == 3.5
     assert lines[1]["loss_over_ln_k"] == pytest.approx(3.5 / math.log(10))
@@ -44,7 +44,7 @@ def test_a_group_is_forgotten_after_the_window() -> None:
         F.one_hot(torch.ones(8, dtype=torch.int64), 10).float(),
     )
     for step in range(2 * monitor.window):
-        monitor(Progress(step, 10, 1000), result(1.0, spread_out(step), first if step == 0 else later))
+        monitor.on_step_end(Progress(step, 10, 1000), result(1.0, spread_out(step), first if step == 0 else later))
     assert lines[0]["groups_used"] == 2
     assert lines[-1]["groups_used"] == 1
 
@@ -54,7 +54,7 @@ def test_hard_labels_and_images_without_one() -> None:
     labels = torch.tensor([3, 3, 5, -100])
     for step in range(2):
         made = StepResult(torch.tensor(1.0), spread_out(0), [Target(labels, 0, None)], torch.arange(64))
-        monitor(Progress(step, 10, 100), made)
+        monitor.on_step_end(Progress(step, 10, 100), made)
     assert lines[0]["groups_used"] == 2
     assert 1 < lines[0]["perplexity"] < 2
 
@@ -63,7 +63,7 @@ def collapsing(monitor: Monitor, what: str, steps: int) -> None:
     z = torch.ones(2, 64, 16) / 4 if what == "one point" else spread_out(0)
     loss = 1.0 if what == "one point" else math.log(10)
     for step in range(steps):
-        monitor(Progress(step, 10, 1000), result(loss, z, torch.full((8, 10), 0.1)))
+        monitor.on_step_end(Progress(step, 10, 1000), result(loss, z, torch.full((8, 10), 0.1)))
 
 
 @pytest.mark.parametrize(("what", "words"), [("one point", "same embedding"), ("ln K", "know nothing")])
@@ -88,9 +88,9 @@ def test_a_loss_of_ln_k_at_the_start_is_no_collapse() -> None:
 
 def test_a_loss_that_is_no_number_ends_the_run() -> None:
     monitor, _ = watched()
-    monitor(Progress(0, 10, 100), result(float("nan"), spread_out(0), torch.full((8, 10), 0.1)))
+    monitor.on_step_end(Progress(0, 10, 100), result(float("nan"), spread_out(0), torch.full((8, 10), 0.1)))
     with pytest.raises(NotFinite, match=r"step 0 .* a lower learning_rate\.peak") as raised:
-        monitor(Progress(1, 10, 100), result(1.0, spread_out(0), torch.full((8, 10), 0.1)))
+        monitor.on_step_end(Progress(1, 10, 100), result(1.0, spread_out(0), torch.full((8, 10), 0.1)))
     assert raised.value.seen["step"] == 0
     assert raised.value.seen["images"] == list(range(64))
 
@@ -98,9 +98,9 @@ def test_a_loss_that_is_no_number_ends_the_run() -> None:
 def test_a_gradient_that_is_no_number_ends_the_run_although_the_loss_is_one() -> None:
     monitor, _ = watched()
     ill = replace(result(1.0, spread_out(0), torch.full((8, 10), 0.1)), gradient_norm=torch.tensor(float("inf")))
-    monitor(Progress(0, 10, 100), ill)
+    monitor.on_step_end(Progress(0, 10, 100), ill)
     with pytest.raises(NotFinite, match="gradient inf at step 0"):
-        monitor(Progress(1, 10, 100), result(1.0, spread_out(0), torch.full((8, 10), 0.1)))
+        monitor.on_step_end(Progress(1, 10, 100), result(1.0, spread_out(0), torch.full((8, 10), 0.1)))
 
 
 def test_state_round_trip_writes_the_same_line(tmp_path) -> None:
@@ -108,12 +108,12 @@ def test_state_round_trip_writes_the_same_line(tmp_path) -> None:
     first, again = watched()
     for step in range(4):
         step_result = result(1.0 + step, spread_out(step), F.one_hot(torch.arange(8) % (step + 1), 10).float())
-        whole(Progress(step, 10, 100), step_result)
+        whole.on_step_end(Progress(step, 10, 100), step_result)
         if step == 3:
             torch.save(first.state_dict(), tmp_path / "monitor.pt")
             first, again = watched()
             first.load_state_dict(torch.load(tmp_path / "monitor.pt", weights_only=True))
-        first(Progress(step, 10, 100), step_result)
+        first.on_step_end(Progress(step, 10, 100), step_result)
     timed = {"images_per_second", "data_wait"}
     assert {k: v for k, v in again[-1].items() if k not in timed} == {
         k: v for k, v in lines[-1].items() if k not in timed

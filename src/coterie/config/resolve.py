@@ -1,7 +1,7 @@
 """From the options of a command or a call to a source of images and a whole config."""
 
 import difflib
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -100,6 +100,14 @@ def resolve(
         )
         chosen = to_dict(config)
     chosen |= {"data": list(data), "method": method}
+    reasons = _override(chosen, reasons, wanted, overrides)
+    return Resolved(source, *_completed(from_dict(chosen), source, reasons))
+
+
+def _override(
+    chosen: dict[str, Any], reasons: dict[str, str], wanted: Mapping[str, Any], overrides: Sequence[tuple[str, Any]]
+) -> dict[str, str]:
+    """Put options, then ``--set``, into the settings; the reasons that hold then."""
     for path, value in wanted.items():
         set_path(chosen, path, value)
         reasons[path] = "asked for"
@@ -108,7 +116,7 @@ def resolve(
             raise BadConfig(f"--set {path}: this is not a setting; write METHOD DATA on the command line")
         set_path(chosen, path, value)
         reasons = {known: why for known, why in reasons.items() if not _overridden(known, path)} | {path: "set by you"}
-    return Resolved(source, *_completed(from_dict(chosen), source, reasons))
+    return reasons
 
 
 def _completed(
