@@ -450,6 +450,6 @@ def test_every_shared_option_has_its_text_in_the_help(capsys: pytest.CaptureFixt
         cli.app([verb, "--help"], exit_on_error=False)
         said = " ".join(capsys.readouterr().out.replace("│", " ").split())
         for name in kind.__annotations__:
-            text = re.search(rf"^ +{name}: (\w+ \w+)", kind.__doc__ or "", re.MULTILINE)
+            text = re.search(rf"^ +{name}: (\S+ \S+)", kind.__doc__ or "", re.MULTILINE)
             assert text is not None
             assert text[1] in said
