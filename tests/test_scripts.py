@@ -36,7 +36,7 @@ test = ["coterie[stone]"]
 test-more = ["pebble[polish]"]
 """
 
-# A build backend of a few lines, so that pip needs nothing from the network. It counts how often it was called.
+# A build backend of a few lines, so that pip needs nothing from the network. It counts how often it is called.
 BACKEND = """
 import pathlib, tomllib, zipfile
 def wheel(folder, name, files, requires=""):
@@ -64,7 +64,7 @@ def build_editable(folder, config_settings=None, metadata_directory=None):
 
 
 def run(folder, *command, **environment):
-    """Run a command in a folder, without the variables that could change which Python or package is found."""
+    """Run a command in a folder, without environment variables that could change which Python or package is found."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("PIP_", "PYTHON", "VIRTUAL"))}
     environment = {**kept, **QUIET, "PYTHON": sys.executable, **environment}
     return subprocess.run(
@@ -120,7 +120,9 @@ def test_install_makes_an_environment_and_then_has_nothing_to_do(project, tmp_pa
     extra = run(project, "scripts/install", "test", PIP_FIND_LINKS="wheels")
     assert (extra.returncode, builds(project)) == (0, 2), extra.stderr
     assert run(project, ".venv/bin/python", "-c", "import pebble").returncode == 0
-    more = run(project, "scripts/install", "test-more", PIP_FIND_LINKS="wheels")  # here pebble, but not its extra
+    more = run(
+        project, "scripts/install", "test", "test-more", PIP_FIND_LINKS="wheels"
+    )  # pebble is there, its extra is not
     assert (more.returncode, builds(project)) == (0, 3), more.stderr
     for extras in (
         [],
