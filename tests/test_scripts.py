@@ -120,17 +120,11 @@ def test_install_makes_an_environment_and_then_has_nothing_to_do(project, tmp_pa
     extra = run(project, "scripts/install", "test", PIP_FIND_LINKS="wheels")
     assert (extra.returncode, builds(project)) == (0, 2), extra.stderr
     assert run(project, ".venv/bin/python", "-c", "import pebble").returncode == 0
-    more = run(
-        project, "scripts/install", "test", "test-more", PIP_FIND_LINKS="wheels"
-    )  # pebble is there, its extra is not
+    # pebble is there now, but not what its extra requires
+    more = run(project, "scripts/install", "test", "test-more", PIP_FIND_LINKS="wheels")
     assert (more.returncode, builds(project)) == (0, 3), more.stderr
-    for extras in (
-        [],
-        [""],
-        ["test"],
-        ["stone", "test-more"],
-        ["test,test-more"],
-    ):  # more than what is required is fine
+    # An environment with more than what is required is left alone.
+    for extras in ([], [""], ["test"], ["stone", "test-more"], ["test,test-more"]):
         assert (run(project, "scripts/install", *extras).stderr, builds(project)) == ("", 3)
     assert run(project, ".venv/bin/python", "-c", "import pebble, sand").returncode == 0
 
