@@ -1,10 +1,10 @@
-"""What every test shares: one thread, the same numbers every time, no network, and where the big data are."""
+"""What all tests share: one thread, the same random numbers every time, no network, and the folder of large data."""
 
 import os
 import random
 from pathlib import Path
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # for the processes that tests start, too
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # also for the processes that tests start
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("MPLBACKEND", "Agg")
 
@@ -21,16 +21,16 @@ hypothesis.settings.load_profile("coterie")
 
 @pytest.fixture(autouse=True)
 def same_numbers_every_time():
-    """Every test starts from the same generators, on one thread, whatever ran before it."""
+    """Seed the generators and use one thread, whatever ran before the test."""
     random.seed(0)
-    np.random.seed(0)  # noqa: NPY002 -- scikit-learn's default is this very generator
+    np.random.seed(0)  # noqa: NPY002 -- scikit-learn uses this generator by default
     torch.manual_seed(0)
     torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
-    """The folder of photographs and CIFAR-10 beside the project; a test that wants it skips where there is none."""
+    """The folder of photographs and CIFAR-10 beside the project; tests that need it skip without it."""
     folder = Path(os.environ.get("COTERIE_SHARED", ROOT.parent / "shared"))
     if not (folder / "data").is_dir():
         pytest.skip(f"no data in {folder}: set COTERIE_SHARED to a folder that holds data/")

@@ -1,15 +1,20 @@
-"""The scripts: what a person meets first, on a machine where nothing is ready.
+"""The scripts: what a new user runs first, on a machine where nothing is installed.
 
-The real scripts/install is run on a tiny project that needs nothing from the network, with the real pip and venv.
+The real scripts/install runs, with the real pip and venv, on a tiny project that needs nothing from the network.
 """
 
+import importlib.util
 import os
+import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parent.parent
 SCRIPTS = ("install", "demo", "test", "check", "format")
@@ -25,10 +30,13 @@ backend-path = ["."]
 name = "coterie"
 version = "1"
 dependencies = []
-optional-dependencies = { test = ["pebble>=1"] }
+[project.optional-dependencies]
+stone = ["pebble>=1"]
+test = ["coterie[stone]"]
+test-more = ["pebble[polish]"]
 """
 
-# A build backend of a few lines, so that pip needs nothing from the network. It counts how often it was called.
+# A build backend of a few lines, so that pip needs nothing from the network. It counts how often it is called.
 BACKEND = """
 import pathlib, tomllib, zipfile
 def wheel(folder, name, files, requires=""):
@@ -48,13 +56,15 @@ def build_editable(folder, config_settings=None, metadata_directory=None):
         raise SystemExit("the backend is broken")
     project = tomllib.loads(pathlib.Path("pyproject.toml").read_text())["project"]
     requires = "".join(f"Requires-Dist: {each}\\n" for each in project["dependencies"])
-    requires += "Provides-Extra: test\\nRequires-Dist: pebble>=1; extra == 'test'\\n"
+    for extra, lines in project["optional-dependencies"].items():
+        requires += f"Provides-Extra: {extra}\\n"
+        requires += "".join(f"Requires-Dist: {each}; extra == '{extra}'\\n" for each in lines)
     return wheel(folder, "coterie", {"coterie.pth": str(pathlib.Path("src").resolve())}, requires)
 """
 
 
 def run(folder, *command, **environment):
-    """Run a command in a folder, without the variables that could change which Python or package is found."""
+    """Run a command in a folder, without environment variables that could change which Python or package is found."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("PIP_", "PYTHON", "VIRTUAL"))}
     environment = {**kept, **QUIET, "PYTHON": sys.executable, **environment}
     return subprocess.run(
@@ -72,8 +82,10 @@ def project(tmp_path):
     (folder / "pyproject.toml").write_text(PYPROJECT)
     (folder / "backend.py").write_text(BACKEND)
     (folder / "wheels").mkdir()
-    write = "import backend; backend.wheel('wheels', 'pebble', {'pebble.py': ''})"
-    assert run(folder, sys.executable, "-c", write).returncode == 0
+    polish = "Provides-Extra: polish\\nRequires-Dist: sand; extra == 'polish'\\n"
+    for name, requires in (("pebble", polish), ("sand", "")):
+        write = f"import backend; backend.wheel('wheels', '{name}', {{'{name}.py': ''}}, \"{requires}\")"
+        assert run(folder, sys.executable, "-c", write).returncode == 0
     return folder
 
 
@@ -108,8 +120,13 @@ def test_install_makes_an_environment_and_then_has_nothing_to_do(project, tmp_pa
     extra = run(project, "scripts/install", "test", PIP_FIND_LINKS="wheels")
     assert (extra.returncode, builds(project)) == (0, 2), extra.stderr
     assert run(project, ".venv/bin/python", "-c", "import pebble").returncode == 0
-    for extras in ("", "test"):  # more than was asked for is enough
-        assert (run(project, "scripts/install", extras).stderr, builds(project)) == ("", 2)
+    # pebble is there now, but not what its extra requires
+    more = run(project, "scripts/install", "test", "test-more", PIP_FIND_LINKS="wheels")
+    assert (more.returncode, builds(project)) == (0, 3), more.stderr
+    # An environment with more than what is required is left alone.
+    for extras in ([], [""], ["test"], ["stone", "test-more"], ["test,test-more"]):
+        assert (run(project, "scripts/install", *extras).stderr, builds(project)) == ("", 3)
+    assert run(project, ".venv/bin/python", "-c", "import pebble, sand").returncode == 0
 
     pyproject = project / "pyproject.toml"
     pyproject.write_text(pyproject.read_text().replace("dependencies = []", 'dependencies = ["granite"]', 1))
@@ -117,7 +134,14 @@ def test_install_makes_an_environment_and_then_has_nothing_to_do(project, tmp_pa
     assert lacking.returncode == 1
     assert "granite" in lacking.stderr
     assert "trying once more" in lacking.stderr
-    assert "could not install" in lacking.stderr.splitlines()[-1]
+    assert "installation failed" in lacking.stderr.splitlines()[-1]
+
+
+def test_an_unknown_extra_is_named(project):
+    done = run(project, "scripts/install", "tset")
+    assert done.returncode == 1
+    assert "an extra named tset" in done.stderr.splitlines()[-1]
+    assert "coterie: installed." not in done.stderr
 
 
 def test_a_moved_checkout_is_installed_again(project):
@@ -134,13 +158,13 @@ def test_two_installations_at_once_do_the_work_once(project):
     assert (done.returncode, builds(project)) == (0, 1), done.stderr
 
 
-def test_an_installation_that_was_cut_short_goes_on(project):
+def test_an_interrupted_installation_can_be_resumed(project):
     assert run(project, sys.executable, "-m", "venv", "--without-pip", ".venv").returncode == 0
     (project / "broken").touch()
     failed = run(project, "scripts/install")
     assert (failed.returncode, builds(project)) == (1, 2), "it tries twice"
     assert "the backend is broken" in (project / ".venv" / "install.log").read_text()
-    assert "could not install" in failed.stderr.splitlines()[-1]
+    assert "installation failed" in failed.stderr.splitlines()[-1]
     (project / "broken").unlink()
     assert run(project, "scripts/install").returncode == 0
     assert run(project, ".venv/bin/python", "-c", "import coterie").returncode == 0
@@ -171,7 +195,7 @@ def executable(path: Path, text: str) -> None:
 
 @pytest.mark.parametrize("broken_one", [True, False])
 def test_no_suitable_python_is_one_plain_line(project, bare_machine, broken_one):
-    if broken_one:  # there, but it does not run: as the stand-ins of a version manager do
+    if broken_one:  # present, but it does not run, like the shims of a version manager
         executable(bare_machine / "python3.12", "#!/bin/sh\necho no such version >&2\nexit 127\n")
     done = run(project, "scripts/install", PATH=str(bare_machine), PYTHON="")
     assert done.returncode == 1
@@ -199,6 +223,53 @@ def test_an_environment_whose_python_is_gone_is_one_plain_line(project):
     assert done.returncode == 1
     assert len(done.stderr.splitlines()) == 1
     assert "remove .venv" in done.stderr
+
+
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+LISTS = {"dependencies": PROJECT["dependencies"], **PROJECT["optional-dependencies"]}
+
+
+def packages(*extras):
+    """The names of the packages that scripts/complete.py looks for: those of the core and of the extras."""
+    spec = importlib.util.spec_from_file_location("complete", ROOT / "scripts" / "complete.py")
+    complete = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(complete)
+    return {canonicalize_name(each.name) for each in complete.required(list(extras), PROJECT)}
+
+
+@pytest.mark.parametrize("extra", PROJECT["optional-dependencies"])
+def test_every_extra_resolves_to_packages(extra):
+    found = packages(extra)
+    assert found > packages()
+    assert "coterie" not in found, "an extra that refers to another is replaced by what it stands for"
+
+
+@pytest.mark.parametrize("name", LISTS)
+def test_no_dependency_stands_twice(name):
+    names = [canonicalize_name(Requirement(line).name) for line in LISTS[name]]
+    assert sorted(names) == sorted(set(names))
+
+
+def test_what_only_some_need_is_in_an_extra_of_its_own():
+    ray, remote = {"ray"}, {"moto", "s3fs"}
+    assert "scikit-image" not in packages()
+    assert "scikit-image" in packages("demo") & packages("test")
+    assert not (ray | remote) & packages("test")
+    assert packages("test-ray") & (ray | remote) == ray
+    assert packages("test-remote") & (ray | remote) == remote
+
+
+@pytest.mark.parametrize(
+    ("script", "needs"),
+    [
+        ("scripts/demo", {"demo"}),
+        ("scripts/test", {"test"}),
+        (".ci/run", set(PROJECT["optional-dependencies"]) - {"benchmark"}),  # whatever a test could need
+    ],
+)
+def test_scripts_install_what_they_need(script, needs):
+    (extras,) = re.findall(r"^\S*scripts/install\"? (\S+)$", (ROOT / script).read_text("utf-8"), re.MULTILINE)
+    assert packages(*extras.split(",")) >= packages(*needs)
 
 
 def test_the_readme_begins_with_the_two_commands():

@@ -1,14 +1,16 @@
-"""What `pip install` of a built Coterie would bring."""
+"""What `pip install` of a built Coterie installs."""
 
 import importlib.util
 import shutil
 import subprocess
 import sys
+import tomllib
 import zipfile
 from email.parser import Parser
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
 from coterie.version import __version__
 
@@ -18,9 +20,9 @@ SOURCE = ROOT / "src" / "coterie"
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory):
-    """A wheel of this tree, built from a copy, so that nothing is left behind in the checkout."""
+    """A wheel of this tree, built from a copy so that the checkout stays clean."""
     if importlib.util.find_spec("setuptools") is None:
-        pytest.skip("setuptools, which builds the wheel, is not installed")
+        pytest.skip("setuptools, which builds the wheel, is not installed: scripts/install test")
     folder = tmp_path_factory.mktemp("wheel")
     ignored = shutil.ignore_patterns("__pycache__", "*.egg-info")
     shutil.copytree(ROOT / "src", folder / "src", ignore=ignored)
@@ -42,11 +44,30 @@ def test_it_holds_the_whole_package_and_nothing_else(wheel):
     assert any(name.endswith("report.html") for name in inside)
 
 
-def test_its_metadata_say_who_we_are(wheel):
+def metadata_of(wheel):
+    return Parser().parsestr(wheel.read(f"coterie-{__version__}.dist-info/METADATA").decode())
+
+
+def test_its_metadata(wheel):
     folder = f"coterie-{__version__}.dist-info"
-    metadata = Parser().parsestr(wheel.read(f"{folder}/METADATA").decode())
+    metadata = metadata_of(wheel)
     assert metadata["Version"] == __version__
     assert metadata["License-Expression"] == "Apache-2.0"
     assert metadata["Requires-Python"].startswith(">=3.11")
     assert wheel.read(f"{folder}/licenses/LICENSE") == (ROOT / "LICENSE").read_bytes()
     assert "coterie = coterie.cli.main:main" in wheel.read(f"{folder}/entry_points.txt").decode()
+
+
+def test_its_extras_and_what_they_require(wheel):
+    metadata = metadata_of(wheel)
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["optional-dependencies"]
+    assert set(metadata.get_all("Provides-Extra")) == set(extras)
+    requirements = [Requirement(line) for line in metadata.get_all("Requires-Dist")]
+
+    def required(extra):
+        return {each.name for each in requirements if each.marker is None or each.marker.evaluate({"extra": extra})}
+
+    assert "torch" in required("")
+    assert required("demo") - required("") == {"scikit-image"}
+    for extra, lines in extras.items():
+        assert required(extra) - required("") == {Requirement(line).name for line in lines}

@@ -22,7 +22,7 @@ from tests.benchmarks.conftest import BENCHMARKS
 from tests.benchmarks.forked import run, start
 
 HAS_LIGHTLY = find_spec("lightly") is not None
-needs_lightly = pytest.mark.skipif(not HAS_LIGHTLY, reason="lightly is not installed: it is in the extra benchmark")
+needs_lightly = pytest.mark.skipif(not HAS_LIGHTLY, reason="lightly is not installed: scripts/install benchmark")
 
 
 def where(toy: Path, work: Path) -> Where:
@@ -55,7 +55,7 @@ def numbers(report: Any) -> Iterator[float]:
 def test_every_run_at_toy_size(wanted: Run, toy: Path, tmp_path: Path):
     jobs = [job for job in wanted.jobs(where(toy, tmp_path)) if HAS_LIGHTLY or not job.lightly]
     if not jobs:
-        pytest.skip("lightly is not installed: it is in the extra benchmark")
+        pytest.skip("lightly is not installed: scripts/install benchmark")
     for job in jobs:
         report = result(job, tmp_path / f"{job.name}.json", toy)
         assert sum(number > 0 for number in numbers(report)) >= 2, report

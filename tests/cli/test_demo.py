@@ -1,11 +1,15 @@
-"""The demonstration at toy size: every step of it, no claim about its figures."""
+"""The demonstration at toy size: every step of it, without any claim about its accuracy."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 import coterie.cli.demo
 from coterie.logger import NullLogger
+
+WITHOUT_SCIKIT_IMAGE = "import sys; sys.modules['skimage'] = None; from coterie.cli.main import main; main()"
 
 
 def test_the_whole_demonstration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -19,5 +23,21 @@ def test_the_whole_demonstration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     for words in ("raw pixels", "untrained network", "pretrained network", "Neighbors before and after"):
         assert words in page
     assert (tmp_path / "demo" / "run" / "model.safetensors").exists()
-    again = coterie.demo(tmp_path / "demo")  # nothing is trained again, and it says the same
+    again = coterie.demo(tmp_path / "demo")  # trains nothing, and comes to the same lines
     assert again[:-1] == lines[:-1]
+
+
+def test_without_scikit_image_one_line_says_what_to_install(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT_SCIKIT_IMAGE, "demo", "--out", "new"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=200,
+    )
+    assert (done.returncode, done.stdout) == (2, ""), done.stderr
+    assert done.stderr == (
+        "coterie: the built-in photographs come with scikit-image, which is not installed: pip install 'coterie[demo]'\n"
+    )
+    assert not (tmp_path / "new").exists()

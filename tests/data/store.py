@@ -1,4 +1,4 @@
-"""A real S3 server on this machine (moto's), that can be stopped and started, and a line to it that breaks."""
+"""A real S3 server on this machine (moto's) that can be stopped and restarted, and a connection to it that breaks."""
 
 import contextlib
 import io
@@ -18,7 +18,7 @@ def png(seed: int) -> bytes:
 
 
 def tar(first: int, count: int, **labels: str) -> bytes:
-    """Images of the seeds ``first`` and on; a label for all in ``cls``."""
+    """A tar shard of images with the seeds ``first`` and up; ``cls`` labels them all."""
     file = io.BytesIO()
     with tarfile.open(fileobj=file, mode="w") as shard:
         for number in range(first, first + count):
@@ -30,7 +30,7 @@ def tar(first: int, count: int, **labels: str) -> bytes:
 
 
 class Store:
-    """moto's server; what it holds outlives its stops."""
+    """moto's server; its objects survive a stop."""
 
     def __init__(self) -> None:
         self.port = 0
@@ -47,7 +47,7 @@ class Store:
         self.server.stop()
 
     def put(self, path: str, data: bytes) -> None:
-        """An object, as another client puts it there."""
+        """Write an object, as another client would."""
         import boto3
 
         client = boto3.client("s3", endpoint_url=f"http://127.0.0.1:{self.port}")
@@ -67,10 +67,10 @@ class Store:
 
 @contextlib.contextmanager
 def breaking_line(port: int, cuts: int, after: int) -> Iterator[tuple[int, list[int]]]:
-    """A port that hands on to another; so many answers of more than ``after`` bytes are cut off there, then none.
+    """Forward a port to another; the first ``cuts`` responses longer than ``after`` bytes are cut off there.
 
     Yields:
-        The port, and how many bytes of each answer came through.
+        The port, and how many bytes of each response came through.
     """
     listening = socket.create_server(("127.0.0.1", 0))
     answers: list[int] = []

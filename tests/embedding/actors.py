@@ -1,4 +1,4 @@
-"""What Ray's actors of the tests are asked for; they import it by its name."""
+"""What Ray's actors run in the tests; they import it by name."""
 
 from coterie.embedding.parts import EmbeddingParts
 from coterie.errors import UserError
@@ -6,12 +6,12 @@ from coterie.logger import NullLogger
 
 
 def refusing(workers: int) -> EmbeddingParts:
-    """A machine that has not what it takes."""
+    """Fail as on a machine that lacks the images."""
     raise UserError(f"no images here, for {workers} workers")
 
 
 def main() -> None:
-    """Ask a Ray of one's own for two parts of it."""
+    """Have a local Ray write two parts."""
     from coterie.embedding.ray_job import write_on_ray
 
     try:
@@ -21,6 +21,6 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    from tests.embedding import actors  # not __main__, which no actor has
+    from tests.embedding import actors  # not from __main__, which actors cannot import
 
     actors.main()

@@ -1,4 +1,4 @@
-"""The same parts by actors on a real Ray on this machine."""
+"""The same parts, written by actors of a real Ray on this machine."""
 
 import os
 import signal
@@ -17,7 +17,7 @@ WITHOUT_RAY = "import sys; sys.modules['ray'] = None; from coterie.cli.main impo
 
 needs_ray = pytest.mark.skipif(
     find_spec("ray") is None,
-    reason="Ray is not installed: pip install 'coterie[ray]'",
+    reason="Ray is not installed: scripts/install test-ray",
 )
 
 
@@ -50,7 +50,7 @@ def test_an_actor_is_killed_and_every_image_is_there_once(made: Made, tmp_path: 
     os.kill(working[0], signal.SIGKILL)
     said, errors = process.communicate(timeout=300)
     assert process.returncode == 0, errors
-    assert said.splitlines()[-1] == f"{out}: {IMAGES - len(BROKEN)} images"  # after what Ray has to say of the kill
+    assert said.splitlines()[-1] == f"{out}: {IMAGES - len(BROKEN)} images"  # after Ray's own messages about the kill
     assert {name: stamp for name, stamp in stamps(out).items() if name in there} == there, "made again"
     assert_same_rows(out, made)
     ours = [line for line in errors.splitlines() if "core_worker" not in line and "raylet" not in line]

@@ -1,4 +1,4 @@
-"""The whole way on a built-in set of real photographs, offline, on a CPU, in minutes."""
+"""The demonstration: pretrain on built-in photographs and evaluate the result; offline, on a CPU, in minutes."""
 
 import io
 import time
@@ -38,34 +38,43 @@ NEIGHBORS, TEMPERATURE = 20, 0.07
 
 @dataclass(frozen=True)
 class Space:
-    """One way to compare images: by pixels, by the untrained or by the pretrained network."""
+    """One way to compare images: by their pixels, or by features of the untrained or the pretrained network."""
 
     name: str
     train: Embeddings
     test: Embeddings
 
     accuracy: float
-    """Share of test images, in percent, whose class the 20 nearest training images vote for."""
+    """kNN accuracy in percent: test images whose 20 nearest training images vote for the right class."""
 
 
 def demo(out: str | Path = "demo", *, seed: int = 0, logger: Logger | None = None) -> list[str]:
-    """Pretrain on patches of photographs without their labels, then judge raw pixels, untrained and pretrained network.
+    """Pretrain on unlabeled patches of photographs, then compare raw pixels, the untrained and the pretrained network.
 
-    Writes ``train.parquet``, ``test.parquet`` and ``report.html`` to ``out``, and the run to ``out/run``. If it was stopped,
-    the same call goes on.
+    Writes ``train.parquet``, ``test.parquet`` and ``report.html`` to ``out``, and the run to ``out/run``. Call it again to
+    resume an interrupted run.
+
+    Args:
+        out: Folder for the data, the run and the report.
+        seed: Seed for the patches, weights, data order and augmentation.
+        logger: Receives progress and messages.
 
     Returns:
-        The lines that say what came out.
+        The lines of the summary.
+
+    Raises:
+        UserError: scikit-image, which ships the photographs, is not installed.
     """
     logger, out, start = logger or NullLogger(), Path(out), time.monotonic()
-    out.mkdir(parents=True, exist_ok=True)
     train, test = out / "train.parquet", out / "test.parquet"
     for split, path, count in (("train", train, TRAIN_IMAGES), ("test", test, TEST_IMAGES)):
         if not path.exists():
-            write_patches(path, photo_patches(split, count, SIDE, seed))
+            patches = photo_patches(split, count, SIDE, seed)
+            out.mkdir(parents=True, exist_ok=True)
+            write_patches(path, patches)
     logger.info(
-        f"{TRAIN_IMAGES} training and {TEST_IMAGES} test patches of {SIDE} x {SIDE} pixels from "
-        f"{len(PHOTOGRAPHS)} photographs, from disjoint regions; which photograph is asked, and never told in training"
+        f"{TRAIN_IMAGES} training and {TEST_IMAGES} test patches of {SIDE} x {SIDE} pixels from disjoint regions of "
+        f"{len(PHOTOGRAPHS)} photographs; the class is the photograph, and training never sees it"
     )
     run = api.pretrain(
         "swav",
@@ -78,58 +87,58 @@ def demo(out: str | Path = "demo", *, seed: int = 0, logger: Logger | None = Non
         logger=logger,
     )
     pair = labeled_pair((str(train),), (str(test),))
-    spaces = compare(run, pair)
+    spaces = evaluate_spaces(run, pair)
     before = max(space.accuracy for space in spaces[:-1])
-    report(out / "report.html", run, spaces, pair)
+    write_demo_report(out / "report.html", run, spaces, pair)
     lines = [
         f"kNN accuracy ({NEIGHBORS} neighbors, {len(spaces[0].test.labels)} test images, {len(PHOTOGRAPHS)} classes):"
     ]
     lines += [f"  {space.name:<20} {space.accuracy:5.1f} %" for space in spaces]
     lines.append(f"  gain over the better {spaces[-1].accuracy - before:+5.1f} points")
-    lines.append(f"took {time.monotonic() - start:.0f} s; look at {out / 'report.html'}")
+    lines.append(f"took {time.monotonic() - start:.0f} s; open {out / 'report.html'}")
     return lines
 
 
-def compare(run: Path, pair: Labeled) -> list[Space]:
-    """Raw pixels, the untrained and the pretrained network of a run."""
+def evaluate_spaces(run: Path, pair: Labeled) -> list[Space]:
+    """Evaluate raw pixels, the untrained and the pretrained network of a run."""
     config = from_dict(read_toml(run / "config.toml"))
-    look = preprocessing_of(config)
+    preprocessing = preprocessing_of(config)
     untrained = build_student(config).encoder.backbone.eval()
     networks: list[tuple[str, nn.Module]] = [
         ("raw pixels", nn.Flatten()),
         ("untrained network", untrained),
         ("pretrained network", load_backbone(run)),
     ]
-    return [_space(name, network, pair, look) for name, network in networks]
+    return [_space(name, network, pair, preprocessing) for name, network in networks]
 
 
-def report(path: Path, run: Path, spaces: list[Space], pair: Labeled) -> None:
-    """The page: the three figures, the neighbors that each space finds, the curves."""
+def write_demo_report(path: Path, run: Path, spaces: list[Space], pair: Labeled) -> None:
+    """Write the report: the three accuracies, nearest neighbors in each space, the training curves."""
     config = from_dict(read_toml(run / "config.toml"))
-    look, classes = preprocessing_of(config), pair.train.classes
+    preprocessing, classes = preprocessing_of(config), pair.train.classes
     trained, before = spaces[-1], max(space.accuracy for space in spaces[:-1])
     rows = []
-    step = len(pair.test) // QUERIES - (len(pair.test) // QUERIES % len(classes) == 0)  # not the same class each time
+    step = len(pair.test) // QUERIES - (len(pair.test) // QUERIES % len(classes) == 0)  # not the same class every time
     for query in range(0, step * QUERIES, step):
         label = int(trained.test.labels[query])
         strips = [
-            Strip(space.name, neighbors_of(space.test.rows[query], space.train, pair.train, look, SHOWN, label))
+            Strip(
+                space.name, neighbors_of(space.test.rows[query], space.train, pair.train, preprocessing, SHOWN, label)
+            )
             for space in spaces
         ]
-        rows.append(Row(picture(pair.test, query, look, classes[label]), tuple(strips)))
-    note = (
-        "Test patches on the left; right of each, the training patches nearest to it. Green: from the same photograph."
-    )
+        rows.append(Row(picture(pair.test, query, preprocessing, classes[label]), tuple(strips)))
+    note = "Left: test patches. Right: the training patches nearest to each. Green: from the same photograph."
     write_report(
         path,
         Report(
             title="Coterie's demonstration",
-            answer=f"The pretrained network finds the photograph of {trained.accuracy:.1f} % of the test patches, "
+            answer=f"The pretrained network identifies the photograph of {trained.accuracy:.1f} % of the test patches, "
             f"{trained.accuracy - before:.1f} points more than the better of raw pixels and the untrained network.",
             summary=(
-                f"{len(pair.train)} patches of {len(classes)} photographs, without a label, taught a {config.backbone.name}; "
-                f"{len(pair.test)} patches of other regions of the same photographs test it by their "
-                f"{NEIGHBORS} nearest neighbors.",
+                f"A {config.backbone.name} was pretrained on {len(pair.train)} unlabeled patches of {len(classes)} "
+                f"photographs, and evaluated by a {NEIGHBORS}-nearest-neighbor vote on {len(pair.test)} patches from "
+                "other regions of the same photographs.",
             ),
             comparison=Comparison(
                 f"kNN accuracy, k = {NEIGHBORS}",
@@ -144,15 +153,14 @@ def report(path: Path, run: Path, spaces: list[Space], pair: Labeled) -> None:
     )
 
 
-def _space(name: str, network: nn.Module, pair: Labeled, look: Preprocessing) -> Space:
-    train, test = (embed_source(network, part, look) for part in (pair.train, pair.test))
-    ask = {"neighbors": (NEIGHBORS,), "temperatures": (TEMPERATURE,)}
-    figures = knn(train.rows, train.labels, test.rows, test.labels, **ask)  # type: ignore[arg-type]
-    return Space(name, train, test, figures[f"k{NEIGHBORS}_t{TEMPERATURE:g}_top1"])
+def _space(name: str, network: nn.Module, pair: Labeled, preprocessing: Preprocessing) -> Space:
+    train, test = (embed_source(network, part, preprocessing) for part in (pair.train, pair.test))
+    scores = knn(train.rows, train.labels, test.rows, test.labels, neighbors=(NEIGHBORS,), temperatures=(TEMPERATURE,))
+    return Space(name, train, test, scores[f"k{NEIGHBORS}_t{TEMPERATURE:g}_top1"])
 
 
 def write_patches(path: Path, patches: PhotoPatches) -> None:
-    """Write patches as a parquet file: a column of PNG images and one of class names."""
+    """Write patches to a parquet file with a column of PNG images and a column of class names."""
     encoded = []
     for image in patches.images:
         buffer = io.BytesIO()

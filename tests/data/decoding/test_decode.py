@@ -370,7 +370,7 @@ def test_compressed_deep_tiff(deep, encoded):
     np.testing.assert_array_equal(decode(gray, 1)[..., 0], deep[..., 0])  # needs no other package
     assert refusal("import sys; sys.modules['imagecodecs'] = None", gray).stdout == b""
     for options in ({"compression": "lzw"}, {"compression": "zlib", "predictor": True}):
-        pytest.importorskip("imagecodecs")
+        pytest.importorskip("imagecodecs", reason="imagecodecs is not installed: scripts/install tiff")
         np.testing.assert_array_equal(decode(tiff(deep, **options)), deep)
     found = refusal("import sys; sys.modules['imagecodecs'] = None", tiff(deep, compression="lzw"))
     assert b"pip install imagecodecs" in found.stdout

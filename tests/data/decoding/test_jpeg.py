@@ -13,7 +13,7 @@ from coterie.data.decoding.jpeg import SMALLEST_REDUCED, decode_jpeg, reduced
 from coterie.data.decoding.pixels import PIXEL_LIMIT
 from coterie.errors import BadImage
 
-pytest.importorskip("simplejpeg", reason="simplejpeg is not installed (the extra `fast`)")
+pytest.importorskip("simplejpeg", reason="simplejpeg is not installed: scripts/install fast")
 
 KINDS = {
     "4:4:4": {"subsampling": 0, "quality": 95},

@@ -1,4 +1,5 @@
 import socket
+import sys
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ def sets():
     return {split: photo_patches(split, COUNT) for split in ("train", "test")}
 
 
-def test_it_is_offline(monkeypatch):
+def test_the_network_is_not_used(monkeypatch):
     def refuse(*_):
         raise AssertionError("the built-in photographs went to the network")
 
@@ -48,7 +49,7 @@ def test_training_and_test_patches_share_no_pixel(sets):
 
 
 def test_no_pixel_outside_its_band_reaches_a_patch(sets, monkeypatch):
-    """Blacken all bands of the test split: the training patches must not change."""
+    """With all bands of the test split blackened, the training patches stay the same."""
 
     def without_test_bands(name):
         photograph = load_photograph(name)
@@ -68,8 +69,8 @@ def test_a_patch_depends_on_seed_split_and_index_only(sets):
     assert not np.array_equal(photo_patches("train", 40, seed=1).images, again.images)
 
 
-def test_patches_are_what_their_boxes_hold(sets):
-    """Up to brightness and contrast; a wrong photograph or box would not correlate."""
+def test_patches_show_the_content_of_their_boxes(sets):
+    """Up to brightness and contrast: with the wrong photograph or box they would not correlate."""
     train = sets["train"]
     for index in range(0, COUNT, 7):
         cut = load_photograph(train.classes[train.labels[index]]).crop(tuple(int(edge) for edge in train.boxes[index]))
@@ -79,12 +80,12 @@ def test_patches_are_what_their_boxes_hold(sets):
             assert np.corrcoef(expected, train.images[index].ravel())[0, 1] > 0.9
 
 
-def test_patches_have_something_to_see(sets):
+def test_patches_are_not_flat(sets):
     deviation = sets["train"].images.astype(float).std(axis=(1, 2, 3))
     assert np.quantile(deviation, 0.02) > 4
 
 
-def test_every_photograph_is_one(sets):
+def test_every_photograph_has_the_gray_levels_of_one(sets):
     for name in PHOTOGRAPHS:
         pixels = np.asarray(load_photograph(name))
         assert min(pixels.shape) >= 150
@@ -94,21 +95,29 @@ def test_every_photograph_is_one(sets):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("validation", 10), "train and test"),
+        (("validation", 10), "train or test"),
         (("train", 0), "at least 1"),
         (("train", 10, 200), "smaller size"),
     ],
 )
-def test_wrong_wishes_are_refused_in_one_line(arguments, words):
-    with pytest.raises(UserError, match=words) as refusal:
+def test_invalid_arguments_are_one_plain_line(arguments, words):
+    with pytest.raises(UserError, match=words) as error:
         photo_patches(*arguments)
-    assert "\n" not in str(refusal.value)
+    assert "\n" not in str(error.value)
 
 
 def test_a_missing_photograph_is_named(monkeypatch):
     monkeypatch.setitem(PHOTOGRAPHS, "moon", ("skimage", "data", "no_such_moon.png"))
     with pytest.raises(UserError, match=r"no_such_moon\.png"):
         photo_patches("train", 1)
-    monkeypatch.setitem(PHOTOGRAPHS, "moon", ("no_such_package", "data", "moon.png"))
-    with pytest.raises(UserError, match="no_such_package"):
+
+
+@pytest.mark.parametrize(
+    ("package", "fix"),
+    [("skimage", r"scikit-image.*pip install 'coterie\[demo\]'"), ("sklearn", "install scikit-learn")],
+)
+def test_a_missing_package_is_named_with_the_fix(package, fix, monkeypatch):
+    monkeypatch.setitem(sys.modules, package, None)  # what find_spec and import take for "not installed"
+    with pytest.raises(UserError, match=fix) as error:
         photo_patches("train", 1)
+    assert "\n" not in str(error.value)

@@ -29,8 +29,8 @@ from coterie.embedding.cache import source_key
 from coterie.errors import BadImage, NoImages, UserError
 from tests.data.store import Store, breaking_line, png, tar
 
-pytest.importorskip("moto.server", reason="moto is not installed: pip install 'coterie[test]'")
-s3fs = pytest.importorskip("s3fs", reason="s3fs is not installed: pip install 'coterie[remote]'")
+pytest.importorskip("moto.server", reason="moto is not installed: scripts/install test-remote")
+s3fs = pytest.importorskip("s3fs", reason="s3fs is not installed: scripts/install test-remote")
 
 PLAN = ViewPlan(crops=(Crops(2, 8, (0.5, 1.0)),), mean=(0.5,) * 3, std=(0.5,) * 3)
 SHARD = len(tar(0, 20))

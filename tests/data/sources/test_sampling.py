@@ -16,7 +16,7 @@ from coterie.data.sources.source import SAMPLED_BLOCKS, blocks, sampled
 from coterie.data.statistics import measure
 from tests.data.store import png, tar
 
-pytest.importorskip("fsspec", reason="fsspec is not installed: pip install 'coterie[remote]'")
+pytest.importorskip("fsspec", reason="fsspec is not installed: scripts/install remote")
 
 
 @pytest.fixture(autouse=True)
