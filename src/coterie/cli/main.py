@@ -14,7 +14,7 @@ app = App(
     name="coterie",
     help="Learn visual features from unlabeled images by grouping them.",
     version=__version__,
-    help_format="markdown",
+    help_format="plaintext",
     result_action="return_value",
 )
 for verb in (
