@@ -21,13 +21,17 @@ from coterie.logger import CheckedLogger, Logger, NullLogger
 from coterie.models.backbone import feature_width
 from coterie.training.load import load_run
 
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
 RESUME = "run the same command again to write the missing parts"
 
 
 class Stopped(UserError):  # noqa: N818
-    """A signal asked the process to stop; the exit status says so."""
+    """A signal asked the process to stop; the exit status is 128 plus its number."""
 
-    status = 128 + signal.SIGTERM
+    def __init__(self, number: int, then: str) -> None:
+        """Stopped by signal ``number``; ``then`` says what is left."""
+        super().__init__(f"stopped: {then}")
+        self.status = 128 + number
 
 
 def open_embedder(run: str | Path, data: Sequence[str], runtime: Runtime) -> Embedder:
@@ -204,30 +208,30 @@ def _share() -> tuple[int, int]:
 
 @contextmanager
 def _stopping_on_signals(logger: Logger, then: str, *, at_once: bool = False) -> Iterator[Logger]:
-    """Inside, SIGTERM ends the work after this batch, or ``at_once`` where nothing but waiting is interrupted.
+    """Inside, SIGTERM and SIGINT end the work after this batch, or ``at_once`` where nothing but waiting is interrupted.
 
     Nothing half-written is left. The work is to report its progress to the logger that is given here: an error that a signal
-    handler raises anywhere else is lost, or worse, while Python forks. A second SIGTERM ends the process wherever it is.
+    handler raises anywhere else is lost, or worse, while Python forks. A second signal ends the process wherever it is.
     """
     if threading.current_thread() is not threading.main_thread():
         yield logger
         return
-    stopped = Stopped(f"stopped: {then}")
-    asked = False
+    received: list[int] = []
 
     def ask(number: int, _: object) -> None:
-        nonlocal asked
+        received.append(number)
         if at_once:
-            raise stopped
-        asked = True
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            check()
+        for each in SIGNALS:
+            signal.signal(each, signal.SIG_DFL)
 
     def check() -> None:
-        if asked:
-            raise stopped
+        if received:
+            raise Stopped(received[0], then)
 
-    before = signal.signal(signal.SIGTERM, ask)
+    before = {number: signal.signal(number, ask) for number in SIGNALS}
     try:
         yield CheckedLogger(logger, check)
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
