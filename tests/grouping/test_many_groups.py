@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from coterie.grouping.assignment import Sinkhorn, assign, label_rows
 from coterie.grouping.kmeans import moved_centers, nearest_centers, spherical_kmeans
-from coterie.grouping.loss import prediction_loss, scores
+from coterie.grouping.loss import cosine_scores, prediction_loss
 from coterie.grouping.sinkhorn import HELD, sinkhorn_bias
 from coterie.types import Target
 
@@ -40,7 +40,7 @@ def unit(*shape: int) -> Tensor:
 
 def learned(soft: bool) -> None:
     centers, predictions = unit(K, D).requires_grad_(), unit(VIEWS, BATCH, D).requires_grad_()
-    codes = assign(Sinkhorn(hard=not soft), scores(unit(2, BATCH, D), centers.detach()))
+    codes = assign(Sinkhorn(hard=not soft), cosine_scores(unit(2, BATCH, D), centers.detach()))
     targets = [Target(each, 0, view) for view, each in enumerate(codes)]
     prediction_loss(predictions, [centers], targets, 0.1, range(VIEWS)).backward()
     assert centers.grad is not None

@@ -8,15 +8,15 @@ from torch import Tensor, nn
 from coterie.config.schema import PretrainConfig
 from coterie.data.loading.center_crop import Preprocessing
 from coterie.grouping.chunks import chunked
-from coterie.grouping.groups import KMeansGroups, LearnedGroups
-from coterie.grouping.loss import scores
+from coterie.grouping.groups import LastingGroups
+from coterie.grouping.loss import cosine_scores
 from coterie.models.encoder import Encoder
 
 
 class Student(nn.Module):
     """The encoder and, unless the batch is its own groups, their centers."""
 
-    def __init__(self, encoder: Encoder, groups: LearnedGroups | KMeansGroups | None = None) -> None:
+    def __init__(self, encoder: Encoder, groups: LastingGroups | None = None) -> None:
         """Own both."""
         super().__init__()
         self.encoder = encoder
@@ -39,7 +39,7 @@ def predict_groups(student: Student, temperature: float) -> Callable[[Tensor], t
         features = student.encoder.backbone(images)
         if student.groups is None:  # the batch was the groups: nothing lasts
             return features, torch.full((len(images),), -1), torch.zeros(len(images))
-        logits = scores(student.encoder.project(features), student.groups.centers()[0]) / temperature
+        logits = cosine_scores(student.encoder.project(features), student.groups.centers()[0]) / temperature
         probability, group = logits.softmax(dim=1).max(dim=1)
         return features, group, probability
 
@@ -57,7 +57,7 @@ def assigned_groups(student: Student, rows: Tensor) -> tuple[Tensor, Tensor] | N
     centers, training = student.groups.centers()[0], student.training
     student.eval()
     found = [
-        scores(student.encoder.project(part.to(centers.device)), centers).max(dim=1)
+        cosine_scores(student.encoder.project(part.to(centers.device)), centers).max(dim=1)
         for part in chunked(rows, max(len(centers), rows.shape[1]))
     ]
     student.train(training)
