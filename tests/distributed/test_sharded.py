@@ -53,7 +53,7 @@ SHARED: dict[str, tuple[str, dict[str, Any]]] = {
         },
     ),
 }
-LEAN: dict[str, dict[str, Any]] = {"vit": {"micro_batches": 2, "run": {"checkpoint_activations": True}}}
+LEAN: dict[str, dict[str, Any]] = {"vit": {"micro_batches": 2, "run": {"activation_checkpointing": True}}}
 
 
 def carried(name: str, shared_out: bool, start: int, until: int, state: dict[str, Any] | None) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from timm.data import resolve_data_config
 from torch import nn
 
 from coterie.errors import UserError
-from coterie.exporting.weights import Description, describe_backbone, load_backbone, save_backbone
+from coterie.exporting.weights import WeightsDescription, describe_backbone, load_backbone, save_backbone
 from coterie.models.backbone import BackboneConfig, build_backbone
 from coterie.version import __version__
 
@@ -94,7 +94,7 @@ def test_the_description_says_everything(tmp_path):
     save_backbone(path, network, config, 48, [0.1, 0.2], [0.3, 0.4], whose="teacher", extra={"method": "swav"})
     expected = BackboneConfig("resnet18", width=0.25, channels=2)
     assert describe_backbone(path) == describe_backbone(tmp_path)
-    assert describe_backbone(path) == Description(
+    assert describe_backbone(path) == WeightsDescription(
         expected, 48, (0.1, 0.2), (0.3, 0.4), "teacher", __version__, {"method": "swav"}
     )
 

@@ -197,7 +197,7 @@ def test_the_joint_scope_is_for_resnets(name):
 
 
 def test_an_unknown_scope_is_refused_with_the_known_ones():
-    with pytest.raises(BadConfig, match="'batch': write view, resolution, joint"):
+    with pytest.raises(BadConfig, match="'batch': use view, resolution, joint"):
         check_batch_norm_scope(tiny_backbone(), "batch")
 
 

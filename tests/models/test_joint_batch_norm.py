@@ -180,4 +180,4 @@ def test_the_record_is_no_part_of_the_network():
     del network
     gc.collect()
     assert gone() is None
-    assert twin in joint._written
+    assert twin in joint._joined

@@ -152,5 +152,5 @@ def test_files_that_are_not_weights_are_refused_in_one_line(name, tmp_path, monk
 
 def test_a_file_without_tensors_is_refused(tmp_path):
     torch.save({"epoch": 3}, tmp_path / "nothing.pth")
-    with pytest.raises(UserError, match="holds no weights"):
+    with pytest.raises(UserError, match="contains no weights"):
         read_weights(tmp_path / "nothing.pth")

@@ -19,12 +19,12 @@ from coterie.grouping.groups import build_groups
 from coterie.grouping.memory_queue import Memory
 from coterie.grouping.objective import Objective
 from coterie.grouping.teacher import MomentumTeacher, SameNetwork, TargetNetwork
-from coterie.models.activation_checkpointing import checkpoint_activations
+from coterie.models.activation_checkpointing import enable_activation_checkpointing
 from coterie.models.backbone import build_backbone, check_view_sizes, feature_width
 from coterie.models.compile import compile_passes
 from coterie.models.encoder import Encoder, target_copy
 from coterie.models.head import Head
-from coterie.models.sync_batch_norm import share_statistics
+from coterie.models.sync_batch_norm import convert_sync_batch_norm
 from coterie.training.student import Student
 
 
@@ -110,10 +110,10 @@ def build_parts(
     student = build_student(config, built, starting_weights=starting_weights)
     objective = _objective(config, student, images).to(built)
     if config.run.activation_checkpointing:
-        checkpoint_activations(student.encoder.backbone)
+        enable_activation_checkpointing(student.encoder.backbone)
     target = objective.target
     for network in (student.encoder, *([target.network] if isinstance(target, MomentumTeacher) else [])):
-        share_statistics(network, config.batch_norm_processes, where.type)
+        convert_sync_batch_norm(network, config.batch_norm_processes, where.type)
         if shared_out:
             shard_network(network, where, blockwise=config.batch_norm_scope != "joint")
     return TrainingParts(student.to(where), objective.to(where))
