@@ -63,3 +63,12 @@ def test_starts_are_different_rows_and_a_pure_function() -> None:
     assert len(set(first.tolist())) == 30
     others = [random_starts(100, 30, 2, 7, 0), random_starts(100, 30, 1, 8, 0), random_starts(100, 30, 1, 7, 1)]
     assert not any(torch.equal(first, other) for other in others)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_rows_are_counted_and_summed_in_float32(dtype: torch.dtype) -> None:
+    """In bfloat16 a count ends at 256, and a sum of ones too."""
+    means, counts = group_means(torch.ones(5000, 3, dtype=dtype), torch.arange(5000) % 2, 2)
+    assert means.dtype == counts.dtype == torch.float32
+    assert counts.tolist() == [2500.0, 2500.0]
+    assert torch.equal(means, torch.ones(2, 3))
