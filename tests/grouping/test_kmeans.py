@@ -27,7 +27,7 @@ def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     assert torch.equal(nearest_centers(rows, centers), whole)
 
 
-def test_kmeans_finds_what_is_there_and_keeps_a_center_without_rows() -> None:
+def test_kmeans_finds_the_clusters_and_keeps_a_center_without_rows() -> None:
     truth = torch.eye(4, 8, dtype=torch.float64)
     rows = F.normalize(truth.repeat_interleave(20, dim=0) + 0.05 * unit(80, 8), dim=1)
     found = spherical_kmeans(rows, rows[[0, 20, 40, 60]])

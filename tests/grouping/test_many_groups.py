@@ -1,4 +1,4 @@
-"""131,072 groups: nothing that is made is larger than the centers, the codes of a batch, or a bounded number of chunks."""
+"""131,072 groups: no tensor is larger than the centers, the codes of a batch, or a bounded number of chunks."""
 
 from collections.abc import Callable
 from typing import Any
@@ -21,7 +21,7 @@ FLOAT = 4
 
 
 class Largest(TorchDispatchMode):
-    """How many bytes the largest tensor has that operations make."""
+    """Records the size in bytes of the largest tensor that an operation creates."""
 
     def __init__(self) -> None:
         super().__init__()

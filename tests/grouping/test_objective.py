@@ -15,7 +15,7 @@ from coterie.types import Batch, Progress, Roles
 
 
 class OneLayer(nn.Module):
-    """A one-layer student, to show that any callable will do."""
+    """A one-layer student: any callable works."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -44,8 +44,8 @@ ROLES = Roles((0, 1, 2, 3), (0, 1), (0, 1))
 START = Progress(0, 10, 100)
 
 
-def test_pairs_are_weighted_alike() -> None:
-    """V views and two codes give 2 (V - 1) equal terms (methods.md, section 11, 3)."""
+def test_all_pairs_have_the_same_weight() -> None:
+    """V views and two codes give 2 (V - 1) terms of equal weight (methods.md, section 11, 3)."""
     student, learned = OneLayer(), groups(5)
     objective = Objective(learned, Sinkhorn(), ROLES)
     result = objective(student, batch(4), START)
@@ -53,7 +53,7 @@ def test_pairs_are_weighted_alike() -> None:
     terms = []
     for target in result.targets:
         for view in range(4):
-            if view != target.view:  # torch's own loss is the oracle
+            if view != target.view:  # the oracle is torch's own loss
                 terms.append(F.cross_entropy(result.z[view] @ center.T / 0.1, target.values))  # noqa: PERF401
     assert len(terms) == 6
     torch.testing.assert_close(result.loss, torch.stack(terms).mean())
@@ -94,7 +94,7 @@ def test_frozen_groups_do_not_move_at_all() -> None:
     torch.testing.assert_close(learned.centers()[0].norm(dim=1), torch.ones(5, dtype=torch.float64))
 
 
-def test_one_point_costs_at_least_ln_k_and_gets_uniform_codes() -> None:
+def test_collapsed_embeddings_get_uniform_codes_and_a_loss_of_at_least_ln_k() -> None:
     learned = groups(7)
 
     def constant(views: list[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
