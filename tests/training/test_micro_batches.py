@@ -36,7 +36,7 @@ def without_batch_norm(parts: TrainingParts) -> None:
 @pytest.mark.parametrize("case", [case for case in CASES if case != "smog_gradient"])
 def test_parts_of_a_batch_learn_what_the_whole_batch_teaches(case: str) -> None:
     steps = 5  # of three an epoch: a refresh and a full queue are among them
-    whole = carry(case, 0, steps, None, mend=without_batch_norm)
+    whole = carry(case, 0, steps, None, adapt=without_batch_norm)
     parts = carry(case, 0, steps, None, {"micro_batches": 3}, without_batch_norm)
     torch.testing.assert_close(torch.tensor(parts["losses"]), torch.tensor(whole["losses"]), **CLOSE)
     assert torch.tensor(whole["losses"]).std() > 1e-4, "nothing happened"

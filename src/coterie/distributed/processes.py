@@ -112,7 +112,10 @@ def all_gather_dict(entries: dict[int, str]) -> dict[int, str]:
     """Merge the entries of all processes; one collective.
 
     Args:
-        entries: those of this process; of equal keys the entry of the highest rank stays.
+        entries: those of this process.
+
+    Returns:
+        The same entries in all processes; of equal keys that of the highest rank.
     """
     if world_size() == 1:
         return entries

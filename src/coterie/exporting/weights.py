@@ -128,6 +128,9 @@ def describe_backbone(path: str | Path) -> WeightsDescription:
     Args:
         path: a run folder or its ``model.safetensors``.
 
+    Returns:
+        The settings of the network, the normalization of its images, and the origin of the weights.
+
     Raises:
         UserError: there is no such file, it is damaged, or Coterie did not write it.
     """

@@ -45,6 +45,9 @@ class Assignment(Protocol):
 
         Args:
             progress: position of the step.
+
+        Returns:
+            A positive number.
         """
 
     def group_bias(self, logits: Float[Tensor, "*a n k"] | Chunks, temperature: float, head: int) -> Tensor | float:
@@ -117,7 +120,7 @@ class Sinkhorn:
         return sinkhorn_bias(logits, self.iterations, normalized=self.normalized, tolerance=self.tolerance)
 
     def update_statistics(self, scores: Float[Tensor, "*a n k"], head: int) -> None:
-        """Do nothing: this kind keeps no statistics."""
+        """Do nothing: this kind keeps no statistics. Arguments as in :meth:`Assignment.update_statistics`."""
 
 
 @final
@@ -140,7 +143,7 @@ class Nearest:
         return 0.0
 
     def update_statistics(self, scores: Float[Tensor, "*a n k"], head: int) -> None:
-        """Do nothing: this kind keeps no statistics."""
+        """Do nothing: this kind keeps no statistics. Arguments as in :meth:`Assignment.update_statistics`."""
 
 
 @final
@@ -173,7 +176,7 @@ class Softmax:
         return 0.0
 
     def update_statistics(self, scores: Float[Tensor, "*a n k"], head: int) -> None:
-        """Do nothing: this kind keeps no statistics."""
+        """Do nothing: this kind keeps no statistics. Arguments as in :meth:`Assignment.update_statistics`."""
 
 
 @final
@@ -255,11 +258,14 @@ AssignmentConfig = Sinkhorn | Nearest | Softmax | CenteredConfig
 
 
 def build_assignment(config: AssignmentConfig, counts: Sequence[int]) -> Assignment:
-    """Build an assignment from its settings; a kind without state is returned as it is.
+    """Build an assignment from its settings.
 
     Args:
         config: settings of one kind.
         counts: number of groups K of each head.
+
+    Returns:
+        The assignment, on torch's default device; ``config`` itself for a kind without state.
     """
     if isinstance(config, CenteredConfig):
         return Centered(counts, config.temperature, config.momentum)

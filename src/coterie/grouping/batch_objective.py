@@ -123,17 +123,17 @@ class BatchObjective(nn.Module):
         return False
 
     def fill(self, student: Encode, batches: Iterable[tuple[Progress, Batch]]) -> None:
-        """Do nothing: there is no memory to fill."""
+        """Do nothing: there is no memory to fill. Arguments as in ``Objective.fill``."""
 
     def refresh_due(self, progress: Progress) -> bool:
-        """Return False: the groups last one step, so there is nothing to refresh."""
+        """Return False: the groups last one step. Arguments as in ``Objective.refresh_due``."""
         return False
 
     def refresh(self, progress: Progress) -> None:
-        """Do nothing: the groups last one step."""
+        """Do nothing: the groups last one step. Arguments as in ``Objective.refresh``."""
 
     def after_backward(self, progress: Progress) -> None:
-        """Do nothing: the groups are no parameters."""
+        """Do nothing: the groups are no parameters. Arguments as in ``Objective.after_backward``."""
 
     def after_step(self, progress: Progress) -> None:
         """Act after the optimizer's step: the teacher follows.

@@ -196,10 +196,10 @@ class KMeansGroups(nn.Module):
         _refit_head(self.heads[head], rows, starts)
 
     def after_backward(self, progress: Progress) -> None:
-        """Do nothing: the centers have no gradient."""
+        """Do nothing: the centers have no gradient. Arguments as in :meth:`Groups.after_backward`."""
 
     def after_step(self, progress: Progress) -> None:
-        """Do nothing: the centers have unit norm already."""
+        """Do nothing: the centers have unit norm already. Arguments as in :meth:`Groups.after_step`."""
 
 
 @final
@@ -286,10 +286,10 @@ class MomentumGroups(nn.Module):
         _refit_head(self.heads[head], rows, starts)
 
     def after_backward(self, progress: Progress) -> None:
-        """Do nothing: the centers have no gradient."""
+        """Do nothing: the centers have no gradient. Arguments as in :meth:`Groups.after_backward`."""
 
     def after_step(self, progress: Progress) -> None:
-        """Do nothing: the centers have unit norm already."""
+        """Do nothing: the centers have unit norm already. Arguments as in :meth:`Groups.after_step`."""
 
 
 GroupsConfig = LearnedGroupsConfig | KMeansGroupsConfig | MomentumGroupsConfig

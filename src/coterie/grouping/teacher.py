@@ -62,7 +62,7 @@ class SameNetwork:
     """The student's own embeddings decide the targets (SwAV, DeepCluster-v2, SeLa-v2)."""
 
     def before_step(self, progress: Progress) -> None:
-        """Do nothing: there is no second network."""
+        """Do nothing: there is no second network. Arguments as in :meth:`TargetNetwork.before_step`."""
 
     def embed(self, views: Mapping[int, Tensor], roles: Roles, h: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
         """Select the student's rows of the target views, with their gradient.
@@ -74,11 +74,11 @@ class SameNetwork:
         return torch.stack([h[row] for row in chosen]), torch.stack([z[row] for row in chosen])
 
     def centers(self, groups: Groups) -> list[Tensor]:
-        """Return the unit centers ``[K, D]`` of each head of the student's groups."""
+        """Return the unit centers ``[K, D]`` of each head of ``groups``, the student's groups."""
         return groups.centers()
 
     def after_step(self, progress: Progress) -> None:
-        """Do nothing: there is no second network."""
+        """Do nothing: there is no second network. Arguments as in :meth:`TargetNetwork.after_step`."""
 
     def copy_from_student(self) -> None:
         """Do nothing: this network is the student."""

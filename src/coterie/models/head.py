@@ -68,6 +68,9 @@ class Head(nn.Module):
 
         Args:
             rows: features of a backbone, or a projector's outputs.
+
+        Returns:
+            One output of width D per row.
         """
         outputs: Tensor = self.layers(rows)
         return outputs

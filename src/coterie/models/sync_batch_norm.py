@@ -80,7 +80,14 @@ class SyncBatchNorm1d(nn.BatchNorm1d):
     group: Any
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 -- torch's name
-        """Normalize ``[N, C]`` or ``[N, C, L]``; the gradient flows through the statistics into all processes."""
+        """Normalize a batch; the gradient flows through the statistics into the rows of all processes.
+
+        Args:
+            input: rows ``[N, C]`` or ``[N, C, L]`` of this process.
+
+        Returns:
+            The normalized rows, of the same shape.
+        """
         return _normalize(self, input, self.processes, self.group)
 
 
@@ -100,7 +107,14 @@ class SyncBatchNorm2d(nn.BatchNorm2d):
     group: Any
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 -- torch's name
-        """Normalize ``[N, C, H, W]``; the gradient flows through the statistics into all processes."""
+        """Normalize a batch; the gradient flows through the statistics into the pixels of all processes.
+
+        Args:
+            input: images ``[N, C, H, W]`` of this process.
+
+        Returns:
+            The normalized images, of the same shape.
+        """
         return _normalize(self, input, self.processes, self.group)
 
 

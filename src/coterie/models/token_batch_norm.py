@@ -28,6 +28,9 @@ class TokenBatchNorm(nn.Module):
 
         Args:
             tokens: T tokens per image or window; the C channels are the last dimension.
+
+        Returns:
+            The normalized tokens, of the same shape.
         """
         outputs: Tensor = self.batch_norm(tokens.flatten(0, -2))
         return outputs.view(tokens.shape)

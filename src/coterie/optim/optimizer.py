@@ -33,10 +33,13 @@ class LarsConfig:
         _check(self.momentum, self.weight_decay)
 
     def build(self, model: nn.Module) -> torch.optim.Optimizer:
-        """Build the optimizer for all parameters of a model; its learning rate is 0 until :func:`set_learning_rate`.
+        """Build the optimizer for all parameters of a model.
 
         Args:
             model: the trained module, on its device.
+
+        Returns:
+            The optimizer; its learning rate is 0 until :func:`set_learning_rate`.
         """
         optimizer = Lars(
             model.parameters(),
@@ -68,10 +71,13 @@ class SgdConfig:
         _check(self.momentum, self.weight_decay)
 
     def build(self, model: nn.Module) -> torch.optim.Optimizer:
-        """Build the optimizer for all parameters of a model; its learning rate is 0 until :func:`set_learning_rate`.
+        """Build the optimizer for all parameters of a model.
 
         Args:
             model: the trained module, on its device.
+
+        Returns:
+            The optimizer; its learning rate is 0 until :func:`set_learning_rate`.
         """
         momentum, decay = self.momentum, self.weight_decay
         optimizer = torch.optim.SGD(model.parameters(), lr=0.0, momentum=momentum, weight_decay=decay, fused=True)
@@ -101,10 +107,13 @@ class AdamWConfig:
         _check(min(self.betas), self.weight_decay)
 
     def build(self, model: nn.Module) -> torch.optim.Optimizer:
-        """Build the optimizer for all parameters of a model; its learning rate is 0 until :func:`set_learning_rate`.
+        """Build the optimizer for all parameters of a model.
 
         Args:
             model: the trained module, on its device.
+
+        Returns:
+            The optimizer; its learning rate is 0 until :func:`set_learning_rate`.
         """
         groups: list[dict[str, Any]] = [
             {"params": [each for name, each in model.named_parameters() if not _is_exempt(name, each)]},

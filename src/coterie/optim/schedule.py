@@ -24,7 +24,7 @@ class Constant:
     value: float
 
     def at(self, progress: Progress) -> float:
-        """Return the value; ``progress`` is ignored."""
+        """Return the value, the same at every step (``progress`` is ignored)."""
         return self.value
 
 
