@@ -27,6 +27,12 @@ def test_two_steps_computed_by_hand() -> None:
     assert w.tolist() == pytest.approx([2.85 - 0.5 * buffer[0], 3.8 - 0.5 * buffer[1]])
 
 
+def test_eps_is_added_to_the_denominator() -> None:
+    w = weight(3.0, 4.0)
+    step(Lars([w], lr=1.0, trust_coeff=0.1, eps=1.0), (1.0, 0.0))
+    assert w.tolist() == pytest.approx([3 - 0.1 * 5 / (1 + 1), 4])
+
+
 def test_every_tensor_has_a_rate_of_its_own() -> None:
     small, large = weight(0.3, 0.4), weight(30.0, 40.0)
     step(Lars([small, large], lr=1.0, trust_coeff=0.1, eps=0.0), (1.0, 0.0), (1.0, 0.0))
