@@ -1,4 +1,4 @@
-"""A kind of assignment of your own, in thirty lines: a group that too many rows want raises its price until it is full."""
+"""Write a new kind of assignment in thirty lines: a group with too many rows raises its price until enough rows leave it."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -13,33 +13,38 @@ from coterie.types import Progress
 
 @dataclass(frozen=True)
 class Auction:
-    """Each group raises its price, a negative bias, as long as more than its share of the rows want it."""
+    """Each group has a price, a negative bias, that rises while more than its share of the rows choose it.
+
+    Attributes:
+        temperature: what the scores are divided by.
+        rounds: number of price updates.
+    """
 
     temperature: float = 0.05
     rounds: int = 200
-    uses_memory: ClassVar[bool] = True  # more rows change a row's answer
-    hard: ClassVar[bool] = True
+    uses_memory: ClassVar[bool] = True  # a row's group depends on the other rows
+    hard: ClassVar[bool] = True  # a target is the number of a group
 
     def temperature_at(self, progress: Progress) -> float:
-        """The same throughout."""
+        """Return the same temperature at every step."""
         return self.temperature
 
     def group_bias(self, logits: Tensor | Chunks, temperature: float, head: int) -> Tensor:
-        """Minus the prices; rows that stream in chunks are put together."""
+        """Return the negative prices ``[*A, K]`` for logits ``[*A, N, K]``; chunks of rows are concatenated first."""
         logits = logits if isinstance(logits, Tensor) else torch.cat(list(logits()), dim=-2)
+        groups = logits.shape[-1]
         prices = torch.zeros_like(logits[..., 0, :])
         for _ in range(self.rounds):
-            wanted = torch.zeros_like(logits).scatter_(
-                -1, (logits - prices[..., None, :]).argmax(-1, keepdim=True), 1.0
-            )
-            prices = prices + 2.0 * (wanted.mean(dim=-2) - 1 / logits.shape[-1])
+            chosen = (logits - prices[..., None, :]).argmax(dim=-1, keepdim=True)
+            shares = torch.zeros_like(logits).scatter_(-1, chosen, 1.0).mean(dim=-2)
+            prices = prices + 2.0 * (shares - 1 / groups)
         return -prices
 
-    def update_statistics(self, seen: Tensor, head: int) -> None:
-        """Nothing is kept."""
+    def update_statistics(self, scores: Tensor, head: int) -> None:
+        """Do nothing: the prices are computed from scratch in every step."""
 
 
 torch.manual_seed(0)
 scores = torch.randn(240, 8) + torch.linspace(0, 1, 8)  # later groups score higher
-for name, kind in (("nobody pays", Auction(rounds=0)), ("auction", Auction())):
+for name, kind in (("without prices", Auction(rounds=0)), ("auction", Auction())):
     print(name, torch.bincount(assign(kind, scores), minlength=8).tolist())

@@ -45,7 +45,7 @@ from coterie.errors import UserError
 from coterie.evaluation.augmented_views import embedded_views
 from coterie.evaluation.label_free import label_free
 from coterie.evaluation.probes.knn import knn
-from coterie.grouping.loss import scores
+from coterie.grouping.loss import cosine_scores
 from coterie.training.build import TrainingParts, build_parts
 from coterie.training.loop import fit
 from coterie.training.student import preprocessing_of
@@ -185,7 +185,7 @@ class Looks:
         if groups is None:
             return None, 0
         centers = groups.centers()[0].detach()
-        return torch.stack([scores(view, centers).argmax(dim=1) for view in z]), len(centers)
+        return torch.stack([cosine_scores(view, centers).argmax(dim=1) for view in z]), len(centers)
 
 
 def some(path: Path, first: int | None) -> ImageSource:

@@ -1,4 +1,4 @@
-"""Writing that is whole or not there at all."""
+"""Atomic writes: a file appears complete or not at all."""
 
 import errno
 import os
@@ -10,17 +10,22 @@ from pathlib import Path
 from coterie.errors import UserError
 
 SUFFIX = ".part"
+"""Ends the name of a file that is still being written; its other parts are the final name and the writer's process ID."""
 
 
 @contextmanager
 def writing(path: str | Path, name: Callable[[Path], str] | None = None) -> Iterator[Path]:
-    """A path beside ``path`` to write to; at the end it is on the disk and takes the place of ``path`` in one step.
+    """Yield a temporary path in the folder of ``path``; on success flush it to the disk and rename it to ``path``.
 
-    ``name``, given the written file, may say what it is to be called instead, in the same folder. Whatever happens
-    before that, what was at ``path`` stays whole. The file gets the mode that the umask gives.
+    Whatever happens before the rename, the previous contents of ``path`` stay intact. The file gets the mode that the umask
+    gives; missing folders are created.
+
+    Args:
+        path: the final path.
+        name: returns the final file name (in the same folder) given the path of the written file; None: that of ``path``.
 
     Raises:
-        UserError: the disk is full or cannot be written to; nothing is left behind.
+        UserError: the disk is full or cannot be written to; the temporary file is removed.
     """
     path = Path(path)
     part = path.with_name(f".{path.name}.{os.getpid()}{SUFFIX}")
@@ -46,16 +51,27 @@ def writing(path: str | Path, name: Callable[[Path], str] | None = None) -> Iter
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """Write ``text`` to ``path``, atomically."""
+    """Write a text file atomically, in UTF-8.
+
+    Args:
+        path: the file.
+        text: its contents.
+
+    Raises:
+        UserError: the disk is full or cannot be written to.
+    """
     with writing(path) as part:
         part.write_text(text, encoding="utf-8")
 
 
 def remove_unfinished(folder: str | Path) -> None:
-    """Remove what writers that were killed left in ``folder``; what another process still writes there is left alone.
+    """Remove the temporary files that killed writers left behind; those of running processes stay.
+
+    Args:
+        folder: the folder to clean, without its subfolders.
 
     Raises:
-        UserError: it cannot be removed.
+        UserError: a file cannot be removed.
     """
     for part in Path(folder).glob(f".*{SUFFIX}"):
         writer = part.suffixes[-2].removeprefix(".") if len(part.suffixes) > 1 else ""
@@ -64,17 +80,17 @@ def remove_unfinished(folder: str | Path) -> None:
         try:
             part.unlink(missing_ok=True)
         except OSError as error:
-            raise UserError(f"cannot remove {part}, which a killed process left: {error.strerror}") from error
+            raise UserError(f"cannot remove {part}, left behind by a killed process: {error.strerror}") from error
 
 
 def _umask() -> int:
-    """Without setting it, even for a moment: another thread might be making a file."""
+    """Read the umask without setting it, even for a moment: another thread might be creating a file."""
     found = re.search(r"^Umask:\s*(\d+)", Path("/proc/self/status").read_text(), re.MULTILINE)
     return int(found[1], 8) if found else 0o022
 
 
 def _failed_write(error: BaseException) -> OSError | None:
-    """What the system said, where a library tells of it in a way of its own: safetensors, torch, pyarrow."""
+    """Recover the system's error from the message of a library that wraps it in its own way: safetensors, torch, pyarrow."""
     code = re.search(r"os error (\d+)", str(error))
     if code:
         return OSError(int(code[1]), os.strerror(int(code[1])))
@@ -92,5 +108,5 @@ def _sync_folder(folder: Path) -> None:
 
 def _why(error: OSError, path: Path) -> str:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return f"the disk is full: {path} was not written, what was there before is whole; make room and go on"
+        return f"the disk is full: {path} was not written and its previous contents are intact; free some space and try again"
     return f"cannot write {path}: {error.strerror or error}"

@@ -1,30 +1,41 @@
-"""What a person can mend: one plain line, exit status 2."""
+"""Errors that the user can fix: one plain line, exit status 2."""
 
 
 class UserError(Exception):
-    """Something that the person who started the program can mend; the message says how, in one line."""
+    """An error that the user can fix; its message is one line that says what is wrong and what to do.
+
+    The command line prints the line without a traceback and exits with ``status``.
+    """
 
     status = 2
 
 
 class BadImage(UserError):  # noqa: N818 -- it names the thing, like KeyError
-    """One image that cannot be decoded; the run goes on without it."""
+    """An image cannot be decoded; the run continues without it."""
 
 
 class NoImages(UserError):  # noqa: N818
-    """A source without a single image that can be decoded."""
+    """A source has no image that can be decoded."""
 
 
 class BadConfig(UserError):  # noqa: N818
-    """A setting that is unknown, of the wrong type, or at odds with another."""
+    """A setting is unknown, has the wrong type or contradicts another setting."""
 
 
 class BadRun(UserError):  # noqa: N818
-    """A run folder that is missing, in use, unfinished or made with other settings."""
+    """A run folder is missing, in use, unfinished or was made with other settings."""
 
 
 def first_cause(error: Exception) -> str:
-    """Kind and first line of what an error came from in the end; of torch's compiler too, which only quotes it."""
+    """Describe the root cause of an exception in one line.
+
+    Args:
+        error: an exception, possibly raised ``from`` others. torch's compiler only quotes its cause in the message; the quoted
+            line is used then.
+
+    Returns:
+        Type and first line of the root cause, at most about 200 characters.
+    """
     while isinstance(error.__cause__, Exception):
         error = error.__cause__
     lines = str(error).strip().splitlines()

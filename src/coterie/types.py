@@ -1,6 +1,7 @@
 """The few records that pass between the layers.
 
-Legend of shapes, here and everywhere: B images, V views, A target or grouped views, D width, K groups, N rows, H heads.
+Shape letters, here and everywhere: B images, V views, A target or grouped views, D embedding width, F feature width,
+K groups, N rows, H heads, W processes.
 """
 
 from collections.abc import Mapping
@@ -12,7 +13,13 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a run stands: ``step`` counts from 0 over the whole run, ``step_in_epoch`` within its epoch."""
+    """Position of one step within a run.
+
+    Attributes:
+        step: number of the step (batch), counted from 0 over the whole run.
+        steps_per_epoch: steps in one epoch.
+        total_steps: steps in the whole run.
+    """
 
     step: int
     steps_per_epoch: int
@@ -20,26 +27,27 @@ class Progress:
 
     @property
     def epoch(self) -> int:
-        """The epoch of this step, from 0."""
+        """Epoch of this step, counted from 0."""
         return self.step // self.steps_per_epoch
 
     @property
     def step_in_epoch(self) -> int:
-        """The step within its epoch, from 0."""
+        """Number of this step within its epoch, counted from 0."""
         return self.step % self.steps_per_epoch
 
 
 @dataclass(frozen=True)
 class Roles:
-    """Which views play which part: what the student sees, what decides the targets, what the groups look at.
+    """Which views the student encodes, which decide the targets and which update the groups.
 
     Attributes:
-        student_views: encoded by the student, and predicting.
-        target_views: encoded by the target network; they decide.
-        grouped_views: of the student's; they move the groups and fill the memory.
-        bn_only_views: encoded by the target network beside the target views, only for its batch statistics (SMoG).
-        family: views of one family of augmentation, where two families swap their parts every batch; 0: they do not. View v
-            of one family is view ``v + family`` of the other.
+        student_views: views that the student encodes and predicts from.
+        target_views: views that the target network encodes; the targets are computed from them.
+        grouped_views: views of the student that update the groups and fill the memory.
+        bn_only_views: views that the target network encodes together with the target views only for the sake of its batch
+            statistics (SMoG).
+        family: number of views per augmentation family where two families swap roles every batch: view v of one family
+            corresponds to view ``v + family`` of the other. 0: the roles never change.
     """
 
     student_views: tuple[int, ...]
@@ -49,7 +57,14 @@ class Roles:
     family: int = 0
 
     def at(self, progress: Progress) -> "Roles":
-        """The roles at this step: at odd steps of an epoch two families change places (release of SMoG)."""
+        """Return the roles of one step: at odd steps of an epoch the two families are swapped (SMoG's released code).
+
+        Args:
+            progress: position of the step.
+
+        Returns:
+            The roles with the view numbers of this step.
+        """
         if not self.family or progress.step_in_epoch % 2 == 0:
             return self
 
@@ -65,18 +80,18 @@ class Roles:
 
     @property
     def used(self) -> tuple[int, ...]:
-        """Every view that somebody looks at, in order."""
+        """All views with at least one role, in ascending order."""
         return tuple(sorted({*self.student_views, *self.target_views, *self.grouped_views, *self.bn_only_views}))
 
 
 @dataclass(frozen=True)
 class Batch:
-    """B images seen from several sides.
+    """The views of B images.
 
     Attributes:
         index: position of each image in its source.
-        views: for each number of a view that this step uses, a tensor ``[B, C, H, W]``.
-        bad: (position in the source, reason) of images that could not be decoded, those of this batch among them.
+        views: one tensor ``[B, C, H, W]`` for each view number that this step uses.
+        bad: (position in the source, reason) of images that could not be decoded, including those of this batch.
     """
 
     index: Int[Tensor, " b"]
@@ -86,13 +101,14 @@ class Batch:
 
 @dataclass(frozen=True)
 class Target:
-    """What the predictions of one head should be, for every image of the batch.
+    """What the predictions of one head should be for every image of the batch.
 
     Attributes:
-        values: a code (a distribution over the K groups), or the number of a group (-100: this image has none).
-        head: the head it belongs to.
-        view: the view it came from, which is excused from predicting it; None if it came from no view of this batch.
-        exclude: the columns of a row's own image: its softmax is over its own group and all columns that are not excluded.
+        values: codes (a distribution over the K groups for each image) or group numbers (-100: no target for this image).
+        head: number of the head whose groups are meant.
+        view: view that the target was computed from, which does not predict it; None if it came from no view of this batch.
+        exclude: columns to leave out of each row's softmax; the row's own group always stays in (SimCLR, where the columns of
+            the row's own image are excluded).
     """
 
     values: Float[Tensor, "b k"] | Int[Tensor, " b"]
@@ -103,14 +119,14 @@ class Target:
 
 @dataclass(frozen=True)
 class StepResult:
-    """The loss of one step, and what it was made from; all stays on the device.
+    """Loss of one step and the tensors that it was computed from; everything stays on the device.
 
     Attributes:
-        loss: with gradient.
-        z: the student's embeddings, view by view, without gradient.
-        targets: what was to be predicted.
-        index: the images of the batch.
-        gradient_norm: of all weights together, before it was clipped; None before the backward pass.
+        loss: the loss, with gradient.
+        z: unit embeddings of the student, view by view, without gradient.
+        targets: targets that the views had to predict.
+        index: position of each image in its source.
+        gradient_norm: L2 norm of the gradient of all weights together before clipping; None before the backward pass.
     """
 
     loss: Float[Tensor, ""]

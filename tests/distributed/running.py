@@ -1,4 +1,4 @@
-"""A tiny run in float64, on one process or on several: what its losses were and what it left."""
+"""A tiny run in float64, on one or several processes: its losses and its final state."""
 
 import copy
 from collections.abc import Callable, Iterator
@@ -24,7 +24,7 @@ from coterie.training.loop import fit
 from coterie.types import Batch, Progress, StepResult
 from tests.matrix.cells import SIDE, Cell, settings_of
 
-IMAGES, BATCH, EPOCHS = 78, 24, 3  # 3 steps an epoch, and 6 images left out of it
+IMAGES, BATCH, EPOCHS = 78, 24, 3  # 3 steps per epoch, which leave out 6 images
 STEPS = IMAGES // BATCH * EPOCHS
 LENGTH = IMAGES // BATCH * BATCH
 
@@ -66,16 +66,16 @@ def carry(
     until: int,
     state: dict[str, Any] | None,
     changes: dict[str, Any] | None = None,
-    mend: Callable[[TrainingParts], None] | None = None,
+    adapt: Callable[[TrainingParts], None] | None = None,
 ) -> dict[str, Any]:
-    """Train from step ``start`` to ``until``; losses and grouped views of the whole batch, and the state as it is saved.
+    """Train from step ``start`` to ``until``; returns losses and image indices of the full batches, and the final state.
 
-    ``changes`` are of the case's settings, and ``mend`` of what is built by them.
+    ``changes`` are applied to the case's settings, ``adapt`` to the parts built from them.
     """
     config = from_dict(CASES[case] | (changes or {}))
     parts = build_parts(config, images=IMAGES)
-    if mend is not None:
-        mend(parts)
+    if adapt is not None:
+        adapt(parts)
     student, objective = parts.student.double(), parts.objective.double()
     trained = ShardedStudent(student) if config.run.fsdp else student
     optimizer = config.optimizer.build(trained)
@@ -110,7 +110,7 @@ def carry(
     memory = getattr(objective, "memory", None)
     if memory is not None and memory.written and world_size() > 1:
         rows = all_gather(memory.rows)
-        assert not torch.equal(rows[0], rows[1]), "every process keeps the same rows"
+        assert not torch.equal(rows[0], rows[1]), "all processes keep the same rows"
     kept = {"student": student, "objective": objective, "optimizer": optimizer}
     state = {name: copy.deepcopy(full_state_dict(part.state_dict())) for name, part in kept.items()}
     return {"losses": losses, "indices": indices, "state": state}
@@ -123,7 +123,7 @@ def _in_double(batches: Iterator[tuple[Progress, Batch]]) -> Iterator[tuple[Prog
 
 @contextmanager
 def one_of(world: int, number: int, folder: str) -> Iterator[None]:
-    """While this lasts, this process is the one of that number in a group that meets in a folder."""
+    """Join a group of ``world`` processes, which meet in a folder, as the process of that number."""
     torch.set_num_threads(1)
     np.seterr(all="raise")
     dist.init_process_group("gloo", store=dist.FileStore(f"{folder}/store", world), rank=number, world_size=world)
@@ -133,7 +133,7 @@ def one_of(world: int, number: int, folder: str) -> Iterator[None]:
 
 
 def on_processes(world: int, folder: Path, start: int, until: int, states: dict[str, Any] | None) -> dict[str, Any]:
-    """``carry`` of every case on so many processes; one stays in this process."""
+    """Run ``carry`` for every case on so many processes; one is this process."""
     if world == 1:
         return {case: carry(case, start, until, states and states[case]["state"]) for case in CASES}
     folder.mkdir()

@@ -1,4 +1,4 @@
-"""W processes with their share of the batch follow the trajectory of one, and hand it on to any other number of them."""
+"""W processes follow the trajectory of one, and any other number of processes can resume it."""
 
 from typing import Any
 
@@ -8,7 +8,12 @@ from torch.utils import _pytree as tree
 
 from tests.distributed.running import CASES, STEPS, on_processes
 
-CHAIN = ((2, 0, 4), (1, 4, 5), (3, 5, 7), (2, 7, 9))  # processes, from step, to step: each begins in an epoch's middle
+CHAIN = (
+    (2, 0, 4),
+    (1, 4, 5),
+    (3, 5, 7),
+    (2, 7, 9),
+)  # processes, from step, to step: each starts in the middle of an epoch
 CLOSE = {"rtol": 1e-9, "atol": 1e-9}
 
 

@@ -1,4 +1,4 @@
-"""Two processes balance as one does over the same rows."""
+"""Two processes balance their rows as one process balances all of them."""
 
 from pathlib import Path
 
@@ -30,4 +30,4 @@ def test_two_processes_equal_one(tmp_path: Path) -> None:
     saved = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(WORLD)]
     torch.testing.assert_close(torch.cat(saved), assign(Sinkhorn(), rows()), rtol=1e-12, atol=1e-12)
     alone = torch.cat([assign(Sinkhorn(), part) for part in rows().chunk(WORLD)])
-    assert (alone - assign(Sinkhorn(), rows())).abs().max() > 1e-3  # balancing each on its own would be something else
+    assert (alone - assign(Sinkhorn(), rows())).abs().max() > 1e-3  # balancing each half separately gives other codes

@@ -1,4 +1,4 @@
-"""What two processes say to each other in a step, and that neither is left alone when one of them sees no number."""
+"""What two processes send each other in a step, and that neither is left waiting when one of them gets NaN."""
 
 from itertools import islice
 from pathlib import Path
@@ -22,7 +22,7 @@ from tests.distributed.running import BATCH, CASES, IMAGES, one_of
 from tests.matrix.cells import SIDE
 
 CALLS = ("all_reduce", "all_gather")
-POISONED = 3  # the step at which one process sees no number
+POISONED = 3  # the step at which one process gets NaN
 
 
 def parts_of(case: str) -> tuple[Any, Any, Loader]:
@@ -33,16 +33,16 @@ def parts_of(case: str) -> tuple[Any, Any, Loader]:
 
 
 def counted(case: str) -> dict[str, list[int]]:
-    """Collectives and their numbers (floats) of each step, without those that average the gradients."""
+    """Collectives of each step and the numbers (floats) they send, without those that average the gradients."""
     config, parts, loader = parts_of(case)
-    said: dict[str, list[int]] = {"calls": [], "numbers": [], "buckets": []}
+    sent: dict[str, list[int]] = {"calls": [], "numbers": [], "buckets": []}
     before = {name: getattr(dist, name) for name in CALLS}
     now = [0, 0, 0]
 
     def noting(name: str) -> Any:
         def call(*args: Any, **named: Any) -> Any:
-            sent = args[0] if isinstance(args[0], torch.Tensor) else args[1]
-            now[0], now[1] = now[0] + 1, now[1] + sent.numel()
+            tensor = args[0] if isinstance(args[0], torch.Tensor) else args[1]
+            now[0], now[1] = now[0] + 1, now[1] + tensor.numel()
             return before[name](*args, **named)
 
         return call
@@ -53,7 +53,7 @@ def counted(case: str) -> dict[str, list[int]]:
         return work.get_future().then(lambda done: done.value()[0])
 
     def observe(progress: Any, result: Any) -> None:
-        for kept, number in zip(said.values(), now, strict=True):
+        for kept, number in zip(sent.values(), now, strict=True):
             kept.append(number)
         now[:] = [0, 0, 0]
 
@@ -77,11 +77,11 @@ def counted(case: str) -> dict[str, list[int]]:
     finally:
         for name in CALLS:
             setattr(dist, name, before[name])
-    return said
+    return sent
 
 
 def poisoned() -> tuple[int, list[int]]:
-    """At which step this process was told of it, and which images of how many processes were named."""
+    """The last step that this process started, and the step that its error names."""
     config, parts, loader = parts_of("swav")
     monitor = Monitor(config.group_counts, BATCH, config.learning_rate, log_steps=2, write=lambda _: None)
     last = [-1]
@@ -109,33 +109,33 @@ def _work(number: int, folder: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def told(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+def reported(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     folder: Path = tmp_path_factory.mktemp("together")
     mp.start_processes(_work, (str(folder),), nprocs=2, start_method="spawn")
     return [torch.load(folder / f"{number}.pt", weights_only=True) for number in range(2)]
 
 
-def test_what_swav_says_in_a_step(told: list[dict[str, Any]]) -> None:
-    """For each head: three rounds of Sinkhorn. For each batch norm and resolution: one forward, one back."""
-    for said in (each["swav"] for each in told):
+def test_what_swav_sends_in_a_step(reported: list[dict[str, Any]]) -> None:
+    """Three Sinkhorn iterations per head; one collective forward and one backward per batch norm and resolution."""
+    for sent in (each["swav"] for each in reported):
         backbones, heads = 2 * 20 * 2, 2
-        assert said["calls"] == [3 * 2 + backbones + heads] * 9
-        assert said["buckets"] == said["buckets"][:1] * 9
-        assert said["buckets"][0] >= 1
+        assert sent["calls"] == [3 * 2 + backbones + heads] * 9
+        assert sent["buckets"] == sent["buckets"][:1] * 9
+        assert sent["buckets"][0] >= 1
 
 
-def test_what_smog_says_in_a_step(told: list[dict[str, Any]]) -> None:
-    """For each head: one sum of rows and counts. The first step of an epoch finds the groups anew: k-means' ten rounds.
+def test_what_smog_sends_in_a_step(reported: list[dict[str, Any]]) -> None:
+    """One sum of rows and counts per head. The first step of an epoch recomputes the groups: ten iterations of k-means.
 
     Before the very first step the memory is filled.
     """
-    for said in (each["smog"] for each in told):
-        usual = said["calls"][1]
-        assert usual == min(said["calls"])
-        refreshed = 2 * (1 + 10)  # two heads: their starts, and ten rounds
+    for sent in (each["smog"] for each in reported):
+        usual = sent["calls"][1]
+        assert usual == min(sent["calls"])
+        refreshed = 2 * (1 + 10)  # two heads: their starts, and ten iterations
         filling = 3 * 2 * (20 + 2)  # batches, grouped views, batch norms
-        assert [calls - usual for calls in said["calls"]] == [filling + refreshed, 0, 0, *[refreshed, 0, 0] * 2]
+        assert [calls - usual for calls in sent["calls"]] == [filling + refreshed, 0, 0, *[refreshed, 0, 0] * 2]
 
 
-def test_if_one_sees_no_number_both_stop_at_the_same_step(told: list[dict[str, Any]]) -> None:
-    assert told[0]["poisoned"] == told[1]["poisoned"] == (POISONED, [POISONED])
+def test_if_one_gets_nan_both_stop_at_the_same_step(reported: list[dict[str, Any]]) -> None:
+    assert reported[0]["poisoned"] == reported[1]["poisoned"] == (POISONED, [POISONED])

@@ -10,7 +10,7 @@ from timm.data import resolve_data_config
 from torch import nn
 
 from coterie.errors import UserError
-from coterie.exporting.weights import Description, describe_backbone, load_backbone, save_backbone
+from coterie.exporting.weights import WeightsDescription, describe_backbone, load_backbone, save_backbone
 from coterie.models.backbone import BackboneConfig, build_backbone
 from coterie.version import __version__
 
@@ -54,7 +54,7 @@ def test_a_saved_backbone_comes_back_in_evaluation_mode(config, size, tmp_path):
 def test_running_averages_of_tokens_come_back(tmp_path):
     config = BackboneConfig("swin_tiny_patch4_window7_224", mlp_norm="batch")
     network = build_backbone(config, 32)
-    network(torch.randn(2, 3, 32, 32))  # in training mode: moves them
+    network(torch.randn(2, 3, 32, 32))  # in training mode, which updates them
     save_backbone(tmp_path / "model.safetensors", network, config, 32, MEAN, STD)
     assert describe_backbone(tmp_path).backbone == config
     loaded, images = load_backbone(tmp_path), torch.randn(2, 3, 32, 32)
@@ -82,19 +82,19 @@ def test_timm_reads_the_file_by_itself(name, size, tmp_path):
 @pytest.mark.parametrize(
     "config", [TINY, BackboneConfig("vit_tiny_patch16_224", mlp_norm="batch")], ids=["tiny", "vit"]
 )
-def test_what_timm_cannot_build_alone_is_not_promised_to_it(config, tmp_path):
+def test_what_timm_cannot_build_alone_has_no_recipe_for_timm(config, tmp_path):
     save(tmp_path / "model.safetensors", config, 32)
     assert "timm" not in metadata(tmp_path / "model.safetensors")
 
 
-def test_the_description_says_everything(tmp_path):
+def test_the_description_is_complete(tmp_path):
     path = tmp_path / "model.safetensors"
     config = BackboneConfig("resnet18", width=0.25, channels=2, weights="somewhere.pth")
     network = build_backbone(BackboneConfig("resnet18", width=0.25, channels=2), 48)
     save_backbone(path, network, config, 48, [0.1, 0.2], [0.3, 0.4], whose="teacher", extra={"method": "swav"})
     expected = BackboneConfig("resnet18", width=0.25, channels=2)
     assert describe_backbone(path) == describe_backbone(tmp_path)
-    assert describe_backbone(path) == Description(
+    assert describe_backbone(path) == WeightsDescription(
         expected, 48, (0.1, 0.2), (0.3, 0.4), "teacher", __version__, {"method": "swav"}
     )
 
@@ -105,7 +105,7 @@ def test_timms_own_tools_find_the_normalization(tmp_path):
     assert (found["mean"], found["std"], found["input_size"]) == (MEAN, STD, (3, 32, 32))
 
 
-def test_loading_leaves_the_random_numbers_alone(tmp_path):
+def test_loading_does_not_touch_the_random_numbers(tmp_path):
     save(tmp_path / "model.safetensors", TINY, 32)
     before = torch.get_rng_state()
     load_backbone(tmp_path)
@@ -129,7 +129,7 @@ def test_the_mode_follows_the_umask(umask, mode, tmp_path):
     assert (tmp_path / "model.safetensors").stat().st_mode & 0o777 == mode
 
 
-def test_a_write_that_fails_half_way_leaves_what_was_there(tmp_path):
+def test_a_failed_write_leaves_the_previous_file_intact(tmp_path):
     path = tmp_path / "model.safetensors"
     save(path, TINY, 32)
     before = path.read_bytes()
@@ -168,7 +168,7 @@ def test_a_file_that_cannot_be_used_is_refused_in_one_line(damage, tmp_path):
     assert "\n" not in str(caught.value)
 
 
-def test_a_file_without_weights_beside_it_is_named_plainly(tmp_path):
+def test_a_missing_file_is_named_in_one_line(tmp_path):
     with pytest.raises(UserError, match="not a run folder, or nothing is saved yet"):
         load_backbone(tmp_path)
     with pytest.raises(UserError, match=r"there is no .*nowhere\.safetensors$"):

@@ -27,7 +27,7 @@ def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     assert torch.equal(nearest_centers(rows, centers), whole)
 
 
-def test_kmeans_finds_what_is_there_and_keeps_a_center_without_rows() -> None:
+def test_kmeans_finds_the_clusters_and_keeps_a_center_without_rows() -> None:
     truth = torch.eye(4, 8, dtype=torch.float64)
     rows = F.normalize(truth.repeat_interleave(20, dim=0) + 0.05 * unit(80, 8), dim=1)
     found = spherical_kmeans(rows, rows[[0, 20, 40, 60]])
@@ -63,3 +63,12 @@ def test_starts_are_different_rows_and_a_pure_function() -> None:
     assert len(set(first.tolist())) == 30
     others = [random_starts(100, 30, 2, 7, 0), random_starts(100, 30, 1, 8, 0), random_starts(100, 30, 1, 7, 1)]
     assert not any(torch.equal(first, other) for other in others)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_rows_are_counted_and_summed_in_float32(dtype: torch.dtype) -> None:
+    """In bfloat16 a count ends at 256, and a sum of ones too."""
+    means, counts = group_means(torch.ones(5000, 3, dtype=dtype), torch.arange(5000) % 2, 2)
+    assert means.dtype == counts.dtype == torch.float32
+    assert counts.tolist() == [2500.0, 2500.0]
+    assert torch.equal(means, torch.ones(2, 3))

@@ -26,7 +26,7 @@ def made() -> tuple[Tensor, Tensor, Tensor]:
 
 
 @pytest.mark.parametrize("masked", [False, True])
-def test_parts_are_torchs_logsumexp_and_its_gradients(in_parts: None, masked: bool) -> None:
+def test_chunks_give_torchs_logsumexp_and_its_gradients(in_parts: None, masked: bool) -> None:
     rows, centers, exclude = made()
     weights = torch.rand(VIEWS, IMAGES, dtype=torch.float64)
     logits = rows @ centers.T
@@ -42,7 +42,7 @@ def test_gradcheck(in_parts: None) -> None:
     assert torch.autograd.gradcheck(lambda r, c: log_partition(r, c, exclude), (rows, centers))
 
 
-def test_small_logits_are_kept_and_give_the_same() -> None:
+def test_few_logits_are_computed_at_once_with_the_same_result() -> None:
     rows, centers, exclude = made()
     whole = log_partition(rows, centers, exclude)
     torch.testing.assert_close(whole, (rows @ centers.T).masked_fill(exclude, -torch.inf).logsumexp(dim=-1))
@@ -65,7 +65,7 @@ def test_centers_without_gradient_get_none(in_parts: None) -> None:
     assert centers.grad is None
 
 
-def test_a_loss_in_parts_is_the_loss(in_parts: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_loss_in_chunks_is_the_loss(in_parts: None, monkeypatch: pytest.MonkeyPatch) -> None:
     rows, centers, _ = made()
     predictions = rows.detach().mul(0.1).requires_grad_()
     codes = torch.rand(IMAGES, GROUPS, dtype=torch.float64).softmax(dim=1)

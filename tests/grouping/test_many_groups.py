@@ -1,4 +1,4 @@
-"""131,072 groups: nothing that is made is larger than the centers, the codes of a batch, or a bounded number of chunks."""
+"""131,072 groups: no tensor is larger than the centers, the codes of a batch, or a bounded number of chunks."""
 
 from collections.abc import Callable
 from typing import Any
@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from coterie.grouping.assignment import Sinkhorn, assign, label_rows
 from coterie.grouping.kmeans import moved_centers, nearest_centers, spherical_kmeans
-from coterie.grouping.loss import prediction_loss, scores
+from coterie.grouping.loss import cosine_scores, prediction_loss
 from coterie.grouping.sinkhorn import HELD, sinkhorn_bias
 from coterie.types import Target
 
@@ -21,7 +21,7 @@ FLOAT = 4
 
 
 class Largest(TorchDispatchMode):
-    """How many bytes the largest tensor has that operations make."""
+    """Records the size in bytes of the largest tensor that an operation creates."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -40,7 +40,7 @@ def unit(*shape: int) -> Tensor:
 
 def learned(soft: bool) -> None:
     centers, predictions = unit(K, D).requires_grad_(), unit(VIEWS, BATCH, D).requires_grad_()
-    codes = assign(Sinkhorn(hard=not soft), scores(unit(2, BATCH, D), centers.detach()))
+    codes = assign(Sinkhorn(hard=not soft), cosine_scores(unit(2, BATCH, D), centers.detach()))
     targets = [Target(each, 0, view) for view, each in enumerate(codes)]
     prediction_loss(predictions, [centers], targets, 0.1, range(VIEWS)).backward()
     assert centers.grad is not None

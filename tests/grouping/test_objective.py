@@ -1,18 +1,21 @@
 import math
 
+import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-from coterie.grouping.assignment import Sinkhorn, assign
-from coterie.grouping.groups import LearnedGroups, LearnedGroupsConfig, build_groups
-from coterie.grouping.memory_queue import Memory
+from coterie.errors import BadConfig
+from coterie.grouping.assignment import Nearest, Sinkhorn, assign
+from coterie.grouping.groups import KMeansGroups, LearnedGroups, LearnedGroupsConfig, build_groups
+from coterie.grouping.loss import mean_entropy_loss
+from coterie.grouping.memory_queue import Memory, Refresh
 from coterie.grouping.objective import Objective
 from coterie.types import Batch, Progress, Roles
 
 
-class Linear(nn.Module):
-    """A one-layer student, to show that any callable will do."""
+class OneLayer(nn.Module):
+    """A one-layer student: any callable works."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -41,23 +44,23 @@ ROLES = Roles((0, 1, 2, 3), (0, 1), (0, 1))
 START = Progress(0, 10, 100)
 
 
-def test_pairs_are_weighted_alike() -> None:
-    """V views and two codes give 2 (V - 1) equal terms (methods.md, section 11, 3)."""
-    student, learned = Linear(), groups(5)
+def test_all_pairs_have_the_same_weight() -> None:
+    """V views and two codes give 2 (V - 1) terms of equal weight (methods.md, section 11, 3)."""
+    student, learned = OneLayer(), groups(5)
     objective = Objective(learned, Sinkhorn(), ROLES)
     result = objective(student, batch(4), START)
     center = learned.centers()[0]
     terms = []
     for target in result.targets:
         for view in range(4):
-            if view != target.view:  # torch's own loss is the oracle
+            if view != target.view:  # the oracle is torch's own loss
                 terms.append(F.cross_entropy(result.z[view] @ center.T / 0.1, target.values))  # noqa: PERF401
     assert len(terms) == 6
     torch.testing.assert_close(result.loss, torch.stack(terms).mean())
 
 
 def test_several_heads_of_different_size() -> None:
-    student, learned = Linear(), groups(5, 9)
+    student, learned = OneLayer(), groups(5, 9)
     result = Objective(learned, Sinkhorn(), ROLES)(student, batch(4), START)
     result.loss.backward()
     assert [target.values.shape[1] for target in result.targets] == [5, 5, 9, 9]
@@ -65,7 +68,7 @@ def test_several_heads_of_different_size() -> None:
 
 
 def test_a_full_memory_changes_the_codes_and_only_the_batch_is_returned() -> None:
-    student, learned = Linear(), groups(5)
+    student, learned = OneLayer(), groups(5)
     objective = Objective(learned, Sinkhorn(), ROLES, memory=Memory(8, 2, 6, batch_size=8).double())
     first = objective(student, batch(4), START)
     second = objective(student, batch(4, seed=1), START)
@@ -76,7 +79,7 @@ def test_a_full_memory_changes_the_codes_and_only_the_batch_is_returned() -> Non
 
 
 def test_frozen_groups_do_not_move_at_all() -> None:
-    student, learned = Linear(), groups(5, frozen=2)
+    student, learned = OneLayer(), groups(5, frozen=2)
     objective = Objective(learned, Sinkhorn(), ROLES)
     optimizer = torch.optim.SGD([*student.parameters(), *learned.parameters()], lr=0.1, momentum=0.9, weight_decay=0.1)
     before = learned.centers()[0].detach().clone()
@@ -91,7 +94,7 @@ def test_frozen_groups_do_not_move_at_all() -> None:
     torch.testing.assert_close(learned.centers()[0].norm(dim=1), torch.ones(5, dtype=torch.float64))
 
 
-def test_one_point_costs_at_least_ln_k_and_gets_uniform_codes() -> None:
+def test_collapsed_embeddings_get_uniform_codes_and_a_loss_of_at_least_ln_k() -> None:
     learned = groups(7)
 
     def constant(views: list[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -119,3 +122,56 @@ def test_half_precision_embeddings_give_float32_codes() -> None:
     with torch.autocast("cpu", torch.bfloat16):
         result = Objective(learned, Sinkhorn(), ROLES)(half, batch(4), START)
     assert result.loss.dtype == result.targets[0].values.dtype == torch.float32
+
+
+def test_defaults_are_the_published_values() -> None:
+    """methods.md, 1.2: tau is 0.1; the mean entropy is MSN's own."""
+    objective = Objective(groups(5), Sinkhorn(), ROLES)
+    assert (objective.temperature, objective.mean_entropy, objective.rows_from) == (0.1, 0.0, "student")
+
+
+def test_the_mean_entropy_is_weighted() -> None:
+    student, learned = OneLayer(), groups(5)
+    plain, weighted = (Objective(learned, Sinkhorn(), ROLES, mean_entropy=weight) for weight in (0.0, 3.0))
+    result = plain(student, batch(4), START)
+    extra = weighted(student, batch(4), START).loss - result.loss
+    torch.testing.assert_close(extra, 3 * mean_entropy_loss(result.z, learned.centers(), 0.1))
+
+
+def labeled(every_epochs: int = 1) -> tuple[OneLayer, Objective]:
+    refresh, memory = Refresh(every_epochs, labels=True), Memory(8, 2, 6, batch_size=8).double()
+    kmeans = KMeansGroups([groups(3).centers()[0]] * 2)
+    return OneLayer(), Objective(kmeans, Nearest(), ROLES, memory=memory, refresh=refresh, images=10)
+
+
+def test_a_refresh_gives_each_image_of_the_memory_the_nearest_of_the_new_groups() -> None:
+    student, objective = labeled()
+    assert objective.needs_fill()
+    objective.fill(student, [(START, batch(4))])
+    assert not objective.needs_fill()
+    assert objective.refresh_due(START)
+    before = [each.clone() for each in objective.groups.centers()]
+    objective.refresh(START)
+    z = student([batch(4).views[0], batch(4).views[1]])[1].detach()
+    for head, centers in enumerate(objective.groups.centers()):
+        assert not torch.equal(centers, before[head])
+        nearest = [max(range(3), key=lambda k, row=row, c=centers: float(row @ c[k])) for row in z[head]]
+        assert objective.labels[head].tolist() == [*nearest, -100, -100]
+
+
+def test_kept_labels_are_the_targets_of_every_view() -> None:
+    student, objective = labeled()
+    objective.labels[:, :8] = torch.tensor([[0, 1, 2, 0, 1, 2, -100, 0], [2] * 8])
+    result = objective(student, batch(4), START)
+    assert [(target.values.tolist(), target.head, target.view) for target in result.targets] == [
+        ([0, 1, 2, 0, 1, 2, -100, 0], 0, None),
+        ([2] * 8, 1, None),
+    ]
+
+
+def test_missing_parts_are_refused_in_one_line() -> None:
+    with pytest.raises(BadConfig, match="a refresh reads the memory, and there is none: pass a Memory"):
+        Objective(groups(5), Sinkhorn(), ROLES, refresh=Refresh())
+    memory = Memory(8, 2, 6, batch_size=8)
+    with pytest.raises(BadConfig, match="images is 0: a refresh that keeps labels needs the number of images"):
+        Objective(groups(5), Sinkhorn(), ROLES, memory=memory, refresh=Refresh(labels=True))

@@ -22,7 +22,7 @@ def test_codes_are_distributions_and_float32_agrees(rows: int, groups: int, seed
     torch.testing.assert_close(single.double(), exact, atol=2e-3, rtol=0)
 
 
-def test_many_rounds_use_all_groups_alike() -> None:
+def test_many_iterations_use_all_groups_equally() -> None:
     codes = assign(Sinkhorn(0.1, 500), scores(60, 6, 0))
     torch.testing.assert_close(codes.sum(dim=0), torch.full((6,), 10.0, dtype=torch.float64))
 
@@ -36,7 +36,7 @@ def test_a_common_shift_changes_nothing_but_a_shift_of_single_rows_does() -> Non
     assert (per_row - codes).abs().max() > 0.01
 
 
-def test_views_are_balanced_each_on_its_own() -> None:
+def test_views_are_balanced_independently() -> None:
     both = torch.stack([scores(8, 5, 2), scores(8, 5, 3)])
     together = assign(Sinkhorn(), both)
     for view in range(2):
@@ -61,7 +61,7 @@ def test_impossible_settings_are_refused(bad: dict) -> None:
 
 
 @pytest.mark.parametrize("normalized", [False, True])
-def test_parts_change_nothing(normalized: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_chunks_change_nothing(normalized: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     logits = torch.stack([scores(41, 7, 6), scores(41, 7, 7)]) / 0.05
     whole = sinkhorn_bias(logits, 5, normalized=normalized)
     streamed = sinkhorn_bias(lambda: logits.split(9, dim=1), 5, normalized=normalized)
@@ -72,8 +72,8 @@ def test_parts_change_nothing(normalized: bool, monkeypatch: pytest.MonkeyPatch)
 
 @pytest.mark.parametrize("scale", [1.0, 100.0, 10000.0])
 @pytest.mark.parametrize(("rows", "groups"), [(200, 50), (40, 300)])
-def test_each_round_divides_columns_then_rows_whatever_their_size(scale: float, rows: int, groups: int) -> None:
-    """The iteration as it is written in the paper, on logarithms throughout, is the oracle; float32 stays finite."""
+def test_each_iteration_divides_columns_then_rows_at_any_scale(scale: float, rows: int, groups: int) -> None:
+    """The oracle is the iteration as the paper writes it, in log space throughout; float32 stays finite."""
     logits = scale * torch.randn(rows, groups, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     plan = logits
     for _ in range(4):

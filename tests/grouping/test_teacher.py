@@ -7,15 +7,15 @@ from torch.nn import functional as F
 
 from coterie.errors import BadConfig
 from coterie.grouping.groups import LearnedGroups
-from coterie.grouping.teacher import MomentumTeacher, MomentumTeacherConfig, SameNetwork
-from coterie.optim.schedule import Constant, Cosine
+from coterie.grouping.teacher import MomentumTeacher, MomentumTeacherConfig, SameNetwork, TargetNetwork
+from coterie.optim.schedule import Constant, Cosine, Linear
 from coterie.types import Progress, Roles
 
 AT = Progress(0, 10, 100)
 
 
 class Tiny(nn.Module):
-    """A student that counts how many views it sees at a time."""
+    """A student that records how many views each call gets."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -43,7 +43,7 @@ def change(student: nn.Module) -> None:
 
 
 @pytest.mark.parametrize("before", [True, False])
-def test_it_follows_before_or_after_the_step_and_never_both(before: bool) -> None:
+def test_it_moves_either_before_or_after_the_step(before: bool) -> None:
     student, teacher = pair(before=before)
     start = teacher.network.layer.weight.clone()
     change(student)
@@ -53,7 +53,7 @@ def test_it_follows_before_or_after_the_step_and_never_both(before: bool) -> Non
     torch.testing.assert_close(teacher.network.layer.weight, start + 0.25)
 
 
-def test_catching_up_is_in_place_and_leaves_the_batch_statistics() -> None:
+def test_copying_the_student_is_in_place_and_leaves_the_batch_statistics() -> None:
     student, teacher = pair()
     student.norm.running_mean.fill_(5.0)
     before = {name: id(each) for name, each in teacher.named_parameters()}
@@ -64,7 +64,7 @@ def test_catching_up_is_in_place_and_leaves_the_batch_statistics() -> None:
     assert not teacher.network.norm.running_mean.any()
 
 
-def test_companions_go_through_but_do_not_decide() -> None:
+def test_bn_only_views_change_the_batch_statistics_but_are_no_targets() -> None:
     student, teacher = pair()
     views = {number: torch.randn(6, 1, 2, 2) for number in range(5)}
     roles = Roles((0, 1), (3,), (0, 1), bn_only_views=(2, 4))
@@ -74,10 +74,10 @@ def test_companions_go_through_but_do_not_decide() -> None:
     assert features.shape == rows.shape == (1, 6, 4)
     assert not rows.requires_grad
     alone = copy.deepcopy(pair()[1]).embed(views, Roles((0, 1), (3,), (0, 1)), h, z)[1]
-    assert (rows - alone).abs().max() > 1e-3  # another batch is normalized
+    assert (rows - alone).abs().max() > 1e-3  # the batch norms see another batch
 
 
-def test_own_groups_are_an_average_and_are_saved() -> None:
+def test_its_own_centers_are_averages_and_are_saved() -> None:
     _, teacher = pair(own_groups=True)
     groups = teacher._followed[1]
     first = teacher.centers(groups)[0].clone()
@@ -90,13 +90,13 @@ def test_own_groups_are_an_average_and_are_saved() -> None:
     assert shared.centers(groups)[0] is groups.centers()[0]
 
 
-def test_the_student_is_not_saved_a_second_time() -> None:
+def test_the_student_is_not_saved_twice() -> None:
     _, teacher = pair()
     assert all(name.startswith("network.") for name in teacher.state_dict())
     assert not any(each.requires_grad for each in teacher.parameters())
 
 
-def test_the_same_network_gives_the_students_rows_with_their_gradient() -> None:
+def test_the_same_network_returns_the_students_rows_with_their_gradient() -> None:
     student = Tiny()
     views = [torch.randn(6, 1, 2, 2) for _ in range(3)]
     h, z, _ = student(views)
@@ -110,3 +110,25 @@ def test_the_same_network_gives_the_students_rows_with_their_gradient() -> None:
 def test_a_momentum_outside_0_and_1_is_refused(momentum: Constant | Cosine) -> None:
     with pytest.raises(BadConfig, match=r"target\.momentum .* within 0 and 1"):
         MomentumTeacherConfig(momentum=momentum)
+
+
+def test_defaults_are_the_published_values() -> None:
+    """methods.md, 3.4: SMoG's momentum is 0.999, and its groups are shared by both networks."""
+    assert MomentumTeacherConfig() == MomentumTeacherConfig(Constant(0.999), covers_groups=False, moves="after")
+
+
+def test_the_momentum_follows_its_schedule() -> None:
+    torch.manual_seed(0)
+    student = Tiny()
+    teacher = MomentumTeacher(copy.deepcopy(student), student, momentum=Linear(1.0, 0.0), before=False)
+    start = teacher.network.layer.weight.clone()
+    change(student)
+    teacher.after_step(Progress(24, 10, 100))  # step 25 of 100: momentum 0.75
+    torch.testing.assert_close(teacher.network.layer.weight, start + 0.25)
+
+
+def test_both_kinds_follow_the_protocol() -> None:
+    assert isinstance(SameNetwork(), TargetNetwork)
+    assert isinstance(pair()[1], TargetNetwork)
+    groups = LearnedGroups([torch.randn(3, 4)])
+    assert SameNetwork().centers(groups)[0] is groups.heads[0]

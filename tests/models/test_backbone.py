@@ -23,7 +23,7 @@ def test_the_wide_resnets_of_swav_have_their_sizes(width, millions):
         backbone = build_backbone(BackboneConfig("resnet50", width=width), 224)
     assert sum(p.numel() for p in backbone.parameters()) / 1e6 == pytest.approx(millions, abs=0.6)
     assert feature_width(backbone) == 2048 * width
-    # As released, the stem is widened too: without it the public weights would not fit.
+    # The released code widens the stem too: otherwise the public weights would not fit.
     assert backbone.conv1.weight.shape == (64 * width, 3, 7, 7)
     assert backbone.layer1[0].conv1.weight.shape == (64 * width, 64 * width, 1, 1)
 
@@ -37,7 +37,7 @@ def test_a_resnet_has_the_names_and_shapes_of_torchvision(name):
     assert {key: value.shape for key, value in ours.items()} == shapes
 
 
-def test_a_resnet_starts_as_those_of_swav():
+def test_a_resnet_is_initialized_like_swavs():
     torch.manual_seed(0)
     backbone = build_backbone(BackboneConfig("resnet18"), 224)
     for name, module in backbone.named_modules():
@@ -89,14 +89,14 @@ def test_drop_path_drops_in_training_only(name):
     torch.testing.assert_close(backbone(images), backbone(images), rtol=0, atol=0)
 
 
-def test_the_width_of_features_is_what_comes_out():
+def test_the_feature_width_is_that_of_the_output():
     # timm's num_features is 288 for this one, whose last layer comes after pooling.
     config = BackboneConfig("mobilenetv3_small_050")
     backbone = build_backbone(config, 32)
     assert feature_width(backbone) == backbone.eval()(torch.zeros(1, 3, 32, 32)).shape[1] == 1024
 
 
-def test_asking_for_arguments_draws_nothing():
+def test_computing_arguments_uses_no_random_numbers():
     before = torch.get_rng_state()
     timm_arguments(BackboneConfig("swin_small_patch4_window7_224"), 64)
     timm_arguments(BackboneConfig("resnet34", width=2.0), 64)

@@ -37,7 +37,7 @@ def views(*sizes: int, seed: int = 1) -> list[Tensor]:
 
 
 def trained(student: Encoder, steps: int = 4) -> tuple[list[float], dict[str, Tensor]]:
-    """Losses and what is saved after a few steps of plain gradient descent."""
+    """Losses and state after a few steps of plain gradient descent."""
     optimizer, losses = torch.optim.SGD(student.parameters(), lr=0.05), []
     for step in range(steps):
         h, _, p = student(views(12, 12, 8, seed=step))
@@ -49,10 +49,10 @@ def trained(student: Encoder, steps: int = 4) -> tuple[list[float], dict[str, Te
     return losses, student.state_dict()
 
 
-@pytest.mark.skipif(shutil.which("g++") is None, reason="torch's compiler wants g++ for the CPU, and there is none")
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch's compiler needs g++ for the CPU, and there is none")
 @pytest.mark.parametrize("scope", SCOPES)
-def test_compiled_and_plain_give_the_same_losses_and_save_the_same(scope: BatchNormScope) -> None:
-    """By inductor itself; to 1e-4 of a loss after four steps in float32, and no pass is compiled twice."""
+def test_compiled_and_plain_passes_have_the_same_losses_and_state(scope: BatchNormScope) -> None:
+    """With inductor itself; losses agree to 1e-4 after four steps in float32, and no pass is compiled twice."""
     plain, quick = encoder(scope), encoder(scope)
     teacher = target_copy(quick)
     before = copy.deepcopy(quick.state_dict())
@@ -60,20 +60,20 @@ def test_compiled_and_plain_give_the_same_losses_and_save_the_same(scope: BatchN
     torch.testing.assert_close(quick.state_dict(), before, rtol=0, atol=0)
     assert all(each.grad is None for each in quick.parameters())
     compiled = torch._dynamo.utils.counters["stats"]["unique_graphs"]
-    assert compiled == (2 if scope == "joint" else 4)  # one for each resolution, for each of the two
+    assert compiled == (2 if scope == "joint" else 4)  # one per resolution for each of the two networks
     (losses, saved), (expected, theirs) = trained(quick), trained(plain)
     assert losses == pytest.approx(expected, rel=1e-4)
     assert list(saved) == list(theirs)
     torch.testing.assert_close(saved, theirs, rtol=1e-3, atol=1e-4)
     with torch.no_grad():
         teacher(views(12, 12, 8))
-        quick(views(12))  # the pass that fills a memory, and looks: as they are written
+        quick(views(12))  # filling passes and evaluation are not compiled
     quick.eval()(views(10, 6))
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == compiled
     assert not torch._dynamo.utils.counters["graph_break"]
 
 
-def test_a_compiler_that_fails_is_told_once_and_all_runs_as_written(capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_failing_compiler_is_reported_once_and_nothing_is_compiled(capfd: pytest.CaptureFixture[str]) -> None:
     plain, quick = encoder(), encoder()
     with inductor.patch({"cpp.cxx": ("/nowhere/g++",), "force_disable_caches": True}):
         reason = compile_passes([(quick, views(12, 12, 8))])
@@ -84,7 +84,7 @@ def test_a_compiler_that_fails_is_told_once_and_all_runs_as_written(capfd: pytes
     assert capfd.readouterr().err == ""
 
 
-def test_a_device_that_is_full_is_no_fault_of_the_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_running_out_of_memory_is_no_failure_of_the_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object, **__: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
@@ -97,7 +97,7 @@ def test_a_device_that_is_full_is_no_fault_of_the_compiler(monkeypatch: pytest.M
 
 @pytest.mark.parametrize("name", ["resnet18", "resnet50", "vit_small_patch16_224"])
 def test_backbones_are_one_graph(name: str) -> None:
-    """``fullgraph`` raises at the first graph break; what follows the graph is left to torch as it is."""
+    """``fullgraph`` raises at the first graph break; what follows the graph is left to torch."""
     network = build_backbone(BackboneConfig(name), 64)
     quick = torch.compile(network, backend="eager", fullgraph=True, dynamic=False)
     for _ in range(2):

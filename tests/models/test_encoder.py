@@ -24,7 +24,7 @@ def tiny_encoder(batch_norm: bool = True, predictor: bool = False, scope: str = 
 
 
 def make_views(sizes: list[int], images: int = 4) -> list[torch.Tensor]:
-    # Each view has a brightness of its own, so that what is normalized together matters.
+    # Each view has its own brightness, so that it matters which views are normalized together.
     return [torch.randn(images, 3, s, s, dtype=torch.float64) * (i + 1) + i for i, s in enumerate(sizes)]
 
 
@@ -51,13 +51,13 @@ def test_the_backbone_runs_once_per_resolution_and_the_head_once_over_all_views(
 
 
 @pytest.mark.parametrize("passes", [[[0], [2], [1, 3]], [[0, 2], [1], [3]], [[0], [1], [2], [3]]])
-def test_one_pass_per_view_is_something_else(passes):
+def test_other_ways_to_group_the_passes_give_other_results(passes):
     encoder, views = tiny_encoder(), make_views([8, 5, 8, 5])
     _, other = by_hand(encoder, views, passes)
     assert (encoder(views)[1] - other).abs().max() > 0.01
 
 
-def test_one_head_pass_per_view_is_something_else():
+def test_one_head_pass_per_view_gives_another_result():
     encoder, views = tiny_encoder(), make_views([8, 8])
     other = copy.deepcopy(encoder)
     h, z, _ = encoder(views)
@@ -65,7 +65,7 @@ def test_one_head_pass_per_view_is_something_else():
     assert (z - alone).abs().max() > 0.01
 
 
-def test_resolutions_go_through_in_the_order_of_their_first_appearance():
+def test_resolutions_are_encoded_in_the_order_of_their_first_view():
     encoder, views = tiny_encoder(), make_views([5, 8, 5])
     other = copy.deepcopy(encoder)
     encoder(views)
@@ -109,7 +109,7 @@ def test_under_autocast_embeddings_stay_in_float32():
     torch.testing.assert_close(z.norm(dim=2), torch.ones(2, 4), atol=1e-6, rtol=0)
 
 
-def test_features_are_projected_later_as_at_once():
+def test_projecting_features_later_gives_the_same_embeddings():
     encoder = tiny_encoder().eval()
     images = make_views([8])[0]
     h, z, _ = encoder([images])
@@ -137,7 +137,7 @@ def running_averages(module: nn.Module) -> dict[str, torch.Tensor]:
     return {name: value.clone() for name, value in module.named_buffers()}
 
 
-def test_with_the_scope_of_a_view_each_goes_through_everything_by_itself():
+def test_with_the_view_scope_each_view_is_encoded_separately():
     encoder, views = tiny_encoder(predictor=True, scope="view"), make_views([8, 5, 8])
     other = copy.deepcopy(encoder)
     found = encoder(views)
@@ -150,7 +150,7 @@ def test_with_the_scope_of_a_view_each_goes_through_everything_by_itself():
     assert int(encoder.backbone[1].num_batches_tracked) == 3
 
 
-def test_with_the_joint_scope_all_resolutions_are_normalized_together_and_so_are_the_heads():
+def test_with_the_joint_scope_all_resolutions_are_normalized_together_also_in_the_heads():
     encoder, views = tiny_encoder(predictor=True, scope="joint"), make_views([5, 8, 5])
     other = copy.deepcopy(encoder)
     h, z, p = encoder(views)
@@ -170,7 +170,7 @@ def with_scope(encoder: Encoder, scope: str) -> Encoder:
 
 
 @pytest.mark.parametrize(("scope", "sizes"), [("joint", [8, 8]), ("view", [8])])
-def test_scopes_agree_where_they_mean_the_same(scope, sizes):
+def test_scopes_agree_where_they_are_equivalent(scope, sizes):
     encoder, views = tiny_encoder(predictor=True), make_views(sizes)
     other = with_scope(encoder, scope)
     torch.testing.assert_close(other(views), encoder(views), rtol=0, atol=0)
@@ -197,11 +197,11 @@ def test_the_joint_scope_is_for_resnets(name):
 
 
 def test_an_unknown_scope_is_refused_with_the_known_ones():
-    with pytest.raises(BadConfig, match="'batch': write view, resolution, joint"):
+    with pytest.raises(BadConfig, match="'batch': use view, resolution, joint"):
         check_batch_norm_scope(tiny_backbone(), "batch")
 
 
-def test_a_target_is_a_copy_without_predictor_and_without_gradients():
+def test_a_target_copy_has_no_predictor_and_no_gradients():
     encoder, views = tiny_encoder(predictor=True, scope="joint"), make_views([8, 5])
     encoder(views)  # running averages that are not new
     target = target_copy(encoder)
@@ -221,11 +221,11 @@ def test_a_target_is_a_copy_without_predictor_and_without_gradients():
     assert not h.requires_grad
 
 
-def test_a_target_is_in_the_mode_of_its_encoder():
+def test_a_target_copy_has_the_mode_of_its_encoder():
     assert not target_copy(tiny_encoder().eval()).training
 
 
-def test_only_the_student_drops_paths_and_units():
+def test_only_the_student_has_drop_path_and_dropout():
     torch.manual_seed(0)
     backbone = build_backbone(BackboneConfig("swin_tiny_patch4_window7_224", drop_path=0.5), 32)
     backbone.layers[0].blocks[0].mlp.drop1.p = 0.5

@@ -13,7 +13,7 @@ def test_the_default_is_the_projector_of_swav():
     assert [tuple(p.shape) for p in head.parameters()] == [(2048, 2048), *[(2048,)] * 3, (128, 2048), (128,)]
 
 
-def test_outputs_are_those_of_the_written_formula_and_not_unit_rows():
+def test_outputs_follow_the_formula_and_are_not_unit_rows():
     head = Head(5, HeadConfig(hidden=(7,), width=3)).double()
     rows = torch.randn(11, 5, dtype=torch.float64)
     first, _, _, last = head.layers

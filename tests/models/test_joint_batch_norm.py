@@ -33,7 +33,7 @@ def sequence() -> nn.Sequential:
 
 
 def two_batches(dtype: torch.dtype = torch.float64) -> list[Tensor]:
-    # Each resolution has a brightness of its own, so that what is normalized together matters.
+    # Each resolution has its own brightness, so that it matters what is normalized together.
     return [torch.randn(count, 3, s, s, dtype=dtype) * (i + 1) + i for i, (count, s) in enumerate(SIZES)]
 
 
@@ -49,7 +49,7 @@ def batch_norm_by_hand(norm: nn.BatchNorm2d, batches: list[Tensor]) -> list[Tens
 
 
 def resnet18_by_hand(network: nn.Module, batches: list[Tensor]) -> list[Tensor]:
-    """Step by step, with torch's own batch norm; down-sample branches see one resolution at a time."""
+    """Step by step, with torch's own batch norm; downsampling branches see one resolution at a time."""
     xs = [F.relu(x) for x in batch_norm_by_hand(network.bn1, [network.conv1(x) for x in batches])]
     xs = [network.maxpool(x) for x in xs]
     for stage in (network.layer1, network.layer2, network.layer3, network.layer4):
@@ -81,11 +81,11 @@ def backward(features: list[Tensor]) -> None:
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_two_resolutions_are_normalized_as_written_out_by_hand(case):
+def test_two_resolutions_are_normalized_as_by_hand(case):
     make, by_hand = CASES[case]
     network = make()
     other = copy.deepcopy(network)
-    for _ in range(2):  # the second time from the record, and from running averages that have moved
+    for _ in range(2):  # the second time with the cached graph and running averages that have moved
         batches = [batch.requires_grad_() for batch in two_batches()]
         copies = [batch.detach().clone().requires_grad_() for batch in batches]
         ours, theirs = joint_features(network, batches), by_hand(other, copies)
@@ -100,7 +100,7 @@ def test_two_resolutions_are_normalized_as_written_out_by_hand(case):
         torch.testing.assert_close(mine, expected, rtol=1e-9, atol=1e-9, msg=lambda m, n=name: f"{n}: {m}")
 
 
-def test_the_running_averages_move_once_and_in_the_down_sample_branches_once_per_resolution():
+def test_running_averages_move_once_and_in_downsampling_branches_once_per_resolution():
     network = resnet(width=0.25, stem="small")
     joint_features(network, two_batches())
     norms = {name: module for name, module in network.named_modules() if isinstance(module, nn.BatchNorm2d)}
@@ -109,14 +109,14 @@ def test_the_running_averages_move_once_and_in_the_down_sample_branches_once_per
     assert moves == {name: 2 if name in apart else 1 for name in norms}
 
 
-def test_one_pass_per_resolution_is_something_else():
+def test_one_pass_per_resolution_gives_another_result():
     network, batches = resnet(width=0.25, stem="small"), two_batches()
     apart = [copy.deepcopy(network)(batch) for batch in batches]
     assert (joint_features(network, batches)[1] - apart[1]).abs().max() > 0.01
 
 
 @pytest.mark.parametrize("training", [True, False], ids=["one-resolution", "evaluation"])
-def test_plain_passes_where_nothing_is_to_be_joined(training):
+def test_plain_passes_where_there_is_nothing_to_join(training):
     network = resnet(width=0.25, stem="small").train(training)
     other, batches = copy.deepcopy(network), two_batches()[: 1 if training else 2]
     ours = joint_features(network, batches)
@@ -124,11 +124,11 @@ def test_plain_passes_where_nothing_is_to_be_joined(training):
     assert all(torch.equal(mine, theirs) for mine, theirs in zip(network.buffers(), other.buffers(), strict=True))
 
 
-def test_evaluation_after_training_uses_the_running_averages_although_training_was_recorded():
+def test_evaluation_after_training_uses_the_running_averages_and_not_the_training_graph():
     network, batches = resnet(width=0.25, stem="small", drop_path=0.5), two_batches()
     assert not torch.equal(
         joint_features(network, batches)[0], joint_features(network, batches)[0]
-    )  # paths are dropped
+    )  # drop path is active
     network.eval()
     torch.testing.assert_close(joint_features(network, batches), [network(x) for x in batches], rtol=0, atol=0)
 
@@ -164,7 +164,7 @@ def test_bfloat16_under_autocast_stays_near_float32(memory_format):
     assert all(p.grad.dtype == torch.float32 and p.grad.isfinite().all() for p in network.parameters())
 
 
-def test_the_record_is_no_part_of_the_network():
+def test_the_joint_graph_is_no_part_of_the_network():
     network, batches = resnet(width=0.125, stem="small"), two_batches()
     before = list(network.state_dict())
     joint_features(network, batches)
@@ -173,11 +173,11 @@ def test_the_record_is_no_part_of_the_network():
     pickle.dumps(network)
     torch.testing.assert_close(joint_features(twin, batches), joint_features(network, batches), rtol=0, atol=0)
     with torch.no_grad():
-        twin.conv1.weight.zero_()  # a copy runs on its own weights
+        twin.conv1.weight.zero_()  # a copy uses its own weights
     assert (joint_features(twin, batches)[0] - joint_features(network, batches)[0]).abs().max() > 0.01
     assert all(module.inplace for name, module in network.named_modules() if isinstance(module, nn.ReLU))
     gone = weakref.ref(network)
     del network
     gc.collect()
     assert gone() is None
-    assert twin in joint._written
+    assert twin in joint._joined

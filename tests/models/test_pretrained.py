@@ -57,7 +57,7 @@ def test_the_layout_of_swavs_checkpoints(wrapped, tmp_path):
     assert same(started(tmp_path / "checkpoint.pth.tar", "resnet50", width=0.25), theirs)
 
 
-def test_files_of_before_torch_1_6_with_options_and_without_counters(tmp_path):
+def test_files_from_before_torch_1_6_with_options_and_without_counters(tmp_path):
     theirs = build_backbone(BackboneConfig("resnet18", width=0.25), 64)
     state = {key: value for key, value in theirs.state_dict().items() if not key.endswith("num_batches_tracked")}
     content = {"model": state, "args": argparse.Namespace(lr=0.1)}
@@ -67,7 +67,7 @@ def test_files_of_before_torch_1_6_with_options_and_without_counters(tmp_path):
 
 def test_a_vits_positions_are_resampled_to_another_image_size(tmp_path):
     theirs = timm.create_model("vit_tiny_patch16_224", num_classes=10)
-    # A plain gradient from left to right stays one, whatever the grid.
+    # A gradient from left to right stays one on any grid.
     slope = torch.linspace(0, 1, 14).repeat(14, 1).flatten()[None, :, None]
     theirs.pos_embed.data[:, 1:] = slope
     torch.save(theirs.state_dict(), tmp_path / "vit.pth")
@@ -81,7 +81,7 @@ def test_a_vits_positions_are_resampled_to_another_image_size(tmp_path):
 def test_a_swins_positions_are_resampled_to_another_image_size(tmp_path):
     name = "swin_tiny_patch4_window7_224"
     theirs = timm.create_model(name, num_classes=10)
-    # A bias that falls with the distance between columns, -6 to 6, still does in windows of 4 instead of 7.
+    # A bias that depends on the distance between columns, -6 to 6, still does so in windows of 4 instead of 7.
     theirs.layers[2].blocks[0].attn.relative_position_bias_table.data[:] = torch.arange(-6.0, 7).repeat(13)[:, None]
     torch.save(theirs.state_dict(), tmp_path / "swin.pth")
     ours = started(tmp_path / "swin.pth", name, size=64)
@@ -152,5 +152,5 @@ def test_files_that_are_not_weights_are_refused_in_one_line(name, tmp_path, monk
 
 def test_a_file_without_tensors_is_refused(tmp_path):
     torch.save({"epoch": 3}, tmp_path / "nothing.pth")
-    with pytest.raises(UserError, match="holds no weights"):
+    with pytest.raises(UserError, match="contains no weights"):
         read_weights(tmp_path / "nothing.pth")

@@ -54,4 +54,4 @@ def test_a_swin_for_224_pixels_takes_views_of_96(mlp_norm):
     features.square().sum().backward()
     assert all(p.grad.isfinite().all() for p in backbone.parameters())
     counts = [int(m.num_batches_tracked) for m in backbone.modules() if isinstance(m, nn.BatchNorm1d)]
-    assert counts == ([2] * 12 if mlp_norm == "batch" else [])  # looking at the sizes moved nothing
+    assert counts == ([2] * 12 if mlp_norm == "batch" else [])  # checking the sizes moved no running averages

@@ -2,6 +2,7 @@ import pytest
 import torch
 from torch import nn
 
+from coterie.errors import BadConfig
 from coterie.optim.lars import Lars
 from coterie.optim.optimizer import AdamWConfig, LarsConfig, SgdConfig, set_learning_rate
 
@@ -18,8 +19,8 @@ def step(optimizer: torch.optim.Optimizer, network: nn.Module, gradient: float) 
     optimizer.step()
 
 
-def test_lars_adapts_every_tensor_batch_norm_too() -> None:
-    """The first step of a tensor is lr * trust * |w| long, however large its gradient (0 for |w| = 0 is not scaled)."""
+def test_lars_adapts_to_every_tensor_including_batch_norms() -> None:
+    """The first step of a tensor has length lr * trust * |w|, however large its gradient; a tensor of zeros is not scaled."""
     network = model()
     before = {name: weight.detach().clone() for name, weight in network.named_parameters()}
     optimizer = LarsConfig(momentum=0.9, weight_decay=0.0, trust=0.001).build(network)
@@ -43,12 +44,36 @@ def test_sgd_decays_every_tensor_and_adamw_only_matrices() -> None:
 
 @pytest.mark.parametrize("build", [LarsConfig, SgdConfig])
 @pytest.mark.parametrize("bad", [{"momentum": 1.0}, {"momentum": -0.1}, {"weight_decay": -1.0}])
-def test_what_cannot_be(build: type, bad: dict) -> None:
-    with pytest.raises(Exception, match="optimizer"):
+def test_impossible_settings_are_refused_in_one_line(build: type, bad: dict) -> None:
+    with pytest.raises(BadConfig, match=r"^optimizer.*(at least 0 and below 1|cannot be negative)$") as caught:
         build(**bad)
+    assert "\n" not in str(caught.value)
 
 
-def test_adamw_decays_matrices_only_and_no_table_of_positions() -> None:
+@pytest.mark.parametrize("betas", [(1.0, 0.999), (0.9, -0.1)])
+def test_both_betas_are_checked(betas: tuple[float, float]) -> None:
+    with pytest.raises(
+        BadConfig, match=r"^optimizer: a momentum \(or beta\) is .*: it must be at least 0 and below 1$"
+    ):
+        AdamWConfig(betas=betas)
+
+
+def test_defaults_are_the_published_values() -> None:
+    """methods.md, 2.1 (SwAV: LARS with momentum 0.9, decay 1e-6, trust 0.001), 2.8 (ReSA: SGD) and 4 (SMoG's Swin-T: AdamW)."""
+    assert LarsConfig() == LarsConfig(momentum=0.9, weight_decay=1e-6, trust=0.001)
+    assert SgdConfig() == SgdConfig(momentum=0.9, weight_decay=1e-4)
+    assert AdamWConfig() == AdamWConfig(betas=(0.9, 0.999), weight_decay=0.05)
+
+
+@pytest.mark.parametrize("config", [LarsConfig(0.8, 0.3, 0.02), SgdConfig(0.8, 0.3), AdamWConfig((0.8, 0.7), 0.3)])
+def test_settings_reach_the_optimizer(config: LarsConfig | SgdConfig | AdamWConfig) -> None:
+    group = config.build(model()).param_groups[0]
+    assert (group["lr"], group["weight_decay"]) == (0.0, 0.3)
+    assert group["betas" if "betas" in group else "momentum"] == ((0.8, 0.7) if "betas" in group else 0.8)
+    assert group.get("trust_coeff", 0.02) == 0.02
+
+
+def test_adamw_decays_matrices_only_and_no_position_embeddings() -> None:
     """SMoG on Swin-T exempts vectors and relative_position_bias_table (methods.md, section 4)."""
     model = torch.nn.Module()
     model.weight = torch.nn.Parameter(torch.ones(3, 3))
@@ -60,7 +85,7 @@ def test_adamw_decays_matrices_only_and_no_table_of_positions() -> None:
 
 
 def tensors(seed: int, dtype: torch.dtype = torch.float64) -> list[torch.Tensor]:
-    """As in a network: a kernel in channels_last, a matrix, a scale, a bias of zeros."""
+    """Shapes of a network: a kernel in channels_last, a matrix, a scale, a bias of zeros."""
     generator = torch.Generator().manual_seed(seed)
     shapes = ((8, 4, 3, 3), (6, 8), (6,), (6,))
     made = [torch.randn(shape, generator=generator, dtype=dtype) for shape in shapes]
@@ -69,7 +94,7 @@ def tensors(seed: int, dtype: torch.dtype = torch.float64) -> list[torch.Tensor]
 
 
 @pytest.mark.parametrize("config", [LarsConfig(weight_decay=0.1), SgdConfig(weight_decay=0.1), AdamWConfig()])
-def test_a_step_from_saved_state_is_the_step_to_the_bit(config: LarsConfig | SgdConfig | AdamWConfig) -> None:
+def test_a_step_from_saved_state_is_bitwise_the_same_step(config: LarsConfig | SgdConfig | AdamWConfig) -> None:
     class Weights(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -94,7 +119,7 @@ def test_a_step_from_saved_state_is_the_step_to_the_bit(config: LarsConfig | Sgd
 
 @pytest.mark.parametrize("config", [SgdConfig(weight_decay=0.1), AdamWConfig(weight_decay=0.1)])
 def test_fused_steps_are_the_plain_ones(config: SgdConfig | AdamWConfig) -> None:
-    """torch's fused steps take memory as it lies: the gradients that backward leaves lie as the weights do."""
+    """torch's fused steps read raw memory: gradients must have the layout of their weights, as backward leaves them."""
     networks = []
     for fused in (True, False):
         torch.manual_seed(0)
@@ -119,17 +144,8 @@ def test_fused_steps_are_the_plain_ones(config: SgdConfig | AdamWConfig) -> None
         torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-12)
 
 
-def test_lars_leaves_a_tensor_of_zero_gradient_and_one_without() -> None:
-    weights = [nn.Parameter(value) for value in tensors(0)]
-    optimizer = Lars(weights, lr=0.1, weight_decay=0.5)
-    weights[0].grad = torch.zeros_like(weights[0])
-    weights[1].grad = torch.ones_like(weights[1])
-    optimizer.step()
-    assert [torch.equal(w, before) for w, before in zip(weights, tensors(0), strict=True)] == [True, False, True, True]
-
-
-def test_lars_takes_over_what_timms_saved() -> None:
-    """Runs that were begun before had timm's LARS, whose groups have further settings."""
+def test_lars_loads_the_state_of_timms_lars() -> None:
+    """Older checkpoints were written with timm's LARS, whose parameter groups have further settings."""
     weights = [nn.Parameter(value) for value in tensors(0)]
     optimizer = LarsConfig().build(nn.ParameterList(weights))
     saved = optimizer.state_dict()

@@ -6,7 +6,7 @@ import torch
 from coterie.grouping.assignment import Nearest, Sinkhorn, Softmax, assign, label_rows
 from coterie.grouping.batch_objective import BatchObjective, Identity
 from coterie.grouping.kmeans import moved_centers, nearest_centers, spherical_kmeans
-from coterie.grouping.loss import mean_entropy_loss, prediction_loss, scores
+from coterie.grouping.loss import cosine_scores, mean_entropy_loss, prediction_loss
 from coterie.types import Batch, Progress, Roles, Target
 from tests.parity.golden_files import Golden, subcases
 
@@ -69,7 +69,7 @@ def test_msn_loss(file: Golden, case: dict) -> None:
     sharp = case["temperature"] * case["target_sharpen_temperature"]
     rounds = case["sinkhorn_iterations"]
     assignment = Sinkhorn(sharp, rounds, normalized=True) if rounds else Softmax(sharp)
-    codes = assign(assignment, scores(targets, centers[0]))
+    codes = assign(assignment, cosine_scores(targets, centers[0]))
     file.close(codes, arrays[f"{name}/target_probabilities"], 1e-10)
     loss = prediction_loss(p, centers, [Target(codes, 0, None)], case["temperature"], range(case["anchor_views"]))
     if case["entropy_weight"]:

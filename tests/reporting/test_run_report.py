@@ -17,7 +17,7 @@ from coterie.data.sources.open import open_source
 from coterie.embedding.embed import embed_source
 from coterie.errors import BadRun
 from coterie.exporting.weights import load_backbone
-from coterie.grouping.loss import scores
+from coterie.grouping.loss import cosine_scores
 from coterie.logger import NullLogger
 from coterie.reporting.run_report import gallery_groups, report_run, rewrite_report, sample_size
 from coterie.training import checkpoint
@@ -131,7 +131,7 @@ def test_the_group_of_an_image_is_the_nearest_center_of_its_projection(run: Path
     images = torch.randn(20, 3, 16, 16)
     with torch.no_grad():
         h, z, _ = student.eval()([images])
-        expected = scores(z[0], student.groups.centers()[0])
+        expected = cosine_scores(z[0], student.groups.centers()[0])
     student.train()
     found = gallery_groups(student, h[0])
     assert student.training

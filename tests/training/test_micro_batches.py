@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from coterie.config.toml import from_dict
 from coterie.errors import BadConfig
 from coterie.grouping.teacher import MomentumTeacher
-from coterie.models.activation_checkpointing import checkpoint_activations, statistics_kept
+from coterie.models.activation_checkpointing import enable_activation_checkpointing, freeze_running_stats
 from coterie.models.encoder import Encoder
 from coterie.training.build import TrainingParts, build_parts
 from tests.distributed.running import BATCH, CASES, IMAGES, carry, one_of
@@ -36,7 +36,7 @@ def without_batch_norm(parts: TrainingParts) -> None:
 @pytest.mark.parametrize("case", [case for case in CASES if case != "smog_gradient"])
 def test_parts_of_a_batch_learn_what_the_whole_batch_teaches(case: str) -> None:
     steps = 5  # of three an epoch: a refresh and a full queue are among them
-    whole = carry(case, 0, steps, None, mend=without_batch_norm)
+    whole = carry(case, 0, steps, None, adapt=without_batch_norm)
     parts = carry(case, 0, steps, None, {"micro_batches": 3}, without_batch_norm)
     torch.testing.assert_close(torch.tensor(parts["losses"]), torch.tensor(whole["losses"]), **CLOSE)
     assert torch.tensor(whole["losses"]).std() > 1e-4, "nothing happened"
@@ -76,7 +76,7 @@ def _views(images: int = BATCH) -> list[Tensor]:
 
 def _step(encoder: Encoder, views: list[Tensor]) -> dict[str, Tensor]:
     h, _, p = encoder(views)
-    with statistics_kept(encoder):
+    with freeze_running_stats(encoder):
         (h.square().mean() + p[0].sum(dim=0).square().mean()).backward()
     return {name: each.grad for name, each in encoder.named_parameters() if each.grad is not None}
 
@@ -95,7 +95,7 @@ def test_what_is_computed_again_is_counted_once() -> None:
     assert all(norm.momentum == 0.1 for norm in encoder.modules() if isinstance(norm, nn.BatchNorm2d))
 
 
-@pytest.mark.parametrize("changes", [{"micro_batches": 2}, {"run": {"checkpoint_activations": True}}])
+@pytest.mark.parametrize("changes", [{"micro_batches": 2}, {"run": {"activation_checkpointing": True}}])
 def test_the_second_time_drops_out_what_the_first_did(changes: dict[str, Any]) -> None:
     config = CASES["swav"] | {"backbone": CASES["swav"]["backbone"] | {"drop_path": 0.5}}
     encoder = build_parts(from_dict(config | changes), images=IMAGES).student.encoder
@@ -146,13 +146,13 @@ def _most_held(make: Callable[[], Encoder]) -> int:
 def test_less_is_remembered() -> None:
     whole = _most_held(_encoder)
     assert _most_held(lambda: _encoder(micro_batches=4)) < 0.5 * whole
-    assert _most_held(lambda: _encoder(run={"checkpoint_activations": True})) < 0.7 * whole
+    assert _most_held(lambda: _encoder(run={"activation_checkpointing": True})) < 0.7 * whole
 
 
 def test_networks_that_cannot() -> None:
     with pytest.raises(BadConfig, match="micro_batches"):
-        checkpoint_activations(nn.Sequential(nn.Flatten()))
+        enable_activation_checkpointing(nn.Sequential(nn.Flatten()))
     with pytest.raises(BadConfig, match="block by block"):
-        from_dict(CASES["smog_gradient"] | {"run": {"checkpoint_activations": True}})
+        from_dict(CASES["smog_gradient"] | {"run": {"activation_checkpointing": True}})
     with pytest.raises(BadConfig, match="at least 2 images each"):
         from_dict(CASES["swav"] | {"micro_batches": BATCH})

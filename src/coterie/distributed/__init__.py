@@ -1,1 +1,1 @@
-"""Several processes that train as one."""
+"""Training on several processes: starting them, collectives and sharded networks (FSDP)."""

@@ -1,11 +1,11 @@
-"""Networks of which each process keeps a part: of every weight, its gradient and what the optimizer remembers of it (FSDP2).
+"""Shard networks over the processes (FSDP2): each keeps a part of every weight, its gradient and its optimizer state.
 
-torch gathers the weights of a block when it is called, and drops them again. Between steps each process has nothing but its
-rows of each tensor, and what moves them works on those as plain tensors; only norms need a word with the others.
+torch gathers the weights of a block when it is called and drops them again afterwards. Between steps each process holds nothing
+but its rows of each tensor, and the optimizer updates those as plain tensors; only norms need communication.
 """
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, final
 
 import torch
 from torch import Tensor, nn
@@ -20,50 +20,57 @@ from coterie.errors import BadConfig
 
 
 def check_can_shard() -> None:
-    """Refuse to share out a network among nobody.
+    """Check that there are several processes to shard a network over.
 
     Raises:
-        BadConfig: there is one process.
+        BadConfig: there is only one process.
     """
     if world_size() == 1:
         raise BadConfig(
-            "run.fsdp gives each process a part of the network, and there is one process: start several with torchrun, or "
+            "run.fsdp gives each process a part of the network, but there is only one process: start several with torchrun, or "
             "--set run.fsdp=false"
         )
 
 
 def shard_network(network: nn.Module, device: torch.device, *, blockwise: bool = True) -> None:
-    """Share out a network over the processes, in place, and bring it to this process's device part by part.
+    """Shard a network over the processes, in place, and move it to this process's device part by part.
 
-    Called as before, it gives what it gave; its weights have their names, and each is a part (a DTensor). It may come on
-    the CPU: then its device never holds all of it. What is loaded into it is whole.
+    Called as before, it returns what it did; its weights keep their names, and each is a part (a DTensor) of the full tensor.
+    The network may start on the CPU: then the device never holds all of it. A state dict loaded into it contains full tensors.
+
+    Zhao et al. 2023, arXiv 2304.11277; torch's ``fully_shard``.
 
     Args:
-        network: called as a whole; batch norms that share statistics already do.
-        device: of this process.
-        blockwise: gather the blocks of the network one by one; off for a network that is computed otherwise than by calling
-            its blocks: then a pass has all of it, and only between passes is it in parts.
+        network: the network to shard; batch norms must already be synchronized.
+        device: device of this process.
+        blockwise: gather the blocks of the network one at a time. False for a network that is not computed by calling its
+            blocks: then all of it is gathered for a pass, and only between passes is it sharded.
     """
     if device.type == "cuda":
-        torch.cuda.set_device(device)  # that is where torch puts a part
+        torch.cuda.set_device(device)  # where torch puts the parts
     mesh = init_device_mesh(device.type, (world_size(),))
     weights = list(network.parameters())
     for weight in weights:
         weight.data = weight.data.contiguous()
-    numbers = {
-        weight for weight in weights if weight.dim() == 0
-    }  # torch does not share them out: each process keeps them
+    scalars = {weight for weight in weights if weight.dim() == 0}  # torch does not shard them: each process keeps them
     for block in [*(network_blocks(network) if blockwise else ()), network]:
         block.register_forward_hook(_no_views)
-        fully_shard(block, mesh=mesh, reshard_after_forward=True, ignored_params=numbers)
+        fully_shard(block, mesh=mesh, reshard_after_forward=True, ignored_params=scalars)
         assert isinstance(block, FSDPModule)
         if device.type == "cpu":
-            block.set_force_sum_reduction_for_comms(True)  # not every version of gloo averages
+            block.set_force_sum_reduction_for_comms(True)  # not every version of Gloo can average
     network.register_load_state_dict_pre_hook(_take_own_rows)  # type: ignore[no-untyped-call]
 
 
 def network_blocks(network: nn.Module) -> list[nn.Module]:
-    """The repeated blocks of a timm network: what has layers in a Sequential or ModuleList, and no such list itself."""
+    """Return the repeated blocks of a timm network: the smallest modules with layers in a Sequential or ModuleList.
+
+    Args:
+        network: any network of timm.
+
+    Returns:
+        Disjoint modules that :func:`shard_network` gathers one at a time, in the order of ``network.modules()``.
+    """
     lists = (nn.Sequential, nn.ModuleList)
     found = [
         child
@@ -76,49 +83,70 @@ def network_blocks(network: nn.Module) -> list[nn.Module]:
 
 
 def _no_views(network: nn.Module, given: Any, result: Any) -> Any:
-    """A view is copied, as torch advises: whoever overwrote it would undo the gathering on the way back."""
+    """Copy outputs that are views, as torch advises: overwriting one would undo the gathering of the backward pass."""
     return tree.tree_map_only(Tensor, lambda each: each.clone() if each._is_view() else each, result)
 
 
+@final
 class ShardedParameter(nn.Parameter):
-    """This process's rows of a weight, as a plain tensor in the same memory: what an optimizer moves."""
+    """This process's rows of a weight as a plain tensor in the same memory, which an optimizer can update.
+
+    Attributes:
+        full: the sharded weight.
+    """
 
     full: DTensor
 
-    def __new__(cls, full_tensor: DTensor) -> "ShardedParameter":
-        """The part of ``full_tensor`` that is here."""
-        part: ShardedParameter = super().__new__(cls, local_tensor(full_tensor.detach()), full_tensor.requires_grad)
-        part.full = full_tensor
+    def __new__(cls, full: DTensor) -> "ShardedParameter":
+        """Wrap this process's rows of a weight.
+
+        Args:
+            full: the sharded weight.
+        """
+        part: ShardedParameter = super().__new__(cls, local_tensor(full.detach()), full.requires_grad)
+        part.full = full
         return part
 
 
+@final
 class ShardedStudent(nn.Module):
-    """A student of which networks are shared out, for the loop and its optimizer.
+    """A student with sharded networks, as the training loop and its optimizer see it.
 
-    It is called as the student is. Its parameters, under the student's names, are parts of what is shared out and the whole of
-    all else (the groups); gradients of both are averaged over the processes on the way back. It is made once, when the student
-    is where it stays: what is moved or cast afterwards is not seen.
+    It is called like the student. Its parameters have the student's names: :class:`ShardedParameter` for sharded weights, the
+    weights themselves for all others (the groups). The gradients of both are averaged over the processes in the backward pass.
+    Create it once the student is on its final device and in its final precision: later moves and casts are not noticed.
     """
 
     def __init__(self, student: nn.Module) -> None:
-        """Let the gradients of ``student`` come here."""
+        """Redirect the gradients of a student to the parameters of this module.
+
+        Args:
+            student: the trained module, with networks from :func:`shard_network`.
+        """
         super().__init__()
         self.student = student
-        self._moved = {name: _moved(weight) for name, weight in student.named_parameters()}
+        self._trained = {name: _trained(weight) for name, weight in student.named_parameters()}
 
     def forward(self, views: Sequence[Tensor]) -> Any:
-        """What the student gives."""
+        """Call the student.
+
+        Args:
+            views: one tensor ``[B, C, H, W]`` per view.
+
+        Returns:
+            What the student returns.
+        """
         return self.student(views)
 
     def named_parameters(
         self, prefix: str = "", recurse: bool = True, remove_duplicate: bool = True
     ) -> Iterator[tuple[str, nn.Parameter]]:
-        """What this process moves."""
-        yield from self._moved.items()
+        """Yield the parameters that this process updates, under the student's names; the arguments are ignored."""
+        yield from self._trained.items()
 
 
-def _moved(weight: nn.Parameter) -> nn.Parameter:
-    """What the optimizer is to move of a weight; it is given the averaged gradient as soon as that is there."""
+def _trained(weight: nn.Parameter) -> nn.Parameter:
+    """Return what the optimizer updates for a weight; it receives the averaged gradient as soon as that is computed."""
     if not isinstance(weight, DTensor):
         if weight.requires_grad:
             weight.register_post_accumulate_grad_hook(_average)  # type: ignore[no-untyped-call]
@@ -136,53 +164,82 @@ def _moved(weight: nn.Parameter) -> nn.Parameter:
 
 
 def _average(weight: Tensor) -> None:
-    """Averaging what was averaged changes nothing, so that several passes back may add up."""
+    """Average a gradient over the processes; averaging an average changes nothing, so several backward passes may add up."""
     assert weight.grad is not None
     weight.grad = all_reduce_sum(weight.grad) / world_size()
 
 
 @torch.no_grad()
 def local_tensor(tensor: Tensor) -> Tensor:
-    """What this process has of a tensor, in the same memory: all of it, unless it is shared out."""
+    """Return this process's part of a sharded tensor, in the same memory; any other tensor is returned as it is.
+
+    Args:
+        tensor: a weight, a gradient or any other tensor.
+    """
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
 @torch.no_grad()
 def full_tensor(tensor: Tensor) -> Tensor:
-    """All of a tensor; a collective where it is shared out."""
+    """Gather a sharded tensor, one collective; any other tensor is returned as it is.
+
+    Args:
+        tensor: a weight, a gradient or any other tensor.
+    """
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
-def norms(weights: Sequence[Tensor], *values: Sequence[Tensor]) -> list[list[Tensor]]:
-    """The norms of tensors, each a weight or its gradient; where this process has a part, of the whole: one collective.
+def full_norms(weights: Sequence[Tensor], *values: Sequence[Tensor]) -> list[list[Tensor]]:
+    """Compute the L2 norms of full tensors, also where this process has only a part; at most one collective.
 
     Args:
-        weights: as the optimizer has them.
-        values: one tensor for each weight, as large as it; as often as wanted.
+        weights: parameters as the optimizer has them; :class:`ShardedParameter` marks a part.
+        values: sequences of tensors, such as the weights themselves or their gradients: one tensor per weight, of its shape.
+
+    Returns:
+        For each sequence in ``values`` the norms of its tensors, each a scalar tensor.
     """
     found = [list(torch._foreach_norm(list(each))) for each in values]
-    shared = [number for number, weight in enumerate(weights) if isinstance(weight, ShardedParameter)]
-    if shared:
-        squares = torch.stack([row[number] for row in found for number in shared]).square()
-        full_tensor = iter(all_reduce_sum(squares).sqrt().unbind())
+    sharded = [number for number, weight in enumerate(weights) if isinstance(weight, ShardedParameter)]
+    if sharded:
+        squares = torch.stack([row[number] for row in found for number in sharded]).square()
+        full = iter(all_reduce_sum(squares).sqrt().unbind())
         for row in found:
-            for number in shared:
-                row[number] = next(full_tensor)
+            for number in sharded:
+                row[number] = next(full)
     return found
 
 
 def gradient_norm(weights: Sequence[Tensor]) -> Tensor:
-    """The norm of the gradient of all weights together, of the whole where this process has parts."""
-    moved = [(weight, weight.grad) for weight in weights if weight.grad is not None]
-    gradients = [gradient for _, gradient in moved]
-    if any(isinstance(weight, ShardedParameter) for weight, _ in moved):
-        gradients = norms([weight for weight, _ in moved], gradients)[0]  # whose norm is that of all
+    """Compute the L2 norm of the gradients of all weights together, of the full tensors also where this process has parts.
+
+    Args:
+        weights: parameters as the optimizer has them; those without gradient do not count.
+
+    Returns:
+        A scalar tensor on the device; at most one collective.
+    """
+    trained = [(weight, weight.grad) for weight in weights if weight.grad is not None]
+    gradients = [gradient for _, gradient in trained]
+    if any(isinstance(weight, ShardedParameter) for weight, _ in trained):
+        gradients = full_norms([weight for weight, _ in trained], gradients)[
+            0
+        ]  # the norm of the norms is the total norm
     total: Tensor = nn.utils.get_total_norm(gradients)
     return total
 
 
 def with_full_state(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
-    """The optimizer, whose state is saved as that of whole weights, and taken over from it, where it moves parts of them."""
+    """Let an optimizer of sharded weights save and load the state of the full weights.
+
+    So a checkpoint does not depend on the number of processes. The loaded state also gets the memory layout of its weights.
+
+    Args:
+        optimizer: an optimizer over the parameters of a :class:`ShardedStudent` or of any other module; changed in place.
+
+    Returns:
+        The same optimizer.
+    """
     if any(isinstance(weight, ShardedParameter) for weight in _weights(optimizer)):
         optimizer.register_state_dict_post_hook(_state_as_parts)
         optimizer.register_load_state_dict_pre_hook(_state_of_own_rows)
@@ -191,9 +248,15 @@ def with_full_state(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
 
 
 def full_state_dict(state: Any) -> Any:
-    """A state with whole tensors in place of parts, on the host of the first process; the others have none of those.
+    """Replace the sharded tensors of a state by full ones, on the CPU of process 0; all processes must call this.
 
-    One collective a tensor, so that a device has one of them whole at a time. All processes are to ask.
+    One collective per tensor, so that a device holds one full tensor at a time.
+
+    Args:
+        state: nested dicts and lists, such as a state dict.
+
+    Returns:
+        The same structure; in processes other than 0, None stands for each full tensor.
     """
 
     def on_host(part: DTensor) -> Tensor | None:
@@ -208,21 +271,19 @@ def _weights(optimizer: torch.optim.Optimizer) -> list[Tensor]:
 
 
 def _state_as_parts(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> dict[str, Any]:
-    return state | {
-        "state": _of_parts(
-            optimizer, state["state"], lambda rows, full_tensor: _as_part(rows, full_tensor, full_tensor)
-        )
-    }
+    """Before saving: mark this process's rows as parts, so that :func:`full_state_dict` gathers them."""
+    return state | {"state": _of_parts(optimizer, state["state"], lambda rows, full: _as_part(rows, full, full))}
 
 
 def _state_of_own_rows(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> dict[str, Any]:
+    """Before loading: keep this process's rows of each full tensor."""
     return state | {"state": _of_parts(optimizer, state["state"], lambda value, _: _own_rows(local_tensor(value)))}
 
 
 def _lay_out(optimizer: torch.optim.Optimizer) -> None:
-    """Bring what was taken over into the layout of its weight: parts are in rows, whole weights channels last.
+    """Bring the loaded state into the memory layout of its weight: parts are row-major, full weights channels-last.
 
-    The fused optimizers ask for it, and do not check.
+    The fused optimizers require it and do not check.
     """
     for weight, values in optimizer.state.items():
         for name, value in values.items():
@@ -231,7 +292,7 @@ def _lay_out(optimizer: torch.optim.Optimizer) -> None:
 
 
 def _of_parts(optimizer: torch.optim.Optimizer, states: dict[int, Any], change: Any) -> dict[int, Any]:
-    """The state of each weight, changed where it is a tensor as large as a weight of which this process has a part."""
+    """Apply a change to each state tensor (not scalar) of a sharded weight."""
     weights, changed = _weights(optimizer), dict(states)
     for number, values in states.items():
         weight = weights[number]
@@ -244,21 +305,19 @@ def _of_parts(optimizer: torch.optim.Optimizer, states: dict[int, Any], change: 
 
 
 def _own_rows(value: Tensor) -> Tensor:
-    """This process's rows, shared out as torch does it: as many to each as go round, the last have fewer or none."""
+    """This process's rows, divided as torch does it: chunks of equal size, the last ones smaller or empty."""
     pieces = value.chunk(world_size())
     return pieces[rank()] if rank() < len(pieces) else value[:0]
 
 
-def _as_part(rows: Tensor, full_tensor: Tensor, like: DTensor) -> DTensor:
-    """Rows of this process as a part of something of the shape of ``full_tensor``, shared out like ``like``."""
+def _as_part(rows: Tensor, full: Tensor, like: DTensor) -> DTensor:
+    """This process's rows as a part of a tensor of the shape of ``full``, sharded like ``like``."""
     mesh, placements = like.device_mesh, like.placements
-    return DTensor.from_local(
-        rows, mesh, placements, run_check=False, shape=full_tensor.shape, stride=full_tensor.stride()
-    )
+    return DTensor.from_local(rows, mesh, placements, run_check=False, shape=full.shape, stride=full.stride())
 
 
 def _take_own_rows(network: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
-    """Of a whole state that is being loaded, what this process keeps."""
+    """Before loading a full state dict: keep this process's rows of each sharded weight."""
     for name, weight in network.named_parameters():
         value = state.get(prefix + name)
         if isinstance(weight, DTensor) and isinstance(value, Tensor) and not isinstance(value, DTensor):

@@ -1,8 +1,7 @@
-"""The only module that knows torch.distributed; every function is the identity on one process.
+"""Start, identify and coordinate the processes of a run; every function is the identity on one process.
 
-A run on W processes is started by torchrun: it sets ``WORLD_SIZE`` and ``RANK``, and ``process_group`` does the rest. Each
-process sees its share of a batch and gives the mean of its own losses; the gradients are averaged. So whatever goes through
-``all_reduce_sum`` or ``all_gather`` gets back the sum of the gradients of all processes, as if one had held all rows.
+A run on W processes is started by torchrun: it sets ``WORLD_SIZE`` and ``RANK``, and :func:`process_group` does the rest. Each
+process has its share of every batch. Only this folder knows ``torch.distributed``.
 """
 
 import os
@@ -19,47 +18,50 @@ from torch.nn.parallel import DistributedDataParallel
 
 from coterie.errors import UserError
 
-WAIT = timedelta(hours=2)
-"""So long a process waits for the others: the first of them judges, draws and writes while they do."""
+COLLECTIVE_TIMEOUT = timedelta(hours=2)
+"""How long a process waits for the others: they wait while the first one evaluates, draws figures and writes files."""
 
-FINDING = timedelta(minutes=10)
-"""So long it waits for them to be there at all; torchrun starts the processes of a group together."""
+RENDEZVOUS_TIMEOUT = timedelta(minutes=10)
+"""How long a process waits for the others to start; torchrun starts the processes of a group together."""
 
-Value = TypeVar("Value")
+_T = TypeVar("_T")
 
 
 def world_size() -> int:
-    """How many processes work on this run."""
+    """Return the number of processes W of this run; 1 without torchrun."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
 def rank() -> int:
-    """Which of them this one is, from 0; 0 writes."""
+    """Return the number of this process, counted from 0; only process 0 writes files."""
     return dist.get_rank() if world_size() > 1 else 0
 
 
 @contextmanager
 def process_group(device: torch.device) -> Iterator[None]:
-    """While this lasts, the processes that torchrun started work together; nothing for one process.
+    """Connect the processes that torchrun started, for the duration of a ``with`` block; does nothing for one process.
+
+    Args:
+        device: device of this process: NCCL connects GPUs, Gloo everything else.
 
     Raises:
-        UserError: they cannot find each other.
+        UserError: the processes cannot connect to each other.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1 or dist.is_initialized():
         yield
         return
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     if device.type == "cuda":
-        torch.cuda.set_device(local_device(device))  # else whatever names no GPU would meet on the first one
+        torch.cuda.set_device(local_device(device))  # otherwise a plain "cuda" would be the first GPU in all of them
     try:
-        store, number, count = next(dist.rendezvous("env://", timeout=FINDING))  # type: ignore[attr-defined]
-        # torchrun may use one store again and again: those who come back must not find the addresses of those who died
-        again = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-        attempt = dist.PrefixStore(f"attempt {again}", store)  # type: ignore[attr-defined]
-        dist.init_process_group(backend, store=attempt, rank=number, world_size=count, timeout=WAIT)
+        store, number, count = next(dist.rendezvous("env://", timeout=RENDEZVOUS_TIMEOUT))  # type: ignore[attr-defined]
+        # torchrun may reuse a store after a restart: new processes must not find the addresses of dead ones
+        restarts = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+        attempt = dist.PrefixStore(f"attempt {restarts}", store)  # type: ignore[attr-defined]
+        dist.init_process_group(backend, store=attempt, rank=number, world_size=count, timeout=COLLECTIVE_TIMEOUT)
     except (ValueError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
-        raise UserError(f"the processes do not find each other ({reason}): start them with torchrun") from error
+        raise UserError(f"the processes cannot connect to each other ({reason}): start them with torchrun") from error
     try:
         yield
     finally:
@@ -67,23 +69,38 @@ def process_group(device: torch.device) -> Iterator[None]:
 
 
 def local_device(device: torch.device) -> torch.device:
-    """The GPU of this process, where a GPU is meant and none is named: that of its number on its machine."""
+    """Return the device of this process: ``cuda`` without a number becomes the GPU of its local rank under torchrun.
+
+    Args:
+        device: the requested device.
+    """
     if device.type == "cuda" and device.index is None and "LOCAL_RANK" in os.environ:
         return torch.device("cuda", int(os.environ["LOCAL_RANK"]))
     return device
 
 
 def wrap_ddp(student: nn.Module) -> nn.Module:
-    """The module whose gradients are averaged over the processes; it is called in place of ``student``."""
+    """Wrap a module so that its gradients are averaged over the processes (DistributedDataParallel).
+
+    Args:
+        student: the trained module, on its device.
+
+    Returns:
+        The module to call in its place; ``student`` itself on one process.
+    """
     if world_size() == 1:
         return student
-    with warnings.catch_warnings():  # newer versions have another word for it, which older ones do not know
+    with warnings.catch_warnings():  # newer torch renamed an option; older torch only knows this name
         warnings.simplefilter("ignore", FutureWarning)
         return DistributedDataParallel(student, broadcast_buffers=False, gradient_as_bucket_view=True)
 
 
-def broadcast_object(value: Value) -> Value:
-    """What the first process says (anything small that can be pickled); one collective."""
+def broadcast_object(value: _T) -> _T:
+    """Return the first process's value in all processes; one collective.
+
+    Args:
+        value: any small object that can be pickled; only that of process 0 counts.
+    """
     if world_size() == 1:
         return value
     box = [value]
@@ -91,33 +108,48 @@ def broadcast_object(value: Value) -> Value:
     return box[0]
 
 
-def all_gather_dict(found: dict[int, str]) -> dict[int, str]:
-    """The entries of all processes; one collective."""
+def all_gather_dict(entries: dict[int, str]) -> dict[int, str]:
+    """Merge the entries of all processes; one collective.
+
+    Args:
+        entries: those of this process.
+
+    Returns:
+        The same entries in all processes; of equal keys that of the highest rank.
+    """
     if world_size() == 1:
-        return found
+        return entries
     boxes: list[Any] = [None] * world_size()
-    dist.all_gather_object(boxes, found)
+    dist.all_gather_object(boxes, entries)
     return {key: value for box in boxes for key, value in box.items()}
 
 
 class Poll:
-    """A number on which all processes agree from step to step, at no cost: the largest, as of the step before.
+    """Agree on a number in every step at no cost: the maximum over the processes, one step late.
 
-    It travels between the host processes while a step runs, so no GPU waits. On one process it is the number itself.
+    It travels between the host processes (Gloo) while a step runs, so no GPU waits.
     """
 
     def __init__(self) -> None:
-        self._group: Any = dist.new_group(backend="gloo", timeout=WAIT) if world_size() > 1 else None
-        self._asked: tuple[Tensor, Any] | None = None
+        """Create a process group of its own; all processes must do so together."""
+        self._group: Any = dist.new_group(backend="gloo", timeout=COLLECTIVE_TIMEOUT) if world_size() > 1 else None
+        self._pending: tuple[Tensor, Any] | None = None
 
     def __call__(self, number: int) -> int:
-        """Say one's number, hear the largest that was said at the call before (0 at the first)."""
+        """Send this process's number and return the maximum of the numbers sent at the previous call.
+
+        Args:
+            number: this process's number.
+
+        Returns:
+            The same value in all processes, 0 at the first call; on one process ``number`` itself.
+        """
         if self._group is None:
             return number
-        heard = 0
-        if self._asked is not None:
-            self._asked[1].wait()
-            heard = int(self._asked[0])
+        most = 0
+        if self._pending is not None:
+            self._pending[1].wait()
+            most = int(self._pending[0])
         value = torch.tensor(number)
-        self._asked = value, dist.all_reduce(value, dist.ReduceOp.MAX, group=self._group, async_op=True)
-        return heard
+        self._pending = value, dist.all_reduce(value, dist.ReduceOp.MAX, group=self._group, async_op=True)
+        return most

@@ -1,1 +1,1 @@
-"""Weights that other libraries load."""
+"""Exported weights: files that timm and other libraries can load."""

@@ -1,11 +1,11 @@
-"""``model.safetensors``: a backbone's weights under timm's names, and all that is needed to build it again."""
+"""``model.safetensors``: a backbone's weights under timm's names, with all that is needed to rebuild it."""
 
 import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, final
 
 import safetensors
 import safetensors.torch
@@ -18,18 +18,19 @@ from coterie.models.backbone import BackboneConfig, build_backbone, is_plain_tim
 from coterie.version import __version__
 
 
+@final
 @dataclass(frozen=True)
-class Description:
-    """What a file of weights says about itself.
+class WeightsDescription:
+    """Metadata of a weights file.
 
     Attributes:
-        backbone: which network; its ``weights`` is None.
-        image_size: pixels of the global views that it was trained with.
-        mean: per channel, of the normalization that its images need; pixels are in [0, 1].
-        std: per channel.
-        whose: the student's weights or the teacher's.
-        version: of Coterie, when the file was written.
-        extra: anything else that the writer wanted to say.
+        backbone: settings of the network; ``weights`` is None.
+        image_size: side in pixels of the global views that it was trained on.
+        mean: mean of each channel, which normalizes its images; pixels are in [0, 1].
+        std: standard deviation of each channel.
+        whose: student or teacher, whose weights these are.
+        version: version of Coterie that wrote the file.
+        extra: anything else that the writer added.
     """
 
     backbone: BackboneConfig
@@ -52,17 +53,27 @@ def save_backbone(
     whose: Literal["student", "teacher"] = "student",
     extra: Mapping[str, str] | None = None,
 ) -> None:
-    """Write the backbone, or its state, to a file, atomically and with the mode that the umask gives.
+    """Write a backbone to a file, atomically and with the mode that the umask gives.
 
-    The metadata entry ``coterie`` is the :class:`Description` as JSON. An unmodified network of timm (width 1, standard
-    stem, norms of its own) also loads by ``timm.create_model(name, checkpoint_path=path, **arguments)``; the entry
+    The metadata entry ``coterie`` is the :class:`WeightsDescription` as JSON. A network that timm builds alone (width 1,
+    standard stem, its own norms) also loads with ``timm.create_model(name, checkpoint_path=path, **arguments)``; the entry
     ``timm`` holds both.
 
+    Args:
+        path: the file, usually ``model.safetensors`` in a run folder.
+        backbone: the network or its state dict.
+        config: settings that it was built with.
+        image_size: side in pixels of the global views that it was trained on.
+        mean: mean of each channel; pixels are in [0, 1].
+        std: standard deviation of each channel.
+        whose: student or teacher, whose weights these are.
+        extra: further metadata.
+
     Raises:
-        UserError: the file cannot be written; what was at ``path`` stays whole.
+        UserError: the file cannot be written; the previous contents of ``path`` stay intact.
     """
     config = replace(config, weights=None)
-    description = Description(config, image_size, tuple(mean), tuple(std), whose, extra=dict(extra or {}))
+    description = WeightsDescription(config, image_size, tuple(mean), tuple(std), whose, extra=dict(extra or {}))
     metadata = {"format": "pt", "coterie": json.dumps(asdict(description))}
     if is_plain_timm(config):
         arguments = timm_arguments(config, image_size)
@@ -80,17 +91,23 @@ def save_backbone(
 
 
 def load_backbone(path: str | Path) -> nn.Module:
-    """Build the backbone of a run folder, or of its ``model.safetensors``, in evaluation mode.
+    """Load the backbone of a run, in evaluation mode on the CPU.
 
-    Its ``pretrained_cfg`` holds the mean, the deviation and the size, where timm's own tools look for them;
-    :func:`describe_backbone` gives them by name. The random number generators are left as they were.
+    Its ``pretrained_cfg`` contains mean, standard deviation and image size, where timm's own tools find them;
+    :func:`describe_backbone` returns them by name. The random number generators are not touched.
+
+    Args:
+        path: a run folder or its ``model.safetensors``.
+
+    Returns:
+        The network, which turns images ``[B, C, H, W]`` into features ``[B, F]``.
 
     Raises:
-        UserError: no such file, a damaged one, or one that Coterie did not write.
+        UserError: there is no such file, it is damaged, or Coterie did not write it.
     """
     description, file = describe_backbone(path), _file(path)
     with torch.random.fork_rng(devices=[]):
-        _refuse_more_than_the_file_holds(description, file)
+        _refuse_too_small_a_file(description, file)
         network = build_backbone(description.backbone, description.image_size)
     try:
         network.load_state_dict(safetensors.torch.load_file(file))
@@ -105,11 +122,17 @@ def load_backbone(path: str | Path) -> nn.Module:
     return network.eval()
 
 
-def describe_backbone(path: str | Path) -> Description:
-    """Read what the file of a run folder, or a ``model.safetensors``, says about itself.
+def describe_backbone(path: str | Path) -> WeightsDescription:
+    """Read the metadata of a weights file.
+
+    Args:
+        path: a run folder or its ``model.safetensors``.
+
+    Returns:
+        The settings of the network, the normalization of its images, and the origin of the weights.
 
     Raises:
-        UserError: no such file, a damaged one, or one that Coterie did not write.
+        UserError: there is no such file, it is damaged, or Coterie did not write it.
     """
     file = _file(path)
     if not file.is_file():
@@ -119,26 +142,26 @@ def describe_backbone(path: str | Path) -> Description:
         with safetensors.safe_open(file, "pt") as opened:
             metadata: dict[str, str] = opened.metadata() or {}
     except (safetensors.SafetensorError, OSError) as error:
-        raise UserError(f"{file} is not a whole safetensors file") from error
+        raise UserError(f"{file} is not a complete safetensors file: copy or download it again") from error
     if "coterie" not in metadata:
-        raise UserError(f"{file} was not written by Coterie: name it in backbone.weights to start from it")
+        raise UserError(f"{file} was not written by Coterie: to start from it, set backbone.weights to its path")
     return _parse(metadata["coterie"], file)
 
 
-def _parse(text: str, file: Path) -> Description:
+def _parse(text: str, file: Path) -> WeightsDescription:
     try:
         content: dict[str, Any] = json.loads(text)
         content["backbone"] = BackboneConfig(**content["backbone"])
         content["mean"], content["std"] = tuple(content["mean"]), tuple(content["std"])
-        description = Description(**content)
+        description = WeightsDescription(**content)
         _check_types(description)
     except (LookupError, RecursionError, TypeError, ValueError) as error:
-        raise UserError(f"{file} was written by another version of Coterie, which is needed to read it") from error
+        raise UserError(f"{file} was written by another version of Coterie: read it with that version") from error
     return description
 
 
-def _check_types(description: Description) -> None:
-    """Raise TypeError where something is not of the type that the classes say: anybody may write a header."""
+def _check_types(description: WeightsDescription) -> None:
+    """Raise TypeError if a value does not have its declared type: anyone can write a header."""
     backbone = description.backbone
     texts = (backbone.name, backbone.stem, backbone.mlp_norm, description.whose, description.version)
     numbers = (backbone.width, backbone.drop_path, *description.mean, *description.std)
@@ -150,15 +173,15 @@ def _check_types(description: Description) -> None:
         raise TypeError("a value of another type")
 
 
-def _refuse_more_than_the_file_holds(description: Description, file: Path) -> None:
-    """Before memory is taken for a network that cannot be in it; a network on the meta device takes none."""
+def _refuse_too_small_a_file(description: WeightsDescription, file: Path) -> None:
+    """Refuse a file too small for its network before allocating memory; a network on the meta device takes none."""
     try:
         with torch.device("meta"):
             network = build_backbone(description.backbone, description.image_size)
-    except (BadConfig, NotImplementedError):  # some layers want numbers; whether it can be built shows when it is
+    except (BadConfig, NotImplementedError):  # some layers need real numbers; whether it can be built shows later
         return
     if sum(each.numel() * each.element_size() for each in network.state_dict().values()) > file.stat().st_size:
-        raise UserError(f"the weights in {file} are damaged: they are fewer than {description.backbone.name} has")
+        raise UserError(f"the weights in {file} are damaged: there are fewer than {description.backbone.name} has")
 
 
 def _file(path: str | Path) -> Path:

@@ -1,1 +1,1 @@
-"""Groups, assignments, memories, targets and the objective that joins them: tensors in, loss out."""
+"""Groups, assignments, memory, target networks and the objectives that combine them: tensors in, loss out."""

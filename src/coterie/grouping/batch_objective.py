@@ -1,7 +1,8 @@
-"""The objective of methods whose groups are the batch's own embeddings."""
+"""The objective of methods whose groups are the embeddings of the batch itself: SimCLR and ReSA."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from typing import final
 
 import torch
 from jaxtyping import Float
@@ -10,37 +11,41 @@ from torch.nn import functional as F
 
 from coterie.distributed.collectives import all_gather, local_chunk
 from coterie.grouping.assignment import Assignment, assign
-from coterie.grouping.loss import at_least_float32, prediction_loss, scores
+from coterie.grouping.loss import at_least_float32, cosine_scores, prediction_loss
 from coterie.grouping.objective import Encode
 from coterie.grouping.teacher import SameNetwork, TargetNetwork
 from coterie.types import Batch, Progress, Roles, StepResult, Target
 
 
+@final
 @dataclass(frozen=True)
 class BatchGroupsConfig:
-    """The batch's own target embeddings are the centers, for one step.
+    """Settings of groups that last one step: the target embeddings of the batch are the centers.
 
     Attributes:
-        gradient: whether the gradient flows through them too (SimCLR).
+        gradient: let the gradient flow through the centers too (SimCLR).
     """
 
     gradient: bool = False
 
 
+@final
 @dataclass(frozen=True)
 class Identity:
-    """Each image is its own group: instance discrimination."""
+    """Assignment of each image to its own group: instance discrimination (SimCLR)."""
 
 
+@final
 class BatchObjective(nn.Module):
-    """What is learned where the batch's own embeddings are the groups; called as an ``Objective``.
+    """The loss of one batch whose own embeddings are the groups; called like :class:`~coterie.grouping.objective.Objective`.
 
-    With ``Identity``, SimCLR with several crops (SwAV, appendix A.8): an anchor has to find one other view of its image among
-    all views of the other images; the remaining views of its own image are in neither place. With two views, NT-Xent.
+    With ``Identity``: SimCLR with several crops (Caron et al. 2020, SwAV, arXiv 2006.09882, appendix A.8). Each view has to
+    find one other view of its image among all views of the other images; the remaining views of its own image are neither
+    positives nor negatives. With two views this is NT-Xent (Chen et al. 2020, arXiv 2002.05709, eq. 1).
 
-    With any other assignment, ReSA (Weng et al. 2025): the codes are an assignment of the features of the first target view,
-    student's against target network's, over the images of the batch; every student view predicts them by its similarity
-    to every other view of the target network. Of several processes each has its share of the rows, and all of the groups::
+    With any other assignment: ReSA (Weng et al. 2025). The codes assign the student's features of the first target view to the
+    target network's features of the same view, over all images of the batch; every student view predicts them by its
+    similarity to every other view of the target network. Each process has its share of the rows, and all groups::
 
         codes = assignment(h . h_target)            q_ij = softmax(p_i . z_target_j / tau)
     """
@@ -54,21 +59,38 @@ class BatchObjective(nn.Module):
         temperature: float = 0.1,
         gradient: bool = False,
     ) -> None:
-        """Join the parts; ``temperature`` is tau of the prediction, ``gradient`` lets it flow through the centers."""
+        """Combine the parts.
+
+        Args:
+            assignment: ``Identity()`` for SimCLR; another kind for ReSA.
+            roles: which view plays which part; with ``Identity`` all student views are target views.
+            target: network whose embeddings are the groups; None: the student.
+            temperature: tau, of the prediction. SimCLR with several crops: 0.1; ReSA: 0.4.
+            gradient: let the gradient flow through the centers too.
+        """
         super().__init__()
-        if isinstance(assignment, Identity):  # every view is looked for
+        if isinstance(assignment, Identity):  # every view is a positive of the others
             roles = replace(roles, target_views=roles.student_views)
         self.assignment, self.roles, self.temperature, self.gradient = assignment, roles, temperature, gradient
         self.target = target or SameNetwork()
 
     def forward(self, student: Encode, batch: Batch, progress: Progress) -> StepResult:
-        """The loss of one batch (see the class)."""
+        """Compute the loss of one batch (see the class).
+
+        Args:
+            student: encodes the student views.
+            batch: the views of B images.
+            progress: position of the step.
+
+        Returns:
+            The loss, with gradient, and the embeddings and targets that it was computed from.
+        """
         roles = self.roles.at(progress)
         self.target.before_step(progress)
         h, z, p = student([batch.views[v] for v in roles.student_views])
         features, embeddings = self.target.embed(batch.views, roles, h, z)
         with torch.autocast(z.device.type, enabled=False):
-            rows = _of_all(embeddings if self.gradient else embeddings.detach())
+            rows = _gather_rows(embeddings if self.gradient else embeddings.detach())
             if isinstance(self.assignment, Identity):
                 centers, targets = [rows.flatten(0, 1)], self._own_images(rows, roles)
             else:
@@ -78,44 +100,50 @@ class BatchObjective(nn.Module):
         return StepResult(loss, z.detach(), targets, batch.index)
 
     def _own_images(self, rows: Float[Tensor, "a b d"], roles: Roles) -> list[Target]:
+        """One target per view: the column of the same image in that view, without the image's other columns."""
         views, images = rows.shape[:2]
         every = torch.arange(images, device=rows.device)
         own = local_chunk(every, 0)
-        same = every.repeat(views) == own[:, None]  # [B, A B]: the columns that show the row's own image
+        same = every.repeat(views) == own[:, None]  # [B, A B]: the columns of the row's own image
         return [Target(a * images + own, 0, view, same) for a, view in enumerate(roles.target_views)]
 
     @torch.no_grad()
     def _codes(
         self, own: Float[Tensor, "b f"], theirs: Float[Tensor, "b f"], roles: Roles, progress: Progress
     ) -> list[Target]:
+        """One target per view, all with the same codes: the assignment between student and target network."""
         assert not isinstance(self.assignment, Identity)
         own, theirs = (F.normalize(at_least_float32(each), dim=1) for each in (own, theirs))
-        similarities = scores(own, _of_all(theirs[None])[0])
-        codes = assign(self.assignment, similarities, progress)
+        scores = cosine_scores(own, _gather_rows(theirs[None])[0])
+        codes = assign(self.assignment, scores, progress)
         return [Target(codes, head, view) for head, view in enumerate(roles.target_views)]
 
     def needs_fill(self) -> bool:
-        """Nothing is kept from batch to batch."""
+        """Return False: there is no memory to fill."""
         return False
 
     def fill(self, student: Encode, batches: Iterable[tuple[Progress, Batch]]) -> None:
-        """Nothing is filled."""
+        """Do nothing: there is no memory to fill. Arguments as in ``Objective.fill``."""
 
     def refresh_due(self, progress: Progress) -> bool:
-        """Nothing is looked over."""
+        """Return False: the groups last one step. Arguments as in ``Objective.refresh_due``."""
         return False
 
     def refresh(self, progress: Progress) -> None:
-        """Nothing is looked over."""
+        """Do nothing: the groups last one step. Arguments as in ``Objective.refresh``."""
 
     def after_backward(self, progress: Progress) -> None:
-        """No group has a gradient of its own."""
+        """Do nothing: the groups are no parameters. Arguments as in ``Objective.after_backward``."""
 
     def after_step(self, progress: Progress) -> None:
-        """After the optimizer's step."""
+        """Act after the optimizer's step: the teacher follows.
+
+        Args:
+            progress: position of the step.
+        """
         self.target.after_step(progress)
 
 
-def _of_all(rows: Float[Tensor, "a b d"]) -> Float[Tensor, "a n d"]:
-    """The rows of the whole batch, those of the first process first; with gradient, one collective."""
+def _gather_rows(rows: Float[Tensor, "a b d"]) -> Float[Tensor, "a n d"]:
+    """Gather the rows of all processes in their order, with gradient; one collective."""
     return all_gather(rows).movedim(0, 1).flatten(1, 2)

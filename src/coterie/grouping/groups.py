@@ -1,8 +1,8 @@
-"""How the centers of the groups move."""
+"""The kinds of groups: how their centers are initialized and updated."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Protocol, runtime_checkable
+from typing import Protocol, final, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -17,35 +17,61 @@ from coterie.types import Progress
 
 @runtime_checkable
 class Groups(Protocol):
-    """What the objective needs of groups; their centers are part of the student."""
+    """What the objective needs from a kind of groups; their centers are parameters of the student."""
 
     @property
     def refits(self) -> bool:
-        """Whether a refresh finds the centers anew in the memory."""
+        """Whether a refresh recomputes the centers from the rows of the memory."""
 
     def centers(self) -> list[Tensor]:
-        """The unit centers ``[K, D]`` of each head."""
+        """Return the unit centers ``[K, D]`` of each head."""
 
     def update_centers(self, z: Float[Tensor, "g b d"], progress: Progress) -> list[Tensor]:
-        """Look at the grouped views; the centers to predict against."""
+        """Update the centers with the embeddings of a batch.
+
+        Args:
+            z: unit embeddings of the grouped views.
+            progress: position of the step.
+
+        Returns:
+            The unit centers ``[K, D]`` of each head that the loss compares the predictions with.
+        """
 
     def refit(self, head: int, rows: Float[Tensor, "n d"], starts: Float[Tensor, "k d"]) -> None:
-        """Find the centers of one head anew among the rows of the memory, beginning at ``starts``."""
+        """Recompute the centers of one head from the rows of the memory.
+
+        Args:
+            head: number of the head.
+            rows: unit embeddings; each process passes its own.
+            starts: initial centers, the same in all processes.
+        """
 
     def after_backward(self, progress: Progress) -> None:
-        """Between the backward pass and the optimizer's step."""
+        """Act between the backward pass and the optimizer's step.
+
+        Args:
+            progress: position of the step.
+        """
 
     def after_step(self, progress: Progress) -> None:
-        """After the optimizer's step."""
+        """Act after the optimizer's step.
+
+        Args:
+            progress: position of the step.
+        """
 
 
+@final
 @dataclass(frozen=True)
 class LearnedGroupsConfig:
-    """Groups that the optimizer moves.
+    """Settings of :class:`LearnedGroups`: prototypes that the optimizer updates.
 
     Attributes:
-        counts: the number of groups of each head.
-        frozen_steps: for so many steps from the start of the run the groups stay as they are.
+        counts: number of groups K of each head. SwAV: one head of 3,000.
+        frozen_steps: number of steps, from the start of the run, during which the groups do not change. SwAV: one epoch.
+
+    Raises:
+        BadConfig: a head has fewer than 2 groups, or the number of frozen steps is negative.
     """
 
     counts: tuple[int, ...] = (3000,)
@@ -54,55 +80,76 @@ class LearnedGroupsConfig:
     def __post_init__(self) -> None:
         _check_counts(self.counts)
         if self.frozen_steps < 0:
-            raise BadConfig(f"groups.frozen_steps is {self.frozen_steps}: it cannot be negative")
+            raise BadConfig(f"groups.frozen_steps is {self.frozen_steps}: it cannot be negative (0: never frozen)")
 
 
+@final
 class LearnedGroups(nn.Module):
-    """Prototypes: unit rows that are learned by gradient (SwAV, section 3.1).
+    """Prototypes: unit centers learned by gradient descent.
 
-    The rows are divided by their norm at construction and after each step. The release does so before each forward pass:
-    the trajectory is the same, and here what is saved is unit-norm (decision 004).
+    Caron et al. 2020 (SwAV, arXiv 2006.09882), section 3.1. The centers are divided by their norm at construction and after
+    each step. The released code does so before each forward pass instead: the trajectory is the same, but here the saved
+    centers have unit norm (decision 004).
     """
 
     refits = False
 
     def __init__(self, centers: Sequence[Float[Tensor, "_ d"]], frozen_steps: int = 0) -> None:
-        """Start from ``centers``, one ``[K, D]`` a head."""
+        """Start from copies of the given centers.
+
+        Args:
+            centers: one tensor ``[K, D]`` per head; its rows are divided by their norm.
+            frozen_steps: number of steps, from the start of the run, during which the groups do not change.
+        """
         super().__init__()
         self.heads = nn.ParameterList([nn.Parameter(F.normalize(each.detach(), dim=1)) for each in centers])
         self.frozen_steps = frozen_steps
 
     def centers(self) -> list[Tensor]:
-        """The unit centers ``[K, D]`` of each head."""
+        """Return the unit centers ``[K, D]`` of each head."""
         return list(self.heads)
 
     def update_centers(self, z: Float[Tensor, "g b d"], progress: Progress) -> list[Tensor]:
-        """They move by their gradient."""
+        """Return the centers as they are: the optimizer updates them. Arguments as in :meth:`Groups.update_centers`."""
         return self.centers()
 
     def refit(self, head: int, rows: Float[Tensor, "n d"], starts: Float[Tensor, "k d"]) -> None:
-        """They stay as they were learned."""
+        """Do nothing: a refresh does not change learned centers. Arguments as in :meth:`Groups.refit`."""
 
     def after_backward(self, progress: Progress) -> None:
-        """While frozen, drop the gradient: no step, no decay and no momentum, whatever the optimizer (release of SwAV)."""
+        """Drop the gradient of frozen groups: no step, no weight decay and no momentum, whatever the optimizer.
+
+        As in SwAV's released code (``freeze_prototypes_niters``).
+
+        Args:
+            progress: position of the step.
+        """
         if progress.step < self.frozen_steps:
             for head in self.heads:
                 head.grad = None
 
     @torch.no_grad()
     def after_step(self, progress: Progress) -> None:
-        """Divide each center by its norm; frozen centers stay as they are, to the last bit."""
+        """Divide each center by its norm; frozen centers stay bit for bit the same.
+
+        Args:
+            progress: position of the step.
+        """
         if progress.step >= self.frozen_steps:
             for head in self.heads:
                 head.copy_(F.normalize(head, dim=1))
 
 
+@final
 @dataclass(frozen=True)
 class KMeansGroupsConfig:
-    """Groups that are found anew by k-means at every refresh (DeepCluster-v2).
+    """Settings of :class:`KMeansGroups`: groups recomputed by k-means at every refresh.
 
     Attributes:
-        counts: the number of groups of each head.
+        counts: number of groups K of each head. DeepCluster-v2: three heads of 3,000.
+
+    Raises:
+        BadConfig: a head has fewer than 2 groups.
     """
 
     counts: tuple[int, ...] = (3000, 3000, 3000)
@@ -111,15 +158,63 @@ class KMeansGroupsConfig:
         _check_counts(self.counts)
 
 
+@final
+class KMeansGroups(nn.Module):
+    """Unit centers recomputed at every refresh by spherical k-means of the memory; constant in between.
+
+    DeepCluster-v2: Caron et al. 2020 (arXiv 2006.09882), appendix D.2. The centers are parameters, as those of the other
+    kinds, but receive no gradient and no optimizer updates them.
+    """
+
+    refits = True
+
+    def __init__(self, centers: Sequence[Float[Tensor, "_ d"]]) -> None:
+        """Start from copies of the given centers.
+
+        Args:
+            centers: one tensor ``[K, D]`` per head; its rows are divided by their norm.
+        """
+        super().__init__()
+        self.heads = _constant_heads(centers)
+
+    def centers(self) -> list[Tensor]:
+        """Return the unit centers ``[K, D]`` of each head."""
+        return list(self.heads)
+
+    def update_centers(self, z: Float[Tensor, "g b d"], progress: Progress) -> list[Tensor]:
+        """Return the centers as they are: only a refresh changes them. Arguments as in :meth:`Groups.update_centers`."""
+        return self.centers()
+
+    def refit(self, head: int, rows: Float[Tensor, "n d"], starts: Float[Tensor, "k d"]) -> None:
+        """Recompute the centers of one head by 10 iterations of spherical k-means over all processes.
+
+        Args:
+            head: number of the head.
+            rows: unit embeddings; each process passes its own.
+            starts: initial centers, the same in all processes.
+        """
+        _refit_head(self.heads[head], rows, starts)
+
+    def after_backward(self, progress: Progress) -> None:
+        """Do nothing: the centers have no gradient. Arguments as in :meth:`Groups.after_backward`."""
+
+    def after_step(self, progress: Progress) -> None:
+        """Do nothing: the centers have unit norm already. Arguments as in :meth:`Groups.after_step`."""
+
+
+@final
 @dataclass(frozen=True)
 class MomentumGroupsConfig:
-    """Groups that follow the embeddings at every step and are found anew by k-means at every refresh (SMoG).
+    """Settings of :class:`MomentumGroups`: groups that follow the embeddings at every step (SMoG).
 
     Attributes:
-        counts: the number of groups of each head.
-        momentum: beta, the share of a center that stays at a step, over the run.
-        gradient: whether the gradient flows through the moved centers into the rows that moved them: the paper's text says so,
-            the released code does not do it.
+        counts: number of groups K of each head. SMoG: three heads of 3,000.
+        momentum: schedule of beta, the share of a center that is kept at each step. SMoG: linearly from 1 to 0.99.
+        gradient: let the gradient flow through the updated centers into the embeddings that moved them. The paper's text says
+            so; the released code does not do it.
+
+    Raises:
+        BadConfig: a head has fewer than 2 groups, or the momentum leaves [0, 1].
     """
 
     counts: tuple[int, ...] = (3000, 3000, 3000)
@@ -133,53 +228,44 @@ class MomentumGroupsConfig:
             raise BadConfig(f"groups.momentum runs from {low:g} to {high:g}: keep it within 0 and 1 (SMoG: 1 to 0.99)")
 
 
-class KMeansGroups(nn.Module):
-    """Unit centers that no gradient reaches: spherical k-means of the memory (SwAV, appendix D.2).
+@final
+class MomentumGroups(nn.Module):
+    """Unit centers that follow the network: ``g <- unit(beta g + (1 - beta) mean of the rows nearest to g)``.
 
-    They are kept among the parameters, where the other kind has them, but no optimizer moves them.
+    Pang et al. 2022 (SMoG, arXiv 2207.06167), synchronous momentum grouping as in the released code: head h uses the rows of
+    grouped view ``h mod G``, assigned to the centers before the update; a group without rows does not change. A refresh
+    recomputes the centers by k-means. The centers are parameters, as those of the other kinds, but receive no gradient and no
+    optimizer updates them.
     """
 
     refits = True
 
-    def __init__(self, centers: Sequence[Float[Tensor, "_ d"]]) -> None:
-        """Start from ``centers``, one ``[K, D]`` a head."""
+    def __init__(self, centers: Sequence[Float[Tensor, "_ d"]], momentum: Schedule, *, gradient: bool = False) -> None:
+        """Start from copies of the given centers.
+
+        Args:
+            centers: one tensor ``[K, D]`` per head; its rows are divided by their norm.
+            momentum: schedule of beta, the share of a center that is kept at each step.
+            gradient: let the gradient flow through the updated centers into the embeddings that moved them.
+        """
         super().__init__()
-        self.heads = nn.ParameterList([nn.Parameter(F.normalize(each.detach(), dim=1), False) for each in centers])
+        self.heads = _constant_heads(centers)
+        self.momentum, self.gradient = momentum, gradient
 
     def centers(self) -> list[Tensor]:
-        """The unit centers ``[K, D]`` of each head."""
+        """Return the unit centers ``[K, D]`` of each head."""
         return list(self.heads)
 
     def update_centers(self, z: Float[Tensor, "g b d"], progress: Progress) -> list[Tensor]:
-        """They stay until the next refresh."""
-        return self.centers()
+        """Move each center towards the mean of its rows over all processes; one collective per head.
 
-    @torch.no_grad()
-    def refit(self, head: int, rows: Float[Tensor, "n d"], starts: Float[Tensor, "k d"]) -> None:
-        """Ten rounds of spherical k-means."""
-        self.heads[head].copy_(spherical_kmeans(rows, starts))
+        Args:
+            z: unit embeddings of the grouped views; summed in the precision of the centers.
+            progress: position of the step, which gives beta.
 
-    def after_backward(self, progress: Progress) -> None:
-        """There is no gradient."""
-
-    def after_step(self, progress: Progress) -> None:
-        """They are unit rows already."""
-
-
-class MomentumGroups(KMeansGroups):
-    """Unit centers that move with the network: ``g <- unit(beta g + (1 - beta) mean of the rows nearest to g)``.
-
-    SMoG (Pang et al. 2022, arXiv 2207.06167), as released: the rows of head h are those of grouped view ``h mod G``, given to
-    the old centers; a group without rows stays.
-    """
-
-    def __init__(self, centers: Sequence[Float[Tensor, "_ d"]], momentum: Schedule, *, gradient: bool = False) -> None:
-        """Start from ``centers``; ``momentum`` is beta, ``gradient`` lets the loss see how the rows move them."""
-        super().__init__(centers)
-        self.momentum, self.gradient = momentum, gradient
-
-    def update_centers(self, z: Float[Tensor, "g b d"], progress: Progress) -> list[Tensor]:
-        """Move; the moved centers, with gradient into ``z`` if that is asked for."""
+        Returns:
+            The updated unit centers ``[K, D]`` of each head, with gradient into ``z`` if ``gradient`` is set.
+        """
         z = z if self.gradient else z.detach()
         beta = self.momentum.at(progress)
         moved = []
@@ -189,12 +275,40 @@ class MomentumGroups(KMeansGroups):
             head.data.copy_(moved[-1].detach())
         return moved
 
+    def refit(self, head: int, rows: Float[Tensor, "n d"], starts: Float[Tensor, "k d"]) -> None:
+        """Recompute the centers of one head by 10 iterations of spherical k-means over all processes.
+
+        Args:
+            head: number of the head.
+            rows: unit embeddings; each process passes its own.
+            starts: initial centers, the same in all processes.
+        """
+        _refit_head(self.heads[head], rows, starts)
+
+    def after_backward(self, progress: Progress) -> None:
+        """Do nothing: the centers have no gradient. Arguments as in :meth:`Groups.after_backward`."""
+
+    def after_step(self, progress: Progress) -> None:
+        """Do nothing: the centers have unit norm already. Arguments as in :meth:`Groups.after_step`."""
+
 
 GroupsConfig = LearnedGroupsConfig | KMeansGroupsConfig | MomentumGroupsConfig
+"""Settings of all kinds of groups that last longer than one batch."""
+
+LastingGroups = LearnedGroups | KMeansGroups | MomentumGroups
+"""All kinds of groups that last longer than one batch."""
 
 
-def build_groups(config: GroupsConfig, width: int) -> LearnedGroups | KMeansGroups:
-    """Random centers, drawn as the weights of a linear layer without bias."""
+def build_groups(config: GroupsConfig, width: int) -> LastingGroups:
+    """Build groups with random centers, initialized as the weights of a linear layer without bias.
+
+    Args:
+        config: settings of one kind.
+        width: width D of the embeddings.
+
+    Returns:
+        The groups, on torch's default device; their centers come from torch's global generator.
+    """
     centers = [nn.Linear(width, count, bias=False).weight for count in config.counts]
     if isinstance(config, LearnedGroupsConfig):
         return LearnedGroups(centers, config.frozen_steps)
@@ -205,4 +319,15 @@ def build_groups(config: GroupsConfig, width: int) -> LearnedGroups | KMeansGrou
 
 def _check_counts(counts: tuple[int, ...]) -> None:
     if not counts or min(counts) < 2:
-        raise BadConfig(f"groups.counts is {list(counts)}: each head needs at least 2 groups")
+        raise BadConfig(f"groups.counts is {list(counts)}: each head needs at least 2 groups, and there must be a head")
+
+
+def _constant_heads(centers: Sequence[Tensor]) -> nn.ParameterList:
+    """Unit copies of the centers of each head, as parameters without gradient."""
+    return nn.ParameterList([nn.Parameter(F.normalize(each.detach(), dim=1), False) for each in centers])
+
+
+@torch.no_grad()
+def _refit_head(head: Tensor, rows: Tensor, starts: Tensor) -> None:
+    """Overwrite the centers of a head with those that k-means finds among the rows."""
+    head.copy_(spherical_kmeans(rows, starts))

@@ -1,4 +1,4 @@
-"""The denominators of a softmax over groups, in bounded memory."""
+"""The log-partition function of a softmax over groups, in bounded memory."""
 
 from typing import Any
 
@@ -13,16 +13,20 @@ from coterie.grouping.chunks import CHUNK_ELEMENTS, chunk_slices
 def log_partition(
     rows: Float[Tensor, "v b d"], centers: Float[Tensor, "k d"], exclude: Bool[Tensor, "b k"] | None = None
 ) -> Float[Tensor, "v b"]:
-    """``log(sum_k exp(row . center_k))`` of each row, with gradient into rows and centers.
+    """Compute ``log(sum_k exp(row . center_k))`` of each row, with gradient into rows and centers.
 
-    More than ``CHUNK_ELEMENTS`` logits never exist at once: they are made part by part, forward and again backward, which
-    costs one more product of matrices. At V = 8, B = 4096 and K = 3000 they would be 393 MB, and a softmax and its gradient
-    hold them several times over.
+    This is log Z, the logarithm of the denominator of the softmax in SwAV's eq. 2 (arXiv 2006.09882). At most
+    ``CHUNK_ELEMENTS`` logits exist at once: they are computed in chunks, and again in the backward pass, which costs one more
+    matrix product. At V = 8, B = 4096 and K = 3000 all of them would take 393 MB, and a softmax and its gradient hold several
+    copies.
 
     Args:
-        rows: view by view; divided by a temperature, if there is one. float32 or wider.
-        centers: of the same precision.
-        exclude: for each image, the centers that are left out of the sum; the same for all views.
+        rows: embeddings view by view, already divided by the temperature; float32 or wider.
+        centers: centers in the same precision.
+        exclude: centers to leave out of the sum for each image, the same in all views; None: none.
+
+    Returns:
+        log Z of each row; ``-inf`` (with zero gradient) where all centers are excluded.
     """
     if rows.shape[0] * rows.shape[1] * len(centers) <= CHUNK_ELEMENTS:
         return _logits(rows, centers, exclude, slice(None)).logsumexp(dim=-1)
@@ -31,6 +35,8 @@ def log_partition(
 
 
 class _LogPartition(torch.autograd.Function):
+    """The same function in chunks of images; the backward pass computes the logits again."""
+
     @staticmethod
     def forward(context: Any, rows: Tensor, centers: Tensor, exclude: Tensor | None) -> Tensor:
         found = rows.new_empty(rows.shape[:2])
@@ -45,7 +51,7 @@ class _LogPartition(torch.autograd.Function):
         """``d log Z / d logits = softmax(logits)``."""
         rows, centers, exclude, found = context.saved_tensors
         of_rows, of_centers = context.needs_input_grad[:2]
-        found = found.clamp(min=torch.finfo(found.dtype).min)  # where all is excluded: no gradient, and not NaN
+        found = found.clamp(min=torch.finfo(found.dtype).min)  # all centers excluded: no gradient instead of NaN
         to_rows, to_centers = torch.empty_like(rows), torch.zeros_like(centers)
         for part in _parts(rows, centers):
             logits = _logits(rows, centers, exclude, part)

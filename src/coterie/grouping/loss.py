@@ -1,4 +1,4 @@
-"""The one loss of every grouping method, and the one regularizer."""
+"""The prediction loss that all methods share, and the mean-entropy regularizer."""
 
 import math
 from collections.abc import Sequence
@@ -14,12 +14,27 @@ from coterie.types import Target
 
 
 def at_least_float32(values: Tensor) -> Tensor:
-    """``values`` in float32, or as they are if they are wider: scores and exponentials are never half precision."""
+    """Convert half precision to float32: scores, sums and exponentials are never computed in half precision.
+
+    Args:
+        values: any floating-point tensor.
+
+    Returns:
+        ``values`` itself if it is float32 or float64, else a copy in float32.
+    """
     return values if values.dtype == torch.float64 else values.float()
 
 
-def scores(rows: Float[Tensor, "*n d"], centers: Float[Tensor, "k d"]) -> Float[Tensor, "*n k"]:
-    """Cosines between unit rows and unit centers, never below float32."""
+def cosine_scores(rows: Float[Tensor, "*n d"], centers: Float[Tensor, "k d"]) -> Float[Tensor, "*n k"]:
+    """Compute the cosines between rows and centers: ``z . C`` in SwAV's eq. 2 (arXiv 2006.09882).
+
+    Args:
+        rows: unit embeddings, with any leading dimensions.
+        centers: unit centers.
+
+    Returns:
+        Scores in [-1, 1], float32 or wider.
+    """
     return at_least_float32(rows) @ at_least_float32(centers).T
 
 
@@ -30,27 +45,28 @@ def prediction_loss(
     temperature: float,
     views: Sequence[int],
 ) -> Float[Tensor, ""]:
-    """Mean over the targets of the mean cross-entropy of ``softmax(p . centers / temperature)``.
+    """Compute the cross-entropy between targets and predictions ``softmax(p . C / tau)``, averaged over targets and views.
 
-    SwAV, eq. 1 and 2, and eq. 6 for several crops: ``L = mean_a mean_{v != a} -sum_k q_a[k] log softmax(p_v . C / tau)[k]``;
-    each target is predicted by every view but the one it came from.
+    Caron et al. 2020 (SwAV, arXiv 2006.09882), eq. 1 and 2, and eq. 6 for several crops:
+    ``L = mean_a mean_{v != a} -sum_k q_a[k] log softmax(p_v . C / tau)[k]``; every view predicts each target except the one
+    that was computed from it.
 
-    Logits are linear in p and C. So only the denominators need all K of them, once for all targets of a head; a code meets
+    The logits are linear in p and C. So only the denominators need all K of them, once for all targets of a head; a code meets
     the views in D dimensions::
 
         -sum_k q[k] log softmax(p_v . C / tau)[k] = sum_k q[k] log Z_v - p_v / tau . sum_k q[k] C_k
                                               Z_v = sum_k exp(p_v . C_k / tau)
 
     Args:
-        predictions: unit rows, view by view.
-        centers: for each head, unit rows.
-        targets: codes or group numbers; a row numbered -100 does not count. Where columns are excluded, a row's softmax is
-            over its own group and all that are not.
+        predictions: unit predictions p, view by view.
+        centers: unit centers ``[K, D]`` of each head.
+        targets: codes or group numbers; images numbered -100 do not count. Where columns are excluded, the softmax of a row
+            covers its own group and the columns that are not excluded.
         temperature: tau.
-        views: the numbers of the V predicting views, to tell which one a target came from.
+        views: view numbers of the V predictions, which tell the view that a target came from.
 
     Returns:
-        The loss, never below float32.
+        The loss, with gradient into predictions and centers, in float32 or wider; 0 if no image counts.
     """
     rows = at_least_float32(predictions) / temperature
     centers = [at_least_float32(each) for each in centers]
@@ -73,12 +89,12 @@ def prediction_loss(
             log_z = torch.logaddexp(log_z, matched)
         cross_entropy, count = mass * log_z - matched, len(views)
         summed = cross_entropy.sum(dim=0)
-        if target.view in views:  # the view that made the target does not predict it
+        if target.view in views:  # a view does not predict its own target
             summed, count = summed - cross_entropy[views.index(target.view)], count - 1
         sums.append((summed * counted).sum() / count)
         counts.append(counted.sum())
     rows_counted = torch.stack(counts)
-    if any(target.view is None for target in targets):  # not every row has a label, and not as many in every process
+    if any(target.view is None for target in targets):  # labels may be missing, and their number differs by process
         rows_counted = all_reduce_sum(rows_counted) / world_size()
     return (torch.stack(sums) / rows_counted.clamp(min=1 / world_size())).mean()
 
@@ -86,14 +102,22 @@ def prediction_loss(
 def mean_entropy_loss(
     predictions: Float[Tensor, "v b d"], centers: Sequence[Float[Tensor, "_ d"]], temperature: float
 ) -> Float[Tensor, ""]:
-    """How far the mean prediction is from using all groups alike: ``log K - H(m)``, the mean over the heads.
+    """Compute how far the mean prediction is from using all groups equally: ``log K - H(m)``, averaged over the heads.
 
-    m is the mean of ``softmax(p . centers / temperature)`` over all views and all images of all processes (MSN, Assran et al.
-    2022, arXiv 2204.07141, eq. 2: the mean entropy maximization). 0 when all groups are used alike.
+    m is the mean of ``softmax(p . C / temperature)`` over all views and all images of all processes: the mean entropy
+    maximization of MSN (Assran et al. 2022, arXiv 2204.07141, eq. 2). One collective per head.
+
+    Args:
+        predictions: unit predictions p, view by view.
+        centers: unit centers ``[K, D]`` of each head.
+        temperature: tau, of the prediction.
+
+    Returns:
+        The regularizer in nats, with gradient into predictions and centers; 0 when all groups are used equally.
     """
     terms = []
     for each in centers:
-        probabilities = (scores(predictions, each) / temperature).softmax(dim=-1)
+        probabilities = (cosine_scores(predictions, each) / temperature).softmax(dim=-1)
         mean = all_reduce_sum(probabilities.mean(dim=(0, 1))) / world_size()
         terms.append(math.log(len(each)) - torch.special.entr(mean).sum())
     return torch.stack(terms).mean()

@@ -1,6 +1,7 @@
-"""The objective that joins target, groups, assignment and memory to a loss."""
+"""The objective of methods with lasting groups: it combines target network, groups, assignment and memory into a loss."""
 
 from collections.abc import Callable, Iterable
+from typing import Literal, final
 
 import torch
 from jaxtyping import Float
@@ -11,30 +12,32 @@ from coterie.errors import BadConfig
 from coterie.grouping.assignment import Assignment, assign, label_rows
 from coterie.grouping.groups import Groups
 from coterie.grouping.kmeans import random_starts
-from coterie.grouping.loss import mean_entropy_loss, prediction_loss, scores
+from coterie.grouping.loss import cosine_scores, mean_entropy_loss, prediction_loss
 from coterie.grouping.memory_queue import Memory, Refresh
 from coterie.grouping.teacher import SameNetwork, TargetNetwork
 from coterie.types import Batch, Progress, Roles, StepResult, Target
 
 Encode = Callable[[list[Tensor]], tuple[Tensor, Tensor, Tensor]]
-"""Any callable that turns views into backbone outputs h, unit embeddings z and unit predictions p, each ``[V, B, ...]``."""
+"""Any callable that turns views into features h, unit embeddings z and unit predictions p, each ``[V, B, ...]``."""
 
 
+@final
 class Objective(nn.Module):
-    """What is learned from one batch, the same for every method.
+    """The loss of one batch, computed in the same way for every method with lasting groups.
 
     One step::
 
-        z, p    = student(views the student sees)
-        targets = labels[index], where labels are kept, or
+        z, p    = student(student views)
+        targets = labels[index] if labels are kept, else
                   assignment(target network's z of the target views [+ memory rows] @ centers)
         centers = groups.update_centers(z of the grouped views)
         memory.push(z of the grouped views, index)
         loss    = prediction_loss(p, centers, targets) + weight * mean_entropy_loss(p, centers)
         backward -> after_backward (frozen groups lose their gradient) -> optimizer -> after_step (unit centers, teacher)
 
-    It works on tensors and one callable, so in anybody's loop. The groups are parameters of the student and tools of the
-    objective: they are referred to here and saved there.
+    SwAV: Caron et al. 2020, arXiv 2006.09882, section 3; SMoG: Pang et al. 2022, arXiv 2207.06167. The objective sees tensors
+    and one callable, so it works in any training loop; ``examples/own_loop.py`` is one. The groups are parameters of the
+    student: the objective refers to them and does not save them.
     """
 
     labels: Tensor | None
@@ -48,53 +51,67 @@ class Objective(nn.Module):
         target: TargetNetwork | None = None,
         temperature: float = 0.1,
         memory: Memory | None = None,
-        rows_from: str = "student",
+        rows_from: Literal["student", "target"] = "student",
         refresh: Refresh | None = None,
         images: int = 0,
         mean_entropy: float = 0.0,
         seed: int = 0,
     ) -> None:
-        """Join the parts.
+        """Combine the parts.
 
         Args:
-            groups: how the centers move.
-            assignment: how scores become targets.
+            groups: the student's groups.
+            assignment: turns scores into targets.
             roles: which view plays which part.
-            target: whose embeddings decide; without it, the student's.
-            temperature: tau, of the prediction.
-            memory: past rows: with a refresh they serve it, without one they are balanced beside the batch.
-            rows_from: ``student`` or ``target``, whose rows the memory keeps.
-            refresh: when the memory is looked over.
-            images: how many the source has; needed where labels are kept.
-            mean_entropy: weight of MSN's regularizer.
-            seed: of the random starts of k-means.
+            target: network whose embeddings decide the targets; None: the student.
+            temperature: tau, of the prediction. SwAV: 0.1.
+            memory: past embeddings. With a refresh they serve it; without one they are balanced together with the batch.
+            rows_from: whose embeddings the memory keeps: those of the student or of the target network.
+            refresh: when to recompute groups from the memory; None: never.
+            images: number of images in the source; needed only if the refresh keeps labels.
+            mean_entropy: weight of :func:`~coterie.grouping.loss.mean_entropy_loss`. MSN: 1.
+            seed: seed of the initial centers of k-means.
+
+        Raises:
+            BadConfig: a refresh without a memory, or labels without the number of images.
         """
         super().__init__()
-        self._groups = (groups,)  # in a tuple, so that the module does not register it a second time
+        self._groups = (groups,)  # a tuple keeps torch from registering the groups a second time
         self.assignment, self.roles, self.temperature = assignment, roles, temperature
         self.target = target or SameNetwork()
         self.memory, self.rows_from, self.refresh_rule = memory, rows_from, refresh
         self.mean_entropy, self.seed = mean_entropy, seed
+        if refresh is not None and memory is None:
+            raise BadConfig("a refresh reads the memory, and there is none: pass a Memory, or leave the refresh out")
         keeps = refresh is not None and refresh.labels
         if keeps and images < 1:
-            raise BadConfig("labels are kept for each image of a source: say how many images it has")
+            raise BadConfig(f"images is {images}: a refresh that keeps labels needs the number of images in the source")
         labels = torch.full((len(groups.centers()), images), -100, dtype=torch.int32) if keeps else None
         self.register_buffer("labels", labels)
 
     @property
     def groups(self) -> Groups:
-        """The groups, which the student owns."""
+        """The groups, whose parameters belong to the student."""
         return self._groups[0]
 
     def forward(self, student: Encode, batch: Batch, progress: Progress) -> StepResult:
-        """The loss of one batch (see the class)."""
+        """Compute the loss of one batch; the class docstring lists the operations in order.
+
+        Args:
+            student: encodes the student views.
+            batch: the views of B images.
+            progress: position of the step.
+
+        Returns:
+            The loss, with gradient, and the embeddings and targets that it was computed from.
+        """
         roles = self.roles.at(progress)
         self.target.before_step(progress)
         h, z, p = student([batch.views[v] for v in roles.student_views])
         _, decided = self.target.embed(batch.views, roles, h, z)
         with torch.autocast(z.device.type, enabled=False):
             grouped = torch.stack([z[roles.student_views.index(v)] for v in roles.grouped_views])
-            if self.labels is not None:  # they came from no view of this batch
+            if self.labels is not None:  # they come from no view of this batch
                 targets = [Target(kept[batch.index].long(), head, None) for head, kept in enumerate(self.labels)]
             else:
                 targets = self.targets(decided, roles, progress)
@@ -108,7 +125,18 @@ class Objective(nn.Module):
 
     @torch.no_grad()
     def targets(self, z: Float[Tensor, "a b d"], roles: Roles, progress: Progress) -> list[Target]:
-        """The codes of the target views, for each head; the rows of a full memory are balanced beside them."""
+        """Assign the target views to the groups of each head; the rows of a full queue are balanced together with them.
+
+        SwAV, section 3.1, and appendix A.6 for the queue, whose rows are scored with the current centers.
+
+        Args:
+            z: unit embeddings of the target views.
+            roles: roles of this step.
+            progress: position of the step.
+
+        Returns:
+            One target per head and target view, head by head.
+        """
         found = []
         for head, centers in enumerate(self.target.centers(self.groups)):
             rows = z
@@ -119,31 +147,48 @@ class Objective(nn.Module):
                 and self.refresh_rule is None
             ):
                 rows = torch.cat([self.memory.rows.to(z.dtype), z], dim=1)
-            seen = scores(rows, centers)
-            codes = assign(self.assignment, seen, progress, head, last=z.shape[1])
-            self.assignment.update_statistics(seen[:, -z.shape[1] :], head)
+            scores = cosine_scores(rows, centers)
+            codes = assign(self.assignment, scores, progress, head, last=z.shape[1])
+            self.assignment.update_statistics(scores[:, -z.shape[1] :], head)
             found += [Target(codes[a], head, view) for a, view in enumerate(roles.target_views)]
         return found
 
     def needs_fill(self) -> bool:
-        """Whether the memory has to be filled by a pass over the images before the first step."""
+        """Return whether the memory has to be filled by a pass over the images before the first step."""
         return self.refresh_rule is not None and self.memory is not None and self.memory.pushed == 0
 
     @torch.no_grad()
     def fill(self, student: Encode, batches: Iterable[tuple[Progress, Batch]]) -> None:
-        """Fill the memory: each grouped view goes through the student in a pass of its own (releases of SwAV and SMoG)."""
+        """Fill the memory with the student's embeddings; each grouped view is a separate forward pass.
+
+        As in the released code of DeepCluster-v2 and SMoG.
+
+        Args:
+            student: encodes the views.
+            batches: one pass over the images, each batch with its position.
+        """
         assert self.memory is not None
         for progress, batch in batches:
             rows = [student([batch.views[v]])[1][0] for v in self.roles.grouped_views]
             self.memory.push(torch.stack(rows), batch.index, progress)
 
     def refresh_due(self, progress: Progress) -> bool:
-        """Whether the memory is to be looked over before this step."""
+        """Return whether :meth:`refresh` is due before this step.
+
+        Args:
+            progress: position of the step.
+        """
         return self.refresh_rule is not None and self.refresh_rule.due(progress)
 
     @torch.no_grad()
     def refresh(self, progress: Progress) -> None:
-        """Look over the memory: groups anew, labels anew, the teacher reset; head h watches grouped view ``h mod G``."""
+        """Recompute the groups and the labels from the memory and reset the teacher, as the refresh rule says.
+
+        Head h reads the rows of grouped view ``h mod G``. DeepCluster-v2: SwAV's appendix D.2; SMoG: released code.
+
+        Args:
+            progress: position of the next step.
+        """
         assert self.memory is not None
         assert self.refresh_rule is not None
         count = self.memory.written
@@ -168,10 +213,18 @@ class Objective(nn.Module):
             self.labels[head, index[newest]] = labels[newest]
 
     def after_backward(self, progress: Progress) -> None:
-        """Between ``loss.backward()`` and the optimizer's step."""
+        """Act between ``loss.backward()`` and the optimizer's step: frozen groups lose their gradient.
+
+        Args:
+            progress: position of the step.
+        """
         self.groups.after_backward(progress)
 
     def after_step(self, progress: Progress) -> None:
-        """After the optimizer's step."""
+        """Act after the optimizer's step: centers get unit norm and the teacher follows.
+
+        Args:
+            progress: position of the step.
+        """
         self.groups.after_step(progress)
         self.target.after_step(progress)

@@ -1,4 +1,4 @@
-"""Balanced assignment: the Sinkhorn-Knopp iteration."""
+"""The Sinkhorn-Knopp iteration, which balances an assignment of rows to groups."""
 
 from collections.abc import Callable, Iterable, Iterator
 
@@ -10,36 +10,36 @@ from coterie.distributed.collectives import all_reduce_logsumexp, all_reduce_sum
 from coterie.grouping.chunks import chunk_slices
 
 Chunks = Callable[[], Iterable[Tensor]]
-"""Gives the same logits ``[*A, n, K]``, part by part, each time it is called: they never have to lie side by side."""
+"""A function that yields the same logits each time it is called, in chunks ``[*A, n, K]`` that never all exist at once."""
 
 HELD = 64
-"""The numbers of so many chunks, ``[*A, K]`` each, lie side by side at most."""
+"""Maximum number of per-chunk results, ``[*A, K]`` each, that exist at once."""
 
 
 def sinkhorn_bias(
     logits: Float[Tensor, "*a n k"] | Chunks, iterations: int, *, normalized: bool = False, tolerance: float = 0.0
 ) -> Float[Tensor, "*a k"]:
-    """The bias of each group that spreads the rows evenly over the groups.
+    """Compute the bias of each group that spreads the rows evenly over the groups.
 
-    Maximizes ``Tr(Q C Z) + epsilon H(Q)`` over equipartitions (SwAV, eq. 3 and 4) by T alternations on
-    ``Q = exp(logits)``: divide each column (group) by its sum over the rows of all processes, then each row by its sum.
-    After T rounds ``Q = softmax(logits + bias)``, so the K numbers returned here are all that has to be known, and all that is
-    kept between two rounds: a whole data set streams through in chunks.
+    Maximizes ``Tr(Q C Z) + epsilon H(Q)`` over equipartitions (Caron et al. 2020, SwAV, arXiv 2006.09882, eq. 3 to 5; Cuturi
+    2013, arXiv 1306.0895) by T iterations on ``Q = exp(logits)``: divide each column (group) by its sum over the rows of all
+    processes, then each row by its sum. Afterwards ``Q = softmax(logits + bias)``, so the K biases returned here are all that
+    has to be kept, also between iterations: a whole data set streams through in chunks. One collective per iteration.
 
-    The first round is done on logarithms, so that nothing overflows. From then on each column of ``exp(logits + bias)`` sums
-    to 1, and dividing its rows and summing its columns anew is a softmax and a sum: the largest entry of a column is at least
-    1 / (N K) afterwards, so none vanishes. No shift of a single row is taken out before the first round: that would be another
-    start and, after three rounds, another answer.
+    The first iteration uses logarithms, so that nothing overflows. From then on each column of ``exp(logits + bias)`` sums to
+    1, and dividing its rows and summing its columns again is a softmax and a sum: the largest entry of a column is at least
+    1 / (N K) afterwards, so none vanishes. No shift of single rows is removed before the first iteration: that would be
+    another start and, after three iterations, another result.
 
     Args:
-        logits: scores divided by epsilon, float32 or wider, whole or in chunks. Leading dimensions are balanced each on its
-            own.
-        iterations: T, the most rounds; 0 gives zeros.
-        normalized: divide each row by its sum before the first round (MSN's start, from probabilities).
-        tolerance: stop when no bias changed by more than this in a round; 0: never.
+        logits: scores divided by epsilon, float32 or wider: one tensor, or a function that yields them in chunks of rows.
+            Leading dimensions are balanced independently.
+        iterations: T, the maximum number of iterations; 0 returns zeros.
+        normalized: divide each row by its sum before the first iteration (MSN starts from probabilities).
+        tolerance: stop once no bias changed by more than this in an iteration; 0: never stop early.
 
     Returns:
-        The bias, without gradient.
+        The biases, without gradient.
     """
     chunks: Chunks = (lambda: _in_parts(logits)) if isinstance(logits, Tensor) else logits
     bias: Tensor | None = None
@@ -63,7 +63,7 @@ def sinkhorn_bias(
 
 
 def _folded(found: Iterable[Tensor], fold: Callable[..., Tensor]) -> Tensor:
-    """What ``fold`` makes of the numbers of all chunks, which may be too many to lie side by side."""
+    """Fold the results of all chunks, of which there may be too many to exist at once."""
     held: list[Tensor] = []
     for each in found:
         held.append(each)
@@ -73,7 +73,7 @@ def _folded(found: Iterable[Tensor], fold: Callable[..., Tensor]) -> Tensor:
 
 
 def _in_parts(logits: Tensor) -> Iterator[Tensor]:
-    """The rows in parts that a CPU's caches hold."""
+    """Yield the rows in chunks; on a CPU its caches hold one."""
     rows = logits.shape[-2]
     for part in chunk_slices(rows, logits.numel() // rows, logits.device):
         yield logits[..., part, :]

@@ -1,4 +1,4 @@
-"""Passes that are made a second time on the way back, so that they need not be remembered."""
+"""Activation checkpointing: recompute activations in the backward pass instead of storing them."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,28 +9,36 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from coterie.errors import BadConfig
 
 
-def checkpoint_activations(backbone: nn.Module) -> None:
-    """Remember only what goes into each block of a timm network, and compute the rest again on the way back.
+def enable_activation_checkpointing(backbone: nn.Module) -> None:
+    """Let a timm network store only the input of each block and recompute the rest in the backward pass.
 
-    Chen et al. 2016, arXiv 1604.06174. Weights and names stay as they are.
+    Chen et al. 2016, arXiv 1604.06174. Weights and their names stay as they are. Run the backward pass within
+    :func:`freeze_running_stats`.
+
+    Args:
+        backbone: a network of timm, changed in place.
 
     Raises:
-        BadConfig: timm cannot do it for this network.
+        BadConfig: timm does not support it for this network.
     """
     try:
         backbone.set_grad_checkpointing(True)  # type: ignore[operator]
     except (AttributeError, AssertionError) as error:
         raise BadConfig(
-            f"run.activation_checkpointing: timm does not have it for a {type(backbone).__name__}; set it to false, and "
+            f"run.activation_checkpointing: timm does not support it for a {type(backbone).__name__}; set it to false and "
             "micro_batches to 2 or more"
         ) from error
 
 
 @contextmanager
-def statistics_kept(network: nn.Module) -> Iterator[None]:
-    """While this lasts, batch norms normalize as in training, but do not move their running averages.
+def freeze_running_stats(network: nn.Module) -> Iterator[None]:
+    """Keep the running averages of batch norms as they are for the duration of a ``with`` block.
 
-    It is for the backward pass: what is computed again there was counted on the way there.
+    They still normalize with batch statistics in training mode. Meant for the backward pass: activations that are recomputed
+    there were already counted in the forward pass.
+
+    Args:
+        network: any network.
     """
     norms = [each for each in network.modules() if isinstance(each, _BatchNorm) and each.track_running_stats]
     before = [(norm.momentum, norm.num_batches_tracked) for norm in norms]

@@ -1,10 +1,10 @@
-"""Backbones: any network of timm by its name, for images of any size and number of channels."""
+"""Backbones: any timm network by name, for images of any size and number of channels."""
 
 import difflib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, Literal
+from typing import Any, Literal, final
 
 import timm
 import torch
@@ -15,20 +15,21 @@ from coterie.models.pretrained import load_weights
 from coterie.models.token_batch_norm import replace_mlp_norms
 
 
+@final
 @dataclass(frozen=True)
 class BackboneConfig:
-    """Which backbone.
+    """Settings of the backbone.
 
     Attributes:
-        name: a name of timm, such as resnet50, vit_small_patch16_224, swin_tiny_patch4_window7_224, convnext_atto.
-        width: factor on the channels of a ResNet, stem included; 2, 4 and 5 give SwAV's RN50-w2, -w4 and -w5.
-        stem: "small" gives a ResNet a first convolution of 3x3 with stride 1 and no pooling, for images below about 64
-            pixels; "standard" leaves the network as it is.
-        channels: of the images.
-        drop_path: rate of stochastic depth.
-        mlp_norm: "batch" gives the Swins and ViTs of timm a batch norm over all tokens in place of the layer norm before
-            each MLP, as SMoG's Swin-T has; "layer" leaves the network as it is.
-        weights: a file or run folder to start from; None starts from random weights.
+        name: a timm name, such as resnet50, vit_small_patch16_224, swin_tiny_patch4_window7_224, convnext_atto.
+        width: factor on the channels of a ResNet, including the stem; 2, 4 and 5 give SwAV's RN50-w2, -w4 and -w5.
+        stem: "small" gives a ResNet a 3x3 first convolution with stride 1 and no pooling, for images below about 64 pixels;
+            "standard" leaves the network as it is.
+        channels: number of channels of the images.
+        drop_path: rate of stochastic depth, in [0, 1).
+        mlp_norm: "batch" gives timm's Swins and ViTs a batch norm over all tokens instead of the layer norm before each MLP, as
+            in SMoG's Swin-T; "layer" leaves the network as it is.
+        weights: file or run folder with weights to start from; None: random weights.
     """
 
     name: str = "resnet50"
@@ -41,15 +42,21 @@ class BackboneConfig:
 
 
 def build_backbone(config: BackboneConfig, image_size: int) -> nn.Module:
-    """Build the network that turns images ``[b c h w]`` into features ``[b f]``, pooled as timm pools them.
+    """Build the network that turns images ``[B, C, H, W]`` into features ``[B, F]``, with timm's pooling.
 
-    Transformers are laid out for ``image_size`` pixels and take other sizes too. ResNets start as SwAV's do: fan-out
-    Kaiming convolutions, the last batch norm of a block not at zero. Random weights come from torch's global generator.
-    Nothing is downloaded.
+    ResNets are initialized like SwAV's: Kaiming initialization by fan-out, the last batch norm of a block not at zero. Random
+    weights come from torch's global generator. Nothing is downloaded.
+
+    Args:
+        config: settings of the backbone.
+        image_size: side of the images in pixels that transformers are laid out for; they accept other sizes too.
+
+    Returns:
+        The network, in training mode, on torch's default device.
 
     Raises:
-        BadConfig: an unknown name, or a setting that this network does not have.
-        UserError: starting weights that are missing or belong to another network.
+        BadConfig: the name is unknown, or this network does not have a setting.
+        UserError: the starting weights are missing or belong to another network.
     """
     _check(config)
     try:
@@ -69,39 +76,61 @@ def build_backbone(config: BackboneConfig, image_size: int) -> nn.Module:
 
 
 def timm_arguments(config: BackboneConfig, image_size: int) -> dict[str, Any]:
-    """What ``timm.create_model`` is given besides the name of the network."""
+    """Return the arguments of ``timm.create_model`` besides the name of the network.
+
+    Args:
+        config: settings of the backbone.
+        image_size: side of the images in pixels that transformers are laid out for.
+    """
     arguments: dict[str, Any] = {"num_classes": 0, "in_chans": config.channels}
     if config.drop_path:
         arguments["drop_path_rate"] = config.drop_path
     if is_resnet(config.name):
         arguments["zero_init_last"] = False
     if config.width != 1:
-        # Only the width of a deep stem can be chosen; its convolutions are replaced by one afterwards.
+        # In timm only deep stems have a width; their convolutions are replaced by a single one afterwards.
         arguments |= {"stem_type": "deep", "stem_width": round(32 * config.width)}
         arguments["channels"] = tuple(round(channels * config.width) for channels in (64, 128, 256, 512))
     return arguments | _size_arguments(config.name, image_size)
 
 
 def is_plain_timm(config: BackboneConfig) -> bool:
-    """Whether ``timm.create_model`` alone builds this network."""
+    """Return whether ``timm.create_model`` alone builds this network.
+
+    Args:
+        config: settings of the backbone.
+    """
     return not _is_reshaped(config) and config.mlp_norm == "layer"
 
 
 def is_resnet(name: str) -> bool:
-    """Whether timm counts this network among its ResNets, which have a width and a stem to choose."""
+    """Return whether this is one of timm's ResNets, the only networks with a choice of width and stem.
+
+    Args:
+        name: a timm name.
+    """
     return name.partition(".")[0] in timm.list_models(module="resnet")
 
 
 def feature_width(backbone: nn.Module) -> int:
-    """F, the width of the features; ``num_features`` of timm is smaller where a network widens them after pooling."""
+    """Return the width F of the features; timm's ``num_features`` is smaller if a network widens them after pooling.
+
+    Args:
+        backbone: a network of timm.
+    """
     return int(getattr(backbone, "head_hidden_size", None) or backbone.num_features)  # type: ignore[arg-type]
 
 
 def check_view_sizes(backbone: nn.Module, config: BackboneConfig, sizes: Iterable[int]) -> None:
-    """Put one blank image of each size through the network.
+    """Check that the network accepts all view sizes, by encoding one blank image of each; changes nothing.
+
+    Args:
+        backbone: the network.
+        config: its settings.
+        sizes: sides of the views in pixels.
 
     Raises:
-        BadConfig: a size that it cannot take, or a network that does not give one vector per image.
+        BadConfig: the network does not accept a size, or does not return one vector per image.
     """
     training = backbone.training
     backbone.eval()
@@ -123,24 +152,28 @@ def _check_view_size(backbone: nn.Module, config: BackboneConfig, size: int) -> 
             f"{config.name} cannot take views of {size} pixels (views.crops.N.size): {_first_line(str(error))}"
         ) from error
     if features.shape != (1, feature_width(backbone)):
-        raise BadConfig(f"{config.name} gives {tuple(features.shape)} for one image, not a vector of features")
+        raise BadConfig(
+            f"{config.name} returns {tuple(features.shape)} for one image instead of a feature vector: choose another backbone"
+        )
 
 
 def _check(config: BackboneConfig) -> None:
-    if not timm.is_model(config.name.partition(".")[0]):  # what follows a dot names public weights, and is harmless
+    if not timm.is_model(config.name.partition(".")[0]):  # what follows a dot only names public weights
         near = difflib.get_close_matches(config.name, timm.list_models(), 3)
-        hint = f"did you mean {', '.join(near)}?" if near else "the names are timm's, such as resnet50"
+        hint = f"did you mean {', '.join(near)}?" if near else "use a timm name, such as resnet50"
         raise BadConfig(f"there is no backbone {config.name}: {hint}")
     if config.channels < 1:
-        raise BadConfig(f"backbone.channels is {config.channels}, and must be at least 1")
+        raise BadConfig(f"backbone.channels is {config.channels}: it must be at least 1")
     if not 0 <= config.drop_path < 1:
-        raise BadConfig(f"backbone.drop_path is {config.drop_path}, and must be at least 0 and below 1")
+        raise BadConfig(f"backbone.drop_path is {config.drop_path}: it must be at least 0 and below 1")
     if not _is_reshaped(config):
         return
     if not is_resnet(config.name):
-        raise BadConfig(f"backbone.width and .stem are for ResNets; {config.name} has width 1 and the standard stem")
+        raise BadConfig(
+            f"backbone.width and .stem are for ResNets: use width 1 and the standard stem for {config.name}"
+        )
     if config.width <= 0 or 32 * config.width % 1:
-        raise BadConfig(f"backbone.width is {config.width}, and must be a positive multiple of 1/32")
+        raise BadConfig(f"backbone.width is {config.width}: it must be a positive multiple of 1/32")
     if config.width != 1 and not _has_plain_stem(config.name):
         raise BadConfig(f"backbone.width is for ResNets with one stem convolution, such as resnet50, not {config.name}")
 
@@ -150,7 +183,7 @@ def _is_reshaped(config: BackboneConfig) -> bool:
 
 
 def _replace_stem(network: nn.Module, config: BackboneConfig) -> None:
-    """One convolution as in SwAV's (wide) ResNets, 7x7 with stride 2, or 3x3 with stride 1 and no pooling."""
+    """Use a single stem convolution: 7x7 with stride 2 as in SwAV's (wide) ResNets, or 3x3 with stride 1 and no pooling."""
     kernel, stride = (3, 1) if config.stem == "small" else (7, 2)
     stem: dict[str, int] = network.feature_info[0]  # type: ignore[index, assignment]
     width = stem["num_chs"]
@@ -176,10 +209,10 @@ def _size_arguments(name: str, image_size: int) -> dict[str, Any]:
 
 @cache
 def _size_flag(name: str) -> dict[str, bool] | None:
-    """What lets a network that is laid out for one size take others; None if it is not laid out for a size.
+    """Return the argument that lets a network laid out for one image size accept others; None if it is not laid out for one.
 
-    The networks of timm do not say which arguments they take, so each is tried, on the meta device where it costs
-    nothing. Swins come first: some versions of theirs swallow the argument of the ViTs.
+    timm's networks do not declare their arguments, so each is tried, on the meta device where that costs nothing. Swins come
+    first: some versions of them silently accept the argument of the ViTs.
     """
     for flag in ({"strict_img_size": False}, {"dynamic_img_size": True}, {}):
         try:
@@ -189,7 +222,7 @@ def _size_flag(name: str) -> dict[str, bool] | None:
             if "unexpected keyword" in str(error):
                 continue
         except (RuntimeError, AssertionError, ValueError, NotImplementedError):
-            pass  # it knows the arguments; whether they fit shows when it is built
+            pass  # it accepts the arguments; whether the values fit shows when it is built
         return flag
     return None
 

@@ -1,4 +1,4 @@
-"""Training passes through torch's compiler, with a way back where it fails."""
+"""Compile the training passes with torch.compile, with a fallback if the compiler fails."""
 
 import logging
 import warnings
@@ -15,32 +15,32 @@ from coterie.models.encoder import Encoder
 def compile_passes(
     encoders: Sequence[tuple[Encoder, Sequence[Tensor]]], autocast: torch.dtype | None = None
 ) -> str | None:
-    """Have the training passes of encoders compiled, and try each on views of the sizes to come.
+    """Compile the training passes of encoders, and run each once on views of the sizes to come.
 
-    The trial is a pass forward and, for an encoder that learns, backward, so that the compiler fails here or not at all;
-    it takes as long as the compiler does, from half a minute to some minutes, and the memory of a step. Batch statistics and
-    gradients are left as they were.
+    The trial is a forward pass and, for an encoder that learns, a backward pass, so that the compiler fails here or not at all.
+    It takes as long as the compiler does, from half a minute to a few minutes, and the memory of a training step. Batch
+    statistics and gradients are restored.
 
     Args:
-        encoders: each with its views; in training mode.
-        autocast: precision of the passes, as in the loop.
+        encoders: encoders in training mode, each with views ``[B, C, H, W]`` to try.
+        autocast: precision of the passes, as in the training loop; None: that of the weights.
 
     Returns:
-        None, or, where the compiler failed, why, in one line: then all encoders run as they are written.
+        None if the compiler succeeded; else its error in one line, and all encoders run without compilation.
 
     Raises:
         torch.OutOfMemoryError: the views are too large for the device.
     """
     try:
         for encoder, views in encoders:
-            encoder.compile_passes()
-            with _left_as_it_was(encoder), _quiet():
+            encoder.compile_backbone()
+            with _restored(encoder), _quiet():
                 _pass(encoder, views, autocast)
     except torch.OutOfMemoryError:
         raise
-    except Exception as error:  # of any kind: a missing g++ or Triton, or a fault of the compiler
+    except Exception as error:  # any kind: a missing g++ or Triton, or a bug of the compiler
         for encoder, _ in encoders:
-            encoder.compile_passes(False)
+            encoder.compile_backbone(False)
         return first_cause(error)
     return None
 
@@ -57,7 +57,8 @@ def _pass(encoder: Encoder, views: Sequence[Tensor], autocast: torch.dtype | Non
 
 
 @contextmanager
-def _left_as_it_was(encoder: Encoder) -> Iterator[None]:
+def _restored(encoder: Encoder) -> Iterator[None]:
+    """Restore the buffers and drop the gradients afterwards."""
     before = [buffer.clone() for buffer in encoder.buffers()]
     try:
         yield
@@ -69,7 +70,7 @@ def _left_as_it_was(encoder: Encoder) -> Iterator[None]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """The compiler's own advice and tracebacks are for its makers; a failure is told by the one who asked."""
+    """Silence the compiler's own warnings and tracebacks; the caller reports a failure in one line."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         logging.disable(logging.CRITICAL)

@@ -1,8 +1,8 @@
-"""From views to embeddings, and what is normalized together on the way."""
+"""The encoder: from views to embeddings, and which views each batch norm sees together."""
 
 import copy
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, get_args
+from typing import Any, Literal, final, get_args
 
 import torch
 import torch.nn.functional as F
@@ -15,23 +15,25 @@ from coterie.errors import BadConfig
 from coterie.models.joint_batch_norm import can_join, joint_features
 
 BatchNormScope = Literal["view", "resolution", "joint"]
+"""Which views a batch norm sees together; see :class:`Encoder`."""
 
 
+@final
 class Encoder(nn.Module):
     """Backbone, projector and, if the method has one, predictor.
 
-    What is normalized together is part of the method, hence ``batch_norm_scope``:
+    Which views are normalized together is part of the method, hence ``batch_norm_scope``:
 
     * ``resolution``: the backbone runs once per resolution over all views of that size, the heads once over all views
-      (SwAV, https://arxiv.org/abs/2006.09882, as released);
-    * ``view``: each view goes through backbone and heads by itself (ReSA, as released);
-    * ``joint``: in a ResNet a batch norm sees all views of all resolutions, but for those in the down-sample branches
-      (:func:`~coterie.models.joint_batch_norm.joint_features`), and so do the heads (SMoG, as released).
+      (SwAV, arXiv 2006.09882, released code);
+    * ``view``: each view passes through backbone and heads separately (ReSA, released code);
+    * ``joint``: in a ResNet each batch norm sees all views of all resolutions, except in the downsampling branches
+      (:func:`~coterie.models.joint_batch_norm.joint_features`), and so do the heads (SMoG, arXiv 2207.06167, released code).
 
-    In training a batch may go through in several ``micro_batches``, of which batch norms see one at a time. All of its
-    embeddings come out together, so that its codes and its loss are those of the whole batch; what lies between is not
-    remembered, but computed again, part by part, on the way back (Gao et al. 2021, arXiv 2101.06983). The backward pass
-    is to run within :func:`~coterie.models.activation_checkpointing.statistics_kept`.
+    In training a batch may be split into several ``micro_batches`` (gradient caching, Gao et al. 2021, arXiv 2101.06983). Batch
+    norms see one at a time. All embeddings come out together, so codes and loss are those of the whole batch; activations are
+    not stored but recomputed, one micro-batch at a time, in the backward pass, which must run within
+    :func:`~coterie.models.activation_checkpointing.freeze_running_stats`.
     """
 
     def __init__(
@@ -43,7 +45,18 @@ class Encoder(nn.Module):
         batch_norm_scope: BatchNormScope = "resolution",
         micro_batches: int = 1,
     ) -> None:
-        """Own the three networks; :class:`BadConfig` if this backbone does not have that scope."""
+        """Combine the networks.
+
+        Args:
+            backbone: turns images ``[B, C, H, W]`` into features ``[B, F]``.
+            projector: turns features ``[N, F]`` into embeddings ``[N, D]``.
+            predictor: turns embeddings ``[N, D]`` into predictions ``[N, D]``; None: predictions are the embeddings.
+            batch_norm_scope: which views a batch norm sees together.
+            micro_batches: number of parts that a training batch is split into; 1: none.
+
+        Raises:
+            BadConfig: the scope is unknown, or this backbone does not support it.
+        """
         super().__init__()
         check_batch_norm_scope(backbone, batch_norm_scope)
         self.backbone = backbone
@@ -53,16 +66,19 @@ class Encoder(nn.Module):
         self.micro_batches = micro_batches
         self._compiled: dict[nn.Module, Callable[..., Any]] | None = None
 
-    def compile_passes(self, wanted: bool = True) -> None:
-        """Have the backbone's training passes compiled from now on, each size of view once; or no longer.
+    def compile_backbone(self, enabled: bool = True) -> None:
+        """Compile the backbone's training passes from now on, once per view size.
 
-        Nothing else changes: neither the names nor the values of what is saved, nor evaluation. See
-        :func:`~coterie.models.compile.compile_passes`, which falls back where the compiler fails.
+        Evaluation, and the names and values of the state dict, do not change. Use
+        :func:`~coterie.models.compile.compile_passes` to fall back if the compiler fails.
+
+        Args:
+            enabled: False switches compilation off again.
         """
-        self._compiled = {} if wanted else None
+        self._compiled = {} if enabled else None
 
-    def _faster(self, network: nn.Module) -> Callable[..., Any]:
-        """The network, or what was compiled of it: for a student's passes with gradient and a teacher's without."""
+    def _maybe_compiled(self, network: nn.Module) -> Callable[..., Any]:
+        """The network, or its compiled form in training: with gradient for a student, without for a teacher."""
         learns = next(self.parameters()).requires_grad
         if self._compiled is None or not self.training or learns != torch.is_grad_enabled():
             return network
@@ -75,12 +91,12 @@ class Encoder(nn.Module):
     ) -> tuple[Float[Tensor, "v b f"], Float[Tensor, "v b d"], Float[Tensor, "v b d"]]:
         """Encode the V views of B images.
 
-        Views of one resolution need not be adjacent; the results are in the order of the views.
+        Args:
+            views: one tensor of B images per view; views of one resolution need not be adjacent.
 
         Returns:
-            h, the features; z, the embeddings as unit rows; p, the predictions as unit rows, which are z where there is
-            no predictor. The predictor reads the projector's rows before they are divided by their norm. z and p are
-            never below float32.
+            Features h, unit embeddings z and unit predictions p, in the order of the views. Without a predictor p is z; a
+            predictor reads the projector's outputs before they are divided by their norm. z and p are float32 or wider.
         """
         if self.micro_batches == 1 or not self.training:
             return self._encode(views)
@@ -97,20 +113,27 @@ class Encoder(nn.Module):
         return h, z, _unit_rows(self._through(self.predictor, projected))
 
     def project(self, features: Float[Tensor, "b f"]) -> Float[Tensor, "b d"]:
-        """z, the embeddings as unit rows, of features that were made before."""
+        """Compute the unit embeddings z of features.
+
+        Args:
+            features: outputs of the backbone.
+
+        Returns:
+            Unit embeddings, float32 or wider.
+        """
         return _unit_rows(self.projector(features))
 
     def _features_of_views(self, views: Sequence[Float[Tensor, "b c _ _"]]) -> Float[Tensor, "v b f"]:
         if self.batch_norm_scope == "view":
-            return torch.stack([self._faster(self.backbone)(_channels_last(view)) for view in views])
+            return torch.stack([self._maybe_compiled(self.backbone)(_channels_last(view)) for view in views])
         positions: dict[torch.Size, list[int]] = {}
         for position, view in enumerate(views):
             positions.setdefault(view.shape[-2:], []).append(position)
         batches = [_channels_last(torch.cat([views[each] for each in together])) for together in positions.values()]
         if self.batch_norm_scope == "joint":
-            rows = joint_features(self.backbone, batches, self._faster)
+            rows = joint_features(self.backbone, batches, self._maybe_compiled)
         else:
-            rows = [self._faster(self.backbone)(batch) for batch in batches]
+            rows = [self._maybe_compiled(self.backbone)(batch) for batch in batches]
         features: dict[int, Tensor] = {}
         for together, same_size in zip(positions.values(), rows, strict=True):
             features.update(zip(together, same_size.chunk(len(together)), strict=True))
@@ -124,25 +147,34 @@ class Encoder(nn.Module):
 
 
 def check_batch_norm_scope(backbone: nn.Module, scope: str) -> None:
-    """Refuse a scope that is unknown, or that this backbone does not have.
+    """Check that a batch-norm scope exists and that the backbone supports it.
+
+    Args:
+        backbone: the network.
+        scope: one of ``view``, ``resolution`` and ``joint``.
 
     Raises:
-        BadConfig: in one line that names the setting and the mend.
+        BadConfig: the scope is unknown, or this backbone does not support it.
     """
     if scope not in get_args(BatchNormScope):
-        raise BadConfig(f"batch_norm_scope is {scope!r}: write {', '.join(get_args(BatchNormScope))}")
+        raise BadConfig(f"batch_norm_scope is {scope!r}: use {', '.join(get_args(BatchNormScope))}")
     if scope == "joint" and not can_join(backbone):
         raise BadConfig(
-            f"batch_norm_scope is joint, which is for timm's ResNets and not for a {type(backbone).__name__}: "
+            f"batch_norm_scope is joint, which works for timm's ResNets but not for a {type(backbone).__name__}: "
             "set batch_norm_scope to resolution"
         )
 
 
 def target_copy(encoder: Encoder) -> Encoder:
-    """The network of a momentum teacher: backbone and projector copied, without predictor and without gradients.
+    """Copy the backbone and projector of an encoder for a momentum teacher: no predictor and no gradients.
 
-    Its parameters have the names that they have in ``encoder``. Drop path and dropout are off, as only the student has
-    them in SMoG (https://arxiv.org/abs/2207.06167, as released).
+    Drop path and dropout are off, because only the student has them in SMoG (arXiv 2207.06167, released code).
+
+    Args:
+        encoder: the student's encoder.
+
+    Returns:
+        An encoder whose parameters have the same names and values, in the same mode.
     """
     target = Encoder(
         copy.deepcopy(encoder.backbone),
@@ -159,7 +191,7 @@ def target_copy(encoder: Encoder) -> Encoder:
 
 
 def _channels_last(images: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
-    """As convolutions want them, whatever made them; so what is compiled sees one layout."""
+    """Convert to the memory layout that convolutions prefer, so that compiled code sees only one layout."""
     return images.contiguous(memory_format=torch.channels_last)
 
 

@@ -1,7 +1,7 @@
-"""The small network between features and embeddings: projector and predictor are both one of these."""
+"""The small network (MLP) that projectors and predictors are made of."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, final
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -9,15 +9,16 @@ from torch import Tensor, nn
 from coterie.errors import BadConfig
 
 
+@final
 @dataclass(frozen=True)
 class HeadConfig:
-    """Shape of a head.
+    """Settings of :class:`Head`; the defaults are those of SwAV's projector (arXiv 2006.09882, appendix A.1).
 
     Attributes:
-        hidden: width of each hidden layer; an empty tuple leaves one linear layer.
-        width: D, the width of the embedding.
-        batch_norm: batch norm after each hidden linear layer.
-        last_batch_norm: batch norm without scale and shift after the last linear layer (SMoG, ReSA).
+        hidden: width of each hidden layer; an empty tuple leaves a single linear layer.
+        width: width D of the output.
+        batch_norm: add a batch norm after each hidden linear layer.
+        last_batch_norm: add a batch norm without scale and shift after the last linear layer (SMoG, ReSA).
         activation: "relu" or "gelu", after each hidden layer.
     """
 
@@ -28,18 +29,28 @@ class HeadConfig:
     activation: Literal["relu", "gelu"] = "relu"
 
 
+@final
 class Head(nn.Module):
-    """Linear, batch norm, activation, as often as asked; then Linear. Every linear layer has a bias.
+    """Hidden layers of linear, batch norm and activation, then a linear layer; every linear layer has a bias.
 
-    The outputs are not divided by their norm: :class:`~coterie.models.encoder.Encoder` does that. The default is the
-    projector of SwAV (https://arxiv.org/abs/2006.09882, appendix A.1): 2048 hidden, 128 out.
+    The outputs are not divided by their norm: :class:`~coterie.models.encoder.Encoder` does that.
     """
 
     def __init__(self, inputs: int, config: HeadConfig) -> None:
-        """Build the layers for rows of width ``inputs``; :class:`BadConfig` if a width is below 1."""
+        """Build the layers.
+
+        Args:
+            inputs: width F of the inputs.
+            config: settings of the head.
+
+        Raises:
+            BadConfig: a width is below 1.
+        """
         super().__init__()
         if min(*config.hidden, config.width, inputs) < 1:
-            raise BadConfig(f"a head needs widths of at least 1, not hidden = {config.hidden}, width = {config.width}")
+            raise BadConfig(
+                f"a head needs widths of at least 1, not hidden={list(config.hidden)}, width={config.width}"
+            )
         layers: list[nn.Module] = []
         for width in config.hidden:
             layers.append(nn.Linear(inputs, width))
@@ -53,6 +64,13 @@ class Head(nn.Module):
         self.layers = nn.Sequential(*layers)
 
     def forward(self, rows: Float[Tensor, "n f"]) -> Float[Tensor, "n d"]:
-        """Map features to embeddings that are not yet unit rows."""
+        """Map rows to outputs that are not yet divided by their norm.
+
+        Args:
+            rows: features of a backbone, or a projector's outputs.
+
+        Returns:
+            One output of width D per row.
+        """
         outputs: Tensor = self.layers(rows)
         return outputs

@@ -1,4 +1,4 @@
-"""Weights from a file into a backbone: public ones, or those of an own run."""
+"""Load pretrained weights into a backbone: public files, or those of a Coterie run."""
 
 import argparse
 import sys
@@ -14,20 +14,26 @@ from torch import Tensor, nn
 from coterie.errors import UserError
 from coterie.models.safe_load import read_torch_file
 
-# What SwAV's own checkpoints hold besides the backbone.
+# Parts of SwAV's official checkpoints other than the backbone
 _NOT_BACKBONE = ("projection_head.", "prototypes.")
 
 
 def load_weights(network: nn.Module, path: str | Path, channels: int) -> None:
-    """Fill a timm network with the weights of a file.
+    """Load the weights of a file into a timm network.
 
-    Accepted: torchvision's and timm's names, the layouts that timm itself converts (for ViT and Swin also of another
-    image size), SwAV's official checkpoints, an own run's folder. Heads and classifiers are left out. Where the file's
-    first convolution reads RGB and the network other channels, it is converted as timm does (summed for one channel,
-    repeated and rescaled for several).
+    Accepted are torchvision's and timm's names, the layouts that timm itself converts (for ViT and Swin also from another image
+    size), SwAV's official checkpoints and the folder of a Coterie run. Heads and classifiers are ignored. If the file's first
+    convolution reads RGB and the network other channels, it is converted as timm does (summed for one channel, repeated and
+    rescaled for several).
+
+    Args:
+        network: a network of timm, changed in place.
+        path: a file or run folder.
+        channels: number of channels of the network's images.
 
     Raises:
-        UserError: no such file, no weights in it, or weights of another network; the line names the differing keys.
+        UserError: there is no such file, it has no weights, or they belong to another network; the line names the keys that
+            differ.
     """
     state = read_weights(path)
     state = _as_timm_names_it(network, state)
@@ -45,12 +51,16 @@ def load_weights(network: nn.Module, path: str | Path, channels: int) -> None:
 
 
 def read_weights(path: str | Path) -> dict[str, Tensor]:
-    """The tensors of a file or run folder by name, without the prefixes that wrappers add.
+    """Read the tensors of a weights file; only tensors and plain values are ever unpickled.
 
-    Nothing but tensors and plain values is ever unpickled.
+    Args:
+        path: a ``.safetensors`` file, a file written by ``torch.save``, or a run folder.
+
+    Returns:
+        The tensors by name, without the prefixes that wrappers add (``module.``, ``_orig_mod.``), on the CPU.
 
     Raises:
-        UserError: no such file, or it cannot be read as weights.
+        UserError: there is no such file, or it cannot be read as weights.
     """
     file = Path(path)
     file = file / "model.safetensors" if file.is_dir() else file
@@ -60,11 +70,11 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
         if file.suffix == ".safetensors":
             content: Any = safetensors.torch.load_file(file)
         else:
-            content = read_torch_file(file, [argparse.Namespace])  # many public files hold their options so
+            content = read_torch_file(file, [argparse.Namespace])  # many public files store their options this way
     except Exception as error:
         raise UserError(
-            f"{file} cannot be read as weights: it is damaged, it is compressed, or it holds other Python objects, "
-            "which are never unpickled (save its state_dict alone, best as .safetensors)"
+            f"{file} cannot be read as weights: it is damaged or compressed, or it contains other Python objects, which are "
+            "never unpickled (save only its state_dict, preferably as .safetensors)"
         ) from error
     for key in ("state_dict", "model"):
         if isinstance(content, dict) and isinstance(content.get(key), dict):
@@ -72,22 +82,22 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
     tensors = content.items() if isinstance(content, dict) else ()
     state = {_plain(str(key)): value for key, value in tensors if isinstance(value, Tensor)}
     if not state:
-        raise UserError(f"{file} holds no weights")
+        raise UserError(f"{file} contains no weights")
     return state
 
 
 def _as_timm_names_it(network: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Convert other layouts by timm's own function for this kind of network, where there is one."""
+    """Convert other layouts with timm's own function for this kind of network, if there is one."""
     convert = getattr(sys.modules[type(network).__module__], "checkpoint_filter_fn", None)
     if convert is None:
         return state
-    with warnings.catch_warnings():  # two about how timm indexes; a test watches that its result is right
+    with warnings.catch_warnings():  # about how timm indexes; a test checks that its result is right
         warnings.filterwarnings("ignore", "torch.searchsorted.*non-contiguous", UserWarning)
         warnings.filterwarnings("ignore", "Using a non-tuple sequence", UserWarning)
         try:
             converted: dict[str, Tensor] = convert(dict(state), network)
         except (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError):
-            return state  # it stumbled over the keys of another network, which the caller reports
+            return state  # the keys of another network, which the caller reports
     return converted
 
 
@@ -104,7 +114,7 @@ def _names(value: str | Sequence[str] | None) -> tuple[str, ...]:
 
 
 def _differences(expected: dict[str, Tensor], found: dict[str, Tensor]) -> str:
-    """In words, or "" if they agree; counters of batches are of no account."""
+    """Describe the differences in words, or return "" if there are none; batch counters may be missing."""
     missing = [key for key in expected if key not in found and not key.endswith("num_batches_tracked")]
     unknown = [key for key in found if key not in expected]
     shapes = [

@@ -1,4 +1,6 @@
-"""Batch norm in transformers: over all tokens, before each MLP."""
+"""Batch norm over all tokens in transformers, before each MLP."""
+
+from typing import final
 
 from jaxtyping import Float
 from timm.models.swin_transformer import SwinTransformerBlock
@@ -8,28 +10,43 @@ from torch import Tensor, nn
 from coterie.errors import BadConfig
 
 
+@final
 class TokenBatchNorm(nn.Module):
-    """Normalize each channel over all tokens of all images."""
+    """Batch norm of each channel over all tokens of all images, as in SMoG's Swin-T."""
 
     def __init__(self, width: int) -> None:
-        """Own the batch norm of ``width`` channels."""
+        """Create the batch norm.
+
+        Args:
+            width: number of channels C.
+        """
         super().__init__()
         self.batch_norm = nn.BatchNorm1d(width)
 
     def forward(self, tokens: Float[Tensor, "*b t c"]) -> Float[Tensor, "*b t c"]:
-        """Normalize ``tokens``, whose channels come last."""
+        """Normalize tokens.
+
+        Args:
+            tokens: T tokens per image or window; the C channels are the last dimension.
+
+        Returns:
+            The normalized tokens, of the same shape.
+        """
         outputs: Tensor = self.batch_norm(tokens.flatten(0, -2))
         return outputs.view(tokens.shape)
 
 
 def replace_mlp_norms(network: nn.Module, name: str) -> None:
-    """Replace the layer norm before each MLP of a Swin or ViT of timm by a batch norm over all tokens.
+    """Replace the layer norm before each MLP of a timm Swin or ViT by a batch norm over all tokens.
 
-    So do SMoG's Swin-T (https://arxiv.org/abs/2207.06167, as released) and MoBY before it
-    (https://arxiv.org/abs/2105.04553).
+    As in SMoG's Swin-T (arXiv 2207.06167, released code) and in MoBY (Xie et al. 2021, arXiv 2105.04553).
+
+    Args:
+        network: a network of timm, changed in place.
+        name: its timm name, for the error message.
 
     Raises:
-        BadConfig: the network, called ``name``, has no such layer norms.
+        BadConfig: the network has no such layer norms.
     """
     blocks = [module for module in network.modules() if isinstance(module, SwinTransformerBlock | Block)]
     if not blocks:

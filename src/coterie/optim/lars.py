@@ -1,24 +1,25 @@
-"""LARS: SGD whose step is scaled tensor by tensor."""
+"""LARS: SGD with momentum and a learning rate that adapts to each tensor."""
 
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, final
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from coterie.distributed.fsdp import norms
+from coterie.distributed.fsdp import full_norms
 
 
+@final
 class Lars(torch.optim.Optimizer):
-    """SGD with momentum whose step is scaled tensor by tensor, batch norm and biases too, as by apex's LARC.
+    """SGD with momentum whose step is scaled for each tensor, including batch norms and biases, like apex's LARC.
 
-    ``rate = trust_coeff |w| / (|g| + decay |w| + eps)`` scales ``g + decay w`` of each tensor (You et al. 2017,
-    arXiv 1708.03888, eq. 6; SwAV's release wraps SGD in apex LARC with clip=False). A tensor of zeros is not scaled, and one
-    whose gradient is zero is not decayed. ``trust_clip`` keeps the rate at most at the learning rate (LARC's clip=True).
+    The rate ``trust_coeff |w| / (|g| + decay |w| + eps)`` scales ``g + decay w`` of each tensor (You et al. 2017, arXiv
+    1708.03888, eq. 6; SwAV's released code wraps SGD in apex's LARC with clip=False). A tensor of zeros is not scaled, and one
+    with zero gradient is not decayed.
 
-    All tensors are worked on together, and nothing waits for the device. The gradients are overwritten. Where this process
-    has parts of tensors (:mod:`coterie.distributed.fsdp`), norms are of the whole: one collective a group of parameters.
+    All tensors are processed together and nothing waits for the device. The gradients are overwritten. Where this process has
+    parts of tensors (:mod:`coterie.distributed.fsdp`), norms are those of the full tensors: one collective per parameter group.
     """
 
     def __init__(
@@ -32,13 +33,30 @@ class Lars(torch.optim.Optimizer):
         trust_clip: bool = False,
         eps: float = 1e-8,
     ) -> None:
-        """Move ``params``; all have one floating-point type."""
+        """Create the optimizer.
+
+        Args:
+            params: parameters to update, all of one floating-point type.
+            lr: learning rate.
+            momentum: share of the previous update that is kept.
+            weight_decay: L2 penalty, on all tensors.
+            trust_coeff: eta in eq. 6. SwAV: 0.001.
+            trust_clip: limit the rate to the learning rate (LARC's clip=True).
+            eps: added to the denominator of the rate.
+        """
         numbers = {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "trust_coeff": trust_coeff, "eps": eps}
         super().__init__(params, numbers | {"trust_clip": trust_clip})
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
-        """One step."""
+        """Update the parameters once.
+
+        Args:
+            closure: computes the loss and its gradients again; None: the gradients are there.
+
+        Returns:
+            The closure's loss, if there is a closure.
+        """
         result = None
         if closure is not None:
             with torch.enable_grad():
@@ -60,8 +78,8 @@ class Lars(torch.optim.Optimizer):
         return result
 
     def _rates(self, weights: list[Tensor], gradients: list[Tensor], group: dict[str, Any]) -> Float[Tensor, " n"]:
-        """What scales the step of each tensor; 0 where the gradient is zero, so that no decay is left."""
-        size, slope = (torch.stack(each) for each in norms(weights, weights, gradients))
+        """The factor on the step of each tensor; 0 where the gradient is zero, so that there is no decay either."""
+        size, slope = (torch.stack(each) for each in full_norms(weights, weights, gradients))
         rates = group["trust_coeff"] * size / (slope + size * group["weight_decay"] + group["eps"])
         if group["trust_clip"]:
             rates = (rates / group["lr"]).clamp(max=1.0)

@@ -1,7 +1,7 @@
-"""What moves the weights."""
+"""Settings of the optimizers: LARS, SGD and AdamW."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, final
 
 import torch
 from torch import nn
@@ -11,9 +11,19 @@ from coterie.errors import BadConfig
 from coterie.optim.lars import Lars
 
 
+@final
 @dataclass(frozen=True)
 class LarsConfig:
-    """SGD with momentum whose step is scaled tensor by tensor; all tensors are decayed, as in SwAV's release."""
+    """Settings of :class:`~coterie.optim.lars.Lars`; all tensors are decayed. The defaults are SwAV's (released code).
+
+    Attributes:
+        momentum: share of the previous update that is kept, in [0, 1).
+        weight_decay: L2 penalty.
+        trust: trust coefficient, eta in eq. 6 of arXiv 1708.03888.
+
+    Raises:
+        BadConfig: the momentum is not in [0, 1), or the weight decay is negative.
+    """
 
     momentum: float = 0.9
     weight_decay: float = 1e-6
@@ -23,7 +33,14 @@ class LarsConfig:
         _check(self.momentum, self.weight_decay)
 
     def build(self, model: nn.Module) -> torch.optim.Optimizer:
-        """The optimizer of this model."""
+        """Build the optimizer for all parameters of a model.
+
+        Args:
+            model: the trained module, on its device.
+
+        Returns:
+            The optimizer; its learning rate is 0 until :func:`set_learning_rate`.
+        """
         optimizer = Lars(
             model.parameters(),
             lr=0.0,
@@ -34,9 +51,18 @@ class LarsConfig:
         return with_full_state(optimizer)
 
 
+@final
 @dataclass(frozen=True)
 class SgdConfig:
-    """SGD with momentum; all tensors are decayed."""
+    """Settings of SGD with momentum; all tensors are decayed. The defaults are ReSA's (released code).
+
+    Attributes:
+        momentum: share of the previous update that is kept, in [0, 1).
+        weight_decay: L2 penalty.
+
+    Raises:
+        BadConfig: the momentum is not in [0, 1), or the weight decay is negative.
+    """
 
     momentum: float = 0.9
     weight_decay: float = 1e-4
@@ -45,15 +71,33 @@ class SgdConfig:
         _check(self.momentum, self.weight_decay)
 
     def build(self, model: nn.Module) -> torch.optim.Optimizer:
-        """The optimizer of this model."""
+        """Build the optimizer for all parameters of a model.
+
+        Args:
+            model: the trained module, on its device.
+
+        Returns:
+            The optimizer; its learning rate is 0 until :func:`set_learning_rate`.
+        """
         momentum, decay = self.momentum, self.weight_decay
         optimizer = torch.optim.SGD(model.parameters(), lr=0.0, momentum=momentum, weight_decay=decay, fused=True)
         return with_full_state(optimizer)
 
 
+@final
 @dataclass(frozen=True)
 class AdamWConfig:
-    """AdamW; vectors (biases, norms) and tables of positions are not decayed."""
+    """Settings of AdamW (Loshchilov and Hutter 2019, arXiv 1711.05101); the defaults are those of SMoG's Swin-T.
+
+    Vectors (biases, norms) and position embeddings are not decayed.
+
+    Attributes:
+        betas: shares of the running means of gradients and of their squares that are kept, in [0, 1).
+        weight_decay: decoupled weight decay.
+
+    Raises:
+        BadConfig: a beta is not in [0, 1), or the weight decay is negative.
+    """
 
     betas: tuple[float, float] = (0.9, 0.999)
     weight_decay: float = 0.05
@@ -63,7 +107,14 @@ class AdamWConfig:
         _check(min(self.betas), self.weight_decay)
 
     def build(self, model: nn.Module) -> torch.optim.Optimizer:
-        """The optimizer of this model."""
+        """Build the optimizer for all parameters of a model.
+
+        Args:
+            model: the trained module, on its device.
+
+        Returns:
+            The optimizer; its learning rate is 0 until :func:`set_learning_rate`.
+        """
         groups: list[dict[str, Any]] = [
             {"params": [each for name, each in model.named_parameters() if not _is_exempt(name, each)]},
             {
@@ -80,16 +131,22 @@ def _is_exempt(name: str, weight: nn.Parameter) -> bool:
 
 
 OptimizerConfig = LarsConfig | SgdConfig | AdamWConfig
+"""Settings of all kinds of optimizer."""
 
 
 def _check(momentum: float, weight_decay: float) -> None:
     if not 0 <= momentum < 1:
-        raise BadConfig(f"optimizer: a momentum (or beta) of {momentum:g} is not at least 0 and below 1")
+        raise BadConfig(f"optimizer: a momentum (or beta) is {momentum:g}: it must be at least 0 and below 1")
     if weight_decay < 0:
         raise BadConfig(f"optimizer.weight_decay is {weight_decay:g}: it cannot be negative")
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, value: float) -> None:
-    """Give every group of parameters this learning rate."""
+    """Set the learning rate of all parameter groups.
+
+    Args:
+        optimizer: any optimizer, changed in place.
+        value: the learning rate.
+    """
     for group in optimizer.param_groups:
         group["lr"] = value

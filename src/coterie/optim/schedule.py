@@ -1,4 +1,4 @@
-"""Values that change as a run goes on; each is a pure function of the progress.
+"""Schedules: values that change during a run, each a pure function of the progress.
 
 The forms are those of the SwAV release (main_swav.py): warm-up is ``linspace(start, peak, n)`` with both ends, then
 ``final + (peak - final) (1 + cos(pi t / T)) / 2`` over the T remaining steps, t = 0 .. T - 1.
@@ -6,25 +6,46 @@ The forms are those of the SwAV release (main_swav.py): warm-up is ``linspace(st
 
 import math
 from dataclasses import dataclass, fields
+from typing import final
 
 from coterie.errors import BadConfig
 from coterie.types import Progress
 
 
+@final
 @dataclass(frozen=True)
 class Constant:
-    """One value throughout."""
+    """The same value at every step.
+
+    Attributes:
+        value: the value.
+    """
 
     value: float
 
     def at(self, progress: Progress) -> float:
-        """The value at this step."""
+        """Return the value, the same at every step (``progress`` is ignored)."""
         return self.value
 
 
+@final
 @dataclass(frozen=True)
 class Cosine:
-    """A linear warm-up from ``start`` to ``peak`` over ``warmup_epochs``, then half a cosine down to ``final``."""
+    """A linear warm-up from ``start`` to ``peak``, then half a cosine down to ``final``.
+
+    Step s of S, with W warm-up steps: ``start + (peak - start) s / (W - 1)`` for s < W, then ``final + (peak - final)
+    (1 + cos(pi (s - W) / (S - W))) / 2``, as in SwAV's released code (main_swav.py); cosine decay: Loshchilov and Hutter 2017,
+    arXiv 1608.03983, eq. 5.
+
+    Attributes:
+        peak: value at the end of the warm-up.
+        final: value that the last step falls one step short of.
+        warmup_epochs: length of the warm-up in epochs, rounded to whole steps.
+        start: value at step 0; unused without a warm-up.
+
+    Raises:
+        BadConfig: the warm-up is negative.
+    """
 
     peak: float
     final: float = 0.0
@@ -36,7 +57,11 @@ class Cosine:
             raise BadConfig(f"learning_rate.warmup_epochs is {self.warmup_epochs:g}: it cannot be negative")
 
     def at(self, progress: Progress) -> float:
-        """The value at this step."""
+        """Return the value at this step.
+
+        Args:
+            progress: position of the step.
+        """
         warmup = min(round(self.warmup_epochs * progress.steps_per_epoch), progress.total_steps)
         if progress.step < warmup:
             return self.start + (self.peak - self.start) * progress.step / max(1, warmup - 1)
@@ -44,26 +69,40 @@ class Cosine:
         return self.final + 0.5 * (self.peak - self.final) * (1 + math.cos(math.pi * fraction))
 
 
+@final
 @dataclass(frozen=True)
 class Linear:
-    """A straight line from ``start``, which no step uses, to ``end``, which the last one does.
+    """A straight line from ``start``, which no step uses, to ``end``, which the last step uses.
 
-    SMoG's release lowers beta before it uses it: step s of S has ``start + (end - start) (s + 1) / S``.
+    Step s of S has ``start + (end - start) (s + 1) / S``: SMoG's released code lowers beta before it uses it.
+
+    Attributes:
+        start: value one step before the first.
+        end: value at the last step.
     """
 
     start: float
     end: float
 
     def at(self, progress: Progress) -> float:
-        """The value at this step."""
+        """Return the value at this step.
+
+        Args:
+            progress: position of the step.
+        """
         return self.start + (self.end - self.start) * (progress.step + 1) / progress.total_steps
 
 
 Schedule = Constant | Linear | Cosine
+"""All kinds of schedule."""
 
 
 def extremes(schedule: Schedule) -> tuple[float, float]:
-    """The least and the greatest value that a schedule can take."""
+    """Return the smallest and the largest value that a schedule can take.
+
+    Args:
+        schedule: any schedule.
+    """
     values = [getattr(schedule, each.name) for each in fields(schedule) if each.name != "warmup_epochs"]
     if isinstance(schedule, Cosine) and not schedule.warmup_epochs:
         values = [schedule.peak, schedule.final]

@@ -22,12 +22,12 @@ from coterie.grouping.groups import Groups, build_groups
 from coterie.grouping.memory_queue import Memory
 from coterie.grouping.objective import Objective
 from coterie.grouping.teacher import MomentumTeacher, SameNetwork, TargetNetwork
-from coterie.models.activation_checkpointing import checkpoint_activations
+from coterie.models.activation_checkpointing import enable_activation_checkpointing
 from coterie.models.backbone import build_backbone, check_view_sizes, feature_width
 from coterie.models.compile import compile_passes
 from coterie.models.encoder import Encoder, target_copy
 from coterie.models.head import Head
-from coterie.models.sync_batch_norm import share_statistics
+from coterie.models.sync_batch_norm import convert_sync_batch_norm
 from coterie.training.loop import ObjectiveLike
 from coterie.training.student import Student
 
@@ -66,7 +66,7 @@ class CustomParts:
     A part that is a ``torch.nn.Module`` is saved and restored with the run. The same parts are to be given again to resume.
 
     Attributes:
-        assignment: turns scores into targets (the protocol :class:`coterie.grouping.assignment.Assignment`).
+        assignment: turns cosine_scores into targets (the protocol :class:`coterie.grouping.assignment.Assignment`).
         groups: a module with the centers (the protocol :class:`coterie.grouping.groups.Groups`); the optimizer moves its
             parameters.
         target: from the student, builds the network that decides the targets (the protocol
@@ -189,10 +189,10 @@ def build_parts(
     build_objective = custom.objective or partial(_objective, images=images, custom=custom)
     objective = build_objective(student, config).to(built)
     if config.run.activation_checkpointing:
-        checkpoint_activations(student.encoder.backbone)
+        enable_activation_checkpointing(student.encoder.backbone)
     target = getattr(objective, "target", None)  # an objective of the user's need not have one
     for network in (student.encoder, *([target.network] if isinstance(target, MomentumTeacher) else [])):
-        share_statistics(network, config.batch_norm_processes, where.type)
+        convert_sync_batch_norm(network, config.batch_norm_processes, where.type)
         if shared_out:
             shard_network(network, where, blockwise=config.batch_norm_scope != "joint")
     return TrainingParts(student.to(where), objective.to(where))

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from coterie.distributed.fsdp import gradient_norm
-from coterie.models.activation_checkpointing import statistics_kept
+from coterie.models.activation_checkpointing import freeze_running_stats
 from coterie.optim.optimizer import set_learning_rate
 from coterie.types import Batch, Progress, StepResult
 
@@ -89,7 +89,7 @@ def fit(
         set_learning_rate(optimizer, learning_rate(progress))
         with torch.autocast(device, dtype=autocast, enabled=autocast is not None):
             result = objective(student, batch, progress)
-        with statistics_kept(student):
+        with freeze_running_stats(student):
             result.loss.backward()  # type: ignore[no-untyped-call]
         objective.after_backward(progress)
         norm = gradient_norm(weights)

@@ -10,7 +10,7 @@ from coterie.config.schema import PretrainConfig
 from coterie.data.loading.center_crop import Preprocessing
 from coterie.grouping.chunks import chunked
 from coterie.grouping.groups import Groups
-from coterie.grouping.loss import scores
+from coterie.grouping.loss import cosine_scores
 from coterie.models.encoder import Encoder
 
 GroupPrediction = Callable[[Float[Tensor, "b c h w"]], tuple[Tensor, Tensor, Tensor]]
@@ -53,7 +53,7 @@ def predict_groups(student: Student, temperature: float) -> GroupPrediction:
         features = student.encoder.backbone(images)
         if student.groups is None:
             return features, torch.full((len(images),), -1), torch.zeros(len(images))
-        logits = scores(student.encoder.project(features), student.groups.centers()[0]) / temperature
+        logits = cosine_scores(student.encoder.project(features), student.groups.centers()[0]) / temperature
         probability, group = logits.softmax(dim=1).max(dim=1)
         return features, group, probability
 
@@ -80,7 +80,7 @@ def assigned_groups(
     centers, training = student.groups.centers()[0], student.training
     student.eval()
     found = [
-        scores(student.encoder.project(part.to(centers.device)), centers).max(dim=1)
+        cosine_scores(student.encoder.project(part.to(centers.device)), centers).max(dim=1)
         for part in chunked(rows, max(len(centers), rows.shape[1]))
     ]
     student.train(training)

@@ -13,7 +13,7 @@ from coterie.errors import UserError
 from coterie.evaluation.probes.checks import check_labeled_features, check_labels
 from coterie.grouping.chunks import chunked
 from coterie.grouping.kmeans import nearest_centers, random_starts, spherical_kmeans
-from coterie.grouping.loss import scores
+from coterie.grouping.loss import cosine_scores
 from coterie.logger import Logger, NullLogger
 
 STARTS = 8
@@ -108,7 +108,7 @@ def _centers(rows: Float[Tensor, "n d"], count: int, seed: int, logger: Logger) 
     for start in logger.progress(range(STARTS), STARTS, "k-means"):
         positions = random_starts(len(rows), count, seed, step=start, head=0)
         centers = spherical_kmeans(rows, rows[positions.to(rows.device)], ROUNDS)
-        cosines = [scores(part, centers).amax(dim=1).sum(dtype=torch.float64) for part in chunked(rows, count)]
+        cosines = [cosine_scores(part, centers).amax(dim=1).sum(dtype=torch.float64) for part in chunked(rows, count)]
         if (total := float(torch.stack(cosines).sum())) > largest:
             best, largest = centers, total
     return spherical_kmeans(rows, best, LAST_ROUNDS)
