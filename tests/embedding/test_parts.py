@@ -16,7 +16,7 @@ import torch
 import coterie
 from coterie.data.loading.center_crop import Preprocessing
 from coterie.data.loading.prefetch import PrefetchProcess
-from coterie.data.sources.local_copies import cache_folder
+from coterie.data.sources.local_cache import cache_folder
 from coterie.data.sources.open import open_source
 from coterie.data.sources.source import Prefetchable, blocks
 from coterie.embedding.cache import state_key

@@ -19,7 +19,7 @@ from coterie.data.loading.prefetch import WindowPrefetcher
 from coterie.data.loading.sampler import BlockShuffleSampler
 from coterie.data.sources import object_store as remote
 from coterie.data.sources import tar_index as index
-from coterie.data.sources.local_copies import copy_of
+from coterie.data.sources.local_cache import find_copy
 from coterie.data.sources.object_store import patiently
 from coterie.data.sources.open import open_source
 from coterie.data.sources.remote_parquet import RemoteTable
@@ -293,7 +293,7 @@ def test_what_is_fetched_ahead(shards, cache, monkeypatch):
     wanted = {run[0] // 20 for window in (0, 1) for run in arranged.ranges(0, window)}
 
     def here() -> set[int]:
-        return {number for number, shard in enumerate(source._shards) if copy_of(shard.key)}
+        return {number for number, shard in enumerate(source._shards) if find_copy(shard.key)}
 
     until(lambda: here() == wanted)
     assert len(wanted) == 4

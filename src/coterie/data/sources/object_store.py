@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
-from coterie.data.sources.local_copies import cache_limit, copy_of, make_copy
+from coterie.data.sources.local_cache import cache_limit, find_copy, make_copy
 from coterie.errors import BadImage, NoImages, UserError
 
 Value = TypeVar("Value")
@@ -45,7 +45,7 @@ class RemoteShard:
 
     def from_copy(self, offset: int, size: int) -> bytes | None:
         """Some bytes of it from the copy; None if there is none."""
-        copy = copy_of(self.key)
+        copy = find_copy(self.key)
         if copy is None:
             return None
         try:
@@ -95,7 +95,7 @@ class RemoteShard:
         """
         while True:
             self.prefetch()
-            copy = copy_of(self.key)
+            copy = find_copy(self.key)
             if copy is not None:
                 try:
                     return copy.open("rb")

@@ -14,9 +14,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from coterie.data.sources.labels import LabelMatrix, Labels, classify, classify_several
+from coterie.data.sources.local_cache import unpacked_table
 from coterie.data.sources.names import Names
 from coterie.data.sources.object_store import is_remote, opened_stream
-from coterie.data.sources.unpacked_parquet import unpacked
 from coterie.errors import BadImage, NoImages, UserError
 
 MEMORY_LIMIT = 2**30  # bytes of images that are held in memory; above, they are unpacked once and mapped
@@ -50,7 +50,7 @@ class ParquetTable:
     Args:
         path: the file.
         in_memory: hold the images in memory. Otherwise they are unpacked once, uncompressed, to an Arrow file, which is
-            mapped (see `coterie.data.sources.unpacked_parquet`).
+            mapped (see `coterie.data.sources.local_cache`).
 
     Raises:
         UserError: it is missing, unreadable or without images, or there is no room to unpack it.
@@ -117,7 +117,7 @@ class ParquetTable:
             self._chunks = list(image_chunks(self._path, self._column))
         else:
             write = partial(unpack, self._path, self._column)
-            self._chunks = mapped_images(unpacked(self._path, self._column, _bytes_of(self._path), write))
+            self._chunks = mapped_images(unpacked_table(self._path, self._column, _bytes_of(self._path), write))
         self._starts = [0, *accumulate(len(chunk) for chunk in self._chunks)]
         if self._starts[-1] != self._rows:
             raise UserError(
@@ -262,8 +262,6 @@ def unpack(path: str, column: str, target: Path) -> None:
             writer.write_batch(batch)
         if writer is not None:
             writer.close()
-    with target.open("rb+") as written:
-        os.fsync(written.fileno())
 
 
 def mapped_images(unpacked: Path) -> list[pa.Array]:

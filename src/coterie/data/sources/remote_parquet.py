@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from coterie.data.sources import parquet
 from coterie.data.sources.blocks import ShardLayout
 from coterie.data.sources.labels import LabelMatrix, Labels
-from coterie.data.sources.local_copies import copy_of, make_copy
+from coterie.data.sources.local_cache import find_copy, make_copy
 from coterie.data.sources.names import Names
 from coterie.data.sources.object_store import located
 from coterie.errors import BadImage, NoImages, UserError
@@ -123,7 +123,7 @@ class RemoteTable:
 
     def _value(self, index: int) -> pa.Scalar:
         for _ in range(3):
-            copy = copy_of(self._shard.key)
+            copy = find_copy(self._shard.key)
             if copy is None:
                 group = self._group_of(index)
                 if group is not None:

@@ -14,7 +14,7 @@ from typing import IO
 
 import pyarrow as pa
 
-from coterie.data.sources.local_copies import alone
+from coterie.data.sources.local_cache import exclusive
 from coterie.data.sources.object_store import RemoteShard, is_remote, located
 from coterie.data.sources.tar_index import keep_index, kept_index, read_index
 from coterie.errors import BadImage, UserError
@@ -133,7 +133,7 @@ def _read_together(shards: Sequence[LocalShard], lock: str) -> None:
     large = [shard for shard in shards if shard.size >= _LARGE]
     if len(large) < _WORTH_PROCESSES or multiprocessing.current_process().daemon:
         return
-    with suppress(OSError, UserError), alone(lock):
+    with suppress(OSError, UserError), exclusive(lock):
         if not index_of(large[0])[1]:  # it has few images, or there is no place to keep it, and for the others neither
             return
         context, count = multiprocessing.get_context("fork"), min(_AT_ONCE, len(os.sched_getaffinity(0)))

@@ -9,7 +9,7 @@ from typing import IO
 import pyarrow as pa
 
 from coterie.atomic import writing
-from coterie.data.sources.local_copies import cache_folder
+from coterie.data.sources.local_cache import cache_folder
 from coterie.data.sources.names import is_image_name
 from coterie.data.sources.tar_headers import ordinary_files
 from coterie.errors import UserError
