@@ -19,8 +19,7 @@ from coterie.evaluation import model_selection as selection
 from coterie.evaluation.evaluator import Evaluator
 from coterie.evaluation.model_selection import Selection
 from coterie.logger import Logger, NullLogger
-from coterie.reporting import compare as comparing
-from coterie.reporting.comparison import ComparedRuns, write_comparison
+from coterie.reporting.comparison import ComparedRuns, compare_folders, write_comparison
 from coterie.reporting.run_report import rewrite_report
 from coterie.training.build import build_loader
 from coterie.training.profiling.advice import Profile
@@ -289,7 +288,7 @@ def compare(runs: Sequence[str | Path], *, out: str | Path | None = None) -> Com
     Raises:
         UserError: fewer than two, one of them twice, or a folder without a run.
     """
-    found = comparing.compare(runs)
+    found = compare_folders(runs)
     if out is not None:
         write_comparison(out, found)
     return found

@@ -22,8 +22,8 @@ from coterie.evaluation.probes.knn import knn
 from coterie.exporting.weights import load_backbone
 from coterie.logger import Logger, NullLogger
 from coterie.reporting.gallery import Gallery, Row, Strip
-from coterie.reporting.page import Comparison, Report, write_report
-from coterie.reporting.pictures import neighbors_of, picture
+from coterie.reporting.pictures import make_picture, nearest_pictures
+from coterie.reporting.report_page import BarChart, Report, write_report
 from coterie.training.build import build_student
 from coterie.training.environment import environment
 from coterie.training.run_folder import read_log
@@ -113,10 +113,10 @@ def report(path: Path, run: Path, spaces: list[Space], pair: Labeled) -> None:
     for query in range(0, step * QUERIES, step):
         label = int(trained.test.labels[query])
         strips = [
-            Strip(space.name, neighbors_of(space.test.rows[query], space.train, pair.train, look, SHOWN, label))
+            Strip(space.name, nearest_pictures(space.test.rows[query], space.train, pair.train, look, SHOWN, label))
             for space in spaces
         ]
-        rows.append(Row(picture(pair.test, query, look, classes[label]), tuple(strips)))
+        rows.append(Row(make_picture(pair.test, query, look, classes[label]), tuple(strips)))
     note = (
         "Test patches on the left; right of each, the training patches nearest to it. Green: from the same photograph."
     )
@@ -131,7 +131,7 @@ def report(path: Path, run: Path, spaces: list[Space], pair: Labeled) -> None:
                 f"{len(pair.test)} patches of other regions of the same photographs test it by their "
                 f"{NEIGHBORS} nearest neighbors.",
             ),
-            comparison=Comparison(
+            bars=BarChart(
                 f"kNN accuracy, k = {NEIGHBORS}",
                 tuple((space.name, space.accuracy) for space in spaces),
                 chance=100 / len(classes),
