@@ -15,9 +15,8 @@ from coterie.config.resolve import resolve
 from coterie.distributed.processes import local_device, process_group, rank
 from coterie.embedding.job import embed_to_file, embed_to_folder
 from coterie.errors import BadConfig, UserError
-from coterie.evaluation import model_selection as selection
 from coterie.evaluation.evaluator import Evaluator
-from coterie.evaluation.model_selection import Selection
+from coterie.evaluation.model_selection import Selection, select_snapshot
 from coterie.logger import Logger, NullLogger
 from coterie.reporting.comparison import ComparedRuns, compare_folders, write_comparison
 from coterie.reporting.run_report import rewrite_report
@@ -271,7 +270,7 @@ def select(
     Raises:
         UserError: the run has no snapshots with figures.
     """
-    chosen = selection.select(read_log(run), by)
+    chosen = select_snapshot(read_log(run), by)
     if out is not None:
         with writing(out) as part:
             shutil.copyfile(Path(run) / chosen.snapshot, part)

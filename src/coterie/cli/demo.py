@@ -17,7 +17,7 @@ from coterie.config.toml import from_dict, read_toml, to_toml
 from coterie.data.loading.center_crop import Preprocessing
 from coterie.data.sources.builtin_photos import PHOTOGRAPHS, PhotoPatches, photo_patches
 from coterie.embedding.embed import Embeddings, embed_source
-from coterie.evaluation.labeled_data import Labeled, labeled_pair
+from coterie.evaluation.labeled_data import LabeledPair, labeled_pair
 from coterie.evaluation.probes.knn import knn
 from coterie.exporting.weights import load_backbone
 from coterie.logger import Logger, NullLogger
@@ -90,7 +90,7 @@ def demo(out: str | Path = "demo", *, seed: int = 0, logger: Logger | None = Non
     return lines
 
 
-def compare(run: Path, pair: Labeled) -> list[Space]:
+def compare(run: Path, pair: LabeledPair) -> list[Space]:
     """Raw pixels, the untrained and the pretrained network of a run."""
     config = from_dict(read_toml(run / "config.toml"))
     look = preprocessing_of(config)
@@ -103,7 +103,7 @@ def compare(run: Path, pair: Labeled) -> list[Space]:
     return [_space(name, network, pair, look) for name, network in networks]
 
 
-def report(path: Path, run: Path, spaces: list[Space], pair: Labeled) -> None:
+def report(path: Path, run: Path, spaces: list[Space], pair: LabeledPair) -> None:
     """The page: the three figures, the neighbors that each space finds, the curves."""
     config = from_dict(read_toml(run / "config.toml"))
     look, classes = preprocessing_of(config), pair.train.classes
@@ -144,7 +144,7 @@ def report(path: Path, run: Path, spaces: list[Space], pair: Labeled) -> None:
     )
 
 
-def _space(name: str, network: nn.Module, pair: Labeled, look: Preprocessing) -> Space:
+def _space(name: str, network: nn.Module, pair: LabeledPair, look: Preprocessing) -> Space:
     train, test = (embed_source(network, part, look) for part in (pair.train, pair.test))
     ask = {"neighbors": (NEIGHBORS,), "temperatures": (TEMPERATURE,)}
     figures = knn(train.rows, train.labels, test.rows, test.labels, **ask)  # type: ignore[arg-type]

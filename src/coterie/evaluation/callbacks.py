@@ -11,7 +11,7 @@ from coterie.config.schema import PretrainConfig
 from coterie.data.sources.source import ImageSource, Subset, sampled
 from coterie.embedding.embed import Embeddings, embed_source
 from coterie.errors import NoImages
-from coterie.evaluation.augmented_views import embedded_views
+from coterie.evaluation.augmented_views import embed_views
 from coterie.evaluation.label_free import label_free
 from coterie.exporting.weights import load_backbone, save_backbone
 from coterie.training.student import Student, predict_groups, preprocessing_of
@@ -79,7 +79,7 @@ class Looks:
         """None where embeddings are no longer numbers: that is for the monitor to say."""
         see = predict_groups(self.student, self.config.temperature)
         found = self._embedded(self.student.encoder.backbone)
-        views, groups, _ = embedded_views(
+        views, groups, _ = embed_views(
             see, self.sample, found.index, self.config.views, self.config.seed, device=self.device
         )
         if not (found.rows.isfinite().all() and views.isfinite().all()):

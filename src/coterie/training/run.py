@@ -20,8 +20,8 @@ from coterie.embedding.embed import embed_source
 from coterie.errors import BadRun, UserError
 from coterie.evaluation.callbacks import Looks
 from coterie.evaluation.labeled_data import labeled_pair
-from coterie.evaluation.model_selection import stale
-from coterie.evaluation.probes.by_name import probe_embeddings
+from coterie.evaluation.model_selection import plateau_reason
+from coterie.evaluation.probes.run_probes import probe_embeddings
 from coterie.exporting.weights import save_backbone
 from coterie.logger import Logger
 from coterie.reporting.run_report import report_run
@@ -311,7 +311,7 @@ class Pretraining:
                 saver.settle()  # as above
                 looks(progress, result)
             looks.student = parts.student
-            if run.early_stop and (why := broadcast_object(stale(self.folder.records()) if self.first else None)):
+            if run.early_stop and (why := broadcast_object(plateau_reason(self.folder.records()) if self.first else None)):
                 saver.extra["ended"] = why
 
         return [observe]

@@ -13,7 +13,7 @@ from coterie.config.hardware import choose_device
 from coterie.config.schema import PretrainConfig
 from coterie.config.toml import to_dict
 from coterie.errors import UserError
-from coterie.evaluation.augmented_views import COUNT
+from coterie.evaluation.augmented_views import VIEWS_PER_IMAGE
 from coterie.evaluation.callbacks import SAMPLED as LOOKED_AT
 from coterie.logger import Logger
 from coterie.reporting.run_report import sample_size
@@ -123,7 +123,7 @@ def estimate(config: PretrainConfig, images: int, resolved_in: float, logger: Lo
         filling=found["filling"] * per_epoch,
         training=found["step"] * steps,
         refreshes=found["refresh"] * times,
-        looking=found["embedding"] * min(LOOKED_AT, images) * (1 + COUNT) * min(config.run.snapshots, config.epochs),
+        looking=found["embedding"] * min(LOOKED_AT, images) * (1 + VIEWS_PER_IMAGE) * min(config.run.snapshots, config.epochs),
         reporting=found["embedding"] * sample_size(images, preprocessing_of(config).size, device) + MAP_SECONDS,
         step=found["step"],
         steps=found["steps"],
