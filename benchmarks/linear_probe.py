@@ -37,7 +37,7 @@ import torch
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
-from coterie.evaluation.probes.linear import TOLERANCE, linear, linear_sgd
+from coterie.evaluation.probes.linear import FINAL_TOLERANCE, linear, linear_sgd
 from coterie.evaluation.probes.logistic_regression import LinearClassifier, logistic_regression, loss_and_gradient
 from coterie.evaluation.probes.standardize import Standardizer
 
@@ -75,9 +75,9 @@ def ours_exactly(data: Data) -> Found:
     train, labels, test, truth = data
     standard = Standardizer.fit(train)
     model = logistic_regression(
-        train, labels, int(labels.max()) + 1, torch.ones(1), standard=standard, tolerance=TOLERANCE
+        train, labels, int(labels.max()) + 1, torch.ones(1), standardizer=standard, tolerance=FINAL_TOLERANCE
     )
-    top1 = 100 * float((model.before(standard).scores(test)[:, 0].argmax(dim=0) == truth).double().mean())
+    top1 = 100 * float((model.fold_standardizer(standard).scores(test)[:, 0].argmax(dim=0) == truth).double().mean())
     return {"top1": top1, "weights": model.weights[:, 0], "bias": model.bias[:, 0]}  # type: ignore[dict-item]
 
 

@@ -10,8 +10,8 @@ accuracy
 * across runs: the last looks of all runs, those with a tag (made worse on purpose) among them;
 * pooled: all looks of all runs but the untrained networks.
 
-A second table says what ``coterie.evaluation.model_selection.select`` would have taken: its kNN accuracy beside the best and
-the last.
+A second table says which snapshot ``select_snapshot`` (``coterie.evaluation.model_selection``) would have taken: its kNN
+accuracy beside the best and the last.
 """
 
 import argparse
@@ -24,7 +24,7 @@ from typing import Any
 
 from scipy.stats import spearmanr
 
-from coterie.evaluation.model_selection import RANKED, select
+from coterie.evaluation.model_selection import RANKED, select_snapshot
 
 RESULTS = Path(__file__).parent.parent / "results" / "labelfree"
 FAMILIES = ("features", "unit", "embeddings")
@@ -103,12 +103,12 @@ def correlations(name: str, runs: dict[str, Run]) -> dict[str, Any]:
 
 
 def chosen(runs: dict[str, Run], family: str) -> dict[str, Any]:
-    """For each run kNN accuracy of the look that ``select`` takes, of the best and of the last."""
+    """For each run kNN accuracy of the look that ``select_snapshot`` takes, of the best and of the last."""
     result = {}
     for name, (_, looks) in runs.items():
         trained = [look for look in looks if look["step"]]
         lines = [look | {"label_free": look[family], "snapshot": str(look["step"])} for look in trained]
-        taken = next(look for look in trained if str(look["step"]) == select(lines).snapshot)
+        taken = next(look for look in trained if str(look["step"]) == select_snapshot(lines).snapshot)
         best = max(map(accuracy, trained))
         result[name] = {"taken": accuracy(taken), "step": taken["step"], "best": best, "last": accuracy(trained[-1])}
     return result

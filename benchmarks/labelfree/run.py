@@ -42,7 +42,7 @@ from coterie.data.sources.open import open_source
 from coterie.data.sources.source import ImageSource, Subset, labels
 from coterie.embedding.embed import embedded_batches
 from coterie.errors import UserError
-from coterie.evaluation.augmented_views import embedded_views
+from coterie.evaluation.augmented_views import embed_views
 from coterie.evaluation.label_free import label_free
 from coterie.evaluation.probes.knn import knn
 from coterie.grouping.loss import cosine_scores
@@ -154,7 +154,7 @@ class Looks:
         began, student = time.process_time(), self.parts.student.eval()
         voters, asked = (self._whole(source) for source in (self.images, self.questions))
         chosen = np.sort(np.random.default_rng(0).permutation(len(self.images))[: self.count])
-        views = embedded_views(self._see, self.images, chosen, self.config.views, self.config.seed)
+        views = embed_views(self._see, self.images, chosen, self.config.views, self.config.seed)
         votes = knn(
             voters[0], numbers(self.images), asked[0], numbers(self.questions), neighbors=(20,), temperatures=(0.07,)
         )

@@ -25,9 +25,8 @@ from coterie.evaluation.labeled_data import labeled_pair
 from coterie.evaluation.model_selection import Selection
 from coterie.logger import Logger, NullLogger
 from coterie.methods.presets import METHODS, plan_method
-from coterie.reporting import compare as compare_runs
 from coterie.reporting.callback import ReportCallback
-from coterie.reporting.comparison import ComparedRuns, write_comparison
+from coterie.reporting.comparison import ComparedRuns, compare_folders, write_comparison
 from coterie.reporting.run_report import report_images, rewrite_report
 from coterie.training.build import CustomParts, build_loader
 from coterie.training.callback import Callback
@@ -245,7 +244,7 @@ def select(
     Raises:
         UserError: the run has no snapshots with metrics.
     """
-    chosen = model_selection.select(read_log(run), by)
+    chosen = model_selection.select_snapshot(read_log(run), by)
     if out is not None:
         with writing(out) as part:
             shutil.copyfile(Path(run) / chosen.snapshot, part)
@@ -262,7 +261,7 @@ def compare(runs: Sequence[str | Path], *, out: str | Path | None = None) -> Com
     Raises:
         UserError: fewer than two runs, one of them twice, or a folder without a run.
     """
-    found = compare_runs.compare(runs)
+    found = compare_folders(runs)
     if out is not None:
         write_comparison(out, found)
     return found

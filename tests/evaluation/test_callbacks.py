@@ -10,7 +10,7 @@ import coterie
 from coterie.cli.demo import write_patches
 from coterie.data.sources.builtin_photos import photo_patches
 from coterie.errors import BadConfig
-from coterie.evaluation.model_selection import looks
+from coterie.evaluation.model_selection import snapshot_records
 
 SETTINGS = (
     "views.crops.0.size=16 views.crops.1.size=8 views.crops.1.count=2 backbone.width=0.125 groups.counts=[20] run.threads=1 "
@@ -32,7 +32,7 @@ def train(images: Path, out: Path, *more: str, method: str = "swav", epochs: int
 
 def test_looks_are_even_and_leave_figures_and_weights(images: Path, tmp_path: Path) -> None:
     records = train(images, tmp_path / "run", "run.snapshots=3")
-    found = looks(records)
+    found = snapshot_records(records)
     assert [look.epoch + 1 for look in found] == [2, 4, 6]
     wanted = {"rankme", "effective_rank", "lidar", "spread", "agreement", "perplexity"}
     assert all(wanted <= look.figures.keys() for look in found)
@@ -56,7 +56,7 @@ def test_without_lasting_groups_nothing_is_said_of_groups(images: Path, tmp_path
     settings = [each for each in SETTINGS if not each.startswith("groups")] + ["run.snapshots=1"]
     coterie.pretrain("simclr", images, out=tmp_path / "run", epochs=2, batch_size=16, settings=settings)
     records = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
-    (look,) = looks(records)
+    (look,) = snapshot_records(records)
     assert "lidar" in look.figures
     assert "agreement" not in look.figures
 
@@ -74,13 +74,13 @@ def test_a_run_that_has_ceased_to_move_ends_if_asked_and_goes_on_if_not(images: 
         return [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
 
     records = go("run.early_stop=true")
-    assert 5 <= len(looks(records)) < 10
+    assert 5 <= len(snapshot_records(records)) < 10
     done = records[-1]["step"]
     assert go("run.early_stop=true")[-1]["step"] == done  # it is finished
     assert (tmp_path / "run" / "report.html").exists()
     further = go()
     assert further[-1]["step"] == 39
-    assert len(looks(further)) == 10
+    assert len(snapshot_records(further)) == 10
 
 
 def test_staleness_needs_looks(images: Path, tmp_path: Path) -> None:

@@ -8,8 +8,10 @@ import torch
 from torch import Tensor
 
 from coterie.errors import UserError
-from coterie.evaluation import label_free as labelfree
 from coterie.evaluation.label_free import (
+    EPSILON,
+    LIDAR_DELTA,
+    STABILITY_NEIGHBORS,
     agreement,
     agreement_above_chance,
     alpha_req,
@@ -47,20 +49,20 @@ def test_rankme_of_a_known_spectrum() -> None:
     assert rankme(rows_with(values, 30, 4)) == pytest.approx(np.exp(-(share * np.log(share)).sum()), rel=1e-12)
 
 
-def test_rankme_adds_its_epsilon_to_every_share_also_where_nothing_is() -> None:
+def test_rankme_adds_its_epsilon_to_every_share_even_if_it_is_zero() -> None:
     share = np.array([1, 0, 0, 0, 0]) + 0.01
     rows = rows_with(torch.tensor([3.0], dtype=torch.float64), 9, 5)
     assert rankme(rows, epsilon=0.01) == pytest.approx(np.exp(-(share * np.log(share)).sum()), rel=1e-6)
 
 
-def test_effective_rank_is_of_the_shares_of_variance_about_the_mean() -> None:
+def test_effective_rank_is_computed_from_the_shares_of_variance() -> None:
     rows = rows_with(torch.tensor([2.0, 1.0, 1.0, 0.5], dtype=torch.float64), 40, 6, centered=True) + 7
     share = np.array([4, 1, 1, 0.25]) / 6.25
     assert effective_rank(rows) == pytest.approx(np.exp(scipy.stats.entropy(share)), rel=1e-9)
     assert rankme(rows) < 1.3 < effective_rank(rows)  # for RankMe the mean is one direction that outweighs all others
 
 
-def test_ranks_are_those_that_numpy_finds_whatever_the_chunk(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ranks_are_those_of_numpy_whatever_the_chunk(monkeypatch: pytest.MonkeyPatch) -> None:
     for shape in ((300, 7), (5, 40), (17, 17)):
         rows = random(*shape) + 0.3
         values = np.linalg.svd(rows.numpy(), compute_uv=False)
@@ -74,7 +76,7 @@ def test_ranks_are_those_that_numpy_finds_whatever_the_chunk(monkeypatch: pytest
                 assert effective_rank(rows) == pytest.approx(np.exp(scipy.stats.entropy(variances)), rel=1e-9)
 
 
-def test_rounding_errors_of_float32_are_no_directions() -> None:
+def test_rounding_errors_of_float32_are_not_directions() -> None:
     rows = rows_with(torch.tensor([3.0, 2.0], dtype=torch.float64), 500, 64, centered=True).float()
     assert effective_rank(rows) == pytest.approx(np.exp(scipy.stats.entropy([9, 4])), rel=1e-4)
     assert alpha_req(rows) is None
@@ -87,7 +89,7 @@ def test_alpha_is_the_exponent_of_a_power_law(alpha: float, width: int) -> None:
     assert found == pytest.approx(alpha, rel=1e-6)
 
 
-def test_alpha_is_fitted_over_the_ranks_that_are_stated() -> None:
+def test_alpha_is_fitted_over_the_documented_ranks() -> None:
     variances = np.arange(1, 61.0) ** -1.2 * np.random.default_rng(0).uniform(0.5, 2, 60)
     variances = np.sort(variances)[::-1].copy()
     rows = rows_with(torch.from_numpy(variances).sqrt(), 100, 60, centered=True)
@@ -151,7 +153,7 @@ def test_perplexity_of_groups() -> None:
     assert group_perplexity(torch.tensor([0, 0, 0, 1]), 6) == pytest.approx(np.exp(scipy.stats.entropy([3, 1])))
 
 
-def test_spread_looks_at_directions_only() -> None:
+def test_spread_depends_on_directions_only() -> None:
     assert spread(torch.tensor([[1.0, 0.0], [-2.0, 0.0], [0.0, 3.0], [0.0, -0.1]])) == 1
     assert spread(torch.tensor([[1.0, 0.0], [5.0, 0.0]])) == 0
     assert spread(torch.tensor([[1.0, 0.0], [0.0, 7.0]])) == pytest.approx(math.sqrt(0.5))
@@ -182,7 +184,7 @@ def test_stability_is_the_share_of_common_neighbors(moved: float, monkeypatch: p
     assert stability(now, then, k=4) == pytest.approx(common_by_hand(now.numpy(), then.numpy(), 4))
 
 
-def test_stability_of_what_does_not_move_is_whole_even_if_every_image_is_there_many_times() -> None:
+def test_stability_is_one_if_nothing_changes_even_with_copies_of_every_image() -> None:
     rows = random(40, 6)
     assert stability(rows, 3 * rows) == 1
     assert stability(rows, rows @ torch.linalg.qr(random(6, 6, seed=5)).Q) == 1
@@ -190,14 +192,14 @@ def test_stability_of_what_does_not_move_is_whole_even_if_every_image_is_there_m
     assert 0 < (stability(twins, twins.clone()) or 0) <= 1
 
 
-def test_stability_cannot_be_said_of_few_images_nor_of_a_collapse() -> None:
+def test_stability_is_undefined_for_few_images_and_for_a_collapse() -> None:
     assert stability(random(11, 4), random(11, 4), k=10) is None
     assert stability(random(12, 4), random(12, 4), k=10) == 1
     assert stability(torch.ones(50, 4), random(50, 4)) is None
     assert stability(random(50, 4), torch.ones(50, 4)) is None
 
 
-def test_all_figures_together() -> None:
+def test_all_metrics_together() -> None:
     rows, views = random(60, 8), random(3, 60, 8, seed=1)
     groups = torch.randint(0, 5, (3, 60), generator=torch.Generator().manual_seed(2))
     figures = label_free(rows, views, groups, 5, rows + 0.1)
@@ -231,7 +233,7 @@ def test_all_figures_together() -> None:
     ],
     ids=["equal", "equal, not exact", "dead", "few rows", "one view", "one image", "one dimension", "huge"],
 )
-def test_degenerate_embeddings_give_a_number_or_nothing(rows: Tensor, views: Tensor) -> None:
+def test_degenerate_embeddings_give_a_finite_number_or_nothing(rows: Tensor, views: Tensor) -> None:
     groups = torch.zeros(views.shape[:2], dtype=torch.int64)
     figures = label_free(rows, views, groups, 7, rows.clone())
     assert all(math.isfinite(value) for value in figures.values())
@@ -242,7 +244,7 @@ def test_degenerate_embeddings_give_a_number_or_nothing(rows: Tensor, views: Ten
 
 
 @pytest.mark.parametrize("value", [1.0, 0.1, 0.0])
-def test_a_collapse_shows_in_every_figure(value: float) -> None:
+def test_a_collapse_shows_in_every_metric(value: float) -> None:
     figures = label_free(torch.full((99, 7), value), torch.full((2, 99, 7), value))
     assert figures == {
         "rankme": pytest.approx(1 if value else 0, abs=1e-4),
@@ -253,17 +255,17 @@ def test_a_collapse_shows_in_every_figure(value: float) -> None:
 
 
 @pytest.mark.parametrize("place", ["images", "views", "earlier"])
-def test_what_is_not_finite_is_refused(place: str) -> None:
+def test_embeddings_that_are_not_finite_are_refused(place: str) -> None:
     rows, views, earlier = random(20, 4), random(2, 20, 4), random(20, 4)
     {"images": rows[3], "views": views[1, 3], "earlier": earlier[3]}[place][1] = float("nan")
     with pytest.raises(UserError, match=f"NaN or infinity in 1 of .*{place}"):
         label_free(rows, views, earlier=earlier)
 
 
-def test_nothing_to_look_at_is_refused() -> None:
+def test_no_embeddings_are_refused() -> None:
     with pytest.raises(UserError, match="no embeddings"):
         label_free(torch.zeros(0, 4), torch.zeros(2, 0, 4))
 
 
 def test_published_constants() -> None:
-    assert (labelfree.EPSILON, labelfree.WITHIN, labelfree.NEIGHBORS) == (1e-7, 1e-4, 10)
+    assert (EPSILON, LIDAR_DELTA, STABILITY_NEIGHBORS) == (1e-7, 1e-4, 10)

@@ -2,17 +2,19 @@ import numpy as np
 import pytest
 import torch
 from sklearn.neighbors import NearestNeighbors
+from torch import Tensor
 from torch.nn import functional as F
 
-import coterie.evaluation.neighbors
-from coterie.evaluation.neighbors import nearest
-from coterie.evaluation.probes.knn import knn
+from coterie.evaluation.neighbors import nearest, vote
 
 
-def test_agrees_with_scikit_learn() -> None:
-    generator = torch.Generator().manual_seed(0)
-    rows = F.normalize(torch.randn(300, 16, generator=generator, dtype=torch.float64), dim=1)
-    queries = F.normalize(torch.randn(40, 16, generator=generator, dtype=torch.float64), dim=1)
+def unit(count: int, seed: int) -> Tensor:
+    rows = torch.randn(count, 16, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    return F.normalize(rows, dim=1)
+
+
+def test_nearest_agrees_with_scikit_learn() -> None:
+    rows, queries = unit(300, 0), unit(40, 1)
     oracle = NearestNeighbors(n_neighbors=7, metric="cosine", algorithm="brute").fit(rows.numpy())
     distance, position = oracle.kneighbors(queries.numpy())
     similarity, found = nearest(queries, rows, 7)
@@ -23,14 +25,14 @@ def test_agrees_with_scikit_learn() -> None:
 def test_chunks_bound_the_memory_and_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     largest, topk = [], torch.topk
 
-    def watched(scores: torch.Tensor, count: int, dim: int) -> object:
+    def watched(scores: Tensor, count: int, dim: int) -> object:
         largest.append(scores.numel())
         return topk(scores, count, dim=dim)
 
     monkeypatch.setattr(torch, "topk", watched)
-    rows, queries = torch.randn(50, 8, dtype=torch.float64), torch.randn(33, 8, dtype=torch.float64)
+    rows, queries = unit(50, 2), unit(33, 3)
     whole = nearest(queries, rows, 5)
-    monkeypatch.setattr(coterie.evaluation.neighbors, "CHUNK_ELEMENTS", 120)
+    monkeypatch.setattr("coterie.grouping.chunks.CHUNK_ELEMENTS", 120)
     largest.clear()
     parts = nearest(queries, rows, 5)
     assert len(largest) > 1
@@ -39,20 +41,34 @@ def test_chunks_bound_the_memory_and_change_nothing(monkeypatch: pytest.MonkeyPa
     torch.testing.assert_close(whole[0], parts[0])
 
 
-def test_more_neighbors_than_rows_and_a_class_seen_only_in_the_test() -> None:
-    train, labels = torch.eye(3), torch.tensor([0, 1, 1])
-    result = knn(train, labels, torch.eye(3), torch.tensor([0, 1, 5]), neighbors=(1, 20))
-    assert result["k1_t0.07_top1"] == pytest.approx(200 / 3)
-    assert result["k20_t0.1_top1"] == pytest.approx(200 / 3)
+def test_memory_that_is_given_is_used_and_changes_nothing() -> None:
+    rows, queries = unit(50, 2), unit(33, 3)
+    space = torch.full((33, 50), torch.nan, dtype=torch.float64)
+    expected, found = nearest(queries, rows, 5), nearest(queries, rows, 5, space=space)
+    assert all(map(torch.equal, expected, found))
+    torch.testing.assert_close(space, queries @ rows.T)
+
+
+def test_more_neighbors_than_rows_are_all_rows() -> None:
+    similarities, positions = nearest(torch.eye(3)[:1], torch.eye(3), 20)
+    assert similarities.tolist() == [[1, 0, 0]]
+    assert sorted(positions[0].tolist()) == [0, 1, 2]
+    assert positions[0, 0] == 0
+
+
+def test_votes_are_weighted_by_similarity() -> None:
+    similarities, labels = torch.tensor([[0.9, 0.8, 0.1], [0.5, 0.5, 0.5]]), torch.tensor([[2, 0, 0], [1, 1, 3]])
+    found = vote(similarities, labels, classes=4, temperature=0.5)
+    weights = ((similarities - similarities[:, :1]) / 0.5).exp()
+    expected = torch.zeros(2, 4)
+    for query in range(2):
+        for weight, label in zip(weights[query], labels[query], strict=True):
+            expected[query, label] += weight
+    torch.testing.assert_close(found, expected)
+    assert found.argmax(dim=1).tolist() == [0, 1]  # two votes outweigh a nearer one
+    assert vote(similarities, labels, 4, temperature=0.05).argmax(dim=1)[0] == 2  # not at a low temperature
 
 
 def test_a_tiny_temperature_does_not_overflow() -> None:
-    result = knn(
-        torch.eye(4),
-        torch.arange(4),
-        torch.eye(4),
-        torch.arange(4),
-        neighbors=(3,),
-        temperatures=(1e-4,),
-    )
-    assert result["k3_t0.0001_top1"] == 100
+    found = vote(torch.tensor([[1.0, 0.5, -1.0]]), torch.tensor([[0, 1, 1]]), classes=2, temperature=1e-4)
+    assert found.tolist() == [[1, 0]]

@@ -14,7 +14,7 @@ import torch
 from hypothesis import strategies as st
 from torch import nn
 
-from coterie.evaluation.model_selection import select, stale
+from coterie.evaluation.model_selection import plateau_reason, select_snapshot
 from coterie.exporting.weights import load_backbone, save_backbone
 from coterie.models.backbone import BackboneConfig, build_backbone
 from coterie.models.pretrained import load_weights
@@ -183,8 +183,8 @@ def attempt(kind: str, data: bytes, folder: Path) -> None:
             (folder / name).write_bytes(data)
         read_records(folder)
         log = read_log(folder)
-        stale(log)
-        select(log)
+        plateau_reason(log)
+        select_snapshot(log)
     else:
         path = folder / ("model.safetensors" if kind == "safetensors" else "weights.pt")
         path.write_bytes(data)

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from coterie.grouping.assignment import Centered
 from coterie.grouping.kmeans import nearest_centers
-from coterie.grouping.loss import scores
+from coterie.grouping.loss import cosine_scores
 from coterie.types import Progress
 from tests.parity.golden_files import Golden
 from tests.parity.network import golden_names
@@ -100,12 +100,12 @@ def probe_values(trace: Trace, step: int) -> dict[str, Tensor]:
     z = trace.results[step].z.flatten(0, 1)
     targets = torch.stack([target.values for target in trace.results[step].targets])
     values = {"z": z, "p": trace.predictions[step].flatten(0, 1), "codes": targets, "labels": targets}
-    values["scores"] = scores(z, groups["groups0"])
+    values["scores"] = cosine_scores(z, groups["groups0"])
     for h, centers in enumerate(groups.values()):
-        values |= {f"scores{h}": scores(z, centers), f"groups_before{h}": centers}
+        values |= {f"scores{h}": cosine_scores(z, centers), f"groups_before{h}": centers}
     if step in trace.teacher_embeddings:
         values["z_target"] = trace.teacher_embeddings[step].flatten(0, 1)
-        values["scores_target"] = scores(values["z_target"], teacher.get("groups0", groups["groups0"]))
+        values["scores_target"] = cosine_scores(values["z_target"], teacher.get("groups0", groups["groups0"]))
     for kind, each in (("param", parameters), ("grad", trace.gradients[step]), ("target_param", teacher)):
         values |= {f"{kind}/{name}": value for name, value in each.items()}
     if "center" in teacher:

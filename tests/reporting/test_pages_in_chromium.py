@@ -1,4 +1,4 @@
-"""Both pages as a browser shows them, on a laptop and on a phone, in light and in dark."""
+"""Both pages in a real browser, on a laptop and on a phone, in light and in dark mode."""
 
 import json
 import re
@@ -13,20 +13,20 @@ import torch
 
 from coterie.data.loading.center_crop import Preprocessing
 from coterie.embedding.embed import Embeddings
-from coterie.reporting.comparison import compared, write_comparison
-from coterie.reporting.gallery import Grouped
-from coterie.reporting.page import Report, write_report
-from coterie.reporting.pictures import pictures_of
-from coterie.reporting.run_figures import Run
+from coterie.reporting.comparison import compare_runs, write_comparison
+from coterie.reporting.gallery import GroupAssignment
+from coterie.reporting.pictures import report_pictures
+from coterie.reporting.report_page import Report, write_report
+from coterie.reporting.run_figures import RunRecord
 from coterie.reporting.tables import probe_tables
 
 LONG = "a_very_long_name_without_any_place_to_break_" * 3
 COUNT, GROUPS = 90, 15
 
-LOOK = """<!doctype html><iframe id="page" style="border:0;width:WIDTHpx;height:900px" src="PAGE"></iframe>
+INSPECT = """<!doctype html><iframe id="page" style="border:0;width:WIDTHpx;height:900px" src="PAGE"></iframe>
 <img id="sheet" src="SHEET"><p id="found"></p>
 <script>
-window.addEventListener("load", () => {  // by now all images are there or will never be
+window.addEventListener("load", () => {  // by now all images are loaded, or never will be
   const frame = document.getElementById("page"), page = frame.contentDocument, view = frame.contentWindow;
   const sheet = document.getElementById("sheet"), spots = [...page.querySelectorAll(".spot")], root = page.documentElement;
   const images = [...page.images], wider = (item, least) => item.getBoundingClientRect().width > least;
@@ -48,25 +48,25 @@ window.addEventListener("load", () => {  // by now all images are there or will 
 
 
 @pytest.fixture(scope="module")
-def look(tmp_path_factory: pytest.TempPathFactory):
-    """Open a page in a browser: what it shows, and the messages on its console."""
+def inspect(tmp_path_factory: pytest.TempPathFactory):
+    """Open a page in a browser: what it shows, and the messages of its console."""
     names = ("chromium", "chromium-browser", "google-chrome")
     browser = next((found for name in names if (found := shutil.which(name))), None)
     if browser is None:
-        pytest.skip("no chromium: install it to have the pages looked at by a browser")
+        pytest.skip("no chromium: install it to test the pages in a browser")
 
     def run(page: Path, width: int, dark: bool = False) -> tuple[dict, list[str]]:
         folder = tmp_path_factory.mktemp("browser")
         sheet = re.search(r"url\((data:[^)]*)\)", page.read_text())
         words = {"WIDTH": str(width), "PAGE": page.as_uri(), "SHEET": sheet[1] if sheet else ""}
-        (folder / "look.html").write_text(re.sub("WIDTH|PAGE|SHEET", lambda word: words[word[0]], LOOK))
+        (folder / "inspect.html").write_text(re.sub("WIDTH|PAGE|SHEET", lambda word: words[word[0]], INSPECT))
         done = subprocess.run(
             [browser, "--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run",
              "--disable-component-update", "--disable-sync", "--disable-extensions", "--hide-scrollbars",
              "--host-resolver-rules=MAP * ~NOTFOUND", f"--user-data-dir={folder / 'profile'}", "--disable-web-security",
              "--allow-file-access-from-files", "--enable-logging=stderr", f"--window-size={max(width, 500)},900",
              f"--blink-settings=preferredColorScheme={0 if dark else 1}", "--virtual-time-budget=20000", "--dump-dom",
-             (folder / "look.html").as_uri()],
+             (folder / "inspect.html").as_uri()],
             capture_output=True, text=True, timeout=240, check=False,
         )  # fmt: skip
         found = unescape(done.stdout.partition('<p id="found">')[2].partition("</p>")[0])
@@ -103,8 +103,8 @@ def a_log() -> list[dict]:
                     "groups_used": 9, "groups": 15, "perplexity": 8.0, "spread": 0.8, "images_per_second": 2e2 + step,
                     "data_wait": 0.02})  # fmt: skip
         if step % 50 == 49:
-            looked = {"rankme": step / 2, "effective_rank": step / 3, "alpha_req": 1.5, "lidar": 9.0, "stability": 0.5}
-            log.append({"step": step, "epoch": step // 50, "label_free": looked})
+            metrics = {"rankme": step / 2, "effective_rank": step / 3, "alpha_req": 1.5, "lidar": 9.0, "stability": 0.5}
+            log.append({"step": step, "epoch": step // 50, "label_free": metrics})
             log.append({"step": step, "epoch": step // 50, "knn": {"k20_t0.07_top1": 40 + step / 10}})
     log[3]["warning"] = f"the run looks collapsed {LONG}"
     return log
@@ -115,9 +115,9 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rows = torch.randn(COUNT, 16, generator=torch.Generator().manual_seed(0))
     labels = torch.arange(COUNT) % 3
     rows[:, :3] += 4 * torch.nn.functional.one_hot(labels, 3)
-    grouped = Grouped((torch.arange(COUNT).sqrt() * 1.6).long().clamp(max=GROUPS - 1), rows[:, 0], GROUPS)
+    grouped = GroupAssignment((torch.arange(COUNT).sqrt() * 1.6).long().clamp(max=GROUPS - 1), rows[:, 0], GROUPS)
     seen = Embeddings(np.arange(COUNT), rows, labels, ())
-    pictures = pictures_of(seen, Squares(), Preprocessing(32, 3, (0.5,) * 3, (0.2,) * 3), lambda _: grouped)
+    pictures = report_pictures(seen, Squares(), Preprocessing(32, 3, (0.5,) * 3, (0.2,) * 3), lambda _: grouped)
     path = tmp_path_factory.mktemp("report") / "report.html"
     write_report(
         path,
@@ -140,17 +140,17 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def comparison(tmp_path_factory: pytest.TempPathFactory) -> Path:
     settings = {"method": "swav", "epochs": 4, "batch_size": 64, "data": [LONG], "backbone": {"name": "resnet18"}}
     runs = [
-        Run(name, settings | {"seed": seed}, a_log(), {"linear": {"top1": 60.0 + seed}}, 3200, 11_000_000, 200)
+        RunRecord(name, settings | {"seed": seed}, a_log(), {"linear": {"top1": 60.0 + seed}}, 3200, 11_000_000, 200)
         for seed, name in enumerate(("swav", "smog", LONG, "four", "five"))
     ]
     path = tmp_path_factory.mktemp("comparison") / "compare.html"
-    write_comparison(path, compared(runs))
+    write_comparison(path, compare_runs(runs))
     return path
 
 
 @pytest.mark.parametrize(("width", "dark"), [(360, False), (1280, True)])
-def test_the_report_is_whole(look, report: Path, width: int, dark: bool) -> None:
-    found, console = look(report, width, dark)
+def test_the_report_is_complete(inspect, report: Path, width: int, dark: bool) -> None:
+    found, console = inspect(report, width, dark)
     text = report.read_text()
     assert console == []
     assert found["outside"] == []
@@ -163,8 +163,8 @@ def test_the_report_is_whole(look, report: Path, width: int, dark: bool) -> None
 
 
 @pytest.mark.parametrize(("width", "dark"), [(360, True), (1280, False)])
-def test_the_comparison_is_whole(look, comparison: Path, width: int, dark: bool) -> None:
-    found, console = look(comparison, width, dark)
+def test_the_comparison_is_complete(inspect, comparison: Path, width: int, dark: bool) -> None:
+    found, console = inspect(comparison, width, dark)
     assert console == []
     assert found["outside"] == []
     assert found["wide"] <= 0
@@ -172,13 +172,13 @@ def test_the_comparison_is_whole(look, comparison: Path, width: int, dark: bool)
     assert found["dark"] == dark
 
 
-def test_a_page_that_is_not_whole_is_seen_to_be_so(look, tmp_path: Path) -> None:
-    """The look itself: what it must find is found."""
+def test_a_broken_page_is_noticed(inspect, tmp_path: Path) -> None:
+    """The inspection itself: it finds what it must find."""
     (tmp_path / "bad.html").write_text(
         '<!doctype html><body style="background:white"><a href="#nowhere">x</a><img src="data:image/png;base64,AAAA">'
         '<img src="http://example.invalid/a.png"><div style="width:3000px">x</div><script>console.error("no")</script>'
     )
-    found, console = look(tmp_path / "bad.html", 360)
+    found, console = inspect(tmp_path / "bad.html", 360)
     assert found["broken"] == 2
     assert found["outside"] == ["http://example.invalid/a.png"]
     assert found["lost"] == 1

@@ -1,8 +1,7 @@
-from coterie.reporting.curves import name, titled
 from coterie.reporting.tables import probe_tables
 
 
-def test_each_probe_has_a_table():
+def test_each_probe_has_a_table() -> None:
     knn = {f"k{k}_t{t}_top{top}": k + top + float(t) for k in (20, 1) for t in ("0.1", "0.07") for top in (1, 5)}
     tables = probe_tables(
         {
@@ -19,14 +18,10 @@ def test_each_probe_has_a_table():
     assert tables[2].rows == (("birds", 3.5, None), ("cars", None, 2))
 
 
-def test_what_is_no_figure_is_left_out():
+def test_a_knn_figure_that_is_missing_leaves_a_gap() -> None:
+    (table,) = probe_tables({"knn": {"k1_t0.07_top1": 3.0, "k20_t0.07_top5": 4.0}})
+    assert table.rows == ((1, "0.07", 3.0, None), (20, "0.07", None, 4.0))
+
+
+def test_what_is_not_a_result_is_left_out() -> None:
     assert probe_tables({"knn": {}, "note": "hand-written", "linear": {"top1": "high"}, "list": [1]}) == ()
-
-
-def test_names_are_those_that_people_write():
-    assert [name(key) for key in ("knn", "nmi", "top5", "recall10", "kmeans_nmi", "mean_per_class")] == [
-        "kNN", "NMI", "top 5", "recall 10", "k-means NMI", "mean per class",
-    ]  # fmt: skip
-    assert [titled(key) for key in ("knn", "linear", "alpha-ReQ", "effective rank")] == [
-        "kNN", "Linear", "alpha-ReQ", "Effective rank",
-    ]  # fmt: skip

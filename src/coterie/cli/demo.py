@@ -17,13 +17,13 @@ from coterie.config.toml import from_dict, read_toml, to_toml
 from coterie.data.loading.center_crop import Preprocessing
 from coterie.data.sources.builtin_photos import PHOTOGRAPHS, PhotoPatches, photo_patches
 from coterie.embedding.embed import Embeddings, embed_source
-from coterie.evaluation.labeled_data import Labeled, labeled_pair
+from coterie.evaluation.labeled_data import LabeledPair, labeled_pair
 from coterie.evaluation.probes.knn import knn
 from coterie.exporting.weights import load_backbone
 from coterie.logger import Logger, NullLogger
 from coterie.reporting.gallery import Gallery, Row, Strip
-from coterie.reporting.page import Comparison, Report, write_report
-from coterie.reporting.pictures import neighbors_of, picture
+from coterie.reporting.pictures import make_picture, nearest_pictures
+from coterie.reporting.report_page import BarChart, Report, write_report
 from coterie.training.build import build_student
 from coterie.training.environment import environment
 from coterie.training.run_folder import read_log
@@ -99,7 +99,7 @@ def demo(out: str | Path = "demo", *, seed: int = 0, logger: Logger | None = Non
     return lines
 
 
-def evaluate_spaces(run: Path, pair: Labeled) -> list[Space]:
+def evaluate_spaces(run: Path, pair: LabeledPair) -> list[Space]:
     """Evaluate raw pixels, the untrained and the pretrained network of a run."""
     config = from_dict(read_toml(run / "config.toml"))
     preprocessing = preprocessing_of(config)
@@ -112,7 +112,7 @@ def evaluate_spaces(run: Path, pair: Labeled) -> list[Space]:
     return [_space(name, network, pair, preprocessing) for name, network in networks]
 
 
-def write_demo_report(path: Path, run: Path, spaces: list[Space], pair: Labeled) -> None:
+def write_demo_report(path: Path, run: Path, spaces: list[Space], pair: LabeledPair) -> None:
     """Write the report: the three accuracies, nearest neighbors in each space, the training curves."""
     config = from_dict(read_toml(run / "config.toml"))
     preprocessing, classes = preprocessing_of(config), pair.train.classes
@@ -123,11 +123,12 @@ def write_demo_report(path: Path, run: Path, spaces: list[Space], pair: Labeled)
         label = int(trained.test.labels[query])
         strips = [
             Strip(
-                space.name, neighbors_of(space.test.rows[query], space.train, pair.train, preprocessing, SHOWN, label)
+                space.name,
+                nearest_pictures(space.test.rows[query], space.train, pair.train, preprocessing, SHOWN, label),
             )
             for space in spaces
         ]
-        rows.append(Row(picture(pair.test, query, preprocessing, classes[label]), tuple(strips)))
+        rows.append(Row(make_picture(pair.test, query, preprocessing, classes[label]), tuple(strips)))
     note = "Left: test patches. Right: the training patches nearest to each. Green: from the same photograph."
     write_report(
         path,
@@ -140,7 +141,7 @@ def write_demo_report(path: Path, run: Path, spaces: list[Space], pair: Labeled)
                 f"photographs, and evaluated by a {NEIGHBORS}-nearest-neighbor vote on {len(pair.test)} patches from "
                 "other regions of the same photographs.",
             ),
-            comparison=Comparison(
+            bars=BarChart(
                 f"kNN accuracy, k = {NEIGHBORS}",
                 tuple((space.name, space.accuracy) for space in spaces),
                 chance=100 / len(classes),
@@ -153,7 +154,7 @@ def write_demo_report(path: Path, run: Path, spaces: list[Space], pair: Labeled)
     )
 
 
-def _space(name: str, network: nn.Module, pair: Labeled, preprocessing: Preprocessing) -> Space:
+def _space(name: str, network: nn.Module, pair: LabeledPair, preprocessing: Preprocessing) -> Space:
     train, test = (embed_source(network, part, preprocessing) for part in (pair.train, pair.test))
     scores = knn(train.rows, train.labels, test.rows, test.labels, neighbors=(NEIGHBORS,), temperatures=(TEMPERATURE,))
     return Space(name, train, test, scores[f"k{NEIGHBORS}_t{TEMPERATURE:g}_top1"])

@@ -4,7 +4,8 @@ from collections.abc import Mapping
 
 from coterie.config.describe import explain
 from coterie.evaluation.model_selection import Selection
-from coterie.reporting.chart import duration, number
+from coterie.reporting.formatting import format_duration as duration
+from coterie.reporting.formatting import format_number as number
 from coterie.training.profiling.advice import LABELS, TEACHER, Profile, label, percent
 from coterie.training.profiling.estimate import Plan
 

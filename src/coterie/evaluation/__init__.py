@@ -1,1 +1,1 @@
-"""Judging embeddings, and showing the result."""
+"""Evaluation of learned features: label-free metrics, probes with labels, and the choice of a snapshot."""

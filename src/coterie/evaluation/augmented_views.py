@@ -1,4 +1,4 @@
-"""Augmented views of given images: always the same ones, none of which is ever trained on."""
+"""Augmented views of given images for evaluation: the same ones each time, and never those of a training step."""
 
 from collections.abc import Callable
 
@@ -13,72 +13,75 @@ from coterie.data.decoding.decode import decode
 from coterie.data.sources.source import ImageSource
 from coterie.logger import Logger, NullLogger
 
-COUNT = 4
-BATCH_SIZE = 64
-_FIRST_EPOCH = -2  # the epochs of a run count from 0, the pass that fills a memory is -1
+VIEWS_PER_IMAGE = 4
+IMAGES_PER_BATCH = 64
+_FIRST_EPOCH = -2  # epochs of a run count from 0, and -1 is the pass that fills a memory
 
 
-def views_of(
-    source: ImageSource, indices: Int[np.ndarray, " n"], plan: ViewPlan, seed: int, count: int = COUNT
+def augmented_views(
+    source: ImageSource, indices: Int[np.ndarray, " n"], plan: ViewPlan, seed: int, count: int = VIEWS_PER_IMAGE
 ) -> Float[Tensor, "v n c h w"]:
-    """Augmented views of some images, normalized: of the plan's crops those of the largest size.
+    """Augment and normalize images by the largest crops of a plan.
 
-    A pure function of the source and the arguments. A plan that has fewer such crops than ``count`` is drawn from several
-    times. Views are drawn as in epochs -2, -3, ... of a run of this seed.
+    A pure function of its arguments. If the plan has fewer largest crops than ``count``, they are sampled several times.
+    Parameters are sampled as for epochs -2, -3, ... of a run with this seed.
 
     Args:
         source: the images.
-        indices: positions of those that are wanted.
-        plan: how the views of the run are made; its mean and std are known.
-        seed: of the draws.
-        count: how many views of each image.
+        indices: positions of the images to augment.
+        plan: the augmentation of the run; its mean and std are known.
+        seed: for the augmentation.
+        count: number of views of each image.
 
     Raises:
-        BadImage: one of them cannot be decoded; ask for those that can be, which an embedding of the source says.
-        UserError: an image has not as many channels as the plan.
+        BadImage: an image cannot be decoded; pass only the images that an embedding of the source lists as decoded.
+        UserError: an image does not have the number of channels of the plan.
     """
     assert plan.mean is not None
     assert plan.std is not None
     largest = [view for view, size in enumerate(plan.sizes) if size == max(plan.sizes)]
     images = [decode(source[int(index)], plan.channels) for index in indices]
-    made: list[Tensor] = []
-    while len(made) < count:
-        draws = plan.sample_parameters(seed, _FIRST_EPOCH - len(made) // len(largest), indices)
-        for same in augment_batch(images, plan, draws, largest[: count - len(made)]):
-            tensors = [normalize(torch.from_numpy(view.copy())[None], plan.mean, plan.std) for view in same]
-            made.append(torch.cat(tensors))
-    return torch.stack(made)
+    views: list[Tensor] = []
+    while len(views) < count:
+        parameters = plan.sample_parameters(seed, _FIRST_EPOCH - len(views) // len(largest), indices)
+        for same_view in augment_batch(images, plan, parameters, largest[: count - len(views)]):
+            tensors = [normalize(torch.from_numpy(pixels.copy())[None], plan.mean, plan.std) for pixels in same_view]
+            views.append(torch.cat(tensors))
+    return torch.stack(views)
 
 
-def embedded_views(
+def embed_views(
     network: Callable[[Tensor], tuple[Tensor, ...]],
     source: ImageSource,
     indices: Int[np.ndarray, " n"],
     plan: ViewPlan,
     seed: int,
     *,
-    count: int = COUNT,
+    count: int = VIEWS_PER_IMAGE,
     device: torch.device | str = "cpu",
     logger: Logger | None = None,
-    what: str = "looking at views",
+    what: str = "embedding augmented views",
 ) -> tuple[Tensor, ...]:
-    """What a network makes of :func:`views_of`, each ``[V, N, ...]``, on the CPU; holds the views of one batch at a time.
+    """Apply a network to the :func:`augmented_views` of images, holding the views of one batch at a time.
 
     Args:
-        network: gives, for a batch of views, one or more tensors with a row for each.
+        network: maps a batch of views to one or more tensors with a row for each.
         source: the images.
-        indices: positions of those that are wanted.
-        plan: how the views of the run are made.
-        seed: of the draws.
-        count: how many views of each image.
+        indices: positions of the images to augment.
+        plan: the augmentation of the run.
+        seed: for the augmentation.
+        count: number of views of each image.
         device: where the network is.
-        logger: is told how far it is.
-        what: is told to the logger.
+        logger: receives progress.
+        what: name of this work for the logger.
+
+    Returns:
+        The outputs of the network, ``[V, N, ...]`` each, on the CPU.
     """
-    batches = [indices[first : first + BATCH_SIZE] for first in range(0, len(indices), BATCH_SIZE)]
+    batches = [indices[first : first + IMAGES_PER_BATCH] for first in range(0, len(indices), IMAGES_PER_BATCH)]
     found: list[tuple[Tensor, ...]] = []
     for batch in (logger or NullLogger()).progress(batches, len(batches), what):
-        views = views_of(source, batch, plan, seed, count)
+        views = augmented_views(source, batch, plan, seed, count)
         with torch.inference_mode():
             outputs = network(views.flatten(0, 1).to(device))
         found.append(tuple(each.cpu().reshape(count, len(batch), *each.shape[1:]) for each in outputs))

@@ -7,11 +7,11 @@ from coterie.config.schema import PretrainConfig, ProbeConfig
 from coterie.data.sources.source import ImageSource, Subset, sampled
 from coterie.embedding.embed import Embeddings, embed_source
 from coterie.errors import NoImages
-from coterie.evaluation.augmented_views import COUNT, embedded_views
+from coterie.evaluation.augmented_views import VIEWS_PER_IMAGE, embed_views
 from coterie.evaluation.label_free import label_free
-from coterie.evaluation.labeled_data import Labeled
-from coterie.evaluation.model_selection import stale
-from coterie.evaluation.probes.by_name import probe_embeddings
+from coterie.evaluation.labeled_data import LabeledPair
+from coterie.evaluation.model_selection import plateau_reason
+from coterie.evaluation.probes.run_probes import probe_embeddings
 from coterie.exporting.weights import load_backbone, save_backbone
 from coterie.training.callback import Callback, RunContext
 from coterie.training.run_folder import read_log
@@ -67,7 +67,7 @@ class LabelFreeCallback(Callback):
         run.log(record)
         if self.config.run.early_stop:
             place = {"step": progress.step, "epoch": progress.epoch}
-            why = stale([*read_log(run.folder), place | record])
+            why = plateau_reason([*read_log(run.folder), place | record])
             if why:
                 run.end(why)
 
@@ -80,7 +80,7 @@ class LabelFreeCallback(Callback):
         """None where embeddings are not finite: the monitor warns of that."""
         found = self._embed(student.encoder.backbone)
         predict = predict_groups(student, self.config.temperature)
-        views, groups, _ = embedded_views(
+        views, groups, _ = embed_views(
             predict, self.sample, found.index, self.config.views, self.config.seed, device=self.runtime.device
         )
         if not (found.rows.isfinite().all() and views.isfinite().all()):
@@ -116,7 +116,7 @@ class ProbeCallback(Callback):
 
     name = "probe"
 
-    def __init__(self, config: PretrainConfig, probe: ProbeConfig, pair: Labeled, runtime: Runtime) -> None:
+    def __init__(self, config: PretrainConfig, probe: ProbeConfig, pair: LabeledPair, runtime: Runtime) -> None:
         """Probe a run of these settings on a pair of labeled sources."""
         self.config, self.probe, self.pair, self.runtime = config, probe, pair, runtime
         self._run: RunContext | None = None
@@ -145,7 +145,7 @@ class ProbeCallback(Callback):
 
 def label_free_images(config: PretrainConfig, images: int) -> int:
     """How many images, views among them, the label-free metrics of a run embed in all; for estimates of its time."""
-    return min(SAMPLED_IMAGES, images) * (1 + COUNT) * min(config.run.snapshots, config.epochs)
+    return min(SAMPLED_IMAGES, images) * (1 + VIEWS_PER_IMAGE) * min(config.run.snapshots, config.epochs)
 
 
 def snapshot_name(epochs: int) -> str:

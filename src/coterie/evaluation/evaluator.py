@@ -15,9 +15,9 @@ from coterie.data.sources.source import ImageSource, Subset, label_matrix
 from coterie.embedding.cache import EmbeddingStore
 from coterie.embedding.embed import Embeddings, embed_source
 from coterie.errors import UserError
-from coterie.evaluation.labeled_data import Labeled, labeled_pair
-from coterie.evaluation.probes.by_name import probe_embeddings
+from coterie.evaluation.labeled_data import LabeledPair, labeled_pair
 from coterie.evaluation.probes.finetuning import finetune
+from coterie.evaluation.probes.run_probes import probe_embeddings
 from coterie.evaluation.probes.supervised import linear_published_images
 from coterie.evaluation.probes.svm import low_shot, svm
 from coterie.exporting.weights import describe_backbone, load_backbone
@@ -98,7 +98,7 @@ class Evaluator:
 
         return self.store.get(source, self.preprocessing, make) if self.store is not None else make()
 
-    def _of_embeddings(self, probes: Sequence[str], pair: Labeled) -> Figures:
+    def _of_embeddings(self, probes: Sequence[str], pair: LabeledPair) -> Figures:
         if not probes:
             return {}
         train, test = self.embeddings(pair.train, "training"), self.embeddings(pair.test, "test")
@@ -114,7 +114,7 @@ class Evaluator:
         nearest = assigned_groups(load_run(self.run, self.runtime.device).student, found.rows)
         return None if nearest is None else nearest[0].to(self.runtime.device)
 
-    def _finetuned(self, pair: Labeled) -> dict[str, float]:
+    def _finetuned(self, pair: LabeledPair) -> dict[str, float]:
         described = self.description
 
         def anew() -> torch.nn.Module:

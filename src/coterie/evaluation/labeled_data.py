@@ -1,4 +1,4 @@
-"""Labeled sources, made to agree about what their labels mean."""
+"""Labeled images for training and for testing a probe, with one numbering of their classes."""
 
 from dataclasses import dataclass
 
@@ -11,10 +11,13 @@ from coterie.errors import UserError
 
 
 @dataclass(frozen=True)
-class Labeled:
-    """Images to learn from and images to be asked, every one labeled, with one numbering of classes.
+class LabeledPair:
+    """Labeled images to train a probe on and to test it on; labels of both mean the same classes.
 
-    ``remarks`` are lines about images that were left out.
+    Attributes:
+        train: images to train on.
+        test: images to test on.
+        remarks: lines about images that were left out.
     """
 
     train: ImageSource
@@ -22,35 +25,42 @@ class Labeled:
     remarks: tuple[str, ...] = ()
 
 
-def labeled_pair(train: tuple[str, ...], test: tuple[str, ...]) -> Labeled:
-    """Open both; without ``test``, every fifth image of ``train`` is asked and the others are learned from.
+def labeled_pair(train: tuple[str, ...], test: tuple[str, ...]) -> LabeledPair:
+    """Open training and test images, match their classes by name and leave out images without a label.
+
+    Args:
+        train: paths or addresses of training images.
+        test: those of test images; empty: every fifth image of ``train`` is for testing, the others are for training.
 
     Raises:
-        UserError: a source without labels, or two that do not share a class.
+        UserError: a source has no labels, or the two share no class.
     """
     remarks: list[str] = []
-    known, positions, numbers = _labels(train, "TRAIN", remarks)
+    source, positions, numbers = _labeled(train, "TRAIN", remarks)
     if not test:
-        asked = np.arange(len(positions)) % 5 == 4
-        learned, held = (Subset(known, positions[rows], numbers[rows], known.classes) for rows in (~asked, asked))
+        held_out = np.arange(len(positions)) % 5 == 4
+        training, held = (
+            Subset(source, positions[rows], numbers[rows], source.classes) for rows in (~held_out, held_out)
+        )
         if not len(held):
-            raise UserError("TRAIN has fewer than 5 labeled images: name some more, or --test")
-        return Labeled(learned, held, tuple(remarks))
-    asked_source, asked_positions, asked_labels = _labels(test, "TEST", remarks)
-    asked_labels = _renumbered(asked_labels, asked_source.classes, known.classes)
-    seen = np.isin(asked_labels, numbers)
-    if not seen.any():
+            raise UserError("TRAIN has fewer than 5 labeled images: name more of them, or test images with --test")
+        return LabeledPair(training, held, tuple(remarks))
+    test_source, test_positions, test_numbers = _labeled(test, "TEST", remarks)
+    test_numbers = _renumbered(test_numbers, test_source.classes, source.classes)
+    known = np.isin(test_numbers, numbers)
+    if not known.any():
         raise UserError("TEST shares no class with TRAIN: check that both name their classes alike")
-    if not seen.all():
-        remarks.append(f"{(~seen).sum()} images of TEST are left out: TRAIN has no image of their class")
-    return Labeled(
-        Subset(known, positions, numbers, known.classes),
-        Subset(asked_source, asked_positions[seen], asked_labels[seen], known.classes),
+    if not known.all():
+        remarks.append(f"{(~known).sum()} images of TEST are left out: TRAIN has no image of their class")
+    return LabeledPair(
+        Subset(source, positions, numbers, source.classes),
+        Subset(test_source, test_positions[known], test_numbers[known], source.classes),
         tuple(remarks),
     )
 
 
-def _labels(specs: tuple[str, ...], what: str, remarks: list[str]) -> tuple[ImageSource, np.ndarray, np.ndarray]:
+def _labeled(specs: tuple[str, ...], what: str, remarks: list[str]) -> tuple[ImageSource, np.ndarray, np.ndarray]:
+    """A source, the positions of its labeled images, and their labels."""
     source = open_source(*specs)
     found = labels(source)
     positions = np.flatnonzero(found >= 0)
@@ -64,7 +74,7 @@ def _labels(specs: tuple[str, ...], what: str, remarks: list[str]) -> tuple[Imag
 
 
 def _renumbered(labels: np.ndarray, names: tuple[str, ...], wanted: tuple[str, ...]) -> np.ndarray:
-    """Labels that count into ``names``, counting into ``wanted``; -1 where the class is not known there."""
+    """Turn labels that index ``names`` into labels that index ``wanted``; -1 where the class is unknown there."""
     if names == wanted or not names or not wanted:
         return labels
     place = {name: number for number, name in enumerate(wanted)}

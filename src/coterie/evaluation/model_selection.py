@@ -1,4 +1,4 @@
-"""Which checkpoint to take, and whether to go on, from what the log of a run says at each look."""
+"""Which snapshot of a run to take, and whether to stop early, from the label-free metrics in the run's log."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -8,27 +8,27 @@ from typing import Any, Literal
 from coterie.errors import BadRun
 
 RANKED = ("effective_rank", "perplexity_share")
-"""The figures whose mean rank decides, more being better; those that a method has not are left out of it."""
+"""Snapshots are chosen by their mean rank in these metrics (higher is better); a metric that a method lacks is skipped."""
 COLLAPSED = {"spread": 0.1, "perplexity": 1.5, "perplexity_share": 0.02}
-"""Below these the embeddings of different images are nearly one point (as in the log of a run), or nearly all are in one or
-in a few of the groups."""
-STABLE = 0.6
-"""At this share of common neighbors from one look to the next, little moves any more."""
-FEWEST_LOOKS = 5
-"""Before so many looks nothing is called stale."""
+"""Below these values the embeddings of different images are nearly one point (as in the log of a run), or nearly all of them
+are in one or a few of the groups."""
+MIN_STABILITY = 0.6
+"""If neighbors have at least this share in common from one snapshot to the next, little changes any more."""
+MIN_SNAPSHOTS = 5
+"""With fewer snapshots than this, no run is said to have plateaued."""
 
 
 @dataclass(frozen=True)
-class Look:
-    """What was seen of a run at a moment.
+class SnapshotRecord:
+    """What the log of a run says about it at one step.
 
     Attributes:
-        step: how many steps had been taken, as the log counts.
-        epoch: likewise.
-        snapshot: the file of the weights, relative to the run's folder; "" if none was kept.
-        figures: those without labels, by name.
-        knn: accuracy in percent, if labels were asked.
-        score: how the look ranks among those that were compared, from 0 (worst) to 1; None if it was not compared.
+        step: of the log.
+        epoch: of the log.
+        snapshot: file of the weights, relative to the run's folder; "" if none was saved.
+        figures: label-free metrics by name.
+        knn: kNN accuracy in percent; None if no probe ran at this step.
+        score: mean rank among the compared snapshots, from 0 (worst) to 1; None if it was not compared.
         remark: why it was not compared.
     """
 
@@ -43,111 +43,111 @@ class Look:
 
 @dataclass(frozen=True)
 class Selection:
-    """The checkpoint to take.
+    """The snapshot to take.
 
     Attributes:
-        snapshot: the file of its weights, relative to the run's folder.
-        step: of the look that it is from.
-        epoch: likewise.
-        table: every look that could have been chosen, in order.
-        reasons: plain sentences: why this one, and how sure.
+        snapshot: file of its weights, relative to the run's folder.
+        step: at which it was saved.
+        epoch: in which it was saved.
+        table: every snapshot that could have been chosen, in order of the steps.
+        reasons: sentences that say why this one, and how certain the choice is.
     """
 
     snapshot: str
     step: int
     epoch: float
-    table: tuple[Look, ...]
+    table: tuple[SnapshotRecord, ...]
     reasons: tuple[str, ...]
 
 
-def select(records: Sequence[Mapping[str, Any]], by: Literal["label_free", "knn"] = "label_free") -> Selection:
-    """Choose a checkpoint from the log of a run.
+def select_snapshot(log: Sequence[Mapping[str, Any]], by: Literal["label_free", "knn"] = "label_free") -> Selection:
+    """Choose a snapshot from the log of a run.
 
-    Looks that seem collapsed (a figure of ``COLLAPSED`` below its limit) are left out; of the others the one with the
-    best mean rank in the figures of ``RANKED`` is taken, of equals the latest. kNN accuracy, if the log has it, is only
-    compared with; it decides with ``by="knn"``.
+    Snapshots that look collapsed (a metric of ``COLLAPSED`` below its limit) are left out. Of the others the one with the
+    best mean rank in the metrics of ``RANKED`` is taken, of equals the latest. kNN accuracy, if the log contains it, is
+    only reported for comparison; with ``by="knn"`` it decides.
 
     Args:
-        records: the lines of ``metrics.jsonl``.
+        log: the lines of ``metrics.jsonl``.
         by: what decides.
 
     Raises:
-        BadRun: no look has both figures and a snapshot, or none has what is to decide.
+        BadRun: no line has both label-free metrics and a snapshot, or none has the metrics that decide.
     """
-    found = [look for look in looks(records) if look.snapshot]
+    found = [record for record in snapshot_records(log) if record.snapshot]
     if not found:
         raise BadRun(
-            "there is no checkpoint to choose: the log of this run has no label-free figures with a snapshot beside them; "
-            "they are taken while a run trains, so train again, or take the last weights"
+            "there is no checkpoint to choose: the log of this run has no label-free metrics of a snapshot; they are "
+            "computed during training, so train again, or take the final weights"
         )
-    marked = [_marked(look) for look in found]
-    sound = [look for look in marked if not look.remark] or marked
-    names = ("knn",) if by == "knn" else tuple(name for name in RANKED if all(name in look.figures for look in sound))
-    compared = [look for look in sound if look.knn is not None] if by == "knn" else sound
+    marked = [_with_remark(record) for record in found]
+    sound = [record for record in marked if not record.remark] or marked
+    names = ("knn",) if by == "knn" else tuple(name for name in RANKED if all(name in each.figures for each in sound))
+    compared = [record for record in sound if record.knn is not None] if by == "knn" else sound
     if not compared or not names:
-        wanted = "kNN accuracy (give labeled images with --probe)" if by == "knn" else f"{' or '.join(RANKED)} in each"
-        raise BadRun(f"there is nothing to choose by: the looks of this run have no {wanted}")
+        wanted = "kNN accuracy (give labeled images with --probe)" if by == "knn" else f"{' or '.join(RANKED)} in all"
+        raise BadRun(f"there is nothing to choose by: the snapshots of this run have no {wanted}")
     scored = _scored(compared, names)
-    chosen = max(scored, key=lambda look: (look.score, look.step))
-    table = tuple({look.step: look for look in (*marked, *scored)}[look.step] for look in found)
-    reasons = [*_left_out(table, sound), *_why(chosen, scored, names)]
+    chosen = max(scored, key=lambda record: (record.score, record.step))
+    table = tuple({record.step: record for record in (*marked, *scored)}[record.step] for record in found)
+    reasons = [*_left_out(table, sound), *_reasons(chosen, scored, names)]
     if by != "knn":
-        reasons += _labels_say(chosen, sound)
+        reasons += _comparison_with_knn(chosen, sound)
     return Selection(chosen.snapshot, chosen.step, chosen.epoch, table, tuple(reasons))
 
 
-def stale(records: Sequence[Mapping[str, Any]], patience: int = 3, tolerance: float = 0.02) -> str | None:
-    """A sentence that says that the run has ceased to move; None while it moves, or while that cannot be said.
+def plateau_reason(log: Sequence[Mapping[str, Any]], patience: int = 3, tolerance: float = 0.02) -> str | None:
+    """Say in a sentence that the label-free metrics have plateaued; None while they have not, or while it is unknown.
 
-    Said only if each of the last ``patience`` looks has at least ``STABLE`` of its nearest neighbors in common with the look
-    before it, no figure of ``RANKED`` has risen by more than ``tolerance`` (a share of it) between any two of these looks, and
-    none seems collapsed (another option stops those). Never before ``FEWEST_LOOKS`` looks. A learning rate that has
-    still far to fall may bring more all the same.
+    They have if each of the last ``patience`` snapshots has at least ``MIN_STABILITY`` of its nearest neighbors in common
+    with the one before it, no metric of ``RANKED`` rose by more than ``tolerance`` between any two of these snapshots, and
+    none looks collapsed (another option stops those runs). Never with fewer than ``MIN_SNAPSHOTS`` snapshots. Training may
+    still improve them afterwards, if the learning rate has far to fall.
 
     Args:
-        records: the lines of ``metrics.jsonl``.
-        patience: how many looks must be alike.
-        tolerance: the largest rise that is none.
+        log: the lines of ``metrics.jsonl``.
+        patience: number of snapshots without an improvement.
+        tolerance: the largest relative rise that does not count as an improvement.
     """
-    found = looks(records)
+    found = snapshot_records(log)
     window = found[-patience - 1 :]
-    if len(found) < max(FEWEST_LOOKS, patience + 2) or any(_marked(look).remark for look in window):
+    if len(found) < max(MIN_SNAPSHOTS, patience + 2) or any(_with_remark(record).remark for record in window):
         return None
-    names = [name for name in RANKED if all(name in look.figures for look in window)]
-    shares = [look.figures.get("stability", 0.0) for look in window[1:]]
-    rises = {name: _rise([look.figures[name] for look in window]) for name in names}
-    if not names or min(shares) < STABLE or max(rises.values()) > tolerance:
+    names = [name for name in RANKED if all(name in record.figures for record in window)]
+    shares = [record.figures.get("stability", 0.0) for record in window[1:]]
+    rises = {name: _rise([record.figures[name] for record in window]) for name in names}
+    if not names or min(shares) < MIN_STABILITY or max(rises.values()) > tolerance:
         return None
     figures = " and ".join(f"{name} by {100 * rise:.1f} %" for name, rise in rises.items())
     return (
-        f"the run has ceased to move: over the last {patience} looks at least {100 * min(shares):.0f} % of the nearest "
-        f"neighbors stayed from each to the next, and the figures rose by no more than {100 * tolerance:g} % ({figures})"
+        f"the label-free metrics have plateaued: over the last {patience} snapshots at least {100 * min(shares):.0f} % of the "
+        f"nearest neighbors stayed the same, and the metrics rose by no more than {100 * tolerance:g} % ({figures})"
     )
 
 
-def looks(records: Sequence[Mapping[str, Any]]) -> list[Look]:
-    """The looks in the log of a run, in order; what several lines say of one step is put together."""
+def snapshot_records(log: Sequence[Mapping[str, Any]]) -> list[SnapshotRecord]:
+    """Extract the label-free evaluations from the log of a run, in order; several lines of one step are merged."""
     by_step: dict[int, dict[str, Any]] = {}
-    for record in records:
-        if "label_free" in record or "knn" in record:
-            by_step.setdefault(record["step"], {}).update(record)
+    for line in log:
+        if "label_free" in line or "knn" in line:
+            by_step.setdefault(line["step"], {}).update(line)
     return [
-        Look(
+        SnapshotRecord(
             step,
-            record["epoch"],
-            record.get("snapshot") or "",
-            {name: value for name, value in record["label_free"].items() if math.isfinite(value)},
-            _accuracy(record.get("knn") or {}),
+            line["epoch"],
+            line.get("snapshot") or "",
+            {name: value for name, value in line["label_free"].items() if math.isfinite(value)},
+            _accuracy(line.get("knn") or {}),
         )
-        for step, record in sorted(by_step.items())
-        if "label_free" in record and _is_sound(record)
+        for step, line in sorted(by_step.items())
+        if "label_free" in line and _is_valid(line)
     ]
 
 
-def _is_sound(record: Mapping[str, Any]) -> bool:
-    """Whether a line is as it was written; a log may be damaged, and may come from anybody."""
-    snapshot, epoch = record.get("snapshot") or "", record.get("epoch")
-    tables = [record["label_free"], record.get("knn") or {}]
+def _is_valid(line: Mapping[str, Any]) -> bool:
+    """Whether a line is as a run writes it: a log may be damaged, and may come from anyone."""
+    snapshot, epoch = line.get("snapshot") or "", line.get("epoch")
+    tables = [line["label_free"], line.get("knn") or {}]
     figures = [value for table in tables if isinstance(table, dict) for value in table.values()]
     inside = isinstance(snapshot, str) and not snapshot.startswith("/") and ".." not in snapshot.split("/")
     numbers = all(type(each) in (int, float) for each in (epoch, *figures))
@@ -159,88 +159,93 @@ def _accuracy(knn: Mapping[str, float]) -> float | None:
     return knn.get("k20_t0.07_top1", knn.get(first))
 
 
-def _marked(look: Look) -> Look:
-    """The look, with a remark if it seems collapsed."""
+def _with_remark(record: SnapshotRecord) -> SnapshotRecord:
+    """The record, with a remark if it looks collapsed."""
     for name, least in COLLAPSED.items():
-        value = look.figures.get(name, least)
+        value = record.figures.get(name, least)
         if value < least:
-            return replace(look, remark=f"{name} {value:.3f}, below {least:g}")
-    return look
+            return replace(record, remark=f"{name} {value:.3f}, below {least:g}")
+    return record
 
 
-def _value(look: Look, name: str) -> float:
-    value = look.knn if name == "knn" else look.figures[name]
+def _value(record: SnapshotRecord, name: str) -> float:
+    value = record.knn if name == "knn" else record.figures[name]
     assert value is not None
     return value
 
 
-def _scored(compared: Sequence[Look], names: Sequence[str]) -> list[Look]:
-    """With the mean, over the figures, of the share of the other looks that are worse; an equal one is half worse."""
+def _scored(compared: Sequence[SnapshotRecord], names: Sequence[str]) -> list[SnapshotRecord]:
+    """Score each by the share of the others that are worse, averaged over the metrics; an equal one counts half."""
     scored = []
-    for look in compared:
+    for record in compared:
         shares = []
         for name in names:
-            own, others = _value(look, name), [_value(other, name) for other in compared if other is not look]
+            own, others = _value(record, name), [_value(other, name) for other in compared if other is not record]
             worse = sum(1.0 if other < own else 0.5 for other in others if other <= own)
             shares.append(worse / len(others) if others else 1.0)
-        scored.append(replace(look, score=sum(shares) / len(shares)))
+        scored.append(replace(record, score=sum(shares) / len(shares)))
     return scored
 
 
 def _rise(values: Sequence[float]) -> float:
-    """The largest rise from one value to a later one, as a share of the largest; 0 if they only fall."""
+    """The largest rise from one value to a later one, relative to the largest; 0 if they only fall."""
     size = max(abs(value) for value in values) or 1.0
     return max(max(values[place:]) - value for place, value in enumerate(values)) / size
 
 
-def _left_out(table: Sequence[Look], sound: Sequence[Look]) -> list[str]:
-    collapsed = [look for look in table if look.remark]
+def _left_out(table: Sequence[SnapshotRecord], sound: Sequence[SnapshotRecord]) -> list[str]:
+    collapsed = [record for record in table if record.remark]
     if not collapsed:
         return []
     if len(collapsed) == len(table) == len(sound):
         return [
-            f"Every one of the {len(table)} looks seems collapsed (at step {table[-1].step}: {table[-1].remark}): this is the "
-            "least bad, and nothing to rely on."
+            f"All {len(table)} snapshots look collapsed (at step {table[-1].step}: {table[-1].remark}): this is the least bad "
+            "one, and not to be relied on."
         ]
-    listed = "; ".join(f"step {look.step}: {look.remark}" for look in collapsed)
-    return [f"{len(collapsed)} of {len(table)} looks seem collapsed and are left out ({listed})."]
+    listed = "; ".join(f"step {record.step}: {record.remark}" for record in collapsed)
+    return [f"{len(collapsed)} of {len(table)} snapshots look collapsed and are left out ({listed})."]
 
 
-def _why(chosen: Look, scored: Sequence[Look], names: Sequence[str]) -> list[str]:
+def _reasons(chosen: SnapshotRecord, scored: Sequence[SnapshotRecord], names: Sequence[str]) -> list[str]:
     if len(scored) == 1:
-        return [f"Step {chosen.step} (epoch {chosen.epoch:g}) is the only look that is left, so nothing was compared."]
+        return [f"Step {chosen.step} (epoch {chosen.epoch:g}) is the only snapshot left, so nothing was compared."]
     places = []
     for name in names:
         own = _value(chosen, name)
         place = 1 + sum(_value(other, name) > own for other in scored)
-        places.append(f"{_said(name)} {own:.4g}, place {place} of {len(scored)}")
-    figures = " and ".join(_said(name) for name in names)
+        places.append(f"{_spelled(name)} {own:.4g}, place {place} of {len(scored)}")
+    figures = " and ".join(_spelled(name) for name in names)
     what = f"the best mean rank in {figures}" if len(names) > 1 else f"the best {figures}"
     reasons = [f"Step {chosen.step} (epoch {chosen.epoch:g}) has {what} ({'; '.join(places)})."]
-    best = {name: max(scored, key=lambda look: (_value(look, name), look.step)) for name in names}
-    apart = [f"{_said(name)} alone would take step {look.step}" for name, look in best.items() if look is not chosen]
+    best = {name: max(scored, key=lambda record: (_value(record, name), record.step)) for name in names}
+    apart = [
+        f"{_spelled(name)} alone would select step {record.step}"
+        for name, record in best.items()
+        if record is not chosen
+    ]
     if apart:
-        reasons.append(f"The figures do not agree: {', '.join(apart)}. Take it as a hint.")
+        reasons.append(f"The metrics disagree: {', '.join(apart)}. Take this as a hint.")
     elif len(names) > 1:
-        reasons.append("Each of these figures alone would take it too.")
+        reasons.append("Each of these metrics alone would select it too.")
     if chosen is scored[-1]:
-        reasons.append("It is the last look, so longer training may bring more.")
+        reasons.append("It is the last snapshot, so longer training may improve it further.")
     return reasons
 
 
-def _labels_say(chosen: Look, sound: Sequence[Look]) -> list[str]:
-    asked = [look for look in sound if look.knn is not None]
-    if not asked:
-        return ["No labels were looked at; figures without labels are a guide and no proof."]
-    best = max(asked, key=lambda look: (_value(look, "knn"), look.step))
+def _comparison_with_knn(chosen: SnapshotRecord, sound: Sequence[SnapshotRecord]) -> list[str]:
+    probed = [record for record in sound if record.knn is not None]
+    if not probed:
+        return ["No labels were used: label-free metrics are a guide, not proof."]
+    best = max(probed, key=lambda record: (_value(record, "knn"), record.step))
     if chosen.knn is None:
-        return [f"kNN accuracy was not asked at this step; where it was, it is best at step {best.step}."]
+        return [f"There was no kNN probe at this step; kNN accuracy is best at step {best.step}."]
     if chosen.knn >= _value(best, "knn"):
-        return [f"kNN accuracy, which was not used, agrees: {chosen.knn:.1f} % here, nowhere more."]
+        return [f"kNN accuracy, which was not used, agrees: {chosen.knn:.1f} % here, nowhere higher."]
     return [
-        f"kNN accuracy, which was not used, would take step {best.step}: {best.knn:.1f} %, against {chosen.knn:.1f} % here."
+        f"kNN accuracy, which was not used, would select step {best.step}: {best.knn:.1f} %, compared with "
+        f"{chosen.knn:.1f} % here."
     ]
 
 
-def _said(name: str) -> str:
+def _spelled(name: str) -> str:
     return "kNN accuracy" if name == "knn" else name

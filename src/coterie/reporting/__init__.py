@@ -1,1 +1,1 @@
-"""Pages to look at: of a run, of a comparison."""
+"""HTML pages: the report of a run, and the comparison of several runs."""

@@ -1,35 +1,36 @@
-"""Curves as plain numbers: where a page draws them, and nothing of what they mean."""
+"""Layout of charts: curves become coordinates and tick labels. What the curves mean is no concern of this module."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeGuard
 
-# The drawing's own units; the page scales it to the width that it has.
+from coterie.reporting.formatting import format_number, format_tick
+
+# In the units of the SVG drawing, which the page scales to the width it has.
 WIDTH, HEIGHT = 360.0, 210.0
 LEFT, RIGHT, TOP, BOTTOM = 46.0, 10.0, 12.0, 30.0
-MOST_POINTS = 400  # a longer curve is thinned: a page has no more pixels, and must stay small
+MAX_CURVE_POINTS = 400  # longer curves are thinned out: a page has no more pixels, and must stay small
 Points = list[tuple[float, float]]
 
 
 @dataclass(frozen=True)
 class Tick:
-    """A mark on an axis: where it is, in the drawing's units, and what it says."""
+    """A label on an axis: its position in the units of the drawing, and its text."""
 
     at: float
     text: str
 
 
 @dataclass(frozen=True)
-class Line:
-    """One curve.
+class Curve:
+    """One curve of a chart.
 
     Attributes:
-        name: in the key.
-        strokes: SVG's ``points``; a missing figure breaks the curve.
-        dots: figures that stand alone.
-        last: the last figure, as text.
-        color: number of its color, the same for the same thing in all drawings of a page.
+        name: shown in the legend.
+        strokes: values of SVG's ``points`` attribute; a missing value breaks the curve into several strokes.
+        dots: coordinates of values that have no neighbor to be connected with.
+        last: the last value, as text.
+        color: number of its color; the same name has the same color in all charts of a page.
     """
 
     name: str
@@ -41,7 +42,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Mark:
-    """A warning in a curve: where it is, and its text."""
+    """A warning in a chart: its position on the x axis, in the units of the drawing, and its text."""
 
     at: float
     text: str
@@ -49,11 +50,11 @@ class Mark:
 
 @dataclass(frozen=True)
 class Chart:
-    """A drawing of one or more curves over the steps of a run, or over the images that runs have seen."""
+    """One or more curves over the steps of a run, or over the images that runs have processed, ready to be drawn."""
 
     title: str
     note: str
-    lines: tuple[Line, ...]
+    curves: tuple[Curve, ...]
     x_ticks: tuple[Tick, ...]
     y_ticks: tuple[Tick, ...]
     marks: tuple[Mark, ...] = ()
@@ -72,25 +73,25 @@ def draw_chart(
     colors: Sequence[str] = (),
     from_zero: bool = True,
 ) -> Chart:
-    """Lay curves out between round ticks.
+    """Lay out curves between round ticks.
 
     Args:
-        title: of the drawing.
-        note: below the title.
-        curves: ``{name: [(x, y), ...]}``, each with a finite figure at least; NaN breaks a curve.
+        title: of the chart.
+        note: text below the title.
+        curves: ``{name: [(x, y), ...]}``, each with at least one finite value; NaN breaks a curve.
         span: the first and the last x.
-        reference: a level to compare with, and what it is.
+        reference: a y value to compare with, and its label.
         warnings: (x, text); those outside ``span`` are left out.
         unit: of x.
-        colors: the names in the order of their colors; without it, that of ``curves``.
-        from_zero: whether zero is always in sight.
+        colors: names in the order of their colors; empty: the order of ``curves``.
+        from_zero: whether the y axis includes zero.
     """
     values = [value for points in curves.values() for _, value in points if math.isfinite(value)]
     if reference is not None:
         values.append(reference[0])
     if from_zero:
         values.append(0.0)
-    y_ticks = ticks(min(values), max(values), 4)
+    y_ticks = round_ticks(min(values), max(values), 4)
     low, high = y_ticks[0], y_ticks[-1]
 
     def x(step: float) -> float:
@@ -100,55 +101,38 @@ def draw_chart(
         return round(HEIGHT - BOTTOM - (value - low) / (high - low) * (HEIGHT - TOP - BOTTOM), 1)
 
     order = list(colors or curves)
-    inside = [step for step in ticks(span[0], span[1], 4) if span[0] <= step <= span[1]]
-    texts = [short(step) for step in inside]
+    inside = [step for step in round_ticks(span[0], span[1], 4) if span[0] <= step <= span[1]]
+    texts = [format_tick(step) for step in inside]
     texts[-1:] = [f"{text} {unit}" for text in texts[-1:]]
     return Chart(
         title,
         note,
-        tuple(_line(name, points, x, y, order.index(name)) for name, points in curves.items()),
+        tuple(_curve(name, points, x, y, order.index(name)) for name, points in curves.items()),
         tuple(Tick(x(step), text) for step, text in zip(inside, texts, strict=True)),
-        tuple(Tick(y(value), short(value)) for value in y_ticks),
+        tuple(Tick(y(value), format_tick(value)) for value in y_ticks),
         tuple(Mark(x(step), text) for step, text in warnings if span[0] <= step <= span[1]),
         Tick(y(reference[0]), reference[1]) if reference else None,
     )
 
 
-def duration(seconds: float) -> str:
-    """Seconds below 90, minutes below 90, else hours."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+def round_ticks(low: float, high: float, about: int) -> list[float]:
+    """Choose round, evenly spaced numbers that start at or below ``low`` and end at or above ``high``.
+
+    Args:
+        low: the smallest value to cover.
+        high: the largest value to cover.
+        about: how many intervals there should be, roughly.
+    """
+    if high <= low:
+        high = low + (abs(low) or 1.0)
+    rough = (high - low) / about
+    power = 10.0 ** math.floor(math.log10(rough))
+    step = next(factor * power for factor in (1, 2, 2.5, 5, 10) if factor * power >= rough * 0.999)
+    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
+    return [count * step for count in range(first, last + 1)]
 
 
-def number(value: float) -> str:
-    """A figure with three or more digits that count: 1,234; 56.7; 0.0123; 1.2e-05."""
-    if not math.isfinite(value):
-        return str(value)
-    size = abs(value)
-    if size >= 1000:
-        return f"{value:,.0f}"
-    if size >= 100 or value == int(value):
-        return f"{value:.0f}"
-    if size >= 0.001:
-        return f"{value:.3g}"
-    return f"{value:.2g}"
-
-
-def short(value: float) -> str:
-    """A round figure as a tick has room for it: 250, 12k, 1.5M."""
-    for least, size, letter in ((1e9, 1e9, "G"), (1e6, 1e6, "M"), (1e4, 1e3, "k")):
-        if abs(value) >= least:
-            return f"{value / size:g}{letter}"
-    return number(value)
-
-
-def is_number(value: Any) -> TypeGuard[int | float]:
-    """Whether it is a finite number that can be drawn; true and false are none."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _line(name: str, points: Points, x: Any, y: Any, color: int) -> Line:
+def _curve(name: str, points: Points, x: Callable[[float], float], y: Callable[[float], float], color: int) -> Curve:
     strokes: list[Points] = [[]]
     for step, value in _thinned(points):
         if math.isfinite(value):
@@ -156,20 +140,20 @@ def _line(name: str, points: Points, x: Any, y: Any, color: int) -> Line:
         elif strokes[-1]:
             strokes.append([])
     last = next(value for _, value in reversed(points) if math.isfinite(value))
-    return Line(
+    return Curve(
         name,
         tuple(" ".join(f"{a},{b}" for a, b in stroke) for stroke in strokes if len(stroke) > 1),
         tuple(stroke[0] for stroke in strokes if len(stroke) == 1),
-        number(last),
+        format_number(last),
         color,
     )
 
 
 def _thinned(points: Points) -> Points:
-    """At most about ``MOST_POINTS``: of each run of neighbors the lowest and the highest stay, so no spike is lost."""
-    if len(points) <= MOST_POINTS:
+    """Keep about ``MAX_CURVE_POINTS`` points: the lowest and the highest of each bin, so that no spike is lost."""
+    if len(points) <= MAX_CURVE_POINTS:
         return points
-    length = math.ceil(2 * len(points) / MOST_POINTS)
+    length = math.ceil(2 * len(points) / MAX_CURVE_POINTS)
     kept: Points = []
     for start in range(0, len(points), length):
         part = points[start : start + length]
@@ -178,14 +162,3 @@ def _thinned(points: Points) -> Points:
         gap = [(part[-1][0], math.nan)] if len(finite) < len(part) else []
         kept += [*sorted(ends), *gap]
     return kept
-
-
-def ticks(low: float, high: float, about: int) -> list[float]:
-    """Round numbers that begin at or below ``low`` and end at or above ``high``."""
-    if high <= low:
-        high = low + (abs(low) or 1.0)
-    rough = (high - low) / about
-    power = 10.0 ** math.floor(math.log10(rough))
-    step = next(factor * power for factor in (1, 2, 2.5, 5, 10) if factor * power >= rough * 0.999)
-    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
-    return [count * step for count in range(first, last + 1)]

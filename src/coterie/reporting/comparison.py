@@ -1,35 +1,45 @@
-"""Several runs side by side: one table as plain data, as text for a terminal, and as one page with their curves."""
+"""Comparison of several runs: one table as plain data, as text for a terminal, and as an HTML page with their curves."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from coterie.atomic import write_text
-from coterie.reporting import html as page
+from coterie.errors import UserError
 from coterie.reporting.chart import Chart, Points, draw_chart
-from coterie.reporting.curves import LABEL_FREE, Log, label_free_log, named_curves, probe_curves, titled
+from coterie.reporting.curves import LABEL_FREE_CHARTS, Log, label_free_log, named_curves, probe_curves
+from coterie.reporting.formatting import format_cell, metric_title
+from coterie.reporting.html import render_template
 from coterie.reporting.run_figures import (
     COST,
     LEARNING,
     THE_RUN,
     Cell,
-    Run,
+    NamedFigures,
+    RunRecord,
+    flat_settings,
     label_free_figures,
-    last_probes,
-    leaves,
-    probes,
-    unfinished,
+    latest_probe_figures,
+    probe_figures,
+    read_run_record,
+    unfinished_remarks,
 )
 
-WIDEST = 24  # characters of a cell in a terminal
-NO_SCORES = ("learning rate", "weight decay", "epochs", "images", "examples")
-"""What a probe may tell beside its scores: more of it is not better."""
+MAX_CELL_CHARACTERS = 24  # in a terminal
+NOT_SCORES = ("learning rate", "weight decay", "epochs", "images", "examples")
+"""What a probe may report beside its scores; a higher value of these is not better."""
 
 
 @dataclass(frozen=True)
-class Line:
-    """One figure of all runs; ``best`` is the place of the best, where more is better and there are two or more."""
+class ComparisonRow:
+    """One figure of all runs.
+
+    Attributes:
+        name: of the figure.
+        cells: its value for each run.
+        best: position of the highest value; None if higher is not better, or fewer than two runs have different values.
+    """
 
     name: str
     cells: tuple[Cell, ...]
@@ -38,10 +48,10 @@ class Line:
 
 @dataclass(frozen=True)
 class Section:
-    """Lines of one kind under a title."""
+    """Rows of one kind under a title."""
 
     title: str
-    lines: tuple[Line, ...]
+    rows: tuple[ComparisonRow, ...]
 
 
 @dataclass(frozen=True)
@@ -50,72 +60,92 @@ class ComparedRuns:
 
     Attributes:
         names: of the runs.
-        answer: one sentence: which of them a probe finds best.
-        sections: the table; each line has a cell for each run, None where a run has no such figure.
-        settings: the lines of the settings that are not alike in all.
-        charts: the curves of all runs over the images that they have seen.
+        answer: one sentence: which run is best according to a probe.
+        sections: the table; each row has a cell for each run, None where a run has no such figure.
+        settings: rows of the settings that are not the same in all runs.
+        charts: the curves of all runs over the number of images processed.
         remarks: one line for each thing that is wrong with a run.
     """
 
     names: tuple[str, ...]
     answer: str
     sections: tuple[Section, ...]
-    settings: tuple[Line, ...]
+    settings: tuple[ComparisonRow, ...]
     charts: tuple[Chart, ...]
     remarks: tuple[str, ...] = ()
 
 
-def compared(runs: Sequence[Run]) -> ComparedRuns:
-    """Set runs side by side."""
-    looks = [label_free_log(run.log) for run in runs]
-    lasts = [look[-1] if look else {} for look in looks]
+def compare_folders(runs: Sequence[str | Path]) -> ComparedRuns:
+    """Read the folders of some runs and compare them.
+
+    A run that is unfinished, or has a damaged file, is compared by what is there, and a remark says so.
+
+    Args:
+        runs: folders of two or more runs.
+
+    Raises:
+        UserError: fewer than two runs, the same run twice, or a folder that is not a run's.
+    """
+    folders = [Path(run) for run in runs]
+    if len(folders) < 2:
+        raise UserError("name two runs or more to compare")
+    if len({folder.resolve() for folder in folders}) < len(folders):
+        raise UserError("the same run is named twice: name each once")
+    return compare_runs(
+        [read_run_record(folder, name) for folder, name in zip(folders, _short_names(folders), strict=True)]
+    )
+
+
+def compare_runs(runs: Sequence[RunRecord]) -> ComparedRuns:
+    """Set runs side by side: what they are, how far they are, and every figure that they have."""
+    logs = [label_free_log(run.log) for run in runs]
+    latest = [log[-1] if log else {} for log in logs]
     sections = {
-        "The run": _lines(runs, THE_RUN),
-        "Is it learning?": _lines(runs, LEARNING),
-        "Probes": _figures([probes(run) for run in runs], better=True),
-        "Last probe while training": _figures([last_probes(run.log) for run in runs], better=True),
-        "Last look without labels": _figures([label_free_figures(look) for look in lasts]),
-        "Cost": _lines(runs, COST),
+        "The run": _rows(runs, THE_RUN),
+        "Is it learning?": _rows(runs, LEARNING),
+        "Probes": _metric_rows([probe_figures(run) for run in runs], higher_is_better=True),
+        "Latest probe during training": _metric_rows(
+            [latest_probe_figures(run.log) for run in runs], higher_is_better=True
+        ),
+        "Latest label-free metrics": _metric_rows([label_free_figures(line) for line in latest]),
+        "Cost": _rows(runs, COST),
     }
-    kept = tuple(Section(title, lines) for title, lines in sections.items() if lines)
-    remarks = [remark for run in runs for remark in (*run.remarks, *unfinished(run))]
+    kept = tuple(Section(title, rows) for title, rows in sections.items() if rows)
+    remarks = [remark for run in runs for remark in (*run.remarks, *unfinished_remarks(run))]
     if len({str(run.settings.get("data")) for run in runs}) > 1:
-        remarks.append("they did not learn from the same images: compare their figures with care")
+        remarks.append("the runs did not train on the same images: compare their figures with care")
     return ComparedRuns(
         tuple(run.name for run in runs),
         _answer(runs, kept),
         kept,
-        _differences(runs),
-        _charts(runs, looks),
+        _different_settings(runs),
+        _charts(runs, logs),
         tuple(remarks),
     )
 
 
 def as_text(found: ComparedRuns) -> str:
-    """The table for a terminal: a line a figure, a column a run; the best has a star, long texts lose their beginning."""
+    """Format the comparison for a terminal.
+
+    One row per figure, one column per run; a star marks the best value, and long texts lose their beginning.
+    """
     sections = [*found.sections, *([Section("Settings that differ", found.settings)] if found.settings else [])]
-    lines = [line for section in sections for line in section.lines]
+    rows = [row for section in sections for row in section.rows]
     cells = {
-        line: [
-            _cut(page.value_text(cell)) + ("*" if place == line.best else " ") for place, cell in enumerate(line.cells)
-        ]
-        for line in lines
+        row: [_cut(format_cell(cell)) + ("*" if place == row.best else " ") for place, cell in enumerate(row.cells)]
+        for row in rows
     }
-    first = max((len(line.name) for line in lines), default=0) + 2
+    first = max((len(row.name) for row in rows), default=0) + 2
     columns = zip((f"{name} " for name in found.names), *cells.values(), strict=True)
     widths = [max(map(len, column)) for column in columns]
 
-    def row(title: str, texts: Sequence[str]) -> str:
+    def line(title: str, texts: Sequence[str]) -> str:
         return f"{title:<{first}}" + "".join(f"  {text:>{width}}" for text, width in zip(texts, widths, strict=True))
 
-    shown = [row("", [f"{name} " for name in found.names])]
+    lines = [line("", [f"{name} " for name in found.names])]
     for section in sections:
-        shown += ["", section.title, *(row(f"  {line.name}", cells[line]) for line in section.lines)]
-    return "\n".join([*(text.rstrip() for text in shown), "", *found.remarks, found.answer])
-
-
-def _cut(text: str) -> str:
-    return text if len(text) <= WIDEST else f"…{text[1 - WIDEST :]}"
+        lines += ["", section.title, *(line(f"  {row.name}", cells[row]) for row in section.rows)]
+    return "\n".join([*(text.rstrip() for text in lines), "", *found.remarks, found.answer])
 
 
 def write_comparison(path: str | Path, found: ComparedRuns) -> None:
@@ -125,67 +155,79 @@ def write_comparison(path: str | Path, found: ComparedRuns) -> None:
         UserError: the file cannot be written.
     """
     warnings = [(None, remark) for remark in found.remarks]
-    write_text(path, page.render("compare.html", side=1, found=found, warnings=warnings))
+    write_text(path, render_template("comparison.html", side=1, found=found, warnings=warnings))
 
 
-def _lines(runs: Sequence[Run], asked: Sequence[tuple[str, Callable[[Run], Cell]]]) -> tuple[Line, ...]:
-    lines = [Line(title, tuple(ask(run) for run in runs)) for title, ask in asked]
-    return tuple(line for line in lines if any(cell is not None for cell in line.cells))
+def _short_names(folders: Sequence[Path]) -> list[str]:
+    """The last part of each path, and as many parts before it as it takes to distinguish all of them."""
+    parts = [folder.resolve().parts for folder in folders]
+    for length in range(1, max(map(len, parts)) + 1):
+        names = ["/".join(each[-length:]) for each in parts]
+        if len(set(names)) == len(names):
+            return names
+    return [str(folder) for folder in folders]
 
 
-def _figures(columns: Sequence[Mapping[str, float]], better: bool = False) -> tuple[Line, ...]:
-    """A line for each figure that a run has."""
-    lines = []
+def _cut(text: str) -> str:
+    return text if len(text) <= MAX_CELL_CHARACTERS else f"…{text[1 - MAX_CELL_CHARACTERS :]}"
+
+
+def _rows(runs: Sequence[RunRecord], figures: NamedFigures) -> tuple[ComparisonRow, ...]:
+    rows = [ComparisonRow(title, tuple(figure(run) for run in runs)) for title, figure in figures]
+    return tuple(row for row in rows if any(cell is not None for cell in row.cells))
+
+
+def _metric_rows(columns: Sequence[Mapping[str, float]], higher_is_better: bool = False) -> tuple[ComparisonRow, ...]:
+    """A row for each metric that any run has."""
+    rows = []
     for title in dict.fromkeys(title for column in columns for title in column):
         cells = tuple(column.get(title) for column in columns)
         known = [cell for cell in cells if cell is not None]
-        tells = better and len(known) > 1 and not title.endswith(NO_SCORES)
-        best = cells.index(max(known)) if tells and known.count(max(known)) == 1 else None
-        lines.append(Line(title, cells, best))
-    return tuple(lines)
+        compared = higher_is_better and len(known) > 1 and not title.endswith(NOT_SCORES)
+        best = cells.index(max(known)) if compared and known.count(max(known)) == 1 else None
+        rows.append(ComparisonRow(title, cells, best))
+    return tuple(rows)
 
 
-def _differences(runs: Sequence[Run]) -> tuple[Line, ...]:
-    """The settings that are not alike in all runs; those that change the speed alone, and those said above, left out."""
-    said = ("run.", "method", "epochs", "backbone.name", "backbone.width")
-    flat = [dict(leaves(run.settings)) for run in runs]
-    paths = [path for path in dict.fromkeys(path for each in flat for path in each) if not path.startswith(said)]
-    lines = [Line(path, tuple(each.get(path) for each in flat)) for path in paths]
-    return tuple(line for line in lines if len(set(map(str, line.cells))) > 1)
+def _different_settings(runs: Sequence[RunRecord]) -> tuple[ComparisonRow, ...]:
+    """The settings that are not the same in all runs, without those that affect only speed and those shown above."""
+    skipped = ("run.", "method", "epochs", "backbone.name", "backbone.width")
+    settings = [dict(flat_settings(run.settings)) for run in runs]
+    paths = [path for path in dict.fromkeys(path for each in settings for path in each) if not path.startswith(skipped)]
+    rows = [ComparisonRow(path, tuple(each.get(path) for each in settings)) for path in paths]
+    return tuple(row for row in rows if len(set(map(str, row.cells))) > 1)
 
 
-def _answer(runs: Sequence[Run], sections: Sequence[Section]) -> str:
-    """Which run the first probe that two of them share finds best; of several k, k = 20 is asked."""
+def _answer(runs: Sequence[RunRecord], sections: Sequence[Section]) -> str:
+    """Which run is best according to the first probe that two of them have; of several k of kNN, k = 20 counts."""
     for section in sections:
-        lines = sorted(
-            (line for line in section.lines if line.best is not None), key=lambda line: "k = 20" not in line.name
-        )
-        for line in lines[:1]:
-            best, known = line.best or 0, sum(cell is not None for cell in line.cells)
-            found = f"{line.name} is {page.value_text(line.cells[best])} ({section.title.lower()})"
-            return f"{runs[best].name} is the best of the {known} that were probed: {found}."
-    return f"{len(runs)} runs side by side; no probe tells which of them is best: coterie evaluate does."
+        rows = sorted((row for row in section.rows if row.best is not None), key=lambda row: "k = 20" not in row.name)
+        for row in rows[:1]:
+            best, known = row.best or 0, sum(cell is not None for cell in row.cells)
+            value = f"{row.name} is {format_cell(row.cells[best])} ({section.title.lower()})"
+            return f"{runs[best].name} is the best of the {known} that were probed: {value}."
+    return f"{len(runs)} runs side by side; no probe shows which is best: run coterie evaluate."
 
 
-def _charts(runs: Sequence[Run], looks: Sequence[list[dict[str, Any]]]) -> tuple[Chart, ...]:
-    """A drawing for each figure, a curve in it for each run that has it, over the images seen."""
+def _charts(runs: Sequence[RunRecord], label_free_logs: Sequence[list[dict[str, Any]]]) -> tuple[Chart, ...]:
+    """A chart for each metric, with a curve for each run that has it, over the number of images processed."""
     names = [run.name for run in runs]
     drawn: dict[tuple[str, str], dict[str, Points]] = {}
 
-    def add(title: str, note: str, run: Run, points: Points | None) -> None:
+    def add(title: str, note: str, run: RunRecord, points: Points | None) -> None:
         if points:
-            seen = [((step + 1) * run.batch_size, value) for step, value in points]
-            drawn.setdefault((title, note), {})[run.name] = seen
+            processed = [((step + 1) * run.batch_size, value) for step, value in points]
+            drawn.setdefault((title, note), {})[run.name] = processed
 
-    for run, look in zip(runs, looks, strict=True):
-        add("Loss / ln K", "at 1 the predictions know nothing", run, _curve(run.log, "loss_over_ln_k"))
-        add("Spread of the embeddings", "0 is a collapse", run, _curve(run.log, "spread"))
+    for run, label_free in zip(runs, label_free_logs, strict=True):
+        add("Loss / ln K", "1 means uninformative predictions", run, _one_curve(run.log, "loss_over_ln_k"))
+        add("Spread of the embeddings", "0 means collapse", run, _one_curve(run.log, "spread"))
         for probe, curves in probe_curves(run.log).items():
             metric = "k = 20" if "k = 20" in curves else next(iter(curves))
-            add(f"{probe}, {metric}", "while training", run, curves[metric])
-        for _, _, keys, _ in LABEL_FREE:
+            add(f"{probe}, {metric}", "during training", run, curves[metric])
+        for _, _, keys, _ in LABEL_FREE_CHARTS:
             for key, title in keys.items():
-                add(titled(title), "on whole images, without labels", run, _curve(look, key))
+                add(metric_title(title), "label-free, on uncropped images", run, _one_curve(label_free, key))
     span = (0.0, max((x for curves in drawn.values() for points in curves.values() for x, _ in points), default=0.0))
     return tuple(
         draw_chart(title, note, curves, span, unit="images", colors=names, from_zero=False)
@@ -193,5 +235,5 @@ def _charts(runs: Sequence[Run], looks: Sequence[list[dict[str, Any]]]) -> tuple
     )
 
 
-def _curve(log: Log, key: str) -> Points | None:
+def _one_curve(log: Log, key: str) -> Points | None:
     return named_curves(log, {key: key}).get(key)

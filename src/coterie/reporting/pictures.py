@@ -1,4 +1,4 @@
-"""The pictures of a report: a map, groups and neighbors of the images of a source."""
+"""The pictures of a report: a map, groups and nearest neighbors of the images of a source."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,21 +14,21 @@ from coterie.data.loading.center_crop import Preprocessing, center_view
 from coterie.data.sources.source import ImageSource, evenly
 from coterie.embedding.embed import Embeddings
 from coterie.evaluation.neighbors import nearest
-from coterie.reporting.embedding_map import COLORS, MOST_POINTS, Map, embedding_map
-from coterie.reporting.gallery import Gallery, Grouped, Picture, group_galleries, neighbor_gallery
+from coterie.reporting.embedding_map import MAX_COLORS, MAX_MAP_POINTS, EmbeddingMap, map_embeddings
+from coterie.reporting.gallery import Gallery, GroupAssignment, Picture, group_galleries, neighbor_gallery
 
-SMALLEST_SIDE = 64  # pixels; smaller images are shown enlarged
+MIN_PICTURE_SIDE = 64  # pixels; smaller images are enlarged
 
 
 @dataclass(frozen=True)
-class Pictures:
-    """What of a report are pictures."""
+class ReportPictures:
+    """The parts of a report that consist of pictures."""
 
-    map: Map | None
+    map: EmbeddingMap | None
     galleries: tuple[Gallery, ...]
 
 
-def picture(
+def make_picture(
     source: ImageSource,
     index: int,
     preprocessing: Preprocessing,
@@ -36,25 +36,46 @@ def picture(
     right: bool | None = None,
     name: str = "",
 ) -> Picture:
-    """An image as it is shown: its middle, in color or in gray."""
-    cut = center_view(decode(source[index], preprocessing.channels), max(preprocessing.size, SMALLEST_SIDE))
+    """Decode an image and cut it as for the network, in color or grayscale.
+
+    Args:
+        source: where the image is.
+        index: its position there.
+        preprocessing: the size and the channels that the network gets.
+        caption: as of :class:`Picture`.
+        right: as of :class:`Picture`.
+        name: as of :class:`Picture`.
+
+    Raises:
+        BadImage: it cannot be decoded.
+    """
+    cut = center_view(decode(source[index], preprocessing.channels), max(preprocessing.size, MIN_PICTURE_SIDE))
     pixels = cut if cut.dtype == np.uint8 else (cut * 255).astype(np.uint8)
     pixels = pixels if len(pixels) in (1, 3) else pixels[:1]
     return Picture(pixels.transpose(1, 2, 0).squeeze(), caption, right, name)
 
 
-def neighbors_of(
-    queries: torch.Tensor,
+def nearest_pictures(
+    query: Float[Tensor, " d"],
     train: Embeddings,
     source: ImageSource,
     preprocessing: Preprocessing,
     count: int,
     label: int | None = None,
 ) -> tuple[Picture, ...]:
-    """The ``count`` images whose embeddings are nearest to one row; marked right if of class ``label``, if that is given."""
-    _, found = nearest(F.normalize(queries[None], dim=1), F.normalize(train.rows, dim=1), count)
+    """Show the images whose embeddings are nearest to a query, by cosine similarity, the nearest first.
+
+    Args:
+        query: an embedding.
+        train: the embeddings to search.
+        source: their images.
+        preprocessing: how images are cut.
+        count: how many to show.
+        label: the label of the query: images that have it are marked right, others wrong; None: no marks.
+    """
+    _, found = nearest(F.normalize(query[None], dim=1), F.normalize(train.rows, dim=1), count)
     return tuple(
-        picture(
+        make_picture(
             source,
             int(train.index[row]),
             preprocessing,
@@ -64,51 +85,53 @@ def neighbors_of(
     )
 
 
-def pictures_of(
+def report_pictures(
     embeddings: Embeddings,
     source: ImageSource,
     preprocessing: Preprocessing,
-    group: Callable[[Float[Tensor, "n d"]], Grouped | None] | None = None,
+    assign: Callable[[Float[Tensor, "n d"]], GroupAssignment | None] | None = None,
     *,
-    points: int = MOST_POINTS,
-) -> Pictures:
-    """The map, the groups and the neighbors of embedded images.
+    max_points: int = MAX_MAP_POINTS,
+) -> ReportPictures:
+    """Make the map and the galleries of groups and of nearest neighbors.
 
     Args:
-        embeddings: of images of the source; rows that hold NaN or infinity are left out, and counted in the notes.
+        embeddings: of images of the source; rows that contain NaN or infinity are left out, and counted in the notes.
         source: where the images are.
-        preprocessing: how they are cut.
-        group: given the rows, says which group each is in; None: no groups.
-        points: at most so many are on the map.
+        preprocessing: how images are cut.
+        assign: gives the group of each row; None: no gallery of groups.
+        max_points: most points on the map.
     """
     finite: Bool[Tensor, " n"] = embeddings.rows.isfinite().all(dim=1)
     rows, labels, index = embeddings.rows[finite], embeddings.labels[finite], embeddings.index[finite.numpy()]
-    of = f"{len(rows):,} images"
+    sample = f"{len(rows):,} images"
     if len(rows) < len(finite):
-        of += f" ({len(finite) - len(rows):,} more are left out: NaN or infinity in their embeddings)"
-    groups = group(rows) if group is not None and len(rows) else None
+        sample += f" ({len(finite) - len(rows):,} more are left out: NaN or infinity in their embeddings)"
+    groups = assign(rows) if assign is not None and len(rows) else None
 
     def show(row: int, right: bool | None = None) -> Picture:
         label, position = int(labels[row]), int(index[row])
         caption = source.classes[label] if 0 <= label < len(source.classes) else ""
-        return picture(source, position, preprocessing, caption, right, source.name(position))
+        return make_picture(source, position, preprocessing, caption, right, source.name(position))
 
-    galleries = list(group_galleries(groups, labels, source.classes, show, of=of)) if groups is not None else []
-    near = neighbor_gallery(rows, labels, source.classes, show, of=of)
-    galleries += [near] if near is not None else []
-    return Pictures(_map(rows, labels, source.classes, groups, show, points), tuple(galleries))
+    galleries: list[Gallery] = []
+    if groups is not None:
+        galleries += group_galleries(groups, labels, source.classes, show, sample=sample)
+    neighbors = neighbor_gallery(rows, labels, source.classes, show, sample=sample)
+    galleries += [neighbors] if neighbors is not None else []
+    return ReportPictures(_map(rows, labels, source.classes, groups, show, max_points), tuple(galleries))
 
 
 def _map(
     rows: Tensor,
     labels: Tensor,
     classes: Sequence[str],
-    groups: Grouped | None,
+    groups: GroupAssignment | None,
     show: Callable[[int], Picture],
-    points: int,
-) -> Map | None:
-    """The map of rows spread evenly over all, colored by class if there are any, else by group."""
-    count = min(points, len(rows))
+    max_points: int,
+) -> EmbeddingMap | None:
+    """The map of evenly spaced rows, colored by class if there are any, otherwise by group."""
+    count = min(max_points, len(rows))
     chosen = evenly(count, len(rows))
     labeled = bool((labels >= 0).any())
     values = torch.full((len(rows),), -1)
@@ -116,13 +139,13 @@ def _map(
     drawn = values.numpy()[chosen]
     kinds = len(np.unique(drawn[drawn >= 0]))
 
-    def called(value: int) -> str:
+    def name(value: int) -> str:
         if not labeled:
             return f"group {value}"
         return classes[value] if value < len(classes) else str(value)
 
-    note = f"{count:,} images, by t-SNE: those that the network finds alike lie close together."
+    note = f"{count:,} images, by t-SNE: images that the network finds similar lie close together."
     if kinds:
         note += f" Colors: {'classes' if labeled else 'groups'}"
-        note += f", the {COLORS} commonest of {kinds}." if kinds > COLORS else "."
-    return embedding_map(rows.numpy()[chosen], drawn, called, lambda row: show(int(chosen[row])), note)
+        note += f", the {MAX_COLORS} most frequent of {kinds}." if kinds > MAX_COLORS else "."
+    return map_embeddings(rows.numpy()[chosen], drawn, name, lambda row: show(int(chosen[row])), note)

@@ -17,10 +17,10 @@ from coterie.data.sources.source import ImageSource, Subset, labels, sampled
 from coterie.embedding.embed import Embeddings, embed_source
 from coterie.errors import NoImages, UserError
 from coterie.logger import Logger
-from coterie.reporting.embedding_map import MOST_POINTS
-from coterie.reporting.gallery import Grouped
-from coterie.reporting.page import Report, write_report
-from coterie.reporting.pictures import pictures_of
+from coterie.reporting.embedding_map import MAX_MAP_POINTS
+from coterie.reporting.gallery import GroupAssignment
+from coterie.reporting.pictures import report_pictures
+from coterie.reporting.report_page import Report, write_report
 from coterie.reporting.tables import probe_tables
 from coterie.training.environment import environment
 from coterie.training.load import load_run
@@ -28,7 +28,7 @@ from coterie.training.monitor import LARGEST_LOSS, SMALLEST_SPREAD
 from coterie.training.run_folder import read_records
 from coterie.training.student import Student, assigned_groups, preprocessing_of
 
-SAMPLED = MOST_POINTS
+SAMPLED = MAX_MAP_POINTS
 """So many images are embedded for the page, unless embeddings are given; of large images fewer (:func:`sample_size`)."""
 FEWEST_SAMPLED = 512
 WHOLE_SIZE = 64  # pixels; of larger images fewer are embedded, in proportion to their area
@@ -67,7 +67,7 @@ def report_run(
         if embeddings is None:
             embeddings = _embed_sample(source, network, preprocessing, device, logger)
         if embeddings is not None:
-            pictures = pictures_of(
+            pictures = report_pictures(
                 embeddings, source, preprocessing, partial(gallery_groups, student) if student is not None else None
             )
     write_report(
@@ -157,12 +157,12 @@ def verdict(records: Sequence[dict[str, Any]]) -> str:
     return f"No sign of collapse: {figures}.{judged}"
 
 
-def gallery_groups(student: Student, rows: Tensor) -> Grouped | None:
+def gallery_groups(student: Student, rows: Tensor) -> GroupAssignment | None:
     """The group, of the first head, that each row of the backbone's belongs to; None where the batch was the groups."""
     nearest = assigned_groups(student, rows)
     if nearest is None or student.groups is None:
         return None
-    return Grouped(*nearest, len(student.groups.centers()[0]))
+    return GroupAssignment(*nearest, len(student.groups.centers()[0]))
 
 
 def _embed_sample(

@@ -6,6 +6,7 @@ from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 from coterie.errors import UserError
 from coterie.evaluation.probes import clusters as module
 from coterie.evaluation.probes.clusters import cluster_figures, clusters
+from coterie.logger import NullLogger
 
 
 def blobs(count: int, classes: int = 4, noise: float = 0.1, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
@@ -87,9 +88,9 @@ def test_the_best_start_is_taken_by_the_mean_cosine(monkeypatch: pytest.MonkeyPa
     rows = torch.nn.functional.normalize(directions + noise, dim=1)
 
     def mean_cosine(starts: int) -> float:
-        monkeypatch.setattr(module, "STARTS", starts)
-        monkeypatch.setattr(module, "LAST_ROUNDS", 0)
-        return float((rows @ module._centers(rows, 20, 0, module.Silent()).T).amax(dim=1).mean())
+        monkeypatch.setattr(module, "KMEANS_STARTS", starts)
+        monkeypatch.setattr(module, "FINAL_ITERATIONS", 0)
+        return float((rows @ module._centers(rows, 20, 0, NullLogger()).T).amax(dim=1).mean())
 
     found = [mean_cosine(starts) for starts in range(1, 9)]
     assert found == sorted(found)
@@ -97,7 +98,7 @@ def test_the_best_start_is_taken_by_the_mean_cosine(monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.parametrize(
-    ("spoil", "said"),
+    ("spoil", "message"),
     [
         (lambda x, y: (x * torch.nan, y), "NaN"),
         (lambda x, y: (x, y - 1), "have no label"),
@@ -105,9 +106,9 @@ def test_the_best_start_is_taken_by_the_mean_cosine(monkeypatch: pytest.MonkeyPa
         (lambda x, y: (x, y.clamp(max=2)), "TRAIN has no image of"),
     ],
 )
-def test_bad_input_is_one_plain_line(spoil, said: str) -> None:
+def test_bad_input_is_one_plain_line(spoil, message: str) -> None:
     train, labels = blobs(40)
-    with pytest.raises(UserError, match=said) as caught:
+    with pytest.raises(UserError, match=message) as caught:
         clusters(*spoil(train, labels), train, labels)
     assert "\n" not in str(caught.value)
 

@@ -18,7 +18,7 @@ def counts(labels: np.ndarray) -> dict[int, int]:
 
 
 @given(LABELS, st.integers(1, 60), SEEDS)
-def test_every_class_gives_what_is_asked_or_all_it_has(labels, per_class, seed):
+def test_every_class_gives_the_requested_number_or_all_it_has(labels, per_class, seed):
     positions = labeled_subset(labels, per_class=per_class, seed=seed).positions
     assert (np.diff(positions) > 0).all()
     assert counts(labels[positions]) == {number: min(per_class, had) for number, had in counts(labels).items()}
@@ -46,13 +46,13 @@ def test_numbers_are_nested(labels, few, more, seed):
 
 
 @given(LABELS, SEEDS)
-def test_it_is_a_pure_function_of_the_seed(labels, seed):
+def test_a_subset_is_a_pure_function_of_the_seed(labels, seed):
     first, second = (labeled_subset(labels, share=0.3, seed=seed).positions for _ in range(2))
     np.random.seed(1)  # noqa: NPY002 -- whatever the global generator says
     assert first.tolist() == second.tolist()
 
 
-def test_seeds_and_classes_draw_differently():
+def test_seeds_and_classes_have_different_orders():
     labels = np.arange(4000) % 2  # the two classes alternate
     chosen = [labeled_subset(labels, per_class=100, seed=seed).positions for seed in (0, 1)]
     assert len(set(chosen[0]) & set(chosen[1])) < 40  # 10 are expected
@@ -64,7 +64,7 @@ def test_a_subset_is_the_same_on_every_machine():
     assert labeled_subset(np.arange(40) % 4, per_class=2, seed=7).positions.tolist() == PINNED
 
 
-def test_all_images_of_a_class_are_as_likely():
+def test_all_images_of_a_class_are_equally_likely():
     labels = np.zeros(10, dtype=np.int64)
     hits = np.bincount([labeled_subset(labels, per_class=1, seed=seed).positions[0] for seed in range(1000)])
     assert len(hits) == 10
@@ -73,17 +73,17 @@ def test_all_images_of_a_class_are_as_likely():
 
 
 @pytest.mark.parametrize(
-    ("asked", "said"),
+    ("amount", "remark"),
     [
-        ({"per_class": 3}, "1 of 2 classes have fewer than 3 labeled images and give all they have"),
-        ({"share": 0.1}, "1 of 2 classes are so small that 10% of their labels is none: each gives one image"),
+        ({"per_class": 3}, "1 of 2 classes have fewer than 3 labeled images: all of them are used"),
+        ({"share": 0.1}, "1 of 2 classes are so small that 10% of their labels is none: one image of each is used"),
         ({"per_class": 2}, None),
         ({"share": 0.5}, None),
     ],
 )
-def test_classes_that_are_too_small_are_told(asked, said):
-    remarks = labeled_subset(np.array([0] * 2 + [1] * 20 + [-1] * 5), **asked).remarks
-    assert remarks == (() if said is None else (said,))
+def test_small_classes_get_a_remark(amount, remark):
+    remarks = labeled_subset(np.array([0] * 2 + [1] * 20 + [-1] * 5), **amount).remarks
+    assert remarks == (() if remark is None else (remark,))
 
 
 @pytest.mark.parametrize(
@@ -96,7 +96,7 @@ def test_classes_that_are_too_small_are_told(asked, said):
         ("5", FewLabels(per_class=5)),
     ],
 )
-def test_what_a_user_writes(text, few):
+def test_shares_and_numbers_are_parsed(text, few):
     assert parse_labels(text) == few
 
 
@@ -107,24 +107,24 @@ def test_what_a_user_writes(text, few):
         ("", "cannot read ''"),
         ("0.1", "cannot read '0.1'"),
         ("10%%", "cannot read"),
-        ("nan%", "no share"),
-        ("0%", "0% is no share of the labels"),
-        ("101%", "101% is no share"),
-        ("0", "0 images a class is too few"),
-        ("-3", "-3 images a class"),
+        ("nan%", "out of range"),
+        ("0%", "0% is out of range"),
+        ("101%", "101% is out of range"),
+        ("0", "0 images per class is too few"),
+        ("-3", "-3 images per class"),
     ],
 )
-def test_what_cannot_be_meant(text, said):
+def test_values_that_make_no_sense_are_refused(text, said):
     with pytest.raises(UserError, match=said):
         parse_labels(text)
 
 
-@pytest.mark.parametrize("asked", [{}, {"share": 0.1, "per_class": 5}])
-def test_one_of_both(asked):
+@pytest.mark.parametrize("amount", [{}, {"share": 0.1, "per_class": 5}])
+def test_share_and_number_exclude_each_other(amount):
     with pytest.raises(UserError, match="either a share"):
-        labeled_subset(np.zeros(3, dtype=np.int64), **asked)
+        labeled_subset(np.zeros(3, dtype=np.int64), **amount)
 
 
-def test_nothing_labeled():
+def test_no_labels_are_refused():
     with pytest.raises(UserError, match="no image has a label"):
         labeled_subset(np.full(3, -1), share=0.1)

@@ -17,9 +17,9 @@ def rows_of(count: int, seed: int, classes: int = 5) -> tuple[torch.Tensor, torc
 
 def oracle(gallery, gallery_labels, queries, query_labels, *, at=(1, 5, 10), same=False) -> dict[str, float]:
     """Query by query, with scikit-learn."""
-    unit, asked = (F.normalize(rows, dim=1).numpy() for rows in (gallery, queries))
+    unit, unit_queries = (F.normalize(rows, dim=1).numpy() for rows in (gallery, queries))
     precisions, hits, left_out = [], [], 0
-    for i, query in enumerate(asked):
+    for i, query in enumerate(unit_queries):
         others = np.arange(len(unit)) != i if same else np.ones(len(unit), dtype=bool)
         scores, right = (unit @ query)[others], (gallery_labels == query_labels[i]).numpy()[others]
         if not right.any():
@@ -32,7 +32,7 @@ def oracle(gallery, gallery_labels, queries, query_labels, *, at=(1, 5, 10), sam
     return {"map": 100 * np.mean(precisions), **recall, "queries_left_out": left_out}
 
 
-def test_by_hand() -> None:
+def test_average_precision_and_recall_by_hand() -> None:
     angles = torch.tensor([0.1, 0.2, 0.3, 0.4])
     gallery = torch.stack([angles.cos(), angles.sin()], dim=1) * torch.tensor([[1.0], [9.0], [2.0], [0.1]])
     found = retrieval(
@@ -85,9 +85,9 @@ def test_chunks_bound_the_memory_and_change_nothing(same: bool, monkeypatch: pyt
     whole = retrieval(*gallery, *queries)
     largest, searchsorted = [], torch.searchsorted
 
-    def watched(ranking: torch.Tensor, asked: torch.Tensor) -> torch.Tensor:
+    def watched(ranking: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
         largest.append(ranking.numel())
-        return searchsorted(ranking, asked)
+        return searchsorted(ranking, values)
 
     monkeypatch.setattr(torch, "searchsorted", watched)
     monkeypatch.setattr("coterie.grouping.chunks.CHUNK_ELEMENTS", 8 * 90 * 7)

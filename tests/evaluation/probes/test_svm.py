@@ -11,7 +11,7 @@ from coterie.evaluation.probes.svm import PUBLISHED_COSTS, average_precisions, l
 from coterie.logger import NullLogger
 
 
-class Heard(NullLogger):
+class Recorder(NullLogger):
     def __init__(self) -> None:
         self.lines: list[str] = []
 
@@ -30,7 +30,7 @@ def images(count: int, seed: int, classes: int = 4) -> tuple[torch.Tensor, torch
 def test_agrees_with_a_grid_search_of_scikit_learn() -> None:
     (train, train_matrix), (test, test_matrix) = images(150, 0), images(90, 1)
     found = svm(train, train_matrix, test, test_matrix, costs=(0.001, 1.0, 50.0), seed=5)
-    learned, asked = (F.normalize(rows.double(), dim=1).numpy() for rows in (train, test))
+    train_rows, test_rows = (F.normalize(rows.double(), dim=1).numpy() for rows in (train, test))
     precisions, chosen = [], set()
     for number in range(4):
         search = GridSearchCV(
@@ -38,9 +38,9 @@ def test_agrees_with_a_grid_search_of_scikit_learn() -> None:
             {"C": [0.001, 1.0, 50.0]},
             scoring="average_precision",
             cv=StratifiedKFold(3, shuffle=True, random_state=5),
-        ).fit(learned, np.where(train_matrix[:, number], 1, -1))
+        ).fit(train_rows, np.where(train_matrix[:, number], 1, -1))
         chosen.add(search.best_params_["C"])
-        precisions.append(average_precision_score(test_matrix[:, number], search.decision_function(asked)))
+        precisions.append(average_precision_score(test_matrix[:, number], search.decision_function(test_rows)))
     assert found["map"] == pytest.approx(100 * np.mean(precisions), abs=1e-9)
     assert len(chosen) > 1  # the choice matters
     assert (found["classes"], found["classes_left_out"]) == (4, 0)
@@ -85,16 +85,16 @@ def test_a_recall_of_exactly_three_tenths_counts_for_three_tenths() -> None:
     assert eleven == pytest.approx((4 * 1 + 7 * 10 / 100) / 11)
 
 
-def test_classes_that_cannot_be_asked_are_left_out_and_counted() -> None:
+def test_classes_that_cannot_be_tested_are_left_out_and_counted() -> None:
     (train, train_matrix), (test, test_matrix) = images(80, 4), images(50, 5)
     alone = svm(train, train_matrix, test, test_matrix)
     none, every = torch.zeros(80, 1, dtype=torch.bool), torch.ones(80, 1, dtype=torch.bool)
     some = torch.arange(80)[:, None] % 2 == 0
     more = torch.cat([train_matrix, none, some, every], dim=1)
-    asked = torch.cat([test_matrix, some[:50], none[:50], some[:50]], dim=1)
-    assert svm(train, more, test, asked) == {**alone, "classes_left_out": 3}
-    with pytest.raises(UserError, match="no class has images") as caught:
-        svm(train, more[:, 4:], test, asked[:, 4:])
+    test_more = torch.cat([test_matrix, some[:50], none[:50], some[:50]], dim=1)
+    assert svm(train, more, test, test_more) == {**alone, "classes_left_out": 3}
+    with pytest.raises(UserError, match="no class has images with it") as caught:
+        svm(train, more[:, 4:], test, test_more[:, 4:])
     assert "\n" not in str(caught.value)
 
 
@@ -103,16 +103,16 @@ def test_a_class_with_one_image_takes_the_cost_in_the_middle() -> None:
     matrix = torch.zeros(40, 4, dtype=torch.bool)
     matrix[0, 0] = matrix[3, 1] = matrix[7, 1] = True
     assert svm(rows, matrix, test, test_matrix)["classes"] == 2
-    learned, asked = (F.normalize(each.double(), dim=1).numpy() for each in (rows, test))
+    train_rows, test_rows = (F.normalize(each.double(), dim=1).numpy() for each in (rows, test))
     expected = {}
     for cost in (0.001, 1000.0):
         machine = LinearSVC(C=cost, class_weight={True: 2, False: 1}, random_state=0, dual="auto", max_iter=2000)
-        scores = machine.fit(learned, matrix[:, 0]).decision_function(asked)
+        scores = machine.fit(train_rows, matrix[:, 0]).decision_function(test_rows)
         expected[cost] = 100 * average_precision_score(test_matrix[:, 0], scores)
     assert abs(expected[0.001] - expected[1000.0]) > 1
-    for costs, taken in (((1000.0, 0.001, 1000.0), 0.001), ((0.001, 1000.0, 0.001), 1000.0)):
+    for costs, chosen in (((1000.0, 0.001, 1000.0), 0.001), ((0.001, 1000.0, 0.001), 1000.0)):
         alone = svm(rows, matrix[:, :1], test, test_matrix[:, :1], costs=costs)
-        assert alone["map"] == pytest.approx(expected[taken])
+        assert alone["map"] == pytest.approx(expected[chosen])
 
 
 def test_low_shot_takes_k_positives_and_as_many_others_a_class(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -129,10 +129,10 @@ def test_low_shot_takes_k_positives_and_as_many_others_a_class(monkeypatch: pyte
     assert all(len(np.unique(rows, axis=0)) == len(rows) for _, rows, _ in seen)  # each image once
     assert len({rows.tobytes() for _, rows, _ in seen}) == 24  # and no sample twice
     precisions = np.zeros((2, 4, 3))
-    asked = F.normalize(test.double(), dim=1).numpy()
+    test_rows = F.normalize(test.double(), dim=1).numpy()
     for place, (cost, rows, truth) in zip(np.ndindex(2, 4, 3), list(seen), strict=True):
         machine = LinearSVC(C=cost, class_weight={True: 2, False: 1}, random_state=0, dual="auto", max_iter=2000)
-        scores = fit(machine, rows, truth).decision_function(asked)
+        scores = fit(machine, rows, truth).decision_function(test_rows)
         precisions[place] = average_precision_score(test_matrix[:, place[1]], scores)
     means = 100 * precisions.mean(axis=1)
     assert found == pytest.approx(
@@ -155,11 +155,11 @@ def test_low_shot_takes_k_positives_and_as_many_others_a_class(monkeypatch: pyte
 def test_k_above_what_a_class_has() -> None:
     (train, train_matrix), (test, test_matrix) = images(60, 9), images(40, 10)
     train_matrix[:, 0] = torch.arange(60) < 3
-    heard = Heard()
-    found = low_shot(train, train_matrix, test, test_matrix, shots=(2, 4, 59), samples=2, logger=heard)
+    logger = Recorder()
+    found = low_shot(train, train_matrix, test, test_matrix, shots=(2, 4, 59), samples=2, logger=logger)
     assert [found[f"k{k}_classes"] for k in (2, 4)] == [4, 3]
     assert not any(name.startswith("k59") for name in found)
-    assert heard.lines == [
+    assert logger.lines == [
         "k = 4: 1 of 4 classes have fewer images and are left out",
         "k = 59: 4 of 4 classes have fewer images and are left out",
     ]

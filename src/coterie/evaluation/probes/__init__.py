@@ -1,1 +1,1 @@
-"""Probes of features: each file is one."""
+"""Probes: how well labels can be predicted from learned features."""

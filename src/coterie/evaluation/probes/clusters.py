@@ -1,4 +1,4 @@
-"""Whether groups of images are classes: of the run's own groups, and of k-means on the features."""
+"""The cluster probe: whether groups are classes, for the run's own groups and for k-means on the features."""
 
 import numpy as np
 import torch
@@ -10,32 +10,32 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from coterie.errors import UserError
-from coterie.evaluation.probes.checks import check_labeled_features, check_labels
+from coterie.evaluation.input_checks import check_labeled_features, check_labels
 from coterie.grouping.chunks import chunked
 from coterie.grouping.kmeans import nearest_centers, random_starts, spherical_kmeans
 from coterie.grouping.loss import cosine_scores
 from coterie.logger import Logger, NullLogger
 
-STARTS = 8
-ROUNDS = 10  # of each start
-LAST_ROUNDS = 20  # more, of the best start
+KMEANS_STARTS = 8
+START_ITERATIONS = 10  # of each start
+FINAL_ITERATIONS = 20  # more, of the best start
 
 
 def cluster_figures(labels: Int[Tensor, " n"], groups: Int[Tensor, " n"]) -> dict[str, float]:
-    """How well groups agree with classes.
+    """Measure how well groups agree with classes.
 
-    Images whose group is -1 are left out of every figure, as if they were not there, and counted: figures of groups that hold
-    few of the images flatter. NMI is divided by the arithmetic mean of both entropies (Vinh et al. 2010; scikit-learn's
-    default) and, like purity, grows with the number of groups; ARI (Hubert & Arabie 1985) is 0 for groups by chance.
+    Images without a group (-1) are left out of every metric, and counted: metrics of groups that contain few of the images
+    flatter. NMI is normalized by the arithmetic mean of both entropies (Vinh et al. 2010; scikit-learn's default) and, like
+    purity, grows with the number of groups; ARI (Hubert & Arabie 1985) is 0 for random groups.
 
     Args:
         labels: the class of each image, from 0.
-        groups: the group of each image; -1: it has none.
+        groups: the group of each image; -1: none.
 
     Returns:
-        ``nmi`` (0 to 1); ``ari`` (at most 1); in percent ``hungarian_accuracy``, where each class gets one group of its own so
-        that the most images are right (Kuhn 1955; images of the groups left over are wrong), and ``purity``, where each group
-        counts as the class that is most frequent in it; ``ungrouped``, the number of images left out.
+        ``nmi`` (0 to 1); ``ari`` (at most 1); in percent ``hungarian_accuracy``, for the assignment of one group to each class
+        that makes the most images right (Kuhn 1955; images of unassigned groups are wrong), and ``purity``, where each group
+        counts as its most frequent class; ``ungrouped``, the number of images left out.
 
     Raises:
         UserError: no image, one without a label, or none with a group.
@@ -68,27 +68,27 @@ def clusters(
     seed: int = 0,
     logger: Logger | None = None,
 ) -> dict[str, float]:
-    """:func:`cluster_figures` of the test images, for the run's own groups and for k-means on the features.
+    """Compute :func:`cluster_figures` of the test images, for the run's own groups and for k-means on the features.
 
     K-means is spherical (Dhillon & Modha 2001), on unit rows, with as many clusters as TRAIN has classes, fitted on TRAIN and
-    asked about TEST. Of `STARTS` seeded starts, after `ROUNDS` rounds each, the one with the largest mean cosine between rows
-    and centers goes on for `LAST_ROUNDS` more: labels give nothing but the number of clusters. Runs on the device of its
-    inputs; beside them it holds unit copies of both and a bounded number of scores.
+    tested on TEST. Of `KMEANS_STARTS` seeded starts with `START_ITERATIONS` iterations each, the one with the largest mean
+    cosine between rows and centers is continued for `FINAL_ITERATIONS` more: labels provide nothing but the number of
+    clusters. Runs on the device of its inputs; beyond them it holds unit copies of both and a bounded number of scores.
 
     Args:
         train: embeddings to fit on.
         train_labels: their classes.
-        test: embeddings to ask about.
+        test: embeddings to test on.
         test_labels: their classes.
-        groups: the run's own group of each test image, -1 for none, if there are groups.
-        seed: of the starts.
-        logger: hears of the progress.
+        groups: the run's own group of each test image, -1 for none; None: the run has no groups.
+        seed: for the starts of k-means.
+        logger: receives progress.
 
     Returns:
         ``groups_nmi`` ... ``groups_ungrouped`` (with ``groups``), and ``kmeans_nmi`` ... ``kmeans_purity``.
 
     Raises:
-        UserError: NaN, missing labels, one class only, or classes of TEST that TRAIN has not.
+        UserError: NaN or infinity, missing labels, one class only, or classes of TEST that TRAIN does not have.
     """
     check_labeled_features(train, train_labels, test, test_labels)
     result: dict[str, float] = {}
@@ -105,10 +105,10 @@ def clusters(
 def _centers(rows: Float[Tensor, "n d"], count: int, seed: int, logger: Logger) -> Float[Tensor, "k d"]:
     """The best of several k-means, by the mean cosine between unit rows and their centers."""
     best, largest = rows[:count], -torch.inf
-    for start in logger.progress(range(STARTS), STARTS, "k-means"):
+    for start in logger.progress(range(KMEANS_STARTS), KMEANS_STARTS, "k-means"):
         positions = random_starts(len(rows), count, seed, step=start, head=0)
-        centers = spherical_kmeans(rows, rows[positions.to(rows.device)], ROUNDS)
+        centers = spherical_kmeans(rows, rows[positions.to(rows.device)], START_ITERATIONS)
         cosines = [cosine_scores(part, centers).amax(dim=1).sum(dtype=torch.float64) for part in chunked(rows, count)]
         if (total := float(torch.stack(cosines).sum())) > largest:
             best, largest = centers, total
-    return spherical_kmeans(rows, best, LAST_ROUNDS)
+    return spherical_kmeans(rows, best, FINAL_ITERATIONS)

@@ -7,11 +7,11 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
+from coterie.evaluation.input_checks import check_finite, check_labels
 from coterie.evaluation.neighbors import nearest, vote
-from coterie.evaluation.probes.checks import check_finite, check_labels
 from coterie.grouping.chunks import chunked
 
-NEIGHBORS = (1, 20, 200)
+K_VALUES = (1, 20, 200)
 TEMPERATURES = (0.07, 0.1)
 
 
@@ -21,20 +21,28 @@ def knn(
     test: Float[Tensor, "m d"],
     test_labels: Int[Tensor, " m"],
     *,
-    neighbors: Sequence[int] = NEIGHBORS,
+    neighbors: Sequence[int] = K_VALUES,
     temperatures: Sequence[float] = TEMPERATURES,
 ) -> dict[str, float]:
-    """Accuracy, in percent, of a weighted vote of the nearest training rows.
+    """Classify by a weighted vote of the nearest training rows, and measure the accuracy.
 
     Cosine similarity; each of the k neighbors votes with ``exp(cosine / temperature)`` (Wu et al. 2018, section 3.4; the
-    protocol of DINO, and of SwAV's appendix B.6). Runs on the device of its inputs; beside them, and a copy of the training
+    protocol of DINO, and of SwAV's appendix B.6). Runs on the device of its inputs; beyond them and a copy of the training
     rows, it holds a bounded number of scores and votes at a time.
 
+    Args:
+        train: embeddings of the training images.
+        train_labels: their classes, from 0.
+        test: embeddings of the test images.
+        test_labels: their classes, from 0.
+        neighbors: the values of k.
+        temperatures: of the weights of the vote.
+
     Returns:
-        ``{"k20_t0.07_top1": ..., "k20_t0.07_top5": ..., ...}``; top5 looks at the best min(5, k) classes.
+        ``{"k20_t0.07_top1": ..., "k20_t0.07_top5": ..., ...}`` in percent; top5 considers the best min(5, k) classes.
 
     Raises:
-        UserError: NaN, or missing labels.
+        UserError: NaN or infinity, or missing labels.
     """
     for rows, labels, what in ((train, train_labels, "TRAIN"), (test, test_labels, "TEST")):
         check_labels(labels, what)
@@ -66,7 +74,15 @@ def knn_predictions(
     k: int = 20,
     temperature: float = 0.07,
 ) -> Int[Tensor, " m"]:
-    """The class that the k nearest training rows vote for, for each test row; as in :func:`knn`."""
+    """Predict the class of each test row by the vote of its k nearest training rows, as in :func:`knn`.
+
+    Args:
+        train: embeddings of the training images.
+        train_labels: their classes, from 0.
+        test: embeddings of the images to classify.
+        k: number of neighbors.
+        temperature: of the weights of the vote.
+    """
     train, test = F.normalize(train, dim=1), F.normalize(test, dim=1)
     similarities, positions = nearest(test, train, k)
     classes = int(train_labels.max()) + 1

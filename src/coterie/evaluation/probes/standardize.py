@@ -1,4 +1,4 @@
-"""Features of mean 0 and standard deviation 1."""
+"""Standardization of features to mean 0 and standard deviation 1."""
 
 from dataclasses import dataclass
 
@@ -9,19 +9,30 @@ from torch import Tensor
 from coterie.grouping.chunks import chunk_slices
 
 CONSTANT = 1e-6
-"""A feature whose standard deviation is below this share of its mean holds rounding errors and no news."""
+"""A feature whose standard deviation is below this share of its mean is constant up to rounding errors."""
 
 
 @dataclass(frozen=True)
 class Standardizer:
-    """Brings features to mean 0 and standard deviation 1; one that never changes becomes 0 and counts for nothing."""
+    """Scales features to mean 0 and standard deviation 1; a constant feature becomes 0.
+
+    Attributes:
+        mean: subtracted from each feature.
+        scale: what each feature is multiplied with then: 1 / standard deviation, or 0.
+    """
 
     mean: Float[Tensor, " d"]
     scale: Float[Tensor, " d"]
 
     @classmethod
     def fit(cls, rows: Float[Tensor, "n d"]) -> "Standardizer":
-        """As these rows ask for; summed in float32 or better within parts of bounded memory, and in float64 over them."""
+        """Compute mean and standard deviation of rows.
+
+        Sums are in float32 or better within chunks of bounded memory, and in float64 over them.
+
+        Args:
+            rows: features in any floating-point precision.
+        """
         precision = torch.promote_types(rows.dtype, torch.float32)
         mean, squares = (rows.new_zeros(rows.shape[1], dtype=torch.float64) for _ in range(2))
         for part in chunk_slices(len(rows), rows.shape[1], rows.device):
@@ -34,11 +45,15 @@ class Standardizer:
 
     @classmethod
     def identity(cls, rows: Float[Tensor, "n d"]) -> "Standardizer":
-        """Leaves the features as they are, in float32 or better."""
+        """Leave features as they are, in float32 or better.
+
+        Args:
+            rows: features, for their number, precision and device.
+        """
         precision = torch.promote_types(rows.dtype, torch.float32)
         zero = rows.new_zeros(rows.shape[1], dtype=precision)
         return cls(zero, torch.ones_like(zero))
 
     def __call__(self, rows: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
-        """The rows, standardized."""
+        """Standardize rows."""
         return (rows - self.mean).mul_(self.scale)

@@ -1,17 +1,13 @@
-import base64
-import io
 import math
 from html.parser import HTMLParser
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from coterie.errors import UserError
-from coterie.reporting.embedding_map import Map, Spot
+from coterie.reporting.embedding_map import EmbeddingMap, Spot
 from coterie.reporting.gallery import Gallery, Picture, Row, Strip
-from coterie.reporting.html import thumbnail
-from coterie.reporting.page import Comparison, Report, render, write_report
+from coterie.reporting.report_page import BarChart, Report, render_report, write_report
 from coterie.reporting.tables import Table
 
 FIGURES = (("raw pixels", 17.2), ("untrained network", 21.0))
@@ -71,10 +67,10 @@ def a_report(text="plain", pictures=None):
         title=f"Demo {text}",
         answer=f"kNN 20: raw pixels 17.2 %, untrained 21.0 %, pretrained 52.4 % {text}",
         summary=(f"It took 4 minutes. {text}",),
-        comparison=Comparison(f"kNN {text}", (*FIGURES, (f"pretrained {text}", 52.4)), chance=5.6),
+        bars=BarChart(f"kNN {text}", (*FIGURES, (f"pretrained {text}", 52.4)), chance=5.6),
         metrics=metrics,
         warnings=({"step": None, "message": f"3 images could not be decoded {text}"},),
-        map=Map(
+        map=EmbeddingMap(
             f"{text} as a map",
             np.array([[0.0, 0.0], [0.4, 0.25], [1.0, 0.5]]),
             np.array([0, 0, -1]),
@@ -90,7 +86,7 @@ def a_report(text="plain", pictures=None):
 
 
 def test_the_answer_comes_first_and_the_figures_are_there():
-    page = Page(render(a_report()))
+    page = Page(render_report(a_report()))
     body = page.text[page.text.index("Demo plain", page.text.index("Demo plain") + 1) :]
     assert body.split("\n")[1] == "kNN 20: raw pixels 17.2\u00a0%, untrained 21.0\u00a0%, pretrained 52.4\u00a0% plain"
     order = [
@@ -101,22 +97,22 @@ def test_the_answer_comes_first_and_the_figures_are_there():
         )
     ]  # fmt: skip
     assert order == sorted(order)
-    for words in ("52.4 %", "45.7", "guessing, 5.6 %", "3 of 8", "coterie demo", "Step 19"):
+    for words in ("52.4 %", "45.7", "chance, 5.6 %", "3 of 8", "coterie demo", "Step 19"):
         assert words in body
     assert [each["style"] for each in page.all("i") if "width" in each.get("style", "")] == [
         "width: 17.20%", "width: 21.00%", "width: 52.40%",
     ]  # fmt: skip
 
 
-def test_everything_that_can_be_gone_to_is_there():
-    page = Page(render(a_report()))
+def test_every_link_of_the_navigation_has_its_section():
+    page = Page(render_report(a_report()))
     wanted = [each["href"].removeprefix("#") for each in page.all("a")]
-    assert wanted == ["figures", "curves", "map", "gallery-1", "made"]
+    assert wanted == ["probes", "curves", "map", "gallery-1", "made"]
     assert {each.get("id") for each in page.all("section")} >= set(wanted)
 
 
 def test_the_map_is_drawn_as_dots_and_pictures():
-    page = Page(render(a_report()))
+    page = Page(render_report(a_report()))
     dots = {each["class"]: each["d"] for each in page.all("path") if each["class"] != "flag"}
     assert dots == {"k-": "M100.00 50.00h0", "k0": "M0.00 0.00h0M40.00 25.00h0"}
     assert [(each["class"], each["title"]) for each in page.all("i", "spot")] == [
@@ -130,17 +126,19 @@ def test_the_map_is_drawn_as_dots_and_pictures():
 
 
 def test_neighbors_of_the_same_class_are_marked_by_more_than_color():
-    page = Page(render(a_report()))
+    page = Page(render_report(a_report()))
     assert len(page.all("figure", "right")) == 4 * 3
     assert len(page.all("figure", "wrong")) == 4 * 5
     assert page.text.count("✓ plain") == 4 * 3
     assert page.text.count("✗ plain") == 4 * 5
 
 
-def test_a_warning_is_told_once_and_marked_in_the_curves():
+def test_a_warning_is_shown_once_and_marked_in_the_charts():
     report = a_report()
     again = {"step": 19, "message": "the run looks collapsed plain"}
-    page = Page(render(Report("run", "it collapsed", metrics=report.metrics, warnings=(again, *report.warnings))))
+    page = Page(
+        render_report(Report("run", "it collapsed", metrics=report.metrics, warnings=(again, *report.warnings)))
+    )
     warnings = page.text[: page.text.index("Curves")]
     assert warnings.count("the run looks collapsed") == 1
     assert warnings.index("could not be decoded") < warnings.index("the run looks collapsed")
@@ -148,7 +146,7 @@ def test_a_warning_is_told_once_and_marked_in_the_curves():
 
 
 def test_the_page_loads_nothing_and_runs_nothing():
-    text = render(a_report())
+    text = render_report(a_report())
     page = Page(text)
     for _, attributes in page.elements:
         for name in ("src", "href", "srcset", "action", "data", "poster"):
@@ -162,8 +160,8 @@ def test_the_page_loads_nothing_and_runs_nothing():
     assert policy == ["default-src 'none'; img-src data:; style-src 'unsafe-inline'"]
 
 
-def test_whatever_comes_from_outside_is_escaped():
-    plain, nasty = Page(render(a_report())), Page(render(a_report(NASTY)))
+def test_all_values_are_escaped():
+    plain, nasty = Page(render_report(a_report())), Page(render_report(a_report(NASTY)))
     assert [tag for tag, _ in nasty.elements] == [tag for tag, _ in plain.elements]
     assert [attributes.keys() for _, attributes in nasty.elements] == [
         attributes.keys() for _, attributes in plain.elements
@@ -171,25 +169,8 @@ def test_whatever_comes_from_outside_is_escaped():
     assert nasty.text.count(NASTY) == plain.text.count("plain")
 
 
-@pytest.mark.parametrize("channels", [None, 1, 2, 3, 4, 7])
-def test_small_pictures_are_kept_pixel_by_pixel(channels):
-    pixels = noise(32, channels or 1)
-    expected = pixels[:, :, :3] if channels in (3, 4) else pixels[:, :, 0]
-    kind, _, data = thumbnail(pixels if channels else pixels[:, :, 0], 112).partition(",")
-    assert kind == "data:image/png;base64"
-    with Image.open(io.BytesIO(base64.b64decode(data))) as image:
-        assert np.array_equal(np.asarray(image), expected)
-
-
-def test_large_pictures_are_shrunk_in_proportion():
-    kind, _, data = thumbnail(np.zeros((300, 600, 3), np.uint8), 112).partition(",")
-    assert kind == "data:image/jpeg;base64"
-    with Image.open(io.BytesIO(base64.b64decode(data))) as image:
-        assert image.size == (112, 56)
-
-
 def test_the_page_stays_small(tmp_path, monkeypatch):
-    monkeypatch.setattr("coterie.reporting.html.LARGEST_PAGE", 500_000)  # pages of 5 MB take long
+    monkeypatch.setattr("coterie.reporting.html.MAX_PAGE_BYTES", 500_000)  # pages of 5 MB take long
     picture = Picture(noise(200, 3), "noise")
     row = Row(picture, (Strip("all", (picture,) * 10),))
     write_report(tmp_path / "report.html", Report("large", "too much", galleries=(Gallery("many", (row,) * 20),)))
@@ -197,11 +178,11 @@ def test_the_page_stays_small(tmp_path, monkeypatch):
     assert (tmp_path / "report.html").stat().st_size < 500_000
     assert 0 < len(page.all("div", "row")) < 20
     shown = len(page.all("div", "row"))
-    assert f"The first {shown} of 20 rows" in page.text
+    assert f"Only the first {shown} of 20 rows are shown" in page.text
 
 
-def test_a_page_that_no_shrinking_makes_small_has_no_pictures(tmp_path, monkeypatch):
-    monkeypatch.setattr("coterie.reporting.html.LARGEST_PAGE", 60_000)
+def test_a_page_that_stays_too_large_has_no_pictures(tmp_path, monkeypatch):
+    monkeypatch.setattr("coterie.reporting.html.MAX_PAGE_BYTES", 60_000)
     write_report(tmp_path / "report.html", a_report(pictures=noise(200, 3)))
     page = Page((tmp_path / "report.html").read_text())
     assert not page.all("img")
@@ -216,15 +197,15 @@ def test_a_report_may_be_nearly_empty(tmp_path):
     assert not page.all("section")
 
 
-def test_figures_that_are_no_numbers_do_no_harm():
+def test_values_that_are_not_numbers_do_no_harm():
     lines = [{"step": 0, "lr": math.nan, "spread": math.nan}, {"step": 5, "lr": 0.1, "spread": None}]
     table = Table("odd", ("a", "b", "c"), ((math.nan, math.inf, True),))
-    page = Page(render(Report("odd", "odd", metrics=lines, tables=(table,), environment={"none": None})))
+    page = Page(render_report(Report("odd", "odd", metrics=lines, tables=(table,), environment={"none": None})))
     assert len(page.all("svg")) == 1
     assert "nan" not in " ".join(str(attributes) for _, attributes in page.elements)
 
 
-def test_a_page_that_cannot_be_made_leaves_the_old_one_whole(tmp_path):
+def test_a_page_that_cannot_be_made_leaves_the_old_one_intact(tmp_path):
     path = tmp_path / "report.html"
     path.write_text("the old one")
     with pytest.raises(KeyError, match="message"):

@@ -1,4 +1,4 @@
-"""The probes by name: the same functions whether a run asks while it trains or a person asks afterwards."""
+"""Runs probes by name: the same functions during training and afterwards."""
 
 from collections.abc import Sequence
 
@@ -25,27 +25,30 @@ def probe_embeddings(
     seed: int = 0,
     logger: Logger | None = None,
 ) -> dict[str, dict[str, float]]:
-    """Ask each of the probes, on the device.
+    """Run probes that need nothing but embeddings and labels.
 
     Args:
-        probes: of ``OF_EMBEDDINGS``.
-        train: what is learned from; all labeled.
-        test: what is asked; all labeled.
+        probes: names out of ``OF_EMBEDDINGS``.
+        train: embeddings to train on, all labeled.
+        test: embeddings to test on, all labeled.
         groups: the run's own group of each test image, for ``clusters``.
-        device: where it is computed.
-        seed: of what is drawn.
-        logger: is told how far it is.
+        device: where to compute.
+        seed: for random choices.
+        logger: receives progress.
 
     Returns:
         ``{probe: {metric: value}}``.
+
+    Raises:
+        UserError: an unknown probe, or data that a probe cannot use.
     """
     check_known(probes, OF_EMBEDDINGS)
     rows = (train.rows.to(device), train.labels.to(device), test.rows.to(device), test.labels.to(device))
-    asked = {
+    functions = {
         "knn": lambda: knn(*rows),
         "linear": lambda: linear(*rows, seed=seed, logger=logger),
         "linear_published": lambda: linear_published(*rows, seed=seed, logger=logger),
         "clusters": lambda: clusters(*rows, groups=groups, seed=seed, logger=logger),
         "retrieval": lambda: retrieval(*rows, logger=logger),
     }
-    return {name: asked[name]() for name in probes}
+    return {name: functions[name]() for name in probes}

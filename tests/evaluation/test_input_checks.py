@@ -1,23 +1,26 @@
 import pytest
 import torch
 
-import coterie.evaluation.neighbors
 from coterie.errors import UserError
-from coterie.evaluation.probes.checks import check_finite, check_labeled_features, check_labels, held_out
+from coterie.evaluation.input_checks import check_finite, check_labeled_features, check_labels
 
 
-def test_embeddings_that_are_not_finite_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("elements", [32_000_000, 8])
+def test_embeddings_that_are_not_finite_are_counted_whatever_the_chunk(
+    elements: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("coterie.grouping.chunks.CHUNK_ELEMENTS", elements)
     rows = torch.zeros(10, 4)
     check_finite(rows, "TRAIN")
     rows[2, 1], rows[2, 2], rows[7, 0] = torch.nan, torch.inf, -torch.inf
-    for elements in (32_000_000, 8):
-        monkeypatch.setattr(coterie.evaluation.neighbors, "CHUNK_ELEMENTS", elements)
-        with pytest.raises(UserError, match=r"^NaN or infinity in 2 of 10 embeddings of TRAIN: "):
-            check_finite(rows, "TRAIN")
+    with pytest.raises(UserError, match=r"^NaN or infinity in 2 of 10 embeddings of TRAIN: "):
+        check_finite(rows, "TRAIN")
 
 
 def test_large_finite_embeddings_pass() -> None:
-    check_finite(torch.full((4, 4), 3e38), "TRAIN")
+    rows = torch.full((4, 4), 3e38)
+    assert rows.sum().isinf()
+    check_finite(rows, "TRAIN")
 
 
 def test_missing_labels_and_empty_sets_are_refused() -> None:
@@ -28,7 +31,7 @@ def test_missing_labels_and_empty_sets_are_refused() -> None:
         check_labels(torch.tensor([], dtype=torch.long), "TEST")
 
 
-def test_what_no_classifier_can_learn_is_refused() -> None:
+def test_features_and_labels_that_no_classifier_can_use_are_refused() -> None:
     rows = torch.randn(4, 3)
     labels = torch.tensor([0, 0, 2, 2])
     check_labeled_features(rows, labels, rows, labels)
@@ -40,15 +43,3 @@ def test_what_no_classifier_can_learn_is_refused() -> None:
         check_labeled_features(rows, labels, rows * torch.nan, labels)
     with pytest.raises(UserError, match="images of TRAIN have no label"):
         check_labeled_features(rows, labels - 1, rows, labels)
-
-
-def test_the_same_share_of_each_class_is_held_out() -> None:
-    labels = torch.tensor([0] * 50 + [1] * 10 + [2] * 2 + [4])[torch.randperm(63)]
-    held = held_out(labels, seed=3)
-    assert labels[held].bincount(minlength=5).tolist() == [10, 2, 1, 0, 0]
-    assert torch.equal(held, held_out(labels, seed=3))
-    assert not torch.equal(held, held_out(labels, seed=4))
-
-
-def test_no_class_loses_its_only_image() -> None:
-    assert not held_out(torch.tensor([0, 1, 2])).any()
