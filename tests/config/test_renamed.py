@@ -1,4 +1,4 @@
-"""Settings under earlier names: files are read, --set is told the new name."""
+"""Settings under earlier names: files can be read, and --set names the present setting."""
 
 from pathlib import Path
 

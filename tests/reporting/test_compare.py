@@ -66,5 +66,5 @@ def test_what_cannot_be_compared_is_refused_in_one_line(tmp_path: Path) -> None:
         compare([one])
     with pytest.raises(UserError, match="named twice"):
         compare([one, tmp_path / "one" / "." / "checkpoint" / ".."])
-    with pytest.raises(BadRun, match=r"nothing is no run's folder: it has no config.toml"):
+    with pytest.raises(BadRun, match=r"nothing is not a run's folder: it has no config.toml"):
         compare([one, tmp_path / "nothing"])

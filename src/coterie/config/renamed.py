@@ -1,4 +1,4 @@
-"""Settings under earlier names: files that hold them are still read, and the command line names the new one."""
+"""Earlier names of settings: files that hold them can still be read, and ``--set`` suggests the present name."""
 
 from typing import Any
 
@@ -19,7 +19,7 @@ _VALUES: dict[str, dict[Any, Any]] = {
 
 
 def modernize(settings: dict[str, Any]) -> dict[str, Any]:
-    """Settings from a file, with earlier names and values replaced by the present ones; nothing else is changed or checked."""
+    """Replace earlier names and values in settings from a file by the present ones; nothing else is changed or checked."""
     return {key: _modern(key, value) for key, value in _renamed(settings, "").items()}
 
 
