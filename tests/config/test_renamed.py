@@ -1,4 +1,4 @@
-"""Settings under earlier names: files are read, --set is told the new name."""
+"""Settings under earlier names: files can be read, and --set names the present setting."""
 
 from pathlib import Path
 
@@ -37,6 +37,11 @@ def test_a_file_with_earlier_names_is_read(tmp_path: Path):
 
 def test_present_names_stay():
     assert modernize(to_dict(CONFIG)) == to_dict(CONFIG)
+
+
+def test_set_names_the_present_value():
+    with pytest.raises(BadConfig, match="--set views.engine=device: this value is now called gpu$"):
+        set_path(to_dict(CONFIG), "views.engine", "device")
 
 
 @pytest.mark.parametrize(("before", "now"), RENAMED.items())

@@ -150,7 +150,7 @@ def test_compare_and_report(folder: Path, tmp_path: Path, call: Callable[..., st
 
 @pytest.mark.parametrize(
     ("probes", "what"),
-    [(["knn", "fortune"], "fortune is no probe"), ([], "nothing is no probe"), (["svm"], "--test")],
+    [(["knn", "fortune"], "unknown probe fortune"), ([], "no probe is named"), (["svm"], "--test")],
 )
 def test_bad_questions(folder: Path, probes: list[str], what: str) -> None:
     with pytest.raises(UserError, match=what) as caught:

@@ -1,4 +1,4 @@
-"""Automatic values follow from the images and the wishes, and each says why."""
+"""Automatic values follow from images and requests, and each has a reason."""
 
 import pytest
 
@@ -26,9 +26,9 @@ def test_every_reason_belongs_to_a_setting(name: str, facts: Facts) -> None:
 def test_the_value_that_is_returned_is_the_one_that_the_reason_is_for() -> None:
     planner = Planner(CIFAR, epochs=10)
     config = METHODS["swav"](planner)
-    assert planner.reasons["epochs"] == "asked for"
+    assert planner.reasons["epochs"] == "requested"
     assert config.epochs == 10
-    assert "asked for" not in planner.reasons["groups.counts"]
+    assert "requested" not in planner.reasons["groups.counts"]
 
 
 def test_a_short_run_gets_fewer_groups_and_few_images_fewer_still() -> None:

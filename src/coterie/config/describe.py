@@ -1,4 +1,4 @@
-"""A run in a few lines: what is trained on what, and the automatic values with their reasons."""
+"""Describes a run in a few lines: a summary, and the automatic values with their reasons."""
 
 import json
 from collections.abc import Mapping
@@ -10,12 +10,12 @@ from coterie.config.schema import PretrainConfig
 from coterie.config.toml import to_dict
 from coterie.grouping.batch_objective import BatchGroupsConfig
 
-WISHES = ("asked for", "set by you")
-"""The reasons that a person need not be told: they are that person's own."""
+REQUESTED = ("requested", "set by you")
+"""The reasons of values that the user chose; a run does not log these, as the user knows them."""
 
 
 def summary(config: PretrainConfig, images: int, device: torch.device) -> str:
-    """One line: method, images, network, views, groups, memory, batch and length of a run."""
+    """Summarize method, images, network, views, groups, memory, batch and length of a run in one line."""
     crops = " + ".join(f"{each.count}x{each.size}" for each in config.views.crops)
     memory = f", memory {config.memory.length}" if config.memory else ""
     end = f", to image {config.images}" if config.images is not None else ""
@@ -29,11 +29,11 @@ def summary(config: PretrainConfig, images: int, device: torch.device) -> str:
 
 
 def explain(config: PretrainConfig, reasons: Mapping[str, str]) -> list[tuple[str, str, str]]:
-    """(path, value, reason) of each setting that was found, in the order of the settings.
+    """List (path, value, reason) of each setting that has a reason, in the order of the schema.
 
     Args:
-        config: the whole settings; the values are taken from here.
-        reasons: why, by path.
+        config: the complete settings, which hold the values.
+        reasons: the reason for each value, by the path of its setting.
     """
     settings = to_dict(config)
     order = {name: number for number, name in enumerate(settings)}

@@ -1,4 +1,4 @@
-"""What is measured on a source of images before a run is planned."""
+"""Facts about a source of images, measured before a run is planned."""
 
 from dataclasses import dataclass
 
@@ -6,20 +6,20 @@ from coterie.data.sources.source import ImageSource
 from coterie.data.statistics import measure
 
 SMALL_SIDE = 96
-"""Images of up to this median short side, in pixels, get the small-image recipe."""
+"""Largest median short side, in pixels, for which the small-image recipe applies."""
 
 
 @dataclass(frozen=True)
 class Facts:
-    """What is known of the images of a run.
+    """Facts about the images of a run.
 
     Attributes:
-        images: how many there are.
+        images: number of images.
         side: median of the short side, in pixels.
-        channels: of an image.
-        bits: 8 or 16.
-        mean: of each channel, in 0 to 1.
-        std: of each channel, in 0 to 1.
+        channels: channels per image.
+        bits: bits per channel, 8 or 16.
+        mean: mean of each channel, on a scale of 0 to 1.
+        std: standard deviation of each channel, on the same scale.
     """
 
     images: int
@@ -41,7 +41,12 @@ class Facts:
 
 
 def measure_facts(source: ImageSource, channels: int | None) -> Facts:
-    """Measure a sample of the images; ``channels`` overrides how many they seem to have."""
+    """Measure a sample of the images.
+
+    Args:
+        source: the images.
+        channels: their number of channels; None: as measured.
+    """
     measured = measure(source, channels)
     return Facts(
         images=len(source),

@@ -1,4 +1,4 @@
-"""What this machine offers a run: device, precision, loader workers, compiler."""
+"""Choices that depend on the machine: device, precision, augmentation engine, loader workers, compiler."""
 
 import os
 import warnings
@@ -13,16 +13,16 @@ from coterie.errors import BadConfig, UserError
 from coterie.logger import Logger, NullLogger
 
 STEPS_WORTH_COMPILING = 3000
-"""In a shorter run on a GPU the compiler, which takes a minute or more, would take about as long as it saves."""
+"""Fewest steps worth compiling on a GPU: in a shorter run the compiler, a minute or more, takes about what it saves."""
 
 
 @dataclass(frozen=True)
 class Runtime:
-    """Where and how work is computed, and who receives its messages; none of it changes what is computed.
+    """Where and how work is computed, and who receives its messages.
 
     Attributes:
-        device: of this process.
-        autocast: the precision of forward passes that may be low, bfloat16; None: float32.
+        device: the device of this process.
+        autocast: precision of forward passes under autocast, bfloat16; None: float32.
         workers: processes that load images.
         logger: receives messages and progress.
     """
@@ -36,29 +36,29 @@ class Runtime:
     def choose(
         cls, device: str = "auto", precision: str = "auto", workers: int = -1, logger: Logger | None = None
     ) -> "Runtime":
-        """What is meant on this machine, for this process.
+        """Resolve options for this process on this machine.
 
         Args:
             device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
             precision: ``auto``, ``float32`` or ``bfloat16``.
             workers: processes that load images; -1: as many as there are cores to spare.
-            logger: receives messages and progress; None: nobody does.
+            logger: receives messages and progress; None: they are discarded.
 
         Raises:
-            UserError: there is no such device, or torch cannot use it.
+            UserError: the device does not exist, or torch cannot use it.
         """
         chosen = local_device(choose_device(device))
         return cls(chosen, choose_autocast(precision, chosen), choose_workers(workers), logger or NullLogger())
 
 
 def choose_device(name: str) -> torch.device:
-    """The device that is meant; ``auto`` is CUDA where there is a usable one, else the CPU.
+    """The device of that name; ``auto`` is CUDA where a GPU is usable, else the CPU.
 
     Raises:
-        UserError: no such device, or torch cannot use it.
+        UserError: the device does not exist, or torch cannot use it.
     """
     if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"  # says on standard error why a GPU is not used
+        name = "cuda" if torch.cuda.is_available() else "cpu"  # torch prints why a GPU is not used
     kind, colon, number = name.partition(":")
     if kind not in ("cpu", "cuda") or (colon and not (kind == "cuda" and number.isdecimal())):
         raise BadConfig(f"run.device is {name!r}: use auto, cpu, cuda or cuda:0")
@@ -69,9 +69,9 @@ def choose_device(name: str) -> torch.device:
 
 
 def _refusal(device: torch.device) -> str | None:
-    """What torch says when it cannot use a GPU: there is none, its driver does not fit, it is too old for torch."""
+    """Torch's reason for not being able to use a GPU (none there, an old driver, too old for torch); None if it can."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the same again, in more lines
+        warnings.simplefilter("ignore")  # it repeats the error in more lines
         try:
             torch.ones((), device=device).add_(1).item()
         except (RuntimeError, AssertionError) as error:
@@ -80,7 +80,7 @@ def _refusal(device: torch.device) -> str | None:
 
 
 def choose_engine(engine: Engine, device: torch.device) -> tuple[Literal["cpu", "gpu"], str]:
-    """Which engine augments the views, and why."""
+    """The engine that augments the views, and the reason for it."""
     if engine != "auto":
         return engine, "set by you"
     if device.type == "cuda":
@@ -89,7 +89,7 @@ def choose_engine(engine: Engine, device: torch.device) -> tuple[Literal["cpu", 
 
 
 def choose_workers(number: int) -> int:
-    """How many processes load images; -1: as many as there are cores to spare for this process, from 1 to 16."""
+    """The number of processes that load images; -1: as many as this process has cores to spare, from 1 to 16."""
     if number < -1:
         raise BadConfig(f"workers is {number}: give 0 (none), more, or -1 (as many as there are cores to spare)")
     if number >= 0:
@@ -99,7 +99,7 @@ def choose_workers(number: int) -> int:
 
 
 def choose_autocast(precision: str, device: torch.device) -> torch.dtype | None:
-    """bfloat16 where it is asked for, or where it is automatic and the device has it in hardware; None: float32."""
+    """The autocast type: bfloat16 if requested, or if ``auto`` and the device has it in hardware; None: float32."""
     return torch.bfloat16 if precision == "bfloat16" or (precision == "auto" and has_bfloat16(device)) else None
 
 
@@ -107,18 +107,24 @@ def has_bfloat16(device: torch.device) -> bool:
     """Whether the device computes with bfloat16 in hardware."""
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    can: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()  # older versions of torch do not say
-    return can.get("avx512_bf16", False) or can.get("amx_bf16", False)
+    features: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()  # missing in older versions of torch
+    return features.get("avx512_bf16", False) or features.get("amx_bf16", False)
 
 
 def choose_compile(
-    wish: Literal["auto", "never", "always"], device: torch.device, steps: int, recomputed: bool = False
+    mode: Literal["auto", "never", "always"], device: torch.device, steps: int, recomputed: bool = False
 ) -> bool:
-    """Whether the training passes are compiled in a run of ``steps`` steps.
+    """Whether to compile the training passes.
 
-    Automatically only on CUDA, in runs that are long enough to pay for it: on a CPU it gained nothing, and a resumed run
-    would not be bitwise the whole one. What is ``recomputed`` in the backward pass is run as it is written.
+    ``auto`` compiles only on CUDA, in runs that are long enough to pay for it: on a CPU it gained nothing, and a resumed run
+    would not equal an uninterrupted one bit for bit.
+
+    Args:
+        mode: ``run.compile``.
+        device: the device that trains.
+        steps: steps still to train.
+        recomputed: whether the backward pass recomputes activations; ``auto`` then runs eagerly.
     """
-    if wish != "auto":
-        return wish == "always"
+    if mode != "auto":
+        return mode == "always"
     return device.type == "cuda" and not recomputed and steps >= STEPS_WORTH_COMPILING

@@ -1,4 +1,4 @@
-"""The kinds that a setting may have, by the name that ``kind`` gives them in ``config.toml``."""
+"""The kinds of each part, and the name of each kind in ``config.toml``."""
 
 from types import UnionType
 from typing import Any, Union, get_args, get_origin
@@ -29,13 +29,13 @@ KINDS: dict[type, str] = {
     SgdConfig: "sgd",
     AdamWConfig: "adamw",
 }
-
+"""The value of ``kind`` for each class."""
 
 OPTIONAL = {"predictor", "memory", "refresh", "clip_grad_norm", "probe", "weights", "mean", "std", "image_size"}
 OPTIONAL |= {"student_views", "target_views", "grouped_views"}
-"""The settings that may be left out, which means something."""
+"""Names of the settings that may be absent (None)."""
 
 
-def members(kind: Any) -> tuple[Any, ...]:
-    """The types of a union; of anything else, itself."""
+def union_members(kind: Any) -> tuple[Any, ...]:
+    """The types of a union; a type that is no union is its only member."""
     return get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)

@@ -1,4 +1,4 @@
-"""Options that several commands share, in Python and on the command line: each stands here once, with its text."""
+"""Options that several commands share, in Python and on the command line, each with its help text."""
 
 import difflib
 from collections.abc import Mapping, Sequence
@@ -9,12 +9,12 @@ from cyclopts import Parameter
 
 
 class RunOptions(TypedDict, total=False):
-    """Options of ``plan``, ``profile`` and ``pretrain``. What is left out follows from the preset and the images.
+    """Options of ``plan``, ``profile`` and ``pretrain``. Those left out are chosen from the preset and the images.
 
     Attributes:
         backbone: Any network of timm, such as resnet50, vit_small_patch16_224, convnext_tiny.
         epochs: Passes over the images.
-        images: Stop after this many images, in the middle of an epoch if need be.
+        images: Stop after this many images, even within an epoch.
         batch_size: Images per step, over all processes.
         seed: Seed for weights, data order and augmentation.
         config: A config.toml, from a run or of your own, in place of the preset.
@@ -56,16 +56,16 @@ class EvaluationOptions(MachineOptions, total=False):
     seed: int
 
 
-def check_options(given: Mapping[str, Any], kind: type) -> None:
-    """Refuse keywords that a function does not have, as Python does for those that it spells out.
+def check_options(options: Mapping[str, Any], kind: type) -> None:
+    """Check keyword arguments against a ``TypedDict``, as Python checks those that a function spells out.
 
     Raises:
-        TypeError: names the keyword, and the one that was probably meant.
+        TypeError: an unknown keyword; the message suggests the one that was probably meant.
     """
     known = kind.__annotations__.keys() | {
         name for base in kind.__mro__ for name in getattr(base, "__annotations__", ())
     }
-    for name in given:
+    for name in options:
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1)
             raise TypeError(f"unexpected keyword argument {name!r}" + (f"; did you mean {near[0]!r}?" if near else ""))

@@ -1,4 +1,4 @@
-"""``--set path=value``: one setting put in place of another."""
+"""``--set path=value``: overrides of single settings."""
 
 import difflib
 import tomllib
@@ -6,14 +6,18 @@ from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from typing import Any, get_args, get_type_hints
 
-from coterie.config.kinds import KINDS, OPTIONAL, members
-from coterie.config.renamed import RENAMED
+from coterie.config.kinds import KINDS, OPTIONAL, union_members
+from coterie.config.renamed import RENAMED, RENAMED_VALUES
 from coterie.config.schema import PretrainConfig
 from coterie.errors import BadConfig
 
 
 def parse_override(text: str) -> tuple[str, Any]:
-    """Path and value of ``path=value``; a value is read as TOML, a bare word as text, ``none`` as None."""
+    """Split ``path=value``; the value is read as TOML, a bare word as a string, ``none`` as None.
+
+    Raises:
+        BadConfig: there is no equals sign.
+    """
     path, equals, value = text.partition("=")
     if not equals:
         raise BadConfig(f"--set {text}: write path=value, for example --set groups.counts=300")
@@ -30,9 +34,15 @@ def _value(text: str) -> Any:
 
 
 def set_path(settings: dict[str, Any], path: str, value: Any) -> None:
-    """Put a value in place of what is at ``path``; None takes it away. :class:`BadConfig` if there is no such setting."""
+    """Set the value at ``path``, in place; None removes it.
+
+    Raises:
+        BadConfig: there is no such setting, or it cannot be left out.
+    """
     if path in RENAMED:
         raise BadConfig(f"--set {path}: this setting is now called {RENAMED[path]}")
+    if isinstance(value, str) and value in RENAMED_VALUES.get(path, {}):
+        raise BadConfig(f"--set {path}={value}: this value is now called {RENAMED_VALUES[path][value]}")
     known = known_paths(settings)
     if path not in known:
         near = difflib.get_close_matches(path, known, n=1, cutoff=0.5)
@@ -45,7 +55,7 @@ def set_path(settings: dict[str, Any], path: str, value: Any) -> None:
     _refuse_unless_in(place, name, path)
     if isinstance(place, list):
         place[int(name)] = value
-    elif name == "kind" and place.get("kind") != value:  # another kind has other settings: it starts from its own
+    elif name == "kind" and place.get("kind") != value:  # another kind has other settings: start from its defaults
         kept = {"counts": place["counts"]} if "counts" in place and _has_counts(value) else {}
         place.clear()
         place.update({name: value} | kept)
@@ -64,30 +74,30 @@ def _has_counts(kind: Any) -> bool:
 def _refuse_unless_in(place: Any, part: str, path: str) -> None:
     inside = part.isdecimal() and int(part) < len(place) if isinstance(place, list) else isinstance(place, dict)
     if not inside:
-        raise BadConfig(f"--set {path}: {place!r} has no part {part}")
+        raise BadConfig(f"--set {path}: {place!r} has no entry {part}")
 
 
 def known_paths(settings: Mapping[str, Any]) -> list[str]:
-    """Every path that ``--set`` may name, given what the settings hold (the number of crops, the kinds chosen)."""
-    found: list[str] = []
+    """Every path that ``--set`` may name, given the number of crops and the kinds in ``settings``."""
+    paths: list[str] = []
 
     def walk(kind: Any, value: Any, path: str) -> None:
         if path:
-            found.append(path)
-        kinds = [each for each in members(kind) if isinstance(each, type) and is_dataclass(each)]
+            paths.append(path)
+        kinds = [each for each in union_members(kind) if isinstance(each, type) and is_dataclass(each)]
         if len(kinds) > 1:
             tag = value.get("kind") if isinstance(value, Mapping) else None
             kinds = [each for each in kinds if KINDS[each] == tag]
-            found.append(f"{path}.kind")
+            paths.append(f"{path}.kind")
         for each in kinds:
             hints = get_type_hints(each)
-            for one in fields(each):
-                inner = value.get(one.name) if isinstance(value, Mapping) else None
-                walk(hints[one.name], inner, f"{path}.{one.name}".lstrip("."))
+            for field in fields(each):
+                inner = value.get(field.name) if isinstance(value, Mapping) else None
+                walk(hints[field.name], inner, f"{path}.{field.name}".lstrip("."))
         if isinstance(value, (list, tuple)):
-            item = next((argument for member in members(kind) for argument in get_args(member)), Any)
+            item = next((argument for member in union_members(kind) for argument in get_args(member)), Any)
             for number, inner in enumerate(value):
                 walk(item, inner, f"{path}.{number}")
 
     walk(PretrainConfig, settings, "")
-    return found
+    return paths

@@ -1,4 +1,4 @@
-"""Settings under earlier names: files that hold them are still read, and the command line names the new one."""
+"""Earlier names of settings: files that hold them can still be read, and ``--set`` suggests the present name."""
 
 from typing import Any
 
@@ -12,21 +12,21 @@ RENAMED = {
     "views.companion_views": "views.bn_only_views",
 }
 """The present path of each setting that was renamed; a renamed setting stays in its table."""
-_VALUES: dict[str, dict[Any, Any]] = {
+RENAMED_VALUES: dict[str, dict[Any, Any]] = {
     "run.early_stop": {"stale": True, "never": False},
     "views.engine": {"device": "gpu"},
 }
 
 
 def modernize(settings: dict[str, Any]) -> dict[str, Any]:
-    """Settings from a file, with earlier names and values replaced by the present ones; nothing else is changed or checked."""
+    """Replace earlier names and values in settings from a file by the present ones; nothing else is changed or checked."""
     return {key: _modern(key, value) for key, value in _renamed(settings, "").items()}
 
 
 def _modern(path: str, value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _modern(f"{path}.{key}", inner) for key, inner in _renamed(value, f"{path}.").items()}
-    known = _VALUES.get(path, {})
+    known = RENAMED_VALUES.get(path, {})
     return known.get(value, value) if isinstance(value, str) else value
 
 

@@ -1,4 +1,4 @@
-"""The settings of a run: one field a part, in the order in which data flow through them; and the rules between the parts."""
+"""The settings of a run: one field per part, in the order in which data flow through the parts."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -21,25 +21,31 @@ AnyGroups = GroupsConfig | BatchGroupsConfig
 AnyAssignment = AssignmentConfig | Identity
 
 OF_EMBEDDINGS = ("knn", "linear", "linear_published", "clusters", "retrieval")
-"""Those that ask frozen embeddings with one label an image."""
+"""The probes that need only frozen embeddings with one label per image."""
 
 
 def check_known(probes: Sequence[str], known: Sequence[str]) -> None:
-    """Refuse names that are no probes, or none at all."""
+    """Check names of probes.
+
+    Raises:
+        BadConfig: a name is unknown, or there is none.
+    """
+    if not probes:
+        raise BadConfig(f"no probe is named: choose from {', '.join(known)}")
     unknown = sorted(set(probes) - set(known))
-    if unknown or not probes:
-        raise BadConfig(f"{', '.join(unknown) or 'nothing'} is no probe: choose from {', '.join(known)}")
+    if unknown:
+        raise BadConfig(f"unknown probe {', '.join(unknown)}: choose from {', '.join(known)}")
 
 
 @dataclass(frozen=True)
 class ProbeConfig:
-    """Probes on labeled images while the run goes on.
+    """Probes on labeled images during training.
 
     Attributes:
-        train: labeled sources whose embeddings vote.
-        test: labeled sources whose labels are guessed; empty: every fifth image of ``train``.
-        every_epochs: how often, and at the end.
-        probes: of ``knn``, ``linear``, ``linear_published``, ``clusters`` and ``retrieval``.
+        train: labeled sources that the probes learn from.
+        test: labeled sources that they are tested on; empty: every fifth image of ``train``.
+        every_epochs: epochs between two probes; there is always one at the end.
+        probes: names from ``knn``, ``linear``, ``linear_published``, ``clusters`` and ``retrieval``.
     """
 
     train: tuple[str, ...]
@@ -55,25 +61,26 @@ class ProbeConfig:
 
 @dataclass(frozen=True)
 class RunConfig:
-    """What changes the speed of a run and the trace it leaves, but not what is learned.
+    """How a run is computed, saved and evaluated on the way; apart from early stops, not what is learned.
 
     Attributes:
-        device: ``auto`` (CUDA if there is one), ``cpu``, ``cuda`` or ``cuda:N``.
-        precision: ``auto`` (bfloat16 where the device, CPU or GPU, has it, else float32), ``float32`` or ``bfloat16``.
-        compile: the backbone's training passes through torch's compiler: ``always``, ``never``, or ``auto``: on CUDA in a
-            run that is long enough to pay for it. A compiled run is not bitwise the plain one; what is saved is the same.
-        activation_checkpointing: remember only what goes into each block of the network, and compute the rest again on the way
-            back: one forward pass more, less memory, the same result.
-        fsdp: each process keeps a part of the networks' weights, gradients and optimizer state (FSDP2); for networks that one
-            GPU does not hold.
+        device: ``auto`` (CUDA if there is a usable GPU), ``cpu``, ``cuda`` or ``cuda:N``.
+        precision: ``auto`` (bfloat16 where the device, CPU or GPU, has it in hardware, else float32), ``float32`` or
+            ``bfloat16``.
+        compile: whether torch's compiler compiles the training passes: ``always``, ``never``, or ``auto``: on CUDA, in runs
+            that are long enough to pay for it. A compiled run does not equal an eager one bit for bit; its files are the same.
+        activation_checkpointing: keep only the input of each block of the network and recompute the rest in the backward
+            pass: one more forward pass, less memory, the same result.
+        fsdp: each process keeps a shard of the networks' weights, gradients and optimizer state (FSDP2); for networks that do
+            not fit on one GPU.
         workers: processes that load images; -1: as many as there are cores to spare, at most 16.
-        threads: of the main process on a CPU; 0: resolved at the start and kept on a resume, so that a resume is bitwise.
+        threads: CPU threads of the main process; 0: torch's choice at the start, kept on a resume so that it is bitwise.
         log_steps: steps between two lines of the log.
         save_steps: steps between two checkpoints; 0: only by the clock and at the end.
         save_minutes: minutes between two checkpoints.
         on_collapse: ``warn`` or ``stop``.
-        snapshots: how often, evenly over the run, figures without labels are taken and the weights are kept beside them.
-        early_stop: end the run when the label-free metrics plateau.
+        snapshots: how many times, evenly over the run, label-free metrics are measured and the weights kept; 0: never.
+        early_stop: stop early when the label-free metrics plateau.
     """
 
     device: str = "auto"
@@ -93,14 +100,16 @@ class RunConfig:
     def __post_init__(self) -> None:
         if self.fsdp and self.compile == "always":
             raise BadConfig(
-                "run.compile is 'always', but with run.fsdp=true networks run as they are written: set it to 'auto'"
+                "run.compile is 'always', but with run.fsdp=true networks are not compiled: set it to 'auto'"
             )
         if self.threads < 0:
-            raise BadConfig(f"run.threads is {self.threads}: give 1 or more, or 0 to have it chosen")
+            raise BadConfig(f"run.threads is {self.threads}: give 1 or more, or 0 (torch's choice)")
         if self.log_steps < 1:
             raise BadConfig(f"run.log_steps is {self.log_steps}: it must be at least 1")
-        if self.save_minutes <= 0 or self.save_steps < 0:
-            raise BadConfig("run.save_minutes must be above 0 and run.save_steps not negative")
+        if self.save_minutes <= 0:
+            raise BadConfig(f"run.save_minutes is {self.save_minutes:g}: it must be above 0")
+        if self.save_steps < 0:
+            raise BadConfig(f"run.save_steps is {self.save_steps}: it cannot be negative (0: only by the clock)")
         if self.snapshots < 0:
             raise BadConfig(f"run.snapshots is {self.snapshots}: give 0 (none) or more")
         if self.early_stop and not self.snapshots:
@@ -109,39 +118,38 @@ class RunConfig:
 
 @dataclass(frozen=True)
 class PretrainConfig:
-    """Everything about a run. ``config.toml`` in its folder is this, resolved.
+    """All settings of a run; ``config.toml`` in its folder holds them, resolved.
 
     Attributes:
-        method: the preset that it came from.
+        method: the preset that the settings came from.
         data: folders, lists, globs, parquet files, tar shards.
-        views: what is seen of an image, and which view plays which part.
-        backbone: the network that is wanted.
-        batch_norm_scope: what a batch norm sees together: ``resolution``, ``view`` or ``joint``.
-        batch_norm_processes: of several processes, so many neighbors share the statistics of their batch norms; 0: all, so
-            that a run is the same on any number. SwAV's release shares them among 8.
-        micro_batches: a process sends its share of a batch through the network in so many parts, one after the other, and a
-            second time on the way back, where memory is short. Codes, groups and loss are those of the whole batch; batch
-            norms see a part.
-        projector: the head whose rows are grouped.
-        predictor: the head that predicts from the projector's rows; None: they predict themselves.
-        target: whose embeddings decide.
-        groups: how the centers move.
+        views: crops and augmentation of each view, and the roles of the views.
+        backbone: the network.
+        batch_norm_scope: which views share the statistics of a batch norm: ``resolution``, ``view`` or ``joint``.
+        batch_norm_processes: how many neighboring processes share the statistics of their batch norms; 0: all, so that the
+            result does not depend on the number of processes. SwAV's release uses 8.
+        micro_batches: into how many parts a process splits its share of a batch to save memory (gradient caching): each part
+            goes through the network twice, the second time with gradient. Codes, groups and loss are those of the whole
+            batch; batch norms see one part.
+        projector: the head whose output is grouped.
+        predictor: the head that predicts from the projector's output; None: the projector's output predicts.
+        target: the network whose embeddings become targets.
+        groups: the centers, and how they move.
         assignment: how scores become targets.
-        temperature: tau, of the prediction.
+        temperature: tau, the temperature of the prediction.
         mean_entropy: weight of the regularizer that spreads the mean prediction over all groups (MSN); 0: none.
-        memory: past rows: balanced beside the batch's, or looked over by the refresh.
-        refresh: when the memory is looked over, and what for.
-        optimizer: what moves the weights.
-        learning_rate: over the run.
-        clip_grad_norm: largest norm of the gradient.
+        memory: past embeddings, balanced together with the batch's or used by the refresh.
+        refresh: how often, and for what, the memory is used as a whole: k-means, labels, resetting the teacher.
+        optimizer: updates the weights.
+        learning_rate: its schedule.
+        clip_grad_norm: largest norm of the gradient; None: unlimited.
         epochs: passes over the images.
-        images: to see in all: a run ends with their last whole batch, in the middle of an epoch if need be; none: ``epochs``
-            alone says.
-        batch_size: images a step, of all processes together.
-        seed: of weights, order and views.
-        probe: probes with labels while the run trains.
-        run: what changes the speed but not the result.
-        custom: parts that were handed in from Python in place of those of these settings, as ``part=class``.
+        images: stop after the last whole batch of this many images, even within an epoch; None: after ``epochs``.
+        batch_size: images per step, over all processes.
+        seed: seed for weights, data order and augmentation.
+        probe: probes on labeled images during training.
+        run: how the run is computed, saved and evaluated on the way.
+        custom: parts handed in from Python in place of those in the settings, as ``part=class``.
     """
 
     method: str
@@ -175,9 +183,9 @@ class PretrainConfig:
         if self.epochs < 1:
             raise BadConfig(f"epochs is {self.epochs}: it must be at least 1")
         if self.batch_size < 2:
-            raise BadConfig(f"batch_size is {self.batch_size}: grouping needs at least 2 images a batch")
+            raise BadConfig(f"batch_size is {self.batch_size}: grouping needs at least 2 images per batch")
         if self.images is not None and self.images < self.batch_size:
-            raise BadConfig(f"images is {self.images}: give at least a batch of {self.batch_size}, or none")
+            raise BadConfig(f"images is {self.images}: give at least one batch of {self.batch_size}, or none")
         if not 0 <= self.seed < 2**62:
             raise BadConfig(f"seed is {self.seed}: give a number from 0 to {2**62 - 1}")
         if self.clip_grad_norm is not None and self.clip_grad_norm <= 0:
@@ -186,11 +194,11 @@ class PretrainConfig:
             raise BadConfig(f"temperature is {self.temperature:g}: it must be above 0 (SwAV uses 0.1)")
         if self.batch_norm_processes < 0:
             raise BadConfig(
-                f"batch_norm_processes is {self.batch_norm_processes}: give 0 (all), 1 (each alone) or more"
+                f"batch_norm_processes is {self.batch_norm_processes}: give 0 (all), 1 (each by itself) or more"
             )
         if not 1 <= self.micro_batches <= self.batch_size // 2:
             raise BadConfig(
-                f"micro_batches is {self.micro_batches}: give 1 or more, of at least 2 images each (batch_size is "
+                f"micro_batches is {self.micro_batches}: give 1 or more, with at least 2 images each (batch_size is "
                 f"{self.batch_size})"
             )
         if self.mean_entropy < 0:
@@ -198,17 +206,17 @@ class PretrainConfig:
 
     @property
     def keeps_labels(self) -> bool:
-        """Whether a refresh keeps a label for each image, which its views predict until the next."""
+        """Whether a refresh keeps a label for each image, which its views predict until the next refresh."""
         return self.refresh is not None and self.refresh.labels
 
     @property
     def assigned_rows(self) -> int:
-        """How many rows of a batch a head assigns to groups: one an image where labels are kept, else one a target view."""
+        """Rows per batch that each head assigns: one per image where labels are kept, else one per image and target view."""
         return self.batch_size * (1 if self.keeps_labels else len(self.views.roles.target_views))
 
     @property
     def group_counts(self) -> tuple[int, ...]:
-        """How many groups each head tells apart in a batch."""
+        """The number of groups of each head within one batch."""
         if not isinstance(self.groups, BatchGroupsConfig):
             return self.groups.counts
         roles = self.views.roles

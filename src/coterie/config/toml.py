@@ -1,4 +1,4 @@
-"""Settings as people write them: read strictly, overridden path by path, written as TOML."""
+"""Settings as dictionaries and as TOML: read strictly, written completely."""
 
 import difflib
 import math
@@ -12,7 +12,7 @@ import cattrs
 import tomli_w
 from cattrs.strategies import configure_tagged_union
 
-from coterie.config.kinds import KINDS, members
+from coterie.config.kinds import KINDS, union_members
 from coterie.config.renamed import modernize
 from coterie.config.rules import check_rules
 from coterie.config.schema import AnyAssignment, AnyGroups, PretrainConfig
@@ -23,7 +23,7 @@ from coterie.optim.schedule import Schedule
 
 
 def _converter() -> cattrs.Converter:
-    """Strict: no unknown key, no guess between types, ``kind`` tells the members of a union apart."""
+    """A strict converter: no unknown keys, no conversion between types; ``kind`` selects the member of a union."""
     converter = cattrs.Converter(forbid_extra_keys=True, omit_if_default=False, detailed_validation=True)
 
     def read_number(value: Any, _: Any) -> float:
@@ -31,21 +31,21 @@ def _converter() -> cattrs.Converter:
             raise TypeError(f"{value!r} is not a number")
         return float(value)
 
-    def strictly(kind: type, accepted: tuple[type, ...], words: str) -> None:
+    def read_exactly(kind: type, description: str) -> None:
         def read(value: Any, _: Any) -> Any:
-            if type(value) not in accepted:
-                raise TypeError(f"{value!r} is not {words}")
+            if type(value) is not kind:
+                raise TypeError(f"{value!r} is not {description}")
             if kind is int and not -(2**63) <= value < 2**63:
-                raise TypeError("a whole number has 64 bits at most")
-            return kind(value)
+                raise TypeError("a whole number has at most 64 bits")
+            return value
 
         converter.register_structure_hook(kind, read)
 
-    strictly(bool, (bool,), "true or false")
-    strictly(int, (int,), "a whole number")
+    read_exactly(bool, "true or false")
+    read_exactly(int, "a whole number")
     converter.register_structure_hook(float, read_number)
-    strictly(str, (str,), "a text in quotes")
-    for union in (Schedule, TargetConfig, AnyGroups, AnyAssignment, OptimizerConfig):  # what lies inside comes first
+    read_exactly(str, "a string in quotes")
+    for union in (Schedule, TargetConfig, AnyGroups, AnyAssignment, OptimizerConfig):  # inner unions first
         configure_tagged_union(union, converter, tag_name="kind", tag_generator=KINDS.__getitem__)
     return converter
 
@@ -54,7 +54,7 @@ _CONVERTER = _converter()
 
 
 def to_dict(config: PretrainConfig) -> dict[str, Any]:
-    """The settings as plain nested dictionaries, without those that are None."""
+    """Convert settings to nested dictionaries of plain values, without those that are None."""
 
     def plain(value: Any) -> Any:
         if isinstance(value, dict):
@@ -68,12 +68,16 @@ def to_dict(config: PretrainConfig) -> dict[str, Any]:
 
 
 def from_dict(settings: Mapping[str, Any]) -> PretrainConfig:
-    """The settings from nested dictionaries, read strictly; :class:`BadConfig` names the path, the value and the rule."""
+    """Read settings strictly from nested dictionaries.
+
+    Raises:
+        BadConfig: names the path, the value and the rule.
+    """
     settings = dict(settings)
     groups = settings.get("groups")
     if isinstance(groups, Mapping) and type(groups.get("counts")) is int:  # one number: one head
         settings["groups"] = {**groups, "counts": [groups["counts"]]}
-    settings = _numbers_are_constants(PretrainConfig, settings)
+    settings = _with_constant_schedules(PretrainConfig, settings)
     _check_shape(PretrainConfig, settings, "")
     try:
         config = _CONVERTER.structure(settings, PretrainConfig)
@@ -83,27 +87,27 @@ def from_dict(settings: Mapping[str, Any]) -> PretrainConfig:
     return config
 
 
-def _numbers_are_constants(kind: Any, value: Any) -> Any:
-    """A plain number where a schedule is meant becomes one that stays at it."""
+def _with_constant_schedules(kind: Any, value: Any) -> Any:
+    """Replace each number where a schedule is expected by a constant schedule."""
     if kind == Schedule and type(value) in (int, float):
         return {"kind": "constant", "value": value}
     if not isinstance(value, Mapping):
         return value
-    tables = [each for each in members(kind) if isinstance(each, type) and is_dataclass(each)]
+    tables = [each for each in union_members(kind) if isinstance(each, type) and is_dataclass(each)]
     hints: dict[str, Any] = {}
     for table in tables:
         if len(tables) == 1 or value.get("kind") == KINDS[table]:
             hints |= get_type_hints(table)
-    return {name: _numbers_are_constants(hints.get(name), inner) for name, inner in value.items()}
+    return {name: _with_constant_schedules(hints.get(name), inner) for name, inner in value.items()}
 
 
 def _check_shape(kind: Any, value: Any, path: str) -> None:
-    """Refuse what is no table or no list where one is meant, and a kind that does not exist."""
-    types = [each for each in members(kind) if each is not type(None)]
+    """Check that there is a table or a list wherever one is expected, and that each kind exists."""
+    types = [each for each in union_members(kind) if each is not type(None)]
     tables = [each for each in types if isinstance(each, type) and is_dataclass(each)]
     if tables:
         if not isinstance(value, Mapping):
-            raise BadConfig(f"{path} is {value!r}: give a table, with a line for each of its settings")
+            raise BadConfig(f"{path} is {value!r}: give a table of settings")
         if len(tables) > 1:
             known = {KINDS[each]: each for each in tables}
             if value.get("kind") not in list(known):
@@ -122,19 +126,27 @@ def _check_shape(kind: Any, value: Any, path: str) -> None:
 
 
 def as_strings(value: Any, path: str) -> tuple[str, ...]:
-    """A list of texts in a settings file; :class:`BadConfig` if it is something else."""
+    """Check that the value at ``path`` of a settings file is a list of strings.
+
+    Raises:
+        BadConfig: it is something else.
+    """
     if not isinstance(value, list) or not all(isinstance(each, str) for each in value):
-        raise BadConfig(f"{path} is {value!r}: give a list of texts")
+        raise BadConfig(f"{path} is {value!r}: give a list of strings")
     return tuple(value)
 
 
 def to_toml(config: PretrainConfig) -> str:
-    """The text of ``config.toml``."""
+    """Write settings as the text of a ``config.toml``."""
     return tomli_w.dumps(to_dict(config))
 
 
 def read_toml(path: str | Path) -> dict[str, Any]:
-    """The settings in a file under their present names, not yet checked."""
+    """Read the settings in a file under their present names, not yet checked.
+
+    Raises:
+        BadConfig: there is no such file, or it is not TOML.
+    """
     path = Path(path)
     try:
         return modernize(tomllib.loads(path.read_text(encoding="utf-8")))
@@ -142,19 +154,23 @@ def read_toml(path: str | Path) -> dict[str, Any]:
         raise BadConfig(f"there is no settings file {path}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise BadConfig(f"cannot read {path}: {error}") from None
-    except (ValueError, RecursionError) as error:  # beside those of its syntax: endless numbers, endless nesting
+    except (ValueError, RecursionError) as error:  # besides syntax errors: endless numbers, endless nesting
         raise BadConfig(f"{path} is not TOML: {error}") from None
 
 
 def read_run_toml(run: str | Path) -> dict[str, Any]:
-    """The settings of a run, not yet checked; :class:`BadRun` if its folder is not there."""
+    """Read the settings of a run, not yet checked.
+
+    Raises:
+        BadRun: the folder does not hold a run.
+    """
     if not (Path(run) / "config.toml").is_file():
-        raise BadRun(f"{run} is no run's folder: it has no config.toml")
+        raise BadRun(f"{run} is not a run's folder: it has no config.toml")
     return read_toml(Path(run) / "config.toml")
 
 
 def _first_cause(error: BaseException, path: str = "") -> str:
-    """The innermost of cattrs' nested errors as one line with the path to it."""
+    """The innermost of cattrs' nested errors, as one line with its path."""
     for inner in getattr(error, "exceptions", ()):
         step = path
         for note in getattr(inner, "__notes__", ()):
@@ -170,7 +186,7 @@ def _first_cause(error: BaseException, path: str = "") -> str:
         where = f"{path}.{extra}".lstrip(".")
         return f"{where}: there is no such setting" + (f"; did you mean {near[0]}?" if near else "")
     if isinstance(error, KeyError) and path:
-        return f"{path}: it is missing"
+        return f"{path}: this setting is missing"
     if isinstance(error, BadConfig):
         return str(error)
     return f"{path}: {error}"

@@ -1,4 +1,4 @@
-"""Presets for ImageNet, as published. None was run here: it takes a cluster; the scores are the authors'."""
+"""Presets for ImageNet, as published. None was run here, as that takes a cluster; the scores are the authors'."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -18,8 +18,9 @@ from coterie.optim.schedule import Constant, Cosine, Linear
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 SWAV_STD = (0.228, 0.224, 0.225)
-"""The releases', in training and evaluation; the .228 is a slip for .229, kept so that numbers can be compared."""
+"""As in the releases, in training and evaluation; 0.228 is a slip for 0.229, kept so that results are comparable."""
 LARGE_BATCH = Cosine(peak=4.8, final=0.0048, warmup_epochs=10, start=0.3)
+"""The learning rate of SwAV and DeepCluster-v2 at batch size 4096."""
 
 
 def swav_imagenet_4096(plan: Planner) -> PretrainConfig:
@@ -44,8 +45,8 @@ def swav_imagenet_4096(plan: Planner) -> PretrainConfig:
 def swav_imagenet_256(plan: Planner) -> PretrainConfig:
     """SwAV on ImageNet at batch 256 with a queue, as published (Caron et al. 2020, section 4.3, appendix A.6).
 
-    Command: ``coterie pretrain swav_imagenet_256 IMAGENET/train --out RUN``. The authors used 4 V100, 52 min an epoch, and
-    publish 72.7 / 74.3 % linear top-1 after 200 / 400 epochs. Not measured here. No warm-up; the queue of 3,840 starts at
+    Command: ``coterie pretrain swav_imagenet_256 IMAGENET/train --out RUN``. The authors used 4 V100, 52 min per epoch, and
+    publish 72.7 / 74.3 % linear top-1 after 200 / 400 epochs. Not measured here. No warm-up; the queue of 3,840 starts in
     epoch 15.
     """
     epochs, batch = plan.epochs(400), plan.batch_size(256)
@@ -87,7 +88,7 @@ def deepcluster_v2_imagenet_800(plan: Planner) -> PretrainConfig:
 def deepcluster_v2_imagenet_400(plan: Planner) -> PretrainConfig:
     """DeepCluster-v2 on ImageNet, 2x160 + 4x96, 400 epochs, as published (Caron et al. 2020, appendix D.2; release).
 
-    Command: ``coterie pretrain deepcluster_v2_imagenet_400 IMAGENET/train --out RUN``. The authors used 64 V100, 3 min 13 s an
+    Command: ``coterie pretrain deepcluster_v2_imagenet_400 IMAGENET/train --out RUN``. The authors used 64 V100, 3 min 13 s per
     epoch, and publish 74.3 % linear top-1 (70.2 % with two crops of 224). Not measured here.
     """
     small = imagenet_views(plan.facts, large=160, small=4, large_scale=(0.08, 1.0))
@@ -99,8 +100,8 @@ def sela_v2_imagenet_400(plan: Planner) -> PretrainConfig:
     """SeLa-v2 on ImageNet, 2x160 + 4x96, 400 epochs (Caron et al. 2020, appendix D; never released).
 
     Command: ``coterie pretrain sela_v2_imagenet_400 IMAGENET/train --out RUN``. The authors publish 71.8 % linear top-1 (67.2 %
-    with two crops of 224). Not measured here. The text says: three sets of 3,000 prototypes learned by gradient, labels of the
-    whole data set once an epoch by Sinkhorn, all else as SwAV. Ours: hard labels, Sinkhorn to a tolerance of 0.001 within
+    with two crops of 224). Not measured here. The paper gives: three sets of 3,000 prototypes learned by gradient, labels of
+    the whole dataset once per epoch by Sinkhorn, all else as SwAV. Ours: hard labels, Sinkhorn to a tolerance of 0.001 within
     1,000 rounds, one frozen epoch.
     """
     return replace(
@@ -115,8 +116,8 @@ def smog_imagenet(plan: Planner) -> PretrainConfig:
     """SMoG on ImageNet, ResNet-50, 2x224 + 4x96, 400 epochs at batch 4096, as released (Pang et al. 2022).
 
     Command: ``coterie pretrain smog_imagenet IMAGENET/train --out RUN``. The authors used 64 GPUs of 64 images and publish
-    76.4 % linear top-1 (76.6 % with their code). Not measured here. The gradient through the groups, of which the paper
-    speaks, is off as in the released code: ``--set groups.gradient=true``.
+    76.4 % linear top-1 (76.6 % with their code). Not measured here. The gradient through the groups, which the paper
+    describes, is off as in the released code; turn it on with ``--set groups.gradient=true``.
     """
     epochs, batch = plan.epochs(400), plan.batch_size(4096)
     return PretrainConfig(
@@ -139,7 +140,7 @@ def smog_imagenet(plan: Planner) -> PretrainConfig:
 
 
 def smog_imagenet_w2(plan: Planner) -> PretrainConfig:
-    """SMoG on ImageNet with a ResNet-50 of twice the width, as released.
+    """SMoG on ImageNet with a ResNet-50 of double width, as released.
 
     Command: ``coterie pretrain smog_imagenet_w2 IMAGENET/train --out RUN``. The authors used 256 GPUs of 16 images and publish
     78.3 % linear top-1 in their README. Not measured here.
@@ -152,9 +153,9 @@ def smog_imagenet_swin_tiny(plan: Planner) -> PretrainConfig:
     """SMoG on ImageNet with a Swin-T of window 7, as its scripts intend (Pang et al. 2022).
 
     Command: ``coterie pretrain smog_imagenet_swin_tiny IMAGENET/train --out RUN``. The authors used 64 GPUs of 64 images and
-    publish 77.7 % linear top-1 (77.5 % with their code). Not measured here. Three large views a family: the first decides, the
-    other two and the four small ones predict. Differs: the release encodes the grouped views a second time without drop
-    path, here their embeddings are those of the step; and the heads see all resolutions together.
+    publish 77.7 % linear top-1 (77.5 % with their code). Not measured here. Each family has three large views: the first is
+    the target, the other two and the four small ones predict. Ours: the embeddings of the grouped views are those of the step,
+    where the release encodes them a second time without drop path; and the heads see all resolutions together.
     """
     resnet = smog_imagenet(plan)
     name = plan.backbone("swin_tiny_patch4_window7_224")
@@ -176,7 +177,7 @@ def smog_imagenet_swin_tiny(plan: Planner) -> PretrainConfig:
 def imagenet_views(
     facts: Facts, *, large: int = 224, small: int = 6, large_scale: tuple[float, float] = (0.14, 1.0)
 ) -> ViewPlan:
-    """Two large crops and some of 96 (SwAV, section 3.2); one recipe for all (release, multicropdataset.py)."""
+    """Two large crops and ``small`` ones of 96 pixels (SwAV, section 3.2), augmented alike (release, multicropdataset.py)."""
     augmentation = swav_augmentation(facts)
     return ViewPlan(
         crops=(
@@ -198,10 +199,10 @@ def family_views(
     deciding: int = 2,
     blur: bool = True,
 ) -> ViewPlan:
-    """SMoG's two families: one always blurred, one hardly ever but sometimes solarized; they change places every batch.
+    """SMoG's two families of views: one always blurred, one rarely blurred but sometimes solarized; they alternate by batch.
 
-    Of each family the first ``deciding`` large views decide, when it is the teacher's turn, and the next two and the small ones
-    predict, when it is the student's (release, multicropdataset.py and two_stream_network.py).
+    Of the family that goes to the teacher, the first ``deciding`` large views are targets; of the family that goes to the
+    student, the next two and the small ones predict (release, multicropdataset.py and two_stream_network.py).
     """
     own = Augmentation(brightness=0.4, contrast=0.4, saturation=0.2, hue=0.1)
     own = own if facts.color else swav_augmentation(facts)
@@ -229,7 +230,7 @@ def family_views(
 
 
 def swav_augmentation(facts: Facts) -> Augmentation:
-    """SwAV's recipe; without color operations where there is no color to change."""
+    """SwAV's augmentation; without color operations where images have no color."""
     return Augmentation() if facts.color else Augmentation(jitter=0.0, grayscale=0.0)
 
 
@@ -247,3 +248,4 @@ PUBLISHED: tuple[Callable[[Planner], PretrainConfig], ...] = (
     smog_imagenet_swin_tiny,
     smog_imagenet_w2,
 )
+"""The presets of this module."""

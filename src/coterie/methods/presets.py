@@ -1,8 +1,8 @@
-"""The methods for anybody's images: each a preset, a function from a plan to settings.
+"""The methods for any images: each is a preset, a function from a planner to settings.
 
-A preset reads like the recipe in its paper; what the paper leaves to ImageNet (crops, network, optimizer, number of groups)
-follows here from the number and the size of the images, and is the same for all methods (:func:`_recipe`), so that they can be
-compared. The published settings are in :mod:`coterie.methods.imagenet`. Any setting can be overridden afterwards.
+A preset reads like the recipe in its paper. What the paper gives for ImageNet only (crops, network, optimizer, number of
+groups) is chosen here from the number and size of the images, in the same way for all methods (:func:`_recipe`), so that they
+can be compared. The published settings are in :mod:`coterie.methods.imagenet`. Any setting can be overridden afterwards.
 """
 
 from collections.abc import Callable
@@ -48,8 +48,8 @@ def smog(plan: Planner) -> PretrainConfig:
 
     Command: ``coterie pretrain smog IMAGES --out RUN``. Measured on a CPU: 10,000 images of CIFAR-10, a ResNet-18 of width
     3/16, 35 epochs in 20 minutes of one core: 20-NN 48.8 % (lightly's SMoG 38.9 %; one seed, ``benchmarks/README.md``).
-    Ours: one family of views for both networks (``smog_imagenet`` has the two that change places), batch norm for each
-    resolution, and a teacher that follows faster, for runs of fewer steps.
+    Ours: one family of views for both networks (``smog_imagenet`` has the two that alternate), separate batch statistics for
+    each resolution, and a teacher that follows faster, for runs of fewer steps.
     """
     return PretrainConfig(
         method="smog",
@@ -68,7 +68,8 @@ def deepcluster_v2(plan: Planner) -> PretrainConfig:
     """DeepCluster-v2: predict the k-means group of each image an epoch ago (Caron et al. 2020, appendix D.2).
 
     Command: ``coterie pretrain deepcluster_v2 IMAGES --out RUN``. Measured as ``swav``: 42 epochs, 43.3 %, and the features
-    keep few directions: on so few images take another. Ours for small images: labels that last 240 steps, a third of the rate.
+    keep few directions: choose another method for so few images. Ours for small images: labels that change every 240 steps, a
+    third of the learning rate.
     """
     return PretrainConfig(
         method="deepcluster_v2",
@@ -82,7 +83,7 @@ def deepcluster_v2(plan: Planner) -> PretrainConfig:
 
 
 def sela_v2(plan: Planner) -> PretrainConfig:
-    """SeLa-v2: predict balanced labels of the whole data set, learned prototypes (Caron et al. 2020, appendix D).
+    """SeLa-v2: predict balanced labels of the whole dataset, learned prototypes (Caron et al. 2020, appendix D).
 
     Command: ``coterie pretrain sela_v2 IMAGES --out RUN``. Measured as ``swav``: 41 epochs, 51.5 %, in 24 minutes for 20.
     """
@@ -100,8 +101,8 @@ def sela_v2(plan: Planner) -> PretrainConfig:
 def simclr(plan: Planner) -> PretrainConfig:
     """SimCLR with several crops, the contrastive baseline (Chen et al. 2020; Caron et al. 2020, appendix A.8).
 
-    Command: ``coterie pretrain simclr IMAGES --out RUN``. No groups: every image is its own. Measured as
-    ``swav``: 42 epochs, 60.0 %, the best of all for so little time.
+    Command: ``coterie pretrain simclr IMAGES --out RUN``. No lasting groups: each image is a group of its own. Measured as
+    ``swav``: 42 epochs, 60.0 %, the best of all in so short a run.
     """
     return PretrainConfig(
         method="simclr",
@@ -116,8 +117,8 @@ def simclr(plan: Planner) -> PretrainConfig:
 def resa(plan: Planner) -> PretrainConfig:
     """ReSA: balanced self-assignment over the batch's own features, no prototypes (Weng et al. 2025, ICML).
 
-    Command: ``coterie pretrain resa IMAGES --out RUN``. Not measured yet. Ours: the same augmentation for
-    all views (the authors' first is weak), no predictor, and a projector of two layers.
+    Command: ``coterie pretrain resa IMAGES --out RUN``. Not measured yet. Ours: the same augmentation for all views (the
+    authors' first view is weakly augmented), no predictor, and a projector of two layers.
     """
     return PretrainConfig(
         method="resa",
@@ -132,33 +133,33 @@ def resa(plan: Planner) -> PretrainConfig:
 
 
 def _recipe(plan: Planner, small_rate: float = 4e-3) -> dict[str, Any]:
-    """What all methods share: views, network, optimizer and duration, from the number and the size of the images.
+    """What all methods share: views, network, optimizer and duration, chosen from the number and size of the images.
 
-    ``small_rate`` is the peak of the learning rate at batch 256 for small images.
+    ``small_rate`` is the peak of the learning rate for small images at batch size 256.
     """
     facts, batch = plan.facts, plan.batch_size()
     network = plan.backbone()
     resnet = is_resnet(network)
     stem: Literal["small", "standard"] = "small" if facts.side <= SMALL_STEM_SIDE and resnet else "standard"
     if resnet:
-        why = "keeps the resolution" if stem == "small" else "the network's own"
+        why = "keep the resolution" if stem == "small" else "the network's own"
         plan.because("backbone.stem", stem, f"images of {facts.side} pixels: {why}")
     if facts.small:
         views = _small_views(facts, 1 if resnet else 32)
         peak = plan.because(
             "learning_rate.peak",
             small_rate * (batch / 256) ** 0.5,
-            f"{small_rate:g} at batch 256, with the square root of the batch",
+            f"{small_rate:g} at batch 256, proportional to the square root of the batch",
         )
         rate = Cosine(peak=peak, final=peak / 100, warmup_epochs=1)
     else:
         views = imagenet_views(facts)
         peak = plan.because(
-            "learning_rate.peak", 0.6 * batch / 256, "0.6 at batch 256 as published, linear in the batch"
+            "learning_rate.peak", 0.6 * batch / 256, "0.6 at batch 256 as published, proportional to the batch"
         )
         rate = Cosine(peak=peak, final=peak / 1000)
     sizes = " + ".join(f"{each.count}x{each.size}" for each in views.crops)
-    plan.because("views.crops", sizes, "three quarters and half of the images' side" if facts.small else "as published")
+    plan.because("views.crops", sizes, "3/4 and 1/2 of the side of the images" if facts.small else "as published")
     optimizer = plan.because(
         "optimizer.kind", "adamw" if facts.small else "lars", "few steps" if facts.small else "as published"
     )
@@ -174,18 +175,18 @@ def _recipe(plan: Planner, small_rate: float = 4e-3) -> dict[str, Any]:
 
 
 def _projector(plan: Planner) -> HeadConfig:
-    """As published for large images; for small ones narrower, its last batch norm spreads the first embeddings (SMoG)."""
+    """As published for large images; narrower for small ones, with a last batch norm to spread early embeddings (SMoG)."""
     if plan.facts.small:
         return HeadConfig(hidden=(512,), width=128, last_batch_norm=True)
     return HeadConfig(hidden=(2048,), width=128)
 
 
 def _small_views(facts: Facts, multiple: int) -> ViewPlan:
-    """Two crops of three quarters of the images' side and two of half of it: 24 and 16 pixels of 32.
+    """Two crops of three quarters of the side of the images and two of half of it: 24 and 16 pixels of 32.
 
-    A random crop of a part is an enlarged part: at three quarters of the side things have the size that they have in the whole
-    image later (Touvron et al. 2019, arXiv 1906.06423), at half the work. Networks that cut an image into patches need sizes
-    that are a ``multiple``.
+    A random crop enlarges a part of the image: at three quarters of the side, objects have the size that they have in the
+    whole image at test time (Touvron et al. 2019, arXiv 1906.06423), at half the cost. Networks that split an image into
+    patches need sizes that are a multiple of ``multiple``.
     """
     large, small = (-(-max(16, round(facts.side * share)) // multiple) * multiple for share in (3 / 4, 1 / 2))
     own = Augmentation(brightness=0.4, contrast=0.4, saturation=0.4, hue=0.1, blur=0.0)
@@ -205,6 +206,7 @@ def _small_views(facts: Facts, multiple: int) -> ViewPlan:
 METHODS: dict[str, Callable[[Planner], PretrainConfig]] = {
     preset.__name__: preset for preset in (swav, smog, deepcluster_v2, sela_v2, simclr, resa, *PUBLISHED)
 }
+"""All presets by name."""
 
 
 def plan_method(
@@ -215,14 +217,14 @@ def plan_method(
     batch_size: int | None = None,
     backbone: str | None = None,
 ) -> tuple[PretrainConfig, dict[str, str]]:
-    """Fill a preset in for given images.
+    """Complete a preset for given images.
 
     Args:
         method: a name in ``METHODS``.
-        facts: of the images.
-        epochs: as the user wants it; None: automatic.
-        batch_size: likewise.
-        backbone: likewise.
+        facts: facts about the images.
+        epochs: passes over the images; None: chosen.
+        batch_size: images per step; None: chosen.
+        backbone: a network of timm; None: chosen.
 
     Returns:
         The config, and the reason for each automatic value by the path of its setting.

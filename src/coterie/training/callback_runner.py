@@ -186,7 +186,7 @@ class CallbackRunner:
             if student is not None:
                 student.train()
         said = broadcast_object(None if failure is None else _described(name, failure))
-        if said is not None and callback.on_error == "stop":
+        if said is not None and (callback.on_error == "stop" or said.status > 128):  # a signal: it stays pending
             raise said from failure
         if self.first:
             if said is not None:
@@ -197,6 +197,9 @@ class CallbackRunner:
             self.folder.write_finished_work(self._done)
             for line in lines:
                 self.write(line)
+            if self._done.ended != self.state.ended:  # who reads the lines may have ended the run
+                self._done.ended, self._done.ended_by = self.state.ended, self.state.ended_by
+                self.folder.write_finished_work(self._done)
 
     def _fail(self, name: str, error: Exception) -> None:
         if self.callbacks[name].on_error == "continue":

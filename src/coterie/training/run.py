@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from coterie.atomic import write_text
-from coterie.config.describe import WISHES, explain, summary
+from coterie.config.describe import REQUESTED, explain, summary
 from coterie.config.hardware import Runtime, choose_compile
 from coterie.config.schema import PretrainConfig
 from coterie.config.toml import to_toml
@@ -148,7 +148,7 @@ class Run:
         where = environment(self.device)
         write_facts(self.folder.path, images=len(self.source), automatic=found, environment=where)
         for path, value, reason in found:
-            if reason not in WISHES:
+            if reason not in REQUESTED:
                 self.logger.info(f"  {path} {value}: {reason}")
 
     def _start_callbacks(self, start: int) -> None:

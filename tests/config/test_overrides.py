@@ -1,0 +1,62 @@
+"""``--set``: what a path may name, how a value is read, and what another kind keeps."""
+
+import pytest
+
+from coterie.config.overrides import known_paths, parse_override, set_path
+from coterie.config.toml import from_dict
+from coterie.errors import BadConfig
+from coterie.optim.optimizer import AdamWConfig
+from tests.config.presets import changed, smog
+
+
+def test_every_path_can_be_set() -> None:
+    content = changed()
+    paths = known_paths(content)
+    assert {
+        "groups.counts",
+        "views.crops.1.augmentation.hue",
+        "optimizer.betas.0",
+        "learning_rate.peak",
+        "probe.train",
+    } <= set(paths)
+    assert "optimizer.trust" not in paths  # that is of another kind
+    assert isinstance(from_dict(content).optimizer, AdamWConfig)
+
+
+def test_another_kind_of_groups_keeps_their_number_whatever_comes_first() -> None:
+    for order in (("groups.counts=100", "groups.kind=kmeans"), ("groups.kind=kmeans", "groups.counts=100")):
+        assert from_dict(smog(*order)).groups.counts == (100,)
+    assert from_dict(smog("groups.kind=kmeans")).groups.counts == (500, 500, 500)
+    assert "counts" not in smog("groups.kind=batch")["groups"]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("a.b=3", ("a.b", 3)),
+        (" a = [1, 2.5] ", ("a", [1, 2.5])),
+        ("a=true", ("a", True)),
+        ("a=lars", ("a", "lars")),
+        ("a='3'", ("a", "3")),
+        ("a=x=y", ("a", "x=y")),
+        ("a=None", ("a", None)),
+    ],
+)
+def test_a_value_is_toml_a_bare_word_or_none(text: str, expected: tuple[str, object]) -> None:
+    path, value = parse_override(text)
+    assert (path, value, type(value)) == (*expected, type(expected[1]))
+
+
+def test_none_removes_what_may_be_absent_and_nothing_else() -> None:
+    settings = changed()
+    set_path(settings, "memory", None)
+    assert "memory" not in settings
+    with pytest.raises(BadConfig, match="--set epochs=none: this setting cannot be left out"):
+        set_path(settings, "epochs", None)
+
+
+def test_an_entry_that_is_not_there_is_no_path() -> None:
+    with pytest.raises(BadConfig, match=r"--set views\.crops\.7\.size: there is no such setting"):
+        set_path(changed(), "views.crops.7.size", 16)
+    with pytest.raises(BadConfig, match="write path=value"):
+        parse_override("epochs")
