@@ -40,7 +40,7 @@ def test_present_names_stay():
 
 
 def test_set_names_the_present_value():
-    with pytest.raises(BadConfig, match="--set views.engine=device: this value is now called gpu$"):
+    with pytest.raises(BadConfig, match=r"^--set views\.engine=device: this value is now called gpu$"):
         set_path(to_dict(CONFIG), "views.engine", "device")
 
 
