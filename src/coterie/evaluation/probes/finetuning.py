@@ -59,8 +59,7 @@ def finetune(
         build: gives the same network with new weights, for the baseline; they are drawn from ``seed``.
         labels: how many: a share, such as "1%" or "10%", or images per class, such as "5" (:func:`labeled_subset`).
         recipe: None: the published one, :data:`ONE_PERCENT` below 3% or 40 labels per class, otherwise :data:`TEN_PERCENT`,
-            adapted to few images (:meth:`Recipe.adapted_to`) and to large features (:func:`limit_head_lr`), which the logger
-            is informed of.
+            adapted to few images (:meth:`Recipe.adapted_to`) and to large features (:func:`limit_head_lr`).
         scratch: the recipe of the baseline.
         seed: for the subset, the new weights, the order and the crops; the same seed gives the same result on a CPU.
         workers: processes that load images.

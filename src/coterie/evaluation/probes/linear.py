@@ -46,11 +46,10 @@ def linear(
     fitted at once to the rest. The penalty with the highest accuracy on the held-out rows, of equals the strongest, is then
     fitted to all of TRAIN; TEST is only tested on. CLIP does the same (Radford et al. 2021, appendix A.3).
 
-    Why a sweep of penalties and not of learning rates: with SGD, the learning rate times the number of steps determines how
-    far the weights get, that is, how much they are penalized, and the best one depends on the batch size, the number of epochs
-    and the scale of the features. The penalty is the same choice without the rest. Its fit is exact, reproducible, agrees
-    with scikit-learn's, and takes half the time of a sweep of five learning rates over ten epochs
-    (``benchmarks/linear_probe.py``), for which there is :func:`linear_sgd`.
+    Why a sweep of penalties and not of learning rates (:func:`linear_sgd`): with SGD, the learning rate times the number of
+    steps determines how far the weights get, that is, how much they are penalized, and the best one depends on batch size,
+    epochs and the scale of the features. The penalty is the same choice without the rest. Its fit is exact, agrees with
+    scikit-learn's, and takes half the time of five learning rates over ten epochs (``benchmarks/linear_probe.py``).
 
     Runs on the device of its inputs; beyond them it holds a bounded number of rows and scores.
 
@@ -65,8 +64,7 @@ def linear(
 
     Returns:
         In percent ``top1``, ``top5`` (of at most the number of classes) and ``mean_per_class`` (over the classes of TEST);
-        ``penalty``, and ``held_out_top1``, that of the chosen penalty. If each class has only one image, nothing can be held
-        out: the penalty is the middle one of the list, and ``held_out_top1`` is missing.
+        ``penalty``, and its ``held_out_top1``; if each class has a single image, the middle penalty, without the latter.
 
     Raises:
         UserError: NaN or infinity, missing labels, one class only, or classes of TEST that TRAIN does not have.
@@ -74,15 +72,8 @@ def linear(
     check_labeled_features(train, train_labels, test, test_labels)
     known, numbers = torch.unique(train_labels, return_inverse=True)
     standardizer = Standardizer.fit(train)
-    fit = partial(
-        logistic_regression,
-        train,
-        numbers,
-        len(known),
-        standardizer=standardizer,
-        preconditioner=Preconditioner.fit(train, standardizer),
-        logger=logger,
-    )
+    fit = partial(logistic_regression, train, numbers, len(known), standardizer=standardizer, logger=logger)
+    fit = partial(fit, preconditioner=Preconditioner.fit(train, standardizer))
     strengths = torch.tensor(sorted(penalties, reverse=True), dtype=standardizer.mean.dtype, device=train.device)
     best, chosen, start = len(strengths) // 2, dict[str, float](), None
     held = held_out(numbers, seed=seed)

@@ -117,18 +117,17 @@ def logistic_regression(
 ) -> LinearClassifier:
     """Minimize ``sum of cross-entropies + penalty / 2 * |weights|^2`` for each penalty; the bias is not penalized.
 
-    The same as scikit-learn's ``LogisticRegression(C=1 / penalty)``. All penalties are fitted at once: each evaluation reads
-    the rows once, for losses and gradients of all heads. L-BFGS (Nocedal 1980) works in coordinates in which Böhning's bound
-    of the mean Hessian, ``1/2 (mean of row row^T) + penalty / n`` (Böhning 1992, section 2), is the identity, so the scales
-    and correlations of the features cost nothing, and its first step may have length 1.
+    The same as scikit-learn's ``LogisticRegression(C=1 / penalty)``, for all penalties at once: each evaluation reads the rows
+    once. L-BFGS (Nocedal 1980) works in coordinates in which Böhning's bound of the mean Hessian, ``1/2 (mean of row row^T) +
+    penalty / n`` (Böhning 1992, section 2), is the identity, so the scales and correlations of the features cost nothing, and
+    its first step may have length 1.
 
     Args:
         rows: the features, read in chunks of bounded memory and never copied as a whole.
         labels: from 0 to classes - 1.
         classes: number of classes.
         penalties: above 0; their precision is that of the fit.
-        standardizer: fit to standardized rows, and return classifiers of standardized rows (of raw rows:
-            :meth:`LinearClassifier.fold_standardizer`).
+        standardizer: fit to rows standardized by it, and return classifiers of such rows (see ``fold_standardizer``).
         preconditioner: of the standardized rows, if it is known; it affects only the speed.
         index: fit to these rows only.
         start: initial weights; None: zero.
@@ -142,14 +141,11 @@ def logistic_regression(
     standardizer = standardizer or Standardizer.identity(rows)
     preconditioner = preconditioner or Preconditioner.fit(rows, standardizer)
     count, width = len(rows if index is None else index), rows.shape[1]
-    strengths, vectors = penalties / count, preconditioner.vectors
-    root = (preconditioner.values / 2 + strengths[:, None]).rsqrt()  # [l d]
-
-    def model(point: Tensor, heads: Tensor) -> LinearClassifier:
-        return LinearClassifier((point[..., :width] * root[heads]) @ vectors.T, point[..., width] * 2**0.5)
+    strengths = penalties / count
+    coordinates = _Coordinates((preconditioner.values / 2 + strengths[:, None]).rsqrt(), preconditioner.vectors)
 
     def evaluate(point: Tensor, heads: Tensor) -> tuple[Tensor, Tensor]:
-        at = model(point, heads)
+        at = coordinates.classifier(point, heads)
         raw, slope, lift = at.fold_standardizer(standardizer), torch.zeros_like(at.weights), torch.zeros_like(at.bias)
         value = strengths[heads] / 2 * at.weights.double().square().sum(dim=(0, 2))
         for part in chunk_slices(count, max(width, at.bias.numel()), rows.device):
@@ -158,13 +154,33 @@ def logistic_regression(
             value, slope, lift = value + loss / count, slope.add_(gradient.weights), lift.add_(gradient.bias)
         slope = (slope - lift[..., None] * standardizer.mean) * standardizer.scale / count
         slope = slope + strengths[heads, None] * at.weights
-        return value, torch.cat([slope @ vectors * root[heads], lift[..., None] / count * 2**0.5], dim=2)
+        return value, coordinates.gradient(slope, lift / count, heads)
 
-    begin = root.new_zeros(classes, len(penalties), width + 1)
-    if start is not None:
-        begin = torch.cat([start.weights @ vectors / root, start.bias[..., None] / 2**0.5], dim=2)
-    all_heads = torch.arange(len(penalties), device=rows.device)
-    return model(_minimize(evaluate, begin, tolerance, logger or NullLogger(), what), all_heads)
+    zero = coordinates.root.new_zeros(classes, len(penalties), width + 1)
+    begin = zero if start is None else coordinates.point(start)
+    found = _minimize(evaluate, begin, tolerance, logger or NullLogger(), what)
+    return coordinates.classifier(found, torch.arange(len(penalties), device=rows.device))
+
+
+@dataclass(frozen=True)
+class _Coordinates:
+    """The coordinates u in which L-BFGS works: ``weights = (u[..., :d] * root) @ vectors.T``, ``bias = sqrt(2) u[..., d]``."""
+
+    root: Float[Tensor, "l d"]
+    vectors: Float[Tensor, "d d"]
+
+    def classifier(self, point: Tensor, heads: Tensor) -> LinearClassifier:
+        """The classifier of some heads at a point [k l d+1]."""
+        width = len(self.vectors)
+        return LinearClassifier((point[..., :width] * self.root[heads]) @ self.vectors.T, point[..., width] * 2**0.5)
+
+    def point(self, model: LinearClassifier) -> Tensor:
+        """The point of a classifier with all heads."""
+        return torch.cat([model.weights @ self.vectors / self.root, model.bias[..., None] / 2**0.5], dim=2)
+
+    def gradient(self, weights: Tensor, bias: Tensor, heads: Tensor) -> Tensor:
+        """The gradient of some heads at a point, from those of their weights and bias."""
+        return torch.cat([weights @ self.vectors * self.root[heads], bias[..., None] * 2**0.5], dim=2)
 
 
 def _minimize(evaluate: Evaluate, point: Tensor, tolerance: float, logger: Logger, what: str) -> Tensor:
