@@ -2,8 +2,12 @@
 
 It brings in neither numpy nor torch, so that ``limit_threads`` can come before them. Benchmarks in a folder of their own
 put this one on ``sys.path``.
+
+On two threads of a machine with other work, whoever waits for a thread that was put aside loses much, and the spinning
+threads of OpenBLAS lose most: there ``--threads 1`` and the ratio of CPU times say more.
 """
 
+import argparse
 import json
 import os
 import platform
@@ -81,6 +85,26 @@ def ratio(times: Mapping[str, Times], name: str, other: str, clock: str = "wall"
     return round(statistics.median(theirs / ours for theirs, ours in pairs), 3)
 
 
+def compared(times: Mapping[str, Times], name: str, others: Mapping[str, str]) -> dict[str, Any]:
+    """The times of a contestant, and how many times as fast as each other one it is, by both clocks.
+
+    ``others`` maps a short name, for the keys of the result, to the name of the contestant.
+    """
+    return times[name].rounded() | {
+        f"times_as_fast_as_{short}{suffix}": ratio(times, name, other, clock)
+        for short, other in others.items()
+        for clock, suffix in (("wall", ""), ("cpu", "_cpu"))
+    }
+
+
+def show_rows(rows: Mapping[str, Mapping[str, Any]], indent: str = "") -> None:
+    """One line for each contestant, without the times of each repeat."""
+    for name, row in rows.items():
+        shown = {key: value for key, value in row.items() if key != "each_repeat"}
+        sys.stdout.write(f"{indent}{name}: {json.dumps(shown)}\n")
+    sys.stdout.flush()
+
+
 def processor() -> str:
     """The model's name, as Linux tells it."""
     lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
@@ -102,6 +126,24 @@ def machine(packages: Sequence[str], device: str = "cpu") -> dict[str, Any]:
 
         found |= {"device_name": torch.cuda.get_device_name(device), "cuda": torch.version.cuda}
     return found
+
+
+def probe_options(text: str, name: str) -> argparse.ArgumentParser:
+    """What the benchmarks of probes have in common: the size of the features, and how they are measured."""
+    parser = argparse.ArgumentParser(description=text.splitlines()[0])
+    parser.add_argument("--rows", type=int, default=50_000)
+    parser.add_argument("--width", type=int, default=512)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--out", type=Path, default=RESULTS / f"{name}.json")
+    return parser
+
+
+def circumstances(options: argparse.Namespace, packages: Sequence[str], load: float) -> dict[str, Any]:
+    """The command with its options, the machine, and its load average before (``load``) and now."""
+    chosen = {name: value for name, value in vars(options).items() if name != "out"}
+    loads = [round(load, 2), round(os.getloadavg()[0], 2)]
+    return {"command": command(), **machine(packages), "load_average": loads, **chosen}
 
 
 def command() -> str:

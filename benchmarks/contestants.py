@@ -36,6 +36,12 @@ STEPS = 10_000_000
 SEED = 0
 
 
+def set_up_torch(device: str, threads: int) -> None:
+    """So many threads in this process, and TF32 on a GPU, as in a run."""
+    torch.set_num_threads(threads)
+    torch.set_float32_matmul_precision("high" if device.startswith("cuda") else "highest")
+
+
 @dataclass(frozen=True)
 class Case:
     """What is trained.

@@ -17,7 +17,6 @@ a repeat.
 """
 
 import argparse
-import json
 import sys
 import tempfile
 import time
@@ -27,12 +26,12 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
-from alternating import RESULTS, SHARED, Times, command, limit_threads, machine, ratio, write_report
+from alternating import RESULTS, SHARED, Times, command, limit_threads, machine, ratio, show_rows, write_report
 
 THREADS = limit_threads()  # before numpy and torch come in
 
 import torch
-from contestants import CASES, TOY_CASES, Case, Lightly, Ours, again, lightly, settings
+from contestants import CASES, TOY_CASES, Case, Lightly, Ours, again, lightly, set_up_torch, settings
 from lightly.data import LightlyDataset
 from lightly.transforms import SwaVTransform
 from torch.utils.data import DataLoader
@@ -177,8 +176,7 @@ def arguments() -> argparse.Namespace:
 
 def main() -> None:
     options = arguments()
-    torch.set_num_threads(THREADS)
-    torch.set_float32_matmul_precision("high" if options.device.startswith("cuda") else "highest")
+    set_up_torch(options.device, THREADS)
     name = next(
         each for each in (TOY_CASES if options.toy else CASES) if each.startswith(("swav, toy", "swav, ResNet-50"))
     )
@@ -203,9 +201,7 @@ def main() -> None:
         "repeats": options.repeats,
         "contestants": found,
     }
-    for contestant, row in found.items():
-        shown = {key: value for key, value in row.items() if key != "each_repeat"}
-        sys.stdout.write(f"{contestant}: {json.dumps(shown)}\n")
+    show_rows(found)
     write_report(options.out, report)
 
 

@@ -13,19 +13,14 @@ the ratio within a repeat. All are given the same unit rows and are timed from t
 That both predict the same is checked first, for 1000 queries: by the nearest row, and by an unweighted vote of 20, which an
 endlessly high temperature gives.
 
-Two threads on a machine with other work: who waits for a thread that was put aside loses much, the spinning threads of
-OpenBLAS most. There ``--threads 1`` and the ratio of CPU times say more.
+``alternating`` says why ``--threads 1`` and the ratio of CPU times say more on a machine with other work.
 """
 
-import argparse
 import json
 import os
-import platform
 from collections.abc import Callable
-from importlib.metadata import version
-from pathlib import Path
 
-from alternating import RESULTS, alternate, command, limit_threads, processor, ratio, write_report
+from alternating import alternate, circumstances, compared, limit_threads, probe_options, show_rows, write_report
 
 THREADS = limit_threads("2")  # before numpy and torch come in
 
@@ -36,6 +31,7 @@ from torch.nn import functional as F
 
 from coterie.evaluation.probes.knn import knn, knn_predictions
 
+PACKAGES = ("coterie", "numpy", "scikit-learn", "torch")
 SEED = 0
 CLASSES = 10
 EQUAL_VOTES = 1e30  # a temperature so high that every neighbor's vote weighs the same
@@ -85,28 +81,13 @@ CONTESTANTS: dict[str, Callable[[Data], float]] = {
 def measure(data: Data, repeats: int) -> dict[str, dict[str, object]]:
     turns = {name: lambda probe=probe: probe(data) for name, probe in CONTESTANTS.items()}
     times, figures = alternate(turns, repeats)
-    return {
-        name: {
-            **times[name].rounded(),
-            **{
-                f"times_as_fast_as_{metric}{suffix}": ratio(times, name, f"scikit-learn, {metric}", clock)
-                for metric in ("cosine", "euclidean")
-                for clock, suffix in (("wall", ""), ("cpu", "_cpu"))
-            },
-            "top1": figures[name],
-        }
-        for name in CONTESTANTS
-    }
+    others = {metric: f"scikit-learn, {metric}" for metric in ("cosine", "euclidean")}
+    return {name: {**compared(times, name, others), "top1": figures[name]} for name in CONTESTANTS}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rows", type=int, default=50_000)
+    parser = probe_options(__doc__, "knn_probe")
     parser.add_argument("--queries", type=int, default=10_000)
-    parser.add_argument("--width", type=int, default=512)
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--out", type=Path, default=RESULTS / "knn_probe.json")
     options = parser.parse_args()
     torch.set_num_threads(THREADS)
     load = os.getloadavg()[0]
@@ -114,26 +95,15 @@ def main() -> None:
     same = agreement(data, 1000)
     result = measure(data, options.repeats)
     report = {
-        "command": command(),
         "what": "unit rows -> accuracy; ratios are medians over repeats in turn",
         "aim": "3 times as fast as scikit-learn's cosine metric, 1.5 times its euclidean one",
-        "processor": processor(),
-        "cores": os.cpu_count(),
-        "threads": THREADS,
-        "load_average": [round(load, 2), round(os.getloadavg()[0], 2)],
-        "python": platform.python_version(),
-        "versions": {name: version(name) for name in ("coterie", "numpy", "scikit-learn", "torch")},
+        **circumstances(options, PACKAGES, load),
         "seed": SEED,
-        "rows": options.rows,
-        "queries": options.queries,
-        "width": options.width,
-        "repeats": options.repeats,
         "same_predictions_percent": same,
         "contestants": result,
     }
     print("same predictions, %:", json.dumps(same))
-    for name, row in result.items():
-        print(name, json.dumps({key: value for key, value in row.items() if key != "each_repeat"}))
+    show_rows(result)
     write_report(options.out, report)
 
 

@@ -15,20 +15,14 @@ standardized features for nothing and is timed from there to accuracy:
 * ``scikit-learn, converged``: the same with as many iterations as its tolerance asks for.
 * ``scikit-learn, same penalty``: with the penalty that ``coterie linear`` chose, to compare accuracies.
 
-Two threads on a machine with other work: who waits for a thread that was put aside loses much, the spinning threads of
-OpenBLAS most. There ``--threads 1`` and the ratio of CPU times say more.
+``alternating`` says why ``--threads 1`` and the ratio of CPU times say more on a machine with other work.
 """
 
-import argparse
-import json
 import os
-import platform
 import warnings
 from collections.abc import Callable
-from importlib.metadata import version
-from pathlib import Path
 
-from alternating import RESULTS, alternate, command, limit_threads, processor, ratio, write_report
+from alternating import alternate, circumstances, compared, limit_threads, probe_options, show_rows, write_report
 
 THREADS = limit_threads("2")  # before numpy and torch come in
 
@@ -41,6 +35,7 @@ from coterie.evaluation.probes.linear import FINAL_TOLERANCE, linear, linear_sgd
 from coterie.evaluation.probes.logistic_regression import LinearClassifier, logistic_regression, loss_and_gradient
 from coterie.evaluation.probes.standardize import Standardizer
 
+PACKAGES = ("coterie", "numpy", "scikit-learn", "torch")
 SEED = 0
 TEST_ROWS = 10_000
 RATES = (0.003, 0.01, 0.03, 0.1, 0.3)
@@ -119,31 +114,15 @@ def measure(data: Data, repeats: int) -> dict[str, dict[str, object]]:
     for result in figures.values():
         if "weights" in result:
             result["objective_C_1"] = objective(result.pop("weights"), result.pop("bias"), data)  # type: ignore[arg-type]
-
-    return {
-        name: {
-            **times[name].rounded(),
-            **{
-                f"times_as_fast_as_{other}{suffix}": ratio(times, name, f"scikit-learn, {other}", clock)
-                for clock, suffix in (("wall", ""), ("cpu", "_cpu"))
-                for other in ("default", "converged")
-            },
-            **figures[name],
-        }
-        for name in found
-    }
+    others = {each: f"scikit-learn, {each}" for each in ("default", "converged")}
+    return {name: {**compared(times, name, others), **figures[name]} for name in found}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rows", type=int, default=50_000)
-    parser.add_argument("--width", type=int, default=512)
+    parser = probe_options(__doc__, "linear_probe")
     parser.add_argument("--classes", type=int, default=10)
     parser.add_argument("--separation", type=float, default=0.15, help="of the classes, in deviations")
     parser.add_argument("--power", type=float, default=1.0, help="the i-th direction's variance is i to the minus this")
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--out", type=Path, default=RESULTS / "linear_probe.json")
     options = parser.parse_args()
     torch.set_num_threads(THREADS)
     load = os.getloadavg()[0]
@@ -151,28 +130,15 @@ def main() -> None:
     spread = torch.linalg.eigvalsh(torch.corrcoef(data[0].T.double()))
     result = measure(data, options.repeats)
     report = {
-        "command": command(),
         "what": "features -> accuracy (scikit-learn: standardized features -> accuracy); ratios: medians over repeats in turn",
         "aim": "2 times as fast as scikit-learn's LogisticRegression at equal accuracy",
-        "processor": processor(),
-        "cores": os.cpu_count(),
-        "threads": THREADS,
-        "load_average": [round(load, 2), round(os.getloadavg()[0], 2)],
-        "python": platform.python_version(),
-        "versions": {name: version(name) for name in ("coterie", "numpy", "scikit-learn", "torch")},
+        **circumstances(options, PACKAGES, load),
         "seed": SEED,
-        "rows": options.rows,
-        "width": options.width,
-        "classes": options.classes,
-        "separation": options.separation,
-        "power": options.power,
         "test_rows": TEST_ROWS,
         "condition_number_of_correlations": round(float(spread[-1] / spread[0]), 1),
-        "repeats": options.repeats,
         "contestants": result,
     }
-    for name, row in result.items():
-        print(name, json.dumps({key: value for key, value in row.items() if key != "each_repeat"}))
+    show_rows(result)
     write_report(options.out, report)
 
 

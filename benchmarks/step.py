@@ -21,7 +21,6 @@ our step in two micro-batches, and with checkpointed activations.
 """
 
 import argparse
-import json
 import sys
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
@@ -31,7 +30,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from alternating import RESULTS, alternate, command, limit_threads, machine, ratio, write_report
+from alternating import RESULTS, alternate, command, limit_threads, machine, ratio, show_rows, write_report
 
 THREADS = limit_threads()  # before numpy and torch come in
 
@@ -45,6 +44,7 @@ from contestants import (
     again,
     lightly,
     lightly_with_our_optimizer,
+    set_up_torch,
     settings,
 )
 
@@ -198,8 +198,7 @@ def arguments() -> argparse.Namespace:
 
 def main() -> None:
     options = arguments()
-    torch.set_num_threads(THREADS)
-    torch.set_float32_matmul_precision("high" if options.device.startswith("cuda") else "highest")
+    set_up_torch(options.device, THREADS)
     report = {
         "command": command(),
         "what": "peak memory of three training steps" if options.memory else "a training step on views that are there",
@@ -213,10 +212,7 @@ def main() -> None:
         sys.stdout.write(f"{name}\n")
         report["cases"][name] = peaks(name, case, options) if options.memory else measured(case, options)
         if not options.memory:
-            for contestant, row in report["cases"][name]["contestants"].items():
-                shown = {key: value for key, value in row.items() if key != "each_repeat"}
-                sys.stdout.write(f"  {contestant}: {json.dumps(shown)}\n")
-        sys.stdout.flush()
+            show_rows(report["cases"][name]["contestants"], indent="  ")
         write_report(options.out, report)
 
 

@@ -65,8 +65,8 @@ def script(name: str, path: str, *arguments: str | int | Path, lightly: bool = F
 
 
 def tests(at: Where) -> list[Job]:
-    calls = ["-m gpu tests", "tests/parity tests/grouping tests/ops tests/matrix tests/data/augmentation/test_gpu.py"]
-    return [script("tests", "gpu/checks.py", "tests", *(["tests/test_schedule.py"] if at.toy else calls))]
+    calls = ["-m gpu tests", "tests/parity tests/grouping tests/matrix tests/data/augmentation/test_gpu.py"]
+    return [script("tests", "gpu/checks.py", "tests", *(["tests/optim/test_schedule.py"] if at.toy else calls))]
 
 
 def profile(at: Where) -> list[Job]:
@@ -199,32 +199,18 @@ def plan(at: Where) -> list[Job]:
 
 
 RUNS = (
-    Run(
-        "tests",
-        "whether the CUDA paths work: device, bfloat16, compiled network; parity there",
-        tests,
-    ),
+    Run("tests", "whether the CUDA paths work: device, bfloat16, compiled network; parity there", tests),
     Run("profile", "where the time of a step goes, and so what to speed up next", profile),
     Run("step", "2 times lightly's step as documented; what the joint batch norm of SMoG costs", step),
     Run("end_to_end", "95 % of the step on views that are there, 5 times lightly's pipeline", end_to_end),
-    Run(
-        "grouping", "3 % or less of the step at 3,000 groups and 4,096 images; else a fused kernel is written", grouping
-    ),
+    Run("grouping", "3 % or less of the step at 3,000 groups, 4,096 images; else a fused kernel is written", grouping),
     Run("memory", "peak memory beside lightly at the same batch", memory),
     Run("loader", "images a second and core with that processor", loader),
     Run("decoding", "whether nvJPEG is built in", decoding),
-    Run(
-        "cifar",
-        "kNN and linear after 200 epochs, wall time, with lightly's recipe beside it; .91 or more is aimed at",
-        cifar,
-    ),
+    Run("cifar", "kNN and linear after 200 epochs (.91 is the aim), wall time, with lightly's recipe beside it", cifar),
     Run("seeds", "the spread over seeds", seeds),
     Run("lightly_cifar", "wall time and accuracy of lightly's own pipeline, as far as the time goes", lightly_cifar),
-    Run(
-        "ablations",
-        "number of groups, crops, epsilon and optimizer of the small-image preset, on a tuning split",
-        ablations,
-    ),
+    Run("ablations", "groups, crops, epsilon, optimizer of the small-image preset, on a tuning split", ablations),
     Run("family", "kNN of the other presets after 200 epochs", family),
     Run("looks", "which figure without labels follows kNN over 200 epochs, and whether `select` chooses well", looks),
     Run("plan", "whether time and memory of the plan hold on a GPU, within 30 %", plan),

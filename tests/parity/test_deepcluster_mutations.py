@@ -83,27 +83,18 @@ def unlabeled_images_in_the_divisor(patch: Patch) -> None:
 
 DEEPCLUSTER = golden("kmeans_starts0", "views_large")
 KMEANS = DEEPCLUSTER + golden("beta", "own_labels")
+SEVERAL_HEADS = [file for file in KMEANS if len(file.meta["groups"]) > 1]
+BATCH_NORM = [f for f in KMEANS if any(f.meta["network"][where] for where in ("conv_bn", "head_bn", "out_bn"))]
+SEVERAL_EPOCHS = [file for file in KMEANS if file.meta["epochs"] > 1]
 UNLABELED = [file for file in DEEPCLUSTER if file.meta["image_visits_without_label"]]
 
 MUTATIONS = [
-    Mutation(
-        every_head_clustered_on_the_same_memory_slot,
-        [file for file in KMEANS if len(file.meta["groups"]) > 1],
-        "several heads",
-    ),
-    Mutation(
-        first_pass_encodes_both_views_together,
-        [f for f in KMEANS if any(f.meta["network"][where] for where in ("conv_bn", "head_bn", "out_bn"))],
-        "batch norm",
-    ),
-    Mutation(memory_stays_as_the_first_pass_left_it, KMEANS, "a memory"),
-    Mutation(
-        groups_found_at_the_first_refresh_only,
-        [file for file in KMEANS if file.meta["epochs"] > 1],
-        "k-means in several epochs",
-    ),
-    Mutation(labels_by_memory_position, DEEPCLUSTER, "DeepCluster-v2's labels"),
-    Mutation(the_view_that_made_a_label_is_excused, DEEPCLUSTER, "DeepCluster-v2's labels"),
+    Mutation(every_head_clustered_on_the_same_memory_slot, SEVERAL_HEADS, "k-means of several heads"),
+    Mutation(first_pass_encodes_both_views_together, BATCH_NORM, "k-means and batch norm"),
+    Mutation(memory_stays_as_the_first_pass_left_it, KMEANS, "k-means"),
+    Mutation(groups_found_at_the_first_refresh_only, SEVERAL_EPOCHS, "k-means in several epochs"),
+    Mutation(labels_by_memory_position, DEEPCLUSTER, "the labels of DeepCluster-v2"),
+    Mutation(the_view_that_made_a_label_is_excused, DEEPCLUSTER, "the labels of DeepCluster-v2"),
     Mutation(unlabeled_images_in_the_first_group, UNLABELED, "images without a label"),
     Mutation(unlabeled_images_in_the_divisor, UNLABELED, "images without a label"),
 ]

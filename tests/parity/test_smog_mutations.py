@@ -139,55 +139,32 @@ def predictor_reads_unit_rows(patch: Patch) -> None:
 
 
 SMOG = golden("beta", "own_labels")
+SEVERAL_EPOCHS = [file for file in SMOG if file.meta["epochs"] > 1]
+SMALL_VIEWS = [file for file in SMOG if file.meta["small_views"]]
+BATCH_NORM = [f for f in SMALL_VIEWS if any(f.meta["network"][where] for where in ("conv_bn", "head_bn", "out_bn"))]
+JOINT = [file for file in SMALL_VIEWS if file.meta["network"]["conv_bn"]]
+ODD = [file for file in SEVERAL_EPOCHS if file.meta["steps_per_epoch"] % 2]
+LAGGING = [file for file in SEVERAL_EPOCHS if file.meta["encoder_momentum"]]
+PREDICTOR = [file for file in SMOG if file.meta["network"]["predictor"]]
 MOVING = [file for file in SMOG if min(file.meta["beta_start"], file.meta["beta_end"]) < 1]
-BATCH_NORM = [f for f in SMOG if any(f.meta["network"][where] for where in ("conv_bn", "head_bn", "out_bn"))]
+SEVERAL_HEADS = [file for file in MOVING if len(file.meta["groups"]) > 1]
+WITH_GRADIENT = [file for file in MOVING if file.meta["group_gradient"]]
+WITHOUT_GRADIENT = [file for file in MOVING if not file.meta["group_gradient"]]
 
 MUTATIONS = [
     Mutation(beta_lowered_after_use, changing(SMOG, "beta"), "a beta that changes"),
-    Mutation(
-        families_alternate_by_global_step,
-        [f for f in SMOG if f.meta["steps_per_epoch"] % 2 and f.meta["epochs"] > 1],
-        "an odd number of steps per epoch and several epochs",
-    ),
-    Mutation(
-        target_network_does_not_see_the_small_views,
-        [file for file in BATCH_NORM if file.meta["small_views"]],
-        "batch norm and small views",
-    ),
+    Mutation(families_alternate_by_global_step, ODD, "several epochs with an odd number of steps"),
+    Mutation(target_network_does_not_see_the_small_views, BATCH_NORM, "batch norm and small views"),
     Mutation(logits_against_the_old_groups, MOVING, "a beta below 1"),
     Mutation(groups_moved_by_the_targets_embeddings, MOVING, "a beta below 1"),
-    Mutation(
-        every_head_moved_by_the_same_view,
-        [file for file in MOVING if len(file.meta["groups"]) > 1],
-        "several heads and a beta below 1",
-    ),
-    Mutation(
-        no_reset_of_the_target_network,
-        [file for file in SMOG if file.meta["epochs"] > 1 and file.meta["encoder_momentum"]],
-        "several epochs and a momentum of the encoder",
-    ),
+    Mutation(every_head_moved_by_the_same_view, SEVERAL_HEADS, "several heads and a beta below 1"),
+    Mutation(no_reset_of_the_target_network, LAGGING, "several epochs and a target network that lags behind"),
     Mutation(groups_not_divided_by_their_norm, MOVING, "a beta below 1"),
-    Mutation(
-        backbone_batch_norm_per_resolution,
-        [file for file in SMOG if file.meta["network"]["conv_bn"] and file.meta["small_views"]],
-        "batch norm in the backbone and small views",
-    ),
-    Mutation(
-        gradient_through_the_groups_on_instead_of_off,
-        [file for file in MOVING if not file.meta["group_gradient"]],
-        "no gradient through the groups",
-    ),
-    Mutation(
-        gradient_through_the_groups_off_instead_of_on,
-        [file for file in MOVING if file.meta["group_gradient"]],
-        "a gradient through the groups",
-    ),
-    Mutation(memory_keeps_the_targets_embeddings, SMOG, "SMoG's arrays"),
-    Mutation(
-        predictor_reads_unit_rows,
-        [file for file in SMOG if file.meta["network"]["predictor"]],
-        "a predictor",
-    ),
+    Mutation(backbone_batch_norm_per_resolution, JOINT, "batch norm in the backbone and small views"),
+    Mutation(gradient_through_the_groups_on_instead_of_off, WITHOUT_GRADIENT, "no gradient through the groups"),
+    Mutation(gradient_through_the_groups_off_instead_of_on, WITH_GRADIENT, "a gradient through the groups"),
+    Mutation(memory_keeps_the_targets_embeddings, SMOG, "the arrays of SMoG"),
+    Mutation(predictor_reads_unit_rows, PREDICTOR, "a predictor"),
 ]
 
 

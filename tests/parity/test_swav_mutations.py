@@ -59,35 +59,22 @@ def one_pass_per_view(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(coterie.models.encoder.Encoder, "forward", forward)
 
 
-SWAV = golden("queue_used", "views_large")
-QUEUE = [file for file in SWAV if file.meta["queue_length"]]
-
-
 def steps_with_a_queue(file: Golden) -> int:
     return (file.meta["epochs"] - file.meta["queue_start_epoch"]) * file.meta["steps_per_epoch"]
 
 
+SWAV = golden("queue_used", "views_large")
+QUEUE = [file for file in SWAV if file.meta["queue_length"]]
+LONG = [f for f in QUEUE if f.meta["queue_length"] > f.meta["batch"] and steps_with_a_queue(f) > 1]
+FULL = [file for file in QUEUE if file.arrays()["queue_used"].any()]
+FROZEN = [file for file in SWAV if file.meta["frozen_steps"] and file.meta["optimizer"]["weight_decay"]]
+BATCH_NORM = [file for file in SWAV if file.meta["network"]["conv_bn"]]
+
 MUTATIONS = [
-    Mutation(
-        used_before_full,
-        [f for f in QUEUE if f.meta["queue_length"] > f.meta["batch"] and steps_with_a_queue(f) > 1],
-        "a queue of more than one batch",
-    ),
-    Mutation(
-        pushed_before_the_codes,
-        [file for file in QUEUE if file.arrays()["queue_used"].any()],
-        "a queue that gets full",
-    ),
-    Mutation(
-        frozen_groups_decayed,
-        [file for file in SWAV if file.meta["frozen_steps"] and file.meta["optimizer"]["weight_decay"]],
-        "frozen steps and weight decay",
-    ),
-    Mutation(
-        one_pass_per_view,
-        [file for file in SWAV if file.meta["network"]["conv_bn"]],
-        "batch norm in the backbone",
-    ),
+    Mutation(used_before_full, LONG, "a queue of more than one batch"),
+    Mutation(pushed_before_the_codes, FULL, "a queue that gets full"),
+    Mutation(frozen_groups_decayed, FROZEN, "frozen steps and weight decay"),
+    Mutation(one_pass_per_view, BATCH_NORM, "batch norm in the backbone"),
 ]
 
 

@@ -109,58 +109,37 @@ def target_temperature_stays(patch: Patch) -> None:
     patch.setattr(Centered, "temperature_at", lambda self, progress: at(self, replace(progress, step=0)))
 
 
+def learn_groups_of_their_own(file: Golden) -> bool:
+    return file.meta["target_groups"] == "moving_average" and file.meta["frozen_steps"] < len(file.arrays()["loss"]) - 1
+
+
 TEACHER = golden("encoder_momentum", "views_large")
+SEVERAL_TARGETS = [file for file in TEACHER if len(file.meta["target_views"]) > 1]
+BALANCED = [file for file in SEVERAL_TARGETS if "epsilon" in file.meta]
 FOLLOWING = within(TEACHER, "encoder_momentum", -1, 1)
 LAGGING = within(TEACHER, "encoder_momentum", 0, 2)
-OWN_GROUPS = [
-    file
-    for file in TEACHER
-    if file.meta["target_groups"] == "moving_average" and file.meta["frozen_steps"] < len(file.arrays()["loss"]) - 1
-]
-CENTERED = [file for file in golden("encoder_momentum", "views_large", "center") if file.meta["center_momentum"] < 1]
+AVERAGED_GROUPS = [f for f in within(TEACHER, "encoder_momentum", 0, 1) if learn_groups_of_their_own(f)]
+OWN_GROUPS = [file for file in LAGGING if learn_groups_of_their_own(file)]
+FROZEN = [file for file in TEACHER if file.meta["frozen_steps"]]
+CENTERED = [file for file in TEACHER if file.meta.get("center_momentum", 1) < 1]
+ACROSS_VIEWS = [file for file in CENTERED if file in SEVERAL_TARGETS]
 
 MUTATIONS = [
     Mutation(target_view_not_excused, TEACHER, "a momentum teacher"),
-    Mutation(
-        both_target_views_balanced_together,
-        [file for file in TEACHER if "epsilon" in file.meta and len(file.meta["target_views"]) > 1],
-        "a momentum teacher, balanced codes and several target views",
-    ),
+    Mutation(both_target_views_balanced_together, BALANCED, "a momentum teacher, several target views, balanced codes"),
     Mutation(student_decides, LAGGING, "a momentum teacher that lags behind"),
     Mutation(teacher_does_not_move, FOLLOWING, "a momentum teacher that moves"),
     Mutation(
-        teacher_moves_before_the_student_encodes,
-        changing(TEACHER, "encoder_momentum"),
-        "a momentum of the teacher that changes",
+        teacher_moves_before_the_student_encodes, changing(TEACHER, "encoder_momentum"), "a momentum that changes"
     ),
     Mutation(teacher_moves_before_the_optimizer, FOLLOWING, "a momentum teacher that moves"),
-    Mutation(
-        teachers_groups_normalized,
-        [file for file in OWN_GROUPS if file in within(TEACHER, "encoder_momentum", 0, 1)],
-        "a teacher with groups of its own that learn",
-    ),
-    Mutation(
-        teacher_uses_the_students_groups,
-        [file for file in OWN_GROUPS if file in LAGGING],
-        "a teacher with groups of its own that learn",
-    ),
-    Mutation(
-        frozen_groups_learn,
-        [file for file in TEACHER if file.meta["frozen_steps"]],
-        "a momentum teacher and frozen steps",
-    ),
+    Mutation(teachers_groups_normalized, AVERAGED_GROUPS, "a teacher with groups of its own that learn"),
+    Mutation(teacher_uses_the_students_groups, OWN_GROUPS, "a teacher with groups of its own that learn"),
+    Mutation(frozen_groups_learn, FROZEN, "a momentum teacher and frozen steps"),
     Mutation(center_moved_before_use, CENTERED, "a center that moves"),
     Mutation(center_does_not_move, CENTERED, "a center that moves"),
-    Mutation(
-        center_moved_by_one_view,
-        [file for file in CENTERED if len(file.meta["target_views"]) > 1],
-        "a center that moves and several target views",
-    ),
-    Mutation(
-        target_temperature_stays,
-        changing(CENTERED, "target_temperature"),
-        "a temperature of the targets that changes",
-    ),
+    Mutation(center_moved_by_one_view, ACROSS_VIEWS, "a center that moves and several target views"),
+    Mutation(target_temperature_stays, changing(CENTERED, "target_temperature"), "a target temperature that changes"),
 ]
 
 
