@@ -34,7 +34,7 @@ import torch
 from torch import nn
 
 import coterie
-from coterie.config.hardware import choose_device, choose_engine, choose_workers
+from coterie.config.hardware import Runtime, choose_device, choose_engine, choose_workers
 from coterie.data.augmentation.view_plan import Augmentation, Crops, ViewPlan
 from coterie.data.loading.center_crop import Preprocessing
 from coterie.data.loading.loader import Loader
@@ -171,11 +171,16 @@ def judge(
     """kNN and linear, of the backbone as it is now."""
     train, test = (
         embed_source(
-            network, open_source(str(options.data / each)), preprocessing, workers=options.workers, device=device
+            network,
+            open_source(str(options.data / each)),
+            preprocessing,
+            runtime=Runtime(workers=options.workers, device=torch.device(device)),
         )
         for each in (options.train, options.test)
     )
-    return probe_embeddings(("knn", "linear"), train, test, device=device, seed=options.seed)
+    return probe_embeddings(
+        ("knn", "linear"), train, test, runtime=Runtime(device=torch.device(device)), seed=options.seed
+    )
 
 
 def main() -> None:

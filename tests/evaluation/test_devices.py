@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from coterie.config.hardware import Runtime
 from coterie.config.schema import OF_EMBEDDINGS
 from coterie.data.augmentation.view_plan import Crops, ViewPlan
 from coterie.embedding.embed import BATCH_SIZE, Embedder, Embeddings, embed_source
@@ -79,7 +80,7 @@ def test_probes_are_computed_on_the_device_they_are_given() -> None:
     train, test = (Embeddings(np.arange(len(rows)), rows, labels, ()) for rows, labels in (TRAIN, TEST))
     here = probe_embeddings(OF_EMBEDDINGS, train, test, groups=GROUPS)
     with accelerator():
-        there = probe_embeddings(OF_EMBEDDINGS, train, test, groups=OnAccelerator(GROUPS), device=DEVICE)
+        there = probe_embeddings(OF_EMBEDDINGS, train, test, groups=OnAccelerator(GROUPS), runtime=ON_DEVICE)
     assert there.keys() == here.keys()
     assert all(there[name] == pytest.approx(here[name]) for name in here)
 
@@ -96,9 +97,16 @@ def test_images_are_embedded_on_the_device_they_are_given(pair: LabeledPair) -> 
     views = embed_views(lambda batch: (network().eval()(batch),), pair.test, np.arange(5), plan, 0)
     with accelerator():
         moved = network().eval().to(DEVICE)
-        there = embed_source(moved, pair.test, PREPROCESSING, device=DEVICE)
-        views_there = embed_views(lambda batch: (moved(batch),), pair.test, np.arange(5), plan, 0, device=DEVICE)
-        embedder = Embedder(lambda batch: (moved(batch),), pair.test, PREPROCESSING, 64, device=DEVICE)
+        there = embed_source(moved, pair.test, PREPROCESSING, runtime=ON_DEVICE)
+        views_there = embed_views(
+            lambda batch: (moved(batch),),
+            pair.test,
+            np.arange(5),
+            plan,
+            0,
+            runtime=ON_DEVICE,
+        )
+        embedder = Embedder(lambda batch: (moved(batch),), pair.test, PREPROCESSING, 64, runtime=ON_DEVICE)
         ((_, (output,), _),) = embedder.of([(0, len(pair.test))])
     assert there.rows.device.type == views_there[0].device.type == "cpu"
     assert output.device == DEVICE
@@ -113,12 +121,21 @@ def build() -> torch.nn.Module:
 
 
 TRAININGS: dict[str, Callable[[LabeledPair, torch.device], dict[str, float]]] = {
-    "train_classifier": lambda pair, device: train_classifier(network(), pair, PREPROCESSING, SHORT, device=device),
+    "train_classifier": lambda pair, device: train_classifier(
+        network(), pair, PREPROCESSING, SHORT, runtime=Runtime(device=torch.device(device))
+    ),
     "linear_published_images": lambda pair, device: linear_published_images(
-        network(), pair, PREPROCESSING, recipe=SHORT, device=device
+        network(), pair, PREPROCESSING, recipe=SHORT, runtime=Runtime(device=torch.device(device))
     ),
     "finetune": lambda pair, device: finetune(
-        network(), pair, PREPROCESSING, build=build, labels="4", recipe=SHORT, scratch=SHORT, device=device
+        network(),
+        pair,
+        PREPROCESSING,
+        build=build,
+        labels="4",
+        recipe=SHORT,
+        scratch=SHORT,
+        runtime=Runtime(device=torch.device(device)),
     ),
 }
 
@@ -134,8 +151,8 @@ def test_networks_are_trained_on_the_device_they_are_given(name: str, pair: Labe
 def test_a_trained_network_stays_on_the_device(pair: LabeledPair) -> None:
     net = network()
     with accelerator():
-        limited = limit_head_lr(Recipe(0.02, 1e9, 1), net.to(DEVICE), pair, PREPROCESSING, device=DEVICE)
-        train_classifier(net, pair, PREPROCESSING, replace(SHORT, epochs=1), device=DEVICE)
+        limited = limit_head_lr(Recipe(0.02, 1e9, 1), net.to(DEVICE), pair, PREPROCESSING, runtime=ON_DEVICE)
+        train_classifier(net, pair, PREPROCESSING, replace(SHORT, epochs=1), runtime=ON_DEVICE)
     assert limited.head_lr == pytest.approx(
         limit_head_lr(Recipe(0.02, 1e9, 1), network(), pair, PREPROCESSING).head_lr, rel=1e-4
     )

@@ -51,6 +51,10 @@ class Runtime:
         return cls(chosen, choose_autocast(precision, chosen), choose_workers(workers), logger or NullLogger())
 
 
+ON_CPU = Runtime()
+"""The CPU, float32, no loader workers, no messages: the default of functions that take a runtime."""
+
+
 def choose_device(name: str) -> torch.device:
     """The device of that name; ``auto`` is CUDA where a GPU is usable, else the CPU.
 

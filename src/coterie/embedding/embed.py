@@ -1,7 +1,7 @@
 """Embeddings of all images of a source, in memory or as a stream."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from coterie.config.hardware import ON_CPU, Runtime
 from coterie.data.loading.center_crop import Preprocessing, center_batches
 from coterie.data.sources.source import ImageSource, Subset
 from coterie.errors import NoImages
@@ -43,10 +44,8 @@ def embedded_batches(
     network: Callable[[Tensor], Tensor | tuple[Tensor, ...]],
     source: ImageSource,
     preprocessing: Preprocessing,
+    runtime: Runtime = ON_CPU,
     *,
-    workers: int = 0,
-    device: torch.device | str = "cpu",
-    logger: Logger | None = None,
     what: str = "embedding",
 ) -> Iterator[Embedded]:
     """For each batch of the source, in order: positions, what the network gives for them, and the bad images.
@@ -60,11 +59,11 @@ def embedded_batches(
         mean=preprocessing.mean,
         std=preprocessing.std,
         batch_size=BATCH_SIZE,
-        workers=workers,
-        device=device,
+        workers=runtime.workers,
+        device=runtime.device,
     )
     total = -(-len(source) // BATCH_SIZE)
-    for batch in (logger or NullLogger()).progress(batches, total, what):
+    for batch in runtime.logger.progress(batches, total, what):
         with torch.inference_mode():
             outputs = network(batch.views[0]) if batch.views else ()
         outputs = outputs if isinstance(outputs, tuple) else (outputs,)
@@ -81,8 +80,7 @@ class Embedder:
         preprocessing: how they are brought to the network.
         width: F.
         facts: plain values that tell this network and these images from others.
-        workers: processes that load images.
-        device: where the network is.
+        runtime: where the network is, and how many processes load images.
     """
 
     network: Callable[[Tensor], tuple[Tensor, ...]]
@@ -90,13 +88,12 @@ class Embedder:
     preprocessing: Preprocessing
     width: int
     facts: Mapping[str, Any] = field(default_factory=dict)
-    workers: int = 0
-    device: torch.device | str = "cpu"
+    runtime: Runtime = ON_CPU
 
     def all(self, logger: Logger | None = None) -> Iterator[Embedded]:
         """The batches of the whole source."""
-        how = {"workers": self.workers, "device": self.device, "logger": logger}
-        return embedded_batches(self.network, self.source, self.preprocessing, **how)  # type: ignore[arg-type]
+        runtime = replace(self.runtime, logger=logger or NullLogger())
+        return embedded_batches(self.network, self.source, self.preprocessing, runtime)
 
     def of(self, runs: Sequence[tuple[int, int]]) -> Iterator[Embedded]:
         """The batches of some runs of images ``[start, stop)``; 16 bytes an image are held.
@@ -105,8 +102,8 @@ class Embedder:
         are those of the whole source, if the runs begin where its batches do.
         """
         positions = np.concatenate([np.arange(*run, dtype=np.int64) for run in runs])
-        source, how = Subset(self.source, positions), {"workers": self.workers, "device": self.device}
-        for places, outputs, bad in embedded_batches(self.network, source, self.preprocessing, **how):  # type: ignore[arg-type]
+        source, quiet = Subset(self.source, positions), replace(self.runtime, logger=NullLogger())
+        for places, outputs, bad in embedded_batches(self.network, source, self.preprocessing, quiet):
             yield positions[places], outputs, tuple((int(positions[place]), reason) for place, reason in bad)
 
 
@@ -114,10 +111,8 @@ def embed_source(
     network: Network,
     source: ImageSource,
     preprocessing: Preprocessing,
+    runtime: Runtime = ON_CPU,
     *,
-    workers: int = 0,
-    device: torch.device | str = "cpu",
-    logger: Logger | None = None,
     what: str = "embedding",
 ) -> Embeddings:
     """All embeddings of a source, held in memory: 4 bytes a number.
@@ -128,7 +123,7 @@ def embed_source(
     index: list[np.ndarray] = []
     rows: list[Tensor] = []
     bad: list[tuple[int, str]] = []
-    stream = embedded_batches(network, source, preprocessing, workers=workers, device=device, logger=logger, what=what)
+    stream = embedded_batches(network, source, preprocessing, runtime, what=what)
     for positions, outputs, failed in stream:
         bad += failed
         if len(positions):

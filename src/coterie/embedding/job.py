@@ -52,8 +52,7 @@ def open_embedder(run: str | Path, data: Sequence[str], runtime: Runtime) -> Emb
         "source": source_key(source) or " ".join(data),
     }
     width = feature_width(loaded.student.encoder.backbone)
-    means = {"workers": runtime.workers, "device": runtime.device}
-    return Embedder(loaded.predict_groups, source, loaded.preprocessing, width, facts, **means)  # type: ignore[arg-type]
+    return Embedder(loaded.predict_groups, source, loaded.preprocessing, width, facts, runtime)
 
 
 def open_parts(

@@ -7,11 +7,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from coterie.config.hardware import ON_CPU, Runtime
 from coterie.data.augmentation.cpu import augment_batch, normalize
 from coterie.data.augmentation.view_plan import ViewPlan
 from coterie.data.decoding.decode import decode
 from coterie.data.sources.source import ImageSource
-from coterie.logger import Logger, NullLogger
 
 VIEWS_PER_IMAGE = 4
 IMAGES_PER_BATCH = 64
@@ -58,8 +58,7 @@ def embed_views(
     seed: int,
     *,
     count: int = VIEWS_PER_IMAGE,
-    device: torch.device | str = "cpu",
-    logger: Logger | None = None,
+    runtime: Runtime = ON_CPU,
     what: str = "embedding augmented views",
 ) -> tuple[Tensor, ...]:
     """Apply a network to the :func:`augmented_views` of images, holding the views of one batch at a time.
@@ -71,8 +70,7 @@ def embed_views(
         plan: the augmentation of the run.
         seed: for the augmentation.
         count: number of views of each image.
-        device: where the network is.
-        logger: receives progress.
+        runtime: where the network is; its logger receives progress.
         what: name of this work for the logger.
 
     Returns:
@@ -80,9 +78,9 @@ def embed_views(
     """
     batches = [indices[first : first + IMAGES_PER_BATCH] for first in range(0, len(indices), IMAGES_PER_BATCH)]
     found: list[tuple[Tensor, ...]] = []
-    for batch in (logger or NullLogger()).progress(batches, len(batches), what):
+    for batch in runtime.logger.progress(batches, len(batches), what):
         views = augmented_views(source, batch, plan, seed, count)
         with torch.inference_mode():
-            outputs = network(views.flatten(0, 1).to(device))
+            outputs = network(views.flatten(0, 1).to(runtime.device))
         found.append(tuple(each.cpu().reshape(count, len(batch), *each.shape[1:]) for each in outputs))
     return tuple(torch.cat(parts, dim=1) for parts in zip(*found, strict=True))

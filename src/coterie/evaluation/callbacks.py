@@ -1,5 +1,7 @@
 """Evaluations while a run trains: label-free metrics with a snapshot of the weights, and probes with labels."""
 
+from dataclasses import replace
+
 from torch import Tensor, nn
 
 from coterie.config.hardware import Runtime
@@ -13,6 +15,7 @@ from coterie.evaluation.labeled_data import LabeledPair
 from coterie.evaluation.model_selection import plateau_reason
 from coterie.evaluation.probes.run_probes import probe_embeddings
 from coterie.exporting.weights import load_backbone, save_backbone
+from coterie.logger import NullLogger
 from coterie.training.callback import Callback, RunContext
 from coterie.training.run_folder import read_log
 from coterie.training.student import Student, predict_groups, preprocessing_of
@@ -81,7 +84,7 @@ class LabelFreeCallback(Callback):
         found = self._embed(student.encoder.backbone)
         predict = predict_groups(student, self.config.temperature)
         views, groups, _ = embed_views(
-            predict, self.sample, found.index, self.config.views, self.config.seed, device=self.runtime.device
+            predict, self.sample, found.index, self.config.views, self.config.seed, runtime=_quiet(self.runtime)
         )
         if not (found.rows.isfinite().all() and views.isfinite().all()):
             return None
@@ -140,7 +143,7 @@ class ProbeCallback(Callback):
             for part in (self.pair.train, self.pair.test)
         )
         names, seed = self.probe.probes, self.config.seed
-        self._run.log(probe_embeddings(names, train, test, device=self.runtime.device, seed=seed))
+        self._run.log(probe_embeddings(names, train, test, seed=seed, runtime=_quiet(self.runtime)))
 
 
 def label_free_images(config: PretrainConfig, images: int) -> int:
@@ -154,6 +157,9 @@ def snapshot_name(epochs: int) -> str:
 
 
 def _embed(network: nn.Module, source: ImageSource, config: PretrainConfig, runtime: Runtime) -> Embeddings:
-    """In float32, as every evaluation."""
-    how = {"workers": runtime.workers, "device": runtime.device}
-    return embed_source(network, source, preprocessing_of(config), **how)  # type: ignore[arg-type]
+    return embed_source(network, source, preprocessing_of(config), _quiet(runtime))
+
+
+def _quiet(runtime: Runtime) -> Runtime:
+    """Without progress: that of the run is on the screen."""
+    return replace(runtime, logger=NullLogger())

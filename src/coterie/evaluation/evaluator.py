@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -73,7 +72,7 @@ class Evaluator:
             found |= self._of_embeddings([name for name in single if name in OF_EMBEDDINGS], pair)
             if "linear_images" in single:
                 found["linear_images"] = linear_published_images(
-                    self.network, pair, self.preprocessing, **self._means()
+                    self.network, pair, self.preprocessing, seed=self.seed, runtime=self.runtime
                 )
             if "finetune" in single:
                 found["finetune"] = self._finetuned(pair)
@@ -86,15 +85,7 @@ class Evaluator:
         """What the backbone makes of a source: kept beside the run."""
 
         def make() -> Embeddings:
-            return embed_source(
-                self.network,
-                source,
-                self.preprocessing,
-                workers=self.runtime.workers,
-                device=self.runtime.device,
-                logger=self.runtime.logger,
-                what=f"embedding {what} images",
-            )
+            return embed_source(self.network, source, self.preprocessing, self.runtime, what=f"embedding {what} images")
 
         return self.store.get(source, self.preprocessing, make) if self.store is not None else make()
 
@@ -103,9 +94,7 @@ class Evaluator:
             return {}
         train, test = self.embeddings(pair.train, "training"), self.embeddings(pair.test, "test")
         groups = self._groups(test) if "clusters" in probes else None
-        return probe_embeddings(
-            probes, train, test, groups=groups, device=self.runtime.device, seed=self.seed, logger=self.runtime.logger
-        )
+        return probe_embeddings(probes, train, test, groups=groups, seed=self.seed, runtime=self.runtime)
 
     def _groups(self, found: Embeddings) -> Tensor | None:
         """The run's own group of each image that was embedded; None where there is no run, or it has no lasting groups."""
@@ -120,17 +109,9 @@ class Evaluator:
         def anew() -> torch.nn.Module:
             return build_backbone(described.backbone, described.image_size)
 
-        return finetune(self.network, pair, self.preprocessing, build=anew, labels=self.labels, **self._means())
-
-    def _means(self) -> dict[str, Any]:
-        """How it is computed."""
-        return {
-            "seed": self.seed,
-            "workers": self.runtime.workers,
-            "device": self.runtime.device,
-            "autocast": self.runtime.autocast,
-            "logger": self.runtime.logger,
-        }
+        return finetune(
+            self.network, pair, self.preprocessing, build=anew, labels=self.labels, seed=self.seed, runtime=self.runtime
+        )
 
     def _of_sets(self, probes: Sequence[str], train: Sequence[str], test: Sequence[str]) -> Figures:
         if not test:

@@ -1,5 +1,7 @@
 """The report at the end of a run."""
 
+from dataclasses import replace
+
 from coterie.config.hardware import Runtime
 from coterie.config.schema import PretrainConfig
 from coterie.data.sources.source import ImageSource
@@ -31,7 +33,6 @@ class ReportCallback(Callback):
             self.source,
             student.encoder.backbone,
             preprocessing_of(self.config),
-            self.runtime.device,
+            replace(self.runtime, logger=self._run.logger),
             student=student,
-            logger=self._run.logger,
         )

@@ -16,7 +16,6 @@ from coterie.data.sources.open import open_source
 from coterie.data.sources.source import ImageSource, Subset, labels, sampled
 from coterie.embedding.embed import Embeddings, embed_source
 from coterie.errors import NoImages, UserError
-from coterie.logger import Logger
 from coterie.reporting.embedding_map import MAX_MAP_POINTS
 from coterie.reporting.gallery import GroupAssignment
 from coterie.reporting.pictures import report_pictures
@@ -40,12 +39,11 @@ def report_run(
     source: ImageSource | None,
     network: nn.Module,
     preprocessing: Preprocessing,
-    device: torch.device,
+    runtime: Runtime,
     *,
     student: Student | None = None,
     embeddings: Embeddings | None = None,
     remarks: Sequence[str] = (),
-    logger: Logger | None = None,
 ) -> None:
     """Write a run's ``report.html``: did it work, the curves, the probes, a map, groups and neighbors of some images.
 
@@ -55,17 +53,16 @@ def report_run(
         source: its images; None: they are gone, and the page is without pictures.
         network: the backbone.
         preprocessing: how images are brought to it.
-        device: where.
+        runtime: where and how to compute; its logger receives the progress of the embedding.
         student: whose projector and groups say which image is in which group; None: no gallery of groups.
         embeddings: of the source, by the backbone; None: those of a sample are made.
         remarks: further warnings.
-        logger: is told how far the embedding is.
     """
     records = read_records(folder)
     facts, log, pictures = records.facts, records.log, None
     if source is not None:
         if embeddings is None:
-            embeddings = _embed_sample(source, network, preprocessing, device, logger)
+            embeddings = _embed_sample(source, network, preprocessing, runtime)
         if embeddings is not None:
             pictures = report_pictures(
                 embeddings, source, preprocessing, partial(gallery_groups, student) if student is not None else None
@@ -83,7 +80,7 @@ def report_run(
             tables=probe_tables(records.evaluation),
             automatic=[tuple(map(str, each)) for each in facts.get("automatic", ())],  # type: ignore[misc]
             config_text=to_toml(config),
-            environment=facts.get("environment") or environment(device),
+            environment=facts.get("environment") or environment(runtime.device),
         ),
     )
 
@@ -107,8 +104,8 @@ def rewrite_report(
     Raises:
         UserError: no run's folder, or no whole checkpoint in it.
     """
-    folder, logger, where = Path(folder), runtime.logger, runtime.device
-    saved = load_run(folder, where)
+    folder, logger = Path(folder), runtime.logger
+    saved = load_run(folder, runtime.device)
     config, student, remarks = saved.config, saved.student, list(saved.remarks)
     source: ImageSource | None = None
     try:
@@ -121,8 +118,8 @@ def rewrite_report(
     for line in remarks:
         logger.warning(line)
     network, look = student.encoder.backbone, saved.preprocessing
-    kept = {"student": student, "embeddings": embeddings, "remarks": remarks, "logger": logger}
-    report_run(folder, config, source, network, look, where, **kept)  # type: ignore[arg-type]
+    kept = {"student": student, "embeddings": embeddings, "remarks": remarks}
+    report_run(folder, config, source, network, look, runtime, **kept)  # type: ignore[arg-type]
     return folder / "report.html"
 
 
@@ -169,18 +166,15 @@ def _embed_sample(
     source: ImageSource,
     network: nn.Module,
     preprocessing: Preprocessing,
-    device: torch.device,
-    logger: Logger | None,
+    runtime: Runtime,
 ) -> Embeddings | None:
     """Embeddings of images spread evenly over the source; None if not one can be decoded."""
-    count = sample_size(len(source), preprocessing.size, device)
+    count = sample_size(len(source), preprocessing.size, runtime.device)
     positions = sampled(count, source)
     sample = Subset(source, positions, labels(source)[positions], source.classes)
     training = network.training
     try:
-        found = embed_source(
-            network.eval(), sample, preprocessing, device=device, logger=logger, what="embedding for the report"
-        )
+        found = embed_source(network.eval(), sample, preprocessing, runtime, what="embedding for the report")
     except NoImages:
         return None
     finally:

@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from coterie.config.hardware import Runtime
 from coterie.data.sources.source import Subset
 from coterie.data.sources.source import labels as labels_of
 from coterie.errors import UserError
@@ -38,7 +39,14 @@ def test_a_good_start_beats_new_weights_with_the_same_labels(shapes: LabeledPair
     train_classifier(pretrained, shapes, PREPROCESSING, SHORT)
     before, logger = digest(pretrained), Recorder()
     figures = finetune(
-        pretrained, shapes, PREPROCESSING, build=new, labels="4", recipe=BRIEF, scratch=BRIEF, logger=logger
+        pretrained,
+        shapes,
+        PREPROCESSING,
+        build=new,
+        labels="4",
+        recipe=BRIEF,
+        scratch=BRIEF,
+        runtime=Runtime(logger=logger),
     )
     assert digest(pretrained) == before
     assert figures["labels"] == 12
@@ -71,7 +79,16 @@ def test_the_baseline_has_the_same_images_and_weights_drawn_from_the_seed(shapes
 
 def test_small_classes_give_a_warning(shapes: LabeledPair) -> None:
     logger = Recorder()
-    finetune(network(), shapes, PREPROCESSING, build=new, labels="13", recipe=BRIEF, scratch=BRIEF, logger=logger)
+    finetune(
+        network(),
+        shapes,
+        PREPROCESSING,
+        build=new,
+        labels="13",
+        recipe=BRIEF,
+        scratch=BRIEF,
+        runtime=Runtime(logger=logger),
+    )
     assert logger.warnings == ["3 of 3 classes have fewer than 13 labeled images: all of them are used"]
 
 
@@ -126,7 +143,15 @@ def test_the_logger_is_informed_of_an_adapted_recipe(shapes: LabeledPair, monkey
     monkeypatch.setattr(recipes, "MIN_STEPS", 2)  # 320 steps take long
     logger, places = Recorder(), np.array([0, 12, 24])
     few = LabeledPair(Subset(shapes.train, places, np.arange(3), shapes.train.classes), shapes.test)
-    finetune(Ones(2.0), few, PREPROCESSING, build=lambda: Ones(2.0), labels="1", scratch=BRIEF, logger=logger)
+    finetune(
+        Ones(2.0),
+        few,
+        PREPROCESSING,
+        build=lambda: Ones(2.0),
+        labels="1",
+        scratch=BRIEF,
+        runtime=Runtime(logger=logger),
+    )
     assert logger.messages[0] == (
         "fine-tuning on 3 labels: few images for batches of 256 and 20 epochs: batches of 3, rates times 3/256, 20 epochs"
     )

@@ -3,6 +3,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from coterie.config.hardware import Runtime
 from coterie.config.schema import OF_EMBEDDINGS
 from coterie.embedding.embed import Embeddings
 from coterie.errors import UserError
@@ -35,7 +36,7 @@ def test_each_probe_is_its_function_and_results_are_in_the_order_of_the_names() 
     four = (train.rows, train.labels, test.rows, test.labels)
     groups = torch.arange(60) % 5
     probes = sorted(OF_EMBEDDINGS, reverse=True)
-    found = probe_embeddings(probes, train, test, groups=groups, seed=3, logger=logger)
+    found = probe_embeddings(probes, train, test, groups=groups, seed=3, runtime=Runtime(logger=logger))
     assert list(found) == probes
     assert found == {
         "knn": knn(*four),

@@ -9,6 +9,7 @@ from PIL import Image, ImageDraw
 from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
+from coterie.config.hardware import Runtime
 from coterie.data.loading.center_crop import Preprocessing
 from coterie.data.sources.source import Subset
 from coterie.data.sources.source import labels as labels_of
@@ -137,7 +138,9 @@ def test_a_frozen_backbone_does_not_change_by_a_bit(shapes: LabeledPair) -> None
 
 
 def test_low_precision_learns_too(shapes: LabeledPair) -> None:
-    assert train_classifier(network(), shapes, PREPROCESSING, SHORT, autocast=torch.bfloat16)["top1"] > 80
+    assert (
+        train_classifier(network(), shapes, PREPROCESSING, SHORT, runtime=Runtime(autocast=torch.bfloat16))["top1"] > 80
+    )
 
 
 # -- learning rates ----------------------------------------------------------------------------------------------------
@@ -178,7 +181,7 @@ def test_learning_rates_drop_as_published(shapes: LabeledPair, rates: list) -> N
         shapes,
         PREPROCESSING,
         Recipe(0.02, 5.0, 20, batch_size=16),
-        logger=logger,
+        runtime=Runtime(logger=logger),
     )
     assert len(rates) == 20 * 2  # two batches of 16 of 36 images
     assert logger.tasks[0] == (40, "training a classifier")
@@ -205,7 +208,7 @@ def test_repeating_gives_the_same_to_the_bit(shapes: LabeledPair) -> None:
     for seed, workers in ((3, 0), (3, 0), (3, 1), (4, 0)):
         net = network()
         torch.manual_seed(len(results))  # whatever the global generator says
-        figures = train_classifier(net, shapes, PREPROCESSING, recipe, seed=seed, workers=workers)
+        figures = train_classifier(net, shapes, PREPROCESSING, recipe, seed=seed, runtime=Runtime(workers=workers))
         results.append((digest(net), figures))
     assert results[0] == results[1] == results[2]
     assert results[3][0] != results[0][0]
@@ -263,7 +266,11 @@ def test_the_label_of_a_broken_image_is_not_trained_on(tmp_path: Path) -> None:
         train = Subset(pair.train, np.arange(len(numbers)), numbers, pair.train.classes)
         net = network()
         figures = train_classifier(
-            net, LabeledPair(train, pair.test), PREPROCESSING, Recipe(0.05, 0.5, 2, batch_size=9), logger=logger
+            net,
+            LabeledPair(train, pair.test),
+            PREPROCESSING,
+            Recipe(0.05, 0.5, 2, batch_size=9),
+            runtime=Runtime(logger=logger),
         )
         found.append((digest(net), figures))
     assert found[0] == found[1]

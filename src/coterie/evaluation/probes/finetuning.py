@@ -6,9 +6,9 @@ from dataclasses import replace
 from functools import partial
 
 import numpy as np
-import torch
 from torch import nn
 
+from coterie.config.hardware import ON_CPU, Runtime
 from coterie.data.loading.center_crop import Preprocessing
 from coterie.data.sources.source import Subset
 from coterie.data.sources.source import labels as labels_of
@@ -18,7 +18,7 @@ from coterie.evaluation.labeled_data import LabeledPair
 from coterie.evaluation.probes.few_labels import FewLabels, labeled_subset, parse_labels
 from coterie.evaluation.probes.recipe import Recipe, adapt_recipe
 from coterie.evaluation.probes.supervised import seeded, train_classifier
-from coterie.logger import Logger, NullLogger
+from coterie.logger import NullLogger
 
 LOW_SHARE, LOW_PER_CLASS = 0.03, 40
 """Below this share, or number of labels per class, labels are few: about the geometric mean of ImageNet's 1% and 10%."""
@@ -45,10 +45,7 @@ def finetune(
     recipe: Recipe | None = None,
     scratch: Recipe = FROM_SCRATCH,
     seed: int = 0,
-    workers: int = 0,
-    device: torch.device | str = "cpu",
-    autocast: torch.dtype | None = None,
-    logger: Logger | None = None,
+    runtime: Runtime = ON_CPU,
 ) -> dict[str, float]:
     """Fine-tune a whole pretrained backbone on few labels, and train new weights on the same labels as a baseline.
 
@@ -62,10 +59,7 @@ def finetune(
             adapted to few images (:meth:`Recipe.adapted_to`) and to large features (:func:`limit_head_lr`).
         scratch: the recipe of the baseline.
         seed: for the subset, the new weights, the order and the crops; the same seed gives the same result on a CPU.
-        workers: processes that load images.
-        device: where the networks are trained.
-        autocast: precision of those parts of the forward pass that allow a lower one; None: that of the weights.
-        logger: receives progress and messages.
+        runtime: where and how to compute; its logger receives progress and messages.
 
     Returns:
         ``top1``, ``top5`` and ``mean_per_class`` in percent after the last epoch; the same of the baseline as
@@ -74,24 +68,24 @@ def finetune(
     Raises:
         UserError: see :func:`train_classifier`.
     """
-    logger = logger or NullLogger()
+    logger = runtime.logger
     few = parse_labels(labels)
     part, remarks = _with_few_labels(pair, few, seed)
     for line in remarks:
         logger.warning(line)
-    train = partial(train_classifier, seed=seed, workers=workers, device=device, autocast=autocast, logger=logger)
-    tuned, count = copy.deepcopy(network).to(device), len(part.train)
+    train = partial(train_classifier, seed=seed, runtime=runtime)
+    tuned, count = copy.deepcopy(network).to(runtime.device), len(part.train)
     what = f"fine-tuning on {count} labels"
     if recipe is None:
         published = adapt_recipe(published_recipe(few), count, logger, what)
-        recipe = limit_head_lr(published, tuned, part, preprocessing, workers=workers, device=device)
+        recipe = limit_head_lr(published, tuned, part, preprocessing, runtime)
         if recipe != published:
             logger.info(
                 f"{what}: the published learning rate of the classifier, {published.head_lr:.3g} for batches of "
                 f"{published.batch_size}, is too high for features of this size: {recipe.head_lr:.3g}"
             )
     figures = train(tuned, part, preprocessing, recipe, what=what)
-    with seeded(seed, device):
+    with seeded(seed, runtime.device):
         new = build()
     baseline = train(new, part, preprocessing, scratch, what=f"training from scratch on {count} labels")
     return figures | {f"scratch_{name}": value for name, value in baseline.items()} | {"labels": float(count)}
@@ -102,9 +96,7 @@ def limit_head_lr(
     network: nn.Module,
     pair: LabeledPair,
     preprocessing: Preprocessing,
-    *,
-    workers: int = 0,
-    device: torch.device | str = "cpu",
+    runtime: Runtime = ON_CPU,
 ) -> Recipe:
     """Lower the learning rate of the classifier to what the size of the features allows.
 
@@ -118,14 +110,14 @@ def limit_head_lr(
         network: the backbone, from images to features; it is left in evaluation mode.
         pair: the training images, of which up to ``MEASURED_IMAGES`` are measured.
         preprocessing: how images are prepared for the network.
-        workers: processes that load images.
-        device: where the network is.
+        runtime: where the network is, and how many processes load images.
 
     Raises:
         UserError: NaN or infinity in the features.
     """
     places = np.linspace(0, len(pair.train) - 1, min(MEASURED_IMAGES, len(pair.train))).astype(np.int64)
-    measured = embed_source(network.eval(), Subset(pair.train, places), preprocessing, workers=workers, device=device)
+    quiet = replace(runtime, logger=NullLogger())
+    measured = embed_source(network.eval(), Subset(pair.train, places), preprocessing, quiet)
     check_finite(measured.rows, "TRAIN")
     classes = len(np.unique(labels_of(pair.train)))
     mean_square = float(measured.rows.detach().double().square().sum(dim=1).mean())

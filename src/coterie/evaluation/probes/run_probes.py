@@ -2,17 +2,16 @@
 
 from collections.abc import Sequence
 
-import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from coterie.config.hardware import ON_CPU, Runtime
 from coterie.config.schema import OF_EMBEDDINGS, check_known
 from coterie.embedding.embed import Embeddings
 from coterie.evaluation.probes.clusters import clusters
 from coterie.evaluation.probes.knn import knn
 from coterie.evaluation.probes.linear import linear, linear_published
 from coterie.evaluation.probes.retrieval import retrieval
-from coterie.logger import Logger
 
 
 def probe_embeddings(
@@ -21,9 +20,8 @@ def probe_embeddings(
     test: Embeddings,
     *,
     groups: Int[Tensor, " m"] | None = None,
-    device: torch.device | str = "cpu",
     seed: int = 0,
-    logger: Logger | None = None,
+    runtime: Runtime = ON_CPU,
 ) -> dict[str, dict[str, float]]:
     """Run probes that need nothing but embeddings and labels.
 
@@ -32,9 +30,8 @@ def probe_embeddings(
         train: embeddings to train on, all labeled.
         test: embeddings to test on, all labeled.
         groups: the run's own group of each test image, for ``clusters``.
-        device: where to compute.
         seed: for random choices.
-        logger: receives progress.
+        runtime: where to compute; its logger receives progress.
 
     Returns:
         ``{probe: {metric: value}}``.
@@ -43,6 +40,7 @@ def probe_embeddings(
         UserError: an unknown probe, or data that a probe cannot use.
     """
     check_known(probes, OF_EMBEDDINGS)
+    device, logger = runtime.device, runtime.logger
     rows = (train.rows.to(device), train.labels.to(device), test.rows.to(device), test.labels.to(device))
     functions = {
         "knn": lambda: knn(*rows),

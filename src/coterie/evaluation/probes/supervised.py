@@ -14,6 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from coterie.config.hardware import ON_CPU, Runtime
 from coterie.data.augmentation.crops import Augmentation, Crops
 from coterie.data.augmentation.view_plan import ViewPlan
 from coterie.data.loading.center_crop import Preprocessing
@@ -26,7 +27,6 @@ from coterie.evaluation.input_checks import check_classes
 from coterie.evaluation.labeled_data import LabeledPair
 from coterie.evaluation.probes.accuracy import accuracies
 from coterie.evaluation.probes.recipe import LINEAR_RECIPE, Recipe, adapt_recipe
-from coterie.logger import Logger, NullLogger
 from coterie.types import Batch
 
 MAX_SMALL_SIDE = 96
@@ -41,10 +41,7 @@ def linear_published_images(
     *,
     recipe: Recipe = LINEAR_RECIPE,
     seed: int = 0,
-    workers: int = 0,
-    device: torch.device | str = "cpu",
-    autocast: torch.dtype | None = None,
-    logger: Logger | None = None,
+    runtime: Runtime = ON_CPU,
 ) -> dict[str, float]:
     """Train a linear classifier on frozen features of randomly cropped and flipped images, as in SwAV's appendix A.3.
 
@@ -60,10 +57,7 @@ def linear_published_images(
         preprocessing,
         recipe,
         seed=seed,
-        workers=workers,
-        device=device,
-        autocast=autocast,
-        logger=logger,
+        runtime=runtime,
         what="linear classifier on augmented images",
     )
 
@@ -76,17 +70,14 @@ def train_classifier(
     *,
     crops: Crops | None = None,
     seed: int = 0,
-    workers: int = 0,
-    device: torch.device | str = "cpu",
-    autocast: torch.dtype | None = None,
-    logger: Logger | None = None,
+    runtime: Runtime = ON_CPU,
     what: str = "training a classifier",
 ) -> dict[str, float]:
     """Train a linear classifier on a backbone, and the backbone with it, in place; then test it.
 
     The classifier starts from weights of N(0, 0.01) and a bias of 0. Training images are augmented as in pretraining, with one
     crop per image; test images are center-cropped. The recipe is adapted to few images (:meth:`Recipe.adapted_to`). On a CPU
-    the result is a function of the seed. The backbone is left on ``device``, in evaluation mode; a frozen one is unchanged.
+    the result is a function of the seed. The backbone is left on the device, in evaluation mode; a frozen one is unchanged.
 
     Args:
         network: images ``[b c h w]`` to features ``[b f]``.
@@ -95,10 +86,7 @@ def train_classifier(
         recipe: learning rates, epochs, batch size.
         crops: of the training images; None: :func:`plain_crops`.
         seed: for the initial weights of the classifier, the order of the images, the crops, and dropout if there is any.
-        workers: processes that load images.
-        device: where it is trained.
-        autocast: precision of those parts of the forward pass that allow a lower one; None: that of the weights.
-        logger: receives progress and loss.
+        runtime: where and how to compute; its logger receives progress and loss.
         what: name of this training for the logger.
 
     Returns:
@@ -110,15 +98,17 @@ def train_classifier(
     """
     truth, test_truth = (torch.tensor(labels_of(source)) for source in (pair.train, pair.test))
     check_classes(truth, test_truth)
-    logger, device = logger or NullLogger(), torch.device(device)
+    logger, device = runtime.logger, runtime.device
     fitted, crops = adapt_recipe(recipe, len(truth), logger, what), crops or plain_crops(preprocessing.size)
     plan = ViewPlan((crops,), preprocessing.channels, preprocessing.mean, preprocessing.std)
-    how = {"workers": workers, "device": device}
-    loader = Loader(pair.train, plan, batch_size=fitted.batch_size, epochs=fitted.epochs, seed=seed, **how)  # type: ignore[arg-type]
+    batch_size, epochs = fitted.batch_size, fitted.epochs
+    loader = Loader(
+        pair.train, plan, batch_size=batch_size, epochs=epochs, seed=seed, workers=runtime.workers, device=device
+    )
     with seeded(seed, device), _enough_memory(fitted, preprocessing):
         head = _new_head(network.to(device).eval(), preprocessing, int(truth.max()) + 1, device)
-        _train(network, head, loader, truth.to(device), fitted, autocast, logger, what)
-        figures = _test(network, head, pair.test, test_truth, preprocessing, autocast=autocast, logger=logger, **how)  # type: ignore[arg-type]
+        _train(network, head, loader, truth.to(device), fitted, runtime, what)
+        figures = _test(network, head, pair.test, test_truth, preprocessing, runtime)
     if figures is None:
         raise _diverged(fitted, "after the last epoch")
     return figures
@@ -165,10 +155,10 @@ def _train(
     loader: Loader,
     truth: Int[Tensor, " n"],
     recipe: Recipe,
-    autocast: torch.dtype | None,
-    logger: Logger,
+    runtime: Runtime,
     what: str,
 ) -> None:
+    logger = runtime.logger
     network.train(recipe.backbone_lr > 0)
     optimizer = _optimizer(network, head, recipe)
     log_epochs = max(1, recipe.epochs // 10)
@@ -178,7 +168,7 @@ def _train(
         for group in optimizer.param_groups:
             group["lr"] = group["initial_lr"] * recipe.factor(progress.epoch)
         bad.update(place for place, _ in batch.bad)
-        loss = _loss(network, head, batch, truth, recipe, autocast)
+        loss = _loss(network, head, batch, truth, recipe, runtime.autocast)
         optimizer.zero_grad(set_to_none=True)
         torch.autograd.backward(loss)
         optimizer.step()
@@ -235,23 +225,17 @@ def _test(
     test: ImageSource,
     truth: Int[Tensor, " m"],
     preprocessing: Preprocessing,
-    *,
-    workers: int,
-    device: torch.device,
-    autocast: torch.dtype | None,
-    logger: Logger,
+    runtime: Runtime,
 ) -> dict[str, float] | None:
     """Accuracies on the test images that can be decoded; None if a score is not finite."""
     network.eval()
     hits, labels = list[Tensor](), list[Tensor]()
 
     def classify(views: Tensor) -> Tensor:
-        logits: Tensor = head(_features(network, views, autocast))
+        logits: Tensor = head(_features(network, views, runtime.autocast))
         return logits
 
-    batches = embedded_batches(
-        classify, test, preprocessing, workers=workers, device=device, logger=logger, what="testing the classifier"
-    )
+    batches = embedded_batches(classify, test, preprocessing, runtime, what="testing the classifier")
     bad = 0
     for positions, outputs, failed in batches:
         bad += len(failed)
@@ -263,7 +247,7 @@ def _test(
         best = outputs[0].topk(min(5, head.out_features), dim=1).indices.cpu()
         hits.append(best == labels[-1][:, None])
     if bad:
-        logger.warning(f"{bad} test images could not be decoded and are left out")
+        runtime.logger.warning(f"{bad} test images could not be decoded and are left out")
     if bad == len(test):
         raise NoImages(f"none of the {bad} test images can be decoded")
     right = torch.cat(hits)
