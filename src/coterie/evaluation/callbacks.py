@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from coterie.config.schema import PretrainConfig
-from coterie.data.sources.source import ImageSource, Subset, sampled
+from coterie.data.sources.source import ImageSource, Subset, sample_indices
 from coterie.embedding.embed import Embeddings, embed_source
 from coterie.errors import NoImages
 from coterie.evaluation.augmented_views import embedded_views
@@ -43,7 +43,7 @@ class Looks:
         """Look at ``student``, with images of ``source``; ``write`` takes the lines."""
         self.folder, self.config, self.student, self.write = folder, config, student, write
         self.workers, self.device = workers, device
-        self.sample = Subset(source, sampled(SAMPLED, source))
+        self.sample = Subset(source, sample_indices(SAMPLED, source))
         self.earlier: tuple[str, Tensor] | None = None
 
     def __call__(self, progress: Progress, result: StepResult) -> None:

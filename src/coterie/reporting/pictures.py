@@ -10,8 +10,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from coterie.data.decoding.decode import decode
-from coterie.data.loading.center_crop import Preprocessing, center_view
-from coterie.data.sources.source import ImageSource, evenly
+from coterie.data.loading.center_crop import Preprocessing, center_crop
+from coterie.data.sources.source import ImageSource, evenly_spaced
 from coterie.embedding.embed import Embeddings
 from coterie.evaluation.neighbors import nearest
 from coterie.reporting.embedding_map import COLORS, MOST_POINTS, Map, embedding_map
@@ -37,7 +37,7 @@ def picture(
     name: str = "",
 ) -> Picture:
     """An image as it is shown: its middle, in color or in gray."""
-    cut = center_view(decode(source[index], preprocessing.channels), max(preprocessing.size, SMALLEST_SIDE))
+    cut = center_crop(decode(source[index], preprocessing.channels), max(preprocessing.size, SMALLEST_SIDE))
     pixels = cut if cut.dtype == np.uint8 else (cut * 255).astype(np.uint8)
     pixels = pixels if len(pixels) in (1, 3) else pixels[:1]
     return Picture(pixels.transpose(1, 2, 0).squeeze(), caption, right, name)
@@ -109,7 +109,7 @@ def _map(
 ) -> Map | None:
     """The map of rows spread evenly over all, colored by class if there are any, else by group."""
     count = min(points, len(rows))
-    chosen = evenly(count, len(rows))
+    chosen = evenly_spaced(count, len(rows))
     labeled = bool((labels >= 0).any())
     values = torch.full((len(rows),), -1)
     values = labels if labeled else groups.group if groups is not None else values

@@ -48,7 +48,7 @@ def build_loader(config: PretrainConfig, source: ImageSource, device: torch.devi
         device=device,
         engine=choose_engine(config.views.engine, torch.device(device))[0],
         rank=rank(),
-        world=world_size(),
+        world_size=world_size(),
         images=config.images,
     )
     if config.batch_size < 2 * config.micro_batches * world_size():
@@ -72,7 +72,7 @@ def build_student(
 
     ``starting_weights`` off leaves the file of ``backbone.weights`` alone: a checkpoint will be loaded, and need not have it.
     """
-    sizes = {*config.views.sizes, config.views.whole_size}
+    sizes = {*config.views.sizes, config.views.center_crop_size}
     network = config.backbone if starting_weights else replace(config.backbone, weights=None)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
