@@ -61,8 +61,8 @@ def made_up_batch() -> Any:
 
 def make_shards(folder: Path, shards: int) -> None:
     """Sparse shards and their index, in ``folder``."""
-    from coterie.data.sources.shards import _shard
-    from coterie.data.sources.tar_index import _path, keep_index
+    from coterie.data.sources.shards import _local_shard
+    from coterie.data.sources.tar_index import _path, save_index
 
     batch = made_up_batch()
     end = batch.column(1)[SHARD - 1].as_py() + batch.column(2)[SHARD - 1].as_py() + 10240
@@ -70,9 +70,9 @@ def make_shards(folder: Path, shards: int) -> None:
         path = folder / f"{number:06d}.tar"
         with path.open("wb") as file:
             file.truncate(end)
-        key = _shard(str(path)).key
+        key = _local_shard(str(path)).key
         if number < DISTINCT or number % 10_000 == 0:
-            assert keep_index(key, batch)
+            assert save_index(key, batch)
             last = _path(key)
         else:
             _path(key).parent.mkdir(parents=True, exist_ok=True)
@@ -82,10 +82,10 @@ def make_shards(folder: Path, shards: int) -> None:
 def walk(source: Any) -> tuple[Any, dict[str, float]]:
     """Some steps in the middle of an epoch: the order, which stays in memory, and where each image lies."""
     from coterie.data.loading.sampler import BlockShuffleSampler
-    from coterie.data.sources.source import blocks
+    from coterie.data.sources.source import shard_layout
 
     began = time.perf_counter()
-    order = BlockShuffleSampler(0, blocks(source))
+    order = BlockShuffleSampler(0, shard_layout(source))
     middle = len(source) // 2 // BATCH * BATCH
     order.indices(3, middle, middle + BATCH)
     first = time.perf_counter()
@@ -201,14 +201,14 @@ def indexing(folder: Path) -> dict[str, Any]:
     from coterie.data.sources.tar import TarShards
 
     found: dict[str, Any] = {"shards": MANY, "one_process_seconds": [], "processes_seconds": []}
-    worth = shard._WORTH_PROCESSES
+    worth = shard._MIN_SHARDS
     for repeat in range(REPEATS):
         for which, least in (("one_process", MANY + 1), ("processes", worth)):
             place = folder / f"{which}-{repeat}"
             place.mkdir()
             for number in range(MANY):
                 (place / f"{number:04d}.tar").hardlink_to(folder / "ustar.tar")
-            shard._WORTH_PROCESSES = least
+            shard._MIN_SHARDS = least
             began = time.perf_counter()
             TarShards([str(path) for path in sorted(place.iterdir())])
             found[f"{which}_seconds"].append(time.perf_counter() - began)
@@ -218,7 +218,7 @@ def indexing(folder: Path) -> dict[str, Any]:
 def mixing(shards: int) -> dict[str, float]:
     """How well an epoch over so many shards is mixed; 1 is a permutation of all images."""
     from coterie.data.loading.sampler import BlockShuffleSampler
-    from coterie.data.sources.blocks import ShardLayout
+    from coterie.data.sources.shard_layout import ShardLayout
 
     order = BlockShuffleSampler(0, ShardLayout(np.arange(shards + 1) * SHARD, True))
     middle = order.count // 2 // BATCH * BATCH

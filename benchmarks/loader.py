@@ -258,7 +258,7 @@ def stages(case: str, source: Encoded) -> dict[str, float]:
         clock.append(time.process_time())
         made = augment_crops_batch(cuts, draws, views)
         clock.append(time.process_time())
-        stacked = [workers.stacked(view) for view in made]
+        stacked = [workers.stack_images(view) for view in made]
         clock.append(time.process_time())
         for view in stacked:
             normalize(view, MEAN, STD)

@@ -208,7 +208,7 @@ def test_sources_that_hold_nothing(tmp_path: Path, call) -> None:
             "optimizer.betas: there is no such setting",
         ),
         (["--set", "groups.counts=[100]"], "more than the 64 images of an epoch"),
-        (["--set", "views.channels=2"], "3 channels where 2 are wanted (views.channels)"),
+        (["--set", "views.channels=2"], "3 channels where 2 are needed (views.channels)"),
         (["--set", "backbone.channels=1"], "but views.channels is 3"),
         (["--backbone", "resnet51"], "resnet50"),
         (["--batch-size", "100"], "fewer than one batch of 100"),

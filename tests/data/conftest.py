@@ -1,34 +1,20 @@
-import io
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+
+from tests.data import pictures
 
 
-def photo(seed: int = 0, height: int = 24, width: int = 32) -> np.ndarray:
-    """A smooth random picture, so that lossy kinds come close."""
-    generator = np.random.default_rng(seed)
-    small = Image.fromarray(generator.integers(0, 256, (4, 4, 3), dtype=np.uint8))
-    return np.array(small.resize((width, height), Image.Resampling.BICUBIC))
+@pytest.fixture(scope="session")
+def photo() -> Callable[..., np.ndarray]:
+    return pictures.photo
 
 
-def encoded(pixels: np.ndarray | Image.Image, kind: str = "PNG", **options: object) -> bytes:
-    image = pixels if isinstance(pixels, Image.Image) else Image.fromarray(pixels)
-    file = io.BytesIO()
-    image.save(file, kind, **options)
-    return file.getvalue()
-
-
-@pytest.fixture(name="photo", scope="session")
-def photo_fixture() -> Callable[..., np.ndarray]:
-    return photo
-
-
-@pytest.fixture(name="encoded", scope="session")
-def encoded_fixture() -> Callable[..., bytes]:
-    return encoded
+@pytest.fixture(scope="session")
+def encoded() -> Callable[..., bytes]:
+    return pictures.encoded
 
 
 @pytest.fixture
@@ -38,5 +24,5 @@ def class_folder(tmp_path: Path) -> Path:
     for seed, name in enumerate(["cat/0.png", "cat/1.png", "cat/2.png", "dog/0.png", "dog/1.png"]):
         path = root / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(encoded(photo(seed)))
+        path.write_bytes(pictures.encoded(pictures.photo(seed)))
     return root

@@ -1,16 +1,23 @@
 import io
+from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import tifffile
 
+from coterie.data.sources import tar_index
 from coterie.data.sources.arrays import Arrays
 from coterie.data.sources.open import open_source
+from coterie.data.sources.remote_parquet import RemoteTable
+from coterie.data.sources.source import SAMPLED_SHARDS
 from coterie.data.statistics import measure
 from coterie.errors import NoImages
+from tests.data.store import png, tar
 
 
-def test_mean_and_deviation_are_those_of_all_pixels():
+def test_mean_and_standard_deviation_are_those_of_all_pixels():
     images = np.random.default_rng(0).integers(0, 256, (7, 20, 30, 3), dtype=np.uint8)
     images[..., 1] //= 3
     found = measure(Arrays(images))
@@ -20,14 +27,14 @@ def test_mean_and_deviation_are_those_of_all_pixels():
     assert (found.sampled, found.bad) == (7, 0)
 
 
-def test_every_image_counts_the_same_whatever_its_size():
+def test_every_image_has_the_same_weight():
     small, large = np.zeros((2, 2, 3), np.uint8), np.full((1000, 1500, 3), 255, np.uint8)
     found = measure(Arrays([small, large, large[:500]]))
     np.testing.assert_allclose(found.mean, [2 / 3] * 3)
     assert found.median_size == (500, 1500)
 
 
-def test_a_large_image_is_read_on_a_grid():
+def test_large_images_are_measured_on_a_grid():
     ramp = np.broadcast_to(np.linspace(0, 65535, 2000).astype(np.uint16)[None, :, None], (1500, 2000, 1))
     found = measure(Arrays([ramp]))
     np.testing.assert_allclose(found.mean, [0.5], atol=2e-3)
@@ -35,7 +42,7 @@ def test_a_large_image_is_read_on_a_grid():
     assert (found.bits, found.channels) == (16, 1)
 
 
-def test_the_sample_is_even_and_always_the_same():
+def test_the_sample_is_evenly_spaced_and_always_the_same():
     images = [np.full((4, 4, 3), value, np.uint8) for value in range(200)]
     found = measure(Arrays(images), limit=10)
     np.testing.assert_allclose(found.mean[0], np.mean(range(0, 200, 20)) / 255)
@@ -43,12 +50,12 @@ def test_the_sample_is_even_and_always_the_same():
     assert found == measure(Arrays(images), limit=10)
 
 
-def test_one_color_can_still_be_divided_by():
+def test_a_single_color_has_a_standard_deviation_above_zero():
     assert measure(Arrays([np.zeros((4, 4, 3), np.uint8)])).std == (1 / 255,) * 3
     assert measure(Arrays([np.zeros((4, 4), np.uint16)])).std == (1 / 65535,)
 
 
-def test_channels_are_found(photo, encoded, tmp_path):
+def test_the_number_of_channels_is_detected(photo, encoded, tmp_path):
     color, gray = photo(), photo()[..., 0]
     file = io.BytesIO()
     tifffile.imwrite(file, np.zeros((5, 8, 9), np.uint16), planarconfig="separate")
@@ -62,11 +69,11 @@ def test_channels_are_found(photo, encoded, tmp_path):
     many = measure(open_source(f"{path}/c.png", f"{path}/d.png"))
     assert (many.channels, len(many.mean), many.bits, many.sampled, many.bad) == (5, 5, 16, 1, 1)
     assert measure(open_source(f"{path}/[ab].png"), channels=1).channels == 1
-    with pytest.raises(NoImages, match="3 channels where 5 are wanted"):
+    with pytest.raises(NoImages, match="3 channels where 5 are needed"):
         measure(open_source(f"{path}/b.png"), channels=5)
 
 
-def test_16_bits_and_8_bits_are_on_one_scale(photo):
+def test_images_of_8_and_16_bits_are_on_one_scale(photo):
     eight = measure(Arrays([photo(1)]))
     sixteen = measure(Arrays([photo(1).astype(np.uint16) * 257]))
     np.testing.assert_allclose(eight.mean, sixteen.mean)
@@ -74,10 +81,10 @@ def test_16_bits_and_8_bits_are_on_one_scale(photo):
     assert measure(Arrays([photo(1), photo(1).astype(np.uint16) * 257])).bits == 16
 
 
-def test_no_image_that_can_be_decoded(tmp_path):
+def test_only_bad_images_are_refused(tmp_path):
     for name, data in (("a.jpg", b""), ("b.png", b"text")):
         (tmp_path / name).write_bytes(data)
-    with pytest.raises(NoImages, match=r"^no image can be decoded \(2 were looked at\); the first: a.jpg: an empty"):
+    with pytest.raises(NoImages, match=r"^no image can be decoded \(tried 2\); the first: a.jpg: an empty"):
         measure(open_source(str(tmp_path)))
 
 
@@ -87,3 +94,60 @@ def test_bad_images_are_counted(photo, encoded, tmp_path):
     found = measure(open_source(str(tmp_path)))
     assert (found.sampled, found.bad) == (4, 2)
     np.testing.assert_allclose(found.mean, photo().mean(axis=(0, 1)) / 255)
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch) -> Path:
+    pytest.importorskip("fsspec", reason="fsspec is not installed: pip install 'coterie[remote]'")
+    monkeypatch.setenv("COTERIE_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "copies"
+
+
+def copies(cache: Path) -> list[Path]:
+    return [path for path in cache.glob("*") if path.is_file()]
+
+
+def tables(folder: Path, count: int, rows: int = 30) -> str:
+    """The address of tables in a store, with row groups of 15 images each."""
+    for number in range(count):
+        file = io.BytesIO()
+        pq.write_table(pa.table({"image": [png(rows * number + row) for row in range(rows)]}), file, row_group_size=15)
+        (folder / f"{number:03d}.parquet").write_bytes(file.getvalue())
+    return f"file://{folder}/*.parquet"
+
+
+def test_measuring_remote_tables_reads_one_row_group_of_some(tmp_path, cache, monkeypatch):
+    read = []
+
+    def group(self: RemoteTable, number: int) -> pa.Array:
+        read.append((self.name(0), number))
+        return read_group(self, number)
+
+    read_group = RemoteTable._read_group
+    monkeypatch.setattr(RemoteTable, "_read_group", group)
+    source = open_source(tables(tmp_path, 20))
+    found = measure(source)
+    assert len(read) == len(set(read)) == SAMPLED_SHARDS
+    assert {number for _, number in read} == {0}
+    assert copies(cache) == []
+    assert (found.sampled, found.bad, found.channels, found.median_size) == (160, 0, 3, (16, 16))
+    np.testing.assert_allclose(found.mean, [0.5] * 3, atol=0.01)
+    assert measure(source) == found
+
+
+def test_measuring_remote_shards_copies_none(tmp_path, cache, monkeypatch):
+    monkeypatch.setattr(tar_index, "MIN_SAVED_IMAGES", 1)
+    for number in range(20):
+        (tmp_path / f"{number:02d}.tar").write_bytes(tar(30 * number, 30))
+    open_source(f"file://{tmp_path}/*.tar")
+    assert len(copies(cache)) == 20  # for their indices
+    for copy in copies(cache):
+        copy.unlink()
+    found = measure(open_source(f"file://{tmp_path}/*.tar"))
+    assert found.sampled == 160
+    assert copies(cache) == []
+
+
+def test_few_images_are_measured_alike_in_a_store_and_on_a_disk(tmp_path, cache):
+    spec = tables(tmp_path, 4)
+    assert measure(open_source(spec)) == measure(open_source(spec.removeprefix("file://")))

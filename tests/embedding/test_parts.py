@@ -18,7 +18,7 @@ from coterie.data.loading.center_crop import Preprocessing
 from coterie.data.loading.prefetch import PrefetchProcess
 from coterie.data.sources.local_cache import cache_folder
 from coterie.data.sources.open import open_source
-from coterie.data.sources.source import Prefetchable, blocks
+from coterie.data.sources.source import Prefetchable, shard_layout
 from coterie.embedding.cache import state_key
 from coterie.embedding.embed import Embedder
 from coterie.embedding.parquet import row_schema, write_rows
@@ -296,18 +296,18 @@ def test_shards_are_fetched_before_they_are_asked_for(far: list[str]) -> None:
         if path.is_file():
             path.unlink()
     assert isinstance(source, Prefetchable)
-    fetching, lying = PrefetchProcess(source), blocks(source)
-    assert lying.of(199, 200) == [(0, 200)]
-    fetching.tell(lying.of(199, 200))
+    fetching, layout = PrefetchProcess(source), shard_layout(source)
+    assert layout.overlapping(199, 200) == [(0, 200)]
+    fetching.request(layout.overlapping(199, 200))
     wait_for(1)
-    assert lying.of(150, 401) == [(0, 200), (200, 400), (400, 600)]
-    fetching.tell([*lying.of(150, 401), *lying.of(401, 512)])  # of three shards
+    assert layout.overlapping(150, 401) == [(0, 200), (200, 400), (400, 600)]
+    fetching.request([*layout.overlapping(150, 401), *layout.overlapping(401, 512)])  # of three shards
     wait_for(3)
     time.sleep(0.2)
     assert copies() == 3
     fetching.close()
     assert not fetching.process.is_alive()
-    assert not blocks(Flat(range(700))).fetched
+    assert not shard_layout(Flat(range(700))).remote
 
 
 def wait_for(number: int) -> None:

@@ -31,7 +31,7 @@ def test_a_worker_that_is_killed(shard: Path, whole: Path, tmp_path: Path, numbe
     os.kill(worker, number)
     status, said = run.end(within=60)
     assert status == 2, said
-    assert "a loader worker was killed, most often for want of memory" in complaint(said)
+    assert "a loader worker was killed, most often for lack of memory" in complaint(said)
     finished(shard, tmp_path / "run")
     assert_same_runs(tmp_path / "run", whole)
 
@@ -41,7 +41,7 @@ def test_a_worker_that_hangs(shard: Path, whole: Path, tmp_path: Path) -> None:
     os.kill(worker, signal.SIGSTOP)
     status, said = run.end(within=60)
     assert status == 2, said
-    assert "the loader's workers gave nothing for 2 seconds" in complaint(said)
+    assert "the loader workers returned nothing for 2 seconds" in complaint(said)
     assert not Path(f"/proc/{worker}").exists(), "the worker that hangs was left behind"
     finished(shard, tmp_path / "run")
     assert_same_runs(tmp_path / "run", whole)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from coterie.data.decoding.decode import decode
 from coterie.data.sources.open import open_source
 from coterie.errors import BadImage
-from tests.data.conftest import encoded, photo
+from tests.data.pictures import encoded, photo
 from tests.fuzz.mutations import damaged
 
 PICTURE = encoded(photo(0, 6, 8), "JPEG")

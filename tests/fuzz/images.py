@@ -8,8 +8,8 @@ import numpy as np
 import tifffile
 from PIL import Image
 
-from coterie.data.decoding.decode import channels_of, decode
-from tests.data.conftest import encoded, photo
+from coterie.data.decoding.decode import count_channels, decode
+from tests.data.pictures import encoded, photo
 from tests.fuzz.mutations import damaged
 
 
@@ -84,4 +84,4 @@ def attempt(data: bytes) -> None:
     assert pixels.ndim == 3
     assert pixels.shape[2] == 3
     decode(data, 3, lambda height, width: 2)
-    channels_of(data)
+    count_channels(data)

@@ -11,7 +11,7 @@ from coterie.api import resolve_run
 from coterie.config.overrides import known_paths, parse_override, set_path
 from coterie.config.schema import PretrainConfig
 from coterie.config.toml import from_dict, read_toml, to_dict, to_toml
-from tests.data.conftest import encoded, photo
+from tests.data.pictures import encoded, photo
 from tests.fuzz.mutations import damaged
 
 METHODS = ("swav", "smog", "sela_v2", "simclr")

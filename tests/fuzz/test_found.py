@@ -13,25 +13,26 @@ import pyarrow.parquet as pq
 import pytest
 import tifffile
 import torch
+from coterie.training.records import read_records
 
 from coterie.config.overrides import parse_override
 from coterie.config.toml import read_toml
-from coterie.data.decoding.decode import channels_of, decode
+from coterie.data.decoding.decode import count_channels, decode
 from coterie.data.sources.open import open_source
 from coterie.errors import BadConfig, BadImage, UserError
-from coterie.evaluation.model_selection import snapshot_records
+from coterie.evaluation.model_selection import looks
 from coterie.exporting.weights import load_backbone, save_backbone
 from coterie.models.backbone import BackboneConfig, build_backbone
 from coterie.models.pretrained import read_weights
-from coterie.training.run_folder import read_log, read_records
-from tests.data.conftest import encoded, photo
+from coterie.training.run_folder import read_log
+from tests.data.pictures import encoded, photo
 
 
 def test_a_tar_member_of_an_absurd_size(tmp_path: Path) -> None:
     member = tarfile.TarInfo("1.jpg")
     member.size = 2**63
     (tmp_path / "x.tar").write_bytes(member.tobuf(tarfile.GNU_FORMAT) + bytes(1024))
-    with pytest.raises(UserError, match="not a whole tar archive"):
+    with pytest.raises(UserError, match="not a complete tar archive"):
         open_source(str(tmp_path / "x.tar"))
 
 
@@ -71,7 +72,7 @@ def test_a_log_that_is_damaged_loses_those_lines_only(tmp_path: Path) -> None:
     ]
     (tmp_path / "metrics.jsonl").write_text("\n".join([away, *odd, sound]) + '\n{"step": 9, "lo')
     (tmp_path / "metrics.jsonl").write_bytes((tmp_path / "metrics.jsonl").read_bytes() + b"\xff")
-    assert [each.step for each in snapshot_records(read_log(tmp_path))] == [3]
+    assert [each.step for each in looks(read_log(tmp_path))] == [3]
     assert "damaged" in read_records(tmp_path).remarks[0]
 
 
@@ -139,6 +140,6 @@ def test_a_tiff_file_whose_pages_go_in_a_circle(pages: int, wide: bool) -> None:
     place = last + struct.calcsize(tags) + size * struct.unpack_from(tags, data, last)[0]
     assert struct.unpack_from(pointer, data, place) == (0,)
     struct.pack_into(pointer, data, place, first)
-    for read_it in (lambda each: decode(each, 1), channels_of):
+    for read_it in (lambda each: decode(each, 1), count_channels):
         with pytest.raises(BadImage, match="in a circle"):
             read_it(bytes(data))

@@ -1,1 +1,1 @@
-"""Where images come from and what is seen of them."""
+"""From image sources to batches of augmented views."""

@@ -1,4 +1,4 @@
-"""What a data set looks like: mean, deviation and size, measured on an even sample of it."""
+"""Statistics of a data set, measured on an even sample: mean, standard deviation and size of its images."""
 
 from collections import Counter
 from dataclasses import dataclass
@@ -6,27 +6,27 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float64
 
-from coterie.data.decoding.decode import channels_of, decode
+from coterie.data.decoding.decode import count_channels, decode
 from coterie.data.decoding.pixels import Pixels
-from coterie.data.sources.source import ImageSource, blocks, sampled
+from coterie.data.sources.source import ImageSource, sample_indices, shard_layout
 from coterie.errors import BadImage, NoImages
 
-_LOOKED_AT = 2**16  # about so many pixels of an image are read, on an even grid
-_FETCHED = 160  # so many images are read of a source that is fetched: too few of a shard to make it worth a copy
+_PIXELS_PER_IMAGE = 2**16  # about this many pixels of an image are used, on an even grid
+_REMOTE_LIMIT = 160  # images of a remote source: too few per shard to make copying it worthwhile
 
 
 @dataclass(frozen=True)
 class ImageStatistics:
-    """Figures of a sample of images, each image counting the same.
+    """Statistics of a sample of images, each with the same weight.
 
     Attributes:
-        mean: of each channel, of values scaled to 0..1.
-        std: standard deviation of each channel over all pixels; at least one gray level, so that one may divide by it.
-        median_size: median height and median width.
-        channels: of the decoded images.
-        bits: 16 if any image has more than 8 bits a value, else 8.
-        sampled: how many images were decoded.
-        bad: how many could not be.
+        mean: Mean of each channel, for values in [0, 1].
+        std: Standard deviation of each channel over all pixels; at least one gray level, so that it can be divided by.
+        median_size: Median height and median width, in pixels.
+        channels: Number of channels of the decoded images.
+        bits: 16 if any image has more than 8 bits per value, else 8.
+        sampled: Number of images that were decoded.
+        bad: Number of images that could not be decoded.
     """
 
     mean: tuple[float, ...]
@@ -39,20 +39,20 @@ class ImageStatistics:
 
 
 def measure(source: ImageSource, channels: int | None = None, limit: int = 1000) -> ImageStatistics:
-    """Measure a sample; the same one every time (see `coterie.data.sources.source.sampled`).
+    """Measure the statistics of a sample, always the same one (see `coterie.data.sources.source.sample_indices`).
 
     Args:
-        source: the images.
-        channels: how many channels to decode; None finds it: 1 if all images of the sample are gray, 3 if they are gray
-            and colored, else the most frequent number.
-        limit: the largest number of images to look at; of a source that is fetched from elsewhere no more than 160.
+        source: The images.
+        channels: Number of channels to decode. None: 1 if all images of the sample are gray, 3 if they are gray and
+            colored, otherwise the most frequent number.
+        limit: Maximum number of images to sample; from a remote source, at most 160.
 
     Raises:
-        NoImages: none of them can be decoded.
+        NoImages: No image can be decoded.
     """
-    limit = min(limit, _FETCHED) if blocks(source).fetched else limit
-    indices: list[int] = sampled(limit, source).tolist()
-    channels = channels or _channels(source, indices)
+    limit = min(limit, _REMOTE_LIMIT) if shard_layout(source).remote else limit
+    indices: list[int] = sample_indices(limit, source).tolist()
+    channels = channels or _common_channels(source, indices)
     moments: list[Float64[np.ndarray, "2 c"]] = []
     sizes: list[tuple[int, int]] = []
     bits, reason = 8, ""
@@ -66,7 +66,7 @@ def measure(source: ImageSource, channels: int | None = None, limit: int = 1000)
         sizes.append((pixels.shape[0], pixels.shape[1]))
         bits = max(bits, 8 * pixels.dtype.itemsize)
     if not moments:
-        raise NoImages(f"no image can be decoded ({len(indices)} were looked at){reason}")
+        raise NoImages(f"no image can be decoded (tried {len(indices)}){reason}")
     mean, square = np.mean(moments, axis=0)
     std = np.sqrt(np.maximum(square - mean**2, 0.0)).clip(min=1 / (2**bits - 1))
     height, width = np.median(sizes, axis=0).astype(int).tolist()
@@ -81,22 +81,22 @@ def measure(source: ImageSource, channels: int | None = None, limit: int = 1000)
     )
 
 
-def _channels(source: ImageSource, indices: list[int]) -> int:
+def _common_channels(source: ImageSource, indices: list[int]) -> int:
     """The number of channels that suits the images best."""
-    found: Counter[int] = Counter()
+    counts: Counter[int] = Counter()
     for index in indices[:: -(-len(indices) // 100) or 1]:
         try:
-            found[channels_of(source[index])] += 1
+            counts[count_channels(source[index])] += 1
         except BadImage:
             continue
-    if set(found) <= {1, 3}:
-        return 1 if set(found) == {1} else 3
-    return max(found, key=lambda number: (found[number], number))
+    if set(counts) <= {1, 3}:
+        return 1 if set(counts) == {1} else 3
+    return max(counts, key=lambda number: (counts[number], number))
 
 
 def _moments(pixels: Pixels) -> Float64[np.ndarray, "2 c"]:
-    """The mean and the mean square of each channel, of values scaled to 0..1."""
+    """Mean and mean square of each channel, for values in [0, 1]."""
     height, width, channels = pixels.shape
-    step = max(1, round((height * width / _LOOKED_AT) ** 0.5))
+    step = max(1, round((height * width / _PIXELS_PER_IMAGE) ** 0.5))
     values = pixels[::step, ::step].reshape(-1, channels) / np.float64(np.iinfo(pixels.dtype).max)
     return np.stack([values.mean(axis=0), np.square(values).mean(axis=0)])

@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from coterie.config.hardware import ON_CPU, Runtime
-from coterie.data.loading.center_crop import Preprocessing, center_batches
+from coterie.data.loading.center_crop import Preprocessing, center_crop_batches
 from coterie.data.sources.source import ImageSource, Subset
 from coterie.errors import NoImages
 from coterie.logger import Logger, NullLogger
@@ -52,7 +52,7 @@ def embedded_batches(
 
     Holds one batch at a time, whatever the length of the source.
     """
-    batches = center_batches(
+    batches = center_crop_batches(
         source,
         size=preprocessing.size,
         channels=preprocessing.channels,

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from coterie.atomic import SUFFIX, write_text, writing
 from coterie.data.loading.prefetch import PrefetchProcess
-from coterie.data.sources.source import Prefetchable, blocks
+from coterie.data.sources.source import Prefetchable, shard_layout
 from coterie.embedding.embed import BATCH_SIZE, Embedded, Embedder
 from coterie.embedding.parquet import bad_lines, write_rows
 from coterie.errors import BadRun, UserError
@@ -87,14 +87,14 @@ class EmbeddingParts:
             UserError: the disk is full, the images stay away; what is there is whole.
         """
         source, embedded = self.embedder.source, self._embedded(numbers)
-        lying = blocks(source)
-        fetching = PrefetchProcess(source) if lying.fetched and isinstance(source, Prefetchable) else None
+        layout = shard_layout(source)
+        fetching = PrefetchProcess(source) if layout.remote and isinstance(source, Prefetchable) else None
         stream = (logger or NullLogger()).progress(embedded, sum(map(self._batches, numbers)), what)
         try:
             for place, number in enumerate(numbers):
                 if fetching is not None:  # this part and the next
-                    fetching.tell(
-                        [shard for each in numbers[place : place + 2] for shard in lying.of(*self._run(each))]
+                    fetching.request(
+                        [shard for each in numbers[place : place + 2] for shard in layout.overlapping(*self._run(each))]
                     )
                 self._write_part(number, islice(stream, self._batches(number)))
             next(stream, None)  # there is no more: a bar comes to its end

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from coterie.config.hardware import Runtime
 from coterie.config.schema import PretrainConfig, ProbeConfig
-from coterie.data.sources.source import ImageSource, Subset, sampled
+from coterie.data.sources.source import ImageSource, Subset, sample_indices
 from coterie.embedding.embed import Embeddings, embed_source
 from coterie.errors import NoImages
 from coterie.evaluation.augmented_views import VIEWS_PER_IMAGE, embed_views
@@ -40,7 +40,7 @@ class LabelFreeCallback(Callback):
         """Measure a run of these settings, on a sample of its images."""
         self.config, self.runtime = config, runtime
         self.keeps_ended = config.run.early_stop
-        self.sample = Subset(source, sampled(SAMPLED_IMAGES, source))
+        self.sample = Subset(source, sample_indices(SAMPLED_IMAGES, source))
         self._run: RunContext | None = None
         self._earlier: tuple[str, Tensor] | None = None
 

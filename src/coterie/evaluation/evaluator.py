@@ -128,6 +128,6 @@ class Evaluator:
             classes = classes or matrix.classes
             positions = matrix.known.nonzero()[0]
             found = self.embeddings(Subset(source, positions), what)
-            rows += [found.rows, torch.from_numpy(matrix.arranged(classes).rows[positions[found.index]])]
+            rows += [found.rows, torch.from_numpy(matrix.with_classes(classes).rows[positions[found.index]])]
         functions: dict[str, Callable[..., dict[str, float]]] = {"svm": svm, "low_shot": low_shot}
         return {name: functions[name](*rows, seed=self.seed, logger=self.runtime.logger) for name in probes}

@@ -10,8 +10,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from coterie.data.decoding.decode import decode
-from coterie.data.loading.center_crop import Preprocessing, center_view
-from coterie.data.sources.source import ImageSource, evenly
+from coterie.data.loading.center_crop import Preprocessing, center_crop
+from coterie.data.sources.source import ImageSource, evenly_spaced
 from coterie.embedding.embed import Embeddings
 from coterie.evaluation.neighbors import nearest
 from coterie.reporting.embedding_map import MAX_COLORS, MAX_MAP_POINTS, EmbeddingMap, map_embeddings
@@ -49,7 +49,7 @@ def make_picture(
     Raises:
         BadImage: it cannot be decoded.
     """
-    cut = center_view(decode(source[index], preprocessing.channels), max(preprocessing.size, MIN_PICTURE_SIDE))
+    cut = center_crop(decode(source[index], preprocessing.channels), max(preprocessing.size, MIN_PICTURE_SIDE))
     pixels = cut if cut.dtype == np.uint8 else (cut * 255).astype(np.uint8)
     pixels = pixels if len(pixels) in (1, 3) else pixels[:1]
     return Picture(pixels.transpose(1, 2, 0).squeeze(), caption, right, name)
@@ -132,7 +132,7 @@ def _map(
 ) -> EmbeddingMap | None:
     """The map of evenly spaced rows, colored by class if there are any, otherwise by group."""
     count = min(max_points, len(rows))
-    chosen = evenly(count, len(rows))
+    chosen = evenly_spaced(count, len(rows))
     labeled = bool((labels >= 0).any())
     values = torch.full((len(rows),), -1)
     values = labels if labeled else groups.group if groups is not None else values

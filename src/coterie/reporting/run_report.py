@@ -13,7 +13,7 @@ from coterie.config.schema import PretrainConfig
 from coterie.config.toml import to_toml
 from coterie.data.loading.center_crop import Preprocessing
 from coterie.data.sources.open import open_source
-from coterie.data.sources.source import ImageSource, Subset, labels, sampled
+from coterie.data.sources.source import ImageSource, Subset, labels, sample_indices
 from coterie.embedding.embed import Embeddings, embed_source
 from coterie.errors import NoImages, UserError
 from coterie.reporting.embedding_map import MAX_MAP_POINTS
@@ -170,7 +170,7 @@ def _embed_sample(
 ) -> Embeddings | None:
     """Embeddings of images spread evenly over the source; None if not one can be decoded."""
     count = sample_size(len(source), preprocessing.size, runtime.device)
-    positions = sampled(count, source)
+    positions = sample_indices(count, source)
     sample = Subset(source, positions, labels(source)[positions], source.classes)
     training = network.training
     try:

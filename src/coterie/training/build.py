@@ -108,7 +108,7 @@ def build_loader(config: PretrainConfig, source: ImageSource, runtime: Runtime) 
         device=runtime.device,
         engine=choose_engine(config.views.engine, runtime.device)[0],
         rank=rank(),
-        world=world_size(),
+        world_size=world_size(),
         images=config.images,
     )
     if config.batch_size < 2 * config.micro_batches * world_size():
@@ -140,7 +140,7 @@ def build_student(
         starting_weights: read the file of ``backbone.weights``; not needed where a checkpoint will be loaded.
         custom: groups in place of those of the settings.
     """
-    sizes = {*config.views.sizes, config.views.whole_size}
+    sizes = {*config.views.sizes, config.views.center_crop_size}
     network = config.backbone if starting_weights else replace(config.backbone, weights=None)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)

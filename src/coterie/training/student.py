@@ -91,4 +91,4 @@ def preprocessing_of(config: PretrainConfig) -> Preprocessing:
     """How whole images are prepared for the trained backbone: size, channels, mean and standard deviation."""
     assert config.views.mean is not None
     assert config.views.std is not None
-    return Preprocessing(config.views.whole_size, config.views.channels, config.views.mean, config.views.std)
+    return Preprocessing(config.views.center_crop_size, config.views.channels, config.views.mean, config.views.std)

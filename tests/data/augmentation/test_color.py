@@ -47,44 +47,46 @@ def difference(planes: np.ndarray, theirs: Image.Image) -> np.ndarray:
 @pytest.mark.parametrize(
     ("ours", "theirs"),
     [
-        (colors.brighten, F.adjust_brightness),
-        (colors.contrast, F.adjust_contrast),
-        (colors.saturate, F.adjust_saturation),
+        (colors.adjust_brightness, F.adjust_brightness),
+        (colors.adjust_contrast, F.adjust_contrast),
+        (colors.adjust_saturation, F.adjust_saturation),
     ],
     ids=["brightness", "contrast", "saturation"],
 )
-def test_the_three_stretches_are_torchvisions_to_the_last_bit(image, ours, theirs, factor):
+def test_brightness_contrast_and_saturation_equal_torchvisions(image, ours, theirs, factor):
     planes = planes_of(image)
     ours(planes, factor)
     assert difference(planes, theirs(Image.fromarray(image), factor)).max() == 0
 
 
-@pytest.mark.parametrize("turn", [-0.5, -0.2, -0.0371, -0.001, 0.001, 0.0834, 0.15, 0.2, 0.5])
-def test_a_turned_hue_is_torchvisions_to_the_last_bit(image, turn):
+@pytest.mark.parametrize("shift", [-0.5, -0.2, -0.0371, -0.001, 0.001, 0.0834, 0.15, 0.2, 0.5])
+def test_hue_equals_torchvisions(image, shift):
     planes = planes_of(image)
-    colors.turn_hue(planes, turn)
-    assert difference(planes, F.adjust_hue(Image.fromarray(image), turn)).max() == 0
+    colors.adjust_hue(planes, shift)
+    assert difference(planes, F.adjust_hue(Image.fromarray(image), shift)).max() == 0
 
 
-def test_luma_is_torchvisions_grayscale_to_the_last_bit(image):
+def test_luma_equals_torchvisions_grayscale(image):
     gray = colors.luma(planes_of(image))
     assert difference(np.stack([gray] * 3), F.to_grayscale(Image.fromarray(image), 3)).max() == 0
 
 
-def test_solarize_is_torchvisions_to_the_last_bit(image):
+def test_solarize_equals_torchvisions(image):
     planes = planes_of(image)
     colors.solarize(planes)
     assert difference(planes, F.solarize(Image.fromarray(image), 128)).max() == 0
 
 
 @pytest.mark.parametrize(
-    "operation", [colors.brighten, colors.contrast, colors.saturate, colors.turn_hue], ids=lambda each: each.__name__
+    "operation",
+    [colors.adjust_brightness, colors.adjust_contrast, colors.adjust_saturation, colors.adjust_hue],
+    ids=lambda each: each.__name__,
 )
-def test_many_views_at_once_and_each_alone(operation):
+def test_many_views_at_once_give_the_same_as_each_alone(operation):
     views = [IMAGES["noise"][:60, :60], IMAGES["astronaut"][:60, :60], IMAGES["china"][100:160, 100:160]]
-    factors = np.array([0.13, -0.2, 0.05] if operation is colors.turn_hue else [0.4, 1.7, 1.0])
+    factors = np.array([0.13, -0.2, 0.05] if operation is colors.adjust_hue else [0.4, 1.7, 1.0])
     together = np.stack([planes_of(view) for view in views], axis=1)
-    operation(together[:, :2], factors[:2, None, None])  # not one piece of memory
+    operation(together[:, :2], factors[:2, None, None])  # not contiguous in memory
     operation(together[:, 2:], factors[2:, None, None])
     for number, view in enumerate(views):
         alone = planes_of(view)
@@ -93,10 +95,10 @@ def test_many_views_at_once_and_each_alone(operation):
         assert (alone != planes_of(view)).any() or factors[number] == 1
 
 
-def test_the_gray_of_a_large_view_is_as_exact_as_that_of_a_small_one():
-    image = np.full((400, 500, 3), 255, dtype=np.uint8)  # the sum of its gray is beyond what single precision counts
+def test_the_mean_gray_of_a_large_view_is_exact():
+    image = np.full((400, 500, 3), 255, dtype=np.uint8)  # the sum of its gray exceeds single precision
     image[:, ::2] = 254
-    image[0, 1] = 254  # the mean falls short of 254.5 by five millionths
+    image[0, 1] = 254  # the mean is five millionths below 254.5
     planes = planes_of(image)
-    colors.contrast(planes, 0.5)
+    colors.adjust_contrast(planes, 0.5)
     assert difference(planes, F.adjust_contrast(Image.fromarray(image), 0.5)).max() == 0

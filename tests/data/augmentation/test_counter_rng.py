@@ -13,18 +13,18 @@ def as_words(number: int, count: int) -> np.ndarray:
 
 
 @given(counter=st.integers(1, 2**256 - 1), key=st.tuples(WORD, WORD))
-def test_it_is_the_philox_of_numpy_word_for_word(counter, key):
+def test_words_equal_numpys_philox(counter, key):
     theirs = np.random.Philox(counter=as_words(counter - 1, 4), key=np.array(key, dtype=np.uint64)).random_raw(4)
     assert (philox(as_words(counter, 4)[:, None], key)[:, 0] == theirs).all()
 
 
 @given(counter=st.integers(1, 2**256 - 1), key=st.tuples(WORD, WORD))
-def test_uniforms_are_those_of_numpys_generator(counter, key):
+def test_uniform_numbers_equal_numpys_generator(counter, key):
     stream = np.random.Philox(counter=as_words(counter - 1, 4), key=np.array(key, dtype=np.uint64))
     assert (uniform(as_words(counter, 4)[:, None], key)[:, 0] == np.random.Generator(stream).random(4)).all()
 
 
-def test_many_counters_at_once_are_each_by_itself():
+def test_many_counters_at_once_give_the_same_as_each_alone():
     counters = np.random.default_rng(0).integers(0, 2**64, size=(4, 5, 3), dtype=np.uint64, endpoint=False)
     together = philox(counters, (7, 11))
     assert together.shape == (4, 5, 3)
@@ -33,6 +33,6 @@ def test_many_counters_at_once_are_each_by_itself():
 
 
 @pytest.mark.parametrize("below", [-1, -(2**64)])
-def test_a_key_below_zero_is_taken_modulo_two_to_the_64(below):
+def test_a_negative_key_is_taken_modulo_two_to_the_64(below):
     counter = np.ones((4, 1), dtype=np.uint64)
     assert (philox(counter, (0, below)) == philox(counter, (0, below % 2**64))).all()

@@ -1,4 +1,4 @@
-"""The device's applier against the CPU's, image by image: the same draws, pixels within stated bounds."""
+"""Augmentation on the GPU against the CPU, image by image: the same parameters, pixels within stated bounds."""
 
 import subprocess
 import sys
@@ -7,23 +7,31 @@ import numpy as np
 import pytest
 import torch
 from scipy import ndimage
+from torch._subclasses.fake_tensor import FakeTensorMode
 
-from coterie.data.augmentation.cpu import augment_batch, crop, crop_batch
-from coterie.data.augmentation.gpu import GpuAugmenter, crop_on_device, operations, pack, sizes
+from coterie.data.augmentation.cpu import augment_batch, crop_batch, resized_crop
+from coterie.data.augmentation.gpu import (
+    COLUMNS,
+    EnabledOperations,
+    GpuAugmenter,
+    crop_on_device,
+    enabled_operations,
+    pack_parameters,
+    places_by_size,
+)
 from coterie.data.augmentation.view_plan import Augmentation, Crops, ViewPlan
-from coterie.data.loading.device_images import resident_images
 from coterie.data.loading.loader import Loader
 from coterie.data.sources.arrays import Arrays
 
-WIDEST = 3  # of 255: what one rounding of a blur in place of six may change
-ON_AVERAGE = 0.4
-CUT_HERE = 20  # of 255: a crop that differs by 1 or 2, stretched by what follows
+LARGEST = 3  # of 255: one rounding of a blur instead of six
+AVERAGE = 0.4
+LARGEST_AFTER_CROP = 20  # of 255: a crop that differs by 1 or 2, amplified by the operations that follow
 IDENTITY = {"mean": (0.0, 0.0, 0.0), "std": (1 / 255,) * 3}  # normalized pixels are then 0 to 255
 PLAIN = {"flip": 0.0, "jitter": 0.0, "grayscale": 0.0, "blur": 0.0, "solarize": 0.0}
 
 
 def photographs(count: int, height: int, width: int, channels: int = 3) -> np.ndarray:
-    """Smooth images with edges and grain, of all colors."""
+    """Smooth images with edges and grain, in all colors."""
     generator = np.random.default_rng(5)
     noise = generator.normal(size=(count, height, width, channels))
     smooth = ndimage.gaussian_filter(noise, (0, 3, 3, 0)) * 9 + 0.5 + 0.03 * noise
@@ -39,21 +47,21 @@ def plan_of(**augmentation) -> ViewPlan:
 
 
 def both(plan: ViewPlan, images: np.ndarray, seed: int = 0) -> tuple[dict[int, torch.Tensor], dict[int, torch.Tensor]]:
+    """The views by the augmentation of the GPU (run on the CPU), and by that of the CPU."""
     views = range(plan.num_views)
-    draws = plan.sample_parameters(seed, 0, np.arange(len(images)))
-    theirs = {
-        v: torch.from_numpy(np.stack(each)).float() for v, each in enumerate(augment_batch(images, plan, draws, views))
+    parameters = plan.sample_parameters(seed, 0, np.arange(len(images)))
+    on_cpu = augment_batch(images, plan, parameters, views)
+    theirs = {view: torch.from_numpy(np.stack(each)).float() for view, each in enumerate(on_cpu)}
+    crops = crop_batch(images, plan, parameters, views)
+    by_size = {
+        size: torch.from_numpy(np.stack([np.stack(crops[place]) for place in places]))
+        for size, places in places_by_size(plan, views).items()
     }
-    cuts = crop_batch(images, plan, draws, views)
-    crops = {
-        size: torch.from_numpy(np.stack([np.stack(cuts[place]) for place in places]))
-        for size, places in sizes(plan, views).items()
-    }
-    parameters = torch.from_numpy(pack(draws, views))
-    return GpuAugmenter(plan, "cpu").of_crops(crops, parameters, views), theirs
+    packed = torch.from_numpy(pack_parameters(parameters, views))
+    return GpuAugmenter(plan, "cpu").views_from_crops(by_size, packed, views), theirs
 
 
-ONE_BY_ONE = {
+OPERATIONS = {
     "flip": {"flip": 0.5},
     "vertical_flip": {"vertical_flip": 0.5},
     "rotation": {"rotation": 0.8},
@@ -66,9 +74,9 @@ ONE_BY_ONE = {
 }
 
 
-@pytest.mark.parametrize("name", ONE_BY_ONE)
-def test_each_operation_but_blur_is_the_same_to_a_hair(name: str) -> None:
-    ours, theirs = both(plan_of(**PLAIN | ONE_BY_ONE[name]), photographs(24, 60, 70))
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_each_operation_but_blur_differs_by_one_at_most(name: str) -> None:
+    ours, theirs = both(plan_of(**PLAIN | OPERATIONS[name]), photographs(24, 60, 70))
     untouched = both(plan_of(**PLAIN), photographs(24, 60, 70))[0]
     assert any(not torch.equal(ours[view], untouched[view]) for view in ours), "nothing was done"
     for view in ours:
@@ -78,25 +86,25 @@ def test_each_operation_but_blur_is_the_same_to_a_hair(name: str) -> None:
 
 
 @pytest.mark.parametrize("radius", [(0.1, 0.4), (0.1, 2.0), (3.0, 9.0)])
-def test_blur_is_the_same_but_for_its_rounding(radius: tuple[float, float]) -> None:
+def test_blur_differs_only_by_rounding(radius: tuple[float, float]) -> None:
     plan = plan_of(**PLAIN | {"blur": 0.7, "blur_radius": radius})
     ours, theirs = both(plan, photographs(24, 60, 70))
     for view in ours:
         difference = (ours[view] - theirs[view]).abs()
-        assert difference.max() <= WIDEST
-        assert difference.mean() <= ON_AVERAGE
+        assert difference.max() <= LARGEST
+        assert difference.mean() <= AVERAGE
 
 
-def test_the_whole_recipe() -> None:
+def test_the_whole_chain() -> None:
     ours, theirs = both(plan_of(rotation=0.2, vertical_flip=0.2, solarize=0.2), photographs(48, 60, 70))
     differences = torch.cat([(ours[view] - theirs[view]).abs().flatten() for view in ours])
-    assert differences.mean() <= ON_AVERAGE
-    assert differences.quantile(0.999) <= WIDEST if differences.numel() < 2**24 else True
-    far = (differences > WIDEST).float().mean()  # a blurred value beside 128 that is solarized on one side only
+    assert differences.mean() <= AVERAGE
+    assert differences.quantile(0.999) <= LARGEST if differences.numel() < 2**24 else True
+    far = (differences > LARGEST).float().mean()  # blurred values next to 128 that only one of them solarizes
     assert far < 1e-3
 
 
-def test_images_without_colors_and_with_other_channels() -> None:
+def test_images_of_one_and_of_five_channels() -> None:
     for channels in (1, 5):
         kind = Augmentation()
         plan = ViewPlan(
@@ -106,10 +114,10 @@ def test_images_without_colors_and_with_other_channels() -> None:
             std=(1 / 255,) * channels,
         )
         ours, theirs = both(plan, photographs(12, 40, 30, channels))
-        assert all((ours[view] - theirs[view]).abs().max() <= WIDEST for view in ours)
+        assert all((ours[view] - theirs[view]).abs().max() <= LARGEST for view in ours)
 
 
-def test_normalized_as_on_the_cpu() -> None:
+def test_views_are_normalized_as_on_the_cpu() -> None:
     images = photographs(8, 60, 70)
     base = plan_of(**PLAIN)
     plan = ViewPlan(base.crops, mean=(0.485, 0.456, 0.406), std=(0.228, 0.224, 0.225))
@@ -117,22 +125,24 @@ def test_normalized_as_on_the_cpu() -> None:
         next(Loader(Arrays(images), plan, batch_size=8, epochs=1, seed=1, engine=engine).batches())[1]
         for engine in ("cpu", "gpu")
     )
-    for view, theirs in on_cpu.views.items():  # crops of images that live on the device differ by 1
+    for view, theirs in on_cpu.views.items():  # crops of images stored on the device differ by 1
         assert (on_device.views[view] - theirs).abs().max() <= 2.01 / 255 / 0.224
 
 
 @pytest.mark.parametrize("size", [12, 32, 50])
-def test_crops_cut_on_the_device(size: int) -> None:
+def test_crops_made_on_the_device(size: int) -> None:
     images = photographs(16, 44, 36)
     plan = ViewPlan((Crops(3, size, (0.05, 1.0)),), **IDENTITY)
-    draws = plan.sample_parameters(3, 0, np.arange(16))
+    parameters = plan.sample_parameters(3, 0, np.arange(16))
     views = range(3)
     ours = crop_on_device(
-        torch.from_numpy(images).permute(0, 3, 1, 2), torch.from_numpy(pack(draws, views, (44, 36))), size
+        torch.from_numpy(images).permute(0, 3, 1, 2),
+        torch.from_numpy(pack_parameters(parameters, views, (44, 36))),
+        size,
     ).unflatten(0, (3, 16))
     for row, image in enumerate(images):
-        for view, box in enumerate(draws.boxes(row, 44, 36)):
-            theirs = crop(torch.from_numpy(image).permute(2, 0, 1), box, size)
+        for view, box in enumerate(parameters.boxes(row, 44, 36)):
+            theirs = resized_crop(torch.from_numpy(image).permute(2, 0, 1), box, size)
             difference = (ours[view, row].int() - theirs.int()).abs()
             assert difference.max() <= 2
             assert difference.float().mean() < 0.1
@@ -150,23 +160,23 @@ def test_autocast_changes_nothing() -> None:
 COMPILED = """
 from functools import partial
 import numpy as np, torch
-from coterie.data.device import DeviceApplier, cut, finish, pack
-from coterie.data.views import Augmentation, Crops, ViewPlan
+from coterie.data.augmentation.gpu import GpuAugmenter, augment_crops, crop_on_device, pack_parameters
+from coterie.data.augmentation.view_plan import Augmentation, Crops, ViewPlan
 
 kind = Augmentation(rotation=0.2, vertical_flip=0.2, solarize=0.2)
 crops = (Crops(2, 20, (0.3, 1.0), augmentation=kind), Crops(2, 10, (0.1, 0.3), augmentation=kind))
 plan = ViewPlan(crops, mean=(0.5, 0.5, 0.5), std=(0.2, 0.2, 0.2))
 images = torch.randint(0, 256, (4, 3, 24, 24), dtype=torch.uint8)
-compiled, plain = DeviceApplier(plan, "cpu"), DeviceApplier(plan, "cpu")
+compiled, plain = GpuAugmenter(plan, "cpu"), GpuAugmenter(plan, "cpu")
 compiler = torch.compile
 torch.compile = partial(compiler, fullgraph=True, backend="aot_eager")  # a break in the graph raises
 assert compiled.compile(4, range(4), images) is None
-assert compiled.finish is not finish
+assert compiled.augment is not augment_crops
 for epoch in range(3):
-    parameters = torch.from_numpy(pack(plan.sample_parameters(0, epoch, np.arange(4)), range(4), (24, 24)))
-    ours, theirs = (each.of_images(images, parameters, range(4)) for each in (compiled, plain))
+    packed = torch.from_numpy(pack_parameters(plan.sample_parameters(0, epoch, np.arange(4)), range(4), (24, 24)))
+    ours, theirs = (each.views_from_images(images, packed, range(4)) for each in (compiled, plain))
     assert all(torch.allclose(ours[view], theirs[view], atol=1e-3) for view in theirs)
-assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 4  # two functions, two sizes: none was compiled again
+assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 4  # two functions, two sizes: nothing is recompiled
 
 def broken(graph, inputs):
     raise RuntimeError("no compiler here\\nand more")
@@ -175,76 +185,36 @@ torch._dynamo.reset()
 torch.compile = partial(compiler, backend=broken)
 for stored in (images, None):
     assert "no compiler here" in compiled.compile(4, range(4), stored)
-    assert compiled.finish is finish and compiled.cut is cut
+    assert compiled.augment is augment_crops and compiled.crop is crop_on_device
 """
 
 
 def test_compiles_to_one_graph_for_each_size() -> None:
-    """In a process of its own: the shapes that are checked in tests would break the graph."""
+    """In a separate process: the shape checks of the tests would break the graph."""
     done = subprocess.run([sys.executable, "-W", "ignore", "-c", COMPILED], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 
 
-def test_what_cannot_happen_is_left_out() -> None:
-    assert operations(plan_of(**PLAIN), [0, 1]) == operations(plan_of(**PLAIN), [2])
-    quiet, loud = operations(plan_of(**PLAIN), [0]), operations(plan_of(solarize=0.2, blur_radius=(0.1, 2.0)), [0])
-    assert (quiet.turn, quiet.jitter, quiet.gray, quiet.margin, quiet.solarize) == (False, False, False, 0, False)
-    assert (loud.jitter, loud.gray, loud.margin, loud.solarize) == (True, True, 2, True)
+def test_operations_that_a_plan_cannot_apply_are_left_out() -> None:
+    assert enabled_operations(plan_of(**PLAIN), [0, 1]) == enabled_operations(plan_of(**PLAIN), [2])
+    assert enabled_operations(plan_of(**PLAIN), [0]) == EnabledOperations(False, False, False, 0, False)
+    full = plan_of(solarize=0.2, blur_radius=(0.1, 2.0))
+    assert enabled_operations(full, [0]) == EnabledOperations(False, True, True, 2, True)
+    assert enabled_operations(plan_of(**PLAIN | {"rotation": 0.1}), [0]).rotate
+    assert enabled_operations(plan_of(**PLAIN | {"vertical_flip": 0.1}), [0]).rotate
 
 
-class OfTwoSizes(Arrays):
-    def __getitem__(self, index: int) -> np.ndarray:
-        image = super().__getitem__(index)
-        return image[:50] if index == 7 else image
-
-
-class SomeBad(Arrays):
-    def __getitem__(self, index: int):
-        return b"not an image" if index in (3, 4) else super().__getitem__(index)
-
-
-@pytest.mark.parametrize("kind", [Arrays, OfTwoSizes])
-def test_a_run_is_the_same_from_any_step_and_with_any_workers(kind: type[Arrays]) -> None:
-    source = kind(photographs(20, 60, 70))
-    settings = {"batch_size": 6, "epochs": 2, "seed": 4, "engine": "gpu"}
-    whole = list(Loader(source, plan_of(), **settings).batches())
-    on_cpu = list(Loader(source, plan_of(), **settings | {"engine": "cpu"}).batches())
-    assert len(whole) == len(on_cpu) == 6
-    for (progress, ours), (other_progress, theirs) in zip(whole, on_cpu, strict=True):
-        assert progress == other_progress
-        assert torch.equal(ours.index, theirs.index)
-        for view in theirs.views:
-            difference = (ours.views[view] - theirs.views[view]).abs()
-            assert difference.max() <= CUT_HERE
-            assert difference.mean() <= ON_AVERAGE
-    for workers, start in ((1, 0), (2, 3), (0, 4)):
-        loader = Loader(source, plan_of(), workers=workers, **settings)
-        for (_, ours), (_, theirs) in zip(loader.batches(start), whole[start:], strict=True):
-            assert all(torch.equal(ours.views[view], theirs.views[view]) for view in theirs.views)
-        assert (loader.images is None) == (kind is OfTwoSizes)
-
-
-def test_images_that_live_on_the_device() -> None:
-    images = photographs(20, 30, 24)
-    kept, bad = resident_images(SomeBad(images), 3, torch.device("cpu"), workers=1)
-    assert kept.shape == (20, 3, 30, 24)
-    assert [place for place, _ in bad] == [3, 4]
-    stored = images.transpose(0, 3, 1, 2)
-    assert np.array_equal(kept[[0, 2, 5, 19]].numpy(), stored[[0, 2, 5, 19]])
-    assert np.array_equal(kept[[3, 4]].numpy(), stored[[5, 5]])  # as in a batch: the next that can be decoded
-    assert resident_images(OfTwoSizes(photographs(20, 60, 70)), 3, torch.device("cpu")) is None
-    assert resident_images(Arrays(images.astype(np.uint16)), 3, torch.device("cpu")) is None
-
-
-def test_images_that_are_too_many_stay_where_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("coterie.data.loading.device_images.MOST_BYTES", 20 * 30 * 24 * 3 - 1)
-    assert resident_images(Arrays(photographs(20, 30, 24)), 3, torch.device("cpu")) is None
-
-
-def test_images_of_16_bits_are_finished_by_the_workers() -> None:
-    images = photographs(8, 60, 70).astype(np.uint16) * 257
-    settings = {"batch_size": 8, "epochs": 1, "seed": 1}
-    ours, theirs = (
-        next(Loader(Arrays(images), plan_of(), engine=engine, **settings).batches())[1] for engine in ("gpu", "cpu")
-    )
-    assert all(torch.equal(ours.views[view], theirs.views[view]) for view in theirs.views)
+def test_all_tensors_stay_on_the_given_device() -> None:
+    """With torch's fake tensors, which compute nothing but refuse operands on different devices."""
+    plan = plan_of(rotation=0.2, vertical_flip=0.2, solarize=0.2)
+    with FakeTensorMode():
+        augmenter = GpuAugmenter(plan, "cuda")
+        packed = torch.empty(4, 5, COLUMNS, device="cuda")
+        crops = {size: torch.empty(2, 5, 3, size, size, dtype=torch.uint8, device="cuda") for size in (40, 18)}
+        images = torch.empty(5, 3, 60, 70, dtype=torch.uint8, device="cuda")
+        for views in (
+            augmenter.views_from_crops(crops, packed, range(4)),
+            augmenter.views_from_images(images, packed, range(4)),
+        ):
+            assert {view.device.type for view in views.values()} == {"cuda"}
+            assert [tuple(views[number].shape) for number in range(4)] == [(5, 3, 40, 40)] * 2 + [(5, 3, 18, 18)] * 2

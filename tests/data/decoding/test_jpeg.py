@@ -1,4 +1,4 @@
-"""simplejpeg beside Pillow: the same pixels and the same refusals, or it would matter what is installed."""
+"""simplejpeg against Pillow: the same pixels and the same errors, so that it does not matter what is installed."""
 
 import io
 import struct
@@ -9,7 +9,7 @@ from PIL import Image, ImageOps
 
 from coterie.data.decoding import jpeg
 from coterie.data.decoding.decode import decode
-from coterie.data.decoding.jpeg import SMALLEST_REDUCED, decode_jpeg, reduced
+from coterie.data.decoding.jpeg import MIN_DOWNSCALED_SIDE, decode_jpeg, downscaled_size
 from coterie.data.decoding.pixels import PIXEL_LIMIT
 from coterie.errors import BadImage
 
@@ -28,7 +28,7 @@ FACTORS = (1, 2, 4, 8)
 
 
 def files(photo, encoded, kind: str, height: int = 75, width: int = 122) -> list[bytes]:
-    """A picture and noise, in color and in gray."""
+    """A photo and noise, in color and in gray."""
     options = dict(KINDS[kind])
     if "exif" in options:
         exif = Image.Exif()
@@ -46,7 +46,7 @@ def files(photo, encoded, kind: str, height: int = 75, width: int = 122) -> list
 
 @pytest.fixture
 def outcome(monkeypatch):
-    """What becomes of a file with simplejpeg, and without it."""
+    """The pixels or the error of a file with simplejpeg, and without it."""
 
     def decoded(data: bytes, factor: int) -> np.ndarray | str:
         try:
@@ -69,10 +69,10 @@ def same(one: np.ndarray | str, other: np.ndarray | str) -> bool:
 
 @pytest.mark.parametrize("factor", FACTORS)
 @pytest.mark.parametrize("kind", KINDS)
-def test_its_pixels_are_pillows_at_every_size(kind, factor, photo, encoded, outcome):
+def test_pixels_equal_pillows_at_every_scale(kind, factor, photo, encoded, outcome):
     for data in files(photo, encoded, kind):
         with Image.open(io.BytesIO(data)) as image:
-            assert decode_jpeg(data, image.mode, image.height, image.width, factor) is not None  # it was not Pillow
+            assert decode_jpeg(data, image.mode, image.height, image.width, factor) is not None  # not by Pillow
             image.draft(None, (image.width // factor, image.height // factor))
             expected = np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
         with_it, without = outcome(data, factor)
@@ -81,19 +81,19 @@ def test_its_pixels_are_pillows_at_every_size(kind, factor, photo, encoded, outc
 
 
 @pytest.mark.parametrize("factor", FACTORS[1:])
-def test_every_small_size_is_reduced_alike(factor, encoded, outcome):
+def test_small_images_are_downscaled_alike(factor, encoded, outcome):
     noise = np.random.default_rng(0).integers(0, 256, (36, 36, 3), dtype=np.uint8)
-    for height in range(SMALLEST_REDUCED - 1, 36):
-        for width in (SMALLEST_REDUCED, 9, 15, 33):
+    for height in range(MIN_DOWNSCALED_SIDE - 1, 36):
+        for width in (MIN_DOWNSCALED_SIDE, 9, 15, 33):
             with_it, without = outcome(encoded(noise[:height, :width], "JPEG"), factor)
             assert same(with_it, without)
             assert with_it.shape[:2] == (
-                reduced(height, width, factor) if height >= SMALLEST_REDUCED else (height, width)
+                downscaled_size(height, width, factor) if height >= MIN_DOWNSCALED_SIDE else (height, width)
             )
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_file_cut_short_anywhere_is_as_bad(kind, photo, encoded, outcome):
+def test_truncated_files_have_the_same_outcome(kind, photo, encoded, outcome):
     for data in files(photo, encoded, kind, 24, 40):
         refused = 0
         for length in range(1, len(data), 7):
@@ -104,9 +104,9 @@ def test_a_file_cut_short_anywhere_is_as_bad(kind, photo, encoded, outcome):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_damaged_file_is_as_bad_or_gives_the_same_pixels(kind, photo, encoded, outcome):
+def test_damaged_files_have_the_same_outcome(kind, photo, encoded, outcome):
     generator = np.random.default_rng(0)
-    kinds_of_end = set()
+    kinds_of_outcome = set()
     for data in files(photo, encoded, kind, 24, 40):
         for number in range(60):
             broken = bytearray(data)
@@ -114,37 +114,37 @@ def test_a_damaged_file_is_as_bad_or_gives_the_same_pixels(kind, photo, encoded,
                 broken[place % len(data)] = generator.integers(0, 256)
             with_it, without = outcome(bytes(broken), FACTORS[number % 4])
             assert same(with_it, without)
-            kinds_of_end.add(type(with_it))
-    assert kinds_of_end == {str, np.ndarray}
+            kinds_of_outcome.add(type(with_it))
+    assert kinds_of_outcome == {str, np.ndarray}
 
 
-def sizes_said(data: bytes, height: int, width: int) -> bytes:
+def with_size(data: bytes, height: int, width: int) -> bytes:
     """The file with another size in its header."""
     place = data.index(b"\xff\xc0") + 5
     return data[:place] + struct.pack(">HH", height, width) + data[place + 4 :]
 
 
-def test_a_bomb_is_refused_by_its_header_before_any_pixel(photo, encoded, monkeypatch):
-    bomb = sizes_said(encoded(photo(), "JPEG"), 60_000, 60_000)
-    monkeypatch.setattr(jpeg.np, "empty", lambda *wanted, **options: pytest.fail("space was asked for"))
+def test_decompression_bombs_are_refused_by_their_header(photo, encoded, monkeypatch):
+    bomb = with_size(encoded(photo(), "JPEG"), 60_000, 60_000)
+    monkeypatch.setattr(jpeg.np, "empty", lambda *shape, **options: pytest.fail("memory was allocated"))
     with pytest.raises(BadImage, match=f"more than the limit of {PIXEL_LIMIT} pixels"):
         decode(bomb, 3, lambda height, width: 8)
 
 
-def test_no_more_is_decoded_than_the_header_that_was_checked_says(photo, encoded):
+def test_only_the_size_of_the_checked_header_is_decoded(photo, encoded):
     large = encoded(photo(0, 200, 300), "JPEG")
     assert decode_jpeg(large, "RGB", 20, 30) is None
     assert decode_jpeg(large, "RGB", 400, 600) is None
 
 
-def test_what_it_cannot_do_is_pillows(photo, encoded, outcome):
-    ink = encoded(Image.fromarray(photo()).convert("CMYK"), "JPEG")
-    with_it, without = outcome(ink)
+def test_cmyk_is_left_to_pillow(photo, encoded, outcome):
+    cmyk = encoded(Image.fromarray(photo()).convert("CMYK"), "JPEG")
+    with_it, without = outcome(cmyk)
     assert same(with_it, without)
     assert with_it.shape == (24, 32, 3)
-    assert decode_jpeg(ink, "CMYK", 24, 32) is None
+    assert decode_jpeg(cmyk, "CMYK", 24, 32) is None
 
 
-def test_without_it_everything_is_pillows(photo, encoded, monkeypatch):
+def test_without_simplejpeg_everything_is_left_to_pillow(photo, encoded, monkeypatch):
     monkeypatch.setattr(jpeg, "simplejpeg", None)
     assert decode_jpeg(encoded(photo(), "JPEG"), "RGB", 24, 32) is None

@@ -13,17 +13,16 @@ import pyarrow.parquet as pq
 import pytest
 
 from coterie.data.augmentation.view_plan import Crops, ViewPlan
-from coterie.data.loading import sampler as order
+from coterie.data.loading import sampler
 from coterie.data.loading.loader import Loader
 from coterie.data.loading.prefetch import WindowPrefetcher
 from coterie.data.loading.sampler import BlockShuffleSampler
-from coterie.data.sources import object_store as remote
-from coterie.data.sources import tar_index as index
+from coterie.data.sources import object_store, tar_index
 from coterie.data.sources.local_cache import find_copy
-from coterie.data.sources.object_store import patiently
+from coterie.data.sources.object_store import retry
 from coterie.data.sources.open import open_source
 from coterie.data.sources.remote_parquet import RemoteTable
-from coterie.data.sources.source import Concatenated, Prefetchable, blocks, label_matrix, labels
+from coterie.data.sources.source import Concatenated, Prefetchable, label_matrix, labels, shard_layout
 from coterie.data.sources.tar import TarShards
 from coterie.embedding.cache import source_key
 from coterie.errors import BadImage, NoImages, UserError
@@ -60,14 +59,14 @@ def store(server, monkeypatch) -> Store:
 
 
 def reach(port: int, monkeypatch) -> None:
-    """Let what is opened from now on go to this port."""
+    """Direct whatever is opened from now on to this port."""
     s3fs.S3FileSystem.clear_instance_cache()
     monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{port}")
 
 
 @pytest.fixture
 def shards(store, request) -> str:
-    """Six shards of 20 images each, of the seeds 0 to 119."""
+    """Six shards of 20 images each, with the seeds 0 to 119."""
     bucket = f"b{abs(hash(request.node.name)) % 10**9}"
     for number in range(6):
         store.put(f"{bucket}/shards/{number}.tar", tar(20 * number, 20))
@@ -108,7 +107,7 @@ def test_tar_shards(shards, cache):
     assert images(source) == [png(seed) for seed in range(120)]
     assert source.name(25) == "00025.png"
     assert source.files()[0].startswith(b"s3://")
-    assert blocks(source).starts.tolist() == list(range(0, 121, 20))
+    assert shard_layout(source).starts.tolist() == list(range(0, 121, 20))
     assert copies(cache) == 6
     some = open_source(shards.replace("*", "2"))
     assert images(some) == images(source)[40:60]
@@ -123,7 +122,7 @@ def test_labels_of_shards(store):
     assert (source.classes, labels(source).tolist()) == (("cat", "dog"), [1, 0, -1])
 
 
-def test_embeddings_of_a_shard_that_was_replaced_are_not_kept(store):
+def test_embeddings_of_a_replaced_shard_are_not_reused(store):
     store.put("once/0.tar", tar(0, 2))
     before = source_key(open_source("s3://once/*.tar"))
     assert before == source_key(open_source("s3://once/*.tar"))
@@ -131,18 +130,18 @@ def test_embeddings_of_a_shard_that_was_replaced_are_not_kept(store):
     assert before != source_key(open_source("s3://once/*.tar"))
 
 
-def test_an_index_is_read_once_and_an_image_then_comes_alone(shards, cache, monkeypatch):
-    monkeypatch.setattr(index, "WORTH_KEEPING", 1)
+def test_an_index_is_read_once_and_images_are_then_read_one_by_one(shards, cache, monkeypatch):
+    monkeypatch.setattr(tar_index, "MIN_SAVED_IMAGES", 1)
     open_source(shards)
     for copy in cache.iterdir():
         if copy.is_file():
             copy.unlink()
     again = open_source(shards)
     assert [again[number] for number in range(0, 120, 7)] == [png(seed) for seed in range(0, 120, 7)]
-    assert copies(cache) == 0  # neither to open it nor for a few images was a whole shard asked for
+    assert copies(cache) == 0  # neither opening it nor reading a few images copied a shard
     for number in range(20, 40):
         assert again[number] == png(number)
-    assert copies(cache) == 1  # for many of one shard it was
+    assert copies(cache) == 1  # reading many of one shard did
 
 
 def test_parquet_tables(store, cache):
@@ -186,8 +185,8 @@ def test_a_run_over_a_store(shards, cache):
 
 def test_a_cache_that_holds_two_shards_of_six(shards, cache, monkeypatch):
     whole = seen(open_source(shards))
-    monkeypatch.setattr(order, "WINDOW_BLOCKS", 2)
-    monkeypatch.setattr(order, "WINDOW_IMAGES", 20)
+    monkeypatch.setattr(sampler, "WINDOW_BLOCKS", 2)
+    monkeypatch.setattr(sampler, "WINDOW_IMAGES", 20)
     wide = seen(open_source(shards))
     assert wide != whole
     for copy in cache.iterdir():
@@ -212,8 +211,8 @@ def test_copies_that_vanish_under_a_run(shards, cache):
     assert found == whole
 
 
-def test_a_store_that_goes_away_and_comes_back(shards, store, cache, monkeypatch):
-    monkeypatch.setattr(index, "WORTH_KEEPING", 1)
+def test_a_store_that_fails_and_recovers(shards, store, cache, monkeypatch):
+    monkeypatch.setattr(tar_index, "MIN_SAVED_IMAGES", 1)
     source = open_source(shards)
     for copy in cache.iterdir():
         if copy.is_file():
@@ -230,10 +229,10 @@ def test_a_store_that_goes_away_and_comes_back(shards, store, cache, monkeypatch
     assert copies(cache) == 6
 
 
-def test_a_store_that_stays_away_ends_the_run_in_one_line(shards, store, cache, monkeypatch):
-    monkeypatch.setattr(index, "WORTH_KEEPING", 1)
-    monkeypatch.setattr(remote, "PATIENCE_SECONDS", 1.0)
-    monkeypatch.setattr(remote, "OPENING_SECONDS", 1.0)
+def test_a_store_that_does_not_answer_ends_the_run_in_one_line(shards, store, cache, monkeypatch):
+    monkeypatch.setattr(tar_index, "MIN_SAVED_IMAGES", 1)
+    monkeypatch.setattr(object_store, "READ_RETRY_SECONDS", 1.0)
+    monkeypatch.setattr(object_store, "OPEN_RETRY_SECONDS", 1.0)
     source = open_source(shards)
     for copy in cache.iterdir():
         if copy.is_file():
@@ -241,14 +240,14 @@ def test_a_store_that_stays_away_ends_the_run_in_one_line(shards, store, cache, 
     store.stop()
     try:
         said = one_line(UserError, r"the store has not answered for \d+ seconds", lambda: seen(source, workers=2))
-        assert "goes on from the last checkpoint" in said
-        one_line(UserError, "the store has not answered.*see to the network", lambda: open_source(shards))
+        assert "run the same command again to resume" in said
+        one_line(UserError, "the store has not answered.*check the network", lambda: open_source(shards))
     finally:
         store.start()
     assert len(seen(source, workers=2)) == 12
 
 
-def test_a_line_that_breaks(shards, store, cache, monkeypatch):
+def test_a_connection_that_breaks(shards, store, cache, monkeypatch):
     expected = images(open_source(shards))
     large = b"".join(tar(0, 20)[:-10240] for _ in range(40)) + bytes(10240)
     store.put("large/x.tar", large)
@@ -261,7 +260,7 @@ def test_a_line_that_breaks(shards, store, cache, monkeypatch):
 
 
 def test_a_shard_that_disappears_or_changes_under_the_run(shards, store, cache, monkeypatch):
-    monkeypatch.setattr(index, "WORTH_KEEPING", 1)
+    monkeypatch.setattr(tar_index, "MIN_SAVED_IMAGES", 1)
     source = open_source(shards)
     for copy in cache.iterdir():
         if copy.is_file():
@@ -269,8 +268,8 @@ def test_a_shard_that_disappears_or_changes_under_the_run(shards, store, cache, 
     bucket = shards.removeprefix("s3://").removesuffix("*.tar")
     store.delete(f"{bucket}0.tar")
     for row in (0, 1):
-        one_line(BadImage, r"shards/0\.tar is gone", lambda row=row: source[row])
-        store.put(f"{bucket}0.tar", tar(0, 20))  # too late: it is not asked for once an image
+        one_line(BadImage, r"shards/0\.tar no longer exists", lambda row=row: source[row])
+        store.put(f"{bucket}0.tar", tar(0, 20))  # too late: the store is not asked again for each image
     store.put(f"{bucket}1.tar", tar(500, 20))
     one_line(BadImage, "has changed", lambda: source.prefetch(20, 40))
     assert source[40] == png(40)
@@ -278,18 +277,18 @@ def test_a_shard_that_disappears_or_changes_under_the_run(shards, store, cache, 
     assert {row for row, _ in batch.bad} >= set(range(20))
 
 
-def test_what_is_fetched_ahead(shards, cache, monkeypatch):
-    monkeypatch.setattr(order, "WINDOW_BLOCKS", 2)
-    monkeypatch.setattr(order, "WINDOW_IMAGES", 20)
-    monkeypatch.setattr(index, "WORTH_KEEPING", 1)
+def test_windows_are_prefetched(shards, cache, monkeypatch):
+    monkeypatch.setattr(sampler, "WINDOW_BLOCKS", 2)
+    monkeypatch.setattr(sampler, "WINDOW_IMAGES", 20)
+    monkeypatch.setattr(tar_index, "MIN_SAVED_IMAGES", 1)
     source = open_source(shards)
     for copy in cache.iterdir():
         if copy.is_file():
             copy.unlink()
-    arranged = BlockShuffleSampler(0, blocks(source))
+    arranged = BlockShuffleSampler(0, shard_layout(source))
     assert isinstance(source, Prefetchable)
-    ahead = WindowPrefetcher(source, arranged)
-    ahead.at(0, 0)
+    prefetcher = WindowPrefetcher(source, arranged)
+    prefetcher.move_to(0, 0)
     wanted = {run[0] // 20 for window in (0, 1) for run in arranged.ranges(0, window)}
 
     def here() -> set[int]:
@@ -297,36 +296,36 @@ def test_what_is_fetched_ahead(shards, cache, monkeypatch):
 
     until(lambda: here() == wanted)
     assert len(wanted) == 4
-    ahead.at(0, 100)  # the last window of the epoch: the next is the first of the next epoch
+    prefetcher.move_to(0, 100)  # the last window of the epoch: the next is the first of the next epoch
     wanted |= {run[0] // 20 for run in [*arranged.ranges(0, 2), *arranged.ranges(1, 0)]}
     until(lambda: here() == wanted)
-    process = ahead.fetching.process
-    ahead.close()
+    process = prefetcher.prefetching.process
+    prefetcher.close()
     assert not process.is_alive()
 
 
 def until(condition: Callable[[], bool], seconds: float = 20.0) -> None:
     began = time.monotonic()
     while not condition():
-        assert time.monotonic() - began < seconds, "it does not come"
+        assert time.monotonic() - began < seconds, "it does not happen"
         time.sleep(0.01)
 
 
-def be_killed_while_fetching(url: str, told) -> None:
+def be_killed_while_prefetching(url: str, pids) -> None:
     source = open_source(url)
-    ahead = WindowPrefetcher(source, BlockShuffleSampler(0, blocks(source)))
-    ahead.at(0, 0)
-    told.put(ahead.fetching.process.pid)
+    prefetcher = WindowPrefetcher(source, BlockShuffleSampler(0, shard_layout(source)))
+    prefetcher.move_to(0, 0)
+    pids.put(prefetcher.prefetching.process.pid)
     time.sleep(0.5)
     os.kill(os.getpid(), 9)
 
 
-def test_what_fetches_ahead_ends_with_the_run_however_that_ends(shards):
+def test_the_prefetch_process_ends_with_the_run_however_that_ends(shards):
     context = get_context("fork")
-    told = context.Queue()
-    process = context.Process(target=be_killed_while_fetching, args=(shards, told))
+    pids = context.Queue()
+    process = context.Process(target=be_killed_while_prefetching, args=(shards, pids))
     process.start()
-    helper = told.get(timeout=20)
+    helper = pids.get(timeout=20)
     process.join()
     until(lambda: not Path(f"/proc/{helper}").exists() or "Z" in Path(f"/proc/{helper}/stat").read_text().split()[2])
 
@@ -343,7 +342,7 @@ def test_other_stores(scheme, tmp_path, cache):
             file.write(table([png(seed) for seed in range(20 * number, 20 * number + 20)]))
     for kind in ("tar", "parquet"):
         source = open_source(f"{place}/*.{kind}")
-        assert blocks(source).fetched
+        assert shard_layout(source).remote
         assert images(source) == [png(seed) for seed in range(40)]
         assert copies(cache) in (2, 4)
         assert sorted(chain.from_iterable(seen(source, workers=1, epochs=1))) == list(range(40))
@@ -355,7 +354,7 @@ def test_every_mistake_is_one_plain_line(store):
     store.put("mistakes/empty.parquet", table([], image=pa.array([], pa.binary())))
     store.put("mistakes/notes.txt", b"hello")
     for spec, kind, words in (
-        ("s3://mistakes/broken.tar", UserError, "not a whole tar"),
+        ("s3://mistakes/broken.tar", UserError, "not a complete tar"),
         ("s3://mistakes/broken.parquet", UserError, "not a readable parquet file"),
         ("s3://mistakes/empty.parquet", NoImages, "no rows"),
         ("s3://mistakes/missing.tar", NoImages, "nothing is there"),
@@ -374,10 +373,10 @@ def test_no_room_for_a_shard(shards, monkeypatch):
     monkeypatch.setenv("COTERIE_CACHE_GIB", "64")
     assert len(open_source(shards)) == 120
     monkeypatch.setenv("COTERIE_CACHE_GIB", "lots")
-    one_line(UserError, "a number of GiB", lambda: open_source(shards))  # though all copies are here
+    one_line(UserError, "a number of GiB", lambda: open_source(shards))  # although all copies exist
 
 
-def test_patience():
+def test_calls_are_retried():
     tries = []
 
     def fail(error: Exception) -> Callable[[], None]:
@@ -388,17 +387,17 @@ def test_patience():
 
         return call
 
-    patiently("x://y", fail(TimeoutError("slow\nstore")), 10)
+    retry("x://y", fail(TimeoutError("slow\nstore")), 10)
     assert len(tries) == 3
     for error, kind, words in (
         (FileNotFoundError("x"), FileNotFoundError, "x"),
-        (PermissionError("secret\nwrong"), UserError, "secret wrong.: see to its credentials"),
+        (PermissionError("secret\nwrong"), UserError, "secret wrong.: check its credentials"),
         (OSError(28, "No space left"), OSError, "No space"),
         (NoImages("plain"), NoImages, "plain"),
     ):
         tries.clear()
         with pytest.raises(kind, match=words):
-            patiently("x://y", fail(error), 10)
+            retry("x://y", fail(error), 10)
         assert len(tries) == 1
     with pytest.raises(UserError, match=r"x://y: the store has not answered for \d seconds \(ConnectionError: off\)"):
-        patiently("x://y", fail(ConnectionError("off")), 1)
+        retry("x://y", fail(ConnectionError("off")), 1)

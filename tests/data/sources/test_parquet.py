@@ -9,13 +9,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from coterie.data.sources.labels import LabelMatrix
 from coterie.data.sources.open import open_source
 from coterie.data.sources.parquet import ParquetTable, open_tables
 from coterie.data.sources.source import Concatenated, Subset, label_matrix, labels
 from coterie.errors import BadImage, NoImages, UserError
 
-IMAGES = [f"image {n}".encode() * (n + 1) for n in range(1100)]  # more than one batch of rows
+IMAGES = [f"image {n}".encode() * (n + 1) for n in range(1100)]  # several batches of rows
 
 
 @pytest.fixture(autouse=True)
@@ -45,7 +44,7 @@ def images(source) -> list[bytes]:
     [pa.array(IMAGES), pa.array(IMAGES, pa.large_binary()), pa.array(IMAGES, pa.binary_view()), structs(IMAGES)],
     ids=["binary", "large_binary", "binary_view", "struct"],
 )
-def test_rows_in_order(column, in_memory, tmp_path):
+def test_images_are_in_the_order_of_the_rows(column, in_memory, tmp_path):
     source = ParquetTable(table(tmp_path / "x.parquet", image=column), in_memory)
     assert images(source) == IMAGES
     assert [source.name(index) for index in (0, 1099)] == ["x/00000000", "x/00001099"]
@@ -55,7 +54,7 @@ def test_rows_in_order(column, in_memory, tmp_path):
             source[index]
 
 
-def test_the_column_of_images(tmp_path):
+def test_the_column_of_images_is_found(tmp_path):
     path = tmp_path / "x.parquet"
     two = IMAGES[:2]
     assert images(ParquetTable(table(path, img=two, mask=two[::-1]))) == two
@@ -129,17 +128,17 @@ def test_labels(values, metadata, classes, numbers, tmp_path):
     ],
 )
 @pytest.mark.parametrize("column", ["label", "labels"])
-def test_several_labels_an_image(column, values, feature, classes, carried, tmp_path):
+def test_several_labels_per_image(column, values, feature, classes, carried, tmp_path):
     metadata = {b"huggingface": json.dumps({"info": {"features": {column: feature}}}).encode()} if feature else None
     source = ParquetTable(table(tmp_path / "x.parquet", metadata, image=IMAGES[:4], **{column: values}))
     found = label_matrix(pickle.loads(pickle.dumps(source)))
     assert found.classes == classes
     assert found.known.tolist() == [row is not None for row in carried]
     assert [np.flatnonzero(row).tolist() for row in found.rows] == [row or [] for row in carried]
-    assert (source.classes, labels(source).tolist()) == ((), [-1] * 4)  # none has one label
+    assert (source.classes, labels(source).tolist()) == ((), [-1] * 4)  # no image has a single label
 
 
-def test_tables_without_lists_of_labels_give_their_single_labels(tmp_path):
+def test_single_labels_as_a_matrix(tmp_path):
     three = IMAGES[:3]
     found = label_matrix(ParquetTable(table(tmp_path / "a.parquet", image=three, label=["dog", None, "cat"])))
     assert (found.classes, found.known.tolist()) == (("cat", "dog"), [True, False, True])
@@ -152,7 +151,7 @@ def test_tables_without_lists_of_labels_give_their_single_labels(tmp_path):
     assert label_matrix(both).rows.tolist() == [[True, False], [True, True], [False, False]]
 
 
-def test_several_labels_pass_through_sources_put_together(tmp_path):
+def test_several_labels_in_concatenated_sources_and_subsets(tmp_path):
     table(tmp_path / "0.parquet", image=IMAGES[:2], labels=[["dog", "cat"], None])
     table(tmp_path / "1.parquet", image=IMAGES[2:4], labels=[["eel"], ["bee", "cat"]])
     table(tmp_path / "2.parquet", image=IMAGES[4:6], label=["ant", "dog"])
@@ -167,16 +166,6 @@ def test_several_labels_pass_through_sources_put_together(tmp_path):
     assert some.rows.tolist() == found.rows[[3, 1, 0]].tolist()
     own = label_matrix(Subset(source, np.array([3, 0]), np.array([1, -1]), ("x", "y")))
     assert (own.rows.tolist(), own.known.tolist(), own.classes) == ([[0, 1], [0, 0]], [True, False], ("x", "y"))
-
-
-def test_columns_are_arranged_by_name(tmp_path):
-    found = label_matrix(ParquetTable(table(tmp_path / "x.parquet", image=IMAGES[:2], labels=[["a", "b"], ["c"]])))
-    arranged = found.arranged(("c", "new", "a"))
-    assert arranged.rows.tolist() == [[False, False, True], [True, False, False]]
-    assert arranged.classes == ("c", "new", "a")
-    assert found.arranged(found.classes) is found
-    twice = LabelMatrix(np.eye(3, dtype=bool), np.ones(3, dtype=bool), ("crane", "bird", "crane"))
-    assert twice.arranged(("bird", "crane")).rows.tolist() == [[False, True], [True, False], [False, True]]
 
 
 def test_several_tables(tmp_path):
@@ -197,16 +186,16 @@ def test_large_tables_are_unpacked_once_and_mapped(cache, tmp_path):
     assert images(Concatenated(tables)) == IMAGES[0::2] + IMAGES[1::2]
     unpacked = sorted(cache.glob("tables/*/*.arrow"))
     assert len(unpacked) == 2
-    assert not list(cache.glob("tables/*/*.partial"))
+    assert not list(cache.glob("tables/.*.part"))
     before = [path.stat().st_mtime_ns for path in unpacked]
     assert images(open_tables(paths[:1], memory_limit=1000)[0]) == IMAGES[0::2]
     assert [path.stat().st_mtime_ns for path in unpacked] == before
-    os.utime(paths[0], (1, 1))  # a changed table is unpacked anew
+    os.utime(paths[0], (1, 1))  # a changed table is unpacked again
     open_tables(paths[:1], memory_limit=1000)
     assert len(list(cache.glob("tables/*/*.arrow"))) == 3
 
 
-def test_where_there_is_no_room_to_unpack(cache, tmp_path):
+def test_a_cache_folder_that_is_not_writable(cache, tmp_path):
     path = table(tmp_path / "x.parquet", image=IMAGES)
     cache.write_bytes(b"a file where the folder should be")
     with pytest.raises(UserError, match="COTERIE_CACHE") as found:
@@ -221,15 +210,15 @@ def test_a_full_disk_leaves_nothing_behind(cache, tmp_path, monkeypatch):
         ParquetTable(path, in_memory=False)
     monkeypatch.undo()
     monkeypatch.setenv("COTERIE_CACHE", str(cache))
-    assert not list(cache.glob("tables/*/*.arrow")) + list(cache.glob("tables/*/*.partial"))
+    assert not list(cache.glob("tables/*/*.arrow")) + list(cache.glob("tables/.*.part"))
     assert images(ParquetTable(path, in_memory=False)) == IMAGES
 
 
-def test_a_damaged_unpacked_table_says_so(cache, tmp_path):
+def test_a_damaged_unpacked_table_is_reported(cache, tmp_path):
     path = table(tmp_path / "x.parquet", image=IMAGES)
     ParquetTable(path, in_memory=False)
     next(cache.glob("tables/*/*.arrow")).write_bytes(b"damaged")
-    with pytest.raises(UserError, match="delete it"):
+    with pytest.raises(UserError, match="this unpacked table is damaged; delete it"):
         ParquetTable(path, in_memory=False)
 
 
@@ -265,7 +254,7 @@ def test_every_mistake_is_one_plain_line(tmp_path):
         with pytest.raises(UserError, match="not a readable parquet file") as found:
             open_source(str(path))
         assert len(str(found.value).splitlines()) == 1
-    path.write_bytes(whole[:200] + b"\xff" * 2000 + whole[2200:])  # the footer is whole, the pages are not
+    path.write_bytes(whole[:200] + b"\xff" * 2000 + whole[2200:])  # the footer is intact, the pages are not
     with pytest.raises(UserError, match="not a readable parquet file"):
         open_source(str(path))
     with pytest.raises(NoImages, match="no rows"):
@@ -274,12 +263,10 @@ def test_every_mistake_is_one_plain_line(tmp_path):
         open_tables([table(path, image=pa.array([], pa.binary()))], memory_limit=-1)
 
 
-@pytest.mark.skipif(
-    not Path(os.environ.get("COTERIE_SHARED", Path(__file__).parents[3] / "shared"), "data/cifar10").is_dir(),
-    reason="no CIFAR-10 in COTERIE_SHARED/data/cifar10",
-)
-def test_cifar10():
-    folder = Path(os.environ.get("COTERIE_SHARED", Path(__file__).parents[3] / "shared"), "data/cifar10")
+def test_cifar10(shared):
+    folder = shared / "data" / "cifar10"
+    if not folder.is_dir():
+        pytest.skip(f"no CIFAR-10 in {folder}")
     source = open_source(folder / "train.parquet")
     assert len(source) == 50_000
     assert source.classes[:2] == ("airplane", "automobile")

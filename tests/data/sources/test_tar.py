@@ -39,7 +39,7 @@ def names(source: TarShards) -> list[str]:
 
 @pytest.fixture
 def shards(tmp_path) -> list[str]:
-    """Three shards, the second without an image, of seven images that are all different."""
+    """Three shards with seven different images, the second without any."""
     first = [(f"{n:04d}.{kind}", f"{kind} {n}".encode()) for n in range(3) for kind in ("cls", "jpg", "json")]
     last = [(f"{n:04d}.png", f"png {n}".encode() * 1000) for n in range(3, 7)]
     paths = [tmp_path / f"shard-{n}.tar" for n in range(3)]
@@ -48,7 +48,7 @@ def shards(tmp_path) -> list[str]:
     return [str(path) for path in paths]
 
 
-def test_images_of_several_shards_in_order(shards):
+def test_images_of_several_shards_are_in_order(shards):
     source = TarShards(shards)
     assert names(source) == ["0000.jpg", "0001.jpg", "0002.jpg", "0003.png", "0004.png", "0005.png", "0006.png"]
     assert images(source) == [b"jpg 0", b"jpg 1", b"jpg 2", *(f"png {n}".encode() * 1000 for n in range(3, 7))]
@@ -59,11 +59,11 @@ def test_images_of_several_shards_in_order(shards):
 
 
 @pytest.mark.parametrize("form", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
-def test_every_form_of_tar(form, tmp_path):
+def test_every_tar_format(form, tmp_path):
     files = [("a.jpg", b"1"), ("./b.jpg", b"22"), ("folder/c.png", b""), ("d.jpg", b"4" * 5000)]
     if form != tarfile.USTAR_FORMAT:
         files += [(f"{LONG}.jpg", b"long"), ("\u96ea \u00fc.jpg", b"snow"), ("\udcff.jpg", b"not utf-8")]
-    mtime = 0.5 if form == tarfile.PAX_FORMAT else 0  # a fraction takes an extended header for each file
+    mtime = 0.5 if form == tarfile.PAX_FORMAT else 0  # a fraction needs an extended header for each file
     source = TarShards([str(pack(tmp_path / "x.tar", files, form, mtime))])
     assert images(source) == [data for _, data in files]
     assert names(source)[:4] == ["a.jpg", "b.jpg", "folder/c.png", "d.jpg"]
@@ -112,7 +112,7 @@ def test_the_same_key_in_two_shards_is_two_images(tmp_path):
     assert labels(TarShards([str(path) for path in paths])).tolist() == [0, 1]
 
 
-def test_links_and_folders_are_no_images(tmp_path):
+def test_links_and_folders_are_skipped(tmp_path):
     with tarfile.open(tmp_path / "x.tar", "w") as tar:
         for name, kind in (("a.jpg", tarfile.SYMTYPE), ("b.jpg", tarfile.LNKTYPE), ("c.jpg", tarfile.DIRTYPE)):
             member = tarfile.TarInfo(name)
@@ -129,9 +129,9 @@ def read_all(source: TarShards, order: list[int], results: Queue) -> None:
 
 
 @pytest.mark.parametrize("method", ["fork", "spawn"])
-def test_workers_read_at_random_from_one_source(method, shards):
+def test_workers_read_in_random_order_from_one_source(method, shards):
     source = TarShards(shards)
-    expected = images(source)  # the descriptors are open before the fork
+    expected = images(source)  # opens the descriptors before the fork
     generator = np.random.default_rng(0)
     orders = [generator.integers(0, 7, 200).tolist() for _ in range(2)]
     context = get_context(method)
@@ -164,7 +164,7 @@ def test_descriptors_are_closed_and_never_pickled(shards):
     assert opened() == before
 
 
-def test_more_shards_than_are_kept_open(shards, monkeypatch):
+def test_only_some_shards_are_kept_open(shards, monkeypatch):
     expected = images(TarShards(shards))
     monkeypatch.setattr(tar_module, "_KEPT_OPEN", 1)
     before = len(list(Path("/proc/self/fd").iterdir()))
@@ -173,7 +173,7 @@ def test_more_shards_than_are_kept_open(shards, monkeypatch):
     assert len(list(Path("/proc/self/fd").iterdir())) == before + 1
 
 
-def test_a_shard_that_changes_under_the_run_gives_bad_images(shards):
+def test_a_shard_that_changes_during_a_run_gives_bad_images(shards):
     source = TarShards(shards)
     Path(shards[0]).unlink()
     with pytest.raises(BadImage, match="No such file"):
@@ -187,7 +187,7 @@ def test_a_shard_that_changes_under_the_run_gives_bad_images(shards):
 def test_every_mistake_is_one_plain_line(shards, tmp_path):
     whole = Path(shards[0]).read_bytes()
     broken = {
-        "not a whole tar": [b"", b"no tar" * 500, Path(shards[2]).read_bytes()[:2000]],
+        "not a complete tar": [b"", b"no tar" * 500, Path(shards[2]).read_bytes()[:2000]],
         "damaged at byte": [whole[:1024] + b"\1" * 512 + whole[1536:], whole[:1224], whole[:1300]],
         "compressed": [gzip.compress(whole)],
     }
@@ -206,7 +206,7 @@ def test_every_mistake_is_one_plain_line(shards, tmp_path):
             TarShards([str(pack(path, files))])
 
 
-def test_the_order_of_shards_is_that_of_a_folder(class_folder, tmp_path, photo):
+def test_shards_of_a_folder_have_its_order(class_folder, tmp_path, photo):
     folder = open_source(str(class_folder))
     files = [(f"{index:08d}.png", folder[index]) for index in range(len(folder))]
     pack(tmp_path / "0.tar", files[:3])

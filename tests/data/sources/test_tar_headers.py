@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from coterie.data.sources.tar_headers import ordinary_files
+from coterie.data.sources.tar_headers import regular_files
 from coterie.data.sources.tar_index import read_index
 from coterie.errors import UserError
 from tests.fuzz.archives import _with_checksums
@@ -32,44 +32,44 @@ def by_tarfile(data: bytes) -> list[tuple[bytes, int, int]]:
 
 
 def read(path: Path, data: bytes) -> tuple[list[tuple[bytes, int, int]], int]:
-    """The ordinary files, and how often tarfile was asked."""
+    """The regular files, and how many headers tarfile read."""
     path.write_bytes(data)
-    asked = 0
+    tarfile_reads = 0
 
     class Counting(tarfile.TarFile):
         def next(self) -> tarfile.TarInfo | None:
-            nonlocal asked
-            asked += 1
+            nonlocal tarfile_reads
+            tarfile_reads += 1
             return super().next()
 
     with path.open("rb") as file, Counting.open(fileobj=file, mode="r:") as tar:
-        found = list(ordinary_files(tar, file.fileno()))
+        found = list(regular_files(tar, file.fileno()))
         assert found == by_tarfile(data)
-        return found, asked
+        return found, tarfile_reads
 
 
 @pytest.mark.parametrize(
     ("form", "mtime"), [("ustar", 0), ("gnu", 1.7e9), ("pax", 1.7e9), ("pax", 0.5), ("pax", -0.25)]
 )
-def test_headers_that_are_alike_are_not_tarfiles(form, mtime, tmp_path):
+def test_common_headers_are_not_read_by_tarfile(form, mtime, tmp_path):
     names = [f"{number:03d}.{kind}" for number in range(50) for kind in ("jpg", "cls")]
-    found, asked = read(tmp_path / "x.tar", packed(names, FORMS[form], mtime))
+    found, tarfile_reads = read(tmp_path / "x.tar", packed(names, FORMS[form], mtime))
     assert [name.decode() for name, *_ in found] == names
-    assert asked == 3  # to open, and for the first and the end
+    assert tarfile_reads == 3  # to open it, the first file, and the end
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_whatever_else_there_is(form, tmp_path):
+def test_all_other_headers_are_read_by_tarfile(form, tmp_path):
     names = ["a", "b" * 100, "c" * 99, "./d", "e/", "\u00fc.jpg"] * 2
     if form != "ustar":
         names += [LONG, "f", "\u00fc" * 60, LONG, "g"]
-    found, asked = read(tmp_path / "x.tar", packed(names, FORMS[form], 0.5 if form == "pax" else 0))
+    found, tarfile_reads = read(tmp_path / "x.tar", packed(names, FORMS[form], 0.5 if form == "pax" else 0))
     assert len(found) == len(names)
-    assert asked < len(names)
+    assert tarfile_reads < len(names)
 
 
 @pytest.mark.parametrize("options", ["gnu", "oldgnu", "posix", "ustar", "v7"])
-def test_what_tar_itself_writes(options, tmp_path):
+def test_archives_written_by_tar(options, tmp_path):
     folder = tmp_path / "folder"
     folder.mkdir()
     for number in range(20):
@@ -77,12 +77,12 @@ def test_what_tar_itself_writes(options, tmp_path):
     (folder / "link.jpg").symlink_to("01.jpg")
     command = ["tar", f"--format={options}", "--sort=name", "-cf", tmp_path / "made.tar", "-C", folder, "."]
     subprocess.run(command, check=True)
-    found, asked = read(tmp_path / "x.tar", (tmp_path / "made.tar").read_bytes())
+    found, tarfile_reads = read(tmp_path / "x.tar", (tmp_path / "made.tar").read_bytes())
     assert len(found) == 20
-    assert asked == (24 if options == "v7" else 4)  # to open, and for the folder, the link and the end
+    assert tarfile_reads == (24 if options == "v7" else 4)  # to open it, the folder, the link, and the end
 
 
-def test_headers_for_all_that_follows_are_heeded(tmp_path):
+def test_global_headers_are_respected(tmp_path):
     found, _ = read(tmp_path / "x.tar", packed(["a", "b", "c"], tarfile.PAX_FORMAT, comment="x"))
     assert [name for name, *_ in found] == [b"a", b"b", b"c"]
     found, _ = read(tmp_path / "x.tar", packed(["a", "b", "c"], tarfile.PAX_FORMAT, path="other.jpg"))
@@ -90,13 +90,13 @@ def test_headers_for_all_that_follows_are_heeded(tmp_path):
 
 
 @pytest.mark.parametrize("record", [b"13 path=00.5\n", b"00 mtime=0.5\n", b"13 size=0.50\n", bytes(13)])
-def test_an_extended_header_that_says_more_than_times_is_tarfiles(record, tmp_path, monkeypatch):
+def test_extended_headers_with_more_than_times_are_read_by_tarfile(record, tmp_path, monkeypatch):
     whole = packed(["a.jpg", "b.jpg"], tarfile.PAX_FORMAT, 0.5)
     place = whole.index(b"13 mtime=1.5\n")
     (tmp_path / "x.tar").write_bytes(whole[:place] + record + whole[place + 13 :])
-    quick = indexed(tmp_path / "x.tar")
-    monkeypatch.setattr("coterie.data.sources.tar_headers._alike", lambda *_: None)
-    assert quick == indexed(tmp_path / "x.tar")
+    fast = indexed(tmp_path / "x.tar")
+    monkeypatch.setattr("coterie.data.sources.tar_headers._common_file", lambda *_: None)
+    assert fast == indexed(tmp_path / "x.tar")
 
 
 def indexed(path: Path) -> object:
@@ -107,33 +107,33 @@ def indexed(path: Path) -> object:
         return str(error)
 
 
-def test_damage_is_seen_as_tarfile_sees_it(tmp_path, monkeypatch):
-    """Bytes of headers changed at random, with checksums made right and without: the same files, or the same refusal."""
-    draw, path, refused = random.Random(0), tmp_path / "x.tar", 0
+def test_damaged_headers_have_the_same_outcome_as_with_tarfile(tmp_path, monkeypatch):
+    """Random bytes in headers, with corrected checksums and without: the same files, or the same error."""
+    rng, path, refused = random.Random(0), tmp_path / "x.tar", 0
     names = [f"d/{number}.{kind}" for number in range(3) for kind in ("jpg", "cls")]
     whole = [packed(names, form, 0.5 if form == tarfile.PAX_FORMAT else 0) for form in FORMS.values()]
     whole = [data[: data.rindex(b"ustar") // 512 * 512 + 5 * 512] for data in whole]
     edges = (0, 1, 99, 100, 107, 124, 134, 135, 147, 148, 153, 155, 156, 257, 262, 263, 264, 329, 345)
     places = [*edges, *range(512, 545)]
     for _ in range(1500):
-        data = bytearray(draw.choice(whole))
+        data = bytearray(rng.choice(whole))
         headers = [start for start in range(0, len(data) - 511, 512) if data[start + 257 : start + 262] == b"ustar"]
-        for _ in range(draw.choice([1, 1, 2])):
-            place = min(len(data) - 1, draw.choice(headers) + draw.choice([draw.choice(places), draw.randrange(512)]))
-            data[place] = draw.choice([0, 32, 46, 48, 49, 55, 56, 0x80, 0xFF, 53, 103, 120, 76, 83, 10])
-        path.write_bytes(_with_checksums(bytes(data)) if draw.random() < 0.8 else data)
-        quick = indexed(path)
+        for _ in range(rng.choice([1, 1, 2])):
+            place = min(len(data) - 1, rng.choice(headers) + rng.choice([rng.choice(places), rng.randrange(512)]))
+            data[place] = rng.choice([0, 32, 46, 48, 49, 55, 56, 0x80, 0xFF, 53, 103, 120, 76, 83, 10])
+        path.write_bytes(_with_checksums(bytes(data)) if rng.random() < 0.8 else data)
+        fast = indexed(path)
         with monkeypatch.context() as patch:
-            patch.setattr("coterie.data.sources.tar_headers._alike", lambda *_: None)
+            patch.setattr("coterie.data.sources.tar_headers._common_file", lambda *_: None)
             slow = indexed(path)
-        assert quick == slow
-        refused += isinstance(quick, str)
+        assert fast == slow
+        refused += isinstance(fast, str)
     assert 300 < refused < 1200
 
 
-def test_an_extended_header_of_an_absurd_size(tmp_path):
+def test_extended_headers_of_an_absurd_size_are_refused(tmp_path):
     plain = packed(["a.jpg"], tarfile.PAX_FORMAT, 0.5)
     for size in (b"\x80" + bytes(3) + b"\x7f" + bytes(7), b"77777777777\0"):
         (tmp_path / "x.tar").write_bytes(_with_checksums(plain[:124] + size + plain[136:]))
-        with (tmp_path / "x.tar").open("rb") as file, pytest.raises(UserError, match="not a whole tar archive"):
+        with (tmp_path / "x.tar").open("rb") as file, pytest.raises(UserError, match="not a complete tar archive"):
             read_index(file, "x.tar")

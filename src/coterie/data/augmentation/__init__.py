@@ -1,1 +1,1 @@
-"""Views: which are made, with which random parameters, on the CPU or the GPU."""
+"""Views of images: their plan, their random parameters, and augmentation on the CPU or the GPU."""

@@ -1,8 +1,8 @@
-"""Pillow's Gaussian blur on the planes of a view.
+"""Pillow's Gaussian blur, on the planes of many views at once.
 
-Pillow stands a Gaussian in for by three box filters in a row along each axis, each with a fractional edge (Gwosdek,
-Grewenig, Bruhn, Weickert: "Theoretical foundations of Gaussian convolution by extended box filtering", SSVM 2011). The
-outermost pixel is repeated, and values are rounded, at every one of the six. So it is done here, on whole planes.
+Pillow approximates a Gaussian by three consecutive box filters along each axis, each with fractional edges (Gwosdek,
+Grewenig, Bruhn, Weickert: "Theoretical foundations of Gaussian convolution by extended box filtering", SSVM 2011). It
+repeats the outermost pixel and rounds after each of the six filters. So does this implementation.
 """
 
 import math
@@ -12,22 +12,22 @@ import torch
 from jaxtyping import Float
 
 PASSES = 3
-_HAIR = 3e-7  # Pillow's weights are cut off at 24 bits: at most radii, what lies half way between values falls
+_ROUND_DOWN = 3e-7  # Pillow truncates weights to 24 bits: at most radii, values halfway between two integers round down
 
-Planes = Float[np.ndarray, "c n h w"]
+_Planes = Float[np.ndarray, "c n h w"]
 
 
-def blur(planes: Planes, sigmas: Float[np.ndarray, " n"], *, whole: bool) -> None:
-    """Blur each plane of N views.
+def blur(planes: _Planes, sigmas: Float[np.ndarray, " n"], *, round_values: bool) -> None:
+    """Blur each plane of N views, in place.
 
     Args:
-        planes: changed in place.
-        sigmas: of each view, the standard deviation of the Gaussian, in pixels, above 0; all of one reach (``box``).
-        whole: the planes hold whole numbers, and the result of each filter is rounded to such.
+        planes: The planes of the views.
+        sigmas: Standard deviation for each view, in pixels, above 0; all must have the same reach (see ``box_filter``).
+        round_values: Round the result of each filter, for planes of whole numbers.
     """
-    boxes = [box(sigma) for sigma in sigmas.tolist()]
-    (reach,) = {each[0] for each in boxes}
-    weight, edge = np.array([each[1:] for each in boxes]).T[..., None, None]
+    filters = [box_filter(sigma) for sigma in sigmas.tolist()]
+    (reach,) = {each[0] for each in filters}
+    weight, edge = np.array([each[1:] for each in filters]).T[..., None, None]
     ratio, weight = torch.from_numpy((edge / weight).astype(np.float32)), weight.astype(np.float32)
     values = np.ascontiguousarray(planes)
     far, near = np.empty_like(values), np.empty_like(values) if reach else values
@@ -41,7 +41,7 @@ def blur(planes: Planes, sigmas: Float[np.ndarray, " n"], *, whole: bool) -> Non
             near += _add_neighbors(values, distance, axis, np.empty_like(values))
         torch.addcmul(near_tensor, far_tensor, ratio, out=far_tensor)
         far *= weight
-        if whole:
+        if round_values:
             np.rint(far, out=values)
         else:
             np.copyto(values, far)
@@ -49,29 +49,29 @@ def blur(planes: Planes, sigmas: Float[np.ndarray, " n"], *, whole: bool) -> Non
         np.copyto(planes, values)
 
 
-def box(sigma: float) -> tuple[int, float, float]:
-    """The box filter of which three in a row have this standard deviation.
+def box_filter(sigma: float) -> tuple[int, float, float]:
+    """The box filter that, applied three times, has this standard deviation.
 
     Returns:
-        How many neighbors on each side have the full weight; that weight; the weight of the one beyond.
+        The number of neighbors on each side with the full weight; that weight; the weight of the next neighbor.
     """
     variance = sigma * sigma / PASSES
     reach = math.floor((math.sqrt(12 * variance + 1) - 1) / 2)
     fraction = (2 * reach + 1) * (reach * (reach + 1) - 3 * variance) / (6 * (variance - (reach + 1) ** 2))
     weight = 1 / (2 * (reach + fraction) + 1)
     edge_weight = (1 - (2 * reach + 1) * weight) / 2
-    return reach, weight * (1 - _HAIR), edge_weight * (1 - _HAIR)
+    return reach, weight * (1 - _ROUND_DOWN), edge_weight * (1 - _ROUND_DOWN)
 
 
-def _add_neighbors(planes: Planes, distance: int, axis: int, sums: Planes) -> Planes:
-    """``planes[i - distance] + planes[i + distance]`` along an axis, the outermost repeated, into ``sums``."""
+def _add_neighbors(planes: _Planes, distance: int, axis: int, sums: _Planes) -> _Planes:
+    """Write ``planes[i - distance] + planes[i + distance]`` along an axis into ``sums``, repeating the outermost."""
     length = planes.shape[axis]
     step = distance * (planes.shape[3] if axis == 2 else 1)
-    if length > 2 * distance:  # the middle, as if all were one line: twice as fast, and the ends are put right below
-        line, summed_line = planes.reshape(-1), sums.reshape(-1)
-        np.add(line[: -2 * step], line[2 * step :], out=summed_line[step:-step])
-    lines, summed = planes.swapaxes(0, axis), sums.swapaxes(0, axis)
+    if length > 2 * distance:  # the middle, treating all planes as one line: twice as fast; the ends are fixed below
+        line, line_sums = planes.reshape(-1), sums.reshape(-1)
+        np.add(line[: -2 * step], line[2 * step :], out=line_sums[step:-step])
+    lines, lines_sums = planes.swapaxes(0, axis), sums.swapaxes(0, axis)
     for i in range(min(distance, length)):
-        np.add(lines[0], lines[min(i + distance, length - 1)], out=summed[i])
-        np.add(lines[-1], lines[max(length - 1 - i - distance, 0)], out=summed[length - 1 - i])
+        np.add(lines[0], lines[min(i + distance, length - 1)], out=lines_sums[i])
+        np.add(lines[-1], lines[max(length - 1 - i - distance, 0)], out=lines_sums[length - 1 - i])
     return sums

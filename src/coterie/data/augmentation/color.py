@@ -1,10 +1,10 @@
-"""The color operations on the planes of a view, value for value those of Pillow.
+"""Color operations on the planes of views, with exactly the results of Pillow.
 
-A view is worked on as float32 ``[3, H, W]`` that holds whole numbers from 0 to 255: numpy and torch handle such planes
-two to four times as fast as Pillow its packed pixels. N views can be worked on at once, as ``[3, N, H, W]`` with a factor
-each, ``[N, 1, 1]``. Functions change the planes in place and leave whole numbers in them.
-Pillow computes in single precision and cuts the fraction off, and so is it done here: for the same factor, the result
-is that of torchvision's function on a PIL image, in every pixel (of a turned hue, none of a thousand million differed).
+A view is float32 ``[3, H, W]`` holding whole numbers from 0 to 255: numpy and torch process such planes two to four times
+as fast as Pillow its packed pixels. N views can be processed at once, as ``[3, N, H, W]`` with one factor each,
+``[N, 1, 1]``. Functions change the planes in place and leave whole numbers in them. Pillow computes in single precision
+and truncates, and so does this module: for the same factor, every pixel equals that of torchvision's function on a PIL
+image (for hue: no difference in a billion pixels).
 """
 
 from functools import cache
@@ -13,43 +13,43 @@ import numpy as np
 import torch
 from jaxtyping import Float, UInt8
 
-Planes = Float[np.ndarray, "3 *n h w"]
-Plane = Float[np.ndarray, "*n h w"]
-Bytes = UInt8[np.ndarray, "*n h w"]
+ColorPlanes = Float[np.ndarray, "3 *n h w"]
+GrayPlane = Float[np.ndarray, "*n h w"]
+HuePlane = UInt8[np.ndarray, "*n h w"]
 Factor = float | Float[np.ndarray, "*n 1 1"]
 
 LUMA = np.array([19595, 38470, 7471], dtype=np.float32) / 65536  # .299, .587, .114 in 16 bits: sums are exact
-_EXACT = 2**24 // 255  # the sum of so many bytes is exact in single precision
-_MIDDLES = np.array([255, 170, 340], dtype=np.int16)  # twice the hue that is farthest from red, and at green and blue
+_EXACT = 2**24 // 255  # the sum of this many bytes is exact in single precision
+_MIDDLES = np.array([255, 170, 340], dtype=np.int16)  # twice the hue farthest from red, and of green and of blue
 
 
-def brighten(planes: Planes, factor: Factor) -> None:
+def adjust_brightness(planes: ColorPlanes, factor: Factor) -> None:
     """Multiply by the factor."""
     planes *= np.asarray(factor, dtype=np.float32)
-    _to_whole(planes, factor)
+    _clip_and_truncate(planes, factor)
 
 
-def contrast(planes: Planes, factor: Factor) -> None:
-    """Stretch or shrink the distance from the view's mean gray."""
+def adjust_contrast(planes: ColorPlanes, factor: Factor) -> None:
+    """Scale the difference from the mean gray of the view by the factor."""
     gray = luma(planes)
     pixels = gray.shape[-2] * gray.shape[-1]
     total = gray.sum(axis=(-2, -1), keepdims=True, dtype=np.float32 if pixels <= _EXACT else np.float64)
-    _stretch(planes, np.floor(total / np.float64(pixels) + 0.5).astype(np.float32), factor)
+    _scale_around(planes, np.floor(total / np.float64(pixels) + 0.5).astype(np.float32), factor)
 
 
-def saturate(planes: Planes, factor: Factor) -> None:
-    """Stretch or shrink the distance of each pixel from its own gray."""
-    _stretch(planes, luma(planes), factor)
+def adjust_saturation(planes: ColorPlanes, factor: Factor) -> None:
+    """Scale the difference from the gray of each pixel by the factor."""
+    _scale_around(planes, luma(planes), factor)
 
 
 def solarize(planes: Float[np.ndarray, "c *n h w"]) -> None:
-    """Invert the values from 128 up."""
+    """Invert the values of 128 and above."""
     np.copyto(planes, 255 - planes, where=planes >= 128)
 
 
-def luma(planes: Planes) -> Plane:
+def luma(planes: ColorPlanes) -> GrayPlane:
     """The gray of each pixel, a whole number (ITU-R 601-2)."""
-    gray: Plane = planes[0] * LUMA[0]
+    gray: GrayPlane = planes[0] * LUMA[0]
     part = planes[1] * LUMA[1]
     gray += part
     np.multiply(planes[2], LUMA[2], out=part)
@@ -59,62 +59,62 @@ def luma(planes: Planes) -> Plane:
     return gray
 
 
-def turn_hue(planes: Planes, turn: Factor) -> None:
-    """Turn the color circle: through hue, saturation and value of 8 bits each, as Pillow has them.
+def adjust_hue(planes: ColorPlanes, shift: Factor) -> None:
+    """Shift the hue, using 8 bits each for hue, saturation and value, as Pillow does.
 
-    A channel is ``value - reach * share``, rounded. The share runs from 0 to 85 (of 85) and back as the hue goes round;
-    ``reach`` is saturation times value, of 255. No such number lies half way between two whole ones.
+    A channel is ``value - chroma * share``, rounded. The share rises from 0 to 85 (of 85) and falls again as the hue goes
+    around; ``chroma`` is saturation times value, over 255. The result is never halfway between two whole numbers.
 
     Args:
-        planes: changed in place.
-        turn: 0.5 is half way round.
+        planes: Changed in place.
+        shift: Shift of the hue; 0.5 is half the color circle.
     """
     hue = _hue(planes)
-    hue += (np.asarray(turn * 255).astype(np.int64) % 256).astype(np.uint8)  # past the end it begins again, of itself
-    value, reach = _value_and_reach(planes)
+    hue += (np.asarray(shift * 255).astype(np.int64) % 256).astype(np.uint8)  # uint8 wraps around by itself
+    value, chroma = _value_and_chroma(planes)
     share = hue.astype(np.int16) * np.int16(2) - _MIDDLES.reshape(3, *[1] * hue.ndim)  # of green and blue, less 85
     np.abs(share, out=share)
     share[1:] -= np.int16(85)
     np.subtract(np.int16(170), share[0], out=share[0])  # red is full where the circle begins and ends
     torch.from_numpy(share).clamp_(0, 85)
     np.copyto(planes, share)
-    planes *= reach
+    planes *= chroma
     np.subtract(value, planes, out=planes)
     np.rint(planes, out=planes)
 
 
-def _hue(planes: Planes) -> Bytes:
-    """The hue of each pixel: 0 is red, 85 green, 170 blue; a function of red - green and green - blue."""
-    place = planes[0] * np.float32(512)
+def _hue(planes: ColorPlanes) -> HuePlane:
+    """The hue of each pixel, a function of red - green and green - blue: 0 is red, 85 green, 170 blue."""
+    position = planes[0] * np.float32(512)
     part = planes[1] * np.float32(511)
-    place -= part
-    place -= planes[2]
-    place += np.float32(255 * 513)
-    places = torch.from_numpy(place.astype(np.int32).reshape(-1))
-    hue: Bytes = torch.index_select(torch.from_numpy(hue_table()), 0, places).numpy().reshape(place.shape)
+    position -= part
+    position -= planes[2]
+    position += np.float32(255 * 513)
+    positions = torch.from_numpy(position.astype(np.int32).reshape(-1))
+    hue: HuePlane = torch.index_select(torch.from_numpy(hue_table()), 0, positions).numpy().reshape(position.shape)
     return hue
 
 
-def _value_and_reach(planes: Planes) -> tuple[Plane, Plane]:
-    """The greatest of the three channels, and ``saturation * value / (255 * 85)`` with the saturation from 0 to 255."""
+def _value_and_chroma(planes: ColorPlanes) -> tuple[GrayPlane, GrayPlane]:
+    """The maximum of the three channels, and ``saturation * value / (255 * 85)`` with the saturation from 0 to 255."""
     red, green, blue = planes
-    value, reach = np.maximum(red, green), np.minimum(red, green)
+    value, chroma = np.maximum(red, green), np.minimum(red, green)
     np.maximum(value, blue, out=value)
-    np.minimum(reach, blue, out=reach)
-    np.subtract(value, reach, out=reach)
-    reach /= torch.from_numpy(value).clamp(min=1).numpy()
-    reach *= np.float32(255)  # where Pillow has double precision; of all bytes, none is another for it
-    np.floor(reach, out=reach)
-    reach *= value
-    reach *= np.float32(1 / (255 * 85))
-    return value, reach
+    np.minimum(chroma, blue, out=chroma)
+    np.subtract(value, chroma, out=chroma)
+    chroma /= torch.from_numpy(value).clamp(min=1).numpy()
+    chroma *= np.float32(255)  # Pillow uses double precision here; no combination of bytes gives another result
+    np.floor(chroma, out=chroma)
+    chroma *= value
+    chroma *= np.float32(1 / (255 * 85))
+    return value, chroma
 
 
 @cache
 def hue_table() -> UInt8[np.ndarray, " n"]:
-    """The hue for each ``512 * (red - green + 255) + (green - blue + 255)``.
+    """The hue at each index ``512 * (red - green + 255) + (green - blue + 255)``.
 
-    In the single and double precision of Pillow, on which depends what becomes of ties.
+    Computed in Pillow's mix of single and double precision, which decides how ties are rounded.
     """
     green = np.arange(-255, 257)
     red = np.arange(-255, 256)[:, None] + green
@@ -130,16 +130,16 @@ def hue_table() -> UInt8[np.ndarray, " n"]:
     return hues
 
 
-def _stretch(planes: Planes, center: Float[np.ndarray, "*n _ _"], factor: Factor) -> None:
-    """``center + factor * (planes - center)``."""
+def _scale_around(planes: ColorPlanes, center: Float[np.ndarray, "*n _ _"], factor: Factor) -> None:
+    """``center + factor * (planes - center)``, in place."""
     planes -= center
     planes *= np.asarray(factor, dtype=np.float32)
     planes += center
-    _to_whole(planes, factor)
+    _clip_and_truncate(planes, factor)
 
 
-def _to_whole(planes: Planes, factor: Factor) -> None:
+def _clip_and_truncate(planes: ColorPlanes, factor: Factor) -> None:
     values = torch.from_numpy(planes)  # torch's clamp takes half the time of numpy's clip
-    if np.any(np.asarray(factor) > 1):  # no other leads out of the range
+    if np.any(np.asarray(factor) > 1):  # smaller factors cannot leave the range
         values.clamp_(0, 255)
     values.floor_()

@@ -1,4 +1,4 @@
-"""The CPU's applier: images and what was drawn for them become views. One process, image by image, all crops of each."""
+"""Augmentation on the CPU: one process turns images and their view parameters into views, all crops of an image at once."""
 
 import math
 from collections import defaultdict
@@ -14,129 +14,138 @@ from jaxtyping import Bool, Float, Int, UInt, UInt8
 from torch import Tensor
 
 from coterie.data.augmentation import color as colors
-from coterie.data.augmentation.blur import blur, box
-from coterie.data.augmentation.parameters import BRIGHTNESS, CONTRAST, HUE, SATURATION, Box, ViewParameters
+from coterie.data.augmentation.blur import blur, box_filter
+from coterie.data.augmentation.parameters import BRIGHTNESS, CONTRAST, HUE, SATURATION, CropBox, ViewParameters
 from coterie.data.augmentation.view_plan import ViewPlan
 
-_TOGETHER = 2**18  # values of the views that are finished at once: more would leave the processor's cache
-_NOTHING = -1  # in an order of operations
+_MAX_VALUES = 2**18  # values of the views that are augmented at once: more would exceed the processor's cache
+_SKIPPED = -1  # in an order of operations
 _JITTER = {
-    BRIGHTNESS: colors.brighten,
-    CONTRAST: colors.contrast,
-    SATURATION: colors.saturate,
-    HUE: colors.turn_hue,
+    BRIGHTNESS: colors.adjust_brightness,
+    CONTRAST: colors.adjust_contrast,
+    SATURATION: colors.adjust_saturation,
+    HUE: colors.adjust_hue,
 }
 
 Image = UInt[np.ndarray, "h w c"]
-View = UInt8[np.ndarray, "_ _ _"] | Float[np.ndarray, "_ _ _"]  # channels, side, side; lists hold several sizes
+View = UInt8[np.ndarray, "_ _ _"] | Float[np.ndarray, "_ _ _"]  # channels, size, size; lists hold several sizes
 
 
 def augment(
-    image: Image, plan: ViewPlan, draws: ViewParameters, row: int, views: Sequence[int] | None = None
+    image: Image, plan: ViewPlan, parameters: ViewParameters, row: int, views: Sequence[int] | None = None
 ) -> list[View]:
     """Make the views of one image.
 
-    In this order: crop and resize (bilinear, antialiased, as Pillow), mirror and turn, color jitter in the drawn
-    order, grayscale, Gaussian blur, solarize. The color operations (jitter, grayscale, solarize) are for three channels
-    of 8 bits; every other image is only cropped, mirrored, turned and blurred. Nothing is normalized here.
+    The order is: crop and resize (bilinear, antialiased, like Pillow), flip and rotate, color jitter in the sampled
+    order, grayscale, Gaussian blur, solarize. The color operations (jitter, grayscale, solarize) apply to three channels
+    of 8 bits; all other images are only cropped, flipped, rotated and blurred. Nothing is normalized here.
 
     Args:
-        image: uint8 or uint16, C channels.
-        plan: says the size of each view.
-        draws: of a batch that has this image.
-        row: the image's place in that batch.
-        views: the numbers of those that are wanted; None = all of the plan.
+        image: ``[H, W, C]``, uint8 or uint16.
+        plan: Gives the size of each view.
+        parameters: Parameters of a batch that contains this image.
+        row: Row of the image in that batch.
+        views: Numbers of the views to make; None = all.
 
     Returns:
-        The views in that order: uint8, or for images of 16 bits float32 from 0 to 1.
+        The views ``[C, size, size]`` in that order: uint8, or float32 in [0, 1] for 16-bit images.
     """
-    wanted = range(plan.num_views) if views is None else views
-    made = [
-        _mirror_and_turn(cut, draws, row, view)
-        for view, cut in zip(wanted, _cut(image, plan, draws, row, wanted), strict=True)
+    numbers = range(plan.num_views) if views is None else views
+    flipped = [
+        _flip_and_rotate(crop, parameters, row, view)
+        for view, crop in zip(numbers, _crop_views(image, plan, parameters, row, numbers), strict=True)
     ]
-    _finish(made, draws, [(row, view) for view in wanted])
-    return made
+    _adjust(flipped, parameters, [(row, view) for view in numbers])
+    return flipped
 
 
 def augment_batch(
-    images: Iterable[Image], plan: ViewPlan, draws: ViewParameters, views: Sequence[int]
+    images: Iterable[Image], plan: ViewPlan, parameters: ViewParameters, views: Sequence[int]
 ) -> list[list[View]]:
-    """Make the views of many images, each pixel as ``augment`` makes it; of small views in half the time.
+    """Make the views of many images, with exactly the pixels of ``augment``; for small views in half the time.
 
     Args:
-        images: those of ``draws``, in its order; taken one by one, so that not all need to be in memory.
-        plan: says the size of each view.
-        draws: of these images.
-        views: the numbers of those that are wanted.
+        images: Images in the order of ``parameters``; consumed one by one, so they need not all be in memory.
+        plan: Gives the size of each view.
+        parameters: Parameters of these images.
+        views: Numbers of the views to make.
 
     Returns:
-        For each view that is wanted, that of every image.
+        For each of these views, a list with that view of each image.
     """
-    return augment_crops_batch(crop_batch(images, plan, draws, views), draws, views)
+    return augment_crops_batch(crop_batch(images, plan, parameters, views), parameters, views)
 
 
 def crop_batch(
-    images: Iterable[Image], plan: ViewPlan, draws: ViewParameters, views: Sequence[int]
+    images: Iterable[Image], plan: ViewPlan, parameters: ViewParameters, views: Sequence[int]
 ) -> list[list[View]]:
-    """The crops of many images and nothing more: all that a worker does where the device does the rest.
+    """Make only the crops of many images: all that a worker does when the GPU does the rest.
 
-    Arguments and result as of ``augment_batch``.
+    Takes and returns the same as ``augment_batch``.
     """
-    made = [_cut(image, plan, draws, row, views) for row, image in enumerate(images)]
-    return [list(view) for view in zip(*made, strict=True)]
+    crops = [_crop_views(image, plan, parameters, row, views) for row, image in enumerate(images)]
+    return [list(view) for view in zip(*crops, strict=True)]
 
 
 def augment_crops_batch(
-    cuts: Sequence[Sequence[View]], draws: ViewParameters, views: Sequence[int]
+    crops: Sequence[Sequence[View]], parameters: ViewParameters, views: Sequence[int]
 ) -> list[list[View]]:
-    """From crops, of each view those of all images, to finished views."""
-    places = [(row, view) for view, made in zip(views, cuts, strict=True) for row in range(len(made))]
-    crops = chain.from_iterable(cuts)
-    made = [_mirror_and_turn(cut, draws, row, view) for cut, (row, view) in zip(crops, places, strict=True)]
-    _finish(made, draws, places)
-    count = len(draws.flip)
-    return [made[first : first + count] for first in range(0, len(made), count)]
+    """Turn the crops of ``crop_batch`` into finished views.
+
+    Args:
+        crops: For each view, its crop of each image.
+        parameters: Parameters of these images.
+        views: Numbers of these views.
+
+    Returns:
+        For each view, a list with that view of each image.
+    """
+    places = [(row, view) for view, images in zip(views, crops, strict=True) for row in range(len(images))]
+    flat = chain.from_iterable(crops)
+    flipped = [_flip_and_rotate(crop, parameters, row, view) for crop, (row, view) in zip(flat, places, strict=True)]
+    _adjust(flipped, parameters, places)
+    count = len(parameters.flip)
+    return [flipped[first : first + count] for first in range(0, len(flipped), count)]
 
 
-def _cut(image: Image, plan: ViewPlan, draws: ViewParameters, row: int, views: Sequence[int]) -> list[View]:
+def _crop_views(image: Image, plan: ViewPlan, parameters: ViewParameters, row: int, views: Sequence[int]) -> list[View]:
     """The crops of one image."""
     height, width, _ = image.shape
     pixels = image if image.dtype == np.uint8 else image.astype(np.float32) / np.float32(65535)
     source = torch.from_numpy(np.require(pixels, requirements=("C", "W"))).permute(2, 0, 1)
-    sizes, boxes = plan.sizes, draws.boxes(row, height, width, views)
-    return [crop(source, box, sizes[view]).numpy() for view, box in zip(views, boxes, strict=True)]
+    sizes, boxes = plan.sizes, parameters.boxes(row, height, width, views)
+    return [resized_crop(source, box, sizes[view]).numpy() for view, box in zip(views, boxes, strict=True)]
 
 
-def crop(source: Tensor, box: Box, size: int) -> Tensor:
-    """Cut a box (top, left, height, width) out of ``[C, H, W]`` and resize it to a square.
+def resized_crop(image: Tensor, box: CropBox, size: int) -> Tensor:
+    """Crop a box (top, left, height, width) of ``[C, H, W]`` and resize it to ``[C, size, size]``.
 
-    Torch's antialiased resize is Pillow's method with weights of 16 instead of 22 bits, and takes a quarter of the time:
-    of a photograph's 8-bit values one in forty differs, by 1 (hardly ever by 2).
+    Torch's antialiased resize uses Pillow's method, with weights of 16 instead of 22 bits, in a quarter of the time. Of the
+    8-bit values of a photograph, one in forty differs by 1 (hardly any by 2).
     """
     top, left, height, width = box
-    part = source[None, :, top : top + height, left : left + width]
+    part = image[None, :, top : top + height, left : left + width]
     return F.interpolate(part, (size, size), mode="bilinear", antialias=True)[0]
 
 
-def _mirror_and_turn(cut: View, draws: ViewParameters, row: int, view: int) -> View:
-    axes = [2] * bool(draws.flip[row, view]) + [1] * bool(draws.vertical_flip[row, view])
+def _flip_and_rotate(crop: View, parameters: ViewParameters, row: int, view: int) -> View:
+    axes = [2] * bool(parameters.flip[row, view]) + [1] * bool(parameters.vertical_flip[row, view])
     if axes:
-        cut = torch.flip(torch.from_numpy(cut), axes).numpy()  # ten times as fast as to copy numpy's ``[::-1]``
-    turns = int(draws.quarter_turns[row, view])
-    return np.rot90(cut, turns, (1, 2)) if turns else cut
+        crop = torch.flip(torch.from_numpy(crop), axes).numpy()  # ten times as fast as copying numpy's ``[::-1]``
+    turns = int(parameters.quarter_turns[row, view])
+    return np.rot90(crop, turns, (1, 2)) if turns else crop
 
 
-class _Drawn(NamedTuple):
-    """What was drawn for N views.
+class _Adjustments(NamedTuple):
+    """Color operations and blur of N views.
 
     Attributes:
-        order: of the jitter's operations; ``_NOTHING`` for those that are left out.
-        factors: of each operation: brightness, contrast, saturation, hue.
-        gray: whether the view turns gray.
-        sigma: of the blur; 0 = none.
-        reach: of the blur's box; -1 = none.
-        solarize: whether the bright is inverted.
+        order: Order of the jitter operations; ``_SKIPPED`` for those left out.
+        factors: Factor of each operation: brightness, contrast, saturation, hue.
+        gray: Convert to gray.
+        sigma: Standard deviation of the blur; 0 = none.
+        reach: Reach of the box filter of the blur; -1 = none.
+        solarize: Invert bright values.
     """
 
     order: Int[np.ndarray, "n 4"]
@@ -147,87 +156,99 @@ class _Drawn(NamedTuple):
     solarize: Bool[np.ndarray, " n"]
 
 
-def _finish(cuts: list[View], draws: ViewParameters, places: Sequence[tuple[int, int]]) -> None:
-    """Colors and blur of any number of views, each replaced in the list; skipped where nothing was drawn."""
-    if not cuts:
-        return
-    drawn = _drawn(cuts, draws, places)
-    for numbers in _together(cuts, drawn):
-        _finish_alike(cuts, numbers, _Drawn(*(each[numbers] for each in drawn)))
+def _adjust(views: list[View], parameters: ViewParameters, places: Sequence[tuple[int, int]]) -> None:
+    """Apply colors and blur to any number of views, replacing each in the list; views without any are skipped.
 
-
-def _drawn(cuts: Sequence[View], draws: ViewParameters, places: Sequence[tuple[int, int]]) -> _Drawn:
-    at = tuple(np.array(places).T)
-    colored = np.array([len(cut) == 3 and cut.dtype == np.uint8 for cut in cuts])
-    factors = np.stack([draws.brightness[at], draws.contrast[at], draws.saturation[at], draws.hue[at]], axis=1)
-    order = np.where((colored & draws.jitter[at])[:, None], draws.order[at], _NOTHING)
-    order[(order == HUE) & (factors[:, [HUE]] == 0)] = _NOTHING  # a turn by 0 would still round
-    sigma = draws.blur[at]
-    reach = np.array([box(each)[0] if each else -1 for each in sigma.tolist()])
-    return _Drawn(order, factors, colored & draws.grayscale[at], sigma, reach, colored & draws.solarize[at])
-
-
-def _together(cuts: Sequence[View], drawn: _Drawn) -> Iterator[list[int]]:
-    """The numbers of views of one size and depth, gray or not, a few at a time; without those that nothing happens to.
-
-    Those for which the same was drawn come one after the other.
+    Args:
+        views: Cropped and flipped views.
+        parameters: Parameters of a batch.
+        places: (row, view number) of each view in the parameters.
     """
-    busy = (drawn.order != _NOTHING).any(axis=1) | drawn.gray | (drawn.reach >= 0) | drawn.solarize
+    if not views:
+        return
+    adjustments = _adjustments(views, parameters, places)
+    for numbers in _chunks(views, adjustments):
+        _adjust_chunk(views, numbers, _Adjustments(*(each[numbers] for each in adjustments)))
+
+
+def _adjustments(views: Sequence[View], parameters: ViewParameters, places: Sequence[tuple[int, int]]) -> _Adjustments:
+    at = tuple(np.array(places).T)
+    colored = np.array([len(view) == 3 and view.dtype == np.uint8 for view in views])
+    factors = np.stack(
+        [parameters.brightness[at], parameters.contrast[at], parameters.saturation[at], parameters.hue[at]], axis=1
+    )
+    order = np.where((colored & parameters.jitter[at])[:, None], parameters.order[at], _SKIPPED)
+    order[(order == HUE) & (factors[:, [HUE]] == 0)] = _SKIPPED  # a shift by 0 would still round
+    sigma = parameters.blur[at]
+    reach = np.array([box_filter(each)[0] if each else -1 for each in sigma.tolist()])
+    return _Adjustments(
+        order, factors, colored & parameters.grayscale[at], sigma, reach, colored & parameters.solarize[at]
+    )
+
+
+def _chunks(views: Sequence[View], adjustments: _Adjustments) -> Iterator[list[int]]:
+    """Numbers of views of the same size and depth, all gray or all not, a few at a time; views without any are left out.
+
+    Views with the same operations are adjacent.
+    """
+    order, _, gray, _, reach, solarize = adjustments
+    changed = (order != _SKIPPED).any(axis=1) | gray | (reach >= 0) | solarize
     groups: dict[tuple[tuple[int, ...], np.dtype, bool], list[int]] = defaultdict(list)
-    ranked = np.lexsort((drawn.reach, *drawn.order.T[::-1]))
-    for number in ranked[busy[ranked]].tolist():
-        groups[cuts[number].shape, cuts[number].dtype, bool(drawn.gray[number])].append(number)
+    ranked = np.lexsort((reach, *order.T[::-1]))
+    for number in ranked[changed[ranked]].tolist():
+        groups[views[number].shape, views[number].dtype, bool(gray[number])].append(number)
     for (shape, _, _), numbers in groups.items():
-        few = max(1, _TOGETHER // math.prod(shape))
-        for first in range(0, len(numbers), few):
-            yield numbers[first : first + few]
+        count = max(1, _MAX_VALUES // math.prod(shape))
+        for first in range(0, len(numbers), count):
+            yield numbers[first : first + count]
 
 
-def _finish_alike(cuts: list[View], numbers: Sequence[int], drawn: _Drawn) -> None:
-    """Views of one size, all at once: an operation on a small view takes less time than calling it."""
-    dtype = cuts[numbers[0]].dtype
-    planes = np.empty((len(cuts[numbers[0]]), len(numbers), *cuts[numbers[0]].shape[1:]), dtype=np.float32)
+def _adjust_chunk(views: list[View], numbers: Sequence[int], adjustments: _Adjustments) -> None:
+    """Adjust views of one size together: an operation on a small view takes less time than calling it."""
+    order, factors, gray, sigma, reaches, solarize = adjustments
+    dtype = views[numbers[0]].dtype
+    planes = np.empty((len(views[numbers[0]]), len(numbers), *views[numbers[0]].shape[1:]), dtype=np.float32)
     for place, number in enumerate(numbers):
-        planes[:, place] = cuts[number]
-    for order in drawn.order.T:
-        for operation in sorted(set(order.tolist()) - {_NOTHING}):
-            for part, chosen in _those(planes, order == operation):
-                _JITTER[operation](part, drawn.factors[chosen, operation, None, None])
-    if drawn.gray[0]:
-        planes = colors.luma(planes)[None]  # one plane will do until the end
-    for reach in sorted(set(drawn.reach.tolist()) - {-1}):
-        for part, chosen in _those(planes, drawn.reach == reach):
-            blur(part, drawn.sigma[chosen], whole=dtype == np.uint8)
-    if drawn.solarize.any():
-        for part, _ in _those(planes, drawn.solarize):
+        planes[:, place] = views[number]
+    for step in order.T:
+        for operation in sorted(set(step.tolist()) - {_SKIPPED}):
+            for part, chosen in _selected(planes, step == operation):
+                _JITTER[operation](part, factors[chosen, operation, None, None])
+    if gray[0]:
+        planes = colors.luma(planes)[None]  # one plane is enough until the end
+    for reach in sorted(set(reaches.tolist()) - {-1}):
+        for part, chosen in _selected(planes, reaches == reach):
+            blur(part, sigma[chosen], round_values=dtype == np.uint8)
+    if solarize.any():
+        for part, _ in _selected(planes, solarize):
             colors.solarize(part)
     finished = planes.astype(dtype).swapaxes(0, 1)
     for number, view in zip(numbers, finished, strict=True):
-        cuts[number] = view.repeat(3, axis=0) if drawn.gray[0] else view
+        views[number] = view.repeat(3, axis=0) if gray[0] else view
 
 
-def _those(
-    planes: Float[np.ndarray, "c n h w"], wanted: Bool[np.ndarray, " n"]
+def _selected(
+    planes: Float[np.ndarray, "c n h w"], mask: Bool[np.ndarray, " n"]
 ) -> Iterator[tuple[Float[np.ndarray, "c few h w"], Int[np.ndarray, " few"]]]:
-    """The planes of some views, to be changed in place, and their places; what was changed is then put back."""
-    chosen = np.flatnonzero(wanted)
-    neighbors = chosen[-1] - chosen[0] + 1 == len(chosen)
-    part = planes[:, chosen[0] : chosen[-1] + 1] if neighbors else planes[:, chosen]
+    """Yield the planes of the selected views once, to be changed in place, and their numbers; then store the changes."""
+    chosen = np.flatnonzero(mask)
+    adjacent = chosen[-1] - chosen[0] + 1 == len(chosen)
+    part = planes[:, chosen[0] : chosen[-1] + 1] if adjacent else planes[:, chosen]
     yield part, chosen
-    if not neighbors:
+    if not adjacent:
         planes[:, chosen] = part
 
 
 def normalize(
     views: Tensor, mean: tuple[float, ...], std: tuple[float, ...], dtype: torch.dtype = torch.float32
 ) -> Float[Tensor, "b c h w"]:
-    """``(x - mean) / std`` of each channel, where x runs from 0 to 1; on whatever device the views are.
+    """Normalize each channel, ``(x - mean) / std`` with x in [0, 1], on the device of the views.
 
     Args:
-        views: ``[B, C, H, W]``, uint8 (divided by 255) or floating (taken as it is).
-        mean: one number a channel.
-        std: one number a channel.
-        dtype: of the result.
+        views: ``[B, C, H, W]``, uint8 (divided by 255) or floating point (used as is).
+        mean: Mean of each channel.
+        std: Standard deviation of each channel.
+        dtype: Type of the result.
     """
     scale, shift = _scale_and_shift(mean, std, 255.0 if views.dtype == torch.uint8 else 1.0, views.device)
     values = views.to(torch.float32, copy=True)
@@ -236,9 +257,9 @@ def normalize(
 
 @lru_cache(maxsize=64)
 def _scale_and_shift(
-    mean: tuple[float, ...], std: tuple[float, ...], top: float, device: torch.device
+    mean: tuple[float, ...], std: tuple[float, ...], white: float, device: torch.device
 ) -> tuple[Tensor, Tensor]:
-    """Kept, for to bring them to a GPU anew would make each step wait for it."""
-    scale = torch.tensor([1 / (top * deviation) for deviation in std], dtype=torch.float32, device=device)
+    """Cached: uploading them again would stall every step."""
+    scale = torch.tensor([1 / (white * deviation) for deviation in std], dtype=torch.float32, device=device)
     shift = torch.tensor([m / d for m, d in zip(mean, std, strict=True)], dtype=torch.float32, device=device)
     return scale, shift

@@ -1,14 +1,15 @@
-"""The device's applier: what was drawn is done to the crops of a whole batch at once, wherever its tensors are.
+"""Augmentation on the GPU: view parameters are applied to the crops of a whole batch at once, on the device they are on.
 
-The same draws as in the CPU's applier (``cpu``), the same operations in the same order, and whole numbers from 0 to 255
-between them; but each operation runs for all views of one size together, each view with its own parameters, so that a
-GPU is busy and nothing waits for a processor. Nothing here asks what a tensor holds: all is chosen by ``torch.where``, so
-it compiles to one graph and never makes the host wait.
+Parameters, operations and their order are those of the CPU (``cpu``), with whole numbers from 0 to 255 between the
+operations. But each operation runs for all views of one size together, each view with its own parameters, which keeps a
+GPU busy without waiting for a processor. Nothing here depends on the values in a tensor: every choice is a
+``torch.where``, so it compiles to one graph and never blocks the host.
 
-Crops that workers cut are the CPU applier's to the last bit; crops cut here (``crop``, of images that live on the device)
-differ by 1 at most. Colors are the same numbers in single precision, and hue is Pillow's own, by its table of bytes: where
-a product falls on the edge between two bytes, one in thousands falls to the other side. Blur is Pillow's three box filters
-along each axis, but rounded once and not six times. ``tests/data/test_device.py`` holds all of it to stated bounds.
+Crops made by workers equal those of the CPU to the last bit; crops made here (``crop_on_device``, from images stored on
+the device) differ by at most 1. Colors are the same numbers in single precision, and hue uses Pillow's own table of
+bytes: where a product falls on the boundary between two bytes, one in thousands is rounded the other way. Blur is Pillow's
+three box filters along each axis, rounded once instead of six times. ``tests/data/augmentation/test_gpu.py`` bounds all
+differences.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -20,110 +21,116 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from coterie.data.augmentation import color as colors
-from coterie.data.augmentation.blur import PASSES, box
+from coterie.data.augmentation.blur import PASSES, box_filter
 from coterie.data.augmentation.parameters import BRIGHTNESS, CONTRAST, HUE, SATURATION, ViewParameters
 from coterie.data.augmentation.view_plan import ViewPlan
 from coterie.errors import first_cause
 
 # The columns of packed parameters; four for the order of the operations, four for their factors, four for the box.
-FLIP, VERTICAL_FLIP, TURNS, GRAY, SOLARIZE, TURN_HUE, REACH, WEIGHT, EDGE = range(9)
+FLIP, VERTICAL_FLIP, QUARTER_TURNS, GRAY, SOLARIZE, HUE_SHIFT, REACH, WEIGHT, EDGE = range(9)
 ORDER, FACTORS, BOX, COLUMNS = 9, 13, 17, 21
 
 _RED, _GREEN, _BLUE = (float(weight) for weight in colors.LUMA)
 
-Parameters = Float[Tensor, "n columns"]
-Pixels = Float[Tensor, "n c h w"]
+_Parameters = Float[Tensor, "n columns"]
+_Views = Float[Tensor, "n c h w"]
 
 
-def pack(
-    draws: ViewParameters, views: Sequence[int], image_size: tuple[int, int] | None = None
+def pack_parameters(
+    parameters: ViewParameters, views: Sequence[int], image_size: tuple[int, int] | None = None
 ) -> Float[np.ndarray, "v b columns"]:
-    """What was drawn for these views as one array, which one copy brings to the device.
+    """Pack the parameters of some views into one array, so that one copy moves them to the device.
 
     Args:
-        draws: of B images.
-        views: the numbers of those that are wanted.
-        image_size: height and width of the images, which are all alike, where the device is to cut them.
+        parameters: Parameters of B images.
+        views: Numbers of the views.
+        image_size: Height and width of all images, if the device crops them; None: without boxes.
     """
-    wanted = list(views)
-    packed = np.zeros((len(draws.flip), len(wanted), COLUMNS), dtype=np.float32)
-    packed[..., FLIP], packed[..., VERTICAL_FLIP] = draws.flip[:, wanted], draws.vertical_flip[:, wanted]
-    packed[..., TURNS] = draws.quarter_turns[:, wanted]
-    jitter, hue = draws.jitter[:, wanted], draws.hue[:, wanted]
-    packed[..., ORDER : ORDER + 4] = draws.order[:, wanted]
+    numbers = list(views)
+    packed = np.zeros((len(parameters.flip), len(numbers), COLUMNS), dtype=np.float32)
+    packed[..., FLIP] = parameters.flip[:, numbers]
+    packed[..., VERTICAL_FLIP] = parameters.vertical_flip[:, numbers]
+    packed[..., QUARTER_TURNS] = parameters.quarter_turns[:, numbers]
+    jitter, hue = parameters.jitter[:, numbers], parameters.hue[:, numbers]
+    packed[..., ORDER : ORDER + 4] = parameters.order[:, numbers]
     for operation, factor in (
-        (BRIGHTNESS, draws.brightness),
-        (CONTRAST, draws.contrast),
-        (SATURATION, draws.saturation),
+        (BRIGHTNESS, parameters.brightness),
+        (CONTRAST, parameters.contrast),
+        (SATURATION, parameters.saturation),
     ):
-        packed[..., FACTORS + operation] = np.where(jitter, factor[:, wanted], 1.0)
+        packed[..., FACTORS + operation] = np.where(jitter, factor[:, numbers], 1.0)
     packed[..., FACTORS + HUE] = jitter & (hue != 0)
-    packed[..., TURN_HUE] = (hue * 255).astype(np.int64) % 256
-    packed[..., GRAY], packed[..., SOLARIZE] = draws.grayscale[:, wanted], draws.solarize[:, wanted]
+    packed[..., HUE_SHIFT] = (hue * 255).astype(np.int64) % 256
+    packed[..., GRAY], packed[..., SOLARIZE] = parameters.grayscale[:, numbers], parameters.solarize[:, numbers]
     packed[..., WEIGHT] = 1.0
-    sigmas = draws.blur[:, wanted]
+    sigmas = parameters.blur[:, numbers]
     for row, view in np.argwhere(sigmas > 0):
-        packed[row, view, REACH : EDGE + 1] = box(float(sigmas[row, view]))
+        packed[row, view, REACH : EDGE + 1] = box_filter(float(sigmas[row, view]))
     if image_size is not None:
         for row in range(len(packed)):
-            packed[row, :, BOX : BOX + 4] = draws.boxes(row, *image_size, wanted)
+            packed[row, :, BOX : BOX + 4] = parameters.boxes(row, *image_size, numbers)
     return packed.swapaxes(0, 1)
 
 
 @dataclass(frozen=True)
-class Operations:
-    """What can happen to a view of one size, as its plan has it; what cannot is left out of the graph.
+class EnabledOperations:
+    """The operations that a plan can apply to views of one size; all others are left out of the graph.
 
     Attributes:
-        turn: upside down, or by quarters.
-        jitter: colors.
-        gray: no colors.
-        margin: the widest reach of a blur's box filter, in pixels; 0: no blur.
-        solarize: the bright inverted.
+        rotate: Vertical flip or rotation.
+        jitter: Color jitter.
+        gray: Conversion to gray.
+        margin: Largest reach of the blur's box filter plus one, in pixels; 0: no blur.
+        solarize: Inversion of bright values.
     """
 
-    turn: bool
+    rotate: bool
     jitter: bool
     gray: bool
     margin: int
     solarize: bool
 
 
-def operations(plan: ViewPlan, views: Sequence[int]) -> Operations:
-    """What can happen to any of these views."""
+def enabled_operations(plan: ViewPlan, views: Sequence[int]) -> EnabledOperations:
+    """The operations that the plan can apply to any of these views."""
     groups = [group.augmentation for group in plan.crops for _ in range(group.count)]
-    drawn = [groups[view] for view in views]
+    chosen = [groups[view] for view in views]
     color = plan.channels == 3
-    radius = max((each.blur_radius[1] for each in drawn if each.blur), default=0.0)
-    return Operations(
-        turn=any(each.vertical_flip or each.rotation for each in drawn),
-        jitter=color and any(each.jitter for each in drawn),
-        gray=color and any(each.grayscale for each in drawn),
-        margin=int(box(radius)[0]) + 1 if radius else 0,
-        solarize=color and any(each.solarize for each in drawn),
+    radius = max((each.blur_radius[1] for each in chosen if each.blur), default=0.0)
+    return EnabledOperations(
+        rotate=any(each.vertical_flip or each.rotation for each in chosen),
+        jitter=color and any(each.jitter for each in chosen),
+        gray=color and any(each.grayscale for each in chosen),
+        margin=int(box_filter(radius)[0]) + 1 if radius else 0,
+        solarize=color and any(each.solarize for each in chosen),
     )
 
 
 def crop_on_device(
     images: UInt8[Tensor, "b c h w"], parameters: Float[Tensor, "v b columns"], size: int
 ) -> UInt8[Tensor, "n c s s"]:
-    """Cut a box out of each image for each view and resize it to a square, bilinear and antialiased.
+    """Crop a box of each image for each view and resize it to a square, bilinear and antialiased.
 
-    A resize is linear in the pixels: a matrix for the rows and one for the columns.
+    A resize is linear in the pixels: one matrix for the rows and one for the columns.
+
+    Args:
+        images: B images of one size.
+        parameters: Packed parameters of V views, with boxes.
+        size: Height and width of the views.
 
     Returns:
-        The crops, those of the first view first.
+        The N = V x B crops, first view first.
     """
     top, left, height, width = parameters[..., BOX : BOX + 4].unbind(-1)
     pixels = images.float()
-    across = _resize(left, width, images.shape[3], size)  # [V, B, size, W]
-    down = _resize(top, height, images.shape[2], size)
+    across = _resize_matrix(left, width, images.shape[3], size)  # [V, B, size, W]
+    down = _resize_matrix(top, height, images.shape[2], size)
     wide = (pixels @ across.mT[:, :, None] + 0.5).floor()  # rounded between the two, as on the CPU
     return (down[:, :, None] @ wide + 0.5).floor().clamp(0, 255).to(torch.uint8).flatten(0, 1)
 
 
-def _resize(start: Tensor, length: Tensor, pixels: int, size: int) -> Float[Tensor, "*n size pixels"]:
-    """The share of each pixel in each place: a triangle as wide as a step, or as a pixel if that is wider."""
+def _resize_matrix(start: Tensor, length: Tensor, pixels: int, size: int) -> Float[Tensor, "*n size pixels"]:
+    """The weight of each input pixel in each output pixel: a triangle as wide as a step, or a pixel if that is wider."""
     step = (length / size)[..., None, None]
     places = torch.arange(size, device=start.device)[:, None] + 0.5
     inside = torch.arange(pixels, device=start.device) - start[..., None, None]
@@ -134,103 +141,107 @@ def _resize(start: Tensor, length: Tensor, pixels: int, size: int) -> Float[Tens
 
 def augment_crops(
     crops: UInt8[Tensor, "n c s s"],
-    parameters: Parameters,
+    parameters: _Parameters,
     hues: UInt8[Tensor, " hues"],
     scale: Float[Tensor, " c"],
     shift: Float[Tensor, " c"],
-    can: Operations,
-) -> Pixels:
-    """Mirror and turn, color jitter in the drawn order, grayscale, blur, solarize and normalize.
+    enabled: EnabledOperations,
+) -> _Views:
+    """Flip and rotate, jitter colors in the sampled order, grayscale, blur, solarize and normalize.
 
     Args:
-        crops: of N views.
-        parameters: of each (``pack``).
-        hues: the table of ``coterie.data.augmentation.color``.
-        scale: of each channel; ``x * scale - shift`` normalizes.
-        shift: of each channel.
-        can: what any of these views may need.
+        crops: Crops of N views.
+        parameters: Packed parameters of each (see ``pack_parameters``).
+        hues: The table ``coterie.data.augmentation.color.hue_table``.
+        scale: For each channel; ``x * scale - shift`` normalizes.
+        shift: For each channel.
+        enabled: Operations that any of these views may need.
     """
     with torch.autocast(crops.device.type, enabled=False):
         column = parameters[..., None, None, None].unbind(1)
         x = crops.float()
         x = torch.where(column[FLIP] > 0, x.flip(-1), x)
-        if can.turn:
-            x = _turn(torch.where(column[VERTICAL_FLIP] > 0, x.flip(-2), x), column[TURNS])
-        if can.jitter:
+        if enabled.rotate:
+            x = _rotate(torch.where(column[VERTICAL_FLIP] > 0, x.flip(-2), x), column[QUARTER_TURNS])
+        if enabled.jitter:
             x = _jitter(x, parameters, hues)
-        if can.gray:
+        if enabled.gray:
             x = torch.where(column[GRAY] > 0, _luma(x), x)
-        if can.margin:
-            x = _blur(x, parameters, can.margin)
-        if can.solarize:
+        if enabled.margin:
+            x = _blur(x, parameters, enabled.margin)
+        if enabled.solarize:
             x = torch.where((column[SOLARIZE] > 0) & (x >= 128), 255 - x, x)
         return x * scale[:, None, None] - shift[:, None, None]
 
 
-def _turn(x: Pixels, turns: Tensor) -> Pixels:
-    """By quarters, counter-clockwise."""
+def _rotate(x: _Views, turns: Tensor) -> _Views:
+    """Rotate counterclockwise by quarter turns."""
     for quarters in (1, 2, 3):
         x = torch.where(turns == quarters, torch.rot90(x, quarters, (2, 3)), x)
         turns = torch.where(turns == quarters, 0, turns)
     return x
 
 
-def _jitter(x: Pixels, parameters: Parameters, hues: Tensor) -> Pixels:
-    """The four operations, in each view's own order: three stretch the distance from a middle, one turns the hue."""
-    turn = parameters[:, TURN_HUE, None, None]
+def _jitter(x: _Views, parameters: _Parameters, hues: Tensor) -> _Views:
+    """The four operations in each view's own order: three scale the difference from a center, one shifts the hue."""
+    shift = parameters[:, HUE_SHIFT, None, None]
     for place in range(4):
         operation = parameters[:, ORDER + place]
         factor = parameters[:, FACTORS : FACTORS + 4].gather(1, operation[:, None].long())[..., None, None]
         operation = operation[:, None, None, None]
         gray = _luma(x)
         mean = (gray.mean(dim=(2, 3), keepdim=True) + 0.5).floor()
-        middle = torch.where(operation == CONTRAST, mean, torch.where(operation == SATURATION, gray, 0.0))
-        stretched = (middle + factor * (x - middle)).clamp(0, 255).floor()
-        stretched = torch.where(factor == 1, x, stretched)
-        turned = torch.where(factor > 0, _turn_hue(x, turn, hues), x)
-        x = torch.where(operation == HUE, turned, stretched)
+        center = torch.where(operation == CONTRAST, mean, torch.where(operation == SATURATION, gray, 0.0))
+        scaled = (center + factor * (x - center)).clamp(0, 255).floor()
+        scaled = torch.where(factor == 1, x, scaled)
+        shifted = torch.where(factor > 0, _shift_hue(x, shift, hues), x)
+        x = torch.where(operation == HUE, shifted, scaled)
     return x
 
 
-def _luma(x: Pixels) -> Float[Tensor, "n 1 h w"]:
+def _luma(x: _Views) -> Float[Tensor, "n 1 h w"]:
     red, green, blue = x.unbind(1)
     return (red * _RED + green * _GREEN + blue * _BLUE + 0.5).floor()[:, None]
 
 
-def _turn_hue(x: Pixels, turn: Tensor, hues: Tensor) -> Pixels:
-    """As ``coterie.data.augmentation.color.turn_hue``: a channel is ``value - reach * share``, rounded."""
+def _shift_hue(x: _Views, shift: Tensor, hues: Tensor) -> _Views:
+    """As ``coterie.data.augmentation.color.adjust_hue``: a channel is ``value - chroma * share``, rounded."""
     red, green, blue = x.unbind(1)
-    place = (red * 512 - green * 511 - blue + 255 * 513).to(torch.int32)
-    turned = hues[place].float() + turn
-    hue = torch.where(turned > 255, turned - 256, turned)
-    value, least = x.amax(dim=1), x.amin(dim=1)
-    reach = ((value - least) / value.clamp(min=1) * 255).floor() * value / (255 * 85)
+    position = (red * 512 - green * 511 - blue + 255 * 513).to(torch.int32)
+    shifted = hues[position].float() + shift
+    hue = torch.where(shifted > 255, shifted - 256, shifted)
+    value, lowest = x.amax(dim=1), x.amin(dim=1)
+    chroma = ((value - lowest) / value.clamp(min=1) * 255).floor() * value / (255 * 85)
     shares = [170 - (2 * hue - 255).abs(), (2 * hue - 170).abs() - 85, (2 * hue - 340).abs() - 85]
-    return torch.stack([value - reach * share.clamp(0, 85) for share in shares], dim=1).round()
+    return torch.stack([value - chroma * share.clamp(0, 85) for share in shares], dim=1).round()
 
 
-def _blur(x: Pixels, parameters: Parameters, margin: int) -> Pixels:
-    """A blur is linear in the pixels, and the same along rows and columns: one matrix for a view."""
+def _blur(x: _Views, parameters: _Parameters, margin: int) -> _Views:
+    """A blur is linear in the pixels and the same along rows and columns: one matrix per view."""
     size = x.shape[-1]
     reach, weight, edge = (parameters[:, column, None, None] for column in (REACH, WEIGHT, EDGE))
     places = torch.arange(-margin, size + margin, device=x.device)
     distance = (places - torch.arange(size, device=x.device)[:, None]).abs()
     share = torch.where(distance <= reach, weight, 0.0) + torch.where(distance == reach + 1, edge, 0.0)
-    once = share[..., margin : margin + size].clone()  # what lies beyond the end falls to the outermost pixel
+    once = share[..., margin : margin + size].clone()  # weights beyond the border go to the outermost pixel
     once[..., 0] += share[..., :margin].sum(dim=-1)
     once[..., -1] += share[..., margin + size :].sum(dim=-1)
-    whole = once
+    all_passes = once
     for _ in range(PASSES - 1):
-        whole = whole @ once
-    blurred = (whole[:, None] @ x @ whole.mT[:, None]).round().clamp(0, 255)
+        all_passes = all_passes @ once
+    blurred = (all_passes[:, None] @ x @ all_passes.mT[:, None]).round().clamp(0, 255)
     return torch.where(edge[..., None] + reach[..., None] > 0, blurred, x)
 
 
 class GpuAugmenter:
-    """The views of a batch from crops, or from images that live on the device, and packed parameters."""
+    """Makes the views of a batch from packed parameters and crops, or images stored on the device.
+
+    Args:
+        plan: The plan of the views; its mean and standard deviation must be set.
+        device: Device on which to augment.
+    """
 
     def __init__(self, plan: ViewPlan, device: torch.device | str) -> None:
-        """Bring the constants to the device."""
         assert plan.mean is not None
         assert plan.std is not None
         mean, std = (torch.tensor(values, dtype=torch.float64) for values in (plan.mean, plan.std))
@@ -238,65 +249,76 @@ class GpuAugmenter:
         self.scale = (1 / (255 * std)).float().to(device)
         self.shift = (mean / std).float().to(device)
         self.hues = torch.from_numpy(colors.hue_table()).to(device)
-        self.cut: Callable[..., Tensor] = crop_on_device
-        self.finish: Callable[..., Tensor] = augment_crops
+        self.crop: Callable[..., Tensor] = crop_on_device
+        self.augment: Callable[..., Tensor] = augment_crops
 
     def compile(self, count: int, views: Sequence[int], images: Tensor | None = None) -> str | None:
-        """Have the work compiled, and try it on blank crops of these views of ``count`` images.
+        """Compile the augmentation, and test it on blank crops.
+
+        Args:
+            count: Number of images in a batch.
+            views: Numbers of the views that a step uses.
+            images: Images stored on the device, if any.
 
         Returns:
-            None, or, where the compiler failed, why, in one line: then it is done as it is written.
+            None, or the reason in one line if the compiler failed; augmentation then runs uncompiled.
         """
-        self.cut, self.finish = (
-            torch.compile(crop_on_device, dynamic=False),
-            torch.compile(augment_crops, dynamic=False),
-        )
+        self.crop = torch.compile(crop_on_device, dynamic=False)
+        self.augment = torch.compile(augment_crops, dynamic=False)
         device, channels = self.hues.device, self.plan.channels
         parameters = torch.ones(len(views), count, COLUMNS, device=device)
         try:
             if images is not None:
-                self.of_images(images[:1].expand(count, -1, -1, -1).contiguous(), parameters, views)
+                self.views_from_images(images[:1].expand(count, -1, -1, -1).contiguous(), parameters, views)
             else:
                 blank = {
                     size: torch.zeros(len(places), count, channels, size, size, dtype=torch.uint8, device=device)
-                    for size, places in sizes(self.plan, views).items()
+                    for size, places in places_by_size(self.plan, views).items()
                 }
-                self.of_crops(blank, parameters, views)
+                self.views_from_crops(blank, parameters, views)
         except torch.OutOfMemoryError:
             raise
-        except Exception as error:  # of any kind: a missing Triton, or a fault of the compiler
-            self.cut, self.finish = crop_on_device, augment_crops
+        except Exception as error:  # of any kind: Triton is missing, or the compiler has a bug
+            self.crop, self.augment = crop_on_device, augment_crops
             return first_cause(error)
         return None
 
-    def of_crops(
+    def views_from_crops(
         self, crops: Mapping[int, Tensor], parameters: Float[Tensor, "v b columns"], views: Sequence[int]
     ) -> dict[int, Tensor]:
-        """Finished views ``[B, C, side, side]``, by number, of the crops ``[n, B, C, side, side]`` of each size."""
-        made: dict[int, Tensor] = {}
-        for size, places in sizes(self.plan, views).items():
+        """Make views from crops.
+
+        Args:
+            crops: For each size, the crops ``[n, B, C, size, size]`` of the n views of that size, uint8.
+            parameters: Packed parameters of all V views.
+            views: Numbers of the views.
+
+        Returns:
+            For each number, the normalized view ``[B, C, size, size]``.
+        """
+        finished: dict[int, Tensor] = {}
+        for size, places in places_by_size(self.plan, views).items():
             numbers = [views[place] for place in places]
             rows = parameters[places].flatten(0, 1)
-            done = self.finish(
-                crops[size].flatten(0, 1), rows, self.hues, self.scale, self.shift, operations(self.plan, numbers)
-            )
-            made |= zip(numbers, done.chunk(len(numbers)), strict=True)
-        return made
+            enabled = enabled_operations(self.plan, numbers)
+            made = self.augment(crops[size].flatten(0, 1), rows, self.hues, self.scale, self.shift, enabled)
+            finished |= zip(numbers, made.chunk(len(numbers)), strict=True)
+        return finished
 
-    def of_images(
+    def views_from_images(
         self, images: UInt8[Tensor, "b c h w"], parameters: Float[Tensor, "v b columns"], views: Sequence[int]
     ) -> dict[int, Tensor]:
-        """Finished views, by number, cut here."""
+        """Make views from images of one size on the device; arguments and result as of `views_from_crops`."""
         crops = {
-            size: self.cut(images, parameters[places], size).view(len(places), len(images), -1, size, size)
-            for size, places in sizes(self.plan, views).items()
+            size: self.crop(images, parameters[places], size).view(len(places), len(images), -1, size, size)
+            for size, places in places_by_size(self.plan, views).items()
         }
-        return self.of_crops(crops, parameters, views)
+        return self.views_from_crops(crops, parameters, views)
 
 
-def sizes(plan: ViewPlan, views: Sequence[int]) -> dict[int, list[int]]:
-    """The places in ``views`` of those of each size."""
-    found: dict[int, list[int]] = {}
+def places_by_size(plan: ViewPlan, views: Sequence[int]) -> dict[int, list[int]]:
+    """For each size, the places in ``views`` of the views of that size."""
+    places: dict[int, list[int]] = {}
     for place, view in enumerate(views):
-        found.setdefault(plan.sizes[view], []).append(place)
-    return found
+        places.setdefault(plan.sizes[view], []).append(place)
+    return places

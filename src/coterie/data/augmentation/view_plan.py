@@ -1,4 +1,4 @@
-"""The plan of the views: which crops an image gives, and which view plays which part."""
+"""The plan of the views: which crops are taken of an image, and which role each view plays."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,27 +19,28 @@ Engine = Literal["auto", "cpu", "gpu"]
 
 @dataclass(frozen=True)
 class ViewPlan:
-    """The views of an image, numbered through the groups of crops, and their roles.
+    """The views of an image, numbered consecutively over the groups of crops, and their roles.
 
-    Drawing (what is done to a view) is apart from applying (how): ``sample_parameters`` gives numbers, and an applier, such as
-    ``coterie.data.augmentation.cpu.augment``, turns an image and these numbers into pixels.
+    Sampling is separate from augmenting: ``sample_parameters`` gives numbers, and functions such as
+    ``coterie.data.augmentation.cpu.augment`` turn an image and these numbers into pixels.
 
     Attributes:
-        crops: the groups of views; SwAV's are two large and six small ones. With ``swap`` they are two families: the
-            groups of the one, then those of the other, with the same numbers and sizes of views.
-        channels: of the images; 3 for color.
-        mean: of each channel, for values from 0 to 1; None = measured at the start of a run.
-        std: standard deviation of each channel, likewise.
-        image_size: side that whole images are brought to where they are judged and embedded; None = of the largest crop.
-        student_views: the views that the student sees; None = all (of the first family).
-        target_views: the views that decide the targets; None = those of the first group (of the second family).
-        grouped_views: the views that the groups look at; None = those of the first group.
-        bn_only_views: the views that the target network sees for its batch statistics only.
-        engine: who does the colors: ``cpu``, the workers, view by view; ``device``, where the network is, a whole batch at
-            once, from crops of the workers or, for small images of one size, from pixels that live there; ``auto``: the device
-            if it is a GPU. The two differ by 3 of 255 at most in what a blur rounds (``coterie.data.augmentation.gpu``).
-        swap: two families of views, which change places every batch (SMoG). The roles are told for the even steps of an
-            epoch; at the odd ones, view v and its like ``v + V / 2`` of the other family stand in for each other.
+        crops: Groups of views; SwAV has two large and six small ones. With ``swap``, the groups of one family followed by
+            those of the other, with the same counts and sizes.
+        channels: Channels of the images; 3 for color.
+        mean: Mean of each channel, for values in [0, 1]; None = measured at the start of a run.
+        std: Standard deviation of each channel, likewise.
+        image_size: Height and width of whole images in evaluation and embedding; None = size of the largest crop.
+        student_views: Views that the student sees; None = all (of the first family).
+        target_views: Views from which targets are computed; None = the first group (of the second family).
+        grouped_views: Views that update the groups; None = the first group.
+        bn_only_views: Views that the teacher sees only for its batch norm statistics.
+        engine: What applies colors and blur: ``cpu``, the workers, image by image; ``gpu``, the device of the network, a
+            whole batch at once, from crops made by workers or, for small images of one size, from images stored on the
+            device; ``auto``, the device if it is a GPU. The two differ by at most 3 of 255, from rounding in the blur
+            (see ``coterie.data.augmentation.gpu``).
+        swap: Two families of views trade places every batch (SMoG). Roles are given for even steps of an epoch; at odd
+            steps, view ``v`` and its counterpart ``v + V / 2`` in the other family replace each other.
     """
 
     crops: tuple[Crops, ...]
@@ -55,10 +56,10 @@ class ViewPlan:
     swap: bool = False
 
     def __post_init__(self) -> None:
-        """Refuse a plan that cannot be carried out.
+        """Check all values.
 
         Raises:
-            BadConfig: names the field, its value, the rule and the mend.
+            BadConfig: A value is invalid; the message names the field, its value and what to give instead.
         """
         if not self.crops:
             raise BadConfig("views.crops is empty: give at least one group of crops")
@@ -69,41 +70,41 @@ class ViewPlan:
         for name in ("mean", "std"):
             values = getattr(self, name)
             if values is not None and len(values) != self.channels:
-                raise BadConfig(f"views.{name} is {values}: give {self.channels} numbers, one a channel")
+                raise BadConfig(f"views.{name} is {values}: give {self.channels} numbers, one per channel")
         if self.image_size is not None and not 1 <= self.image_size <= 4096:
             raise BadConfig(f"views.image_size is {self.image_size}: give pixels, from 1 to 4096")
         if self.std is not None and not all(value > 0 for value in self.std):
             raise BadConfig(f"views.std is {self.std}: give numbers above 0")
         for name in ("student_views", "target_views", "grouped_views", "bn_only_views"):
             views = getattr(self, name)
-            needed = name != "bn_only_views"
-            if views is not None and not needed <= len(views) == len(set(views) & set(range(self.num_views))):
+            required = name != "bn_only_views"
+            if views is not None and not required <= len(views) == len(set(views) & set(range(self.num_views))):
                 raise BadConfig(f"views.{name} is {views}: give views from 0 to {self.num_views - 1}, each once")
         first, second = ([(group.count, group.size) for group in family] for family in self._families)
         if self.swap and first != second:
             raise BadConfig(
-                f"views.swap wants two families with the same counts and sizes, but views.crops has "
+                f"views.swap needs two families with the same counts and sizes, but views.crops has "
                 f"{_listed(first)} and then {_listed(second)}: make both halves alike, or set views.swap to false"
             )
 
     @property
     def num_views(self) -> int:
-        """Views an image, V."""
+        """Number of views per image, V."""
         return len(self.sizes)
 
     @property
     def sizes(self) -> tuple[int, ...]:
-        """The side of each view, in pixels."""
+        """Height and width of each view, in pixels."""
         return tuple(group.size for group in self.crops for _ in range(group.count))
 
     @property
-    def whole_size(self) -> int:
-        """The side of whole images, in pixels."""
+    def center_crop_size(self) -> int:
+        """Height and width of whole images in evaluation and embedding, in pixels."""
         return max(self.sizes) if self.image_size is None else self.image_size
 
     @property
     def roles(self) -> Roles:
-        """Which view plays which part, with nothing left open; ``roles.at(progress)`` says it for a step."""
+        """The role of each view, with all defaults filled in; ``roles.at(progress)`` gives those of a step."""
         family = self.num_views // 2 if self.swap else 0
         first = tuple(range(self.crops[0].count))
         return Roles(
@@ -120,7 +121,13 @@ class ViewPlan:
         return self.crops[:middle], self.crops[middle:]
 
     def sample_parameters(self, seed: int, epoch: int, indices: Int[np.ndarray, " b"]) -> ViewParameters:
-        """The parameters of all views of these images: a pure function of seed, epoch, image index and view number."""
+        """Sample the parameters of all views of some images: a pure function of seed, epoch, image index and view.
+
+        Args:
+            seed: Seed of the run, below 2**64.
+            epoch: Epoch, from 0; -1 is the pass that fills the memory before the first epoch.
+            indices: Positions of the images in their source.
+        """
         return sample_parameters(self.crops, seed, epoch, indices)
 
 

@@ -1,8 +1,8 @@
-"""JPEG files decoded by simplejpeg (the extra ``fast``), where it is installed.
+"""JPEG decoding by simplejpeg (the extra ``fast``), where it is installed.
 
-It is the same library as Pillow's, libjpeg-turbo, with the same settings, and gives the same pixels to the last bit; it only
-takes a quarter less time. Whatever it refuses or so much as warns of is left to Pillow, so a damaged file is judged alike
-with and without it.
+It uses the same library as Pillow, libjpeg-turbo, with the same settings, and gives the same pixels to the last bit in
+three quarters of the time. Whatever it refuses, or so much as warns about, is left to Pillow, so that a damaged file is
+treated the same with and without it.
 """
 
 import numpy as np
@@ -14,38 +14,38 @@ try:
 except ImportError:
     simplejpeg = None
 
-SMALLEST_REDUCED = 8
-"""The least side of an image that is decoded at a reduced size: below it, several of the library's scales give one size."""
-_SPACES = {"L": "GRAY", "RGB": "RGB"}
+MIN_DOWNSCALED_SIDE = 8
+"""Smallest side of an image that is downscaled in decoding: below, several of the library's scales give the same size."""
+_COLOR_SPACES = {"L": "GRAY", "RGB": "RGB"}
 
 
 def decode_jpeg(data: bytes, mode: str, height: int, width: int, factor: int = 1) -> Pixels | None:
-    """Decode a JPEG file whose header has been read, and its size checked.
+    """Decode a JPEG file whose header was read and whose size was checked.
 
     Args:
-        data: the file.
-        mode: Pillow's name for what it holds.
-        height: of the whole image, as its header has it.
-        width: likewise.
-        factor: 1, 2, 4 or 8: by how much the image is divided in decoding, rounding sides up.
+        data: The file.
+        mode: Pillow's name of its color mode.
+        height: Height of the full image, from its header.
+        width: Width of the full image, from its header.
+        factor: 1, 2, 4 or 8: divides height and width, rounding up.
 
     Returns:
-        ``[H, W, C]``, uint8, as stored (not turned); or None: Pillow is to decode it.
+        ``[H, W, C]``, uint8, in the stored orientation; None if Pillow has to decode the file.
     """
-    if simplejpeg is None or mode not in _SPACES:
+    if simplejpeg is None or mode not in _COLOR_SPACES:
         return None
-    channels, (height, width) = 1 if mode == "L" else 3, reduced(height, width, factor)
-    least = {"min_height": height, "min_width": width} if factor > 1 else {}
-    space = np.empty((height, width, channels), dtype=np.uint8)  # no more, whatever a second header says
+    channels, (height, width) = 1 if mode == "L" else 3, downscaled_size(height, width, factor)
+    minimum = {"min_height": height, "min_width": width} if factor > 1 else {}
+    buffer = np.empty((height, width, channels), dtype=np.uint8)  # no more than this, whatever a second header says
     try:
-        pixels: Pixels = simplejpeg.decode_jpeg(data, _SPACES[mode], buffer=space, strict=True, **least)
+        pixels: Pixels = simplejpeg.decode_jpeg(data, _COLOR_SPACES[mode], buffer=buffer, strict=True, **minimum)
     except MemoryError:
         raise
-    except Exception:  # of a broken file; Pillow says what is wrong with it
+    except Exception:  # the file is broken; Pillow says what is wrong with it
         return None
-    return pixels if pixels.shape == space.shape else None
+    return pixels if pixels.shape == buffer.shape else None
 
 
-def reduced(height: int, width: int, factor: int) -> tuple[int, int]:
-    """The size of an image that is decoded at ``1 / factor``."""
+def downscaled_size(height: int, width: int, factor: int) -> tuple[int, int]:
+    """Height and width of an image decoded at ``1 / factor``."""
     return -(-height // factor), -(-width // factor)

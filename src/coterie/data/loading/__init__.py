@@ -1,1 +1,1 @@
-"""From a source to batches: order, workers, prefetching."""
+"""Batches from image sources: order, worker processes, prefetching."""

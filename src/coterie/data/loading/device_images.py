@@ -1,4 +1,4 @@
-"""Small images that live on the device, decoded once: what follows needs no loader but for numbers."""
+"""Small images that are decoded once and stored on the device, so that workers only send parameters."""
 
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -10,20 +10,21 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from coterie.data.decoding.decode import decode
-from coterie.data.loading.workers import decoded, worker_batches
-from coterie.data.sources.source import ImageSource, sampled
+from coterie.data.loading.workers import decode_images, worker_batches
+from coterie.data.sources.source import ImageSource, sample_indices
 from coterie.errors import BadImage, UserError
 
-MOST_BYTES = 4 * 2**30
-"""Images that take more than this are not kept, nor those that take more than a quarter of a GPU's memory."""
-_LOOKED_AT = 32
-_CHUNK = 512
+MAX_BYTES = 4 * 2**30
+"""Images that take more bytes are not stored on the device, nor those that take over a quarter of a GPU's memory."""
+_SAMPLE = 32  # images whose shapes are compared before all are decoded
+_CHUNK = 512  # images per request to a worker
 
-Track = Callable[[Iterable[Any], int, str], Iterator[Any]]
+ShowProgress = Callable[[Iterable[Any], int, str], Iterator[Any]]
+"""Passes on an iterable while showing progress, given its length and a description."""
 
 
-class _Decoded(Dataset[Any]):
-    """In a worker: indices -> pixels ``[b, C, H, W]``, or None if one of them has another shape."""
+class _DecodedDataset(Dataset[Any]):
+    """In a worker: decodes images to ``[b, C, H, W]``, or None if the shape of one differs."""
 
     def __init__(self, source: ImageSource, shape: tuple[int, ...]) -> None:
         self.source, self.shape = source, shape
@@ -32,7 +33,7 @@ class _Decoded(Dataset[Any]):
         bad: list[tuple[int, str]] = []
         pixels = np.empty((len(indices), *self.shape), dtype=np.uint8)
         try:
-            for row, image in enumerate(decoded(self.source, indices, self.shape[2], bad)):
+            for row, image in enumerate(decode_images(self.source, indices, self.shape[2], bad)):
                 if image.shape != self.shape or image.dtype != np.uint8:
                     return None, bad
                 pixels[row] = image
@@ -41,25 +42,41 @@ class _Decoded(Dataset[Any]):
         return torch.from_numpy(np.ascontiguousarray(pixels.transpose(0, 3, 1, 2))), bad
 
 
-def resident_images(
-    source: ImageSource, channels: int, device: torch.device, *, workers: int = 0, track: Track | None = None
+def load_device_images(
+    source: ImageSource,
+    channels: int,
+    device: torch.device,
+    *,
+    workers: int = 0,
+    show_progress: ShowProgress | None = None,
 ) -> tuple[Tensor, list[tuple[int, str]]] | None:
-    """All images as uint8 ``[N, C, H, W]`` on the device, and (position, reason) of those that cannot be decoded.
+    """Decode all images of a source and move them to the device, if they are small and of one size.
 
-    The place of one that cannot be decoded is taken by the next that can. None where the images are not all of one size
-    and of 8 bits, or would take too much memory; a few are looked at before all are decoded.
+    An image that cannot be decoded is replaced by the next one that can.
+
+    Args:
+        source: The images.
+        channels: Number of channels to decode.
+        device: Device on which to store the images.
+        workers: Number of worker processes; 0: this process.
+        show_progress: Shows the progress of decoding.
+
+    Returns:
+        The images, uint8 ``[N, C, H, W]``, and (position, reason) of each that cannot be decoded. None if images differ in
+        size, have more than 8 bits, or take too much memory; a sample is checked before all are decoded.
     """
     shape = _common_shape(source, channels)
-    most = MOST_BYTES
+    limit = MAX_BYTES
     if device.type == "cuda":
-        most = min(most, torch.cuda.get_device_properties(device).total_memory // 4)
-    if shape is None or len(source) * np.prod(shape) > most:
+        limit = min(limit, torch.cuda.get_device_properties(device).total_memory // 4)
+    if shape is None or len(source) * np.prod(shape) > limit:
         return None
     order = np.arange(len(source))
     requests = [order[first : first + _CHUNK] for first in range(0, len(order), _CHUNK)]
-    parts: Iterable[Any] = worker_batches(_Decoded(source, shape), iter(requests), workers, torch.device("cpu"))
-    if track is not None:
-        parts = track(parts, len(requests), "decoding the images, once")
+    dataset = _DecodedDataset(source, shape)
+    parts: Iterable[Any] = worker_batches(dataset, iter(requests), workers, torch.device("cpu"))
+    if show_progress is not None:
+        parts = show_progress(parts, len(requests), "decoding the images, once")
     bad: list[tuple[int, str]] = []
     images = torch.empty((len(source), shape[2], *shape[:2]), dtype=torch.uint8)
     filled = 0
@@ -73,15 +90,15 @@ def resident_images(
 
 
 def _common_shape(source: ImageSource, channels: int) -> tuple[int, ...] | None:
-    """The shape ``[H, W, C]`` that some images have in common; None if they differ, or have more than 8 bits."""
-    found = set()
-    for index in sampled(_LOOKED_AT, source):
+    """The shape ``[H, W, C]`` of all images of a sample; None if they differ, or have more than 8 bits."""
+    shapes = set()
+    for index in sample_indices(_SAMPLE, source):
         try:
             image = decode(source[int(index)], channels)
         except BadImage:
             continue
-        found.add((image.dtype, image.shape))
-    if len(found) != 1:
+        shapes.add((image.dtype, image.shape))
+    if len(shapes) != 1:
         return None
-    dtype, shape = found.pop()
+    dtype, shape = shapes.pop()
     return shape if dtype == np.uint8 else None

@@ -1,4 +1,4 @@
-"""From a source to batches: the order of images, and the way of their pixels to the device."""
+"""The training loader: from a source to batches of views on the device."""
 
 from collections.abc import Iterable, Iterator
 from typing import Any, Literal
@@ -12,7 +12,7 @@ from torch.utils.data import Dataset
 from coterie.data.augmentation.cpu import normalize
 from coterie.data.augmentation.gpu import GpuAugmenter
 from coterie.data.augmentation.view_plan import ViewPlan
-from coterie.data.loading.device_images import Track, resident_images
+from coterie.data.loading.device_images import ShowProgress, load_device_images
 from coterie.data.loading.prefetch import WindowPrefetcher
 from coterie.data.loading.sampler import BlockShuffleSampler
 from coterie.data.loading.workers import (
@@ -23,24 +23,40 @@ from coterie.data.loading.workers import (
     WorkerBatch,
     worker_batches,
 )
-from coterie.data.sources.source import ImageSource, Prefetchable, blocks
+from coterie.data.sources.source import ImageSource, Prefetchable, shard_layout
 from coterie.errors import UserError
 from coterie.types import Batch, Progress
 
-_FILLING = -1  # the epoch of the pass before the first
+_FILL_EPOCH = -1  # the epoch of the pass before the first one
 
 
 class Loader:
     """Batches of views for a whole run.
 
-    Step s of an epoch takes the positions ``[s * batch_size, (s + 1) * batch_size)`` of that epoch's order
-    (:mod:`coterie.data.loading.sampler`); what does not fill a last batch is left out of that epoch. A run of so many
-    ``images`` may end in the middle of an epoch. Which images and which views come is a pure function of the seed and the
-    step, so a run goes on anywhere, with any number of workers. Only the views that somebody looks at are made.
+    Step s of an epoch takes the positions ``[s * batch_size, (s + 1) * batch_size)`` of the order of that epoch
+    (:mod:`coterie.data.loading.sampler`); images that do not fill a last batch are left out of that epoch. Which images
+    and which views are used is a pure function of the seed and the step, so a run can be resumed at any step, with any
+    number of workers. Only views that a step uses are made.
 
-    With the engine ``cpu`` workers make the views whole. With ``gpu`` they decode and crop, and the rest is done to a
-    whole batch where the network is; small images of one size are decoded once and live there, and workers send nothing
-    but numbers.
+    With the engine ``cpu``, workers make finished views. With ``gpu``, workers decode and crop, and the rest is done on
+    the device for a whole batch; small images of one size are decoded once and stored on the device, and workers only
+    send parameters.
+
+    Args:
+        source: The images; nothing is read before the first batch.
+        plan: The plan of the views.
+        batch_size: Images per step, over all processes.
+        epochs: Number of epochs.
+        seed: Seed for the order of images and their augmentation.
+        workers: Number of worker processes; 0: this process.
+        device: Device of the batches.
+        engine: Where views are augmented.
+        rank: Number of this process.
+        world_size: Number of processes.
+        images: End after this many images, possibly within an epoch; None: after all epochs.
+
+    Raises:
+        UserError: There are fewer images than ``batch_size``, or it is not a multiple of ``world_size``.
     """
 
     def __init__(
@@ -55,134 +71,138 @@ class Loader:
         device: torch.device | str = "cpu",
         engine: Literal["cpu", "gpu"] = "cpu",
         rank: int = 0,
-        world: int = 1,
+        world_size: int = 1,
         images: int | None = None,
     ) -> None:
-        """Nothing is read before the first batch is asked for; ``images``: the run ends after so many, if not before."""
         if batch_size > len(source):
             raise UserError(
                 f"{len(source)} images are fewer than one batch of {batch_size}: use --batch-size {len(source)} or less"
             )
-        if batch_size % world:
+        if batch_size % world_size:
             raise UserError(
-                f"a batch of {batch_size} cannot be shared out to {world} processes: use --batch-size "
-                f"{max(1, round(batch_size / world)) * world}"
+                f"a batch of {batch_size} cannot be divided evenly among {world_size} processes: use --batch-size "
+                f"{max(1, round(batch_size / world_size)) * world_size}"
             )
         self.source, self.plan, self.seed = source, plan, seed
-        self.rank, self.world = rank, world
+        self.rank, self.world_size = rank, world_size
         self.batch_size, self.workers, self.device = batch_size, workers, torch.device(device)
         self.engine = engine
         self.steps_per_epoch = len(source) // batch_size
         self.total_steps = epochs * self.steps_per_epoch
         if images is not None:
             self.total_steps = min(self.total_steps, max(1, images // batch_size))
-        self.order = BlockShuffleSampler(seed, blocks(source))
-        self.applier: GpuAugmenter | None = None
-        self.images: Tensor | None = None
-        self._bad: tuple[tuple[int, str], ...] = ()
+        self.sampler = BlockShuffleSampler(seed, shard_layout(source))
+        self.augmenter: GpuAugmenter | None = None
+        self.device_images: Tensor | None = None
+        self._bad_device_images: tuple[tuple[int, str], ...] = ()
         self._prepared = False
 
-    def prepare(self, track: Track | None = None) -> None:
-        """With the engine ``gpu``: bring small images there; done by itself before the first batch.
+    def prepare(self, show_progress: ShowProgress | None = None) -> None:
+        """With the engine ``gpu``: store small images on the device. Called before the first batch if you do not.
 
         Args:
-            track: shows the progress through an iterable of a length.
+            show_progress: Shows the progress of decoding.
         """
         if self._prepared:
             return
         self._prepared = True
         if self.engine == "gpu":
-            self.applier = GpuAugmenter(self.plan, self.device)
-            kept = resident_images(self.source, self.plan.channels, self.device, workers=self.workers, track=track)
-            if kept is not None:
-                self.images, self._bad = kept[0], tuple(kept[1])
+            self.augmenter = GpuAugmenter(self.plan, self.device)
+            loaded = load_device_images(
+                self.source, self.plan.channels, self.device, workers=self.workers, show_progress=show_progress
+            )
+            if loaded is not None:
+                self.device_images, self._bad_device_images = loaded[0], tuple(loaded[1])
 
     def compile(self) -> str | None:
-        """With the engine ``gpu``: have its work compiled, tried on the views of a step.
+        """With the engine ``gpu``: compile the augmentation, and test it on the views of a step.
 
         Returns:
-            None, or, where the compiler failed, why, in one line: then it is done as it is written.
+            None, or the reason in one line if the compiler failed; augmentation then runs uncompiled.
         """
         self.prepare()
-        views = self.plan.roles.used
-        return self.applier.compile(self.batch_size // self.world, views, self.images) if self.applier else None
+        if self.augmenter is None:
+            return None
+        return self.augmenter.compile(self.batch_size // self.world_size, self.plan.roles.used, self.device_images)
 
     def fill_batches(self) -> Iterator[tuple[Progress, Batch]]:
-        """One pass over the images before the first epoch, to fill a memory: the grouped views only.
+        """One pass over the images before the first epoch, to fill the memory: the grouped views only.
 
-        Its order and its draws are those of an epoch of its own (-1); its steps count from 0, and are none of the run's.
+        Its order and view parameters are those of epoch -1. Its steps count from 0 and do not belong to the run.
         """
         views = self.plan.roles.grouped_views
-        return self._batches(((_FILLING, step, views) for step in range(self.steps_per_epoch)), 0)
+        return self._batches(((_FILL_EPOCH, step, views) for step in range(self.steps_per_epoch)), 0)
 
     def batches(self, start: int = 0) -> Iterator[tuple[Progress, Batch]]:
-        """The batches from step ``start`` to the end of the run, on the device, normalized: the views that a step uses."""
-        return self._batches(self._wanted(start), start)
+        """The batches from step ``start`` to the end of the run, with the views of each step, normalized, on the device."""
+        return self._batches(self._steps(start), start)
 
-    def _wanted(self, start: int) -> Iterator[tuple[int, int, tuple[int, ...]]]:
-        """Epoch, step in it and views of each step."""
+    def _steps(self, start: int) -> Iterator[tuple[int, int, tuple[int, ...]]]:
+        """Epoch, step in the epoch, and views of each step."""
         for step in range(start, self.total_steps):
             progress = self._progress(step)
             yield progress.epoch, progress.step_in_epoch, self.plan.roles.at(progress).used
 
     def _batches(
-        self, wanted: Iterator[tuple[int, int, tuple[int, ...]]], start: int
+        self, steps: Iterator[tuple[int, int, tuple[int, ...]]], start: int
     ) -> Iterator[tuple[Progress, Batch]]:
         self.prepare()
-        fetched = self.order.fetched and self.images is None
-        ahead = WindowPrefetcher(self.source, self.order) if fetched and isinstance(self.source, Prefetchable) else None
-        requests = (BatchRequest(epoch, self._indices(epoch, step, ahead), views) for epoch, step, views in wanted)
+        prefetcher = None
+        if self.sampler.remote and self.device_images is None and isinstance(self.source, Prefetchable):
+            prefetcher = WindowPrefetcher(self.source, self.sampler)
+        requests = (BatchRequest(epoch, self._indices(epoch, step, prefetcher), views) for epoch, step, views in steps)
         try:
-            made = worker_batches(self._in_a_worker(), requests, self.workers, self.device)
-            for step, batch in enumerate(_beside_the_work(self, made), start=start):
+            batches = worker_batches(self._worker_dataset(), requests, self.workers, self.device)
+            for step, batch in enumerate(_finish_batches(self, batches), start=start):
                 yield self._progress(step), batch
         finally:
-            if ahead is not None:
-                ahead.close()
+            if prefetcher is not None:
+                prefetcher.close()
 
-    def _indices(self, epoch: int, step: int, ahead: WindowPrefetcher | None) -> Int[np.ndarray, " b"]:
-        share = self.batch_size // self.world
+    def _indices(self, epoch: int, step: int, prefetcher: WindowPrefetcher | None) -> Int[np.ndarray, " b"]:
+        share = self.batch_size // self.world_size
         first = step * self.batch_size + self.rank * share
-        if ahead is not None:
-            ahead.at(epoch, first)
-        return self.order.indices(epoch, first, first + share)
+        if prefetcher is not None:
+            prefetcher.move_to(epoch, first)
+        return self.sampler.indices(epoch, first, first + share)
 
-    def _in_a_worker(self) -> Dataset[Any]:
-        if self.images is not None:
-            return ParameterDataset(self.plan, self.seed, (self.images.shape[2], self.images.shape[3]))
+    def _worker_dataset(self) -> Dataset[Any]:
+        if self.device_images is not None:
+            return ParameterDataset(self.plan, self.seed, (self.device_images.shape[2], self.device_images.shape[3]))
         kind = CropDataset if self.engine == "gpu" else ViewDataset
         return kind(self.source, self.plan, self.seed)
 
-    def batch(self, made: WorkerBatch) -> Batch:
-        """What a worker made, on the device and normalized."""
-        index = made.index.to(self.device, non_blocking=True)
-        pixels = {key: each.to(self.device, non_blocking=True) for key, each in made.pixels.items()}
-        if made.parameters is None:
+    def finish_batch(self, batch: WorkerBatch) -> Batch:
+        """Move a worker's batch to the device, and augment and normalize what the worker has not."""
+        index = batch.index.to(self.device, non_blocking=True)
+        pixels = {key: each.to(self.device, non_blocking=True) for key, each in batch.pixels.items()}
+        if batch.parameters is None:
             assert self.plan.mean is not None
             assert self.plan.std is not None
             views = {number: normalize(each, self.plan.mean, self.plan.std) for number, each in pixels.items()}
-            return Batch(index, views, made.bad)
-        assert self.applier is not None
-        parameters = made.parameters.to(self.device, non_blocking=True)
-        if self.images is None:
-            return Batch(index, self.applier.of_crops(pixels, parameters, made.views), made.bad)
-        return Batch(index, self.applier.of_images(self.images[index], parameters, made.views), self._bad)
+            return Batch(index, views, batch.bad)
+        assert self.augmenter is not None
+        parameters = batch.parameters.to(self.device, non_blocking=True)
+        if self.device_images is None:
+            return Batch(index, self.augmenter.views_from_crops(pixels, parameters, batch.views), batch.bad)
+        views = self.augmenter.views_from_images(self.device_images[index], parameters, batch.views)
+        return Batch(index, views, self._bad_device_images)
 
     def _progress(self, step: int) -> Progress:
         return Progress(step, self.steps_per_epoch, self.total_steps)
 
 
-def _beside_the_work(loader: Loader, made: Iterable[WorkerBatch]) -> Iterator[Batch]:
-    """The batches; on CUDA they are copied and finished on a stream of their own, beside the step that still runs."""
+def _finish_batches(loader: Loader, batches: Iterable[WorkerBatch]) -> Iterator[Batch]:
+    """Finish the batches; on CUDA, on a separate stream that runs while the previous step is still computed."""
     if loader.device.type != "cuda":
-        yield from map(loader.batch, made)
+        yield from map(loader.finish_batch, batches)
         return
     stream = torch.cuda.Stream(loader.device)  # type: ignore[no-untyped-call]
-    for each in made:
+    for each in batches:
         with torch.cuda.stream(stream):
-            batch = loader.batch(each)
-        step = torch.cuda.current_stream(loader.device)
-        step.wait_stream(stream)
+            batch = loader.finish_batch(each)
+        current = torch.cuda.current_stream(loader.device)
+        current.wait_stream(stream)
         for tensor in (batch.index, *batch.views.values()):
-            tensor.record_stream(step)  # its memory is not given away before the step has done with it
+            tensor.record_stream(current)  # its memory must not be reused before the step is done with it
         yield batch

@@ -1,4 +1,4 @@
-"""A process that fetches images of a source before they are asked for."""
+"""Prefetching: a process that fetches remote images before they are read."""
 
 import signal
 from collections.abc import Sequence
@@ -11,76 +11,83 @@ from coterie.data.loading.sampler import BlockShuffleSampler
 from coterie.data.sources.source import Prefetchable
 from coterie.errors import UserError
 
-_AT_ONCE = 4  # runs of images that are fetched at the same time
+_THREADS = 4  # ranges of images that are fetched at the same time
 
-Run = tuple[int, int]
+ImageRange = tuple[int, int]
+"""Images ``[start, stop)``."""
 
 
 class PrefetchProcess:
-    """Fetches the runs of images that it is told of.
+    """A process that fetches requested ranges of images.
 
-    It has a process of its own: threads here would take turns with the run, and could be forked in the middle of something.
-    What cannot be fetched is left to whoever asks for the images: they say what is wrong. The process ends when this one
-    does, however that ends.
+    It is a separate process because threads would compete with the run for the interpreter, and might be forked at a bad
+    moment. Images that cannot be fetched are left to whoever reads them, who reports what is wrong. The process ends with
+    the one that started it, however that ends.
+
+    Args:
+        source: The images.
     """
 
     def __init__(self, source: Prefetchable) -> None:
-        """Start the process."""
         context = get_context("fork")
-        asked, self._ask = context.Pipe(duplex=False)
-        self.process = context.Process(target=_fetch, args=(source, asked, self._ask), daemon=True)
+        receiver, self._sender = context.Pipe(duplex=False)
+        self.process = context.Process(target=_run, args=(source, receiver, self._sender), daemon=True)
         self.process.start()
-        asked.close()
+        receiver.close()
 
-    def tell(self, runs: Sequence[Run]) -> None:
-        """Say which images ``[start, stop)`` are wanted, in that order; it forgets what it was told before."""
-        with suppress(OSError):  # it was killed: the run does without
-            self._ask.send(list(runs))
+    def request(self, ranges: Sequence[ImageRange]) -> None:
+        """Request ranges of images, in order; replaces earlier requests that were not begun."""
+        with suppress(OSError):  # the process was killed: the run continues without it
+            self._sender.send(list(ranges))
 
     def close(self) -> None:
         """End the process."""
-        self._ask.close()
+        self._sender.close()
         self.process.terminate()
         self.process.join()
 
 
 class WindowPrefetcher:
-    """Fetches the window of an order that is in use, and then the next one, while the images are trained on."""
+    """Fetches the window of an epoch that is in use, and then the next one, during training.
 
-    def __init__(self, source: Prefetchable, order: BlockShuffleSampler) -> None:
-        """Start the process."""
-        self.order, self.fetching = order, PrefetchProcess(source)
-        self._told: tuple[int, int] | None = None
+    Args:
+        source: The images.
+        sampler: Their order.
+    """
 
-    def at(self, epoch: int, position: int) -> None:
-        """Say that the run is at this position of an epoch."""
-        window = self.order.window_at(epoch, position)
-        if self._told == (epoch, window):
+    def __init__(self, source: Prefetchable, sampler: BlockShuffleSampler) -> None:
+        self.sampler, self.prefetching = sampler, PrefetchProcess(source)
+        self._requested: tuple[int, int] | None = None
+
+    def move_to(self, epoch: int, position: int) -> None:
+        """Fetch what is needed at this position of an epoch."""
+        window = self.sampler.window_at(epoch, position)
+        if self._requested == (epoch, window):
             return
-        self._told = epoch, window
-        following = (epoch, window + 1) if window + 1 < self.order.windows else (epoch + 1, 0)
-        self.fetching.tell([*self.order.ranges(epoch, window), *self.order.ranges(*following)])
+        self._requested = epoch, window
+        following = (epoch, window + 1) if window + 1 < self.sampler.windows else (epoch + 1, 0)
+        self.prefetching.request([*self.sampler.ranges(epoch, window), *self.sampler.ranges(*following)])
 
     def close(self) -> None:
         """End the process."""
-        self.fetching.close()
+        self.prefetching.close()
 
 
-def _fetch(source: Prefetchable, asked: Connection, ask: Connection) -> None:
+def _run(source: Prefetchable, receiver: Connection, sender: Connection) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the run, which saves first
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    ask.close()  # or the end of the other process would not be seen
+    sender.close()  # or the end of the other process would go unnoticed
 
-    def prefetch(run: Run) -> None:
+    def fetch(images: ImageRange) -> None:
         with suppress(UserError):
-            source.prefetch(*run)
+            source.prefetch(*images)
 
-    with ThreadPoolExecutor(_AT_ONCE) as pool:
+    with ThreadPoolExecutor(_THREADS) as pool:
         while True:
             try:
-                runs = asked.recv()
-                while asked.poll():  # the run is further already
-                    runs = asked.recv()
+                ranges = receiver.recv()
+                while receiver.poll():  # the run has moved on
+                    ranges = receiver.recv()
             except EOFError:
                 return
-            list(pool.map(prefetch, runs))
+            list(pool.map(fetch, ranges))

@@ -1,4 +1,4 @@
-"""Worker processes that die or hang: told in one line, where their work is waited for and nowhere else."""
+"""Worker processes that die or hang: reported in one line, where their results are awaited and nowhere else."""
 
 import atexit
 import multiprocessing
@@ -16,97 +16,106 @@ from typing import Any
 from coterie.errors import UserError
 
 WORKER_TIMEOUT_SECONDS = 600.0
-"""How long a batch is waited for before the workers are taken to hang."""
+"""How long to wait for a batch before workers are considered to hang."""
 _DYING_SECONDS = 5.0
-_NOTHING: Any = object()
+_END: Any = object()
 
 
-def watched(made: Iterable[Any]) -> Iterator[Any]:
-    """What worker processes make, which start when the iteration does.
+def watch_workers(batches: Iterable[Any]) -> Iterator[Any]:
+    """Yield what worker processes make; they start when the iteration does.
 
-    A worker that has died ends the wait at once. Workers that give nothing for `WORKER_TIMEOUT_SECONDS` are killed: torch's
-    own time limit does not see a worker that stops while it hands over what it has made, and one that hangs ignores all
-    but SIGKILL, and would be waited for at the end of the program.
+    A worker that dies ends the wait at once. Workers that return nothing for `WORKER_TIMEOUT_SECONDS` are killed: torch's
+    own timeout does not notice a worker that stops while handing over its result, and one that hangs ignores everything
+    but SIGKILL, and would block the end of the program.
+
+    Args:
+        batches: Starts the workers when it is iterated, such as a torch DataLoader.
 
     Raises:
-        UserError: a worker died, or they hang.
+        UserError: A worker died, or workers hang.
     """
     in_main = threading.current_thread() is threading.main_thread()
     others, handler = multiprocessing.active_children(), signal.getsignal(signal.SIGCHLD)
-    iterator = iter(made)
-    processes = [each for each in multiprocessing.active_children() if each not in others]
+    iterator = iter(batches)
+    workers = [each for each in multiprocessing.active_children() if each not in others]
     if in_main:
-        signal.signal(signal.SIGCHLD, handler)  # torch sets one that raises wherever the main thread happens to be
-    watch = _Watch(processes)
-    atexit.register(watch.kill)  # of a program that ends by an error elsewhere: workers that are asked take their time
+        signal.signal(signal.SIGCHLD, handler)  # torch's handler raises wherever the main thread happens to be
+    watchdog = _Watchdog(workers)
+    atexit.register(
+        watchdog.kill
+    )  # for a program that ends with an error elsewhere: asking workers to stop takes longer
     try:
         while True:
-            with watch.waiting(in_main):
-                item = next(iterator, _NOTHING)
-            if item is _NOTHING:
+            with watchdog.waiting(in_main):
+                batch = next(iterator, _END)
+            if batch is _END:
                 return
-            yield item
+            yield batch
     except Exception:
-        watch.kill()
+        watchdog.kill()
         raise
     finally:
-        watch.over.set()
-        atexit.unregister(watch.kill)
+        watchdog.finished.set()
+        atexit.unregister(watchdog.kill)
 
 
-def die_of_unsent_work() -> None:
-    """In a worker: end if what it made cannot be handed over, for want of shared memory; it would be waited for in vain."""
+def exit_on_unsent_result() -> None:
+    """In a worker: exit if a result cannot be sent, for lack of shared memory; otherwise it is awaited in vain."""
     multiprocessing.queues.Queue._on_queue_feeder_error = staticmethod(lambda *_: os._exit(1))  # type: ignore[attr-defined]
 
 
-class _Watch:
-    def __init__(self, processes: list[BaseProcess]) -> None:
-        self.processes, self.over = processes, threading.Event()
-        self.since: float | None = None  # when the wait that goes on began
+class _Watchdog:
+    """Notices that workers die or hang while a result is awaited."""
+
+    def __init__(self, workers: list[BaseProcess]) -> None:
+        self.workers, self.finished = workers, threading.Event()
+        self.waiting_since: float | None = None
         self.hung = False
-        if processes:
-            threading.Thread(target=self._look_at_the_clock, name="watch", daemon=True).start()
+        if workers:
+            threading.Thread(target=self._watch_clock, name="watchdog", daemon=True).start()
 
     @contextmanager
     def waiting(self, in_main: bool) -> Iterator[None]:
-        before = signal.signal(signal.SIGCHLD, self._refuse_dead) if in_main else None
-        self.since = time.monotonic()
+        """While a result is awaited: raise as soon as a worker is dead."""
+        previous = signal.signal(signal.SIGCHLD, self._raise_if_dead) if in_main else None
+        self.waiting_since = time.monotonic()
         try:
-            self._refuse_dead()
+            self._raise_if_dead()
             yield
         except UserError:
             raise
         except Exception as error:
-            if isinstance(error, OSError | EOFError):  # its files and sockets are closed before a process is dead
-                wait([each.sentinel for each in self.processes], timeout=_DYING_SECONDS)
-            self._refuse_dead()
+            if isinstance(error, OSError | EOFError):  # a process closes its files and sockets before it is dead
+                wait([each.sentinel for each in self.workers], timeout=_DYING_SECONDS)
+            self._raise_if_dead()
             raise
         finally:
-            self.since = None
+            self.waiting_since = None
             if in_main:
-                signal.signal(signal.SIGCHLD, before)
+                signal.signal(signal.SIGCHLD, previous)
 
-    def _refuse_dead(self, *_: object) -> None:
-        if not any(each.exitcode for each in self.processes):
+    def _raise_if_dead(self, *_: object) -> None:
+        if not any(each.exitcode for each in self.workers):
             return
         if self.hung:
             raise UserError(
-                f"the loader's workers gave nothing for {WORKER_TIMEOUT_SECONDS:g} seconds and were ended: see that the "
-                "storage of the images answers; the same command goes on from the last checkpoint"
+                f"the loader workers returned nothing for {WORKER_TIMEOUT_SECONDS:g} seconds and were killed: check that "
+                "the storage of the images responds, then run the same command again to resume"
             )
         raise UserError(
-            "a loader worker was killed, most often for want of memory, or of shared memory (docker run --shm-size): use "
-            "fewer (--set run.workers=...); the same command goes on from the last checkpoint"
+            "a loader worker was killed, most often for lack of memory, or of shared memory (docker run --shm-size): use "
+            "fewer (--set run.workers=...), then run the same command again to resume"
         )
 
-    def _look_at_the_clock(self) -> None:
-        while not self.over.wait(WORKER_TIMEOUT_SECONDS / 10):
-            since = self.since
+    def _watch_clock(self) -> None:
+        while not self.finished.wait(WORKER_TIMEOUT_SECONDS / 10):
+            since = self.waiting_since
             if since is not None and time.monotonic() - since > WORKER_TIMEOUT_SECONDS:
                 self.hung = True
                 self.kill()
                 return
 
     def kill(self) -> None:
-        for each in self.processes:
+        """Kill all workers."""
+        for each in self.workers:
             each.kill()

@@ -1,4 +1,4 @@
-"""Worker processes: what they are asked for, what they make of it, and how it comes back."""
+"""Worker processes: what they are asked for, what they make, and how it is returned."""
 
 import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -13,22 +13,28 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from coterie.data.augmentation.cpu import augment_crops_batch, crop_batch
-from coterie.data.augmentation.gpu import pack, sizes
-from coterie.data.augmentation.jpeg_scale import crops_shrink
+from coterie.data.augmentation.gpu import pack_parameters, places_by_size
+from coterie.data.augmentation.jpeg_scale import crops_downscale
 from coterie.data.augmentation.parameters import ViewParameters
 from coterie.data.augmentation.view_plan import ViewPlan
-from coterie.data.decoding.decode import Shrink, decode
-from coterie.data.loading.worker_watchdog import die_of_unsent_work, watched
+from coterie.data.decoding.decode import Downscale, decode
+from coterie.data.loading.worker_watchdog import exit_on_unsent_result, watch_workers
 from coterie.data.sources.source import ImageSource
 from coterie.errors import BadImage, NoImages, UserError
 
 WORKER_GRACE_SECONDS = 20
-"""How long a loader worker goes on after a SIGTERM."""
-_MOST_BAD_IN_A_ROW = 10_000
+"""How long a loader worker continues after a SIGTERM."""
+_MAX_BAD_IN_A_ROW = 10_000
 
 
 class BatchRequest(NamedTuple):
-    """What a worker is asked for: these views of these images."""
+    """What a worker is asked for: some views of some images.
+
+    Attributes:
+        epoch: Epoch; -1 is the pass that fills the memory.
+        indices: Positions of the images in their source.
+        views: Numbers of the views.
+    """
 
     epoch: int
     indices: Int[np.ndarray, " b"]
@@ -37,15 +43,15 @@ class BatchRequest(NamedTuple):
 
 @dataclass(frozen=True)
 class WorkerBatch:
-    """What a worker sends back: pixels that are not normalized yet.
+    """What a worker returns: pixels that are not normalized yet.
 
     Attributes:
-        index: of each image in its source.
-        pixels: finished views ``[B, C, side, side]`` by number; or, where there are parameters, crops
-            ``[n, B, C, side, side]`` by size (none if the images live on the device).
-        parameters: ``[V, B, columns]``, what the device is to do; None: nothing but normalize.
-        views: their numbers.
-        bad: (position, reason) of images that could not be decoded.
+        index: Position of each image in its source.
+        pixels: Without parameters, finished views ``[B, C, size, size]`` by number. With parameters, crops
+            ``[n, B, C, size, size]`` of the n views of each size, by size; empty if the images are stored on the device.
+        parameters: Packed parameters ``[V, B, columns]`` to apply on the device; None: only normalize.
+        views: Numbers of the views.
+        bad: (position, reason) of each image that could not be decoded.
     """
 
     index: Int[Tensor, " b"]
@@ -55,120 +61,126 @@ class WorkerBatch:
     bad: tuple[tuple[int, str], ...] = ()
 
     def pin_memory(self) -> "WorkerBatch":
-        """Called by torch's loader, so that copies to the device overlap with work on it."""
+        """Called by torch's DataLoader, so that copies to the device overlap with its work."""
         pixels = {key: each.pin_memory() for key, each in self.pixels.items()}
         parameters = None if self.parameters is None else self.parameters.pin_memory()
         return WorkerBatch(self.index.pin_memory(), pixels, parameters, self.views, self.bad)
 
 
 class ViewDataset(Dataset[Any]):
-    """In a worker: a request -> finished views (``views.engine = 'cpu'``)."""
+    """In a worker: makes finished views (``views.engine = 'cpu'``)."""
 
     def __init__(self, source: ImageSource, plan: ViewPlan, seed: int) -> None:
         self.source, self.plan, self.seed = source, plan, seed
 
     def __getitem__(self, request: BatchRequest) -> WorkerBatch:
         bad: list[tuple[int, str]] = []
-        draws = self.plan.sample_parameters(self.seed, request.epoch, request.indices)
-        images = decoded(self.source, request.indices, self.plan.channels, bad, _shrinks(self.plan, draws))
-        cuts = crop_batch(images, self.plan, draws, request.views)
-        return _finished(request, augment_crops_batch(cuts, draws, request.views), bad)
+        parameters = self.plan.sample_parameters(self.seed, request.epoch, request.indices)
+        downscales = _downscales(self.plan, parameters)
+        images = decode_images(self.source, request.indices, self.plan.channels, bad, downscales)
+        crops = crop_batch(images, self.plan, parameters, request.views)
+        return _view_batch(request, augment_crops_batch(crops, parameters, request.views), bad)
 
 
 class CropDataset(Dataset[Any]):
-    """In a worker: a request -> crops, and what the device is to do with them (``views.engine = 'gpu'``)."""
+    """In a worker: makes crops and the parameters to apply to them on the device (``views.engine = 'gpu'``)."""
 
     def __init__(self, source: ImageSource, plan: ViewPlan, seed: int) -> None:
         self.source, self.plan, self.seed = source, plan, seed
 
     def __getitem__(self, request: BatchRequest) -> WorkerBatch:
         bad: list[tuple[int, str]] = []
-        draws = self.plan.sample_parameters(self.seed, request.epoch, request.indices)
-        images = decoded(self.source, request.indices, self.plan.channels, bad, _shrinks(self.plan, draws))
-        cuts = crop_batch(images, self.plan, draws, request.views)
-        if any(
-            each.dtype != np.uint8 for view in cuts for each in view
-        ):  # 16 bits: finer than the device's whole numbers
-            return _finished(request, augment_crops_batch(cuts, draws, request.views), bad)
-        crops = {
-            size: torch.from_numpy(np.stack([np.stack(cuts[place]) for place in places]))
-            for size, places in sizes(self.plan, request.views).items()
+        parameters = self.plan.sample_parameters(self.seed, request.epoch, request.indices)
+        downscales = _downscales(self.plan, parameters)
+        images = decode_images(self.source, request.indices, self.plan.channels, bad, downscales)
+        crops = crop_batch(images, self.plan, parameters, request.views)
+        if any(each.dtype != np.uint8 for view in crops for each in view):  # 16 bits: finer than the device's integers
+            return _view_batch(request, augment_crops_batch(crops, parameters, request.views), bad)
+        pixels = {
+            size: torch.from_numpy(np.stack([np.stack(crops[place]) for place in places]))
+            for size, places in places_by_size(self.plan, request.views).items()
         }
-        parameters = torch.from_numpy(pack(draws, request.views))
-        return WorkerBatch(torch.from_numpy(request.indices), crops, parameters, request.views, tuple(bad))
+        packed = torch.from_numpy(pack_parameters(parameters, request.views))
+        return WorkerBatch(torch.from_numpy(request.indices), pixels, packed, request.views, tuple(bad))
 
 
 class ParameterDataset(Dataset[Any]):
-    """In a worker: a request -> what the device is to do with images that it has already."""
+    """In a worker: makes only the parameters to apply to images that are stored on the device."""
 
     def __init__(self, plan: ViewPlan, seed: int, image_size: tuple[int, int]) -> None:
         self.plan, self.seed, self.image_size = plan, seed, image_size
 
     def __getitem__(self, request: BatchRequest) -> WorkerBatch:
-        draws = self.plan.sample_parameters(self.seed, request.epoch, request.indices)
-        parameters = torch.from_numpy(pack(draws, request.views, self.image_size))
-        return WorkerBatch(torch.from_numpy(request.indices), {}, parameters, request.views)
+        parameters = self.plan.sample_parameters(self.seed, request.epoch, request.indices)
+        packed = torch.from_numpy(pack_parameters(parameters, request.views, self.image_size))
+        return WorkerBatch(torch.from_numpy(request.indices), {}, packed, request.views)
 
 
-def _finished(request: BatchRequest, views: list[list[np.ndarray]], bad: list[tuple[int, str]]) -> WorkerBatch:
-    pixels = {number: stacked(view) for number, view in zip(request.views, views, strict=True)}
+def _view_batch(request: BatchRequest, views: list[list[np.ndarray]], bad: list[tuple[int, str]]) -> WorkerBatch:
+    pixels = {number: stack_images(view) for number, view in zip(request.views, views, strict=True)}
     return WorkerBatch(torch.from_numpy(request.indices), pixels, None, request.views, tuple(bad))
 
 
-def _shrinks(plan: ViewPlan, draws: ViewParameters) -> Callable[[int], Shrink]:
-    return lambda row: partial(crops_shrink, plan, draws, row)
+def _downscales(plan: ViewPlan, parameters: ViewParameters) -> Callable[[int], Downscale]:
+    return lambda row: partial(crops_downscale, plan, parameters, row)
 
 
-def decoded(
+def decode_images(
     source: ImageSource,
     indices: Int[np.ndarray, " b"],
     channels: int,
     bad: list[tuple[int, str]],
-    shrinks: Callable[[int], Shrink] | None = None,
+    downscales: Callable[[int], Downscale] | None = None,
 ) -> Iterator[np.ndarray]:
-    """The images, one by one; the place of one that cannot be decoded goes to the next that can, and it is told in ``bad``.
+    """Decode images one by one; each that cannot be decoded is replaced by the next one in the source that can.
 
     Args:
-        source: of encoded images.
-        indices: those that are wanted.
-        channels: of each.
-        bad: (position, reason) are added to it.
-        shrinks: for a row of ``indices``, how far its image may be reduced in decoding; None: not at all.
+        source: The images.
+        indices: Positions of the images to decode.
+        channels: Number of channels to decode.
+        bad: List to which (position, reason) of each bad image is appended.
+        downscales: For each row of ``indices``, how far its image may be downscaled in decoding; None: full size.
 
     Raises:
-        NoImages: thousands in a row cannot be decoded.
+        NoImages: Thousands in a row cannot be decoded.
     """
     for row, index in enumerate(indices):
-        image, failed = _decodable(source, int(index), channels, shrinks(row) if shrinks else None)
+        image, failed = _decode_next(source, int(index), channels, downscales(row) if downscales else None)
         bad += failed
         yield image
 
 
-def _decodable(
-    source: ImageSource, index: int, channels: int, shrink: Shrink | None
+def _decode_next(
+    source: ImageSource, index: int, channels: int, downscale: Downscale | None
 ) -> tuple[np.ndarray, list[tuple[int, str]]]:
     bad: list[tuple[int, str]] = []
-    for offset in range(min(len(source), _MOST_BAD_IN_A_ROW)):
-        place = (index + offset) % len(source)
+    for offset in range(min(len(source), _MAX_BAD_IN_A_ROW)):
+        position = (index + offset) % len(source)
         try:
-            return decode(source[place], channels, shrink), bad
+            return decode(source[position], channels, downscale), bad
         except BadImage as error:
-            bad.append((place, str(error)))
+            bad.append((position, str(error)))
     raise NoImages(f"{len(bad)} images in a row cannot be decoded, the first: {source.name(index)}: {bad[0][1]}")
 
 
-def stacked(views: Sequence[np.ndarray]) -> Tensor:
-    """One view of several images ``[B, C, H, W]``: uint8, or from 0 to 1 as soon as one of them has 16 bits."""
-    if len({view.dtype for view in views}) > 1:
-        views = [view / np.float32(255) if view.dtype == np.uint8 else view for view in views]
-    return torch.from_numpy(np.stack(views))
+def stack_images(images: Sequence[np.ndarray]) -> Tensor:
+    """Stack images of one size to ``[B, C, H, W]``: uint8, or float32 in [0, 1] if any of them has 16 bits."""
+    if len({image.dtype for image in images}) > 1:
+        images = [image / np.float32(255) if image.dtype == np.uint8 else image for image in images]
+    return torch.from_numpy(np.stack(images))
 
 
 def worker_batches(dataset: Dataset[Any], requests: Iterator[Any], workers: int, device: torch.device) -> Iterator[Any]:
-    """What the workers make of the requests, in order.
+    """Yield the dataset's answers to some requests, in order, computed by worker processes.
+
+    Args:
+        dataset: Indexed with the requests.
+        requests: The requests, consumed a few ahead.
+        workers: Number of worker processes; 0: this process.
+        device: Device to which answers will be moved: memory is pinned for CUDA.
 
     Raises:
-        UserError: what a worker gave instead of a result; or a worker was killed, has no memory, or hangs.
+        UserError: A worker raised it, was killed, is out of memory, or hangs.
     """
     loader: DataLoader[Any] = DataLoader(
         _ErrorsAsValues(dataset),
@@ -177,17 +189,17 @@ def worker_batches(dataset: Dataset[Any], requests: Iterator[Any], workers: int,
         num_workers=workers,
         multiprocessing_context="fork" if workers else None,  # sources and names are shared, not copied
         pin_memory=device.type == "cuda",
-        collate_fn=_as_it_is,
-        worker_init_fn=_begin,
+        collate_fn=_identity,
+        worker_init_fn=_init_worker,
     )
-    for made in watched(loader):
-        if isinstance(made, UserError):
-            raise made
-        yield made
+    for batch in watch_workers(loader):
+        if isinstance(batch, UserError):
+            raise batch
+        yield batch
 
 
 class _ErrorsAsValues(Dataset[Any]):
-    """A dataset that gives what a person can mend as a value: an exception would arrive with the worker's traceback in it."""
+    """Returns a dataset's user errors as values: torch would add the worker's traceback to an exception."""
 
     def __init__(self, dataset: Dataset[Any]) -> None:
         self.dataset = dataset
@@ -198,17 +210,15 @@ class _ErrorsAsValues(Dataset[Any]):
         except UserError as error:
             return error
         except MemoryError:
-            return UserError(
-                "the memory is not enough for the images: use fewer loader workers (--set run.workers=...)"
-            )
+            return UserError("not enough memory to load the images: use fewer loader workers (--set run.workers=...)")
 
 
-def _begin(worker: int) -> None:
-    """Ctrl-C and a scheduler's SIGTERM reach the workers too; they go on for a while, so that the run can save."""
-    die_of_unsent_work()
+def _init_worker(worker: int) -> None:
+    """Ctrl-C and a scheduler's SIGTERM reach the workers too; they continue for a while so that the run can save."""
+    exit_on_unsent_result()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, lambda *_: signal.alarm(WORKER_GRACE_SECONDS))  # then the alarm ends the worker
+    signal.signal(signal.SIGTERM, lambda *_: signal.alarm(WORKER_GRACE_SECONDS))  # the alarm then ends the worker
 
 
-def _as_it_is(item: Any) -> Any:
+def _identity(item: Any) -> Any:
     return item

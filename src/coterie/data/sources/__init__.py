@@ -1,1 +1,1 @@
-"""Where images come from: folders, lists, tables, archives and stores."""
+"""Image sources: folders, lists, parquet tables, tar shards and arrays, on this machine or in a store."""

@@ -1,4 +1,4 @@
-"""Shards on anything that fsspec reads (``s3://``, ``gs://``, ``hf://`` ...), with patience for a store that stays away."""
+"""Shards in any store that fsspec reads (``s3://``, ``gs://``, ``hf://``, ...), retrying while it does not answer."""
 
 import errno
 import hashlib
@@ -13,25 +13,25 @@ from typing import IO, Any, TypeVar
 from coterie.data.sources.local_cache import cache_limit, find_copy, make_copy
 from coterie.errors import BadImage, NoImages, UserError
 
-Value = TypeVar("Value")
+_Answer = TypeVar("_Answer")
 
-PATIENCE_SECONDS = 300.0
-"""How long a store may stay away while images are read; the loader's watchdog waits longer."""
-OPENING_SECONDS = 30.0
-"""How long it may stay away when shards are looked for."""
-_FIRST_WAIT, _LONGEST_WAIT = 0.5, 20.0  # seconds between two tries
-_OF_THIS_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
-_VERSIONS = ("ETag", "etag", "md5Hash", "blob_id", "mtime", "LastModified", "last_modified", "created")
+READ_RETRY_SECONDS = 300.0
+"""How long to retry when images are read; the loader's watchdog waits longer."""
+OPEN_RETRY_SECONDS = 30.0
+"""How long to retry when shards are opened."""
+_FIRST_WAIT, _LONGEST_WAIT = 0.5, 20.0  # seconds between two attempts
+_LOCAL_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+_VERSION_FIELDS = ("ETag", "etag", "md5Hash", "blob_id", "mtime", "LastModified", "last_modified", "created")
 
 
 @dataclass(frozen=True, slots=True)
 class RemoteShard:
-    """One file in a store, as it was when it was opened.
+    """One file in a store, in the version in which it was opened.
 
     Attributes:
-        path: its URL.
-        size: in bytes.
-        version: whatever the store says that changes when the file does.
+        path: Its URL.
+        size: Its size in bytes.
+        version: A field of the store's metadata that changes when the file does.
     """
 
     path: str
@@ -43,55 +43,55 @@ class RemoteShard:
         """A name for what is derived from this version of the file, the same on every machine."""
         return hashlib.sha256(f"{self.path}\0{self.size}\0{self.version}".encode()).hexdigest()[:32]
 
-    def from_copy(self, offset: int, size: int) -> bytes | None:
-        """Some bytes of it from the copy; None if there is none."""
+    def read_copy(self, offset: int, size: int) -> bytes | None:
+        """Read some bytes from the local copy; None if there is no copy."""
         copy = find_copy(self.key)
         if copy is None:
             return None
         try:
             with copy.open("rb", buffering=0) as file:
                 return os.pread(file.fileno(), size, offset)
-        except FileNotFoundError:  # it has just made room for another
+        except FileNotFoundError:  # it was just removed to make room
             return None
 
-    def from_store(self, offset: int, size: int) -> bytes:
-        """Some bytes of it, asked for alone.
+    def read_store(self, offset: int, size: int) -> bytes:
+        """Read some bytes from the store, without copying the file.
 
         Raises:
-            BadImage: the file is gone.
-            UserError: the store stays away.
+            BadImage: The file no longer exists.
+            UserError: The store does not answer.
         """
-        store, place = store_of(self.path)
-        return bytes(self.patiently(lambda: store.cat_file(place, start=offset, end=offset + size) if size else b""))
+        store, path = filesystem(self.path)
+        return bytes(self.retry(lambda: store.cat_file(path, start=offset, end=offset + size) if size else b""))
 
     def prefetch(self) -> None:
-        """Copy it whole to this machine, unless there is a copy.
+        """Copy the whole file to this machine, unless there is a copy.
 
         Raises:
-            BadImage: the file is gone, or not the one that was opened.
-            UserError: the store stays away, or there is no room.
+            BadImage: The file no longer exists, or has changed.
+            UserError: The store does not answer, or there is no room.
         """
         make_copy(self.key, self.size, self.download)
 
-    def try_to_bring(self) -> None:
-        """As `bring`, but for what can do without: if there is room, and no other process is just at it.
+    def try_prefetch(self) -> None:
+        """Copy the whole file if there is room for it and no other process is copying it; otherwise do nothing.
 
         Raises:
-            BadImage: as of `bring`.
+            BadImage: The file no longer exists, or has changed.
         """
         try:
             make_copy(self.key, self.size, self.download, wait=False)
         except BadImage:
             raise
-        except UserError:  # a store that stays away is told by who asks for single images
+        except UserError:  # a store that does not answer is reported when single images are read
             return
 
-    def opened(self) -> IO[bytes]:
-        """The copy, opened; made if need be.
+    def open(self) -> IO[bytes]:
+        """Open the local copy, making it first if needed.
 
         Raises:
-            BadImage: as of `bring`.
-            UserError: likewise.
+            BadImage: The file no longer exists, or has changed.
+            UserError: The store does not answer, or there is no room.
         """
         while True:
             self.prefetch()
@@ -99,52 +99,52 @@ class RemoteShard:
             if copy is not None:
                 try:
                     return copy.open("rb")
-                except FileNotFoundError:  # it has just made room for another
+                except FileNotFoundError:  # it was just removed to make room
                     continue
 
     def download(self, target: Path) -> None:
-        """Write it whole to a path.
+        """Write the whole file to a path.
 
         Raises:
-            BadImage: as of `bring`.
-            UserError: the store stays away.
-            OSError: this machine's disk is full.
+            BadImage: The file no longer exists, or has changed.
+            UserError: The store does not answer.
+            OSError: The local disk is full.
         """
-        store, place = store_of(self.path)
+        store, path = filesystem(self.path)
 
-        def whole() -> None:
+        def fetch() -> None:
             store.invalidate_cache()
-            if _version(store.info(place)) != self.version:
+            if _version(store.info(path)) != self.version:
                 raise BadImage(f"{self.path} has changed since it was opened")
-            store.get_file(place, str(target))
+            store.get_file(path, str(target))
 
-        self.patiently(whole)
+        self.retry(fetch)
         if target.stat().st_size != self.size:
             raise BadImage(f"{self.path} has changed since it was opened")
 
-    def patiently(self, call: Callable[[], Value]) -> Value:
-        """As `patiently`, for reading images.
+    def retry(self, call: Callable[[], _Answer]) -> _Answer:
+        """Call the store while images are read, as :func:`retry` does.
 
         Raises:
-            BadImage: the file is gone.
-            UserError: the store refuses, or stays away.
+            BadImage: The file no longer exists.
+            UserError: The store denies access, or does not answer.
         """
         try:
-            return patiently(self.path, call)
+            return retry(self.path, call)
         except FileNotFoundError as error:
-            raise BadImage(f"{self.path} is gone") from error
+            raise BadImage(f"{self.path} no longer exists") from error
 
 
 def is_remote(spec: str) -> bool:
-    """Whether it is an address in a store, and no path."""
+    """Whether a spec is an address in a store, not a path."""
     return "://" in spec
 
 
-def store_of(url: str) -> tuple[Any, str]:
-    """The file system of a URL, as fsspec has it in this process, and the path in it.
+def filesystem(url: str) -> tuple[Any, str]:
+    """The fsspec file system of a URL, and the path in it.
 
     Raises:
-        UserError: fsspec, or what it needs for this kind of store, is not installed; or it knows no such kind.
+        UserError: fsspec, or a package for this kind of store, is not installed; or the kind is unknown.
     """
     try:
         import fsspec.core
@@ -160,14 +160,14 @@ def store_of(url: str) -> tuple[Any, str]:
 
 
 def list_store(url: str) -> list[str]:
-    """The addresses of the files that a URL means, which may be a glob; in byte order.
+    """The addresses of the files that a URL, which may be a glob, matches; in byte order.
 
     Raises:
-        NoImages: there is nothing.
-        UserError: the store stays away, or refuses; or the size of the cache is no number.
+        NoImages: There are none.
+        UserError: The store does not answer or denies access; or the limit of the local cache is not a number.
     """
-    cache_limit()  # better now than when a copy first needs room
-    store, path = store_of(url)
+    cache_limit()  # fail now rather than when a copy first needs room
+    store, path = filesystem(url)
 
     def listed() -> list[str]:
         store.invalidate_cache()
@@ -175,71 +175,77 @@ def list_store(url: str) -> list[str]:
         return sorted((store.unstrip_protocol(name) for name in names), key=str.encode)
 
     try:
-        urls = patiently(url, listed, OPENING_SECONDS)
+        urls = retry(url, listed, OPEN_RETRY_SECONDS)
     except FileNotFoundError:
         urls = []
     if not urls:
-        raise NoImages(f"{url}: nothing is there; see how the bucket and the pattern are spelled")
+        raise NoImages(f"{url}: nothing is there; check the spelling of the bucket and the pattern")
     return urls
 
 
-def located(url: str) -> RemoteShard:
-    """The file of a URL, with its size and version as of now.
+def remote_shard(url: str) -> RemoteShard:
+    """The file of a URL, with its current size and version.
 
     Raises:
-        UserError: it is not there; or the store stays away, or refuses.
+        UserError: It does not exist; or the store does not answer or denies access.
     """
-    store, path = store_of(url)
+    store, path = filesystem(url)
     try:
-        info = patiently(url, lambda: store.info(path), OPENING_SECONDS)
+        info = retry(url, lambda: store.info(path), OPEN_RETRY_SECONDS)
     except FileNotFoundError as error:
         raise UserError(f"{url}: no such file in the store") from error
     return RemoteShard(url, int(info["size"]), _version(info))
 
 
-def opened_stream(url: str) -> Any:
-    """A file in a store, opened to read parts of it.
+def open_stream(url: str) -> Any:
+    """Open a file in a store to read parts of it.
 
     Raises:
-        Exception: whatever the store says (see `patiently`).
+        Exception: Any error of the store (see `retry`).
     """
-    store, place = store_of(url)
-    return store.open(place, "rb", cache_type="none")
+    store, path = filesystem(url)
+    return store.open(path, "rb", cache_type="none")
 
 
-def patiently(url: str, call: Callable[[], Value], patience: float | None = None) -> Value:
-    """What a call to a store gives; it is tried again for ``patience`` seconds, at growing intervals.
+def retry(url: str, call: Callable[[], _Answer], seconds: float | None = None) -> _Answer:
+    """Call a store, and call it again at growing intervals while it fails.
 
-    Without ``patience``: as long as may be while images are read.
+    Args:
+        url: Address to name in errors.
+        call: Asks the store for something.
+        seconds: How long to retry; None: `READ_RETRY_SECONDS`, for images that are read during a run.
+
+    Returns:
+        What ``call`` returns.
 
     Raises:
-        FileNotFoundError: the store says that there is no such thing.
-        UserError: the store refuses, or stays away.
-        OSError: this machine's disk is full.
+        FileNotFoundError: The store says that the file does not exist.
+        UserError: The store denies access, or does not answer.
+        OSError: The local disk is full.
     """
-    mend = "see to the network and to the address of the store"
-    if patience is None:
-        patience, mend = PATIENCE_SECONDS, "when it does, the same command goes on from the last checkpoint"
-    began, wait, waits = time.monotonic(), _FIRST_WAIT, random.SystemRandom()  # no generator of the run is touched
+    advice = "check the network and the address of the store"
+    if seconds is None:
+        seconds, advice = READ_RETRY_SECONDS, "once it does, run the same command again to resume"
+    began, wait, jitter = time.monotonic(), _FIRST_WAIT, random.SystemRandom()  # not a generator of the run
     while True:
         try:
             return call()
         except (FileNotFoundError, UserError):
             raise
-        except Exception as error:  # every store has kinds of errors of its own
-            said = " ".join(f"{type(error).__name__}: {error}".split())[:160]
+        except Exception as error:  # every store has errors of its own
+            reason = " ".join(f"{type(error).__name__}: {error}".split())[:160]
             if isinstance(error, PermissionError) or type(error).__name__ == "NoCredentialsError":
-                raise UserError(f"{url}: the store does not give this out ({said}): see to its credentials") from error
-            if isinstance(error, OSError) and error.errno in _OF_THIS_DISK:
+                raise UserError(f"{url}: the store denies access ({reason}): check its credentials") from error
+            if isinstance(error, OSError) and error.errno in _LOCAL_DISK_ERRORS:
                 raise
             spent = time.monotonic() - began
-            if spent + wait > patience:
+            if spent + wait > seconds:
                 raise UserError(
-                    f"{url}: the store has not answered for {spent:.0f} seconds ({said}); {mend}"
+                    f"{url}: the store has not answered for {spent:.0f} seconds ({reason}); {advice}"
                 ) from error
-        time.sleep(wait * waits.uniform(0.5, 1.0))  # processes do not all come back in the same moment
+        time.sleep(wait * jitter.uniform(0.5, 1.0))  # so that processes do not all return at the same moment
         wait = min(2 * wait, _LONGEST_WAIT)
 
 
 def _version(info: Mapping[str, Any]) -> str:
-    return next((str(info[name]) for name in _VERSIONS if info.get(name)), "")
+    return next((str(info[name]) for name in _VERSION_FIELDS if info.get(name)), "")

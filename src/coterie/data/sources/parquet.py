@@ -13,27 +13,27 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from coterie.data.sources.labels import LabelMatrix, Labels, classify, classify_several
+from coterie.data.sources.file_names import FileNames
+from coterie.data.sources.labels import LabelMatrix, Labels, encode_labels, encode_multilabels
 from coterie.data.sources.local_cache import unpacked_table
-from coterie.data.sources.names import Names
-from coterie.data.sources.object_store import is_remote, opened_stream
+from coterie.data.sources.object_store import is_remote, open_stream
 from coterie.errors import BadImage, NoImages, UserError
 
-MEMORY_LIMIT = 2**30  # bytes of images that are held in memory; above, they are unpacked once and mapped
+MEMORY_LIMIT = 2**30  # bytes of images that are held in memory; larger tables are unpacked once and mapped
 _IMAGE_COLUMNS = ("image", "img", "jpg", "jpeg", "png", "webp", "image_bytes", "bytes")
 _LABEL_COLUMNS = ("label", "labels", "class", "cls")
 
 
 def open_tables(paths: Sequence[str], memory_limit: int = MEMORY_LIMIT) -> list["ParquetTable"]:
-    """One source a table; all are held in memory if together their images are no larger than ``memory_limit`` bytes.
+    """Open tables, one source each; all are held in memory if their images fit into ``memory_limit`` bytes together.
 
     Tables in a store are opened by `coterie.data.sources.remote_parquet.open_remote_tables`.
 
     Raises:
-        NoImages: the tables have no rows.
-        UserError: a table is missing, unreadable or without images, or there is no room to unpack them.
+        NoImages: The tables have no rows.
+        UserError: A table is missing, unreadable or without images; or there is no room to unpack them.
     """
-    in_memory = sum(map(_bytes_of, paths)) <= memory_limit
+    in_memory = sum(map(_size_of_images, paths)) <= memory_limit
     tables = [ParquetTable(path, in_memory) for path in paths]
     if not any(len(table) for table in tables):
         raise NoImages(f"{', '.join(paths[:3])}: no rows in {'this table' if len(paths) == 1 else 'these tables'}")
@@ -43,43 +43,43 @@ def open_tables(paths: Sequence[str], memory_limit: int = MEMORY_LIMIT) -> list[
 class ParquetTable:
     """An image source over one parquet file, in the order of its rows.
 
-    The images are in the column ``image`` (or another of the usual names, or the only column of bytes): bytes, or
-    Hugging Face's struct of ``bytes`` and ``path``. A column ``label``, if there is one, holds integers or the names of
-    classes; Hugging Face's metadata names the integers. A list of such labels an image is `label_matrix`.
+    Images are in the column ``image`` (or another of the usual names, or the only column of bytes), as bytes or Hugging
+    Face's struct of ``bytes`` and ``path``. An optional column ``label`` holds integers or class names; Hugging Face's
+    metadata names the integers. If it holds lists, they are in `label_matrix`.
 
     Args:
-        path: the file.
-        in_memory: hold the images in memory. Otherwise they are unpacked once, uncompressed, to an Arrow file, which is
-            mapped (see `coterie.data.sources.local_cache`).
+        path: The file.
+        in_memory: Hold the images in memory. Otherwise, they are unpacked once to an Arrow file, which is mapped (see
+            `coterie.data.sources.local_cache`).
 
     Raises:
-        UserError: it is missing, unreadable or without images, or there is no room to unpack it.
+        UserError: The table is missing, unreadable or without images; or there is no room to unpack it.
     """
 
     def __init__(self, path: str, in_memory: bool = True) -> None:
         self._path = str(Path(path).absolute())
         self._in_memory = in_memory
-        with opened_table(path) as file:
+        with parquet_file(path) as file:
             self._column = image_column(path, file.schema_arrow)
             self._rows = int(file.metadata.num_rows)
-            self._names = paths_of(path, file)
+            self._names = read_names(path, file)
             self.labels: Labels | None
             self.classes: tuple[str, ...]
-            self.labels, self.classes = labels_of(file)
+            self.labels, self.classes = read_labels(file)
         self._open()
 
     def __len__(self) -> int:
         return self._rows
 
     def __getitem__(self, index: int) -> bytes:
-        """The encoded image.
+        """An encoded image.
 
         Raises:
-            BadImage: the row has no bytes.
+            BadImage: The row has no bytes.
         """
         if not 0 <= index < len(self):
             raise IndexError(f"image {index} of {len(self)}")
-        if not self._chunks:  # another process
+        if not self._chunks:  # in another process
             self._open()
         chunk = bisect_right(self._starts, index) - 1
         data = self._chunks[chunk][index - self._starts[chunk]].as_py()
@@ -88,15 +88,15 @@ class ParquetTable:
         return bytes(data)
 
     def __getstate__(self) -> dict[str, object]:
-        """The images are read again where they are needed."""
+        """Leaves out the images, which are read again where they are needed."""
         return {**self.__dict__, "_chunks": []}
 
     def name(self, index: int) -> str:
-        """The image's path in the table if it has one, else the table's name and the zero-padded row."""
+        """The path of an image in the table, or else the name of the table and the zero-padded row."""
         return row_name(self._path, index) if self._names is None else self._names[index]
 
     def label(self, index: int) -> int | None:
-        """The number of the image's class, or None."""
+        """The class number of an image, or None."""
         return None if self.labels is None or self.labels[index] < 0 else int(self.labels[index])
 
     def files(self) -> tuple[bytes, ...]:
@@ -105,37 +105,34 @@ class ParquetTable:
 
     @property
     def label_matrix(self) -> LabelMatrix | None:
-        """The labels of the images, where they are lists; read when they are asked for.
-
-        None: no column of the usual names holds lists of labels.
-        """
-        with opened_table(self._path) as file:
-            return several_labels_of(file)
+        """The labels of the images if they are lists, read on each access; None if no column holds lists of labels."""
+        with parquet_file(self._path) as file:
+            return read_label_matrix(file)
 
     def _open(self) -> None:
         if self._in_memory:
             self._chunks = list(image_chunks(self._path, self._column))
         else:
-            write = partial(unpack, self._path, self._column)
-            self._chunks = mapped_images(unpacked_table(self._path, self._column, _bytes_of(self._path), write))
+            write = partial(unpack_images, self._path, self._column)
+            self._chunks = map_images(unpacked_table(self._path, self._column, _size_of_images(self._path), write))
         self._starts = [0, *accumulate(len(chunk) for chunk in self._chunks)]
         if self._starts[-1] != self._rows:
             raise UserError(
-                f"{self._path}: damaged: {self._rows} rows by its footer, {self._starts[-1]} in it; fetch it again"
+                f"{self._path}: damaged: its footer says {self._rows} rows, but it has {self._starts[-1]}; fetch it again"
             )
 
 
 @contextmanager
-def opened_table(path: str) -> Iterator[pq.ParquetFile]:
-    """A table, opened; of one in a store, no more is read than is asked for.
+def parquet_file(path: str) -> Iterator[pq.ParquetFile]:
+    """Open a parquet file; from a store, only what is used is read.
 
     Raises:
-        UserError: it is missing or damaged.
-        Exception: whatever the store says, where there is one (see `coterie.data.sources.object_store.patiently`).
+        UserError: It is missing or damaged.
+        Exception: Any error of the store (see `coterie.data.sources.object_store.retry`).
     """
     try:
         with (
-            opened_stream(path) if is_remote(path) else nullcontext(path) as where,
+            open_stream(path) if is_remote(path) else nullcontext(path) as where,
             pq.ParquetFile(where, pre_buffer=is_remote(path)) as file,
         ):
             yield file
@@ -146,24 +143,24 @@ def opened_table(path: str) -> Iterator[pq.ParquetFile]:
 
 
 def image_column(path: str, schema: pa.Schema) -> str:
-    """The column that holds the images, as Arrow's reader wants it named: ``image``, or ``image.bytes`` in a struct.
+    """The column that holds the images, in the notation of Arrow's reader: ``image``, or ``image.bytes`` in a struct.
 
     Raises:
-        UserError: none does, or several may.
+        UserError: There is none, or several are possible.
     """
     name = _image_column(path, schema)
     return f"{name}.bytes" if pa.types.is_struct(schema.field(name).type) else name
 
 
 def _image_column(path: str, schema: pa.Schema) -> str:
-    found = [field.name for field in schema if _holds_bytes(field.type)]
+    candidates = [field.name for field in schema if _holds_bytes(field.type)]
     for name in _IMAGE_COLUMNS:
-        if name in found:
+        if name in candidates:
             return name
-    if len(found) == 1:
-        return str(found[0])
+    if len(candidates) == 1:
+        return str(candidates[0])
     columns = ", ".join(schema.names)
-    if found:
+    if candidates:
         raise UserError(f"{path}: which column holds the images? Name it 'image'; the columns are: {columns}")
     raise UserError(f"{path}: no column of images (bytes, or a struct with bytes); the columns are: {columns}")
 
@@ -175,64 +172,64 @@ def _holds_bytes(kind: pa.DataType) -> bool:
     return any(is_kind(kind) for is_kind in kinds)
 
 
-def image_bytes(path: str, file: pq.ParquetFile) -> int:
-    """The uncompressed size of the images of a table, from its footer."""
+def uncompressed_size(path: str, file: pq.ParquetFile) -> int:
+    """The uncompressed size of all images of a table in bytes, from its footer."""
     column = image_column(path, file.schema_arrow)
     groups = [file.metadata.row_group(number) for number in range(file.metadata.num_row_groups)]
     columns = [group.column(number) for group in groups for number in range(group.num_columns)]
     return sum(leaf.total_uncompressed_size for leaf in columns if leaf.path_in_schema == column)
 
 
-def _bytes_of(path: str) -> int:
-    with opened_table(path) as file:
-        return image_bytes(path, file)
+def _size_of_images(path: str) -> int:
+    with parquet_file(path) as file:
+        return uncompressed_size(path, file)
 
 
 def image_chunks(path: str, column: str) -> Iterator[pa.Array]:
     """The encoded images, some rows at a time."""
-    with opened_table(path) as file:
+    with parquet_file(path) as file:
         for batch in file.iter_batches(batch_size=512, columns=[column]):
-            yield only_bytes(batch.column(0))
+            yield bytes_of(batch.column(0))
 
 
-def only_bytes(images: pa.Array) -> pa.Array:
-    """The bytes of a column of images."""
+def bytes_of(images: pa.Array) -> pa.Array:
+    """The bytes of a column of images, which may be structs."""
     return pc.struct_field(images, "bytes") if pa.types.is_struct(images.type) else images
 
 
-def paths_of(path: str, file: pq.ParquetFile) -> Names | None:
-    """The names of the images of a table: their paths, or where one has none `row_name`; None if there are no paths."""
+def read_names(path: str, file: pq.ParquetFile) -> FileNames | None:
+    """The names of the images of a table: their paths, or `row_name` where one is missing; None if there are no paths."""
     column = _image_column(path, file.schema_arrow)
     kind = file.schema_arrow.field(column).type
     if not pa.types.is_struct(kind) or kind.get_field_index("path") < 0:
         return None
     paths = pc.struct_field(file.read(columns=[f"{column}.path"]).column(0), "path").to_pylist()
     names = (name or row_name(path, row) for row, name in enumerate(paths))
-    return Names(name.encode("utf-8", "surrogateescape") for name in names)
+    return FileNames(name.encode("utf-8", "surrogateescape") for name in names)
 
 
 def row_name(path: str, row: int) -> str:
-    """A name for an image without one: that of its table, and the zero-padded row."""
+    """A name for an image that has none: the name of its table and the zero-padded row."""
     return f"{Path(path).stem}/{row:08d}"
 
 
-def labels_of(file: pq.ParquetFile) -> tuple[Labels | None, tuple[str, ...]]:
-    """The labels of a table and the names of its classes, as of `coterie.data.sources.labels.classify`."""
+def read_labels(file: pq.ParquetFile) -> tuple[Labels | None, tuple[str, ...]]:
+    """The single labels of a table and its class names, as of `coterie.data.sources.labels.encode_labels`."""
     schema = file.schema_arrow
     for name in _LABEL_COLUMNS:
         if name in schema.names and _holds_labels(schema.field(name).type):
-            return classify(file.read(columns=[name]).column(0).to_pylist(), _class_names(schema, name))
+            return encode_labels(file.read(columns=[name]).column(0).to_pylist(), _class_names(schema, name))
     return None, ()
 
 
-def several_labels_of(file: pq.ParquetFile) -> LabelMatrix | None:
-    """The labels of a table, where they are lists; None if they are not."""
+def read_label_matrix(file: pq.ParquetFile) -> LabelMatrix | None:
+    """The labels of a table if they are lists; None if they are not."""
     schema = file.schema_arrow
     for name in _LABEL_COLUMNS:
         kind = schema.field(name).type if name in schema.names else pa.null()
         lists = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
         if any(is_kind(kind) for is_kind in lists) and _holds_labels(kind.value_type):
-            return classify_several(file.read(columns=[name]).column(0).to_pylist(), _class_names(schema, name))
+            return encode_multilabels(file.read(columns=[name]).column(0).to_pylist(), _class_names(schema, name))
     return None
 
 
@@ -245,14 +242,14 @@ def _class_names(schema: pa.Schema, column: str) -> Sequence[str]:
     """The names that Hugging Face's metadata gives to a column of class numbers, or of lists of them."""
     try:
         feature = json.loads(schema.metadata[b"huggingface"])["info"]["features"][column]
-        feature = feature[0] if isinstance(feature, list) else feature  # a list, as it was written once
-        names = feature.get("feature", feature)["names"]  # a list, as it is written now
+        feature = feature[0] if isinstance(feature, list) else feature  # lists in the old notation
+        names = feature.get("feature", feature)["names"]  # and in the new one
     except (AttributeError, IndexError, TypeError, KeyError, ValueError):
         return ()
     return names if isinstance(names, list) and all(isinstance(name, str) for name in names) else ()
 
 
-def unpack(path: str, column: str, target: Path) -> None:
+def unpack_images(path: str, column: str, target: Path) -> None:
     """Write the images of a table to an Arrow file."""
     with pa.OSFile(str(target), "wb") as sink:
         writer = None
@@ -264,8 +261,12 @@ def unpack(path: str, column: str, target: Path) -> None:
             writer.close()
 
 
-def mapped_images(unpacked: Path) -> list[pa.Array]:
-    """The images of an unpacked table, which stay on disk until they are looked at."""
+def map_images(unpacked: Path) -> list[pa.Array]:
+    """Map the images of an unpacked table into memory; they stay on disk until they are read.
+
+    Raises:
+        UserError: The file is damaged.
+    """
     if not unpacked.stat().st_size:  # a table without rows
         return []
     try:

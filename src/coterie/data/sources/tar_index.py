@@ -1,4 +1,4 @@
-"""Where the images of a tar shard lie: read from its headers once, kept in the cache folder, and mapped by every process."""
+"""Where the images of a tar shard are: read from its headers once, saved in the cache folder and mapped by all processes."""
 
 import os
 import tarfile
@@ -9,14 +9,14 @@ from typing import IO
 import pyarrow as pa
 
 from coterie.atomic import writing
+from coterie.data.sources.file_names import is_image_name
 from coterie.data.sources.local_cache import cache_folder
-from coterie.data.sources.names import is_image_name
-from coterie.data.sources.tar_headers import ordinary_files
+from coterie.data.sources.tar_headers import regular_files
 from coterie.errors import UserError
 
-WORTH_KEEPING = 1000
-"""The index of fewer images is not written down: their headers are read in 20 ms."""
-_FORM = "1"  # goes into the name of what is written, and changes with what it means
+MIN_SAVED_IMAGES = 1000
+"""Indices of fewer images are not saved: their headers are read in 20 ms."""
+_FORMAT = "1"  # part of the file name; changes with the format
 _LABEL_LIMIT = 1024  # bytes of a .cls file
 _COMPRESSED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd")
 _SCHEMA = pa.schema(
@@ -24,53 +24,54 @@ _SCHEMA = pa.schema(
 )
 
 
-def kept_index(key: str) -> pa.RecordBatch | None:
-    """The index that was written down under this key, mapped: name, offset, size and label of each image.
+def cached_index(key: str) -> pa.RecordBatch | None:
+    """The index that was saved under this key, mapped; None if there is none, or it cannot be read.
 
-    None: there is none, or it cannot be read.
+    Returns:
+        The columns ``name``, ``offset`` and ``size`` (in bytes) and ``label`` of each image.
     """
     try:
         with pa.memory_map(str(_path(key))) as file:
-            batch = pa.ipc.open_file(file).get_batch(0)
+            index = pa.ipc.open_file(file).get_batch(0)
     except (OSError, pa.ArrowException):
         return None
-    return batch if batch.schema.equals(_SCHEMA) else None
+    return index if index.schema.equals(_SCHEMA) else None
 
 
 def read_index(file: IO[bytes], path: str) -> pa.RecordBatch:
-    """The index of a shard from its headers.
+    """Read the index of a shard from its headers, with the columns of `cached_index`.
 
     Args:
-        file: the shard, opened.
-        path: its name for people.
+        file: The opened shard.
+        path: Its name in errors.
 
     Raises:
-        UserError: it is compressed, cut short or no tar archive.
+        UserError: The shard is compressed, truncated or not a tar archive.
     """
     rows = list(_images(file, path))
     return pa.record_batch([list(column) for column in zip(*rows, strict=True)] or [[]] * 4, schema=_SCHEMA)
 
 
-def keep_index(key: str, batch: pa.RecordBatch) -> bool:
-    """Write an index down under this key, if that is worth it; False: it is not, or there is no place for it."""
-    if len(batch) < WORTH_KEEPING:
+def save_index(key: str, index: pa.RecordBatch) -> bool:
+    """Save an index under this key; return False if it is too small, or cannot be written."""
+    if len(index) < MIN_SAVED_IMAGES:
         return False
     try:
         with writing(_path(key)) as part, pa.OSFile(str(part), "wb") as sink, pa.ipc.new_file(sink, _SCHEMA) as writer:
-            writer.write_batch(batch)
+            writer.write_batch(index)
     except UserError:
         return False
     return True
 
 
 def _path(key: str) -> Path:
-    return cache_folder() / "index" / key[:2] / f"{key}.{_FORM}.arrow"
+    return cache_folder() / "index" / key[:2] / f"{key}.{_FORMAT}.arrow"
 
 
 def _images(file: IO[bytes], path: str) -> Iterator[tuple[bytes, int, int, str | None]]:
-    """Name, offset, size and label of the images of one shard, in its order."""
+    """Name, offset, size and label of each image of a shard, in its order."""
     images: list[tuple[bytes, bytes, int, int]] = []  # key, name, offset, size
-    plain: dict[bytes, bytes] = {}  # from the key to the name of its image
+    plain: dict[bytes, bytes] = {}  # key -> name of its image
     labels: dict[bytes, str] = {}
     for name, offset, size, label in _members(file, path):
         folder, slash, last = name.rpartition(b"/")
@@ -88,10 +89,10 @@ def _images(file: IO[bytes], path: str) -> Iterator[tuple[bytes, int, int, str |
 
 
 def _members(file: IO[bytes], path: str) -> Iterator[tuple[bytes, int, int, str | None]]:
-    """Name, offset and size of the images of one shard, and of its label files with their text; links are left out."""
+    """Name, offset and size of the images of a shard, and of its label files with their text; links are skipped."""
     try:
         with tarfile.open(fileobj=file, mode="r:", encoding="utf-8", errors="surrogateescape") as tar:
-            for name, offset, size in ordinary_files(tar, file.fileno()):
+            for name, offset, size in regular_files(tar, file.fileno()):
                 name = name.removeprefix(b"./")
                 if is_image_name(name):
                     yield name, offset, size, None
@@ -107,12 +108,12 @@ def _members(file: IO[bytes], path: str) -> Iterator[tuple[bytes, int, int, str 
         ValueError,
         OverflowError,
         MemoryError,
-    ) as error:  # the last three: a size that no file has
+    ) as error:  # the last three: an impossible file size
         raise UserError(f"{path}: {_complaint(file, error)}") from error
 
 
 def _complaint(file: IO[bytes], error: Exception) -> str:
     file.seek(0)
     if file.read(6).startswith(_COMPRESSED):
-        return "this tar archive is compressed, so that no image can be reached at random; unpack it to a plain .tar"
-    return f"not a whole tar archive ({error}); fetch it again"
+        return "this tar archive is compressed, which rules out random access to images; unpack it to a plain .tar"
+    return f"not a complete tar archive ({error}); fetch it again"

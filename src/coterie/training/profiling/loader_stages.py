@@ -9,11 +9,11 @@ import torch
 from jaxtyping import Int
 
 from coterie.data.augmentation.cpu import augment_crops_batch, crop_batch
-from coterie.data.augmentation.gpu import pack
-from coterie.data.augmentation.jpeg_scale import crops_shrink
+from coterie.data.augmentation.gpu import pack_parameters
+from coterie.data.augmentation.jpeg_scale import crops_downscale
 from coterie.data.decoding.decode import decode
 from coterie.data.loading.loader import Loader
-from coterie.data.loading.workers import BatchRequest, ParameterDataset, stacked
+from coterie.data.loading.workers import BatchRequest, ParameterDataset, stack_images
 from coterie.errors import BadImage
 
 READ, DECODE, CROP, COLOR, STACK = STAGES = ("read", "decode", "crop", "color", "stack")
@@ -47,10 +47,10 @@ def measure_stages(loader: Loader) -> Stages:
     Args:
         loader: of the run, prepared.
     """
-    measure = _draws if loader.images is not None else _views
+    measure = _draws if loader.device_images is not None else _views
     found, threads, together = Stages(), torch.get_num_threads(), min(loader.batch_size, TOGETHER)
     count = len(loader.source)
-    order = loader.order.indices(0, max(0, count - MOST_IMAGES), count)
+    order = loader.sampler.indices(0, max(0, count - MOST_IMAGES), count)
     torch.set_num_threads(1)  # as torch has it in a worker
     try:
         measure(Stages(), loader, order[:2])  # the first call of anything takes longer
@@ -66,8 +66,8 @@ def measure_stages(loader: Loader) -> Stages:
 
 def _draws(found: Stages, loader: Loader, indices: Int[np.ndarray, " b"]) -> None:
     """Where the images live on the device, workers send nothing but numbers."""
-    assert loader.images is not None
-    worker = ParameterDataset(loader.plan, loader.seed, (loader.images.shape[2], loader.images.shape[3]))
+    assert loader.device_images is not None
+    worker = ParameterDataset(loader.plan, loader.seed, (loader.device_images.shape[2], loader.device_images.shape[3]))
     lap = _Laps()
     worker[BatchRequest(0, indices, loader.plan.roles.used)]
     found.seconds[STACK] += lap()
@@ -84,7 +84,7 @@ def _views(found: Stages, loader: Loader, indices: Int[np.ndarray, " b"]) -> Non
     spent[STACK] = lap()
     for row, (index, data) in enumerate(zip(indices, encoded, strict=True)):
         try:
-            images.append(decode(data, plan.channels, partial(crops_shrink, plan, draws, row)))
+            images.append(decode(data, plan.channels, partial(crops_downscale, plan, draws, row)))
             kept.append(index)
         except BadImage:  # the run takes the next one
             continue
@@ -97,9 +97,9 @@ def _views(found: Stages, loader: Loader, indices: Int[np.ndarray, " b"]) -> Non
         views = augment_crops_batch(views, draws, wanted)
         spent[COLOR] = lap()
     for view in views:
-        stacked(view)
+        stack_images(view)
     if loader.engine == "gpu":
-        pack(draws, wanted)
+        pack_parameters(draws, wanted)
     spent[STACK] += lap()
     for stage, seconds in spent.items():
         found.seconds[stage] += seconds

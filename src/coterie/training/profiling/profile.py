@@ -229,7 +229,7 @@ def _profile(config: PretrainConfig, source: ImageSource, seconds: float, runtim
         steps=steps.timed.steps,
         stages=stages.of_an_image(),
         jpeg=stages.jpegs > stages.images / 2,
-        preparing=prepared if loader.images is not None else 0.0,
+        preparing=prepared if loader.device_images is not None else 0.0,
         filling=filling.typical,
         refresh=refresh,
         steps_per_epoch=loader.steps_per_epoch,

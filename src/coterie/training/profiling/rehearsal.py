@@ -19,7 +19,7 @@ import torch
 from coterie.config.hardware import Runtime
 from coterie.config.schema import PretrainConfig
 from coterie.config.toml import from_dict
-from coterie.data.loading.center_crop import center_batches
+from coterie.data.loading.center_crop import center_crop_batches
 from coterie.data.sources.open import open_source
 from coterie.data.sources.source import ImageSource, Subset
 from coterie.errors import UserError
@@ -118,7 +118,7 @@ def rehearse(config: PretrainConfig, source: ImageSource) -> dict[str, Any]:
     began = time.perf_counter()
     network = parts.student.encoder.backbone.eval()
     with torch.inference_mode():
-        for batch in center_batches(some, **asdict(preprocessing_of(config)), device=device):
+        for batch in center_crop_batches(some, **asdict(preprocessing_of(config)), device=device):
             network(batch.views[0])
     return {
         "embedding": (time.perf_counter() - began) / len(some),

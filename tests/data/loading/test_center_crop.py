@@ -1,0 +1,89 @@
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torchvision import transforms as T
+
+from coterie.data.decoding.decode import decode
+from coterie.data.loading.center_crop import center_crop, center_crop_batches
+from coterie.data.sources.arrays import Arrays
+from tests.data.pictures import encoded, photo
+
+SETTINGS = {"size": 16, "channels": 3, "mean": (0.5,) * 3, "std": (0.2,) * 3}
+
+
+def images(count: int = 20) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (count, 16, 20, 3), dtype=np.uint8)
+
+
+class SomeBad(Arrays):
+    """Images 3 and 4 cannot be decoded."""
+
+    def __getitem__(self, index: int):
+        return b"not an image" if index in (3, 4) else super().__getitem__(index)
+
+
+@pytest.mark.parametrize(("channels", "dtype"), [(3, np.uint8), (1, np.uint8), (5, np.uint16), (1, np.uint16)])
+def test_the_center_is_cropped(channels: int, dtype: type) -> None:
+    image = np.zeros((20, 40, channels), dtype)
+    image[5:15, 15:25] = np.iinfo(dtype).max
+    crop = center_crop(image, 20)
+    assert crop.shape == (channels, 20, 20)
+    white = 255 if dtype == np.uint8 else 1.0
+    assert crop[:, 10, 10].min() == white
+    assert crop[:, 1, 1].max() == 0
+    assert center_crop(np.zeros((300, 200, channels), dtype), 224).shape == (channels, 224, 224)
+
+
+@pytest.mark.parametrize(("size", "short_side"), [(96, 110), (112, 128), (64, 64), (95, 95)])
+def test_it_is_the_usual_protocol(size: int, short_side: int) -> None:
+    """Of a square image, whose resized sides and margins are whole numbers; borders are interpolated differently."""
+    image = photo(0, 300, 300)
+    usual = T.Compose([T.Resize(short_side), T.CenterCrop(size)])(Image.fromarray(image))
+    difference = np.abs(center_crop(image, size).transpose(1, 2, 0).astype(int) - np.asarray(usual))[2:-2, 2:-2]
+    assert difference.mean() < 1
+
+
+def test_each_image_comes_once_in_order_and_bad_ones_are_left_out() -> None:
+    for workers in (0, 1):
+        batches = list(center_crop_batches(SomeBad(images()), **SETTINGS, batch_size=5, workers=workers))
+        assert [len(batch.index) for batch in batches] == [3, 5, 5, 5]
+        assert torch.cat([batch.index for batch in batches]).tolist() == [i for i in range(20) if i not in (3, 4)]
+        assert [index for batch in batches for index, _ in batch.bad] == [3, 4]
+
+
+def test_a_batch_of_only_bad_images_has_no_views() -> None:
+    batches = list(center_crop_batches(SomeBad(images(5)), **SETTINGS, batch_size=1))
+    assert [len(batch.views) for batch in batches] == [1, 1, 1, 0, 0]
+
+
+def test_crops_are_normalized() -> None:
+    source = Arrays(images(3))
+    (batch,) = center_crop_batches(source, **SETTINGS)
+    expected = np.stack([center_crop(source[index], 16) for index in range(3)]).astype(np.float32) / 255
+    torch.testing.assert_close(batch.views[0], torch.from_numpy((expected - 0.5) / 0.2), atol=1e-5, rtol=0)
+
+
+def test_images_of_8_and_16_bits_are_on_one_scale() -> None:
+    pictures = [np.full((16, 16, 1), 200, np.uint8), np.full((16, 16, 1), 200 * 257, np.uint16)] * 3
+    (batch,) = center_crop_batches(Arrays(pictures), size=8, channels=1, mean=(0.0,), std=(1.0,))
+    torch.testing.assert_close(batch.views[0], torch.full((6, 1, 8, 8), 200 / 255), atol=2e-3, rtol=0)
+
+
+def test_large_jpeg_files_are_downscaled_in_decoding() -> None:
+    data = encoded(photo(0, 200, 300), "JPEG", quality=95)
+
+    class Encoded(Arrays):
+        def __getitem__(self, index: int):
+            return data
+
+    (downscaled,) = center_crop_batches(Encoded([photo()]), **SETTINGS)
+    (full,) = center_crop_batches(Arrays([decode(data)]), **SETTINGS)
+    difference = (downscaled.views[0] - full.views[0]).abs() * 0.2 * 255
+    assert 0 < difference.mean() < 3
+
+
+def test_batches_are_on_the_given_device() -> None:
+    """On torch's meta device, which stores no values."""
+    for batch in center_crop_batches(Arrays(images()), **SETTINGS, batch_size=8, device="meta"):
+        assert batch.views[0].device.type == "meta"
