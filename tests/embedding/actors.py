@@ -1,4 +1,4 @@
-"""What Ray's actors of the tests are asked for; they import it by its name."""
+"""What the tests have actors of Ray do; they import it by its name."""
 
 from coterie.embedding.parts import EmbeddingParts
 from coterie.errors import UserError
@@ -6,12 +6,12 @@ from coterie.logger import NullLogger
 
 
 def refusing(workers: int) -> EmbeddingParts:
-    """A machine that has not what it takes."""
+    """A machine that lacks what is needed."""
     raise UserError(f"no images here, for {workers} workers")
 
 
 def main() -> None:
-    """Ask a Ray of one's own for two parts of it."""
+    """Have a Ray of its own write two parts."""
     from coterie.embedding.ray_job import write_on_ray
 
     try:

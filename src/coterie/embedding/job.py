@@ -75,7 +75,7 @@ def embed_to_file(
         )
     embedder = open_embedder(run, data, device, workers)
     with _leaving_when_asked(logger, "nothing was written") as heard, writing(out) as part:
-        written, bad = write_rows(part, embedder.width, embedder.source, embedder.all(heard))
+        written, bad = write_rows(part, embedder.width, embedder.source, embedder.batches(heard))
         if not written:
             raise NoImages(f"not one of the {len(embedder.source)} images can be decoded; the first: {bad[0][1]}")
     if bad:
@@ -125,7 +125,7 @@ def embed_to_folder(
 
 def _told(parts: EmbeddingParts, rank: int, logger: Logger) -> int:
     """Of several processes the first tells how far all are; and one that finds all done, if it was not the first."""
-    (held, bad), missing = parts.held(), len(parts.missing())
+    (held, bad), missing = parts.count_images(), len(parts.missing())
     if not missing and not held:
         raise NoImages(f"not one of the {parts.total} images can be decoded: {parts.folder / BAD_IMAGES} lists them")
     if rank == 0 or not missing:

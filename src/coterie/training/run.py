@@ -311,7 +311,9 @@ class Pretraining:
                 saver.settle()  # as above
                 looks(progress, result)
             looks.student = parts.student
-            if run.early_stop and (why := broadcast_object(plateau_reason(self.folder.records()) if self.first else None)):
+            if run.early_stop and (
+                why := broadcast_object(plateau_reason(self.folder.records()) if self.first else None)
+            ):
                 saver.extra["ended"] = why
 
         return [observe]

@@ -123,7 +123,10 @@ def estimate(config: PretrainConfig, images: int, resolved_in: float, logger: Lo
         filling=found["filling"] * per_epoch,
         training=found["step"] * steps,
         refreshes=found["refresh"] * times,
-        looking=found["embedding"] * min(LOOKED_AT, images) * (1 + VIEWS_PER_IMAGE) * min(config.run.snapshots, config.epochs),
+        looking=found["embedding"]
+        * min(LOOKED_AT, images)
+        * (1 + VIEWS_PER_IMAGE)
+        * min(config.run.snapshots, config.epochs),
         reporting=found["embedding"] * sample_size(images, preprocessing_of(config).size, device) + MAP_SECONDS,
         step=found["step"],
         steps=found["steps"],
