@@ -1,4 +1,4 @@
-"""What Ray's actors run in the tests; they import it by name."""
+"""What the tests have actors of Ray do; they import it by its name."""
 
 from coterie.embedding.parts import EmbeddingParts
 from coterie.errors import UserError
@@ -6,12 +6,12 @@ from coterie.logger import NullLogger
 
 
 def refusing(workers: int) -> EmbeddingParts:
-    """Fail as on a machine that lacks the images."""
+    """A machine that lacks what is needed."""
     raise UserError(f"no images here, for {workers} workers")
 
 
 def main() -> None:
-    """Have a local Ray write two parts."""
+    """Have a Ray of its own write two parts."""
     from coterie.embedding.ray_job import write_on_ray
 
     try:
@@ -21,6 +21,6 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    from tests.embedding import actors  # not from __main__, which actors cannot import
+    from tests.embedding import actors  # not __main__, which no actor has
 
     actors.main()

@@ -1,4 +1,4 @@
-"""A tiny run, images for it of which some are broken, their single table; and the command in a process of its own."""
+"""A tiny run, images of which some are broken, the single table of their embeddings; and the command in its own process."""
 
 import os
 import subprocess
@@ -25,14 +25,14 @@ SETTINGS = (
 
 @dataclass(frozen=True)
 class Made:
-    """A run's folder, images, and the table that one process makes of them in one file."""
+    """A run's folder, images, and the table of their embeddings that one process writes."""
 
     run: Path
     images: Path
     table: Path
 
     def started(self, out: Path, *words: str, start: tuple[str, ...] = (), **more: str) -> subprocess.Popen[str]:
-        """``coterie embed`` in a process of its own, or by ``start``, such as torchrun."""
+        """Start ``coterie embed`` in a process of its own, or by ``start``, such as torchrun."""
         sizes = ["--part-images", str(PART)] if out.suffix != ".parquet" else []
         command = ["embed", str(self.run), str(self.images), "--out", str(out), *sizes, *words]
         environment = os.environ | {"OMP_NUM_THREADS": "1"} | more
@@ -46,7 +46,7 @@ class Made:
 
 
 def make(folder: Path) -> Made:
-    """Train for a moment, break some images, embed them all in this process."""
+    """Train briefly, break some images, and embed all of them in this process."""
     few, run, made = folder / "few.parquet", folder / "run", folder / "images.parquet"
     write_patches(few, photo_patches("train", 72, 16))
     coterie.pretrain("swav", few, out=run, epochs=1, batch_size=16, settings=SETTINGS)
@@ -62,12 +62,12 @@ def make(folder: Path) -> Made:
 
 
 def assert_same_rows(folder: Path, made: Made) -> None:
-    """The parts, put together, are the single table, bit by bit; nothing is left over."""
+    """The parts together are the single table, bit by bit; nothing is left over."""
     assert sorted(path.name for path in folder.glob("*.parquet")) == PARTS
     whole, together = pq.read_table(made.table), pq.read_table(folder)
     assert together.schema.equals(whole.schema, check_metadata=True)
     assert together.equals(whole)
-    assert not list(folder.glob(".*")), "something unfinished is left"
+    assert not list(folder.glob(".*")), "something unfinished is left over"
     lists = sorted((folder / "_bad_images").iterdir())
     assert "".join(path.read_text() for path in lists) == Path(f"{made.table}.bad.txt").read_text()
 
@@ -84,5 +84,5 @@ def until_begun(folder: Path, process: subprocess.Popen[str], part: str, within:
 
 
 def stamps(folder: Path) -> dict[str, tuple[int, int]]:
-    """What changes when a part is written anew."""
+    """Values that change when a part is written anew."""
     return {path.name: (path.stat().st_ino, path.stat().st_mtime_ns) for path in folder.glob("*.parquet")}

@@ -1,4 +1,4 @@
-"""Embeddings that are kept: found again only for the same weights, the same images and the same preprocessing."""
+"""Cached embeddings: used again only for the same weights, the same images and the same preprocessing."""
 
 import os
 from collections.abc import Callable
@@ -12,10 +12,10 @@ from PIL import Image
 from coterie.data.loading.center_crop import Preprocessing
 from coterie.data.sources.open import open_source
 from coterie.data.sources.source import Concatenated, ImageSource, Subset
-from coterie.embedding.cache import EmbeddingStore, source_key
+from coterie.embedding.cache import EmbeddingCache, source_key, state_key
 from coterie.embedding.embed import Embeddings, embed_source
 
-EYE = Preprocessing(8, 3, (0.5,) * 3, (0.25,) * 3)
+PREPROCESSING = Preprocessing(8, 3, (0.5,) * 3, (0.25,) * 3)
 
 
 @pytest.fixture
@@ -31,18 +31,18 @@ def folder(tmp_path: Path) -> Path:
 def making(source: ImageSource, calls: list[int]) -> Callable[[], Embeddings]:
     def make() -> Embeddings:
         calls.append(1)
-        return embed_source(lambda images: images.flatten(1), source, EYE)
+        return embed_source(lambda images: images.flatten(1), source, PREPROCESSING)
 
     return make
 
 
-def test_what_is_kept_is_what_was_made(folder: Path) -> None:
+def test_cached_embeddings_are_those_that_were_computed(folder: Path) -> None:
     calls: list[int] = []
     (folder / "images" / "class0" / "bad.png").write_bytes(b"no image")
     source = open_source(folder / "images")
-    for _ in range(2):  # another store over the same folder: another process
-        store = EmbeddingStore(folder / "kept", folder / "weights")
-        found = store.get(source, EYE, making(source, calls))
+    for _ in range(2):  # another cache over the same folder: another process
+        cache = EmbeddingCache(folder / "cached", folder / "weights")
+        found = cache.get(source, PREPROCESSING, making(source, calls))
         made = making(source, [])()
         assert torch.equal(found.rows, made.rows)
         assert np.array_equal(found.index, made.index)
@@ -52,13 +52,13 @@ def test_what_is_kept_is_what_was_made(folder: Path) -> None:
     assert len(calls) == 1
 
 
-def test_another_image_eye_order_or_weight_is_made_anew(folder: Path) -> None:
+def test_other_images_orders_preprocessing_or_weights_are_computed_anew(folder: Path) -> None:
     calls: list[int] = []
     source = open_source(folder / "images")
-    store = EmbeddingStore(folder / "kept", folder / "weights")
+    cache = EmbeddingCache(folder / "cached", folder / "weights")
 
-    def made(of: ImageSource, preprocessing: Preprocessing = EYE) -> int:
-        store.get(of, preprocessing, making(of, calls))
+    def made(of: ImageSource, preprocessing: Preprocessing = PREPROCESSING) -> int:
+        cache.get(of, preprocessing, making(of, calls))
         return len(calls)
 
     assert made(source) == 1
@@ -69,35 +69,35 @@ def test_another_image_eye_order_or_weight_is_made_anew(folder: Path) -> None:
     assert made(source) == 5
     os.utime(folder / "images" / "class0" / "2.png", ns=(1, 1))
     assert made(source) == 6
-    assert len(list((folder / "kept").iterdir())) == 6
+    assert len(list((folder / "cached").iterdir())) == 6
     (folder / "weights").write_bytes(b"two")
-    store = EmbeddingStore(folder / "kept", folder / "weights")
+    cache = EmbeddingCache(folder / "cached", folder / "weights")
     assert made(source) == 7
-    assert len(list((folder / "kept").iterdir())) == 1  # those of the weights before are gone
+    assert len(list((folder / "cached").iterdir())) == 1  # those of the weights before are gone
 
 
-def test_labels_are_those_of_now(folder: Path) -> None:
+def test_labels_are_those_that_the_source_has_now(folder: Path) -> None:
     source = open_source(folder / "images")
     positions = np.arange(6)
-    store = EmbeddingStore(folder / "kept", folder / "weights")
+    cache = EmbeddingCache(folder / "cached", folder / "weights")
     for labels in ([0, 1, 2, 0, 1, 2], [5, 4, 3, 2, 1, 0]):
         named = Subset(source, positions, np.array(labels))
-        assert store.get(named, EYE, making(named, [])).labels.tolist() == labels
+        assert cache.get(named, PREPROCESSING, making(named, [])).labels.tolist() == labels
 
 
-def test_a_damaged_file_is_made_again(folder: Path) -> None:
+def test_a_damaged_file_is_written_again(folder: Path) -> None:
     calls: list[int] = []
     source = open_source(folder / "images")
-    store = EmbeddingStore(folder / "kept", folder / "weights")
-    store.get(source, EYE, making(source, calls))
-    (kept,) = (folder / "kept").iterdir()
-    kept.write_bytes(kept.read_bytes()[:-7])
-    store.get(source, EYE, making(source, calls))
-    store.get(source, EYE, making(source, calls))
+    cache = EmbeddingCache(folder / "cached", folder / "weights")
+    cache.get(source, PREPROCESSING, making(source, calls))
+    (cached,) = (folder / "cached").iterdir()
+    cached.write_bytes(cached.read_bytes()[:-7])
+    cache.get(source, PREPROCESSING, making(source, calls))
+    cache.get(source, PREPROCESSING, making(source, calls))
     assert len(calls) == 2
 
 
-def test_a_source_that_names_no_files_is_not_kept(folder: Path) -> None:
+def test_a_source_that_does_not_list_its_files_is_not_cached(folder: Path) -> None:
     class Own:
         classes = ()
 
@@ -114,8 +114,18 @@ def test_a_source_that_names_no_files_is_not_kept(folder: Path) -> None:
             return None
 
     calls: list[int] = []
-    store = EmbeddingStore(folder / "kept", folder / "weights")
+    cache = EmbeddingCache(folder / "cached", folder / "weights")
     for _ in range(2):
-        store.get(Own(), EYE, making(Own(), calls))
+        cache.get(Own(), PREPROCESSING, making(Own(), calls))
     assert len(calls) == 2
     assert source_key(Concatenated([Own(), open_source(folder / "images")])) is None
+
+
+def test_the_key_of_a_network_is_that_of_its_values() -> None:
+    state = {"a": torch.ones(2, 3), "b": torch.tensor(1)}
+    key = state_key(state)
+    assert state_key({name: value.clone() for name, value in state.items()}) == key
+    turned = torch.ones(3, 2).T
+    assert state_key(state | {"a": turned}) == key
+    others = [{"a": torch.ones(3, 2)}, {"a": torch.ones(2, 3).double()}, {"b": torch.tensor(2)}]
+    assert len({key, *(state_key(state | each) for each in others)}) == 4

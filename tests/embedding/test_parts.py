@@ -1,4 +1,4 @@
-"""A folder of parts: row for row the single table, whatever happens on the way, and nothing else's."""
+"""A folder of parts: row by row the single table, whatever interrupts it, and never mixed with anything else."""
 
 import json
 import shutil
@@ -12,16 +12,15 @@ import pyarrow.dataset
 import pyarrow.parquet as pq
 import pytest
 import torch
+from coterie.data.sources.local_copies import cache_folder
 
 import coterie
 from coterie.data.loading.center_crop import Preprocessing
 from coterie.data.loading.prefetch import PrefetchProcess
-from coterie.data.sources.local_cache import cache_folder
 from coterie.data.sources.open import open_source
 from coterie.data.sources.source import Prefetchable, shard_layout
-from coterie.embedding.cache import state_key
 from coterie.embedding.embed import Embedder
-from coterie.embedding.parquet import row_schema, write_rows
+from coterie.embedding.parquet import row_schema
 from coterie.embedding.parts import EmbeddingParts
 from coterie.errors import BadRun, NoImages, UserError
 from tests.data.store import tar
@@ -30,15 +29,15 @@ from tests.embedding.running import BROKEN, IMAGES, PART, PARTS, Made, assert_sa
 HOW = {"workers": 0, "part_images": PART}
 
 
-class Told:
-    """A logger that keeps what it is told."""
+class Recorder:
+    """A logger that keeps messages and counts batches."""
 
     def __init__(self) -> None:
-        self.said: list[str] = []
+        self.messages: list[str] = []
         self.steps = 0
 
     def info(self, text: str) -> None:
-        self.said.append(text)
+        self.messages.append(text)
 
     warning = info
 
@@ -51,66 +50,57 @@ class Told:
 
 
 @pytest.fixture
-def whole(made: Made, tmp_path: Path) -> Path:
-    """A folder whose parts are all there."""
-    assert coterie.embed(made.run, made.images, tmp_path / "whole", **HOW) == IMAGES - len(BROKEN)
-    return tmp_path / "whole"
+def complete(made: Made, tmp_path: Path) -> Path:
+    """A folder that has all its parts."""
+    assert coterie.embed(made.run, made.images, tmp_path / "complete", **HOW) == IMAGES - len(BROKEN)
+    return tmp_path / "complete"
 
 
-def test_parts_are_the_single_table(made: Made, whole: Path) -> None:
-    assert_same_rows(whole, made)
-    assert pyarrow.dataset.dataset(whole).count_rows() == IMAGES - len(BROKEN)
-    lengths = [pq.read_metadata(whole / name).num_rows for name in PARTS]
+def test_parts_are_the_single_table(made: Made, complete: Path) -> None:
+    assert_same_rows(complete, made)
+    assert pyarrow.dataset.dataset(complete).count_rows() == IMAGES - len(BROKEN)
+    lengths = [pq.read_metadata(complete / name).num_rows for name in PARTS]
     assert lengths == [PART - 1, PART - 1, PART, PART, IMAGES - 4 * PART - 1]
-    assert sorted(path.name for path in (whole / "_bad_images").iterdir()) == [
+    assert sorted(path.name for path in (complete / "_bad_images").iterdir()) == [
         f"part-0000000{number}.txt" for number in (0, 1, 4)
     ]
 
 
-def test_a_file_of_many_batches_is_in_few_groups_of_rows(tmp_path: Path) -> None:
-    """5,000 rows in 20 batches: those of 16 batches are written together."""
-    source = open_source_of(tmp_path, 1)
-    batches = [(np.zeros(250, dtype=np.int64), (torch.ones(250, 2), torch.zeros(250), torch.ones(250)), ())] * 20
-    assert write_rows(tmp_path / "rows.parquet", 2, source, batches) == (5_000, [])
-    found = pq.ParquetFile(tmp_path / "rows.parquet").metadata
-    assert [found.row_group(n).num_rows for n in range(found.num_row_groups)] == [4_250, 750]
-
-
-def test_only_what_is_missing_is_made(made: Made, whole: Path) -> None:
-    before, told = stamps(whole), Told()
-    coterie.embed(made.run, made.images, whole, **HOW, logger=told)
-    assert stamps(whole) == before
-    assert told.steps == 0
-    (whole / PARTS[1]).unlink()
-    (whole / f".{PARTS[1]}.4194305.part").write_bytes(b"what a killed process left")
-    assert coterie.embed(made.run, made.images, whole, **HOW, logger=told) == IMAGES - len(BROKEN)
-    after = stamps(whole)
+def test_only_missing_parts_are_written(made: Made, complete: Path) -> None:
+    before, logger = stamps(complete), Recorder()
+    coterie.embed(made.run, made.images, complete, **HOW, logger=logger)
+    assert stamps(complete) == before
+    assert logger.steps == 0
+    (complete / PARTS[1]).unlink()
+    (complete / f".{PARTS[1]}.4194305.part").write_bytes(b"what a killed process left")
+    assert coterie.embed(made.run, made.images, complete, **HOW, logger=logger) == IMAGES - len(BROKEN)
+    after = stamps(complete)
     assert {name for name in PARTS if after[name] != before[name]} == {PARTS[1]}
-    assert told.steps == 2
-    assert "4 of 5 parts are there already" in told.said
-    assert any(text.startswith("3 images could not be decoded") for text in told.said)
-    assert_same_rows(whole, made)
+    assert logger.steps == 2
+    assert "4 of 5 parts are there already" in logger.messages
+    assert any(text.startswith("3 images could not be decoded") for text in logger.messages)
+    assert_same_rows(complete, made)
 
 
-def test_killed_in_a_part_it_goes_on(made: Made, tmp_path: Path) -> None:
+def test_a_killed_process_is_resumed(made: Made, tmp_path: Path) -> None:
     out = tmp_path / "out"
     process = made.started(out, "--workers", "1")
     until_begun(out, process, PARTS[2])
     process.kill()
     process.communicate()
     there = stamps(out)
-    assert list(out.glob(".part-*.part")), "the kill came between two parts"
+    assert list(out.glob(".part-*.part")), "it was killed between two parts"
     assert there.keys() == {*PARTS[:2]}
     again = made.started(out, "--workers", "1")
-    said, errors = again.communicate(timeout=200)
-    assert (again.returncode, said) == (0, f"{out}: {IMAGES - len(BROKEN)} images\n"), errors
+    output, errors = again.communicate(timeout=200)
+    assert (again.returncode, output) == (0, f"{out}: {IMAGES - len(BROKEN)} images\n"), errors
     assert "2 of 5 parts are there already" in errors
     assert {name: stamp for name, stamp in stamps(out).items() if name in there} == there
     assert_same_rows(out, made)
 
 
 @pytest.mark.parametrize("name", ["out", "out.parquet"])
-def test_asked_to_stop_it_leaves_soon(made: Made, tmp_path: Path, name: str) -> None:
+def test_sigterm_stops_it_soon(made: Made, tmp_path: Path, name: str) -> None:
     out = tmp_path / name
     process = made.started(out, "--workers", "1")
     until_begun(*((out, process, PARTS[0]) if name == "out" else (tmp_path, process, name)))
@@ -125,7 +115,7 @@ def test_asked_to_stop_it_leaves_soon(made: Made, tmp_path: Path, name: str) -> 
 
 
 def refused(made: Made, out: Path, *, run: Path | None = None, images: Path | None = None, **how: Any) -> str:
-    """The line; nothing in the folder has changed."""
+    """The error message, one line; nothing in the folder has changed."""
     before = stamps(out) if out.is_dir() else {}
     with pytest.raises(UserError) as caught:
         coterie.embed(run or made.run, images or made.images, out, **{**HOW, **how})
@@ -134,26 +124,26 @@ def refused(made: Made, out: Path, *, run: Path | None = None, images: Path | No
     return str(caught.value)
 
 
-def test_a_folder_of_something_else_is_refused(made: Made, whole: Path, tmp_path: Path) -> None:
-    assert "parts of another size" in refused(made, whole, part_images=256)
+def test_a_folder_that_contains_something_else_is_refused(made: Made, complete: Path, tmp_path: Path) -> None:
+    assert "parts of another size" in refused(made, complete, part_images=256)
     few = tmp_path / "few.parquet"
     pq.write_table(pq.read_table(made.images).slice(1), few)
-    assert "other images" in refused(made, whole, images=few)
+    assert "other images" in refused(made, complete, images=few)
     other = tmp_path / "run"
     few = made.run.parent / "few.parquet"
     coterie.pretrain(data=few, config=made.run / "config.toml", settings=["seed=1"], out=other)
-    assert "other weights" in refused(made, whole, run=other)
-    assert "something else" in refused(made, made.run)
-    facts = whole / "_embedding.json"
+    assert "other weights" in refused(made, complete, run=other)
+    assert "something other" in refused(made, made.run)
+    facts = complete / "_embedding.json"
     facts.write_text(json.dumps(json.loads(facts.read_text()) | {"layout": 0}))
-    assert "made in another way" in refused(made, whole)
+    assert "computed in another way" in refused(made, complete)
     facts.write_text("[")
-    assert "damaged" in refused(made, whole)
+    assert "damaged" in refused(made, complete)
     facts.unlink()
-    assert "something else" in refused(made, whole)
+    assert "something other" in refused(made, complete)
 
 
-def test_wrong_places_and_sizes(made: Made, tmp_path: Path) -> None:
+def test_bad_paths_and_part_sizes_are_refused(made: Made, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     assert "is a file" in refused(made, tmp_path / "file")
     assert "is a file" in refused(made, tmp_path / "file" / "below")
@@ -165,49 +155,44 @@ def test_wrong_places_and_sizes(made: Made, tmp_path: Path) -> None:
     assert "Ray writes a folder" in refused(made, tmp_path / "rows.parquet", ray="local")
 
 
-def test_a_damaged_part_is_named(made: Made, whole: Path) -> None:
-    part = whole / PARTS[3]
+def test_a_damaged_part_is_named(made: Made, complete: Path) -> None:
+    part = complete / PARTS[3]
     part.write_bytes(part.read_bytes()[:-9])
-    assert f"{part} is damaged: remove it" in refused(made, whole)
+    assert f"{part} is damaged: remove it" in refused(made, complete)
     part.unlink()
-    coterie.embed(made.run, made.images, whole, **HOW)
-    assert_same_rows(whole, made)
+    coterie.embed(made.run, made.images, complete, **HOW)
+    assert_same_rows(complete, made)
 
 
-def test_several_processes_write_no_single_file(made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_several_processes_cannot_write_a_single_file(
+    made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
-    assert "does not end in .parquet" in refused(made, tmp_path / "rows.parquet")
+    assert "without .parquet" in refused(made, tmp_path / "rows.parquet")
     assert "run it without torchrun" in refused(made, tmp_path / "out", ray="local")
     monkeypatch.setenv("RANK", "2")
     assert "start the processes with torchrun" in refused(made, tmp_path / "out")
 
 
-def test_a_process_takes_its_own_parts_whatever_is_there(
-    made: Made, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_process_writes_its_own_parts_whatever_exists(
+    made: Made, complete: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each of three, on its own, at any time: no part twice, none left out."""
+    """Each of three processes, on its own, at any time: no part is written twice, none is left out."""
     out = tmp_path / "out"
     monkeypatch.setenv("WORLD_SIZE", "3")
     for rank, parts in ((1, [1, 4]), (0, [0, 3]), (2, [2])):
-        before, told = stamps(out) if out.exists() else {}, Told()
+        before, logger = stamps(out) if out.exists() else {}, Recorder()
         monkeypatch.setenv("RANK", str(rank))
-        coterie.embed(made.run, made.images, out, **HOW, logger=told)
+        coterie.embed(made.run, made.images, out, **HOW, logger=logger)
         after = stamps(out)
         assert after.keys() - before.keys() == {PARTS[number] for number in parts}
         assert before.items() <= after.items()
-    assert told.said[-1] == "5 of 5 parts are there"
+    assert logger.messages[-1] == "5 of 5 parts are there"
     assert_same_rows(out, made)
 
 
-def open_source_of(folder: Path, *broken_or_not: int):
-    """A shard of so many images; 0: one that is none."""
-    shard = folder / "images.tar"
-    shard.write_bytes(tar(0, len(broken_or_not)))
-    return open_source(shard)
-
-
-class Flat:
-    """Images that can be decoded or not, and a network that sees their numbers."""
+class Numbered:
+    """Images of one gray value each, their number; those outside some ranges cannot be decoded."""
 
     classes = ()
 
@@ -234,27 +219,27 @@ class Flat:
         return Embedder(network, self, Preprocessing(8, 3, (0.0,) * 3, (1.0,) * 3), 3)
 
 
-def test_a_part_without_an_image_is_there(tmp_path: Path) -> None:
-    parts = EmbeddingParts(tmp_path, Flat(range(256, 300), range(690, 700)).embedder(), 256)
+def test_a_part_without_a_decodable_image_exists(tmp_path: Path) -> None:
+    parts = EmbeddingParts(tmp_path, Numbered(range(256, 300), range(690, 700)).embedder(), 256)
     parts.write(parts.missing())
     assert parts.missing() == []
     assert pq.read_schema(tmp_path / PARTS[0]).equals(row_schema(3), check_metadata=True)
     found = pq.read_table(tmp_path)
     assert found["name"].to_pylist() == [f"image {n}" for n in (*range(256, 300), *range(690, 700))]
-    assert parts.held() == (54, 700 - 54)
+    assert parts.count_images() == (54, 700 - 54)
     first = (tmp_path / "_bad_images" / "part-00000000.txt").read_text().splitlines()
     assert [line.split("\t")[0] for line in first] == [f"image {n}" for n in range(256)]
 
 
-def test_what_can_be_decoded_again_is_no_longer_listed(tmp_path: Path) -> None:
-    """A store that stayed away, say: the part was not there yet, its list was."""
-    EmbeddingParts(tmp_path, Flat(range(600)).embedder(), 256).write([0, 1, 2])
+def test_an_outdated_list_of_bad_images_is_removed(tmp_path: Path) -> None:
+    """For example of a store that was unavailable: the list was written, the part was not."""
+    EmbeddingParts(tmp_path, Numbered(range(600)).embedder(), 256).write([0, 1, 2])
     (tmp_path / PARTS[2]).unlink()
-    EmbeddingParts(tmp_path, Flat(range(700)).embedder(), 256).write([2])
+    EmbeddingParts(tmp_path, Numbered(range(700)).embedder(), 256).write([2])
     assert not list((tmp_path / "_bad_images").iterdir())
 
 
-def test_not_one_image(made: Made, tmp_path: Path) -> None:
+def test_no_decodable_image_is_an_error(made: Made, tmp_path: Path) -> None:
     folder = tmp_path / "images"
     folder.mkdir()
     for number in range(3):
@@ -266,19 +251,9 @@ def test_not_one_image(made: Made, tmp_path: Path) -> None:
     assert not (tmp_path / "rows.parquet").exists()
 
 
-def test_the_key_of_a_network_is_that_of_its_values() -> None:
-    state = {"a": torch.ones(2, 3), "b": torch.tensor(1)}
-    key = state_key(state)
-    assert state_key({name: value.clone() for name, value in state.items()}) == key
-    turned = torch.ones(3, 2).T
-    assert state_key(state | {"a": turned}) == key
-    others = [{"a": torch.ones(3, 2)}, {"a": torch.ones(2, 3).double()}, {"b": torch.tensor(2)}]
-    assert len({key, *(state_key(state | each) for each in others)}) == 4
-
-
 @pytest.fixture
 def far(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Four shards of 200 images behind an address, and an empty cache."""
+    """Addresses of four shards of 200 images, and an empty cache."""
     monkeypatch.setenv("COTERIE_CACHE", str(tmp_path / "cache"))
     for number in range(4):
         (tmp_path / f"{number}.tar").write_bytes(tar(200 * number, 200))
@@ -290,24 +265,24 @@ def copies() -> int:
     return sum(not path.name.startswith(".") for path in (cache_folder() / "copies").iterdir())
 
 
-def test_shards_are_fetched_before_they_are_asked_for(far: list[str]) -> None:
+def test_shards_are_prefetched(far: list[str]) -> None:
     source = open_source(*far)
     for path in (cache_folder() / "copies").iterdir():
         if path.is_file():
             path.unlink()
     assert isinstance(source, Prefetchable)
-    fetching, layout = PrefetchProcess(source), shard_layout(source)
+    prefetcher, layout = PrefetchProcess(source), shard_layout(source)
     assert layout.overlapping(199, 200) == [(0, 200)]
-    fetching.request(layout.overlapping(199, 200))
+    prefetcher.request(layout.overlapping(199, 200))
     wait_for(1)
     assert layout.overlapping(150, 401) == [(0, 200), (200, 400), (400, 600)]
-    fetching.request([*layout.overlapping(150, 401), *layout.overlapping(401, 512)])  # of three shards
+    prefetcher.request([*layout.overlapping(150, 401), *layout.overlapping(401, 512)])  # of three shards
     wait_for(3)
     time.sleep(0.2)
     assert copies() == 3
-    fetching.close()
-    assert not fetching.process.is_alive()
-    assert not shard_layout(Flat(range(700))).remote
+    prefetcher.close()
+    assert not prefetcher.process.is_alive()
+    assert not shard_layout(Numbered(range(700))).remote
 
 
 def wait_for(number: int) -> None:
@@ -324,9 +299,9 @@ def test_parts_of_shards_in_a_store(made: Made, far: list[str], tmp_path: Path) 
     assert pq.read_table(tmp_path / "out").equals(pq.read_table(tmp_path / "near.parquet"))
 
 
-def test_the_folder_is_taken_by_what_it_is_of(tmp_path: Path) -> None:
-    EmbeddingParts(tmp_path, Flat(range(5)).embedder(), 256)
+def test_the_manifest_claims_the_folder(tmp_path: Path) -> None:
+    EmbeddingParts(tmp_path, Numbered(range(5)).embedder(), 256)
     (tmp_path / ".hidden").write_text("of a file system")
     with pytest.raises(BadRun, match="another size"):
-        EmbeddingParts(tmp_path, Flat(range(5)).embedder(), 512)
+        EmbeddingParts(tmp_path, Numbered(range(5)).embedder(), 512)
     assert sorted(path.name for path in tmp_path.iterdir()) == [".hidden", "_embedding.json"]

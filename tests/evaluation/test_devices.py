@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from coterie.config.hardware import Runtime
 from coterie.config.schema import OF_EMBEDDINGS
 from coterie.data.augmentation.view_plan import Crops, ViewPlan
-from coterie.embedding.embed import BATCH_SIZE, Embedder, Embeddings, embed_source
+from coterie.embedding.embed import EMBED_BATCH_SIZE, Embedder, Embeddings, embed_source
 from coterie.evaluation.augmented_views import embed_views
 from coterie.evaluation.label_free import label_free
 from coterie.evaluation.labeled_data import LabeledPair, labeled_pair
@@ -107,13 +107,13 @@ def test_images_are_embedded_on_the_device_they_are_given(pair: LabeledPair) -> 
             runtime=ON_DEVICE,
         )
         embedder = Embedder(lambda batch: (moved(batch),), pair.test, PREPROCESSING, 64, runtime=ON_DEVICE)
-        ((_, (output,), _),) = embedder.of([(0, len(pair.test))])
+        ((_, (output,), _),) = embedder.range_batches([(0, len(pair.test))])
     assert there.rows.device.type == views_there[0].device.type == "cpu"
     assert output.device == DEVICE
     for found in (there.rows, output.inner):
         torch.testing.assert_close(found, here.rows)
     torch.testing.assert_close(views_there[0], views[0])
-    assert len(pair.test) < BATCH_SIZE
+    assert len(pair.test) < EMBED_BATCH_SIZE
 
 
 def build() -> torch.nn.Module:

@@ -1,4 +1,4 @@
-"""Embeddings kept beside a run, so that a second question about the same images costs nothing."""
+"""Embeddings cached beside a run, so that evaluating the same images again costs nothing."""
 
 import hashlib
 import json
@@ -19,22 +19,34 @@ from coterie.embedding.embed import Embeddings
 
 
 def weights_key(path: str | Path) -> str:
-    """A name for the content of a file of weights."""
+    """Identify the content of a file of weights.
+
+    Args:
+        path: of the file.
+    """
     with Path(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()[:16]
 
 
 def state_key(state: Mapping[str, Tensor]) -> str:
-    """A name for the values of a network, wherever they came from."""
+    """Identify the values of a network, whatever file they came from.
+
+    Args:
+        state: its ``state_dict``.
+    """
     values = (each.detach().cpu().reshape(-1).view(torch.uint8).numpy().data for each in state.values())
-    said = (f"{name} {each.dtype} {tuple(each.shape)}".encode() for name, each in state.items())
-    return _digest(part for pair in zip(said, values, strict=True) for part in pair)
+    headers = (f"{name} {each.dtype} {tuple(each.shape)}".encode() for name, each in state.items())
+    return _digest(part for pair in zip(headers, values, strict=True) for part in pair)
 
 
 def source_key(source: ImageSource) -> str | None:
-    """A name for a source as it is now: its files with their sizes and times, and which of its images are meant.
+    """Identify a source as it is now: by its files with their sizes and times, and by which of its images it consists of.
 
-    None where a source does not say what its files are (``files()``); its embeddings are not kept then.
+    Args:
+        source: any source.
+
+    Returns:
+        None if a source does not list its files (``files()``); its embeddings are not cached then.
     """
     if isinstance(source, Subset):
         inner = source_key(source.source)
@@ -46,25 +58,30 @@ def source_key(source: ImageSource) -> str | None:
     return _digest([str(len(source)).encode(), *map(_stamp, files())]) if files else None
 
 
-class EmbeddingStore:
-    """Embeddings of one network's weights in a folder, a file a source; those of other weights are removed."""
+class EmbeddingCache:
+    """Embeddings by one network in a folder, one file per source; those by other weights are removed."""
 
     def __init__(self, folder: str | Path, weights: str | Path) -> None:
-        """Keep in ``folder`` what the network with these weights makes of images."""
+        """Cache in ``folder`` the embeddings by the network whose weights are in the file ``weights``."""
         self.folder, self.weights = Path(folder), weights_key(weights)
 
     def get(self, source: ImageSource, preprocessing: Preprocessing, make: Callable[[], Embeddings]) -> Embeddings:
-        """The embeddings of a source under ``preprocessing``: the kept ones, or what ``make`` gives, which is then kept.
+        """Return the cached embeddings of a source, or compute and cache them.
 
-        Labels are the source's own as they are now, whatever they were when its embeddings were made.
+        Labels are those that the source has now, whatever they were when its embeddings were computed.
+
+        Args:
+            source: the images.
+            preprocessing: how they are prepared for the network.
+            make: computes the embeddings.
         """
         key = source_key(source)
         if key is None:
             return make()
         path = self.folder / f"{self.weights}-{_digest([key.encode(), repr(preprocessing).encode()])}.safetensors"
-        kept = _read(path, source) if path.exists() else None
-        if kept is not None:
-            return kept
+        cached = _read(path, source) if path.exists() else None
+        if cached is not None:
+            return cached
         made = make()
         for old in self.folder.glob("*.safetensors"):
             if not old.name.startswith(f"{self.weights}-"):
@@ -76,7 +93,7 @@ class EmbeddingStore:
 
 
 def _read(path: Path, source: ImageSource) -> Embeddings | None:
-    """What is kept; None if it is damaged: it is made again."""
+    """The content of a file; None if it is damaged, so that it is written again."""
     try:
         with safetensors.safe_open(path, "pt") as file:
             index, rows = file.get_tensor("index").numpy(), file.get_tensor("rows")
@@ -90,14 +107,14 @@ def _read(path: Path, source: ImageSource) -> Embeddings | None:
 def _stamp(path: bytes) -> bytes:
     try:
         status = os.stat(path)  # noqa: PTH116 -- bytes
-    except (OSError, ValueError):  # in a store: what there is to say of it stands in its name
+    except (OSError, ValueError):  # an object in a store: its name contains what identifies it
         return path + b"\0gone"
     return path + f"\0{status.st_size}\0{status.st_mtime_ns}".encode()
 
 
 def _digest(parts: Iterable[bytes | memoryview]) -> str:
-    found = hashlib.sha256()
+    digest = hashlib.sha256()
     for part in parts:
-        found.update(memoryview(part).nbytes.to_bytes(8, "big"))
-        found.update(part)
-    return found.hexdigest()[:16]
+        digest.update(memoryview(part).nbytes.to_bytes(8, "big"))
+        digest.update(part)
+    return digest.hexdigest()[:16]

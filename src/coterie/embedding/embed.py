@@ -1,4 +1,4 @@
-"""Embeddings of all images of a source, in memory or as a stream."""
+"""Embeds all images of a source, in memory or batch by batch."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -15,7 +15,7 @@ from coterie.data.sources.source import ImageSource, Subset
 from coterie.errors import NoImages
 from coterie.logger import Logger, NullLogger
 
-BATCH_SIZE = 256
+EMBED_BATCH_SIZE = 256
 
 
 @dataclass(frozen=True)
@@ -23,10 +23,10 @@ class Embeddings:
     """Embeddings of the images of a source that could be decoded.
 
     Attributes:
-        index: position of each in the source.
-        rows: what the network made of it, float32, on the CPU.
-        labels: -1 where there is none.
-        bad: (position, reason) of those that could not be decoded.
+        index: position of each image in the source.
+        rows: outputs of the network, float32, on the CPU.
+        labels: labels of the images; -1: none.
+        bad: (position, reason) of the images that could not be decoded.
     """
 
     index: Int[np.ndarray, " n"]
@@ -36,8 +36,9 @@ class Embeddings:
 
 
 Network = Callable[[Tensor], Tensor]
-Embedded = tuple[Int[np.ndarray, " b"], tuple[Tensor, ...], tuple[tuple[int, str], ...]]
-"""Of a batch: positions in the source, what the network gave for them, and the bad images."""
+EmbeddedBatch = tuple[Int[np.ndarray, " b"], tuple[Tensor, ...], tuple[tuple[int, str], ...]]
+"""Positions in the source of the images of a batch that could be decoded, the outputs of the network for them, and (position,
+reason) of the others."""
 
 
 def embedded_batches(
@@ -47,10 +48,18 @@ def embedded_batches(
     runtime: Runtime = ON_CPU,
     *,
     what: str = "embedding",
-) -> Iterator[Embedded]:
-    """For each batch of the source, in order: positions, what the network gives for them, and the bad images.
+) -> Iterator[EmbeddedBatch]:
+    """Embed a source in order, batch by batch; one batch is held at a time, whatever the length of the source.
 
-    Holds one batch at a time, whatever the length of the source.
+    Args:
+        network: maps images ``[b c h w]`` to one or more tensors with a row for each.
+        source: the images.
+        preprocessing: how they are prepared for the network.
+        runtime: where the network is, and how many processes load images; its logger receives progress.
+        what: name of this work for the logger.
+
+    Yields:
+        Positions, outputs on ``device``, and bad images.
     """
     batches = center_crop_batches(
         source,
@@ -58,11 +67,11 @@ def embedded_batches(
         channels=preprocessing.channels,
         mean=preprocessing.mean,
         std=preprocessing.std,
-        batch_size=BATCH_SIZE,
+        batch_size=EMBED_BATCH_SIZE,
         workers=runtime.workers,
         device=runtime.device,
     )
-    total = -(-len(source) // BATCH_SIZE)
+    total = -(-len(source) // EMBED_BATCH_SIZE)
     for batch in runtime.logger.progress(batches, total, what):
         with torch.inference_mode():
             outputs = network(batch.views[0]) if batch.views else ()
@@ -72,14 +81,14 @@ def embedded_batches(
 
 @dataclass(frozen=True)
 class Embedder:
-    """A network, the images that it is to look at, and how.
+    """A network, the images it is applied to, and how.
 
     Attributes:
-        network: images -> embedding ``[B, F]``, group ``[B]``, probability ``[B]``.
-        source: of the images.
-        preprocessing: how they are brought to the network.
-        width: F.
-        facts: plain values that tell this network and these images from others.
+        network: images ``[b c h w]`` to embedding ``[b f]``, group ``[b]`` and its probability ``[b]``.
+        source: the images.
+        preprocessing: how they are prepared for the network.
+        width: f.
+        facts: plain values that identify this network and these images.
         runtime: where the network is, and how many processes load images.
     """
 
@@ -90,18 +99,23 @@ class Embedder:
     facts: Mapping[str, Any] = field(default_factory=dict)
     runtime: Runtime = ON_CPU
 
-    def all(self, logger: Logger | None = None) -> Iterator[Embedded]:
-        """The batches of the whole source."""
+    def batches(self, logger: Logger | None = None) -> Iterator[EmbeddedBatch]:
+        """Embed the whole source.
+
+        Args:
+            logger: receives progress.
+        """
         runtime = replace(self.runtime, logger=logger or NullLogger())
         return embedded_batches(self.network, self.source, self.preprocessing, runtime)
 
-    def of(self, runs: Sequence[tuple[int, int]]) -> Iterator[Embedded]:
-        """The batches of some runs of images ``[start, stop)``; 16 bytes an image are held.
+    def range_batches(self, ranges: Sequence[tuple[int, int]]) -> Iterator[EmbeddedBatch]:
+        """Embed some ranges of the source; 16 bytes per image are held.
 
-        Each run but the last must be a multiple of `BATCH_SIZE`: then no batch crosses from one to the next, and the batches
-        are those of the whole source, if the runs begin where its batches do.
+        Args:
+            ranges: ``[start, stop)`` each. The lengths of all but the last must be multiples of `EMBED_BATCH_SIZE`: then no
+                batch contains images of two ranges, and if ranges start where batches do, batches are those of `batches`.
         """
-        positions = np.concatenate([np.arange(*run, dtype=np.int64) for run in runs])
+        positions = np.concatenate([np.arange(*each, dtype=np.int64) for each in ranges])
         source, quiet = Subset(self.source, positions), replace(self.runtime, logger=NullLogger())
         for places, outputs, bad in embedded_batches(self.network, source, self.preprocessing, quiet):
             yield positions[places], outputs, tuple((int(positions[place]), reason) for place, reason in bad)
@@ -115,16 +129,23 @@ def embed_source(
     *,
     what: str = "embedding",
 ) -> Embeddings:
-    """All embeddings of a source, held in memory: 4 bytes a number.
+    """Embed a source into memory: 4 bytes per number.
+
+    Args:
+        network: maps images ``[b c h w]`` to embeddings ``[b d]``.
+        source: the images.
+        preprocessing: how they are prepared for the network.
+        runtime: where the network is, and how many processes load images; its logger receives progress.
+        what: name of this work for the logger.
 
     Raises:
-        NoImages: not one image could be decoded.
+        NoImages: none of the images could be decoded.
     """
     index: list[np.ndarray] = []
     rows: list[Tensor] = []
     bad: list[tuple[int, str]] = []
-    stream = embedded_batches(network, source, preprocessing, runtime, what=what)
-    for positions, outputs, failed in stream:
+    batches = embedded_batches(network, source, preprocessing, runtime, what=what)
+    for positions, outputs, failed in batches:
         bad += failed
         if len(positions):
             index.append(positions)

@@ -93,7 +93,7 @@ def embed_to_file(run: str | Path, data: Sequence[str], out: str | Path, runtime
         )
     embedder = open_embedder(run, data, runtime)
     with _stopping_on_signals(runtime.logger, "nothing was written") as logger, writing(out) as part:
-        written, bad = write_rows(part, embedder.width, embedder.source, embedder.all(logger))
+        written, bad = write_rows(part, embedder.width, embedder.source, embedder.batches(logger))
         if not written:
             raise NoImages(f"not one of the {len(embedder.source)} images can be decoded; the first: {bad[0][1]}")
     if bad:
@@ -182,7 +182,7 @@ def _missing(parts: EmbeddingParts, logger: Logger) -> list[int]:
 
 def _images_there(parts: EmbeddingParts, rank: int, logger: Logger) -> int:
     """Count, and report how far all processes are: the first does, and one that finds everything done."""
-    (held, bad), missing = parts.held(), len(parts.missing())
+    (held, bad), missing = parts.count_images(), len(parts.missing())
     if not missing and not held:
         raise NoImages(f"not one of the {parts.total} images can be decoded: {parts.folder / BAD_IMAGES} lists them")
     if rank == 0 or not missing:

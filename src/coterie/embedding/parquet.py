@@ -1,4 +1,4 @@
-"""Embeddings on disk: one row an image, as parquet."""
+"""Embeddings as parquet: one row per image."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -10,18 +10,22 @@ from torch import Tensor
 
 from coterie.data.sources.source import ImageSource
 
-_GROUP_ROWS = 4096
-"""Rows that are held until they are written together: small groups of rows are slow to read and make long footers."""
+_ROW_GROUP = 4096
+"""Rows that are collected and written together: small row groups are slow to read and make long footers."""
 
 
 def row_schema(width: int) -> pa.Schema:
-    """The columns of a table whose embeddings have so many numbers."""
+    """The columns of a table of embeddings.
+
+    Args:
+        width: of the embeddings.
+    """
     return pa.schema(
         {
             "name": pa.string(),
             "label": pa.int64(),
             "class": pa.string(),
-            "embedding": pa.list_(pa.field("element", pa.float32()), width),  # its name in a file
+            "embedding": pa.list_(pa.field("element", pa.float32()), width),  # the name that parquet gives it
             "group": pa.int32(),
             "probability": pa.float32(),
         }
@@ -34,39 +38,43 @@ def write_rows(
     source: ImageSource,
     batches: Iterable[tuple[np.ndarray, tuple[Tensor, ...], tuple[tuple[int, str], ...]]],
 ) -> tuple[int, list[tuple[int, str]]]:
-    """Stream the rows of some batches to a parquet file; a table without rows is written too.
-
-    Each batch brings positions in the source, (embedding ``[b, f]``, group ``[b]``, probability ``[b]``) and bad images.
+    """Write batches to a parquet file as they come; without any rows the table is empty.
 
     Args:
-        path: of the file; whoever calls sees to it that it is whole or not there (`coterie.atomic.writing`).
+        path: of the file; to be written atomically by the caller (`coterie.atomic.writing`).
         width: f.
-        source: says names, labels and classes.
-        batches: in the order in which their rows are to stand.
+        source: provides names, labels and classes.
+        batches: positions in the source, (embedding ``[b, f]``, group ``[b]``, probability ``[b]``) and bad images of each, in
+            the order of the rows.
 
     Returns:
-        The number of rows written and the bad images.
+        The number of rows written, and the bad images.
     """
     written, bad = 0, list[tuple[int, str]]()
-    held: list[pa.Table] = []
+    collected: list[pa.Table] = []
     with pq.ParquetWriter(path, row_schema(width)) as writer:
         for positions, outputs, failed in batches:
             bad += failed
             if not len(positions):
                 continue
-            held.append(_table(source, positions, outputs))
+            collected.append(_table(source, positions, outputs))
             written += len(positions)
-            if sum(map(len, held)) >= _GROUP_ROWS:
-                writer.write_table(pa.concat_tables(held))
-                held.clear()
-        if held:
-            writer.write_table(pa.concat_tables(held))
+            if sum(map(len, collected)) >= _ROW_GROUP:
+                writer.write_table(pa.concat_tables(collected))
+                collected.clear()
+        if collected:
+            writer.write_table(pa.concat_tables(collected))
     return written, bad
 
 
 def bad_lines(source: ImageSource, bad: Iterable[tuple[int, str]]) -> str:
-    """A line an image that could not be decoded: name, tab, reason."""
-    return "".join(f"{_text(source.name(position))}\t{reason}\n" for position, reason in bad)
+    """List images that could not be decoded, one per line: name, tab, reason.
+
+    Args:
+        source: provides the names.
+        bad: (position, reason) of the images.
+    """
+    return "".join(f"{_valid_utf8(source.name(position))}\t{reason}\n" for position, reason in bad)
 
 
 def _table(source: ImageSource, positions: np.ndarray, outputs: tuple[Tensor, ...]) -> pa.Table:
@@ -75,7 +83,7 @@ def _table(source: ImageSource, positions: np.ndarray, outputs: tuple[Tensor, ..
     classes = [source.classes[label] if label is not None and label < len(source.classes) else None for label in labels]
     schema, flat = row_schema(embedding.shape[1]), pa.array(np.ascontiguousarray(embedding, dtype=np.float32).ravel())
     columns = {
-        "name": pa.array([_text(source.name(int(i))) for i in positions], pa.string()),
+        "name": pa.array([_valid_utf8(source.name(int(i))) for i in positions], pa.string()),
         "label": pa.array(labels, pa.int64()),
         "class": pa.array(classes, pa.string()),
         "embedding": pa.FixedSizeListArray.from_arrays(flat, type=schema.field("embedding").type),
@@ -85,6 +93,6 @@ def _table(source: ImageSource, positions: np.ndarray, outputs: tuple[Tensor, ..
     return pa.table(columns, schema=schema)
 
 
-def _text(name: str) -> str:
-    """A name that parquet takes: bytes that are no UTF-8 are shown as they are."""
+def _valid_utf8(name: str) -> str:
+    """A name that parquet accepts: bytes that are not UTF-8 are escaped."""
     return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")

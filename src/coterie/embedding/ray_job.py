@@ -1,4 +1,4 @@
-"""Parts of embeddings by actors on Ray, each of which writes whole parts as a process of torchrun does."""
+"""Writes parts of embeddings by actors on Ray, each of which writes whole parts as a process of torchrun does."""
 
 import logging
 import os
@@ -13,35 +13,35 @@ from coterie.embedding.parts import EmbeddingParts
 from coterie.errors import UserError
 from coterie.logger import Logger
 
-_MOST_WORKERS = 16
-_STORE_BYTES = 2**27  # of shared memory; nothing but numbers of parts goes through it
+_MAX_WORKERS = 16
+_STORE_BYTES = 2**27  # of shared memory; only numbers of parts pass through it
 
 
 class _Writer:
-    """An actor: it opens weights and images once, and writes the parts that it is asked for.
+    """An actor: it loads the weights and opens the images once, and writes the parts it is given.
 
-    What a person can mend comes back as a value: an exception would arrive as a page of Ray's.
+    A user's mistake is returned as a value: an exception would arrive as a page of Ray's messages.
     """
 
     def __init__(self, open_parts: Callable[[int], EmbeddingParts], workers: int, here: str) -> None:
         self.parts: EmbeddingParts | UserError
         try:
-            os.chdir(here)  # paths, and the names of images that follow from them, are those of the command
+            os.chdir(here)  # so that relative paths, and the names of images, are those of the command
             self.parts = open_parts(workers)
         except OSError as error:
-            self.parts = UserError(f"{here} is not there on a machine of this Ray: {error.strerror}")
+            self.parts = UserError(f"{here} does not exist on a machine of this Ray cluster: {error.strerror}")
         except UserError as error:
             self.parts = error
 
     def __call__(self, rows: dict[str, Any]) -> dict[str, Any]:
-        return {"part": rows["part"], "refused": [self._write(int(number)) for number in rows["part"]]}
+        return {"part": rows["part"], "error": [self._write(int(number)) for number in rows["part"]]}
 
     def _write(self, number: int) -> str:
-        """Why it was not written, or nothing."""
+        """Write a part, and return the error, if any, otherwise an empty text."""
         try:
             if isinstance(self.parts, UserError):
                 raise self.parts
-            if number not in self.parts.there():  # its message may have been lost with another actor
+            if number not in self.parts.done():  # another actor may have written it and been lost before it reported
                 self.parts.write([number])
         except UserError as error:
             return str(error)
@@ -58,31 +58,31 @@ def write_on_ray(
     device: str = "auto",
     workers: int = -1,
 ) -> None:
-    """Have Ray Data's actors write these parts.
+    """Write parts by actors of Ray Data.
 
     Args:
-        open_parts: called by each actor with the number of its loader workers; it travels by its name, so that Coterie must be
+        open_parts: called by each actor with the number of its loader workers; it is pickled by its name, so Coterie must be
             installed where the actors are.
         numbers: of the parts.
-        logger: is told how many are done.
-        address: ``local`` for a Ray of its own on this machine, ``auto`` or an address for a cluster that runs.
-        actors: at most so many; 0: one for each GPU of the cluster, or without GPUs one for every two cores.
-        device: ``auto``, ``cpu`` or ``cuda``: of an actor.
-        workers: of an actor, to load images; -1: as many as its share of the cores, less one.
+        logger: receives progress.
+        address: ``local`` for a Ray of its own on this machine, ``auto`` or an address for a running cluster.
+        actors: most actors; 0: one per GPU of the cluster, or without GPUs one for every two cores.
+        device: of an actor: ``auto``, ``cpu`` or ``cuda``.
+        workers: processes of an actor that load images; -1: as many as its share of the cores, less one.
 
     Raises:
-        UserError: Ray is not installed or not there, or what an actor could not do; the parts that are there are whole.
+        UserError: Ray is not installed or not running, or an actor failed; the existing parts are complete.
     """
-    with _joined(address) as ray:
-        has = ray.cluster_resources()
-        cores, gpus = int(has.get("CPU", 1)), int(has.get("GPU", 0))
+    with _ray(address) as ray:
+        resources = ray.cluster_resources()
+        cores, gpus = int(resources.get("CPU", 1)), int(resources.get("GPU", 0))
         gpu = device.startswith("cuda") or (device == "auto" and gpus > 0)
         if gpu and not gpus:
-            raise UserError(f"--device is {device}, and this Ray has no GPU: use --device cpu")
+            raise UserError(f"--device is {device}, but this Ray cluster has no GPU: use --device cpu")
         most = actors or (gpus if gpu else max(1, cores // 2))
         share = max(1, cores // most)
-        loaders = workers if workers >= 0 else max(1, min(_MOST_WORKERS, share - 1))
-        done = ray.data.from_items(
+        loaders = workers if workers >= 0 else max(1, min(_MAX_WORKERS, share - 1))
+        written = ray.data.from_items(
             [{"part": number} for number in numbers], override_num_blocks=len(numbers)
         ).map_batches(
             _Writer,
@@ -92,44 +92,44 @@ def write_on_ray(
             num_cpus=share,
             num_gpus=1 if gpu else 0,
         )
-        for row in logger.progress(done.iter_rows(), len(numbers), "embedding, in parts"):
-            if row["refused"]:
-                raise UserError(str(row["refused"]))
+        for row in logger.progress(written.iter_rows(), len(numbers), "embedding, in parts"):
+            if row["error"]:
+                raise UserError(str(row["error"]))
 
 
 @contextmanager
-def _joined(address: str) -> Iterator[Any]:
-    """Ray, quiet, and left again if it was joined here.
+def _ray(address: str) -> Iterator[Any]:
+    """Connect to Ray, silence it, and disconnect afterwards unless it was connected before.
 
     Raises:
-        UserError: it is not installed, not there, or it failed.
+        UserError: it is not installed, not running, or it failed.
     """
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # it reports home otherwise
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # otherwise it reports statistics to its makers
     try:
         import ray
         import ray.data
     except ImportError as error:
         raise UserError(f"--ray needs more packages: pip install 'coterie[ray]' ({error})") from error
-    mine = not ray.is_initialized()
+    connect = not ray.is_initialized()
     on_sigterm = signal.getsignal(signal.SIGTERM)
     quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
     try:
-        if mine and address == "local":
+        if connect and address == "local":
             cores = len(os.sched_getaffinity(0))
             own = {"num_cpus": cores, "include_dashboard": False, "object_store_memory": _STORE_BYTES}
             ray.init(address="local", **own, **quiet)
-        elif mine:
+        elif connect:
             ray.init(address=address, **quiet)
         if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, on_sigterm)  # Ray has put one of its own there
+            signal.signal(signal.SIGTERM, on_sigterm)  # Ray has installed a handler of its own
         ray.data.DataContext.get_current().enable_progress_bars = False
-        logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # it logs what it raises, by the page
+        logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # it also logs, at length, what it raises
         yield ray
-    except ray.exceptions.RayTaskError:  # a fault of ours
+    except ray.exceptions.RayTaskError:  # a bug of ours
         raise
     except (ConnectionError, ray.exceptions.RayError) as error:
-        said = (str(error).strip() or type(error).__name__).splitlines()[-1]
-        raise UserError(f"Ray failed ({said}): the same command goes on with the parts that are missing") from error
+        reason = (str(error).strip() or type(error).__name__).splitlines()[-1]
+        raise UserError(f"Ray failed ({reason}): run the same command again to write the missing parts") from error
     finally:
-        if mine and ray.is_initialized():
+        if connect and ray.is_initialized():
             ray.shutdown()

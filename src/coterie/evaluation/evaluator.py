@@ -11,7 +11,7 @@ from coterie.config.schema import OF_EMBEDDINGS, check_known
 from coterie.data.loading.center_crop import Preprocessing
 from coterie.data.sources.open import open_source
 from coterie.data.sources.source import ImageSource, Subset, label_matrix
-from coterie.embedding.cache import EmbeddingStore
+from coterie.embedding.cache import EmbeddingCache
 from coterie.embedding.embed import Embeddings, embed_source
 from coterie.errors import UserError
 from coterie.evaluation.labeled_data import LabeledPair, labeled_pair
@@ -59,7 +59,7 @@ class Evaluator:
         seen = self.description
         self.preprocessing = Preprocessing(seen.image_size, seen.backbone.channels, seen.mean, seen.std)
         folder = self.run / "embeddings"
-        self.store = EmbeddingStore(folder, self.run / "model.safetensors") if self.run.is_dir() else None
+        self.store = EmbeddingCache(folder, self.run / "model.safetensors") if self.run.is_dir() else None
 
     def evaluate(self, train: Sequence[str], test: Sequence[str] = ()) -> Figures:
         """What each probe finds: it learns from ``train`` and asks ``test``, or else every fifth image of ``train``."""
