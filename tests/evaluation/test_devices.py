@@ -28,6 +28,8 @@ from coterie.evaluation.probes.svm import low_shot, svm
 from tests.evaluation.accelerator import DEVICE, OnAccelerator, accelerator
 from tests.evaluation.probes.test_supervised import PREPROCESSING, network, write
 
+ON_DEVICE = Runtime(device=torch.device(DEVICE))
+
 CLASSES = 4
 SHORT = Recipe(0.02, 0.1, epochs=2, batch_size=6)
 

@@ -9,12 +9,10 @@ import torch
 
 import coterie
 from coterie.api import resolve_run
-from coterie.cli.demo import write_patches
 from coterie.cli.tables import plan_lines
 from coterie.config.describe import explain
 from coterie.config.facts import Facts
 from coterie.config.toml import from_dict, read_toml
-from coterie.data.sources.builtin_photos import photo_patches
 from coterie.data.sources.open import open_source
 from coterie.errors import UserError
 from coterie.grouping.objective import Objective
@@ -24,18 +22,7 @@ from coterie.training.profiling import estimate as estimating
 from coterie.training.profiling.estimate import Estimate, Plan
 from coterie.training.profiling.rehearsal import WARM_UP, StepTimer, rehearse
 from coterie.types import Batch, Progress
-
-TINY = (
-    "views.crops.0.size=16 views.crops.1.size=8 views.crops.1.count=1 backbone.width=0.125 run.threads=1 run.workers=1"
-).split()
-IMAGES = 80  # five batches of 16
-
-
-@pytest.fixture(scope="module")
-def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("images") / "patches.parquet"
-    write_patches(path, photo_patches("train", IMAGES, 16))
-    return path
+from tests.training.profiling.conftest import TINY
 
 
 class Listening:

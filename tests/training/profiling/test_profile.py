@@ -15,11 +15,8 @@ from PIL import Image
 
 import coterie
 from coterie.api import resolve_run
-from coterie.cli import main as cli
-from coterie.cli.demo import write_patches
 from coterie.cli.tables import profile_lines
 from coterie.data.loading.loader import Loader
-from coterie.data.sources.builtin_photos import photo_patches
 from coterie.data.sources.source import ImageSource
 from coterie.errors import UserError
 from coterie.grouping import objective
@@ -27,35 +24,12 @@ from coterie.grouping.teacher import MomentumTeacher
 from coterie.logger import NullLogger
 from coterie.models.encoder import Encoder
 from coterie.training.monitor import Monitor
-from coterie.training.profiling import advice as bottlenecks
-from coterie.training.profiling.advice import (
-    BACKWARD,
-    BOOKKEEPING,
-    COPY,
-    GROUPING,
-    NETWORK,
-    OPTIMIZER,
-    PARTS,
-    STUDENT,
-    TEACHER,
-    WAITING,
-    Profile,
-)
+from coterie.training.profiling import advice
+from coterie.training.profiling.advice import Profile
 from coterie.training.profiling.loader_stages import COLOR, CROP, DECODE, READ, STACK, STAGES, measure_stages
 from coterie.training.profiling.profile import profile_run
 from coterie.training.student import Student
-
-TINY = (
-    "views.crops.0.size=16 views.crops.1.size=8 views.crops.1.count=1 backbone.width=0.125 run.threads=1 run.workers=1"
-).split()
-IMAGES = 80  # five batches of 16
-
-
-@pytest.fixture(scope="module")
-def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("images") / "patches.parquet"
-    write_patches(path, photo_patches("train", IMAGES, 16))
-    return path
+from tests.training.profiling.conftest import TINY
 
 
 class Listening(NullLogger):
@@ -89,9 +63,9 @@ def test_parts_make_up_the_step(images: Path, tmp_path: Path, monkeypatch: pytes
     assert found.steps > 0
     assert sum(found.parts.values()) == pytest.approx(found.step, rel=0.05)
     smog = method == "smog"
-    assert set(found.parts) == set(PARTS)
-    assert all(seconds > 0 or part == TEACHER for part, seconds in found.parts.items())
-    assert (found.parts[TEACHER] > 0, found.filling > 0, found.refresh > 0, found.refreshing > 0) == (smog,) * 4
+    assert set(found.parts) == set(advice.PARTS)
+    assert all(seconds > 0 or part == advice.TEACHER for part, seconds in found.parts.items())
+    assert (found.parts[advice.TEACHER] > 0, found.filling > 0, found.refresh > 0, found.refreshing > 0) == (smog,) * 4
     assert all(found.stages[stage] > 0 for stage in STAGES)
     assert (found.workers, found.steps_per_epoch, found.device, found.preparing) == (1, 5, "cpu", 0)
     assert found.main_memory > 100 * 2**20 > found.worker_memory > 0
@@ -118,14 +92,14 @@ def slowly(function: Callable[..., Any]) -> Callable[..., Any]:
 @pytest.mark.parametrize(
     ("owner", "name", "part"),
     [
-        (Loader, "batch", COPY),
-        (Student, "forward", STUDENT),
-        (objective, "prediction_loss", GROUPING),
-        (torch.Tensor, "backward", BACKWARD),
-        (torch.nn.utils, "get_total_norm", OPTIMIZER),
-        (torch.optim.Optimizer, "zero_grad", OPTIMIZER),
-        (objective.Objective, "after_step", BOOKKEEPING),
-        (Monitor, "on_step_end", BOOKKEEPING),
+        (Loader, "batch", advice.COPY),
+        (Student, "forward", advice.STUDENT),
+        (objective, "prediction_loss", advice.GROUPING),
+        (torch.Tensor, "backward", advice.BACKWARD),
+        (torch.nn.utils, "get_total_norm", advice.OPTIMIZER),
+        (torch.optim.Optimizer, "zero_grad", advice.OPTIMIZER),
+        (objective.Objective, "after_step", advice.BOOKKEEPING),
+        (Monitor, "on_step_end", advice.BOOKKEEPING),
     ],
 )
 def test_what_is_slow_is_charged_to_its_part(
@@ -135,16 +109,16 @@ def test_what_is_slow_is_charged_to_its_part(
     found = profiled(images)
     assert found.parts[part] >= SLEPT
     assert found.shares[part] == max(found.shares.values())
-    if part not in NETWORK:
-        assert found.advice[0].startswith(bottlenecks.LABELS[part])
+    if part not in advice.NETWORK:
+        assert found.advice[0].startswith(advice.LABELS[part])
 
 
 @pytest.mark.parametrize(("owner", "name"), [(MomentumTeacher, "_move"), (Encoder, "forward")])
 def test_a_slow_teacher_is_not_grouping(images: Path, monkeypatch: pytest.MonkeyPatch, owner: Any, name: str) -> None:
     monkeypatch.setattr(owner, name, slowly(getattr(owner, name)))
     found = profiled(images, "smog", "groups.counts=[8,8,8]")
-    assert found.parts[TEACHER] >= SLEPT > found.parts[GROUPING]
-    assert (found.parts[STUDENT] >= SLEPT) is (owner is Encoder)
+    assert found.parts[advice.TEACHER] >= SLEPT > found.parts[advice.GROUPING]
+    assert (found.parts[advice.STUDENT] >= SLEPT) is (owner is Encoder)
 
 
 class SlowSource:
@@ -173,7 +147,7 @@ def test_a_slow_disk_makes_the_network_wait(images: Path, workers: int) -> None:
     wanted = resolve_run("swav", images, {"epochs": 2, "batch_size": 16, "settings": settings})
     found = profile_run(wanted.config, SlowSource(wanted.source), 1.0, NullLogger())
     assert found.stages[READ] >= 0.02
-    assert found.shares[WAITING] == max(found.shares.values())
+    assert found.shares[advice.WAITING] == max(found.shares.values())
     assert found.enough_workers > 1
     assert found.advice[0].startswith("the network waits ")
     text = "\n".join(profile_lines(replace(found, cores=64)))
@@ -208,7 +182,7 @@ def test_stages_are_those_of_images_that_can_be_decoded(tmp_path: Path) -> None:
 @pytest.fixture(scope="module")
 def usual(images: Path) -> Profile:
     found = profiled(images)
-    even = dict.fromkeys(PARTS, 0.0) | {STUDENT: 0.3, BACKWARD: 0.7}
+    even = dict.fromkeys(advice.PARTS, 0.0) | {advice.STUDENT: 0.3, advice.BACKWARD: 0.7}
     stages = dict(zip(STAGES, (0.0, 0.002, 0.001, 0.005, 0.001), strict=True))
     return replace(found, parts=even, stages=stages, step=1.0, jpeg=False, cores=8, refresh=0.0)
 
@@ -218,7 +192,7 @@ def test_advice_that_follows_from_the_figures(usual: Profile, monkeypatch: pytes
     assert "CUDA" in usual.advice[0]
     assert "CUDA" not in replace(usual, device="cuda").advice[0]
 
-    starved = replace(usual, parts={**usual.parts, STUDENT: 0.01, BACKWARD: 0.03, WAITING: 0.04})
+    starved = replace(usual, parts={**usual.parts, advice.STUDENT: 0.01, advice.BACKWARD: 0.03, advice.WAITING: 0.04})
     assert starved.enough_workers == 4  # 16 images of 9 ms each, in 40 ms
     assert starved.advice == ("the network waits 50 % of the time for images: --set run.workers=4 (now 1)",)
     gpu = replace(starved, device="cuda")
@@ -228,18 +202,18 @@ def test_advice_that_follows_from_the_figures(usual: Profile, monkeypatch: pytes
     enough = replace(starved, workers=4)
     assert enough.advice[0].endswith("4 workers with a core each would keep up, so let nothing else use the cores")
     decoding = replace(few, stages={**few.stages, COLOR: 0.0, DECODE: 0.008}, jpeg=True)
-    monkeypatch.setattr(bottlenecks, "find_spec", lambda name: None)
+    monkeypatch.setattr(advice, "find_spec", lambda name: None)
     assert "pip install 'coterie[fast]'" in decoding.advice[0]
-    monkeypatch.setattr(bottlenecks, "find_spec", lambda name: object())
+    monkeypatch.setattr(advice, "find_spec", lambda name: object())
     assert "coterie[fast]" not in decoding.advice[0]
     assert decoding.advice[0].endswith("there are 2 cores; or smaller copies of the images")
 
     device = replace(usual.config, views=replace(usual.config.views, engine="gpu"))
-    colored = replace(usual, config=device, parts={**usual.parts, COPY: 0.5})
+    colored = replace(usual, config=device, parts={**usual.parts, advice.COPY: 0.5})
     assert colored.advice == ("copying, coloring 33 % of a step: --set views.engine=cpu, as there is no GPU",)
     assert "views.crops" in replace(colored, device="cuda").advice[0]
 
-    all_bad = replace(starved, parts=dict.fromkeys(PARTS, 0.01))
+    all_bad = replace(starved, parts=dict.fromkeys(advice.PARTS, 0.01))
     assert len(all_bad.advice) == 3
     assert all_bad.advice[0].startswith("the network waits 12 %")
 
@@ -249,23 +223,6 @@ def test_advice_on_refreshes(images: Path) -> None:
     slow = replace(found, refresh=5 * found.step)
     assert slow.refreshing == pytest.approx(0.5)
     assert any("refreshes take 50 % of the time: a larger refresh.every_epochs" in line for line in slow.advice)
-
-
-@pytest.fixture
-def call(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]):
-    """Run the command in this process: (exit status, standard output, standard error)."""
-
-    def run(*words: str | Path) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["coterie", *map(str, words)])
-        try:
-            cli.main()
-            status = 0
-        except SystemExit as error:
-            status = int(error.code or 0)
-        out, err = capfd.readouterr()
-        return status, out, err
-
-    return run
 
 
 def test_a_profile_is_shown(images: Path, call) -> None:
