@@ -226,8 +226,8 @@ def test_sources_that_hold_nothing(tmp_path: Path, call) -> None:
         (["--set", "run.workers=-2"], "workers is -2"),
         (["--set", "run.threads=-1"], "run.threads is -1"),
         (["--set", "run.device=cuda:x"], "run.device"),
-        (["--set", "views=5", "--set", "views.channels=3"], "5 has no part channels"),
-        (["--set", "views=[1]", "--set", "views.channels=3"], "has no part channels"),
+        (["--set", "views=5", "--set", "views.channels=3"], "5 has no entry channels"),
+        (["--set", "views=[1]", "--set", "views.channels=3"], "has no entry channels"),
         (["--set", "run=5"], "run is 5: give a table"),
         (["--set", "learning_rate=fast"], "learning_rate is 'fast': give a table"),
         (["--set", "probe.train=labeled"], "probe.train is 'labeled': give a list"),
@@ -238,7 +238,10 @@ def test_sources_that_hold_nothing(tmp_path: Path, call) -> None:
         (["--seed", "18446744073709551616"], "seed"),
         (["--set", "run.device=cuda:"], "run.device"),
         (["--set", "views.student_views=[1,2]"], "leaves out view 0"),
-        (["--set", "views.grouped_views=[0]", "--set", "memory={length=32,start_epoch=0}"], "must be as many"),
+        (
+            ["--set", "views.grouped_views=[0]", "--set", "memory={length=32,start_epoch=0}"],
+            "must have the same length",
+        ),
         (
             ["--set", "views.student_views=[0]", "--set", "views.target_views=[0]", "--set", "views.grouped_views=[0]"],
             "at least 2 views",

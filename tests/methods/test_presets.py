@@ -20,7 +20,9 @@ def test_automatic_values_make_sense(images: int, side: int) -> None:
 
 
 @pytest.mark.parametrize("name", [name for name in METHODS if "imagenet" not in name])
-@pytest.mark.parametrize("facts", [Facts(50_000, 32), Facts(1_281_167, 375), Facts(120, 16, 1, mean=(0.5,), std=(0.2,))])
+@pytest.mark.parametrize(
+    "facts", [Facts(50_000, 32), Facts(1_281_167, 375), Facts(120, 16, 1, mean=(0.5,), std=(0.2,))]
+)
 def test_a_preset_needs_no_override(name: str, facts: Facts) -> None:
     config, reasons = plan_method(name, facts)
     assert from_dict(to_dict(config)) == config  # the rules between the parts are checked here

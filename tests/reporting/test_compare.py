@@ -51,7 +51,7 @@ def test_damaged_and_unfinished_runs_are_taken_with_a_remark(tmp_path: Path) -> 
     (new / "model.safetensors").unlink()
     found = compare([torn, new])
     assert found.remarks == (
-        f"line 3 is damaged in {torn / 'metrics.jsonl'} and left out: 3 of 4 are read",
+        f"line 3 is damaged in {torn / 'metrics.jsonl'} and ignored: 3 of 4 are intact",
         "torn is unfinished: 20 of 40 steps are saved",
         "new has no checkpoint yet: its last figures are those of its log",
     )

@@ -71,7 +71,7 @@ def test_damaged_lines_are_counted_and_the_others_read(tmp_path):
     found = read_records(tmp_path)
     assert [line["step"] for line in found.log] == [1, 5]
     (remark,) = found.remarks
-    assert remark == f"4 lines, the first 2, are damaged in {tmp_path / 'metrics.jsonl'} and left out: 2 of 6 are read"
+    assert remark == f"4 lines, the first 2, are damaged in {tmp_path / 'metrics.jsonl'} and ignored: 2 of 6 are intact"
 
 
 def test_a_last_line_that_was_cut_short_is_no_damage(tmp_path):

@@ -1,4 +1,4 @@
-"""What a plan says, against what the run then does."""
+"""A plan describes what the run then does."""
 
 import json
 from pathlib import Path
@@ -39,7 +39,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class Listening:
-    """Keeps what is said."""
+    """Keeps all messages."""
 
     def __init__(self) -> None:
         self.said: list[str] = []
@@ -64,22 +64,22 @@ def test_a_plan_is_what_pretrain_does_and_leaves_nothing(
     images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    wishes: dict[str, Any] = {"epochs": 2, "batch_size": 16, "seed": 3, "settings": (*TINY, "groups.counts=[8,8,8]")}
+    requests: dict[str, Any] = {"epochs": 2, "batch_size": 16, "seed": 3, "settings": (*TINY, "groups.counts=[8,8,8]")}
     before, listening = sorted(images.parent.iterdir()), Listening()
-    found = coterie.plan("smog", images, **wishes, logger=listening)
+    found = coterie.plan("smog", images, **requests, logger=listening)
     assert listening.tracked == 20
     assert not list(tmp_path.iterdir())
     assert sorted(images.parent.iterdir()) == before
     assert found.steps_per_epoch == 5
 
-    run = coterie.pretrain("smog", images, out=tmp_path / "run", **wishes, logger=listening)
+    run = coterie.pretrain("smog", images, out=tmp_path / "run", **requests, logger=listening)
     assert found.config == from_dict(read_toml(run / "config.toml"))
     assert listening.said[0] == found.summary
-    told = {line.split()[0] for line in listening.said if line.startswith("  ")}
-    assert {"backbone.name", "memory.length", "optimizer.kind"} <= told
-    assert not {"epochs", "batch_size", "seed", "groups.counts"} & told  # a person knows what they asked for
+    logged = {line.split()[0] for line in listening.said if line.startswith("  ")}
+    assert {"backbone.name", "memory.length", "optimizer.kind"} <= logged
+    assert not {"epochs", "batch_size", "seed", "groups.counts"} & logged  # the user knows these
     listening.said.clear()
-    coterie.pretrain("smog", images, out=tmp_path / "run", **wishes, logger=listening)
+    coterie.pretrain("smog", images, out=tmp_path / "run", **requests, logger=listening)
     assert not [line for line in listening.said if line.startswith("  ")]
 
     estimate = found.estimate
@@ -129,7 +129,7 @@ def test_refreshes_are_counted_and_not_timed_twice(images: Path, monkeypatch: py
     """A rehearsal of many short epochs has none in its steps; a run has one at the start of each epoch or so."""
     timed = {"first": 0.0, "filling": 1.0, "step": 2.0, "refresh": 10.0, "embedding": 0.0, "steps": 9}
     timed |= {"main": 1, "workers": 1, "device": 0}
-    monkeypatch.setattr(estimating, "_lines", lambda config: iter([{"ready": True}, timed]))
+    monkeypatch.setattr(estimating, "_rehearsal_lines", lambda config: iter([{"ready": True}, timed]))
     source = open_source(str(images))
     for more, expected in (
         ((), 7),
@@ -171,16 +171,17 @@ def test_lines_for_a_person() -> None:
     rows = explain(config, planner.reasons | {"temperature": "set by you"})
     found = {path: (value, reason) for path, value, reason in rows}
     assert found["views.crops"][0] == "2x24 + 2x16"
-    assert found["batch_size"] == ("64", "up to 256, as many as leave 64 steps an epoch (78)")
-    assert found["epochs"] == ("40", "asked for")
+    assert found["batch_size"] == ("64", "up to 256, as long as an epoch has 64 steps (78)")
+    assert found["epochs"] == ("40", "requested")
     assert found["groups.counts"][0] == "[100]"
     assert found["temperature"] == ("0.1", "set by you")
     estimate = Estimate(5, 0, 7200, 12, 3, 1, 0.75, 33, 3 * 2**29, 2**28)
     text = "\n".join(plan_lines(Plan(config, planner.reasons, "swav: so many images", 39, estimate)))
-    assert "one for a hundred of 5000 images" in text
+    assert "one per hundred of 5000 images" in text
     assert (
-        "time    about 2.0 h: start 5 s, training 2.0 h, refreshes 12 s, looks 3 s, report 1 s (0.75 s a step)" in text
+        "time    about 2.0 h: start 5 s, training 2.0 h, refreshes 12 s, label-free metrics 3 s, report 1 s (0.75 s per step)"
+        in text
     )
     assert "filling" not in text
-    assert "memory  about 1.75 GiB: 1.50 the main process, 0.25 what loads images" in text
+    assert "memory  about 1.75 GiB: 1.50 in the main process, 0.25 in loader processes" in text
     assert "from 33 steps" in text

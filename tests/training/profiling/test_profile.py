@@ -1,4 +1,4 @@
-"""Where the time goes, by what was made slow on purpose; and what is said of it."""
+"""Profiles charge time to the part that was made slow on purpose, and advise accordingly."""
 
 import subprocess
 import sys
@@ -27,7 +27,7 @@ from coterie.grouping.teacher import MomentumTeacher
 from coterie.logger import NullLogger
 from coterie.models.encoder import Encoder
 from coterie.training.monitor import Monitor
-from coterie.training.profiling import advice as bottlenecks
+from coterie.training.profiling import advice as advising
 from coterie.training.profiling.advice import (
     BACKWARD,
     BOOKKEEPING,
@@ -97,10 +97,10 @@ def test_parts_make_up_the_step(images: Path, tmp_path: Path, monkeypatch: pytes
     assert found.main_memory > 100 * 2**20 > found.worker_memory > 0
     assert 1 <= len(found.advice) <= 3
     text = "\n".join(profile_lines(found))
-    assert ("forward, the teacher" in text) is smog
+    assert ("forward, teacher" in text) is smog
     assert ("filling  the memory" in text) is smog
     assert ("refresh  " in text) is smog
-    assert "without the timing" not in text  # nothing overlaps on a CPU
+    assert "without timing parts" not in text  # nothing overlaps on a CPU
     assert found.summary in text
 
 
@@ -136,7 +136,7 @@ def test_what_is_slow_is_charged_to_its_part(
     assert found.parts[part] >= SLEPT
     assert found.shares[part] == max(found.shares.values())
     if part not in NETWORK:
-        assert found.advice[0].startswith(bottlenecks.LABELS[part])
+        assert found.advice[0].startswith(advising.LABELS[part])
 
 
 @pytest.mark.parametrize(("owner", "name"), [(MomentumTeacher, "_move"), (Encoder, "forward")])
@@ -175,17 +175,17 @@ def test_a_slow_disk_makes_the_network_wait(images: Path, workers: int) -> None:
     assert found.stages[READ] >= 0.02
     assert found.shares[WAITING] == max(found.shares.values())
     assert found.enough_workers > 1
-    assert found.advice[0].startswith("the network waits ")
+    assert found.advice[0].startswith("training waits for images ")
     text = "\n".join(profile_lines(replace(found, cores=64)))
-    assert f"--set run.workers={found.enough_workers} (now {workers}); or a faster disk, or the files in a few" in text
-    assert "of loading an image: read, " in text
+    assert f"use --set run.workers={found.enough_workers} (now {workers}); or use a faster disk, or pack" in text
+    assert "stage of loading an image: read, " in text
 
 
 def test_the_device_engine_leaves_no_colors_to_the_workers(images: Path, tmp_path: Path) -> None:
     found = profiled(images, "swav", "views.engine=gpu")
-    assert found.preparing > 0  # images of one size live on the device, and workers send numbers
+    assert found.preparing > 0  # images of one size are kept on the device, and workers send numbers
     assert found.stages[STACK] == found.image > 0
-    assert "images   live on the device" in "\n".join(profile_lines(found))
+    assert "images   are kept on the device" in "\n".join(profile_lines(found))
     for number in range(20):
         Image.new("RGB", (20 + number, 24), (number, 90, 200)).save(tmp_path / f"{number}.jpg")
     found = profiled(tmp_path, "swav", "views.engine=gpu")
@@ -202,7 +202,7 @@ def test_stages_are_those_of_images_that_can_be_decoded(tmp_path: Path) -> None:
     wanted = resolve_run("swav", tmp_path, {"batch_size": 4, "settings": ["groups.counts=[2]"]})
     found = measure_stages(Loader(wanted.source, wanted.config.views, batch_size=4, epochs=1, seed=0))
     assert (found.images, found.jpegs) == (6, 0)
-    assert found.of_an_image()[DECODE] == found.seconds[DECODE] / 6
+    assert found.per_image()[DECODE] == found.seconds[DECODE] / 6
 
 
 @pytest.fixture(scope="module")
@@ -214,41 +214,41 @@ def usual(images: Path) -> Profile:
 
 
 def test_advice_that_follows_from_the_figures(usual: Profile, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert usual.advice[0].startswith("none: the network is at work 100 % of the time")
+    assert usual.advice[0].startswith("none: the network computes 100 % of the time")
     assert "CUDA" in usual.advice[0]
     assert "CUDA" not in replace(usual, device="cuda").advice[0]
 
     starved = replace(usual, parts={**usual.parts, STUDENT: 0.01, BACKWARD: 0.03, WAITING: 0.04})
     assert starved.enough_workers == 4  # 16 images of 9 ms each, in 40 ms
-    assert starved.advice == ("the network waits 50 % of the time for images: --set run.workers=4 (now 1)",)
+    assert starved.advice == ("training waits for images 50 % of the time: use --set run.workers=4 (now 1)",)
     gpu = replace(starved, device="cuda")
-    assert gpu.advice[0].endswith("run.workers=4 (now 1); or --set views.engine=gpu")
+    assert gpu.advice[0].endswith("run.workers=4 (now 1); or use --set views.engine=gpu")
     few = replace(starved, cores=2)
-    assert few.advice[0].endswith("more cores, as 4 workers would keep up and there are 2 cores")
+    assert few.advice[0].endswith("use more cores: 4 workers would keep up, but there are 2 cores")
     enough = replace(starved, workers=4)
-    assert enough.advice[0].endswith("4 workers with a core each would keep up, so let nothing else use the cores")
+    assert enough.advice[0].endswith("4 workers would keep up with a core each, so let nothing else use the cores")
     decoding = replace(few, stages={**few.stages, COLOR: 0.0, DECODE: 0.008}, jpeg=True)
-    monkeypatch.setattr(bottlenecks, "find_spec", lambda name: None)
+    monkeypatch.setattr(advising, "find_spec", lambda name: None)
     assert "pip install 'coterie[fast]'" in decoding.advice[0]
-    monkeypatch.setattr(bottlenecks, "find_spec", lambda name: object())
+    monkeypatch.setattr(advising, "find_spec", lambda name: object())
     assert "coterie[fast]" not in decoding.advice[0]
-    assert decoding.advice[0].endswith("there are 2 cores; or smaller copies of the images")
+    assert decoding.advice[0].endswith("there are 2 cores; or use smaller copies of the images")
 
     device = replace(usual.config, views=replace(usual.config.views, engine="gpu"))
     colored = replace(usual, config=device, parts={**usual.parts, COPY: 0.5})
-    assert colored.advice == ("copying, coloring 33 % of a step: --set views.engine=cpu, as there is no GPU",)
+    assert colored.advice == ("copying, coloring takes 33 % of a step: use --set views.engine=cpu, as there is no GPU",)
     assert "views.crops" in replace(colored, device="cuda").advice[0]
 
     all_bad = replace(starved, parts=dict.fromkeys(PARTS, 0.01))
     assert len(all_bad.advice) == 3
-    assert all_bad.advice[0].startswith("the network waits 12 %")
+    assert all_bad.advice[0].startswith("training waits for images 12 %")
 
 
 def test_advice_on_refreshes(images: Path) -> None:
     found = profiled(images, "smog", "groups.counts=[8,8,8]", "refresh.every_epochs=1")
     slow = replace(found, refresh=5 * found.step)
     assert slow.refreshing == pytest.approx(0.5)
-    assert any("refreshes take 50 % of the time: a larger refresh.every_epochs" in line for line in slow.advice)
+    assert any("refreshes take 50 % of the time: use a larger refresh.every_epochs" in line for line in slow.advice)
 
 
 @pytest.fixture
@@ -277,7 +277,7 @@ def test_a_profile_is_shown(images: Path, call) -> None:
     assert lines[1].startswith("  waiting for data ")
     assert lines[1].endswith(" %")
     empty = lines.index("")
-    assert lines[empty - 1].startswith("  together ")
+    assert lines[empty - 1].startswith("  total ")
     assert lines[empty + 1].split() == "an image in a worker ms share".split()
     assert any(line.startswith("swav: 80 images, resnet18, crops 2x16 + 1x8, 8 groups") for line in lines)
     assert [line.split()[0] for line in lines[-5:]] == ["speed", "memory", "slowest", "advice", "from"]
@@ -335,4 +335,4 @@ def test_a_profile_on_a_gpu(images: Path) -> None:
     assert found.device_memory > 0
     assert found.step > 0
     assert all(seconds > 0 for seconds in found.parts.values())
-    assert "  without the timing" in "\n".join(profile_lines(found))
+    assert "  without timing parts" in "\n".join(profile_lines(found))
