@@ -1,6 +1,5 @@
-"""The command as a person uses it, and what a person may do wrong: one plain line, exit status 2."""
+"""The command line from end to end; errors of the user are one plain line and exit status 2."""
 
-import inspect
 import json
 import os
 import shutil
@@ -8,7 +7,6 @@ import subprocess
 import sys
 import tomllib
 from pathlib import Path
-from typing import get_args
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -19,8 +17,6 @@ import torch
 from PIL import Image
 
 import coterie
-from coterie import api
-from coterie.cli import commands
 from coterie.cli import main as cli
 from coterie.cli.demo import write_patches
 from coterie.data.sources.builtin_photos import photo_patches
@@ -275,7 +271,7 @@ def test_wrong_options(images: Path, tmp_path: Path, call, words: list[str], exp
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
 )
 def test_plans_that_must_fail(images: Path, call, words: list[str], expected: str) -> None:
-    """Refused before anything is rehearsed, with the mend."""
+    """Refused before anything is rehearsed, with the fix."""
     status, out, err = call("plan", "swav", images, *words)
     assert (status, out, err.count("\n")) == (2, "", 1), err
     assert expected in err
@@ -365,7 +361,7 @@ def test_several_processes_that_torchrun_did_not_start(
 
 
 def test_a_full_disk(images: Path, tmp_path: Path, call) -> None:
-    """The run stops with one line; what was saved before is whole, and with more room the same command goes on."""
+    """The run stops with one line; what was saved before is whole, and with more room the same command resumes."""
     disk = tmp_path / "disk"
     disk.mkdir()
     if (
@@ -407,7 +403,7 @@ def test_a_folder_that_cannot_be_written(images: Path, tmp_path: Path, call) -> 
         assert "cannot write" in call(*pretrain(images, locked / "run"))[2]
 
 
-def test_no_labels_to_judge_by(images: Path, tmp_path: Path, call) -> None:
+def test_evaluation_without_labels(images: Path, tmp_path: Path, call) -> None:
     run = tmp_path / "run"
     assert call(*pretrain(images, run))[0] == 0
     folder = tmp_path / "flat"
@@ -416,22 +412,6 @@ def test_no_labels_to_judge_by(images: Path, tmp_path: Path, call) -> None:
     status, _, err = call("evaluate", run, folder)
     assert (status, err.count("\n")) == (2, 1)
     assert "has no labels" in err
-
-
-@pytest.mark.parametrize(
-    "verb", ["plan", "profile", "pretrain", "evaluate", "transfer", "select", "compare", "report", "embed"]
-)
-def test_the_command_is_the_api(verb: str) -> None:
-    """Same verbs, same parameters, same defaults; what only Python can hand in aside."""
-    command, function = (inspect.signature(getattr(module, verb)).parameters for module in (commands, api))
-    assert command.keys() == function.keys() - {"logger", "callbacks", "parts"}
-    for name, parameter in command.items():
-        default = function[name].default
-        if name == "options":
-            flags, *_ = get_args(parameter.annotation)  # Annotated[kind, ...] | None
-            assert get_args(flags)[0] is get_args(function[name].annotation)[0]  # Unpack[kind]
-        elif parameter.kind is not inspect.Parameter.VAR_POSITIONAL:
-            assert parameter.default in (default, ",".join(default) if isinstance(default, tuple) else default)
 
 
 def test_every_shared_option_has_its_text_in_the_help(capsys: pytest.CaptureFixture[str]) -> None:

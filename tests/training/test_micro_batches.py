@@ -95,7 +95,7 @@ def test_what_is_computed_again_is_counted_once() -> None:
     assert all(norm.momentum == 0.1 for norm in encoder.modules() if isinstance(norm, nn.BatchNorm2d))
 
 
-@pytest.mark.parametrize("changes", [{"micro_batches": 2}, {"run": {"checkpoint_activations": True}}])
+@pytest.mark.parametrize("changes", [{"micro_batches": 2}, {"run": {"activation_checkpointing": True}}])
 def test_the_second_time_drops_out_what_the_first_did(changes: dict[str, Any]) -> None:
     config = CASES["swav"] | {"backbone": CASES["swav"]["backbone"] | {"drop_path": 0.5}}
     encoder = build_parts(from_dict(config | changes), images=IMAGES).student.encoder
@@ -146,13 +146,13 @@ def _most_held(make: Callable[[], Encoder]) -> int:
 def test_less_is_remembered() -> None:
     whole = _most_held(_encoder)
     assert _most_held(lambda: _encoder(micro_batches=4)) < 0.5 * whole
-    assert _most_held(lambda: _encoder(run={"checkpoint_activations": True})) < 0.7 * whole
+    assert _most_held(lambda: _encoder(run={"activation_checkpointing": True})) < 0.7 * whole
 
 
 def test_networks_that_cannot() -> None:
     with pytest.raises(BadConfig, match="micro_batches"):
         checkpoint_activations(nn.Sequential(nn.Flatten()))
-    with pytest.raises(BadConfig, match="block by block"):
-        from_dict(CASES["smog_gradient"] | {"run": {"checkpoint_activations": True}})
+    with pytest.raises(BadConfig, match="in each block"):
+        from_dict(CASES["smog_gradient"] | {"run": {"activation_checkpointing": True}})
     with pytest.raises(BadConfig, match="at least 2 images each"):
         from_dict(CASES["swav"] | {"micro_batches": BATCH})

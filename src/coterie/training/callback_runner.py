@@ -193,12 +193,12 @@ class CallbackRunner:
             lines, self._buffer, self._running = self._buffer, None, None
             if student is not None:
                 student.train()
-        error = broadcast_object(None if failure is None else _as_user_error(name, failure))
-        if error is not None and callback.on_error == "stop":
-            raise error from failure
+        agreed = broadcast_object(None if failure is None else _as_user_error(name, failure))
+        if agreed is not None and callback.on_error == "stop":
+            raise agreed from failure
         if self.first:
-            if error is not None:
-                self.logger.warning(f"{error}; the run continues without it")
+            if agreed is not None:
+                self.logger.warning(f"{agreed}; the run continues without it")
             self._done.names.append(mark)
             self._done.lines += lines
             self._done.ended, self._done.ended_by = self.state.ended, self.state.ended_by

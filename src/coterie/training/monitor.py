@@ -99,6 +99,7 @@ class Monitor(Callback):
         self._loss = torch.zeros((), dtype=torch.float64, device=device)
         # step, loss, gradient norm and images of the first step that was not finite; step -1: none was
         self._first_not_finite: tuple[Tensor, Tensor, Tensor, Tensor] | None = None
+        self._predicts_groups = True  # a custom objective may have no targets: then ln K says nothing about its loss
         self._steps = 0
         self._images = 0
         self._streak = 0
@@ -120,6 +121,7 @@ class Monitor(Callback):
     def on_step_end(self, progress: Progress, result: StepResult) -> None:
         """Accumulate a step; every ``log_steps`` steps, and at the last, read the metrics and write a line."""
         self._loss += result.loss.detach()
+        self._predicts_groups = bool(result.targets)
         self._keep_first_not_finite(progress, result)
         total = result.z.float().mean(dim=(0, 1))
         self._z = total if self._z is None else self._z + total
@@ -224,7 +226,7 @@ class Monitor(Callback):
         """A warning, once, when some lines in a row have looked collapsed."""
         one_point = record["spread"] < SMALLEST_SPREAD
         settled = progress.step >= max(SETTLED_STEPS, progress.steps_per_epoch)
-        uninformed = settled and record["loss_over_ln_k"] > LARGEST_LOSS
+        uninformed = settled and self._predicts_groups and record["loss_over_ln_k"] > LARGEST_LOSS
         self._streak = self._streak + 1 if one_point or uninformed else 0
         if self._streak != PATIENCE_LINES:
             return None
