@@ -412,18 +412,3 @@ def test_evaluation_without_labels(images: Path, tmp_path: Path, call) -> None:
     status, _, err = call("evaluate", run, folder)
     assert (status, err.count("\n")) == (2, 1)
     assert "has no labels" in err
-
-
-def test_every_shared_option_has_its_text_in_the_help(capsys: pytest.CaptureFixture[str]) -> None:
-    for verb, kind in (
-        ("plan", RunOptions),
-        ("pretrain", RunOptions),
-        ("evaluate", EvaluationOptions),
-        ("embed", MachineOptions),
-    ):
-        cli.app([verb, "--help"], exit_on_error=False)
-        said = " ".join(capsys.readouterr().out.replace("│", " ").split())
-        for name in kind.__annotations__:
-            text = re.search(rf"^ +{name}: (\S+ \S+)", kind.__doc__ or "", re.MULTILINE)
-            assert text is not None
-            assert text[1] in said

@@ -138,10 +138,10 @@ def test_the_gradient_is_clipped_after_the_objective_and_its_norm_reported() -> 
 
 
 def test_the_learning_rate_is_that_of_the_step() -> None:
-    asked: list[int] = []
+    steps: list[int] = []
 
     def rate(progress: Progress) -> float:
-        asked.append(progress.step)
+        steps.append(progress.step)
         return 0.0 if progress.step else 1e-3
 
     class Still(Recorder):
@@ -149,7 +149,7 @@ def test_the_learning_rate_is_that_of_the_step() -> None:
             assert torch.equal(self._student.layer.weight, self.weights[-1]) is (progress.step > 0)
 
     carried(Still(), learning_rate=rate)
-    assert asked == list(range(STEPS))
+    assert steps == list(range(STEPS))
 
 
 def test_a_seed_makes_a_resumed_run_draw_the_same() -> None:

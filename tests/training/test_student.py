@@ -53,10 +53,10 @@ def test_embeddings_are_assigned_in_chunks_and_the_student_stays_as_it_was(monke
 
     monkeypatch.setattr(students, "chunked", small_chunks)
     student.train()
-    found = assigned_groups(student, rows.clone())
-    assert found is not None
-    assert torch.equal(found[0], groups)
-    assert found[1].abs().max() <= 1 + 1e-6  # a cosine
+    assigned = assigned_groups(student, rows.clone())
+    assert assigned is not None
+    assert torch.equal(assigned[0], groups)
+    assert assigned[1].abs().max() <= 1 + 1e-6  # a cosine
     assert sizes == [5, 5, 2]
     assert student.training
     assert student.encoder.projector.training

@@ -32,18 +32,18 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-class Listening:
+class Messages:
     """Keeps all messages."""
 
     def __init__(self) -> None:
-        self.said: list[str] = []
+        self.texts: list[str] = []
         self.tracked = 0
 
     def info(self, text: str) -> None:
-        self.said.append(text)
+        self.texts.append(text)
 
     def warning(self, text: str) -> None:
-        self.said.append(text)
+        self.texts.append(text)
 
     def log_metrics(self, record: dict[str, Any], total_steps: int) -> None: ...
 
@@ -59,24 +59,24 @@ def test_a_plan_is_what_pretrain_does_and_leaves_nothing(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     requests: dict[str, Any] = {"epochs": 2, "batch_size": 16, "seed": 3, "settings": (*TINY, "groups.counts=[8,8,8]")}
-    before, listening = sorted(images.parent.iterdir()), Listening()
-    found = coterie.plan("smog", images, **requests, logger=listening)
-    assert listening.tracked == 20
+    before, messages = sorted(images.parent.iterdir()), Messages()
+    planned = coterie.plan("smog", images, **requests, logger=messages)
+    assert messages.tracked == 20
     assert not list(tmp_path.iterdir())
     assert sorted(images.parent.iterdir()) == before
-    assert found.steps_per_epoch == 5
+    assert planned.steps_per_epoch == 5
 
-    run = coterie.pretrain("smog", images, out=tmp_path / "run", **requests, logger=listening)
-    assert found.config == from_dict(read_toml(run / "config.toml"))
-    assert listening.said[0] == found.summary
-    logged = {line.split()[0] for line in listening.said if line.startswith("  ")}
+    run = coterie.pretrain("smog", images, out=tmp_path / "run", **requests, logger=messages)
+    assert planned.config == from_dict(read_toml(run / "config.toml"))
+    assert messages.texts[0] == planned.summary
+    logged = {line.split()[0] for line in messages.texts if line.startswith("  ")}
     assert {"backbone.name", "memory.length", "optimizer.kind"} <= logged
     assert not {"epochs", "batch_size", "seed", "groups.counts"} & logged  # the user knows these
-    listening.said.clear()
-    coterie.pretrain("smog", images, out=tmp_path / "run", **requests, logger=listening)
-    assert not [line for line in listening.said if line.startswith("  ")]
+    messages.texts.clear()
+    coterie.pretrain("smog", images, out=tmp_path / "run", **requests, logger=messages)
+    assert not [line for line in messages.texts if line.startswith("  ")]
 
-    estimate = found.estimate
+    estimate = planned.estimate
     assert estimate.starting > 0.5  # a process that imports torch
     assert min(estimate.filling, estimate.training, estimate.refreshes, estimate.reporting, estimate.step) > 0
     assert estimate.training == pytest.approx(10 * estimate.step)
@@ -85,8 +85,8 @@ def test_a_plan_is_what_pretrain_does_and_leaves_nothing(
 
 
 def rehearsed(images: Path, capfd: pytest.CaptureFixture[str], method: str, *more: str) -> dict[str, Any]:
-    wanted = resolve_run(method, images, {"epochs": 3, "batch_size": 16, "settings": [*TINY, *more]})
-    result = rehearse(wanted.config, wanted.source)
+    resolved = resolve_run(method, images, {"epochs": 3, "batch_size": 16, "settings": [*TINY, *more]})
+    result = rehearse(resolved.config, resolved.source)
     lines = [json.loads(line) for line in capfd.readouterr().out.splitlines()]
     assert lines == [{"ready": True}, *[{}] * 20]
     return result
@@ -131,10 +131,10 @@ def test_refreshes_are_counted_and_not_timed_twice(images: Path, monkeypatch: py
         (("refresh.every_steps=2",), 18),  # 35 steps
     ):
         config = resolve_run("deepcluster_v2", images, {"epochs": 7, "batch_size": 16, "settings": more}).config
-        found = estimating.estimate(config, len(source), 0.5, Listening())
-        assert found.refreshes == 10 * expected
-        assert (found.filling, found.training) == (5, 70)
-        assert found.seconds == pytest.approx(75 + 10 * expected + found.starting + estimating.MAP_SECONDS)
+        planned = estimating.estimate(config, len(source), 0.5, Messages())
+        assert planned.refreshes == 10 * expected
+        assert (planned.filling, planned.training) == (5, 70)
+        assert planned.seconds == pytest.approx(75 + 10 * expected + planned.starting + estimating.MAP_SECONDS)
 
 
 def test_a_clock_leaves_the_first_out_and_stops(monkeypatch: pytest.MonkeyPatch) -> None:
