@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from coterie.errors import UserError
     from coterie.exporting.weights import describe_backbone, load_backbone
     from coterie.methods.planner import Planner
-    from coterie.training.build import CustomParts
     from coterie.training.callback import Callback
+    from coterie.training.custom_parts import CustomParts
 
 __all__ = [
     "Callback",
@@ -46,7 +46,7 @@ __all__ = [
 
 _HOMES = {
     "Callback": "training.callback",
-    "CustomParts": "training.build",
+    "CustomParts": "training.custom_parts",
     "Facts": "config.facts",
     "Planner": "methods.planner",
     "PretrainConfig": "config.schema",

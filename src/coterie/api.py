@@ -28,8 +28,9 @@ from coterie.methods.presets import METHODS, plan_method
 from coterie.reporting.callback import ReportCallback
 from coterie.reporting.comparison import ComparedRuns, compare_folders, write_comparison
 from coterie.reporting.run_report import report_images, rewrite_report
-from coterie.training.build import CustomParts, build_loader
+from coterie.training.build import build_loader
 from coterie.training.callback import Callback
+from coterie.training.custom_parts import CustomParts
 from coterie.training.profiling.advice import Profile
 from coterie.training.profiling.estimate import Plan, estimate
 from coterie.training.profiling.profile import profile_run
@@ -346,7 +347,8 @@ def _with_custom_parts(config: PretrainConfig, parts: CustomParts | None) -> Pre
     names = parts.names if parts is not None else ()
     if config.custom and config.custom != names:
         raise BadConfig(
-            f"this run has parts of your own ({', '.join(config.custom)}): hand the same ones to coterie.pretrain(parts=...)"
+            f"this config has custom parts ({', '.join(config.custom)}): pass the same coterie.CustomParts to "
+            "coterie.pretrain(parts=...)"
         )
     return replace(config, custom=names)
 

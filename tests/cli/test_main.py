@@ -1,13 +1,11 @@
-"""The command as a person uses it, and what a person may do wrong: one plain line, exit status 2."""
+"""The command line from end to end; errors of the user are one plain line and exit status 2."""
 
-import inspect
 import json
 import os
 import shutil
 import subprocess
 import tomllib
 from pathlib import Path
-from typing import get_args
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -18,9 +16,6 @@ import torch
 from PIL import Image
 
 import coterie
-from coterie import api
-from coterie.cli import commands
-from coterie.cli import main as cli
 from coterie.cli.demo import write_patches
 from coterie.data.sources.builtin_photos import photo_patches
 
@@ -208,8 +203,8 @@ def test_sources_that_hold_nothing(tmp_path: Path, call) -> None:
         (["--set", "run.workers=-2"], "workers is -2"),
         (["--set", "run.threads=-1"], "run.threads is -1"),
         (["--set", "run.device=cuda:x"], "run.device"),
-        (["--set", "views=5", "--set", "views.channels=3"], "5 has no part channels"),
-        (["--set", "views=[1]", "--set", "views.channels=3"], "has no part channels"),
+        (["--set", "views=5", "--set", "views.channels=3"], "5 has no entry channels"),
+        (["--set", "views=[1]", "--set", "views.channels=3"], "has no entry channels"),
         (["--set", "run=5"], "run is 5: give a table"),
         (["--set", "learning_rate=fast"], "learning_rate is 'fast': give a table"),
         (["--set", "probe.train=labeled"], "probe.train is 'labeled': give a list"),
@@ -220,7 +215,10 @@ def test_sources_that_hold_nothing(tmp_path: Path, call) -> None:
         (["--seed", "18446744073709551616"], "seed"),
         (["--set", "run.device=cuda:"], "run.device"),
         (["--set", "views.student_views=[1,2]"], "leaves out view 0"),
-        (["--set", "views.grouped_views=[0]", "--set", "memory={length=32,start_epoch=0}"], "must be as many"),
+        (
+            ["--set", "views.grouped_views=[0]", "--set", "memory={length=32,start_epoch=0}"],
+            "must have the same length",
+        ),
         (
             ["--set", "views.student_views=[0]", "--set", "views.target_views=[0]", "--set", "views.grouped_views=[0]"],
             "at least 2 views",
@@ -254,7 +252,7 @@ def test_wrong_options(images: Path, tmp_path: Path, call, words: list[str], exp
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
 )
 def test_plans_that_must_fail(images: Path, call, words: list[str], expected: str) -> None:
-    """Refused before anything is rehearsed, with the mend."""
+    """Refused before anything is rehearsed, with the fix."""
     status, out, err = call("plan", "swav", images, *words)
     assert (status, out, err.count("\n")) == (2, "", 1), err
     assert expected in err
@@ -344,7 +342,7 @@ def test_several_processes_that_torchrun_did_not_start(
 
 
 def test_a_full_disk(images: Path, tmp_path: Path, call) -> None:
-    """The run stops with one line; what was saved before is whole, and with more room the same command goes on."""
+    """The run stops with one line; what was saved before is whole, and with more room the same command resumes."""
     disk = tmp_path / "disk"
     disk.mkdir()
     if (
@@ -386,7 +384,7 @@ def test_a_folder_that_cannot_be_written(images: Path, tmp_path: Path, call) -> 
         assert "cannot write" in call(*pretrain(images, locked / "run"))[2]
 
 
-def test_no_labels_to_judge_by(images: Path, tmp_path: Path, call) -> None:
+def test_evaluation_without_labels(images: Path, tmp_path: Path, call) -> None:
     run = tmp_path / "run"
     assert call(*pretrain(images, run))[0] == 0
     folder = tmp_path / "flat"
@@ -395,34 +393,3 @@ def test_no_labels_to_judge_by(images: Path, tmp_path: Path, call) -> None:
     status, _, err = call("evaluate", run, folder)
     assert (status, err.count("\n")) == (2, 1)
     assert "has no labels" in err
-
-
-@pytest.mark.parametrize(
-    "verb", ["plan", "profile", "pretrain", "evaluate", "transfer", "select", "compare", "report", "embed"]
-)
-def test_the_command_is_the_api(verb: str) -> None:
-    """Same verbs, same parameters, same defaults; what only Python can hand in aside."""
-    command, function = (inspect.signature(getattr(module, verb)).parameters for module in (commands, api))
-    assert command.keys() == function.keys() - {"logger", "callbacks", "parts"}
-    for name, parameter in command.items():
-        default = function[name].default
-        if name == "options":
-            flags, *_ = get_args(parameter.annotation)  # Annotated[kind, ...] | None
-            assert get_args(flags)[0] is get_args(function[name].annotation)[0]  # Unpack[kind]
-        elif parameter.kind is not inspect.Parameter.VAR_POSITIONAL:
-            assert parameter.default in (default, ",".join(default) if isinstance(default, tuple) else default)
-
-
-def test_every_shared_option_has_its_text_in_the_help(capsys: pytest.CaptureFixture[str]) -> None:
-    for verb, kind in (
-        ("plan", RunOptions),
-        ("pretrain", RunOptions),
-        ("evaluate", EvaluationOptions),
-        ("embed", MachineOptions),
-    ):
-        cli.app([verb, "--help"], exit_on_error=False)
-        said = " ".join(capsys.readouterr().out.replace("│", " ").split())
-        for name in kind.__annotations__:
-            text = re.search(rf"^ +{name}: (\S+ \S+)", kind.__doc__ or "", re.MULTILINE)
-            assert text is not None
-            assert text[1] in said

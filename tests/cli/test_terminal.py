@@ -23,6 +23,7 @@ def test_plain_lines_without_a_terminal(capfd: pytest.CaptureFixture[str], monke
     terminal.log_metrics(LINE, 100)
     terminal.log_metrics(LINE | {"step": 19}, 100)
     terminal.log_metrics({"step": 99, "epoch": 9, "knn": {"k20_t0.07_top1": 55.123, "k20_t0.07_top5": 90.0}}, 100)
+    terminal.log_metrics({"step": 99, "epoch": 9, "label_free": {"lidar": 12.345, "n": 3, "stability": 0.5}}, 100)
     assert list(terminal.progress(range(2), 2, "embedding [red]")) == [0, 1]
     terminal.warning("look out")
     terminal.close()
@@ -33,7 +34,8 @@ def test_plain_lines_without_a_terminal(capfd: pytest.CaptureFixture[str], monke
     assert "waiting for data 5 %" in lines[0]
     assert lines[1].endswith("left")
     assert lines[2] == "epoch 10: kNN k20_t0.07_top1 55.1 %"
-    assert lines[3] == "embedding [red]: 1/2"
+    assert lines[3] == "epoch 10: label-free lidar 12.3, stability 0.5"
+    assert lines[4] == "embedding [red]: 1/2"
     assert lines[-1] == "warning: look out"
 
 
@@ -42,7 +44,7 @@ def test_quiet_between_plain_lines(capfd: pytest.CaptureFixture[str]) -> None:
     for step in range(1, 50):
         terminal.log_metrics(LINE | {"step": step}, 51)
     assert len(capfd.readouterr().err.splitlines()) == 1
-    terminal.log_metrics(LINE | {"step": 50}, 51)  # the last is always told
+    terminal.log_metrics(LINE | {"step": 50}, 51)  # the last one is always shown
     assert len(capfd.readouterr().err.splitlines()) == 1
 
 

@@ -24,11 +24,11 @@ def test_every_shared_option_has_its_text_in_the_help(capsys: pytest.CaptureFixt
         ("embed", MachineOptions),
     ):
         cli.app([verb, "--help"], exit_on_error=False)
-        said = " ".join(capsys.readouterr().out.replace("│", " ").split())
+        shown = " ".join(capsys.readouterr().out.replace("│", " ").split())
         for name in kind.__annotations__:
             text = re.search(rf"^ +{name}: (\S+ \S+)", kind.__doc__ or "", re.MULTILINE)
             assert text is not None
-            assert text[1] in said
+            assert text[1] in shown
 
 
 def test_inherited_options_are_known() -> None:

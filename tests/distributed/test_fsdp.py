@@ -105,7 +105,7 @@ def poisoned() -> list[int]:
         optimizer, rate = config.optimizer.build(trained), config.learning_rate.at
         fit(trained, parts.objective, batches(), optimizer, rate, seed=0, on_step_end=[monitor.on_step_end])
     except NotFinite as error:
-        return [last[0], error.seen["step"]]
+        return [last[0], error.details["step"]]
     return []
 
 

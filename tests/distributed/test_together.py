@@ -98,7 +98,7 @@ def poisoned() -> tuple[int, list[int]]:
         student, rate = wrap_ddp(parts.student), config.learning_rate.at
         fit(student, parts.objective, batches(), optimizer, rate, seed=0, on_step_end=[monitor.on_step_end])
     except NotFinite as error:
-        return last[0], [error.seen["step"]]
+        return last[0], [error.details["step"]]
     return -1, []
 
 

@@ -55,7 +55,7 @@ def test_the_checkpoint_before_is_taken(begun: Path, shard: Path, whole: Path, t
     damage(newest, how, tmp_path / "shouted")
     status, said = Run(shard, out, workers=2).end()
     assert status == 0, said
-    assert said.count("is passed over") == 1
+    assert said.count("is skipped") == 1
     assert f"resumes at step {step}" in said
     assert not (tmp_path / "shouted").exists()
     assert len(list((out / "checkpoint").glob("*.damaged"))) == 1
@@ -71,6 +71,6 @@ def test_where_none_is_whole_nothing_is_overwritten(begun: Path, shard: Path, tm
     before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
     status, said = Run(shard, out).end()
     assert status == 2, said
-    assert "begin again with another --out" in complaint(said)
+    assert "start over with another --out" in complaint(said)
     assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
     assert not (tmp_path / "shouted").exists()

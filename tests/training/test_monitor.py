@@ -66,7 +66,7 @@ def collapsing(monitor: Monitor, what: str, steps: int) -> None:
         monitor.on_step_end(Progress(step, 10, 1000), result(loss, z, torch.full((8, 10), 0.1)))
 
 
-@pytest.mark.parametrize(("what", "words"), [("one point", "same embedding"), ("ln K", "know nothing")])
+@pytest.mark.parametrize(("what", "words"), [("one point", "same embedding"), ("ln K", "do not depend on the image")])
 def test_a_collapse_is_warned_of_once_and_may_stop_the_run(what: str, words: str) -> None:
     monitor, lines = watched()
     collapsing(monitor, what, SETTLED_STEPS + 4 * PATIENCE_LINES)
@@ -91,8 +91,8 @@ def test_a_loss_that_is_no_number_ends_the_run() -> None:
     monitor.on_step_end(Progress(0, 10, 100), result(float("nan"), spread_out(0), torch.full((8, 10), 0.1)))
     with pytest.raises(NotFinite, match=r"step 0 .* a lower learning_rate\.peak") as raised:
         monitor.on_step_end(Progress(1, 10, 100), result(1.0, spread_out(0), torch.full((8, 10), 0.1)))
-    assert raised.value.seen["step"] == 0
-    assert raised.value.seen["images"] == list(range(64))
+    assert raised.value.details["step"] == 0
+    assert raised.value.details["images"] == list(range(64))
 
 
 def test_a_gradient_that_is_no_number_ends_the_run_although_the_loss_is_one() -> None:

@@ -37,16 +37,16 @@ def shown(views: ViewPlan) -> tuple[list[tuple[Progress, Batch]], list[tuple[Pro
 def losses(cell: Cell, autocast: torch.dtype | None) -> Tensor:
     config = replace(from_dict(settings_of(cell)), epochs=EPOCHS)
     first, batches = shown(config.views)
-    parts, found = build_parts(config, images=IMAGES), []
+    parts, curve = build_parts(config, images=IMAGES), list[Tensor]()
 
-    def observe(progress: Progress, result: StepResult) -> None:
+    def record(progress: Progress, result: StepResult) -> None:
         assert result.z.dtype == result.loss.dtype == torch.float32
-        found.append(result.loss.detach())
+        curve.append(result.loss.detach())
 
     optimizer, rate = config.optimizer.build(parts.student), config.learning_rate.at
-    named = {"once": lambda: first, "autocast": autocast, "seed": 0, "observers": [observe]}
-    fit(parts.student, parts.objective, batches, optimizer, rate, **named)
-    return torch.stack(found)
+    options = {"fill_batches": lambda: first, "autocast": autocast, "seed": 0, "on_step_end": [record]}
+    fit(parts.student, parts.objective, batches, optimizer, rate, **options)  # type: ignore[arg-type]
+    return torch.stack(curve)
 
 
 @pytest.mark.parametrize("method", CELLS)

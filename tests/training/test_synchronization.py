@@ -47,8 +47,8 @@ class CopiesFromTheHost(TorchDispatchMode):
 
 
 def settings(cell: Cell, optimizer: str) -> dict[str, Any]:
-    found = settings_of(cell) | {"optimizer": {"kind": optimizer}, "clip_grad_norm": 1.0}
-    return found | ({"memory": {"length": 2 * BATCH, "start_epoch": 0}} if cell.when == "queue" else {})
+    content = settings_of(cell) | {"optimizer": {"kind": optimizer}, "clip_grad_norm": 1.0}
+    return content | ({"memory": {"length": 2 * BATCH, "start_epoch": 0}} if cell.when == "queue" else {})
 
 
 def batches(device: torch.device, views: int, first: int) -> Iterator[tuple[Progress, Batch]]:

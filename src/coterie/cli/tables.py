@@ -1,131 +1,136 @@
-"""Results as tables of plain text."""
+"""Results as plain-text tables."""
 
 from collections.abc import Mapping
 
 from coterie.config.describe import explain
 from coterie.evaluation.model_selection import Selection
-from coterie.reporting.formatting import format_duration as duration
-from coterie.reporting.formatting import format_number as number
-from coterie.training.profiling.advice import LABELS, TEACHER, Profile, label, percent
+from coterie.reporting.formatting import format_duration, format_number
+from coterie.training.profiling.advice import LABELS, TEACHER, Profile, part_label, percent
 from coterie.training.profiling.estimate import Plan
 
 LABEL_FREE_SHOWN = ("effective_rank", "perplexity", "lidar", "stability")
+"""The label-free metrics that the terminal shows during training."""
 
 
 def plan_lines(plan: Plan) -> list[str]:
-    """A plan as it is shown: the settings that were found, with their reasons; then what a run takes."""
+    """Format a plan: chosen settings with their reasons, then time and memory."""
     rows = [("setting", "value", "reason"), *explain(plan.config, plan.reasons)]
     first, second = (max(len(row[column]) for row in rows) for column in (0, 1))
-    found = plan.estimate
+    estimate = plan.estimate
     phases = {
-        "start": found.starting,
-        "filling the memory": found.filling,
-        "training": found.training,
-        "refreshes": found.refreshes,
-        "looks": found.looking,
-        "report": found.reporting,
+        "start": estimate.starting,
+        "filling the memory": estimate.filling,
+        "training": estimate.training,
+        "refreshes": estimate.refreshes,
+        "label-free metrics": estimate.evaluating,
+        "report": estimate.reporting,
     }
-    parts = ", ".join(f"{name} {duration(seconds)}" for name, seconds in phases.items() if seconds >= 0.5)
+    parts = ", ".join(f"{name} {format_duration(seconds)}" for name, seconds in phases.items() if seconds >= 0.5)
     lines = [
         *(f"{path:<{first}}  {value:<{second}}  {reason}" for path, value, reason in rows),
         "",
         plan.summary,
-        f"time    about {duration(found.seconds)}: {parts} ({found.step:.3g} s a step)",
-        f"memory  about {found.memory / 2**30:.2f} GiB: {found.main_memory / 2**30:.2f} the main process, "
-        f"{found.worker_memory / 2**30:.2f} what loads images",
+        f"time    about {format_duration(estimate.seconds)}: {parts} ({estimate.step:.3g} s per step)",
+        f"memory  about {estimate.memory / 2**30:.2f} GiB: {estimate.main_memory / 2**30:.2f} in the main process, "
+        f"{estimate.worker_memory / 2**30:.2f} in loader processes",
     ]
-    if found.device_memory:
-        lines.append(f"device  about {found.device_memory / 2**30:.2f} GiB of tensors")
-    return [*lines, f"from {found.steps} steps rehearsed here; another load of this machine is another time"]
+    if estimate.device_memory:
+        lines.append(f"device  about {estimate.device_memory / 2**30:.2f} GiB of tensors")
+    return [*lines, f"from {estimate.steps} steps on this machine, under its present load"]
 
 
 def figure_lines(result: Mapping[str, Mapping[str, float]]) -> list[str]:
-    """What probes found, a line a figure."""
-    width = max((len(name) for figures in result.values() for name in figures), default=0)
+    """Format the results of probes, one line per metric."""
+    width = max((len(name) for metrics in result.values() for name in metrics), default=0)
     return [
         f"{probe}  {name:<{width}}  {value:10.4g}"
-        for probe, figures in result.items()
-        for name, value in figures.items()
+        for probe, metrics in result.items()
+        for name, value in metrics.items()
     ]
 
 
 def transfer_lines(table: Mapping[str, Mapping[str, float]]) -> list[str]:
-    """A row a set, a column a figure."""
-    names = list(dict.fromkeys(name for figures in table.values() for name in figures))
+    """Format the results of several labeled sets: one row per set, one column per metric."""
+    names = list(dict.fromkeys(name for metrics in table.values() for name in metrics))
     rows = [
         ("", *names),
         *(
-            (each, *(f"{figures[name]:.4g}" if name in figures else "-" for name in names))
-            for each, figures in table.items()
+            (each, *(f"{metrics[name]:.4g}" if name in metrics else "-" for name in names))
+            for each, metrics in table.items()
         ),
     ]
     widths = [max(len(row[column]) for row in rows) for column in range(len(names) + 1)]
     return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
 
 
-def selection_lines(found: Selection) -> list[str]:
-    """The snapshot that was chosen and why; below it what every look said."""
+def selection_lines(selection: Selection) -> list[str]:
+    """Format a selection: the snapshot and the reasons for it, then the metrics of all snapshots."""
     table: dict[str, dict[str, float]] = {}
-    for look in found.table:
-        first = {"score": look.score, "knn": look.knn}
-        mark = "*" if look.step == found.step else " "
-        table[f"{mark} {look.snapshot}"] = {
-            name: each for name, each in first.items() if each is not None
-        } | look.figures
-    return [found.snapshot, *found.reasons, "", *transfer_lines(table)]
+    for row in selection.table:
+        scores = {"score": row.score, "knn": row.knn}
+        mark = "*" if row.step == selection.step else " "
+        known = {name: value for name, value in scores.items() if value is not None}
+        table[f"{mark} {row.snapshot}"] = known | row.figures
+    return [selection.snapshot, *selection.reasons, "", *transfer_lines(table)]
 
 
-def profile_lines(found: Profile) -> list[str]:
-    """A profile as it is shown: a step, an image in a worker, and what follows."""
-    whole, batch = sum(found.parts.values()), found.config.batch_size
-    # A teacher is listed only where there is one, and what the workers leave to the device is not.
-    parts = {part: seconds for part, seconds in found.parts.items() if seconds or part != TEACHER}
-    stages = {stage: seconds for stage, seconds in found.stages.items() if seconds}
+def profile_lines(profile: Profile) -> list[str]:
+    """Format a profile: the parts of a step, the stages of loading an image, and what follows from them."""
+    total, batch = sum(profile.parts.values()), profile.config.batch_size
+    # List a teacher only if there is one, and no stages that workers leave to the device.
+    parts = {part: seconds for part, seconds in profile.parts.items() if seconds or part != TEACHER}
+    stages = {stage: seconds for stage, seconds in profile.stages.items() if seconds}
     rows = [
-        *_profile_rows(found, f"a step of {batch} images", parts),
-        *([("  without the timing", number(1000 * found.step), "")] if found.device == "cuda" else []),
+        *_profile_rows(profile, f"a step of {batch} images", parts),
+        *([("  without timing parts", format_number(1000 * profile.step), "")] if profile.device == "cuda" else []),
         ("", "", ""),
-        *_profile_rows(found, "an image in a worker", stages),
+        *_profile_rows(profile, "an image in a worker", stages),
     ]
     first, second, third = (max(len(row[column]) for row in rows) for column in range(3))
     table = [f"{row[0]:<{first}}  {row[1]:>{second}}  {row[2]:>{third}}".rstrip() for row in rows]
-    return [*table, "", found.summary, *_profile_facts(found, whole)]
+    return [*table, "", profile.summary, *_profile_facts(profile, total)]
 
 
-def _profile_facts(found: Profile, whole: float) -> list[str]:
-    batch = found.config.batch_size
-    keep_up = "1 keeps up" if found.enough_workers == 1 else f"{found.enough_workers} would keep up"
+def _profile_facts(profile: Profile, total: float) -> list[str]:
+    batch = profile.config.batch_size
+    keep_up = "1 keeps up" if profile.enough_workers == 1 else f"{profile.enough_workers} would keep up"
+    one_worker = f"a worker with a core of its own loads {format_number(1 / profile.image)}"
     lines = [
-        f"speed    {number(batch / found.step)} images/s; a worker alone on a core makes {number(1 / found.image)}, so "
-        f"{keep_up} with the rest of a step (now {found.workers}, on {found.cores} cores)"
+        f"speed    {format_number(batch / profile.step)} images/s; {one_worker}, so {keep_up} with the rest of a step (now "
+        f"{profile.workers}, on {profile.cores} cores)"
     ]
-    if found.preparing:
-        lines.append(f"images   live on the device; decoding them, once: {duration(found.preparing)}")
-    if found.filling:
-        seconds = duration(found.filling * found.steps_per_epoch)
-        lines.append(f"filling  the memory, once, before the first step: about {seconds}")
-    if found.refresh:
-        lines.append(f"refresh  {number(found.refresh)} s each: {percent(found.refreshing)} of the time")
-    memory = f"memory   {found.main_memory / 2**30:.2f} GiB, and {found.worker_memory / 2**30:.2f} what loads images"
-    if found.device_memory:
-        memory += f"; {found.device_memory / 2**30:.2f} GiB of tensors on the device"
-    slowest, stage = max(found.parts, key=lambda p: found.parts[p]), max(found.stages, key=lambda s: found.stages[s])
+    if profile.preparing:
+        lines.append(f"images   are kept on the device; decoding them once takes {format_duration(profile.preparing)}")
+    if profile.filling:
+        seconds = format_duration(profile.filling * profile.steps_per_epoch)
+        lines.append(f"filling  the memory before the first step takes about {seconds}")
+    if profile.refresh:
+        lines.append(f"refresh  {format_number(profile.refresh)} s each: {percent(profile.refreshing)} of the time")
+    main, loading = profile.main_memory / 2**30, profile.worker_memory / 2**30
+    memory = f"memory   {main:.2f} GiB in the main process, {loading:.2f} in loader processes"
+    if profile.device_memory:
+        memory += f"; {profile.device_memory / 2**30:.2f} GiB of tensors on the device"
+    part = max(profile.parts, key=lambda name: profile.parts[name])
+    stage = max(profile.stages, key=lambda name: profile.stages[name])
     lines += [
         memory,
-        f"slowest  of a step: {label(found, slowest)}, {percent(found.parts[slowest] / whole)}; of loading an image: "
-        f"{LABELS[stage]}, {percent(found.stages[stage] / found.image)}",
+        f"slowest  part of a step: {part_label(profile, part)}, {percent(profile.parts[part] / total)}; stage of loading an "
+        f"image: {LABELS[stage]}, {percent(profile.stages[stage] / profile.image)}",
     ]
     return [
         *lines,
-        *(f"advice   {line}" for line in found.advice),
-        f"from {found.steps} step{'s' * (found.steps > 1)}, timed in parts here",
+        *(f"advice   {line}" for line in profile.advice),
+        f"from {profile.steps} step{'s' * (profile.steps > 1)} timed in parts on this machine",
     ]
 
 
-def _profile_rows(found: Profile, title: str, seconds: dict[str, float]) -> list[tuple[str, str, str]]:
-    whole = sum(seconds.values())
+def _profile_rows(profile: Profile, title: str, seconds: dict[str, float]) -> list[tuple[str, str, str]]:
+    total = sum(seconds.values())
     return [
         (title, "ms", "share"),
-        *((f"  {label(found, each)}", number(1000 * spent), percent(spent / whole)) for each, spent in seconds.items()),
-        ("  together", number(1000 * whole), ""),
+        *(
+            (f"  {part_label(profile, each)}", format_number(1000 * spent), percent(spent / total))
+            for each, spent in seconds.items()
+        ),
+        ("  total", format_number(1000 * total), ""),
     ]

@@ -1,4 +1,4 @@
-"""What a person at a terminal sees: live progress, or plain lines where there is no terminal."""
+"""Output on standard error: live progress at a terminal, plain lines elsewhere."""
 
 import sys
 import time
@@ -12,44 +12,44 @@ from coterie.cli.tables import LABEL_FREE_SHOWN
 
 Item = TypeVar("Item")
 PLAIN_SECONDS = 15.0
-"""How often a plain line tells of progress."""
+"""Seconds between two plain lines about progress."""
 
 
 class Terminal:
-    """Tells on standard error what goes on, so that standard output stays free for results."""
+    """A logger that writes to standard error, so that standard output holds results only."""
 
     def __init__(self) -> None:
-        """Look whether there is a terminal."""
+        """Show live progress if standard error is a terminal."""
         self.console = Console(stderr=True, highlight=False, soft_wrap=True)
         self.live = self.console.is_terminal
         self._bar: Progress | None = None
         self._task: TaskID | None = None
-        self._said = 0.0
+        self._printed_at = 0.0
         self._first: tuple[float, int] | None = None
 
     def info(self, text: str) -> None:
-        """A plain line."""
+        """Print a line."""
         self.console.print(text, markup=False)
 
     def warning(self, text: str) -> None:
-        """A line that asks for attention."""
+        """Print a line that is marked as a warning."""
         self.console.print(f"warning: {text}", markup=False, style="yellow")
 
-    def _aside(self, record: dict[str, Any]) -> None:
-        """A line of the log that is no step: a probe with labels, or a look without."""
-        for probe, figures in record.items():
-            if isinstance(figures, dict) and probe != "label_free":
-                best = ", ".join(f"{name} {value:.1f} %" for name, value in figures.items() if "top1" in name)
+    def _print_evaluation(self, record: dict[str, Any]) -> None:
+        """Print a line of the log that is not about a step: probes, or label-free metrics."""
+        for probe, metrics in record.items():
+            if isinstance(metrics, dict) and probe != "label_free":
+                best = ", ".join(f"{name} {value:.1f} %" for name, value in metrics.items() if "top1" in name)
                 self.info(f"epoch {record['epoch'] + 1}: {'kNN' if probe == 'knn' else probe} {best}")
-        seen = record.get("label_free", {})
-        shown = ", ".join(f"{name} {seen[name]:.3g}" for name in LABEL_FREE_SHOWN if name in seen)
+        label_free = record.get("label_free", {})
+        shown = ", ".join(f"{name} {label_free[name]:.3g}" for name in LABEL_FREE_SHOWN if name in label_free)
         if shown:
-            self.info(f"epoch {record['epoch'] + 1}: without labels {shown}")
+            self.info(f"epoch {record['epoch'] + 1}: label-free {shown}")
 
     def log_metrics(self, record: dict[str, Any], total_steps: int) -> None:
-        """A line of a run's log: the bar moves on, or now and then a plain line."""
+        """Show a line of a run's log: advance the bar, or regularly print a plain line."""
         if "loss" not in record:
-            self._aside(record)
+            self._print_evaluation(record)
             return
         done, now = record["step"] + 1, time.monotonic()
         self._first = self._first or (now, done)
@@ -59,27 +59,27 @@ class Terminal:
             f"{record['images_per_second']:.0f} images/s  waiting for data {100 * record['data_wait']:.0f} %"
         )
         if self.live:
-            self._move(text, done, total_steps)
-        elif now - self._said >= PLAIN_SECONDS or done == total_steps or "warning" in record:
-            self._said = now
-            left = self._left(now, done, total_steps)
+            self._advance_bar(text, done, total_steps)
+        elif now - self._printed_at >= PLAIN_SECONDS or done == total_steps or "warning" in record:
+            self._printed_at = now
+            left = self._time_left(now, done, total_steps)
             self.info(f"step {done}/{total_steps}  {text}{left}")
 
     def progress(self, items: Iterable[Item], total: int, what: str) -> Iterator[Item]:
-        """The items, with a bar at a terminal and a plain line now and then elsewhere."""
+        """Pass on the items, with a bar at a terminal and regular plain lines elsewhere."""
         if self.live:
             with self._new_bar() as bar:
                 yield from bar.track(items, total=total, description=what)
             return
-        said = time.monotonic()
+        printed_at = time.monotonic()
         for done, item in enumerate(items, start=1):
             yield item
-            if time.monotonic() - said >= PLAIN_SECONDS:
-                said = time.monotonic()
+            if time.monotonic() - printed_at >= PLAIN_SECONDS:
+                printed_at = time.monotonic()
                 self.info(f"{what}: {done}/{total}")
 
     def close(self) -> None:
-        """Leave the screen as a person expects it."""
+        """Stop the bar and restore the cursor."""
         if self._bar is not None:
             self._bar.stop()
             self._bar = self._task = None
@@ -89,7 +89,7 @@ class Terminal:
         columns = (TextColumn("{task.description}"), BarColumn(bar_width=20), TimeRemainingColumn())
         return Progress(*columns, console=self.console)
 
-    def _move(self, text: str, done: int, total_steps: int) -> None:
+    def _advance_bar(self, text: str, done: int, total_steps: int) -> None:
         if self._bar is None or self._task is None:
             self._bar = self._new_bar()
             self._task = self._bar.add_task("", total=total_steps)
@@ -98,7 +98,7 @@ class Terminal:
         if done == total_steps:
             self.close()
 
-    def _left(self, now: float, done: int, total_steps: int) -> str:
+    def _time_left(self, now: float, done: int, total_steps: int) -> str:
         assert self._first is not None
         began, first = self._first
         if done <= first:

@@ -35,7 +35,7 @@ def _converter() -> cattrs.Converter:
         def read(value: Any, _: Any) -> Any:
             if type(value) is not kind:
                 raise TypeError(f"{value!r} is not {description}")
-            if isinstance(value, int) and not -(2**63) <= value < 2**63:
+            if type(value) is int and not -(2**63) <= value < 2**63:
                 raise TypeError("a whole number has at most 64 bits")
             return value
 

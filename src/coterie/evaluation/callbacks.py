@@ -93,7 +93,7 @@ class LabelFreeCallback(Callback):
             earlier = None
         self._earlier = (snapshot, found.rows)
         lasting = student.groups is not None
-        count = self.config.group_counts[0] if lasting else 0
+        count = len(student.groups.centers()[0]) if student.groups is not None else 0
         return label_free(found.rows, views.float(), groups if lasting else None, count, earlier)
 
     def _embeddings_before(self, done: int) -> Tensor | None:

@@ -1,1 +1,1 @@
-"""The loop and what it needs."""
+"""Training: the loop, callbacks, checkpoints, and runs in their folders."""

@@ -1,10 +1,7 @@
-"""From settings to objects: student, objective, loader."""
+"""Builds the objects of a run from its settings: student, objective, loader."""
 
 import re
-from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
-from functools import partial
-from typing import Any, Protocol, runtime_checkable
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -16,7 +13,7 @@ from coterie.data.sources.source import ImageSource
 from coterie.distributed.fsdp import check_can_shard, full_state_dict, shard_network
 from coterie.distributed.processes import rank, world_size
 from coterie.errors import BadConfig, UserError
-from coterie.grouping.assignment import Assignment, CenteredConfig, build_assignment
+from coterie.grouping.assignment import CenteredConfig, build_assignment
 from coterie.grouping.batch_objective import BatchGroupsConfig, BatchObjective, Identity
 from coterie.grouping.groups import Groups, build_groups
 from coterie.grouping.memory_queue import Memory
@@ -28,75 +25,28 @@ from coterie.models.compile import compile_passes
 from coterie.models.encoder import Encoder, target_copy
 from coterie.models.head import Head
 from coterie.models.sync_batch_norm import convert_sync_batch_norm
-from coterie.training.loop import ObjectiveLike
+from coterie.training.custom_parts import CustomParts, TrainedObjective, check_is_module, check_methods, own_copy
 from coterie.training.student import Student
-
-
-@runtime_checkable
-class TrainedObjective(ObjectiveLike, Protocol):
-    """An objective that is a ``torch.nn.Module``, so that a run can move, save and restore it."""
-
-    def to(self, device: torch.device) -> Any:
-        """Move it to a device."""
-
-    def state_dict(self) -> dict[str, Any]:
-        """The state."""
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> Any:
-        """Restore the state."""
 
 
 @dataclass(frozen=True)
 class TrainingParts:
-    """What is trained, and what trains it.
+    """The student and its objective.
 
     Attributes:
-        student: everything that the optimizer moves.
-        objective: a module that turns its embeddings into a loss.
+        student: holds all parameters that the optimizer updates.
+        objective: a module that turns the student's embeddings into a loss.
     """
 
     student: Student
     objective: TrainedObjective
 
 
-@dataclass(frozen=True)
-class CustomParts:
-    """Parts of your own in place of those of the settings, for :func:`coterie.pretrain`; each is optional.
-
-    A part that is a ``torch.nn.Module`` is saved and restored with the run. The same parts are to be given again to resume.
-
-    Attributes:
-        assignment: turns cosine_scores into targets (the protocol :class:`coterie.grouping.assignment.Assignment`).
-        groups: a module with the centers (the protocol :class:`coterie.grouping.groups.Groups`); the optimizer moves its
-            parameters.
-        target: from the student, builds the network that decides the targets (the protocol
-            :class:`coterie.grouping.teacher.TargetNetwork`).
-        objective: from the student and the config, builds a whole objective, a module with the methods of
-            :class:`coterie.training.loop.ObjectiveLike`.
-    """
-
-    assignment: Assignment | None = None
-    groups: Groups | None = None
-    target: Callable[[Student], TargetNetwork] | None = None
-    objective: Callable[[Student, PretrainConfig], TrainedObjective] | None = None
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """``part=class`` of each, for ``config.toml``."""
-        given = {each.name: getattr(self, each.name) for each in fields(self)}
-        return tuple(f"{name}={_qualified_name(part)}" for name, part in given.items() if part is not None)
-
-
-def _qualified_name(part: object) -> str:
-    named = part if isinstance(part, type) or hasattr(part, "__qualname__") else type(part)
-    return f"{named.__module__}.{named.__qualname__}"
-
-
 def build_loader(config: PretrainConfig, source: ImageSource, runtime: Runtime) -> Loader:
-    """The batches of a run.
+    """Build the loader of a run.
 
     Raises:
-        BadConfig: a batch, or groups, that are more than the images.
+        BadConfig: the batch or the groups are more than the images.
     """
     loader = Loader(
         source,
@@ -132,11 +82,11 @@ def build_student(
     starting_weights: bool = True,
     custom: CustomParts | None = None,
 ) -> Student:
-    """A new student, from ``config.seed`` alone; the global random state is left as it was.
+    """Build a new student from ``config.seed`` alone; the global random state stays as it is.
 
     Args:
-        config: of the run.
-        device: where the student is to be.
+        config: settings of the run.
+        device: device of the student.
         starting_weights: read the file of ``backbone.weights``; not needed where a checkpoint will be loaded.
         custom: groups in place of those of the settings.
     """
@@ -155,7 +105,7 @@ def build_student(
             batch_norm_scope=config.batch_norm_scope,
             micro_batches=config.micro_batches,
         )
-        groups: Groups | None = None if custom is None else custom.groups
+        groups: Groups | None = None if custom is None else own_copy(custom.groups)
         if groups is None and not isinstance(config.groups, BatchGroupsConfig):
             groups = build_groups(config.groups, config.projector.width)
     student = Student(encoder, groups).to(device)
@@ -170,70 +120,106 @@ def build_parts(
     starting_weights: bool = True,
     custom: CustomParts | None = None,
 ) -> TrainingParts:
-    """A new student and its objective.
+    """Build a new student and its objective.
 
     Args:
-        config: of the run.
-        device: where both are to be.
-        images: how many the source has, for methods that keep a label for each.
+        config: settings of the run.
+        device: device of both.
+        images: number of images in the source, for methods that keep a label for each.
         starting_weights: read the file of ``backbone.weights``.
         custom: parts in place of those of the settings.
+
+    Raises:
+        UserError: a custom part does not fit the settings, or lacks a method of its protocol.
     """
     custom = custom or CustomParts()
     torch.backends.cudnn.benchmark = True  # few sizes, many times
-    where, shared_out = torch.device(device), config.run.fsdp
-    if shared_out:
+    final_device, sharded = torch.device(device), config.run.fsdp
+    if sharded:
         check_can_shard()
-    built = torch.device("cpu") if shared_out else where  # what no device holds is never there as a whole
-    student = build_student(config, built, starting_weights=starting_weights, custom=custom)
-    build_objective = custom.objective or partial(_objective, images=images, custom=custom)
-    objective = build_objective(student, config).to(built)
+    build_device = torch.device("cpu") if sharded else final_device  # a sharded network need not fit on one device
+    student = build_student(config, build_device, starting_weights=starting_weights, custom=custom)
+    if custom.objective is not None:
+        objective = custom.objective(student, config)
+        check_is_module("objective", objective)
+        check_methods("objective", objective, TrainedObjective)
+    else:
+        objective = _objective(student, config, images=images, custom=custom)
+    objective = objective.to(build_device)
     if config.run.activation_checkpointing:
         enable_activation_checkpointing(student.encoder.backbone)
-    target = getattr(objective, "target", None)  # an objective of the user's need not have one
+    target = getattr(objective, "target", None)  # a custom objective need not have one
     for network in (student.encoder, *([target.network] if isinstance(target, MomentumTeacher) else [])):
-        convert_sync_batch_norm(network, config.batch_norm_processes, where.type)
-        if shared_out:
-            shard_network(network, where, blockwise=config.batch_norm_scope != "joint")
-    return TrainingParts(student.to(where), objective.to(where))
+        convert_sync_batch_norm(network, config.batch_norm_processes, final_device.type)
+        if sharded:
+            shard_network(network, final_device, blockwise=config.batch_norm_scope != "joint")
+    return TrainingParts(student.to(final_device), objective.to(final_device))
 
 
-def whole_student(config: PretrainConfig, student: Student, device: torch.device) -> Student:
-    """The student as one process has it; of one that is shared out, a copy on the first process. All are to ask.
+def group_counts(config: PretrainConfig, student: Student, custom: CustomParts | None = None) -> tuple[int, ...]:
+    """The number of groups of each head, which custom groups and assignments may change."""
+    if student.groups is not None:
+        return tuple(len(centers) for centers in student.groups.centers())
+    if custom is not None and custom.assignment is not None:  # the images of the batch, for each target view
+        return (config.batch_size,) * len(config.views.roles.target_views)
+    return config.group_counts
+
+
+def whole_student(
+    config: PretrainConfig, student: Student, device: torch.device, custom: CustomParts | None = None
+) -> Student:
+    """The student itself or, if it is sharded, a complete copy on the first process; a collective.
+
+    Args:
+        config: settings of the run.
+        student: the trained student.
+        device: device of the copy.
+        custom: the groups with which the student was built.
 
     Raises:
-        UserError: the device does not hold all of it.
+        UserError: the device has too little memory for the copy.
     """
     if not config.run.fsdp:
         return student
     weights = full_state_dict(student.state_dict())
     if rank() > 0:
         return student
-    copied = build_student(config, "cpu", starting_weights=False)
+    copied = build_student(config, "cpu", starting_weights=False, custom=custom)
     copied.load_state_dict(weights)
     try:
         return copied.to(device)
     except torch.OutOfMemoryError as error:
         raise UserError(
-            f"{device} does not hold the whole network beside its part: set run.snapshots=0 and no probe; what is trained is "
-            "saved, and coterie report shows it where the network fits"
+            f"{device} has too little memory for the complete network beside its shard: set run.snapshots=0 and no probe; the "
+            "run is saved, and coterie report evaluates it where the network fits"
         ) from error
 
 
 def _objective(
     student: Student, config: PretrainConfig, *, images: int, custom: CustomParts
 ) -> Objective | BatchObjective:
-    roles = config.views.roles
-    target = custom.target(student) if custom.target is not None else _target(config, student)
-    if custom.groups is None and isinstance(config.groups, BatchGroupsConfig):
+    roles, assignment = config.views.roles, own_copy(custom.assignment)
+    target = _target(config, student)
+    if custom.target is not None:
+        target = custom.target(student)
+        check_methods("target", target, TargetNetwork)
+    if student.groups is None:
+        assert isinstance(config.groups, BatchGroupsConfig)
         assert not isinstance(config.assignment, CenteredConfig)  # refused by the rules of the settings
-        gradient = config.groups.gradient
         return BatchObjective(
-            config.assignment, roles, target=target, temperature=config.temperature, gradient=gradient
+            assignment or config.assignment,
+            roles,
+            target=target,
+            temperature=config.temperature,
+            gradient=config.groups.gradient,
         )
-    assert student.groups is not None
-    assert not isinstance(config.assignment, Identity)  # refused likewise
-    assert not isinstance(config.groups, BatchGroupsConfig) or custom.groups is not None
+    if assignment is None:
+        if isinstance(config.assignment, Identity):
+            raise BadConfig(
+                "assignment.kind is 'identity' (each image its own group), which does not fit CustomParts.groups: set another "
+                "kind, or give CustomParts.assignment"
+            )
+        assignment = build_assignment(config.assignment, group_counts(config, student))
     memory = None
     if config.memory is not None:
         memory = Memory(
@@ -245,7 +231,7 @@ def _objective(
         )
     return Objective(
         student.groups,
-        custom.assignment or build_assignment(config.assignment, config.group_counts),
+        assignment,
         roles,
         target=target,
         temperature=config.temperature,
@@ -268,10 +254,10 @@ def _target(config: PretrainConfig, student: Student) -> TargetNetwork:
 
 
 def compile_parts(parts: TrainingParts, config: PretrainConfig, runtime: Runtime) -> str | None:
-    """Have the training passes of student and teacher compiled, each tried at the run's own batch and sizes of views.
+    """Compile the training passes of student and teacher, and try each at the batch and view sizes of the run.
 
     Returns:
-        None, or, where the compiler failed, why, in one line: then they run as they are written.
+        None, or why the compiler failed, in one line; the passes then run eagerly.
     """
     roles, sizes = config.views.roles, config.views.sizes
     images, device = config.batch_size // world_size(), runtime.device
@@ -279,26 +265,26 @@ def compile_parts(parts: TrainingParts, config: PretrainConfig, runtime: Runtime
     def blank(views: tuple[int, ...]) -> list[Tensor]:
         return [torch.zeros(images, config.views.channels, sizes[v], sizes[v], device=device) for v in views]
 
-    tried = [(parts.student.encoder, blank(roles.student_views))]
+    passes = [(parts.student.encoder, blank(roles.student_views))]
     target = getattr(parts.objective, "target", None)
     if isinstance(target, MomentumTeacher) and isinstance(target.network, Encoder):
-        tried.append((target.network, blank((*roles.target_views, *roles.bn_only_views))))
-    return compile_passes(tried, runtime.autocast)
+        passes.append((target.network, blank((*roles.target_views, *roles.bn_only_views))))
+    return compile_passes(passes, runtime.autocast)
 
 
 def out_of_memory(config: PretrainConfig, runtime: Runtime, error: BaseException) -> str:
-    """One line for a step that the device had too little memory for: what the step was, what it held, what to lower.
+    """Describe, in one line, a step that ran out of memory: its size, the memory in use, and what to lower.
 
-    ``micro_batches`` are suggested, never taken by themselves: batch norms would see less of a batch.
+    ``micro_batches`` are suggested but never set automatically, because batch norms would see fewer images.
     """
     crops = " + ".join(f"{each.count}x{each.size}" for each in config.views.crops)
     step = f"{config.batch_size // world_size()} images as {crops} pixels through {config.backbone.name}"
-    wanted = re.search(r"[Tt]ried to allocate ([\d.]+ ?\w+)", str(error))
-    facts = [f"it wanted {wanted[1]} more"] if wanted else []
+    requested = re.search(r"[Tt]ried to allocate ([\d.]+ ?\w+)", str(error))
+    facts = [f"{requested[1]} more were requested"] if requested else []
     device = runtime.device
     if device.type == "cuda":
-        held, there = torch.cuda.max_memory_allocated(device), torch.cuda.mem_get_info(device)[1]
-        facts.append(f"held {held / 2**30:.1f} of {there / 2**30:.1f} GiB")
+        used, total = torch.cuda.max_memory_allocated(device), torch.cuda.mem_get_info(device)[1]
+        facts.append(f"{used / 2**30:.1f} of {total / 2**30:.1f} GiB were in use")
     details = f" ({', '.join(facts)})" if facts else ""
     half = f"--batch-size {max(2, config.batch_size // 2)}"
     also = ", --set run.precision=bfloat16" if runtime.autocast is None and has_bfloat16(device) else ""

@@ -1,4 +1,4 @@
-"""Calls the callbacks of a run in their order, and remembers which of their slow work is done."""
+"""Calls the callbacks of a run in order, and records which of their slow work is done."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -19,11 +19,11 @@ END = "end:"
 
 
 class Ended(Exception):  # noqa: N818
-    """A callback ended the run before its last step; the text says why. Everything is saved."""
+    """A callback ended the run before its last step, for the reason in the message. Everything is saved."""
 
 
 class CallbackError(UserError):
-    """A callback failed, and the run stopped. What was trained before is saved."""
+    """A callback failed and stopped the run. What was trained before is saved."""
 
 
 class CallbackRunner:
@@ -38,10 +38,18 @@ class CallbackRunner:
         whole_student: Callable[[], Student],
         logger: Logger,
     ) -> None:
-        """Call ``callbacks`` and then ``checkpointer``; ``whole_student`` gathers the student, on all processes.
+        """Prepare to call ``callbacks`` and then ``checkpointer``.
+
+        Args:
+            callbacks: called in this order.
+            checkpointer: saves after their cheap methods and before their slow ones.
+            state: state of the run.
+            folder: folder of the run.
+            whole_student: returns the complete student; a collective.
+            logger: receives messages and metrics.
 
         Raises:
-            UserError: something that is no callback, or two of the same name.
+            UserError: an object is not a callback, or two have the same name.
         """
         self.callbacks: dict[str, Callback] = {}
         for each in callbacks:
@@ -56,13 +64,13 @@ class CallbackRunner:
         self.first = rank() == 0
         self._done = FinishedWork()
         self._progress: Progress | None = None
-        self._running: str | None = None  # whose method is being called
-        self._buffer: list[dict[str, Any]] | None = None  # lines of the slow work that is being done
+        self._running: str | None = None  # the callback whose method is being called
+        self._buffer: list[dict[str, Any]] | None = None  # lines from slow work in progress
         self._failure: tuple[str, Exception] | None = None
         checkpointer.on_saved = partial(self.call, "on_checkpoint")
 
     def after_step(self, progress: Progress, result: StepResult) -> None:
-        """Everything that follows a step.
+        """Do everything that follows a step.
 
         Raises:
             CallbackError: a callback failed whose errors stop the run.
@@ -79,7 +87,7 @@ class CallbackRunner:
         self.run_pending(progress)
 
     def call(self, hook: str, *values: Any) -> None:
-        """Call a cheap method of every callback. An error is kept until the next save, and stops the run then."""
+        """Call a cheap method of every callback. An error that stops the run is kept until the next save."""
         for name, callback in self.callbacks.items():
             if callback.every_process and hook == "on_step_end":
                 callback.on_step_end(*values)
@@ -93,7 +101,7 @@ class CallbackRunner:
                     self._running = outer
 
     def run_pending(self, progress: Progress) -> None:
-        """Do the slow work that is due after a step, in order. A resumed run begins with it.
+        """Do the slow work that is due after a step, in order. A resumed run starts with it.
 
         Raises:
             CallbackError: a callback failed whose errors stop the run.
@@ -106,19 +114,19 @@ class CallbackRunner:
             self._done = FinishedWork(progress.step)
         while self.state.pending:
             name = self.state.pending[0]
-            if name in self.callbacks:  # of a resumed run, it may no longer be there
+            if name in self.callbacks:  # a resumed run may have fewer callbacks
                 self._work(name, name, lambda callback, student: callback.on_due(student, progress))
             del self.state.pending[0]
         self._agree()
 
     def end(self) -> None:
-        """Call ``on_end`` of every callback that has not had it."""
+        """Call ``on_end`` of every callback for which it has not been called yet."""
         for name in self.callbacks:
             if END + name not in self._done.names:
                 self._work(name, END + name, lambda callback, student: callback.on_end(student))
 
     def resume(self, start: int) -> None:
-        """Bring log, pending work and an early end to where a run of ``start`` steps was."""
+        """Restore log, pending work and an early end as they were after ``start`` steps."""
         if self.first:
             done = self.folder.finished_work()
             if done.step == start - 1:
@@ -127,7 +135,7 @@ class CallbackRunner:
                 self._done = FinishedWork(start - 1)
             lines = self._done.lines if self.state.pending or self._done.names else None
             self.folder.truncate_log(start, lines)
-            if not self.folder.report.exists():  # it was removed: it is to be written again
+            if not self.folder.report.exists():  # removed by the user: write it again
                 self._done.names = [name for name in self._done.names if not name.startswith(END)]
         self._done = broadcast_object(self._done)
         self.state.pending = [name for name in self.state.pending if name not in self._done.names]
@@ -139,17 +147,17 @@ class CallbackRunner:
 
     @property
     def everything_is_done(self) -> bool:
-        """Whether no work is left to an ended run."""
+        """Whether an ended run has no work left."""
         return not self.state.pending and all(END + name in self._done.names for name in self.callbacks)
 
     def end_run(self, reason: str) -> None:
-        """End the run after this step, as the callback that is being called asks."""
+        """End the run after this step, on behalf of the callback that is being called."""
         self.state.ended, self.state.ended_by = reason, self._running
-        if self._buffer is None:  # of slow work all processes hear when it is done
+        if self._buffer is None:  # after slow work, all processes agree anyway
             self.checkpointer.request_stop()
 
     def log(self, record: dict[str, Any]) -> None:
-        """A line of the log from a callback; those of slow work are written together when it is done."""
+        """Add a callback's line to the log; lines from slow work are written together when it is done."""
         place = {} if self._progress is None else {"step": self._progress.step, "epoch": self._progress.epoch}
         if self._buffer is not None:
             self._buffer.append(place | record)
@@ -157,7 +165,7 @@ class CallbackRunner:
             self.write(place | record)
 
     def write(self, record: dict[str, Any]) -> None:
-        """Add a line to the log, and let logger and callbacks know; nothing on other processes than the first."""
+        """Add a line to the log and pass it to logger and callbacks; does nothing on processes other than the first."""
         if not self.first:
             return
         self.folder.append(record)
@@ -168,7 +176,7 @@ class CallbackRunner:
             self.call("on_warning", record["warning"])
 
     def _work(self, name: str, mark: str, work: Callable[[Callback, Student], None]) -> None:
-        """Slow work of one callback on the first process, with the whole student; all processes agree how it ended."""
+        """Do the slow work of one callback on the first process, with the whole student; all processes learn how it ended."""
         callback = self.callbacks[name]
         failure: Exception | None = None
         student: Student | None = None
@@ -176,7 +184,7 @@ class CallbackRunner:
         try:
             student = self.whole_student()
             if self.first:
-                self.checkpointer.settle()  # processes are forked now, and a thread that writes may hold what they need
+                self.checkpointer.settle()  # slow work forks processes, and a writing thread may hold locks they need
                 student.eval()
                 work(callback, student)
         except Exception as error:
@@ -185,12 +193,12 @@ class CallbackRunner:
             lines, self._buffer, self._running = self._buffer, None, None
             if student is not None:
                 student.train()
-        said = broadcast_object(None if failure is None else _described(name, failure))
-        if said is not None and (callback.on_error == "stop" or said.status > 128):  # a signal: it stays pending
-            raise said from failure
+        agreed = broadcast_object(None if failure is None else _as_user_error(name, failure))
+        if agreed is not None and (callback.on_error == "stop" or agreed.status > 128):  # a signal leaves it pending
+            raise agreed from failure
         if self.first:
-            if said is not None:
-                self.logger.warning(f"{said}; the run continues without it")
+            if agreed is not None:
+                self.logger.warning(f"{agreed}; the run continues without it")
             self._done.names.append(mark)
             self._done.lines += lines
             self._done.ended, self._done.ended_by = self.state.ended, self.state.ended_by
@@ -203,27 +211,27 @@ class CallbackRunner:
 
     def _fail(self, name: str, error: Exception) -> None:
         if self.callbacks[name].on_error == "continue":
-            self.logger.warning(f"{_described(name, error)}; the run continues")
+            self.logger.warning(f"{_as_user_error(name, error)}; the run continues")
         elif self._failure is None:
             self._failure = name, error
             self.checkpointer.request_stop()
 
     def _agree(self) -> None:
-        """Let all processes know of a failure or an early end on the first."""
-        error = None if self._failure is None else _described(*self._failure)
-        said, self.state.ended, self.state.ended_by = broadcast_object((error, self.state.ended, self.state.ended_by))
-        if said is not None:
-            raise said from (self._failure[1] if self._failure else None)
+        """Share a failure or an early end on the first process with all processes."""
+        own = None if self._failure is None else _as_user_error(*self._failure)
+        error, self.state.ended, self.state.ended_by = broadcast_object((own, self.state.ended, self.state.ended_by))
+        if error is not None:
+            raise error from (self._failure[1] if self._failure else None)
         if self.state.ended is not None and self._progress and self._progress.step + 1 < self._progress.total_steps:
             raise Ended(self.state.ended)
 
 
-def _described(name: str, error: Exception) -> UserError:
-    """An error of a callback for all processes: what a user can fix is passed on as it is."""
+def _as_user_error(name: str, error: Exception) -> UserError:
+    """The error of a callback as one that every process can raise; a user error keeps its message and status."""
     if isinstance(error, UserError):
-        passed_on = UserError(str(error))
-        passed_on.status = error.status
-        return passed_on
+        copied = UserError(str(error))
+        copied.status = error.status
+        return copied
     return CallbackError(
-        f"the callback {name} failed ({first_cause(error)}): what was trained is saved; fix it and run the same command again"
+        f"the callback {name} failed ({first_cause(error)}): the run is saved; fix the callback and run the same command again"
     )

@@ -1,4 +1,4 @@
-"""When a run saves, and what; the disk is written to while training continues."""
+"""When a run saves, and what; files are written while training continues."""
 
 import signal
 import threading
@@ -23,8 +23,9 @@ from coterie.training.monitor import Monitor, NotFinite
 from coterie.training.run_state import RunState
 from coterie.types import Progress, StepResult
 
-_SAVE = 1  # what a process whose clock says that it is time to save tells the others
-_STOP = 1000  # what a callback wants; what lies between is the number of a signal
+# Requests that processes exchange after each step, the largest of which counts; numbers between these two are signals.
+_SAVE = 1  # save_minutes have passed
+_STOP = 1000  # a callback stops the run
 
 
 @runtime_checkable
@@ -32,14 +33,14 @@ class HasState(Protocol):
     """A part whose state is saved: a module, an optimizer, a monitor."""
 
     def state_dict(self) -> dict[str, Any]:
-        """The state."""
+        """Return the state."""
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> Any:
-        """Restore the state."""
+        """Restore a state."""
 
 
 class Interrupted(UserError):  # noqa: N818
-    """A signal asked the run to stop, and it has saved. The exit status is 128 plus the number of the signal."""
+    """A signal stopped the run, which is saved. The exit status is 128 plus the number of the signal."""
 
     def __init__(self, number: int, steps: int) -> None:
         """Stopped by signal ``number`` after ``steps`` steps."""
@@ -48,15 +49,15 @@ class Interrupted(UserError):  # noqa: N818
 
 
 class Checkpointer(Callback):
-    """Saves every so many steps or minutes, at the end, before slow work, and when the run is asked to stop.
+    """Saves every so many steps or minutes, at the end, before slow work, and when the run is stopped.
 
-    A save follows only a loss that is finite. The run waits while its state is copied to the host's memory; a thread writes
-    it, and the next save, the end, and whatever forks wait for that thread. Of several processes the first one writes; what
-    makes any of them save or stop, a clock or a signal, makes all of them do so after the same step.
+    A run is saved only while its loss is finite. Training waits while the state is copied to the host; a thread then writes
+    it, and the next save, the end, and anything that forks wait for that thread. The first process writes. A clock or a
+    signal on any process makes all processes save or stop after the same step.
 
     Attributes:
-        stopping: whether a callback asked for the run to stop, as all processes know by now.
-        on_saved: called on the first process with the number of steps that were saved.
+        stopping: whether a callback stops the run; the same on all processes.
+        on_saved: called on the first process with the number of steps saved.
     """
 
     every_process = True
@@ -75,20 +76,20 @@ class Checkpointer(Callback):
         """Save to a folder.
 
         Args:
-            folder: for checkpoints.
-            parts: what is saved, by name; one of them is the ``student``.
-            monitor: knows whether loss and gradients were finite.
-            state: of the run, saved beside the parts.
-            steps: steps between two saves; 0: only by the clock, at the end, and as above.
+            folder: folder of the checkpoints.
+            parts: what is saved, by name, including the ``student``.
+            monitor: checks that loss and gradient are finite.
+            state: state of the run, saved beside the parts.
+            steps: steps between two saves; 0: none because of steps.
             minutes: minutes between two saves.
-            also: given the student's state on the host, returns a function that writes something of it before the
-                checkpoint is written; what a finished run promises must be there first.
+            also: given the state of the student on the host, returns a function that writes further files. It runs before
+                the checkpoint is written, so that the files of a finished run exist when its last checkpoint does.
         """
         self.folder, self.parts, self.monitor, self.state = folder, parts, monitor, state
         self.steps, self.minutes, self.also = steps, minutes, also
         self.stopping = False
         self.on_saved: Callable[[int], None] = lambda steps: None
-        self._asked: int | None = None
+        self._request: int | None = None
         self._done = 0
         self._poll = Poll()
         self._saved_at = time.monotonic()
@@ -99,35 +100,35 @@ class Checkpointer(Callback):
         """Save if it is time, if slow work is due, or if the run is to stop.
 
         Raises:
-            Interrupted: a signal asked for it; on all processes after the same step.
+            Interrupted: a signal stopped the run; on all processes after the same step.
             UserError: an earlier checkpoint could not be written.
         """
         self._done = done = progress.step + 1
         late = time.monotonic() - self._saved_at >= 60 * self.minutes
-        heard = self._poll(self._asked or int(late) * _SAVE)  # of several processes, what was said at the step before
-        self.stopping = heard == _STOP
+        request = self._poll(self._request or int(late) * _SAVE)  # several processes hear requests one step later
+        self.stopping = request == _STOP
         last = done == progress.total_steps
         due = self.steps > 0 and done % self.steps == 0
-        if due or last or heard or self.state.pending:
+        if due or last or request or self.state.pending:
             self._save(done)
-        if last or heard > _SAVE:
+        if last or request > _SAVE:
             self.settle()
-        if _SAVE < heard < _STOP and not last:
-            broadcast_object(None)  # when one has gone torchrun kills the others, and the first may still be writing
-            raise Interrupted(heard, done)
+        if _SAVE < request < _STOP and not last:
+            broadcast_object(None)  # torchrun kills the others when one leaves, and the first may still be writing
+            raise Interrupted(request, done)
 
     def request_stop(self) -> None:
         """Save and set ``stopping`` on all processes, after this step or the next."""
-        self._asked = _STOP
+        self._request = _STOP
 
     def check_interrupted(self) -> None:
-        """During slow work, after the step before it was saved.
+        """Check for a signal during slow work, before which the run was saved.
 
         Raises:
-            Interrupted: a signal has come.
+            Interrupted: a signal was received.
         """
-        if self._asked is not None and self._asked < _STOP:
-            raise Interrupted(self._asked, self._done)
+        if self._request is not None and self._request < _STOP:
+            raise Interrupted(self._request, self._done)
 
     def _save(self, done: int) -> None:
         self.monitor.check_finite()
@@ -148,14 +149,14 @@ class Checkpointer(Callback):
         try:
             also()
             checkpoint.save(self.folder, state, done)
-        except BaseException as error:  # it is raised where the run can be told
+        except BaseException as error:  # settle raises it in the main thread
             self._failed = error
 
     def settle(self) -> None:
         """Wait until everything is on the disk.
 
         Raises:
-            UserError: something could not be written; the earlier checkpoints are whole.
+            UserError: a file could not be written; earlier checkpoints are intact.
         """
         if self._writer is not None:
             self._writer.join()
@@ -166,20 +167,20 @@ class Checkpointer(Callback):
 
     @contextmanager
     def settling(self) -> Iterator[None]:
-        """Whatever happens inside, everything is on the disk afterwards."""
+        """Context after which everything is on the disk, whatever happens inside."""
         try:
             yield
         finally:
             self.settle()
 
     def resume(self) -> tuple[int, list[str]]:
-        """Restore the newest whole checkpoint, if there is one.
+        """Restore the newest intact checkpoint, if there is one.
 
         Returns:
             The steps done, and a line for each damaged checkpoint that was skipped.
 
         Raises:
-            BadRun: no checkpoint is whole, or it is of other images or of another version.
+            BadRun: no checkpoint is intact, or it belongs to other images or another version.
         """
         first = rank() == 0
         if first:
@@ -196,10 +197,10 @@ class Checkpointer(Callback):
 
     def _restore(self, state: dict[str, Any]) -> None:
         saved = RunState.from_checkpoint(state)
-        if saved.images != self.state.images:  # asked before anything is restored: labels are kept for each image
+        if saved.images != self.state.images:  # checked first, because labels are kept for each image
             raise BadRun(
-                f"{self.folder.parent} was begun with {saved.images} images, now there are {self.state.images}: bring the "
-                "images back, or choose another --out"
+                f"{self.folder.parent} was started with {saved.images} images, but now there are {self.state.images}: restore "
+                "the images, or choose another --out"
             )
         for name, part in self.parts.items():
             part.load_state_dict(state[name])
@@ -207,17 +208,17 @@ class Checkpointer(Callback):
 
     @contextmanager
     def stopping_on_signals(self) -> Iterator[None]:
-        """Inside, SIGINT and SIGTERM let the step finish, save and stop the run; a second SIGINT stops it at once."""
+        """Context in which SIGINT and SIGTERM finish the step, save and stop the run; a second SIGINT stops it at once."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
 
-        def ask(number: int, _: object) -> None:
-            if self._asked is not None and number == signal.SIGINT:
+        def receive(number: int, _: object) -> None:
+            if self._request is not None and number == signal.SIGINT:
                 raise KeyboardInterrupt
-            self._asked = number
+            self._request = number
 
-        before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+        before = {number: signal.signal(number, receive) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
             yield
         finally:
@@ -230,9 +231,10 @@ def _copied(tensor: Tensor) -> Tensor:
 
 
 def _check_finite(weights: dict[str, Tensor]) -> None:
-    """A loss may be finite when the step after it was not."""
+    """Check the weights too: the loss of a step may be finite although the update after it was not."""
     finite = [local_tensor(value).isfinite().all() for value in weights.values() if value.is_floating_point()]
-    if all_reduce_max((~torch.stack(finite).all()).int()):  # of sharded weights, each process sees its part
+    if all_reduce_max((~torch.stack(finite).all()).int()):  # each process sees its shard of sharded weights
         raise NotFinite(
-            "weights are no longer finite; the last checkpoint is from before: start again with a lower learning_rate.peak"
+            "weights are no longer finite; the last checkpoint is from before: start over with another --out and a lower "
+            "learning_rate.peak"
         )

@@ -1,4 +1,4 @@
-"""Where a run took place: hardware and versions."""
+"""Hardware and software versions of a run."""
 
 import os
 import platform
@@ -8,10 +8,14 @@ import torch
 
 
 def environment(device: torch.device) -> dict[str, str]:
-    """Where it ran, and with what."""
+    """Describe device, memory, system, Python and library versions.
+
+    Args:
+        device: the device that trains.
+    """
     cores = f"{len(os.sched_getaffinity(0))} of {os.cpu_count()} cores, {platform.machine()}"
-    on = f"{torch.cuda.get_device_name(device)}; {cores}" if device.type == "cuda" else cores
+    processor = f"{torch.cuda.get_device_name(device)}; {cores}" if device.type == "cuda" else cores
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     versions = {name: version(name) for name in ("coterie", "torch", "timm", "numpy", "pillow")}
-    found = {"device": on, "memory": f"{memory:.0f} GiB", "system": platform.platform()}
-    return found | {"python": platform.python_version()} | versions
+    machine = {"device": processor, "memory": f"{memory:.0f} GiB", "system": platform.platform()}
+    return machine | {"python": platform.python_version()} | versions

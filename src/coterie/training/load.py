@@ -1,4 +1,4 @@
-"""A run read back from its folder."""
+"""Loads a run from its folder."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,13 +18,13 @@ from coterie.training.student import GroupPrediction, Student, predict_groups, p
 
 @dataclass(frozen=True)
 class LoadedRun:
-    """What a run's folder holds of it.
+    """A run as its folder holds it.
 
     Attributes:
-        folder: of the run.
+        folder: the run's folder.
         config: its settings.
-        student: from the last whole checkpoint, in evaluation mode.
-        images: how many images the run trains on.
+        student: the student of the newest intact checkpoint, in evaluation mode; without groups if those were custom.
+        images: number of images that the run trains on.
         remarks: a line for each damaged checkpoint that was skipped.
     """
 
@@ -46,18 +46,22 @@ class LoadedRun:
 
 
 def load_run(run: str | Path, device: torch.device | str = "cpu") -> LoadedRun:
-    """Read a run, finished or not, from its folder.
+    """Load a run, finished or not, from its folder.
+
+    Args:
+        run: the run's folder.
+        device: device of the student.
 
     Raises:
-        BadRun: there is no run or no checkpoint in the folder, or they do not fit together.
+        BadRun: the folder holds no run or no checkpoint, or they do not fit together.
     """
     folder = Path(run)
     config = from_dict(read_run_toml(folder))
     _, state, skipped = checkpoint.load(folder / "checkpoint")
     if state is None:
-        raise BadRun(f"{run} has no checkpoint: it is not a run's folder, or nothing has been saved yet")
+        raise BadRun(f"{run} has no checkpoint: it is not a run's folder, or nothing is saved yet")
     student, weights = build_student(config, device, starting_weights=False), state["student"]
-    if any(part.startswith("groups=") for part in config.custom):  # groups of the user's, which are not at hand here
+    if any(part.startswith("groups=") for part in config.custom):  # custom groups cannot be built from the settings
         student.groups = None
         weights = {name: each for name, each in weights.items() if not name.startswith("groups.")}
     with checkpoint.restoring(folder / "checkpoint"):

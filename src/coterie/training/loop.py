@@ -1,4 +1,4 @@
-"""The training loop: it knows no config, and takes any objective."""
+"""The training loop. It knows no config and takes any objective."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
@@ -14,35 +14,36 @@ from coterie.types import Batch, Progress, StepResult
 
 Batches = Iterable[tuple[Progress, Batch]]
 StepHook = Callable[[Progress, StepResult], None]
+"""Called after a step with its progress and its result."""
 
 
 @runtime_checkable
 class ObjectiveLike(Protocol):
-    """What the loop asks of an objective, such as :class:`coterie.grouping.objective.Objective` or one of your own.
+    """What the loop needs of an objective, such as :class:`coterie.grouping.objective.Objective` or one of your own.
 
     ``student`` maps a list of views to h ``[V, B, F]``, unit z ``[V, B, D]`` and unit p ``[V, B, D]``.
     """
 
     def __call__(self, student: Any, batch: Batch, progress: Progress) -> StepResult:
-        """The loss of a step, with gradient, and what it was made from."""
+        """Compute the loss of a step, with gradient, and what it was computed from."""
 
     def needs_fill(self) -> bool:
-        """Whether :meth:`fill` is to be called before the next step."""
+        """Whether to call :meth:`fill` before the first step."""
 
     def fill(self, student: Any, batches: Batches) -> None:
         """Fill the memory from one pass over the images, without gradient."""
 
     def refresh_due(self, progress: Progress) -> bool:
-        """Whether :meth:`refresh` is to be called before this step."""
+        """Whether to call :meth:`refresh` before this step."""
 
     def refresh(self, progress: Progress) -> None:
-        """Find groups or labels anew."""
+        """Recompute groups or labels."""
 
     def after_backward(self, progress: Progress) -> None:
-        """Change gradients before the optimizer sees them."""
+        """Change gradients before they are clipped and the optimizer uses them."""
 
     def after_step(self, progress: Progress) -> None:
-        """Follow the weights, which the optimizer has moved."""
+        """Update what follows the weights, such as a teacher."""
 
 
 def fit(
@@ -58,25 +59,25 @@ def fit(
     seed: int | None = None,
     on_step_end: Sequence[StepHook] = (),
 ) -> None:
-    """Train until the batches end. A step starts work on the device and waits for none of it.
+    """Train until the batches end. A step queues work on the device and waits for none of it.
 
     Args:
-        student: everything that is trained; called with a list of views.
+        student: the module that is trained; called with a list of views.
         objective: turns its embeddings into a loss.
-        batches: views, with the progress of each step: from the start or, after a resume, from the next step.
-        optimizer: moves the student's parameters.
-        learning_rate: of each step (a schedule's ``at``).
+        batches: the progress and the batch of each step, from the first step or, after a resume, from the next one.
+        optimizer: updates the student's parameters.
+        learning_rate: returns the learning rate of a step (a schedule's ``at``).
         fill_batches: returns one pass over the images, for objectives that fill a memory before the first step.
-        autocast: precision of the student's forward pass where it may be low (bfloat16); None: that of the weights.
+        autocast: precision of the student's forward pass under autocast (bfloat16); None: that of the weights.
         clip_grad_norm: largest norm of the gradient; None: unlimited.
         seed: seeds dropout and the like before each step, so that a resumed run draws what an uninterrupted one draws.
-        on_step_end: called after each step, in order; they leave the student in training mode.
+        on_step_end: called after each step, in order; they must leave the student in training mode.
     """
     student.train()
     weights = list(student.parameters())
     device = weights[0].device.type
     if objective.needs_fill():
-        assert fill_batches is not None, "this objective fills its memory first: give it a pass over the images"
+        assert fill_batches is not None, "this objective fills a memory before the first step: pass fill_batches"
         if seed is not None:
             torch.manual_seed(seed - 1)
         with torch.autocast(device, dtype=autocast, enabled=autocast is not None):

@@ -1,4 +1,4 @@
-"""Watching a run: speed, loss, and the signs of collapse."""
+"""Metrics of a run: speed, loss, and signs of collapse."""
 
 import math
 import time
@@ -16,43 +16,50 @@ from coterie.training.callback import Callback
 from coterie.types import Batch, Progress, StepResult, Target
 
 SMALLEST_SPREAD = 0.1
-"""Below this the embeddings of different images are nearly one point."""
+"""Below this spread the embeddings of different images are nearly one point."""
 LARGEST_LOSS = 0.99
-"""Above this share of ln K the predictions say nothing about the groups."""
+"""Above this share of ln K the predictions contain no information about the groups."""
 PATIENCE_LINES = 5
-"""So many log lines in a row must look collapsed before a warning is given."""
+"""How many log lines in a row must look collapsed before there is a warning."""
 SETTLED_STEPS = 100
-"""Before so many steps, and before the end of the first epoch, a loss near ln K is how every run begins."""
+"""Before this step, and before the end of the first epoch, every run has a loss near ln K."""
 
 
 class Collapsed(UserError):  # noqa: N818 -- the event, as the option is called
-    """The run has collapsed and was asked to stop when it does."""
+    """The run has collapsed, and ``run.on_collapse`` is ``stop``."""
 
 
 class NotFinite(UserError):  # noqa: N818
-    """The loss or its gradient is no longer a number; nothing was saved since.
+    """The loss or its gradient is no longer finite; nothing was saved since.
 
-    ``seen`` says at which step it began, what loss and gradient were, and which images were looked at.
+    Attributes:
+        details: the first step at which this happened, its loss, gradient and images.
     """
 
-    def __init__(self, message: str, seen: dict[str, Any] | None = None) -> None:
-        """What to do, and what was seen."""
+    def __init__(self, message: str, details: dict[str, Any] | None = None) -> None:
+        """Create the error.
+
+        Args:
+            message: what happened and what to do.
+            details: where it happened.
+        """
         super().__init__(message)
-        self.seen = seen or {}
+        self.details = details or {}
 
 
 class Monitor(Callback):
-    """Figures of a run, kept on the device and read only once every ``log_steps`` steps.
+    """Accumulates metrics on the device and reads them only once every ``log_steps`` steps, to write a line of the log.
 
-    A line holds, beside step, epoch, learning rate and speed:
+    Besides step, epoch, learning rate and speed, a line holds:
 
-    * ``loss``, the mean since the last line, and ``loss_over_ln_k``: 1 is what predictions that know nothing get;
-    * ``groups_used``: groups that were somebody's best within the last ``window`` steps (time for ten assignments a group);
+    * ``loss``, the mean since the last line, and ``loss_over_ln_k``: 1 for predictions without any information;
+    * ``groups_used``: groups that were the best of some row within the last ``window`` steps (ten assignments per group);
     * ``perplexity`` of the mean assignment since the last line: K when all groups are used alike (a balanced assignment keeps
       it high even in a collapse);
-    * ``spread`` of the embeddings: ``sqrt(1 - |mean z|^2)``, 1 when unit rows point everywhere, 0 when all are one point.
+    * ``spread`` of the embeddings: ``sqrt(1 - |mean z|^2)``, 1 when unit rows point everywhere, 0 when all are one point;
+    * ``data_wait``: the share of the time that training waited for data.
 
-    With several heads the figures are those of the worst head.
+    With several heads, the metrics are those of the worst head.
     """
 
     every_process = True
@@ -68,19 +75,31 @@ class Monitor(Callback):
         device: torch.device | str = "cpu",
         stop_on_collapse: bool = False,
     ) -> None:
-        """Watch heads of ``counts`` groups that get ``rows_per_step`` assignments a step; ``write`` takes the lines."""
+        """Prepare to monitor a run.
+
+        Args:
+            counts: number of groups of each head.
+            rows_per_step: assignments of each head per step.
+            schedule: the learning rate, for the log.
+            log_steps: steps between two lines.
+            write: receives each line.
+            device: device of the results.
+            stop_on_collapse: raise :class:`Collapsed` in addition to the warning.
+        """
         self.counts = counts
         self.window = max(log_steps, math.ceil(10 * max(counts) / rows_per_step))
         self.schedule = schedule
         self.log_steps = log_steps
         self.write = write
         self.stop_on_collapse = stop_on_collapse
-        # for each group: when it was last somebody's best; one place more for "no group"
+        # for each group, the last step at which it was the best of a row; one more entry for rows without a group
         self._last = [torch.full((count + 1,), -self.window - 1, device=device) for count in counts]
         self._mass = [torch.zeros(count + 1, device=device) for count in counts]
         self._z: Tensor | None = None
         self._loss = torch.zeros((), dtype=torch.float64, device=device)
-        self._ill: tuple[Tensor, Tensor, Tensor, Tensor] | None = None  # step, loss, norm, images of the first that was
+        # step, loss, gradient norm and images of the first step that was not finite; step -1: none was
+        self._first_not_finite: tuple[Tensor, Tensor, Tensor, Tensor] | None = None
+        self._predicts_groups = True  # a custom objective may have no targets: then ln K says nothing about its loss
         self._steps = 0
         self._images = 0
         self._streak = 0
@@ -88,7 +107,7 @@ class Monitor(Callback):
         self._since = time.perf_counter()
 
     def timed(self, batches: Iterable[tuple[Progress, Batch]]) -> Iterator[tuple[Progress, Batch]]:
-        """The batches as they are; how long each was waited for is counted."""
+        """Pass on the batches, and measure how long each is waited for."""
         iterator = iter(batches)
         while True:
             start = time.perf_counter()
@@ -100,40 +119,45 @@ class Monitor(Callback):
             yield item
 
     def on_step_end(self, progress: Progress, result: StepResult) -> None:
-        """Take in a step; every ``log_steps`` steps, and at the last, read the figures and write a line."""
+        """Accumulate a step; every ``log_steps`` steps, and at the last, read the metrics and write a line."""
         self._loss += result.loss.detach()
-        self._note_the_first_ill(progress, result)
+        self._predicts_groups = bool(result.targets)
+        self._keep_first_not_finite(progress, result)
         total = result.z.float().mean(dim=(0, 1))
         self._z = total if self._z is None else self._z + total
         for target in result.targets:
-            self._take(target, progress.step)
+            self._accumulate(target, progress.step)
         self._steps += 1
         self._images += result.z.shape[1]
         if (progress.step + 1) % self.log_steps == 0 or progress.step + 1 == progress.total_steps:
-            self._line(progress)
+            self._write_line(progress)
 
     def check_finite(self) -> None:
-        """Raise :class:`NotFinite` unless loss and gradient were numbers at every step; waits for the device."""
-        if self._ill is None or int(self._ill[0]) < 0:
+        """Check that loss and gradient were finite at every step; waits for the device.
+
+        Raises:
+            NotFinite: they were not.
+        """
+        if self._first_not_finite is None or int(self._first_not_finite[0]) < 0:
             return
-        step, loss, norm, images = (each.tolist() for each in self._ill)
+        step, loss, norm, images = (each.tolist() for each in self._first_not_finite)
         raise NotFinite(
-            f"loss {loss:g}, gradient {norm:g} at step {step} are not numbers; what was saved is from before. Go on with --set "
-            "run.precision=float32 if it was bfloat16, or begin again with another --out and a lower learning_rate.peak",
+            f"loss {loss:g}, gradient {norm:g} at step {step} are not finite; the last checkpoint is from before. Resume with "
+            "--set run.precision=float32 if it was bfloat16, or start over with another --out and a lower learning_rate.peak",
             {"step": step, "loss": str(loss), "gradient_norm": str(norm), "images": images},
         )
 
-    def _note_the_first_ill(self, progress: Progress, result: StepResult) -> None:
-        """Keep, on the device, what the first step looked like whose loss or gradient is not a number."""
+    def _keep_first_not_finite(self, progress: Progress, result: StepResult) -> None:
+        """Keep, on the device, the first step whose loss or gradient is not finite."""
         norm = result.loss.detach() if result.gradient_norm is None else result.gradient_norm
         step = torch.full((), progress.step, device=norm.device)
         now = (step, result.loss.detach(), norm, result.index)
-        if self._ill is None:
-            self._ill = (torch.full_like(step, -1), *now[1:])
-        ill = ~(now[1].isfinite() & norm.isfinite()) & (self._ill[0] < 0)
-        self._ill = tuple(torch.where(ill, new, old) for new, old in zip(now, self._ill, strict=True))  # type: ignore[assignment]
+        kept = self._first_not_finite or (torch.full_like(step, -1), *now[1:])
+        first = ~(now[1].isfinite() & norm.isfinite()) & (kept[0] < 0)
+        new = (torch.where(first, fresh, old) for fresh, old in zip(now, kept, strict=True))
+        self._first_not_finite = tuple(new)  # type: ignore[assignment]
 
-    def _take(self, target: Target, step: int) -> None:
+    def _accumulate(self, target: Target, step: int) -> None:
         last, mass, count = self._last[target.head], self._mass[target.head], self.counts[target.head]
         if target.values.dtype.is_floating_point:
             best = target.values.argmax(dim=1)
@@ -143,10 +167,10 @@ class Monitor(Callback):
             mass.index_add_(0, best, torch.full_like(best, 1 / len(best), dtype=mass.dtype))
         last[best] = step
 
-    def _line(self, progress: Progress) -> None:
+    def _write_line(self, progress: Progress) -> None:
         self.check_finite()
         assert self._z is not None
-        loss_sum, z, masses, lasts = self._of_all()
+        loss_sum, z, masses, lasts = self._over_processes()
         assert z is not None
         used, perplexity = [], []
         for last, mass, count in zip(lasts, masses, self.counts, strict=True):
@@ -169,16 +193,16 @@ class Monitor(Callback):
             "images_per_second": self._images * world_size() / elapsed,
             "data_wait": min(1.0, self._waited / elapsed),
         }
-        self._forget()
-        warning = self._collapse(record, progress)
+        self._reset()
+        warning = self._collapse_warning(record, progress)
         if warning:
             record["warning"] = warning
         self.write(record)
         if self.stop_on_collapse and self._streak >= PATIENCE_LINES:
             raise Collapsed(warning or "the run still looks collapsed")
 
-    def _of_all(self) -> tuple[Tensor, Tensor | None, list[Tensor], list[Tensor]]:
-        """Loss, z, masses and last uses over all processes: means, and for the last uses the latest; two collectives."""
+    def _over_processes(self) -> tuple[Tensor, Tensor | None, list[Tensor], list[Tensor]]:
+        """Means of loss, z and masses over all processes, and the latest use of each group; two collectives."""
         if world_size() == 1:
             return self._loss, self._z, self._mass, self._last
         z = torch.zeros(0) if self._z is None else self._z
@@ -186,10 +210,10 @@ class Monitor(Callback):
         lengths = [len(part) for part in parts]
         loss, mean, *masses = torch.split(all_reduce_sum(torch.cat(parts)) / world_size(), lengths)
         lasts = torch.split(all_reduce_max(torch.cat(self._last)), [count + 1 for count in self.counts])
-        found = None if self._z is None else mean.to(self._z)
-        return loss[0], found, [mass.to(own) for mass, own in zip(masses, self._mass, strict=True)], list(lasts)
+        mean_z = None if self._z is None else mean.to(self._z)
+        return loss[0], mean_z, [mass.to(own) for mass, own in zip(masses, self._mass, strict=True)], list(lasts)
 
-    def _forget(self) -> None:
+    def _reset(self) -> None:
         for mass in self._mass:
             mass.zero_()
         self._z = None
@@ -198,15 +222,17 @@ class Monitor(Callback):
         self._waited = 0.0
         self._since = time.perf_counter()
 
-    def _collapse(self, record: dict[str, Any], progress: Progress) -> str | None:
-        """A warning, once, when the figures have looked collapsed for some lines in a row."""
+    def _collapse_warning(self, record: dict[str, Any], progress: Progress) -> str | None:
+        """A warning, once, when some lines in a row have looked collapsed."""
         one_point = record["spread"] < SMALLEST_SPREAD
         settled = progress.step >= max(SETTLED_STEPS, progress.steps_per_epoch)
-        knows_nothing = settled and record["loss_over_ln_k"] > LARGEST_LOSS
-        self._streak = self._streak + 1 if one_point or knows_nothing else 0
+        uninformed = settled and self._predicts_groups and record["loss_over_ln_k"] > LARGEST_LOSS
+        self._streak = self._streak + 1 if one_point or uninformed else 0
         if self._streak != PATIENCE_LINES:
             return None
-        what = "all images get nearly the same embedding" if one_point else "the predictions know nothing of the groups"
+        what = (
+            "all images have nearly the same embedding" if one_point else "the predictions do not depend on the image"
+        )
         return (
             f"the run looks collapsed: {what} (loss / ln K {record['loss_over_ln_k']:.3f}, spread {record['spread']:.3f}, "
             f"{record['groups_used']} of {record['groups']} groups used). Try a lower learning_rate.peak, fewer groups or, "
@@ -214,8 +240,8 @@ class Monitor(Callback):
         )
 
     def state_dict(self) -> dict[str, Any]:
-        """What a resumed run needs to write the lines that the whole one would, on as many processes as it likes."""
-        loss, z, masses, lasts = self._of_all()
+        """The state with which a resumed run, on any number of processes, writes the lines of an uninterrupted one."""
+        loss, z, masses, lasts = self._over_processes()
         return {
             "last": lasts,
             "mass": masses,
@@ -227,7 +253,7 @@ class Monitor(Callback):
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take over what :meth:`state_dict` gave."""
+        """Restore a state from :meth:`state_dict`."""
         device = self._loss.device
         self._last = [each.to(device) for each in state["last"]]
         self._mass = [each.to(device) for each in state["mass"]]

@@ -1,4 +1,4 @@
-"""Whether the run that a folder holds is the one that is asked for."""
+"""Checks that a folder holds the run that is to be resumed."""
 
 from typing import Any
 
@@ -10,14 +10,21 @@ from coterie.training.run_folder import RunFolder
 
 
 def refuse_another_run(folder: RunFolder, config: PretrainConfig) -> None:
-    """Compare the settings with those of the run in the folder, apart from what changes its speed or rounds a blur.
+    """Compare the settings with those of the run in the folder, apart from the table ``run`` and the engine of the views.
 
     Raises:
         BadRun: they differ; the message names the first setting that does.
     """
     if not folder.config.exists() or not checkpoint.list_checkpoints(folder.checkpoints):
         return
-    before, now = to_dict(from_dict(read_toml(folder.config))), to_dict(config)
+    saved = from_dict(read_toml(folder.config))
+    if saved.custom != config.custom:
+        raise BadRun(
+            f"{folder.path} holds a run with custom parts ({', '.join(saved.custom) or 'none'}), not "
+            f"({', '.join(config.custom) or 'none'}): pass the same coterie.CustomParts to coterie.pretrain(parts=...), or "
+            "choose another --out"
+        )
+    before, now = to_dict(saved), to_dict(config)
     for each in (before, now):
         each.pop("run", None)
         each["views"].pop("engine", None)
@@ -32,8 +39,8 @@ def refuse_another_run(folder: RunFolder, config: PretrainConfig) -> None:
 def _first_difference(before: Any, now: Any, path: str = "") -> str:
     if isinstance(before, dict) and isinstance(now, dict):
         for key in sorted(before.keys() | now.keys()):
-            found = _first_difference(before.get(key), now.get(key), f"{path}.{key}".lstrip("."))
-            if found:
-                return found
+            difference = _first_difference(before.get(key), now.get(key), f"{path}.{key}".lstrip("."))
+            if difference:
+                return difference
         return ""
     return "" if before == now else f"{path}: {before} -> {now}"

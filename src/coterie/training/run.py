@@ -1,4 +1,4 @@
-"""One pretraining run: its parts, built, restored, trained and saved in a folder."""
+"""One pretraining run: builds or restores its parts, trains them, and saves them in a folder."""
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -20,10 +20,18 @@ from coterie.errors import UserError
 from coterie.exporting.weights import save_backbone
 from coterie.logger import CheckedLogger
 from coterie.training import checkpoint
-from coterie.training.build import CustomParts, build_loader, build_parts, compile_parts, out_of_memory, whole_student
+from coterie.training.build import (
+    build_loader,
+    build_parts,
+    compile_parts,
+    group_counts,
+    out_of_memory,
+    whole_student,
+)
 from coterie.training.callback import Callback, RunContext
 from coterie.training.callback_runner import CallbackRunner, Ended
 from coterie.training.checkpointer import Checkpointer
+from coterie.training.custom_parts import CustomParts
 from coterie.training.environment import environment
 from coterie.training.loop import fit
 from coterie.training.monitor import Collapsed, Monitor, NotFinite
@@ -35,7 +43,7 @@ from coterie.types import Batch, Progress
 
 
 class Run:
-    """A run in its folder: :meth:`train` trains it to its end, from the start or from its last checkpoint."""
+    """A run in its folder; :meth:`train` trains it to the end, from the start or from its last checkpoint."""
 
     def __init__(
         self,
@@ -46,14 +54,14 @@ class Run:
         callbacks: Sequence[Callback] = (),
         custom: CustomParts | None = None,
     ) -> None:
-        """Check that the settings fit the images and what the folder holds, and build everything; nothing is written yet.
+        """Check the settings against images and folder, and build everything; nothing is written yet.
 
         Args:
-            folder: of the run.
+            folder: the run's folder.
             source: its images.
             config: its settings.
             runtime: where it computes, and who receives its messages.
-            callbacks: called while it trains, after the monitor, in this order.
+            callbacks: called during training, after the monitor, in this order.
             custom: parts in place of those of the settings.
 
         Raises:
@@ -61,7 +69,7 @@ class Run:
         """
         self.folder, self.source, self.config, self.runtime = folder, source, config, runtime
         self.logger, self.device = runtime.logger, runtime.device
-        self.first = rank() == 0  # of several processes: it writes
+        self.first = rank() == 0  # the first process writes files and messages
         if config.run.fsdp:
             check_can_shard()
         self.loader = build_loader(config, source, runtime)
@@ -72,7 +80,7 @@ class Run:
         self.optimizer = config.optimizer.build(self.trained)
         self.state = RunState(config.run.threads or torch.get_num_threads(), len(source))
         self.monitor = Monitor(
-            config.group_counts,
+            group_counts(config, self.parts.student, custom),
             config.assigned_rows,
             config.learning_rate,
             log_steps=config.run.log_steps,
@@ -86,7 +94,7 @@ class Run:
             self.checkpointer,
             self.state,
             folder,
-            partial(whole_student, config, self.parts.student, self.device),
+            partial(whole_student, config, self.parts.student, self.device, custom),
             self.logger,
         )
 
@@ -94,7 +102,7 @@ class Run:
         """Train to the end.
 
         Args:
-            reasons: why automatic values were chosen, by the path of the setting; logged at the start.
+            reasons: the reason for each automatic value, by the path of its setting; logged at the start.
 
         Raises:
             UserError: something that the caller can fix, in one line.
@@ -127,7 +135,7 @@ class Run:
                 self.logger.info(f"stopped early: {error}")
             except Collapsed:
                 self._end()
-                broadcast_object(None)  # who left sooner would have torchrun end the one that writes
+                broadcast_object(None)  # torchrun kills the others when one leaves, and the first is still writing
                 raise
             self._end()
 
@@ -140,14 +148,14 @@ class Run:
         return start
 
     def _introduce(self, start: int, reasons: Mapping[str, str]) -> None:
-        said = summary(self.config, len(self.source), self.device)
-        self.logger.info(said + (f"; resumes at step {start}" if start else ""))
+        text = summary(self.config, len(self.source), self.device)
+        self.logger.info(text + (f"; resumes at step {start}" if start else ""))
         if start or not self.first:
             return
-        found = explain(self.config, reasons)
+        explained = explain(self.config, reasons)
         where = environment(self.device)
-        write_facts(self.folder.path, images=len(self.source), automatic=found, environment=where)
-        for path, value, reason in found:
+        write_facts(self.folder.path, images=len(self.source), automatic=explained, environment=where)
+        for path, value, reason in explained:
             if reason not in REQUESTED:
                 self.logger.info(f"  {path} {value}: {reason}")
 
@@ -165,43 +173,43 @@ class Run:
         self.callbacks.call("on_start", context)
 
     def _compile(self, steps: int) -> None:
-        """Compile what every step does, where that pays; where the compiler fails, everything runs eagerly."""
+        """Compile the training passes where that pays; if the compiler fails, everything runs eagerly."""
         run, micro_batches = self.config.run, self.config.micro_batches
         eager = run.fsdp or run.activation_checkpointing or micro_batches > 1
         if not choose_compile(run.compile, self.device, steps, eager):
             return
         self.logger.info("compiling the training passes: a minute or two")
-        failed = compile_parts(self.parts, self.config, self.runtime) or self.loader.compile()
-        if failed:
-            self.logger.warning(f"the run continues without compilation: the compiler failed ({failed})")
+        failure = compile_parts(self.parts, self.config, self.runtime) or self.loader.compile()
+        if failure:
+            self.logger.warning(f"the compiler failed ({failure}): the run continues without compilation")
 
     def _fit(self, start: int) -> None:
         config = self.config
         fit(
             self.trained if config.run.fsdp else wrap_ddp(self.trained),
             self.parts.objective,
-            self._noting_bad_images(self.monitor.timed(self.loader.batches(start))),
+            self._recording_bad_images(self.monitor.timed(self.loader.batches(start))),
             self.optimizer,
             config.learning_rate.at,
-            fill_batches=self._filling,
+            fill_batches=self._fill_batches,
             autocast=self.runtime.autocast,
             clip_grad_norm=config.clip_grad_norm,
             seed=config.seed,
             on_step_end=[self.callbacks.after_step],
         )
 
-    def _filling(self) -> Iterator[tuple[Progress, Batch]]:
-        """The pass that fills the memory before the first step."""
+    def _fill_batches(self) -> Iterator[tuple[Progress, Batch]]:
+        """The pass over the images that fills the memory before the first step."""
         steps = self.loader.steps_per_epoch
-        return self.logger.progress(self._noting_bad_images(self.loader.fill_batches()), steps, "filling the memory")
+        return self.logger.progress(self._recording_bad_images(self.loader.fill_batches()), steps, "filling the memory")
 
-    def _noting_bad_images(self, batches: Iterable[tuple[Progress, Batch]]) -> Iterator[tuple[Progress, Batch]]:
+    def _recording_bad_images(self, batches: Iterable[tuple[Progress, Batch]]) -> Iterator[tuple[Progress, Batch]]:
         for progress, batch in batches:
             self.state.bad_images.update(dict(batch.bad))
             yield progress, batch
 
     def _end(self) -> None:
-        """What follows the last step: the callbacks' ``on_end``, the report among them."""
+        """Finish the run after its last step: call ``on_end`` of the callbacks, the report among them."""
         bad = self.state.bad_images
         if self.first:
             self._write_bad_images(bad)
@@ -211,29 +219,30 @@ class Run:
 
     @contextmanager
     def _explaining_errors(self) -> Iterator[None]:
-        """Errors of a step, each in a line that says what to do."""
+        """Context that turns errors of a step into one line that says what to do."""
         try:
             yield
         except torch.OutOfMemoryError as error:
             raise UserError(out_of_memory(self.config, self.runtime, error)) from error
         except NotFinite as error:
-            seen = error.seen | {"images": [self.source.name(index) for index in error.seen.get("images", ())]}
-            named = self.parts.student.named_parameters()
-            seen |= {"weights": {name: str(float(full_tensor(each.detach()).norm())) for name, each in named}}
+            names = [self.source.name(index) for index in error.details.get("images", ())]
+            parameters = self.parts.student.named_parameters()
+            norms = {name: str(float(full_tensor(each.detach()).norm())) for name, each in parameters}
+            details = error.details | {"images": names, "weights": norms}
             if self.first:
-                write_text(self.folder.path / "not_finite.json", json.dumps(seen, indent=2) + "\n")
+                write_text(self.folder.path / "not_finite.json", json.dumps(details, indent=2) + "\n")
             raise type(error)(f"{error} (details: {self.folder.path}/not_finite.json)") from None
 
     def _checkpointer(self) -> Checkpointer:
-        preprocessing, inside = preprocessing_of(self.config), "encoder.backbone."
+        preprocessing, prefix = preprocessing_of(self.config), "encoder.backbone."
 
         def save_model(student: dict[str, Tensor]) -> Callable[[], None]:
-            weights = {name.removeprefix(inside): each for name, each in student.items() if name.startswith(inside)}
-            bad, whose = dict(self.state.bad_images), (preprocessing.size, preprocessing.mean, preprocessing.std)
+            weights = {name.removeprefix(prefix): each for name, each in student.items() if name.startswith(prefix)}
+            bad, inputs = dict(self.state.bad_images), (preprocessing.size, preprocessing.mean, preprocessing.std)
 
             def write() -> None:
                 self._write_bad_images(bad)
-                save_backbone(self.folder.model, weights, self.config.backbone, *whose)
+                save_backbone(self.folder.model, weights, self.config.backbone, *inputs)
 
             return write
 

@@ -1,4 +1,4 @@
-"""The folder of a run: who holds it, its log, and the plain files in it."""
+"""The folder of a run: its lock, its log, and the other plain files in it."""
 
 import fcntl
 import json
@@ -16,14 +16,14 @@ LOG, EVALUATION, FACTS = "metrics.jsonl", "evaluation.json", "run.json"
 
 @dataclass
 class FinishedWork:
-    """Slow work of callbacks that was finished after one step, and what it wrote to the log.
+    """Slow work of callbacks that is finished after one step, and what it wrote to the log.
 
     Attributes:
         step: the step, from 0; -1: none.
-        names: of the finished callbacks, in order.
-        lines: that they added to the log.
-        ended: why one of them ended the run, if one did.
-        ended_by: its name.
+        names: names of the finished callbacks, in order.
+        lines: lines that they added to the log.
+        ended: why one of them ended the run; None if none did.
+        ended_by: the name of that callback.
     """
 
     step: int = -1
@@ -35,13 +35,13 @@ class FinishedWork:
 
 @dataclass(frozen=True)
 class Records:
-    """The plain files of a run, apart from its settings.
+    """The contents of a run's plain files, apart from its settings.
 
     Attributes:
         log: lines of ``metrics.jsonl``.
         evaluation: ``evaluation.json``: ``{probe: {metric: value}}``.
-        facts: ``run.json``: what :func:`write_facts` wrote.
-        remarks: a line for each file that is damaged.
+        facts: ``run.json``, from :func:`write_facts`.
+        remarks: a line for each damaged file.
     """
 
     log: list[dict[str, Any]]
@@ -51,17 +51,21 @@ class Records:
 
 
 class RunFolder:
-    """A run's folder, held by one process at a time; of several that work together, by the first.
+    """A run's folder, locked by one process at a time: in distributed runs, the first.
 
-    It has ``config.toml``, ``metrics.jsonl`` (one object per line), ``bad_images.txt``, ``model.safetensors``,
-    ``checkpoint/``, ``report.html``, ``run.json`` (facts of the start), ``snapshots/``, ``evaluation.json``, ``embeddings/``.
+    It holds ``config.toml``, ``metrics.jsonl`` (one object per line), ``bad_images.txt``, ``model.safetensors``,
+    ``checkpoint/``, ``report.html``, ``run.json`` (facts from the start), ``snapshots/``, ``evaluation.json``, ``embeddings/``.
     """
 
     def __init__(self, path: str | Path, *, held: bool = True) -> None:
-        """Open the folder, and make it if it is not there; without ``held`` it is only read, as another process holds it.
+        """Open and lock the folder; create it if it does not exist.
+
+        Args:
+            path: the folder.
+            held: false: neither create nor lock it, because another process of this run does.
 
         Raises:
-            BadRun: another process holds it, or it cannot be written to.
+            BadRun: another process has locked it, or it cannot be written to.
         """
         self.path = Path(path)
         self._lock: int | None = None
@@ -75,7 +79,7 @@ class RunFolder:
         except OSError as error:
             raise BadRun(f"cannot write to {self.path}: {error.strerror}; choose another --out") from error
         try:
-            # a record lock: unlike flock's, it is not inherited by loader workers that outlive a killed run
+            # a record lock is not inherited, unlike flock's, by loader workers that outlive a killed run
             fcntl.lockf(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             os.close(self._lock)
@@ -84,7 +88,7 @@ class RunFolder:
             remove_unfinished(folder)
 
     def close(self) -> None:
-        """Release the folder."""
+        """Unlock the folder."""
         if self._lock is not None:
             os.close(self._lock)
 
@@ -105,7 +109,7 @@ class RunFolder:
 
     @property
     def report(self) -> Path:
-        """The page to look at."""
+        """The report page."""
         return self.path / "report.html"
 
     @property
@@ -117,25 +121,25 @@ class RunFolder:
         """Add a line to the log.
 
         Raises:
-            BadRun: it cannot be written.
+            BadRun: the log cannot be written.
         """
         try:
             with self.log.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(record) + "\n")
         except OSError as error:
-            raise BadRun(f"cannot write {self.log}: {error.strerror}; what was saved is whole") from error
+            raise BadRun(f"cannot write {self.log}: {error.strerror}; saved files are intact") from error
 
     def records(self) -> list[dict[str, Any]]:
-        """The lines of the log, without damaged ones."""
+        """The intact lines of the log."""
         return read_log(self.path)
 
     def truncate_log(self, steps: int, finished: Sequence[dict[str, Any]] | None = None) -> None:
-        """Drop what was logged after ``steps`` steps: it will be done, and logged, again.
+        """Drop lines that were logged after ``steps`` steps: those steps will be trained and logged again.
 
         Args:
-            steps: that are done and saved.
-            finished: the lines of slow work that was finished after the last of these steps, in place of whatever lines of
-                slow work are there; None: no slow work was due then.
+            steps: steps that are done and saved.
+            finished: lines from slow work that is finished after the last of these steps; they replace all lines from slow
+                work after it. None: no slow work was due then.
         """
         if not self.log.exists():
             return
@@ -145,18 +149,18 @@ class RunFolder:
         write_text(self.log, "".join(json.dumps(record) + "\n" for record in kept))
 
     def finished_work(self) -> FinishedWork:
-        """The slow work that was finished last; none where the file is missing or damaged."""
+        """The slow work that was finished last; none if the file is missing or damaged."""
         try:
             return FinishedWork(**json.loads((self.checkpoints / "callbacks.json").read_text("utf-8")))
         except (OSError, ValueError, TypeError, RecursionError):
             return FinishedWork()
 
     def write_finished_work(self, done: FinishedWork) -> None:
-        """Remember slow work as finished."""
+        """Record slow work as finished."""
         write_text(self.checkpoints / "callbacks.json", json.dumps(asdict(done)) + "\n")
 
     def write_bad_images(self, bad: Iterable[tuple[str, str]]) -> None:
-        """List the images that could not be decoded: name, tab, reason; sorted, so that the list is always the same."""
+        """List the images that could not be decoded, as name, tab and reason, in sorted order."""
         lines = [f"{name}\t{reason}\n" for name, reason in sorted(bad)]
         if lines:
             write_text(self.path / "bad_images.txt", "".join(lines))
@@ -165,12 +169,12 @@ class RunFolder:
 def write_facts(
     folder: Path, *, images: int, automatic: Sequence[tuple[str, str, str]], environment: Mapping[str, str]
 ) -> None:
-    """Keep in ``run.json`` what only the start of a run knows, for its page and for comparisons.
+    """Write facts from the start of a run to ``run.json``, for its report and for comparisons.
 
     Args:
-        folder: of the run.
-        images: how many its source has.
-        automatic: (setting, value, reason) of the automatic values.
+        folder: the run's folder.
+        images: number of images in its source.
+        automatic: (setting, value, reason) of each automatic value.
         environment: hardware and versions.
     """
     facts = {"images": images, "automatic": list(automatic), "environment": dict(environment)}
@@ -178,19 +182,19 @@ def write_facts(
 
 
 def read_records(folder: Path) -> Records:
-    """The log, the evaluation and the facts of a run; each is empty where there is none."""
+    """Read log, evaluation and facts of a run; each is empty if its file does not exist."""
     log, remarks = _read_log(folder)
     evaluation, facts = (_read_object(folder / name, remarks) for name in (EVALUATION, FACTS))
     return Records(log, evaluation, facts, tuple(remarks))
 
 
 def read_log(folder: str | Path) -> list[dict[str, Any]]:
-    """The lines of a run's ``metrics.jsonl``, without damaged ones."""
+    """Read the intact lines of a run's ``metrics.jsonl``."""
     return _read_log(Path(folder))[0]
 
 
 def _read_log(folder: Path) -> tuple[list[dict[str, Any]], list[str]]:
-    """Lines and remarks; a last line that was cut short is what a running run looks like, any other is remarked on."""
+    """Read lines and remarks; a truncated last line is normal while a run writes, any other damage gets a remark."""
     path, records, damaged = folder / LOG, list[dict[str, Any]](), list[int]()
     lines = path.read_text("utf-8", "replace").splitlines() if path.is_file() else []
     for number, line in enumerate(lines, start=1):
@@ -205,17 +209,18 @@ def _read_log(folder: Path) -> tuple[list[dict[str, Any]], list[str]]:
     if not damaged:
         return records, []
     which = f"line {damaged[0]} is" if len(damaged) == 1 else f"{len(damaged)} lines, the first {damaged[0]}, are"
-    return records, [f"{which} damaged in {path} and left out: {len(records)} of {len(lines)} are read"]
+    return records, [f"{which} damaged in {path} and ignored: {len(records)} of {len(lines)} are intact"]
 
 
 def _read_object(path: Path, remarks: list[str]) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        found = json.loads(path.read_text("utf-8"))
+        content = json.loads(path.read_text("utf-8"))
     except (OSError, ValueError, RecursionError):
-        found = None
-    if isinstance(found, dict):
-        return found
-    remarks.append(f"{path} is damaged and left out: remove it, and evaluate again if it was {EVALUATION}")
+        content = None
+    if isinstance(content, dict):
+        return content
+    remedy = "delete it and evaluate again" if path.name == EVALUATION else "delete it"
+    remarks.append(f"{path} is damaged and ignored: {remedy}")
     return {}

@@ -1,4 +1,4 @@
-"""What a run remembers beside its weights: facts of its start, bad images, and work that is due and not done."""
+"""The state of a run besides its weights: facts from its start, bad images, and work that is due."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -11,11 +11,11 @@ class RunState:
 
     Attributes:
         threads: CPU threads of the main process, kept on a resume so that it is bitwise.
-        images: how many images the source has.
+        images: number of images in the source.
         bad_images: the reason for each image that could not be decoded, by its position in the source.
         ended: why the run ended before its last step; None if it did not.
-        ended_by: name of the callback that ended it.
-        pending: names of the callbacks whose work is due after the last finished step and not done, in order.
+        ended_by: the name of the callback that ended it.
+        pending: the names of the callbacks whose slow work is due after the last step and not done, in order.
     """
 
     threads: int
@@ -26,12 +26,15 @@ class RunState:
     pending: list[str] = field(default_factory=list)
 
     def state_dict(self) -> dict[str, Any]:
-        """A copy for a checkpoint."""
+        """Copy the state for a checkpoint."""
         return vars(self) | {"bad_images": dict(self.bad_images), "pending": list(self.pending)}
 
     @classmethod
     def from_checkpoint(cls, state: Mapping[str, Any]) -> "RunState":
-        """The state in a checkpoint; those of earlier versions kept it as ``extra``, and ended by label-free metrics only."""
+        """Read the state from a checkpoint.
+
+        Earlier versions kept it as ``extra``, without work that is due; only label-free metrics could end a run.
+        """
         if "run" in state:
             return cls(**state["run"])
         extra = state["extra"]

@@ -1,4 +1,4 @@
-"""The student: everything that the optimizer moves, and how it tells which group an image belongs to."""
+"""The student: the module that is trained, and how it assigns images to groups."""
 
 from collections.abc import Callable, Sequence
 
@@ -14,18 +14,19 @@ from coterie.grouping.loss import cosine_scores
 from coterie.models.encoder import Encoder
 
 GroupPrediction = Callable[[Float[Tensor, "b c h w"]], tuple[Tensor, Tensor, Tensor]]
+"""Maps images to embeddings ``[B, F]``, groups ``[B]`` and their probabilities ``[B]``."""
 
 
 class Student(nn.Module):
-    """The encoder and, unless the batch is its own groups, the groups.
+    """Encoder and groups: all parameters that the optimizer updates.
 
     Attributes:
         encoder: backbone, projector and predictor.
-        groups: the centers of each head; None where the batch is its own groups.
+        groups: the centers of each head; None if the images of a batch are its groups.
     """
 
     def __init__(self, encoder: Encoder, groups: Groups | None = None) -> None:
-        """Own both."""
+        """Combine both in one module."""
         super().__init__()
         self.encoder = encoder
         self.groups = groups
@@ -37,10 +38,10 @@ class Student(nn.Module):
 
 
 def predict_groups(student: Student, temperature: float) -> GroupPrediction:
-    """A function from images ``[B, C, H, W]`` to embeddings, groups and probabilities.
+    """Create a function from images ``[B, C, H, W]`` to embeddings, groups and probabilities.
 
     Args:
-        student: with its groups.
+        student: the trained student.
         temperature: tau of the softmax.
 
     Returns:
@@ -64,31 +65,29 @@ def predict_groups(student: Student, temperature: float) -> GroupPrediction:
 def assigned_groups(
     student: Student, rows: Float[Tensor, "n f"]
 ) -> tuple[Int[Tensor, " n"], Float[Tensor, " n"]] | None:
-    """The group of the first head, and its score, for each of the backbone's embeddings; both on the CPU.
-
-    A bounded number of scores is held at a time.
+    """Assign embeddings of the backbone to groups of the first head, with a bounded number of scores in memory.
 
     Args:
-        student: with its groups.
+        student: the trained student.
         rows: embeddings that were computed before.
 
     Returns:
-        Groups and scores, or None where the method has no lasting groups.
+        The group of each row and its score, on the CPU; None where the method has no lasting groups.
     """
     if student.groups is None:
         return None
     centers, training = student.groups.centers()[0], student.training
     student.eval()
-    found = [
+    best = [
         cosine_scores(student.encoder.project(part.to(centers.device)), centers).max(dim=1)
         for part in chunked(rows, max(len(centers), rows.shape[1]))
     ]
     student.train(training)
-    return torch.cat([each.indices.cpu() for each in found]), torch.cat([each.values.cpu() for each in found])
+    return torch.cat([each.indices.cpu() for each in best]), torch.cat([each.values.cpu() for each in best])
 
 
 def preprocessing_of(config: PretrainConfig) -> Preprocessing:
-    """How whole images are prepared for the trained backbone: size, channels, mean and standard deviation."""
+    """The preprocessing of whole images for the trained backbone: size, channels, mean and standard deviation."""
     assert config.views.mean is not None
     assert config.views.std is not None
     return Preprocessing(config.views.center_crop_size, config.views.channels, config.views.mean, config.views.std)

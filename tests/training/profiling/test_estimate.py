@@ -1,4 +1,4 @@
-"""What a plan says, against what the run then does."""
+"""A plan describes what the run then does."""
 
 import json
 from pathlib import Path
@@ -9,34 +9,28 @@ import torch
 
 import coterie
 from coterie.api import resolve_run
-from coterie.cli.tables import plan_lines
-from coterie.config.describe import explain
-from coterie.config.facts import Facts
 from coterie.config.toml import from_dict, read_toml
 from coterie.data.sources.open import open_source
 from coterie.errors import UserError
 from coterie.grouping.objective import Objective
-from coterie.methods.planner import Planner
-from coterie.methods.presets import METHODS
 from coterie.training.profiling import estimate as estimating
-from coterie.training.profiling.estimate import Estimate, Plan
 from coterie.training.profiling.rehearsal import WARM_UP, StepTimer, rehearse
 from coterie.types import Batch, Progress
 from tests.training.profiling.conftest import TINY
 
 
-class Listening:
-    """Keeps what is said."""
+class Messages:
+    """Keeps all messages."""
 
     def __init__(self) -> None:
-        self.said: list[str] = []
+        self.texts: list[str] = []
         self.tracked = 0
 
     def info(self, text: str) -> None:
-        self.said.append(text)
+        self.texts.append(text)
 
     def warning(self, text: str) -> None:
-        self.said.append(text)
+        self.texts.append(text)
 
     def log_metrics(self, record: dict[str, Any], total_steps: int) -> None: ...
 
@@ -51,25 +45,25 @@ def test_a_plan_is_what_pretrain_does_and_leaves_nothing(
     images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    wishes: dict[str, Any] = {"epochs": 2, "batch_size": 16, "seed": 3, "settings": (*TINY, "groups.counts=[8,8,8]")}
-    before, listening = sorted(images.parent.iterdir()), Listening()
-    found = coterie.plan("smog", images, **wishes, logger=listening)
-    assert listening.tracked == 20
+    requests: dict[str, Any] = {"epochs": 2, "batch_size": 16, "seed": 3, "settings": (*TINY, "groups.counts=[8,8,8]")}
+    before, messages = sorted(images.parent.iterdir()), Messages()
+    planned = coterie.plan("smog", images, **requests, logger=messages)
+    assert messages.tracked == 20
     assert not list(tmp_path.iterdir())
     assert sorted(images.parent.iterdir()) == before
-    assert found.steps_per_epoch == 5
+    assert planned.steps_per_epoch == 5
 
-    run = coterie.pretrain("smog", images, out=tmp_path / "run", **wishes, logger=listening)
-    assert found.config == from_dict(read_toml(run / "config.toml"))
-    assert listening.said[0] == found.summary
-    told = {line.split()[0] for line in listening.said if line.startswith("  ")}
-    assert {"backbone.name", "memory.length", "optimizer.kind"} <= told
-    assert not {"epochs", "batch_size", "seed", "groups.counts"} & told  # a person knows what they asked for
-    listening.said.clear()
-    coterie.pretrain("smog", images, out=tmp_path / "run", **wishes, logger=listening)
-    assert not [line for line in listening.said if line.startswith("  ")]
+    run = coterie.pretrain("smog", images, out=tmp_path / "run", **requests, logger=messages)
+    assert planned.config == from_dict(read_toml(run / "config.toml"))
+    assert messages.texts[0] == planned.summary
+    logged = {line.split()[0] for line in messages.texts if line.startswith("  ")}
+    assert {"backbone.name", "memory.length", "optimizer.kind"} <= logged
+    assert not {"epochs", "batch_size", "seed", "groups.counts"} & logged  # the user knows these
+    messages.texts.clear()
+    coterie.pretrain("smog", images, out=tmp_path / "run", **requests, logger=messages)
+    assert not [line for line in messages.texts if line.startswith("  ")]
 
-    estimate = found.estimate
+    estimate = planned.estimate
     assert estimate.starting > 0.5  # a process that imports torch
     assert min(estimate.filling, estimate.training, estimate.refreshes, estimate.reporting, estimate.step) > 0
     assert estimate.training == pytest.approx(10 * estimate.step)
@@ -78,8 +72,8 @@ def test_a_plan_is_what_pretrain_does_and_leaves_nothing(
 
 
 def rehearsed(images: Path, capfd: pytest.CaptureFixture[str], method: str, *more: str) -> dict[str, Any]:
-    wanted = resolve_run(method, images, {"epochs": 3, "batch_size": 16, "settings": [*TINY, *more]})
-    result = rehearse(wanted.config, wanted.source)
+    resolved = resolve_run(method, images, {"epochs": 3, "batch_size": 16, "settings": [*TINY, *more]})
+    result = rehearse(resolved.config, resolved.source)
     lines = [json.loads(line) for line in capfd.readouterr().out.splitlines()]
     assert lines == [{"ready": True}, *[{}] * 20]
     return result
@@ -116,7 +110,7 @@ def test_refreshes_are_counted_and_not_timed_twice(images: Path, monkeypatch: py
     """A rehearsal of many short epochs has none in its steps; a run has one at the start of each epoch or so."""
     timed = {"first": 0.0, "filling": 1.0, "step": 2.0, "refresh": 10.0, "embedding": 0.0, "steps": 9}
     timed |= {"main": 1, "workers": 1, "device": 0}
-    monkeypatch.setattr(estimating, "_lines", lambda config: iter([{"ready": True}, timed]))
+    monkeypatch.setattr(estimating, "_rehearsal_lines", lambda config: iter([{"ready": True}, timed]))
     source = open_source(str(images))
     for more, expected in (
         ((), 7),
@@ -124,10 +118,10 @@ def test_refreshes_are_counted_and_not_timed_twice(images: Path, monkeypatch: py
         (("refresh.every_steps=2",), 18),  # 35 steps
     ):
         config = resolve_run("deepcluster_v2", images, {"epochs": 7, "batch_size": 16, "settings": more}).config
-        found = estimating.estimate(config, len(source), 0.5, Listening())
-        assert found.refreshes == 10 * expected
-        assert (found.filling, found.training) == (5, 70)
-        assert found.seconds == pytest.approx(75 + 10 * expected + found.starting + estimating.MAP_SECONDS)
+        planned = estimating.estimate(config, len(source), 0.5, Messages())
+        assert planned.refreshes == 10 * expected
+        assert (planned.filling, planned.training) == (5, 70)
+        assert planned.seconds == pytest.approx(75 + 10 * expected + planned.starting + estimating.MAP_SECONDS)
 
 
 def test_a_clock_leaves_the_first_out_and_stops(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -146,28 +140,7 @@ def test_what_the_process_refuses_is_refused_here(images: Path) -> None:
         coterie.plan("swav", images, backbone="resnet51", batch_size=16, settings=TINY)
 
 
-def test_a_process_that_is_killed_wants_memory(images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_process_that_is_killed_ran_out_of_memory(images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(estimating, "COMMAND", ("sh", "-c", "cat > /dev/null; kill -9 $$"))
-    with pytest.raises(UserError, match="memory: use a smaller --batch-size"):
+    with pytest.raises(UserError, match="memory ran out: use a smaller --batch-size"):
         coterie.plan("swav", images, batch_size=16, settings=TINY)
-
-
-def test_lines_for_a_person() -> None:
-    planner = Planner(Facts(images=5000, side=32), epochs=40)
-    config = METHODS["swav"](planner)
-    rows = explain(config, planner.reasons | {"temperature": "set by you"})
-    found = {path: (value, reason) for path, value, reason in rows}
-    assert found["views.crops"][0] == "2x24 + 2x16"
-    assert found["batch_size"] == ("64", "up to 256, as many as leave 64 steps an epoch (78)")
-    assert found["epochs"] == ("40", "asked for")
-    assert found["groups.counts"][0] == "[100]"
-    assert found["temperature"] == ("0.1", "set by you")
-    estimate = Estimate(5, 0, 7200, 12, 3, 1, 0.75, 33, 3 * 2**29, 2**28)
-    text = "\n".join(plan_lines(Plan(config, planner.reasons, "swav: so many images", 39, estimate)))
-    assert "one for a hundred of 5000 images" in text
-    assert (
-        "time    about 2.0 h: start 5 s, training 2.0 h, refreshes 12 s, looks 3 s, report 1 s (0.75 s a step)" in text
-    )
-    assert "filling" not in text
-    assert "memory  about 1.75 GiB: 1.50 the main process, 0.25 what loads images" in text
-    assert "from 33 steps" in text

@@ -1,4 +1,4 @@
-"""Where the time goes, by what was made slow on purpose; and what is said of it."""
+"""Profiles charge time to the part that was made slow on purpose, and advise accordingly."""
 
 import subprocess
 import sys
@@ -24,24 +24,34 @@ from coterie.grouping.teacher import MomentumTeacher
 from coterie.logger import NullLogger
 from coterie.models.encoder import Encoder
 from coterie.training.monitor import Monitor
-from coterie.training.profiling import advice
-from coterie.training.profiling.advice import Profile
+from coterie.training.profiling import advice as advising
+from coterie.training.profiling.advice import (
+    BACKWARD,
+    COPY,
+    GROUPING,
+    NETWORK,
+    PARTS,
+    STUDENT,
+    TEACHER,
+    WAITING,
+    Profile,
+)
 from coterie.training.profiling.loader_stages import COLOR, CROP, DECODE, READ, STACK, STAGES, measure_stages
 from coterie.training.profiling.profile import profile_run
 from coterie.training.student import Student
 from tests.training.profiling.conftest import TINY
 
 
-class Listening(NullLogger):
+class Ticks(NullLogger):
     """Counts the ticks."""
 
     def __init__(self) -> None:
-        self.ticks: dict[str, int] = {}
+        self.counts: dict[str, int] = {}
 
     def progress(self, items: Iterable[Any], total: int, what: str) -> Iterator[Any]:
         for item in items:
-            self.ticks[what] = self.ticks.get(what, 0) + 1
-            assert self.ticks[what] <= total
+            self.counts[what] = self.counts.get(what, 0) + 1
+            assert self.counts[what] <= total
             yield item
 
 
@@ -53,38 +63,38 @@ def profiled(images: Path, method: str = "swav", *more: str, seconds: float = 0.
 @pytest.mark.parametrize("method", ["swav", "smog", "simclr"])
 def test_parts_make_up_the_step(images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str) -> None:
     monkeypatch.chdir(tmp_path)
-    listening, counts = Listening(), {"swav": ("groups.counts=[8]",), "smog": ("groups.counts=[8,8,8]",)}
+    ticks, counts = Ticks(), {"swav": ("groups.counts=[8]",), "smog": ("groups.counts=[8,8,8]",)}
     torch.set_num_threads(2)
     settings = (*TINY, *counts.get(method, ()))
-    found = coterie.profile(method, images, epochs=2, batch_size=16, settings=settings, seconds=0.5, logger=listening)
+    result = coterie.profile(method, images, epochs=2, batch_size=16, settings=settings, seconds=0.5, logger=ticks)
     assert torch.get_num_threads() == 2
-    assert listening.ticks == {"profiling": 20}
+    assert ticks.counts == {"profiling": 20}
     assert not list(tmp_path.iterdir())
-    assert found.steps > 0
-    assert sum(found.parts.values()) == pytest.approx(found.step, rel=0.05)
+    assert result.steps > 0
+    assert sum(result.parts.values()) == pytest.approx(result.step, rel=0.05)
     smog = method == "smog"
-    assert set(found.parts) == set(advice.PARTS)
-    assert all(seconds > 0 or part == advice.TEACHER for part, seconds in found.parts.items())
-    assert (found.parts[advice.TEACHER] > 0, found.filling > 0, found.refresh > 0, found.refreshing > 0) == (smog,) * 4
-    assert all(found.stages[stage] > 0 for stage in STAGES)
-    assert (found.workers, found.steps_per_epoch, found.device, found.preparing) == (1, 5, "cpu", 0)
-    assert found.main_memory > 100 * 2**20 > found.worker_memory > 0
-    assert 1 <= len(found.advice) <= 3
-    text = "\n".join(profile_lines(found))
-    assert ("forward, the teacher" in text) is smog
+    assert set(result.parts) == set(PARTS)
+    assert all(seconds > 0 or part == TEACHER for part, seconds in result.parts.items())
+    assert (result.parts[TEACHER] > 0, result.filling > 0, result.refresh > 0, result.refreshing > 0) == (smog,) * 4
+    assert all(result.stages[stage] > 0 for stage in STAGES)
+    assert (result.workers, result.steps_per_epoch, result.device, result.preparing) == (1, 5, "cpu", 0)
+    assert result.main_memory > 100 * 2**20 > result.worker_memory > 0
+    assert 1 <= len(result.advice) <= 3
+    text = "\n".join(profile_lines(result))
+    assert ("forward, teacher" in text) is smog
     assert ("filling  the memory" in text) is smog
     assert ("refresh  " in text) is smog
-    assert "without the timing" not in text  # nothing overlaps on a CPU
-    assert found.summary in text
+    assert "without timing parts" not in text  # nothing overlaps on a CPU
+    assert result.summary in text
 
 
 SLEPT = 0.2
 
 
 def slowly(function: Callable[..., Any]) -> Callable[..., Any]:
-    def slow(*given: Any, **named: Any) -> Any:
+    def slow(*values: Any, **named: Any) -> Any:
         time.sleep(SLEPT)
-        return function(*given, **named)
+        return function(*values, **named)
 
     return slow
 
@@ -106,19 +116,19 @@ def test_what_is_slow_is_charged_to_its_part(
     images: Path, monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, part: str
 ) -> None:
     monkeypatch.setattr(owner, name, slowly(getattr(owner, name)))
-    found = profiled(images)
-    assert found.parts[part] >= SLEPT
-    assert found.shares[part] == max(found.shares.values())
-    if part not in advice.NETWORK:
-        assert found.advice[0].startswith(advice.LABELS[part])
+    result = profiled(images)
+    assert result.parts[part] >= SLEPT
+    assert result.shares[part] == max(result.shares.values())
+    if part not in NETWORK:
+        assert result.advice[0].startswith(advising.LABELS[part])
 
 
 @pytest.mark.parametrize(("owner", "name"), [(MomentumTeacher, "_move"), (Encoder, "forward")])
 def test_a_slow_teacher_is_not_grouping(images: Path, monkeypatch: pytest.MonkeyPatch, owner: Any, name: str) -> None:
     monkeypatch.setattr(owner, name, slowly(getattr(owner, name)))
-    found = profiled(images, "smog", "groups.counts=[8,8,8]")
-    assert found.parts[advice.TEACHER] >= SLEPT > found.parts[advice.GROUPING]
-    assert (found.parts[advice.STUDENT] >= SLEPT) is (owner is Encoder)
+    result = profiled(images, "smog", "groups.counts=[8,8,8]")
+    assert result.parts[TEACHER] >= SLEPT > result.parts[GROUPING]
+    assert (result.parts[STUDENT] >= SLEPT) is (owner is Encoder)
 
 
 class SlowSource:
@@ -144,85 +154,85 @@ class SlowSource:
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_slow_disk_makes_the_network_wait(images: Path, workers: int) -> None:
     settings = [*TINY, "groups.counts=[8]", f"run.workers={workers}"]
-    wanted = resolve_run("swav", images, {"epochs": 2, "batch_size": 16, "settings": settings})
-    found = profile_run(wanted.config, SlowSource(wanted.source), 1.0, NullLogger())
-    assert found.stages[READ] >= 0.02
-    assert found.shares[advice.WAITING] == max(found.shares.values())
-    assert found.enough_workers > 1
-    assert found.advice[0].startswith("the network waits ")
-    text = "\n".join(profile_lines(replace(found, cores=64)))
-    assert f"--set run.workers={found.enough_workers} (now {workers}); or a faster disk, or the files in a few" in text
-    assert "of loading an image: read, " in text
+    resolved = resolve_run("swav", images, {"epochs": 2, "batch_size": 16, "settings": settings})
+    result = profile_run(resolved.config, SlowSource(resolved.source), 1.0, NullLogger())
+    assert result.stages[READ] >= 0.02
+    assert result.shares[WAITING] == max(result.shares.values())
+    assert result.enough_workers > 1
+    assert result.advice[0].startswith("training waits for images ")
+    text = "\n".join(profile_lines(replace(result, cores=64)))
+    assert f"use --set run.workers={result.enough_workers} (now {workers}); or use a faster disk, or pack" in text
+    assert "stage of loading an image: read, " in text
 
 
 def test_the_device_engine_leaves_no_colors_to_the_workers(images: Path, tmp_path: Path) -> None:
-    found = profiled(images, "swav", "views.engine=gpu")
-    assert found.preparing > 0  # images of one size live on the device, and workers send numbers
-    assert found.stages[STACK] == found.image > 0
-    assert "images   live on the device" in "\n".join(profile_lines(found))
+    result = profiled(images, "swav", "views.engine=gpu")
+    assert result.preparing > 0  # images of one size are kept on the device, and workers send numbers
+    assert result.stages[STACK] == result.image > 0
+    assert "images   are kept on the device" in "\n".join(profile_lines(result))
     for number in range(20):
         Image.new("RGB", (20 + number, 24), (number, 90, 200)).save(tmp_path / f"{number}.jpg")
-    found = profiled(tmp_path, "swav", "views.engine=gpu")
-    assert found.preparing == found.stages[COLOR] == 0
-    assert all(found.stages[stage] > 0 for stage in (READ, DECODE, CROP, STACK))
-    assert found.jpeg
-    assert "color, blur" not in "\n".join(profile_lines(found))
+    result = profiled(tmp_path, "swav", "views.engine=gpu")
+    assert result.preparing == result.stages[COLOR] == 0
+    assert all(result.stages[stage] > 0 for stage in (READ, DECODE, CROP, STACK))
+    assert result.jpeg
+    assert "color, blur" not in "\n".join(profile_lines(result))
 
 
 def test_stages_are_those_of_images_that_can_be_decoded(tmp_path: Path) -> None:
     for number in range(6):
         Image.new("RGB", (24, 24), (number, 90, 200)).save(tmp_path / f"{number}.png")
     (tmp_path / "bad.png").write_bytes(b"nothing")
-    wanted = resolve_run("swav", tmp_path, {"batch_size": 4, "settings": ["groups.counts=[2]"]})
-    found = measure_stages(Loader(wanted.source, wanted.config.views, batch_size=4, epochs=1, seed=0))
-    assert (found.images, found.jpegs) == (6, 0)
-    assert found.of_an_image()[DECODE] == found.seconds[DECODE] / 6
+    resolved = resolve_run("swav", tmp_path, {"batch_size": 4, "settings": ["groups.counts=[2]"]})
+    result = measure_stages(Loader(resolved.source, resolved.config.views, batch_size=4, epochs=1, seed=0))
+    assert (result.images, result.jpegs) == (6, 0)
+    assert result.per_image()[DECODE] == result.seconds[DECODE] / 6
 
 
 @pytest.fixture(scope="module")
 def usual(images: Path) -> Profile:
-    found = profiled(images)
-    even = dict.fromkeys(advice.PARTS, 0.0) | {advice.STUDENT: 0.3, advice.BACKWARD: 0.7}
+    result = profiled(images)
+    even = dict.fromkeys(PARTS, 0.0) | {STUDENT: 0.3, BACKWARD: 0.7}
     stages = dict(zip(STAGES, (0.0, 0.002, 0.001, 0.005, 0.001), strict=True))
-    return replace(found, parts=even, stages=stages, step=1.0, jpeg=False, cores=8, refresh=0.0)
+    return replace(result, parts=even, stages=stages, step=1.0, jpeg=False, cores=8, refresh=0.0)
 
 
 def test_advice_that_follows_from_the_figures(usual: Profile, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert usual.advice[0].startswith("none: the network is at work 100 % of the time")
+    assert usual.advice[0].startswith("none: the network computes 100 % of the time")
     assert "CUDA" in usual.advice[0]
     assert "CUDA" not in replace(usual, device="cuda").advice[0]
 
     starved = replace(usual, parts={**usual.parts, advice.STUDENT: 0.01, advice.BACKWARD: 0.03, advice.WAITING: 0.04})
     assert starved.enough_workers == 4  # 16 images of 9 ms each, in 40 ms
-    assert starved.advice == ("the network waits 50 % of the time for images: --set run.workers=4 (now 1)",)
+    assert starved.advice == ("training waits for images 50 % of the time: use --set run.workers=4 (now 1)",)
     gpu = replace(starved, device="cuda")
-    assert gpu.advice[0].endswith("run.workers=4 (now 1); or --set views.engine=gpu")
+    assert gpu.advice[0].endswith("run.workers=4 (now 1); or use --set views.engine=gpu")
     few = replace(starved, cores=2)
-    assert few.advice[0].endswith("more cores, as 4 workers would keep up and there are 2 cores")
+    assert few.advice[0].endswith("use more cores: 4 workers would keep up, but there are 2 cores")
     enough = replace(starved, workers=4)
-    assert enough.advice[0].endswith("4 workers with a core each would keep up, so let nothing else use the cores")
+    assert enough.advice[0].endswith("4 workers would keep up with a core each, so let nothing else use the cores")
     decoding = replace(few, stages={**few.stages, COLOR: 0.0, DECODE: 0.008}, jpeg=True)
-    monkeypatch.setattr(advice, "find_spec", lambda name: None)
+    monkeypatch.setattr(advising, "find_spec", lambda name: None)
     assert "pip install 'coterie[fast]'" in decoding.advice[0]
-    monkeypatch.setattr(advice, "find_spec", lambda name: object())
+    monkeypatch.setattr(advising, "find_spec", lambda name: object())
     assert "coterie[fast]" not in decoding.advice[0]
-    assert decoding.advice[0].endswith("there are 2 cores; or smaller copies of the images")
+    assert decoding.advice[0].endswith("there are 2 cores; or use smaller copies of the images")
 
     device = replace(usual.config, views=replace(usual.config.views, engine="gpu"))
-    colored = replace(usual, config=device, parts={**usual.parts, advice.COPY: 0.5})
-    assert colored.advice == ("copying, coloring 33 % of a step: --set views.engine=cpu, as there is no GPU",)
+    colored = replace(usual, config=device, parts={**usual.parts, COPY: 0.5})
+    assert colored.advice == ("copying, coloring takes 33 % of a step: use --set views.engine=cpu, as there is no GPU",)
     assert "views.crops" in replace(colored, device="cuda").advice[0]
 
     all_bad = replace(starved, parts=dict.fromkeys(advice.PARTS, 0.01))
     assert len(all_bad.advice) == 3
-    assert all_bad.advice[0].startswith("the network waits 12 %")
+    assert all_bad.advice[0].startswith("training waits for images 12 %")
 
 
 def test_advice_on_refreshes(images: Path) -> None:
-    found = profiled(images, "smog", "groups.counts=[8,8,8]", "refresh.every_epochs=1")
-    slow = replace(found, refresh=5 * found.step)
+    result = profiled(images, "smog", "groups.counts=[8,8,8]", "refresh.every_epochs=1")
+    slow = replace(result, refresh=5 * result.step)
     assert slow.refreshing == pytest.approx(0.5)
-    assert any("refreshes take 50 % of the time: a larger refresh.every_epochs" in line for line in slow.advice)
+    assert any("refreshes take 50 % of the time: use a larger refresh.every_epochs" in line for line in slow.advice)
 
 
 def test_a_profile_is_shown(images: Path, call) -> None:
@@ -234,7 +244,7 @@ def test_a_profile_is_shown(images: Path, call) -> None:
     assert lines[1].startswith("  waiting for data ")
     assert lines[1].endswith(" %")
     empty = lines.index("")
-    assert lines[empty - 1].startswith("  together ")
+    assert lines[empty - 1].startswith("  total ")
     assert lines[empty + 1].split() == "an image in a worker ms share".split()
     assert any(line.startswith("swav: 80 images, resnet18, crops 2x16 + 1x8, 8 groups") for line in lines)
     assert [line.split()[0] for line in lines[-5:]] == ["speed", "memory", "slowest", "advice", "from"]
@@ -267,7 +277,7 @@ def test_images_that_cannot_be_loaded(images: Path, tmp_path: Path, call, monkey
         assert (status, out, err.count("\n")) == (2, "", 1), err
         assert expected in err
 
-    def full(*given: Any) -> None:
+    def full(*values: Any) -> None:
         raise torch.OutOfMemoryError
 
     monkeypatch.setattr(objective, "prediction_loss", full)
@@ -287,9 +297,9 @@ def test_its_help_does_not_wait_for_torch() -> None:
 def test_a_profile_on_a_gpu(images: Path) -> None:
     if not torch.cuda.is_available():
         pytest.skip("no CUDA device")
-    found = profiled(images, "smog", "groups.counts=[8,8,8]", seconds=2.0)
-    assert found.device == "cuda"
-    assert found.device_memory > 0
-    assert found.step > 0
-    assert all(seconds > 0 for seconds in found.parts.values())
-    assert "  without the timing" in "\n".join(profile_lines(found))
+    result = profiled(images, "smog", "groups.counts=[8,8,8]", seconds=2.0)
+    assert result.device == "cuda"
+    assert result.device_memory > 0
+    assert result.step > 0
+    assert all(seconds > 0 for seconds in result.parts.values())
+    assert "  without timing parts" in "\n".join(profile_lines(result))

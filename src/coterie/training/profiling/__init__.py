@@ -1,1 +1,1 @@
-"""How long a run takes, how much memory, and where the time goes."""
+"""Estimates of the time and memory of a run, and profiles of its steps."""

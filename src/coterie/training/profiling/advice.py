@@ -1,4 +1,4 @@
-"""What a profile found: where the time of a step goes, what holds it up, and what to change."""
+"""The results of a profile: where the time of a step goes, what limits it, and what to change."""
 
 import math
 from dataclasses import dataclass
@@ -18,15 +18,15 @@ WAITING, COPY, STUDENT, TEACHER, GROUPING, BACKWARD, OPTIMIZER, BOOKKEEPING = PA
     "bookkeeping",
 )
 NETWORK = (STUDENT, TEACHER, BACKWARD)
-"""What a step is for; all else is better small."""
-WORTH_IT = 0.1
-"""A share of the step that is worth a change."""
+"""The parts that are the purpose of a step; all others should be small."""
+WORTH_ADVICE = 0.1
+"""Smallest share of a step for which there is advice."""
 
 LABELS = {
     WAITING: "waiting for data",
     COPY: "copying, normalizing",
-    STUDENT: "forward, the student",
-    TEACHER: "forward, the teacher",
+    STUDENT: "forward, student",
+    TEACHER: "forward, teacher",
     GROUPING: "grouping and loss",
     BACKWARD: "backward",
     OPTIMIZER: "optimizer",
@@ -35,32 +35,33 @@ LABELS = {
     DECODE: "decode",
     CROP: "crop, mirror",
     COLOR: "color, blur",
-    STACK: "draw, stack",
+    STACK: "parameters, stacking",
 }
+"""What each part of a step and each stage of loading is called in tables."""
 
 
 @dataclass(frozen=True)
 class Profile:
-    """Where the time goes; times in seconds, memory in bytes.
+    """Where the time of a run goes; times in seconds, memory in bytes.
 
     Attributes:
         config: every setting.
-        summary: one line.
-        parts: of a step, by name (:data:`PARTS`); they sum up to a step that is timed in parts.
-        step: a step as a run makes it; on a CUDA device it is measured without the timing of parts, which then overlap.
-        steps: how many were timed in parts.
-        stages: of one core for one image in a loader worker, by name (``loader_stages.STAGES``).
+        summary: the run in one line.
+        parts: time of each part of a step, by name (:data:`PARTS`); they add up to a step that is timed in parts.
+        step: time of a normal step; on a CUDA device it is measured without timing parts, so that they overlap.
+        steps: number of steps timed in parts.
+        stages: time of one core per image for each stage of a loader worker, by name (``loader_stages.STAGES``).
         jpeg: whether most images are JPEG files.
-        preparing: decoding all images, once, where they live on the device; 0: they do not.
-        filling: a batch of the pass that fills the memory before the first step; 0: there is none.
-        refresh: k-means and labels, each time; 0: there are none.
+        preparing: time to decode all images, once, if they are kept on the device; 0: they are not.
+        filling: time per batch of the pass that fills the memory before the first step; 0: there is none.
+        refresh: time of one refresh (k-means and labels); 0: there is none.
         steps_per_epoch: whole batches in the images.
-        device: what trains: ``cpu`` or ``cuda``.
+        device: type of the device that trains: ``cpu`` or ``cuda``.
         workers: processes that load images.
-        cores: that this process may use.
-        main_memory: most that this process has held at once so far (VmHWM).
-        worker_memory: what the processes that load images hold beside that, each its own pages only.
-        device_memory: most that tensors held on a CUDA device.
+        cores: cores that this process may use.
+        main_memory: peak memory of this process so far (VmHWM).
+        worker_memory: memory of the loader processes in addition, counting only pages that they do not share.
+        device_memory: peak memory of tensors on a CUDA device.
     """
 
     config: PretrainConfig
@@ -83,24 +84,24 @@ class Profile:
 
     @property
     def shares(self) -> dict[str, float]:
-        """Of a step, by name of its part."""
-        whole = sum(self.parts.values())
-        return {part: seconds / whole for part, seconds in self.parts.items()}
+        """The share of each part in a step, by name."""
+        total = sum(self.parts.values())
+        return {part: seconds / total for part, seconds in self.parts.items()}
 
     @property
     def image(self) -> float:
-        """Seconds of one core that loading an image takes."""
+        """Seconds of one core to load an image."""
         return sum(self.stages.values())
 
     @property
     def enough_workers(self) -> int:
-        """How many, each on a core of its own, would load images as fast as the rest of a step takes them."""
+        """The number of workers, each on its own core, that would keep up with the rest of a step."""
         busy = sum(self.parts.values()) - self.parts[WAITING]
         return math.ceil(self.config.batch_size * self.image / busy)
 
     @property
     def refreshing(self) -> float:
-        """The share of an epoch, or of the steps between two refreshes, that refreshes take."""
+        """The share of the total time that refreshes take."""
         rule = self.config.refresh
         if rule is None:
             return 0.0
@@ -109,65 +110,68 @@ class Profile:
 
     @property
     def advice(self) -> tuple[str, ...]:
-        """What to change, one to three lines, the most important first."""
-        said = {
-            part: _ADVICE[part] for part in (GROUPING, OPTIMIZER, BOOKKEEPING, COPY) if self.shares[part] >= WORTH_IT
+        """What to change: one to three lines, the most important first."""
+        changes = {
+            part: _ADVICE[part]
+            for part in (GROUPING, OPTIMIZER, BOOKKEEPING, COPY)
+            if self.shares[part] >= WORTH_ADVICE
         }
-        if self.device == "cpu" and self.config.views.engine == "gpu" and COPY in said:
-            said[COPY] = "--set views.engine=cpu, as there is no GPU"
+        if self.device == "cpu" and self.config.views.engine == "gpu" and COPY in changes:
+            changes[COPY] = "use --set views.engine=cpu, as there is no GPU"
         lines = [
-            f"{label(self, part)} {percent(self.shares[part])} of a step: {mend}"
-            for part, mend in sorted(said.items(), key=lambda pair: -self.shares[pair[0]])
+            f"{part_label(self, part)} takes {percent(self.shares[part])} of a step: {change}"
+            for part, change in sorted(changes.items(), key=lambda pair: -self.shares[pair[0]])
         ]
-        if self.shares[WAITING] >= WORTH_IT:
-            waits = f"the network waits {percent(self.shares[WAITING])} of the time for images"
-            mend = "; or ".join(_faster_loading(self))
-            lines.insert(0, f"{waits}: {mend}")
-        if self.refreshing >= WORTH_IT:
-            lines.append(f"refreshes take {percent(self.refreshing)} of the time: a larger refresh.every_epochs")
+        if self.shares[WAITING] >= WORTH_ADVICE:
+            waits = f"training waits for images {percent(self.shares[WAITING])} of the time"
+            lines.insert(0, f"{waits}: {'; or '.join(_faster_loading(self))}")
+        if self.refreshing >= WORTH_ADVICE:
+            lines.append(f"refreshes take {percent(self.refreshing)} of the time: use a larger refresh.every_epochs")
         if not lines:
-            atwork = percent(sum(self.shares[part] for part in NETWORK))
-            mends = "a smaller --backbone or smaller views.crops" + (", or a CUDA device" * (self.device == "cpu"))
-            lines = [f"none: the network is at work {atwork} of the time; only {mends} would make a step shorter"]
+            busy = percent(sum(self.shares[part] for part in NETWORK))
+            changes_left = "a smaller --backbone or smaller views.crops" + (
+                ", or a CUDA device" * (self.device == "cpu")
+            )
+            lines = [f"none: the network computes {busy} of the time; only {changes_left} would shorten a step"]
         return tuple(lines[:3])
 
 
 _ADVICE = {
-    GROUPING: "fewer groups (groups.counts) or a shorter memory (memory.length), if there are so many",
-    OPTIMIZER: "a larger --batch-size spreads it over more images",
-    BOOKKEEPING: "a larger run.log_steps",
-    COPY: "fewer or smaller views.crops",
+    GROUPING: "use fewer groups (groups.counts) or a shorter memory (memory.length)",
+    OPTIMIZER: "use a larger --batch-size, which spreads it over more images",
+    BOOKKEEPING: "use a larger run.log_steps",
+    COPY: "use fewer or smaller views.crops",
 }
 
 
-def _faster_loading(found: Profile) -> list[str]:
-    """What would bring images sooner, the surest first."""
-    enough, room = found.enough_workers, max(1, found.cores - 1)
-    shares = {stage: seconds / found.image for stage, seconds in found.stages.items()}
-    mends = []
-    if found.workers < min(enough, room):
-        mends.append(f"--set run.workers={min(enough, room)} (now {found.workers})")
-    if found.device == "cuda" and shares[COLOR] >= 0.25:
-        mends.append("--set views.engine=gpu")
-    if shares[DECODE] >= 0.25 and found.jpeg and find_spec("simplejpeg") is None:
-        mends.append("pip install 'coterie[fast]', which decodes faster")
+def _faster_loading(profile: Profile) -> list[str]:
+    """Up to two changes that would load images faster, the most certain first."""
+    enough, available = profile.enough_workers, max(1, profile.cores - 1)
+    shares = {stage: seconds / profile.image for stage, seconds in profile.stages.items()}
+    changes = []
+    if profile.workers < min(enough, available):
+        changes.append(f"use --set run.workers={min(enough, available)} (now {profile.workers})")
+    if profile.device == "cuda" and shares[COLOR] >= 0.25:
+        changes.append("use --set views.engine=gpu")
+    if shares[DECODE] >= 0.25 and profile.jpeg and find_spec("simplejpeg") is None:
+        changes.append("pip install 'coterie[fast]', which decodes faster")
     if shares[READ] >= 0.25:
-        mends.append("a faster disk, or the files in a few tar or parquet files")
-    if enough > room and len(mends) < 2:
-        cores = f"{found.cores} core{'s' * (found.cores > 1)}"
-        mends.append(f"more cores, as {enough} workers would keep up and there are {cores}")
+        changes.append("use a faster disk, or pack the files into a few tar or parquet files")
+    if enough > available and len(changes) < 2:
+        cores = f"{profile.cores} core{'s' * (profile.cores > 1)}"
+        changes.append(f"use more cores: {enough} workers would keep up, but there are {cores}")
         if shares[DECODE] >= 0.25:
-            mends.append("smaller copies of the images")
-    if not mends:
-        mends.append(f"{enough} workers with a core each would keep up, so let nothing else use the cores")
-    return mends[:2]
+            changes.append("use smaller copies of the images")
+    if not changes:
+        changes.append(f"{enough} workers would keep up with a core each, so let nothing else use the cores")
+    return changes[:2]
 
 
-def label(found: Profile, name: str) -> str:
-    """What a part of a step or a stage of loading is called in tables."""
-    return "copying, coloring" if name == COPY and found.config.views.engine == "gpu" else LABELS[name]
+def part_label(profile: Profile, name: str) -> str:
+    """The label of a part of a step or of a stage of loading, for tables."""
+    return "copying, coloring" if name == COPY and profile.config.views.engine == "gpu" else LABELS[name]
 
 
 def percent(share: float) -> str:
-    """A share as whole percent."""
+    """Format a share as whole percent."""
     return f"{100 * share:.0f} %"

@@ -1,4 +1,4 @@
-"""What a run will take in time and memory, from a rehearsal of it on this machine."""
+"""Estimates the time and memory of a run from a rehearsal of it on this machine."""
 
 import json
 import os
@@ -17,32 +17,32 @@ from coterie.training.profiling.rehearsal import TICKS
 
 COMMAND = (sys.executable, "-P", "-m", "coterie.training.profiling.rehearsal")
 MAP_SECONDS = 4.0
-"""What the report's map of 2,000 images takes, on one core (``docs/log.md``)."""
+"""Time of the report's map of 2,000 images on one core (``docs/log.md``)."""
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """Time in seconds and memory in bytes; probes and checkpoints (most often below a hundredth) are left out.
+    """Time in seconds and memory in bytes; probes and checkpoints (usually below one percent) are not included.
 
     Attributes:
-        starting: reading the list of images, building the network, starting the workers that load images.
+        starting: reading the list of images, building the network, starting the loader processes.
         filling: the pass over the images that fills the memory.
         training: all steps.
-        refreshes: k-means and labels, all of them.
-        looking: the looks without labels on the way.
+        refreshes: all refreshes (k-means and labels).
+        evaluating: label-free metrics at the snapshots.
         reporting: the report at the end.
         step: one step.
-        steps: how many were rehearsed.
-        main_memory: most that the main process holds at once (VmHWM).
-        worker_memory: what the processes that load images hold beside that, each its own pages only.
-        device_memory: most that tensors hold on a CUDA device; not measured against a real run yet.
+        steps: number of steps rehearsed.
+        main_memory: peak memory of the main process (VmHWM).
+        worker_memory: memory of the loader processes in addition, counting only pages that they do not share.
+        device_memory: peak memory of tensors on a CUDA device; not compared with a real run yet.
     """
 
     starting: float
     filling: float
     training: float
     refreshes: float
-    looking: float
+    evaluating: float
     reporting: float
     step: float
     steps: int
@@ -52,25 +52,25 @@ class Estimate:
 
     @property
     def seconds(self) -> float:
-        """From start to end."""
-        return self.starting + self.filling + self.training + self.refreshes + self.looking + self.reporting
+        """Time from start to end."""
+        return self.starting + self.filling + self.training + self.refreshes + self.evaluating + self.reporting
 
     @property
     def memory(self) -> int:
-        """Of all processes together, without the device's."""
+        """Memory of all processes, without the device's."""
         return self.main_memory + self.worker_memory
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run would be.
+    """The settings of a run and an estimate of what it takes.
 
     Attributes:
         config: every setting.
-        reasons: why, for those that were found, asked for or set; by path.
-        summary: one line.
+        reasons: the reason for each setting that was chosen, requested or set, by its path.
+        summary: the run in one line.
         steps_per_epoch: whole batches in the images.
-        estimate: of time and memory.
+        estimate: its time and memory.
     """
 
     config: PretrainConfig
@@ -92,53 +92,53 @@ def estimate(
     """Rehearse the run in a fresh process and extrapolate.
 
     Args:
-        config: of the run.
-        images: how many its source has.
-        resolved_in: seconds that reading and measuring the images took.
+        config: settings of the run.
+        images: number of images in its source.
+        resolved_in: seconds that it took to read and measure the images.
         logger: receives the progress of the rehearsal.
-        label_free_images: how many images, views among them, the label-free metrics embed in all.
-        report_images: how many images the report embeds.
+        label_free_images: number of images that the label-free metrics embed over the run, including augmented views.
+        report_images: number of images that the report embeds.
 
     Raises:
-        UserError: what the run itself would say; or the rehearsal was killed, most often for want of memory.
+        UserError: an error of the run itself; or the rehearsal was killed, usually because memory ran out.
     """
-    began, found = time.monotonic(), dict[str, Any]()
+    began, measured = time.monotonic(), dict[str, Any]()
 
     def ticks() -> Iterator[None]:
-        for line in _lines(config):
-            found.update({"ready": time.monotonic()} if "ready" in line else line)
+        for line in _rehearsal_lines(config):
+            measured.update({"ready": time.monotonic()} if "ready" in line else line)
             if not line:
                 yield
 
     for _ in logger.progress(ticks(), TICKS, "rehearsing"):
         pass
-    if "error" in found:
-        raise UserError(found["error"])
+    if "error" in measured:
+        raise UserError(measured["error"])
     per_epoch, rule = images // config.batch_size, config.refresh
     steps = config.epochs * per_epoch
     if config.images is not None:
         steps = min(steps, config.images // config.batch_size)
-    times = 0
+    refreshes = 0
     if rule is not None:
         every = rule.every_steps or rule.every_epochs * per_epoch
-        times = -(-steps // every)
+        refreshes = -(-steps // every)
     return Estimate(
-        starting=resolved_in + found["ready"] - began + found["first"],
-        filling=found["filling"] * per_epoch,
-        training=found["step"] * steps,
-        refreshes=found["refresh"] * times,
-        looking=found["embedding"] * label_free_images,
-        reporting=found["embedding"] * report_images + MAP_SECONDS,
-        step=found["step"],
-        steps=found["steps"],
-        main_memory=found["main"],
-        worker_memory=found["workers"],
-        device_memory=found["device"],
+        starting=resolved_in + measured["ready"] - began + measured["first"],
+        filling=measured["filling"] * per_epoch,
+        training=measured["step"] * steps,
+        refreshes=measured["refresh"] * refreshes,
+        evaluating=measured["embedding"] * label_free_images,
+        reporting=measured["embedding"] * report_images + MAP_SECONDS,
+        step=measured["step"],
+        steps=measured["steps"],
+        main_memory=measured["main"],
+        worker_memory=measured["workers"],
+        device_memory=measured["device"],
     )
 
 
-def _lines(config: PretrainConfig) -> Iterator[dict[str, Any]]:
-    """What the rehearsing process says."""
+def _rehearsal_lines(config: PretrainConfig) -> Iterator[dict[str, Any]]:
+    """The output lines of the rehearsing process."""
     paths = {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
     with subprocess.Popen(COMMAND, **pipes, text=True, env=os.environ | paths) as child:  # type: ignore[call-overload]
@@ -151,7 +151,7 @@ def _lines(config: PretrainConfig) -> Iterator[dict[str, Any]]:
             raise
     if child.returncode == -9:
         raise UserError(
-            "the rehearsal was killed, most often for want of memory: use a smaller --batch-size or --backbone, smaller "
+            "the rehearsal was killed, usually because memory ran out: use a smaller --batch-size or --backbone, smaller "
             "views.crops or fewer run.workers"
         )
     if child.returncode:

@@ -1,4 +1,4 @@
-"""What one image costs a process that loads images, stage by stage."""
+"""Measures the stages of loading an image in a loader process."""
 
 import time
 from dataclasses import dataclass, field
@@ -9,106 +9,104 @@ import torch
 from jaxtyping import Int
 
 from coterie.data.augmentation.cpu import augment_crops_batch, crop_batch
-from coterie.data.augmentation.gpu import pack_parameters
-from coterie.data.augmentation.jpeg_scale import crops_downscale
 from coterie.data.decoding.decode import decode
 from coterie.data.loading.loader import Loader
 from coterie.data.loading.workers import BatchRequest, ParameterDataset, stack_images
 from coterie.errors import BadImage
 
 READ, DECODE, CROP, COLOR, STACK = STAGES = ("read", "decode", "crop", "color", "stack")
-SECONDS, MOST_IMAGES, TOGETHER = 3.0, 1024, 64
+SECONDS, MOST_IMAGES, BATCH_IMAGES = 3.0, 1024, 64
 
 
 @dataclass
 class Stages:
-    """Seconds of work of one core, summed up over some images; of reading, seconds that passed.
+    """Time of one core, added up over some images: CPU time, but for reading wall-clock time.
 
     Attributes:
-        seconds: by stage.
-        images: how many were loaded.
-        jpegs: how many of them were JPEG files.
+        seconds: time by stage.
+        images: number of images loaded.
+        jpegs: number of JPEG files among them.
     """
 
     seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(STAGES, 0.0))
     images: int = 0
     jpegs: int = 0
 
-    def of_an_image(self) -> dict[str, float]:
-        """Seconds of one core an image, in the order of the work."""
+    def per_image(self) -> dict[str, float]:
+        """Seconds of one core per image, by stage, in the order of the work."""
         return {stage: spent / max(1, self.images) for stage, spent in self.seconds.items()}
 
 
 def measure_stages(loader: Loader) -> Stages:
-    """Load a sample of the images in this process, on one thread, as a worker does, and time each stage apart.
+    """Load a sample of the images in this process, on one thread, as a worker does, and time each stage.
 
-    The sample is the end of the first epoch: what a short run has just read would come out of the page cache.
+    The sample is from the end of the first epoch: what a short run has just read would come from the page cache.
 
     Args:
-        loader: of the run, prepared.
+        loader: the run's loader, prepared.
     """
-    measure = _draws if loader.device_images is not None else _views
-    found, threads, together = Stages(), torch.get_num_threads(), min(loader.batch_size, TOGETHER)
+    measure = _measure_parameters if loader.device_images is not None else _measure_views
+    stages, threads, batch = Stages(), torch.get_num_threads(), min(loader.batch_size, BATCH_IMAGES)
     count = len(loader.source)
     order = loader.sampler.indices(0, max(0, count - MOST_IMAGES), count)
-    torch.set_num_threads(1)  # as torch has it in a worker
+    torch.set_num_threads(1)  # as in a worker of torch's
     try:
-        measure(Stages(), loader, order[:2])  # the first call of anything takes longer
+        measure(Stages(), loader, order[:2])  # the first call is always slower
         began = time.perf_counter()
-        for first in range(0, len(order), together):
-            measure(found, loader, order[first : first + together])
+        for first in range(0, len(order), batch):
+            measure(stages, loader, order[first : first + batch])
             if time.perf_counter() - began > SECONDS:
                 break
     finally:
         torch.set_num_threads(threads)
-    return found
+    return stages
 
 
-def _draws(found: Stages, loader: Loader, indices: Int[np.ndarray, " b"]) -> None:
-    """Where the images live on the device, workers send nothing but numbers."""
+def _measure_parameters(stages: Stages, loader: Loader, indices: Int[np.ndarray, " b"]) -> None:
+    """Measure a batch of images that are kept on the device: workers sample only the parameters of the views."""
     assert loader.device_images is not None
     worker = ParameterDataset(loader.plan, loader.seed, (loader.device_images.shape[2], loader.device_images.shape[3]))
-    lap = _Laps()
+    lap = _LapTimer()
     worker[BatchRequest(0, indices, loader.plan.roles.used)]
-    found.seconds[STACK] += lap()
-    found.images += len(indices)
+    stages.seconds[STACK] += lap()
+    stages.images += len(indices)
 
 
-def _views(found: Stages, loader: Loader, indices: Int[np.ndarray, " b"]) -> None:
-    """Views, or crops where the device does the rest."""
-    plan, wanted, began = loader.plan, loader.plan.roles.used, time.perf_counter()
+def _measure_views(stages: Stages, loader: Loader, indices: Int[np.ndarray, " b"]) -> None:
+    """Measure a batch of views, or of crops if the device augments them."""
+    plan, used, began = loader.plan, loader.plan.roles.used, time.perf_counter()
     encoded = [loader.source[int(index)] for index in indices]
-    spent = {READ: time.perf_counter() - began}  # a disk is waited for; all else is work
-    images, kept, lap = [], [], _Laps()
-    draws = plan.sample_parameters(loader.seed, 0, indices)  # they say how far a JPEG may be reduced
+    spent = {READ: time.perf_counter() - began}  # reading waits for a disk; all other stages compute
+    images, kept, lap = [], [], _LapTimer()
+    parameters = plan.sample_parameters(loader.seed, 0, indices)  # they limit how far a JPEG may be downscaled
     spent[STACK] = lap()
     for row, (index, data) in enumerate(zip(indices, encoded, strict=True)):
         try:
-            images.append(decode(data, plan.channels, partial(crops_downscale, plan, draws, row)))
+            images.append(decode(data, plan.channels, partial(crops_downscale, plan, parameters, row)))
             kept.append(index)
-        except BadImage:  # the run takes the next one
+        except BadImage:  # a run replaces it by the next image
             continue
     spent[DECODE] = lap()
     if len(kept) < len(indices):
-        draws = plan.sample_parameters(loader.seed, 0, np.array(kept, dtype=np.int64))
-    views = crop_batch(iter(images), plan, draws, wanted)
+        parameters = plan.sample_parameters(loader.seed, 0, np.array(kept, dtype=np.int64))
+    views = crop_batch(iter(images), plan, parameters, used)
     spent[CROP] = lap()
     if loader.engine == "cpu" and images:
-        views = augment_crops_batch(views, draws, wanted)
+        views = augment_crops_batch(views, parameters, used)
         spent[COLOR] = lap()
     for view in views:
         stack_images(view)
     if loader.engine == "gpu":
-        pack_parameters(draws, wanted)
+        pack_parameters(parameters, used)
     spent[STACK] += lap()
     for stage, seconds in spent.items():
-        found.seconds[stage] += seconds
-    found.images += len(images)
-    found.jpegs += sum(isinstance(data, bytes) and data[:2] == b"\xff\xd8" for data in encoded)
+        stages.seconds[stage] += seconds
+    stages.images += len(images)
+    stages.jpegs += sum(isinstance(data, bytes) and data[:2] == b"\xff\xd8" for data in encoded)
 
 
-class _Laps:
-    """Called, it says how many seconds this thread has worked since it was called before; others may use the core, too."""
+class _LapTimer:
+    """When called, returns the CPU time of this thread since the last call, whatever else uses the core."""
 
     def __init__(self) -> None:
         self.since = time.thread_time()

@@ -1,4 +1,4 @@
-"""A short run whose steps are timed part by part."""
+"""Profiles a short run, whose steps are timed part by part."""
 
 import os
 import time
@@ -46,145 +46,142 @@ from coterie.training.profiling.rehearsal import (
 from coterie.types import Batch, Progress
 
 MOST_STEPS = 1000
-"""Of a turn: a step of a millisecond need not be measured thousands of times."""
+"""Most steps of a turn: a step of a millisecond need not be measured thousands of times."""
 TURNS = 4
+"""Into how many turns the time is divided."""
 
 Stream = Iterator[tuple[Progress, Batch]]
 
 
 class SectionTimer:
-    """Charges the time since its last mark to a part, so that all parts together are the whole.
+    """Attributes the time since its last mark to a part of a step, so that the parts add up to the step.
 
-    On a CUDA device each mark waits for the device: what it does belongs to the part that asked for it.
+    On a CUDA device each mark waits for the device, so that its work belongs to the part that queued it.
     """
 
     def __init__(self, device: torch.device) -> None:
-        """Nothing is charged before :meth:`start`."""
+        """Time nothing before :meth:`start`."""
         self.device, self.running, self.since = device, False, 0.0
         self.parts = dict.fromkeys(PARTS, 0.0)
 
     def settle(self) -> float:
-        """Wait for the device; the time then."""
+        """Wait for the device, and return the time."""
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
         return time.perf_counter()
 
     def start(self) -> None:
-        """Charge from now on."""
+        """Start timing."""
         self.running, self.since = True, self.settle()
 
     def stop(self) -> None:
-        """Charge no more."""
+        """Stop timing."""
         self.running = False
 
     def mark(self, part: str) -> None:
-        """What went on since the last mark was this part."""
+        """Attribute the time since the last mark to ``part``."""
         if self.running:
             now = self.settle()
             self.parts[part] += now - self.since
             self.since = now
 
     def marking(self, part: str) -> Callable[..., None]:
-        """A hook that marks."""
+        """Return a hook that marks ``part``."""
         return lambda *_: self.mark(part)
 
     def watch(self, loader: Loader, parts: TrainingParts, optimizer: torch.optim.Optimizer) -> None:
-        """Mark where the loop goes from one part to the next."""
+        """Install marks wherever the loop changes from one part to the next."""
         student = parts.student
         objective: Any = parts.objective  # a module
         target = getattr(objective, "target", None)
-        self._mark_before(loader, "batch", WAITING)  # it is called with what the workers made
+        self._mark_before(loader, "batch", WAITING)  # called when the output of the workers has arrived
         objective.register_forward_pre_hook(self.marking(BOOKKEEPING))  # seed, learning rate
         teacher = target.network if isinstance(target, MomentumTeacher) else None
-        student.register_forward_pre_hook(self.marking(TEACHER if teacher is not None else GROUPING))  # it may move
+        student.register_forward_pre_hook(self.marking(TEACHER if teacher is not None else GROUPING))  # its update
         student.register_forward_hook(self.marking(STUDENT))
         if teacher is not None:
             teacher.register_forward_pre_hook(self.marking(GROUPING))
             teacher.register_forward_hook(self.marking(TEACHER))
         objective.register_forward_hook(self.marking(GROUPING))
         self._mark_before(objective, "after_backward", BACKWARD)
-        optimizer.register_step_post_hook(self.marking(OPTIMIZER))  # with the norm of the gradient
-        self._mark_before(objective, "after_step", OPTIMIZER)  # with zero_grad
+        optimizer.register_step_post_hook(self.marking(OPTIMIZER))  # including the gradient norm
+        self._mark_before(objective, "after_step", OPTIMIZER)  # including zero_grad
 
     def _mark_before(self, owner: object, name: str, part: str) -> None:
         method: Callable[[Any], Any] = getattr(owner, name)
 
-        def marked(given: Any) -> Any:
+        def marked(argument: Any) -> Any:
             self.mark(part)
-            return method(given)
+            return method(argument)
 
-        setattr(owner, name, marked)  # of this one object
+        setattr(owner, name, marked)  # on this object only
 
 
 @dataclass
-class _Tally:
-    """Steps, and the seconds that they took."""
+class _StepCount:
+    """A number of steps and the seconds that they took."""
 
     steps: int = 0
     seconds: float = 0.0
 
 
-class _Steps:
+class _TimedSteps:
     """Real steps, timed part by part.
 
-    A CUDA device that is waited for at each mark does not overlap its work, so there half of the steps, in turns with the
-    others, are made as a run makes them. On a CPU nothing overlaps, and a mark takes a millionth of a second.
+    A CUDA device that is waited for at each mark does not overlap its work, so there half of the steps are normal steps, in
+    turns with the timed ones. On a CPU nothing overlaps, and a mark takes a microsecond.
     """
 
-    def __init__(
-        self, stream: Stream, timeline: SectionTimer, seconds: float, workers: int, ticks: Iterator[int]
-    ) -> None:
-        self.stream, self.timeline, self.ticks = stream, timeline, ticks
-        self.seconds, self.workers, self.said = seconds, workers, 0
-        self.plain, self.timed = _Tally(), _Tally()
+    def __init__(self, stream: Stream, timer: SectionTimer, seconds: float, workers: int, ticks: Iterator[int]) -> None:
+        self.stream, self.timer, self.ticks = stream, timer, ticks
+        self.seconds, self.workers, self.ticked = seconds, workers, 0
+        self.plain, self.timed = _StepCount(), _StepCount()
 
     def batches(self) -> Stream:
-        """What a loop is given."""
-        # Until the batches are gone that the workers had made before, while the first steps were slow.
-        yield from self._turn(_Tally(), self.seconds / 2, 2 + 2 * self.workers)
+        """The batches for the loop."""
+        # first use up the batches that the workers prepared while the first steps were slow
+        yield from self._turn(_StepCount(), self.seconds / 2, 2 + 2 * self.workers)
         while not self.timed.steps or self.plain.seconds + self.timed.seconds < self.seconds:
-            if self.timeline.device.type == "cuda":
+            if self.timer.device.type == "cuda":
                 yield from self._turn(self.plain, self.seconds / TURNS, MOST_STEPS)
-            self.timeline.start()
+            self.timer.start()
             yield from self._turn(self.timed, self.seconds / TURNS, MOST_STEPS)
-            self.timeline.stop()
+            self.timer.stop()
             if self.timed.steps >= MOST_STEPS:
                 break
 
-    def _turn(self, tally: _Tally, seconds: float, most: int) -> Stream:
-        began, steps = self.timeline.settle(), 0
+    def _turn(self, count: _StepCount, seconds: float, most: int) -> Stream:
+        began, steps = self.timer.settle(), 0
         while steps < most and (not steps or time.perf_counter() - began < seconds):
             item = next(self.stream)
-            self.timeline.mark(COPY)
+            self.timer.mark(COPY)
             yield item
             steps += 1
-            self._tell(self.plain.seconds + self.timed.seconds + time.perf_counter() - began)
-            self.timeline.mark(BOOKKEEPING)
-        tally.steps += steps
-        tally.seconds += self.timeline.settle() - began
+            self._tick(self.plain.seconds + self.timed.seconds + time.perf_counter() - began)
+            self.timer.mark(BOOKKEEPING)
+        count.steps += steps
+        count.seconds += self.timer.settle() - began
 
-    def _tell(self, seconds: float) -> None:
-        while self.said < TICKS * min(1.0, seconds / self.seconds):
-            self.said += 1
+    def _tick(self, seconds: float) -> None:
+        while self.ticked < TICKS * min(1.0, seconds / self.seconds):
+            self.ticked += 1
             next(self.ticks, None)
 
 
 def profile_run(config: PretrainConfig, source: ImageSource, seconds: float, logger: Logger) -> Profile:
-    """Make some real steps of a run in this process, and say where their time goes.
+    """Train some real steps of a run in this process, and measure where their time goes.
 
     Args:
-        config: of the run.
+        config: settings of the run.
         source: its images.
-        seconds: of steps; the warm-up, the memory's filling and the stages of the loader, a few seconds each, come on top.
-        logger: is told how far it is.
+        seconds: duration of the steps; warm-up, filling the memory and measuring the loader add a few seconds each.
+        logger: receives messages and progress.
 
     Raises:
-        UserError: what the run itself would say, in one line.
+        UserError: an error of the run itself, in one line.
     """
-    runtime, threads = (
-        Runtime.choose(config.run.device, config.run.precision, config.run.workers, logger),
-        torch.get_num_threads(),
-    )
+    runtime = Runtime.choose(config.run.device, config.run.precision, config.run.workers, logger)
+    threads = torch.get_num_threads()
     torch.set_num_threads(config.run.threads or threads)
     try:
         return _profile(config, source, seconds, runtime)
@@ -197,46 +194,46 @@ def profile_run(config: PretrainConfig, source: ImageSource, seconds: float, log
 def _profile(config: PretrainConfig, source: ImageSource, seconds: float, runtime: Runtime) -> Profile:
     device, logger = runtime.device, runtime.logger
     longer = replace(config, epochs=config.epochs + (1 + TURNS) * MOST_STEPS, images=None)  # enough steps, always
-    loader, timeline = build_loader(longer, source, runtime), SectionTimer(device)
+    loader, timer = build_loader(longer, source, runtime), SectionTimer(device)
     began = time.perf_counter()
     loader.prepare(logger.progress)
-    prepared = time.perf_counter() - began
+    preparing = time.perf_counter() - began
     filling, refresh = StepTimer(FILLING_SECONDS, MOST_FILLING, device), 0.0
     parts = build_parts(config, device, images=len(source))
     with closing(loader.batches(1)) as stream:  # type: ignore[type-var]  # 1: a refresh comes before step 0
         ticks = iter(logger.progress(range(TICKS), TICKS, "profiling"))
-        steps = _Steps(stream, timeline, seconds, loader.workers, ticks)
+        steps = _TimedSteps(stream, timer, seconds, loader.workers, ticks)
 
         def batches() -> Stream:
             nonlocal refresh
             refresh = simulate_full_memory(parts.objective, config, len(source))
             yield from steps.batches()
 
-        _fit(config, loader, parts, runtime, timeline, batches(), lambda: filling.over(loader.fill_batches()))
-        for _ in ticks:  # so that a bar is whole
+        _fit(config, loader, parts, runtime, timer, batches(), lambda: filling.over(loader.fill_batches()))
+        for _ in ticks:  # complete the progress bar
             pass
-        held = {
+        memory = {
             "main_memory": proc_status_bytes(os.getpid(), "VmHWM"),
             "worker_memory": sum(private_bytes(child.pid) for child in active_children() if child.pid),
             "device_memory": torch.cuda.max_memory_allocated(device) if device.type == "cuda" else 0,
         }
-    stages, taken = measure_stages(loader), steps.plain if steps.plain.steps else steps.timed
+    stages, normal = measure_stages(loader), steps.plain if steps.plain.steps else steps.timed
     return Profile(
         config=config,
         summary=summary(config, len(source), device),
-        parts={part: spent / steps.timed.steps for part, spent in timeline.parts.items()},
-        step=taken.seconds / taken.steps,
+        parts={part: spent / steps.timed.steps for part, spent in timer.parts.items()},
+        step=normal.seconds / normal.steps,
         steps=steps.timed.steps,
-        stages=stages.of_an_image(),
+        stages=stages.per_image(),
         jpeg=stages.jpegs > stages.images / 2,
-        preparing=prepared if loader.device_images is not None else 0.0,
+        preparing=preparing if loader.device_images is not None else 0.0,
         filling=filling.typical,
         refresh=refresh,
         steps_per_epoch=loader.steps_per_epoch,
         device=device.type,
         workers=loader.workers,
         cores=len(os.sched_getaffinity(0)),
-        **held,
+        **memory,
     )
 
 
@@ -245,18 +242,18 @@ def _fit(
     loader: Loader,
     parts: TrainingParts,
     runtime: Runtime,
-    timeline: SectionTimer,
+    timer: SectionTimer,
     batches: Stream,
     fill_batches: Callable[[], Stream],
 ) -> None:
-    """The loop of every run, watched."""
+    """Run the training loop with marks installed."""
     device = loader.device
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     rows, rate, log_steps = config.assigned_rows, config.learning_rate, config.run.log_steps
     monitor = Monitor(config.group_counts, rows, rate, log_steps=log_steps, write=lambda _: None, device=device)
     optimizer = config.optimizer.build(parts.student)
-    timeline.watch(loader, parts, optimizer)
+    timer.watch(loader, parts, optimizer)
     fit(
         parts.student,
         parts.objective,

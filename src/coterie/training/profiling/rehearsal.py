@@ -1,6 +1,6 @@
-"""A few real steps of a run, in a process of their own, so that its peak memory is its own.
+"""Trains a few real steps of a run in a separate process, so that its peak memory can be measured.
 
-``python -m coterie.training.profiling.rehearsal`` is that process: settings come in as JSON, lines of JSON go out.
+``python -m coterie.training.profiling.rehearsal`` is that process: it reads settings as JSON and writes lines of JSON.
 """
 
 import json
@@ -33,26 +33,28 @@ from coterie.types import Batch, Progress
 
 STEP_SECONDS, MOST_STEPS, WARM_UP = 20.0, 60, 4
 FILLING_SECONDS, MOST_FILLING = 5.0, 20
-EMBEDDED = 256
+EMBEDDED_IMAGES = 256
 TICKS = 20
+"""Into how many ticks the progress of a rehearsal or a profile is divided."""
 
 
-def _say(line: dict[str, Any]) -> None:
+def _write_line(line: dict[str, Any]) -> None:
     sys.stdout.write(json.dumps(line) + "\n")
     sys.stdout.flush()
 
 
 class StepTimer:
-    """Lets batches through until the time is over or there were enough, and times what is done with each."""
+    """Passes on batches until time is up or there were enough, and times what is done with each."""
 
     def __init__(self, seconds: float, most: int, device: torch.device) -> None:
+        """Pass on batches for so many seconds, and at most so many."""
         self.seconds, self.most, self.device = seconds, most, device
         self.times: list[float] = []
         self.workers = 0
 
     def over(self, batches: Iterator[tuple[Progress, Batch]], ticks: int = 0) -> Iterator[tuple[Progress, Batch]]:
-        """The batches as they are; ``ticks`` signs of life are given on the way."""
-        began, said, spent = time.perf_counter(), 0, 0.0
+        """Pass on the batches, and write an empty line ``ticks`` times on the way."""
+        began, ticked, spent = time.perf_counter(), 0, 0.0
         for item in batches:
             yield item
             if self.device.type == "cuda":
@@ -61,29 +63,33 @@ class StepTimer:
             self.times.append(elapsed - spent)
             spent = elapsed
             share = max(len(self.times) / self.most, spent / self.seconds)
-            while said < ticks * min(1.0, share):
-                said += 1
-                _say({})
+            while ticked < ticks * min(1.0, share):
+                ticked += 1
+                _write_line({})
             if len(self.times) % 5 == 1 or share >= 1:
-                held = sum(private_bytes(child.pid) for child in active_children() if child.pid)
-                self.workers = max(self.workers, held)
+                private = sum(private_bytes(child.pid) for child in active_children() if child.pid)
+                self.workers = max(self.workers, private)
             if share >= 1:
                 break
 
     @property
     def typical(self) -> float:
-        """Mean without the first ones: what delays a step now and then here will delay the run's."""
+        """Mean time without the warm-up; not the median, because what delays some steps here delays some of the run's too."""
         times = self.times[min(WARM_UP, len(self.times) // 2) :] or [0.0]
         return sum(times) / len(times)
 
     @property
     def first(self) -> float:
-        """What the first took longer, while workers started."""
+        """By how much the first step was slower, while workers started."""
         return max(0.0, self.times[0] - self.typical) if self.times else 0.0
 
 
 def rehearse(config: PretrainConfig, source: ImageSource) -> dict[str, Any]:
-    """Some steps of a run in this process: seconds of a step, a filling batch, a refresh and an embedding, and bytes."""
+    """Train some steps of a run in this process.
+
+    Returns:
+        Seconds per step, filling batch, refresh and embedded image, and bytes of memory.
+    """
     runtime = Runtime.choose(config.run.device, config.run.precision, config.run.workers)
     device = runtime.device
     if config.run.threads:
@@ -101,7 +107,7 @@ def rehearse(config: PretrainConfig, source: ImageSource) -> dict[str, Any]:
         refresh = simulate_full_memory(parts.objective, config, len(source))
         yield from steps.over(loader.batches(1), TICKS)  # a refresh comes before step 0
 
-    _say({"ready": True})
+    _write_line({"ready": True})
     fit(
         parts.student,
         parts.objective,
@@ -114,14 +120,15 @@ def rehearse(config: PretrainConfig, source: ImageSource) -> dict[str, Any]:
         seed=config.seed,
         on_step_end=[monitor.on_step_end],
     )
-    some = Subset(source, np.linspace(0, len(source) - 1, min(EMBEDDED, len(source))).astype(np.int64))
+    positions = np.linspace(0, len(source) - 1, min(EMBEDDED_IMAGES, len(source))).astype(np.int64)
+    sample = Subset(source, positions)
     began = time.perf_counter()
     network = parts.student.encoder.backbone.eval()
     with torch.inference_mode():
-        for batch in center_crop_batches(some, **asdict(preprocessing_of(config)), device=device):
+        for batch in center_crop_batches(sample, **asdict(preprocessing_of(config)), device=device):
             network(batch.views[0])
     return {
-        "embedding": (time.perf_counter() - began) / len(some),
+        "embedding": (time.perf_counter() - began) / len(sample),
         "first": filling.first + steps.first,
         "filling": filling.typical,
         "refresh": refresh,
@@ -134,10 +141,13 @@ def rehearse(config: PretrainConfig, source: ImageSource) -> dict[str, Any]:
 
 
 def simulate_full_memory(objective: Any, config: PretrainConfig, images: int) -> float:
-    """Fill the memory with random rows, as large as it will be; returns the seconds that a refresh of it takes.
+    """Fill the memory to its full size with random rows.
 
-    At most one chunk of scores is looked over, and the time taken in proportion to the rows: k-means and labeling are
-    linear in them. Labels that are iterated until they settle (SeLa) may need more rounds later than with random rows.
+    A refresh is timed on at most one chunk of scores and scaled to all rows, because k-means and labeling are linear in the
+    number of rows. Labels that are iterated until they converge (SeLa) may need more rounds later than with random rows.
+
+    Returns:
+        Seconds that a refresh of the full memory takes; 0 if there is none.
     """
     memory = objective.memory if isinstance(objective, Objective) else None
     if memory is None or memory.start_epoch >= config.epochs:
@@ -149,20 +159,26 @@ def simulate_full_memory(objective: Any, config: PretrainConfig, images: int) ->
     if objective.refresh_rule is None:
         return 0.0
     groups = max(config.group_counts)
-    batches = -(-max(2 * groups, CHUNK_ELEMENTS // groups) // memory.share)  # it is looked over in whole ones
+    batches = -(-max(2 * groups, CHUNK_ELEMENTS // groups) // memory.share)  # a refresh takes whole batches
     memory.pushed = min(memory.length, batches * memory.share)
     began = time.perf_counter()
     objective.refresh(Progress(0, 1, 1))
     seconds = time.perf_counter() - began
     if objective.labels is not None:
-        objective.labels.clamp_(min=0)  # images that were not looked over have none
-    objective.refresh_rule = replace(objective.refresh_rule, every_epochs=sys.maxsize, every_steps=0)  # none in a step
+        objective.labels.clamp_(min=0)  # images outside that chunk have no label yet
+    objective.refresh_rule = replace(
+        objective.refresh_rule, every_epochs=sys.maxsize, every_steps=0
+    )  # none from now on
     scale, memory.pushed = memory.length / memory.pushed, memory.length
     return seconds * scale
 
 
 def proc_status_bytes(process: int, name: str) -> int:
-    """Bytes of a line of ``/proc/PID/status`` or of ``smaps_rollup``; VmHWM is the most that was resident at once."""
+    """The bytes in a line of ``/proc/PID/status`` or of ``smaps_rollup``; VmHWM is the peak of resident memory.
+
+    Raises:
+        KeyError: neither file has such a line.
+    """
     for file in ("status", "smaps_rollup"):
         for line in Path(f"/proc/{process}/{file}").read_text().splitlines():
             if line.startswith(f"{name}:"):
@@ -171,18 +187,18 @@ def proc_status_bytes(process: int, name: str) -> int:
 
 
 def private_bytes(process: int) -> int:
-    """Bytes that a process shares with no other; after a fork the pages that neither has written since are not counted."""
+    """The bytes that a process does not share; pages that neither side has written since a fork are not counted."""
     return proc_status_bytes(process, "Private_Clean") + proc_status_bytes(process, "Private_Dirty")
 
 
 def _main() -> None:
     config = from_dict(json.load(sys.stdin))
     try:
-        _say(rehearse(config, open_source(*config.data)))
+        _write_line(rehearse(config, open_source(*config.data)))
     except UserError as error:
-        _say({"error": str(error)})
+        _write_line({"error": str(error)})
     except torch.OutOfMemoryError as error:
-        _say({"error": out_of_memory(config, Runtime.choose(config.run.device, config.run.precision), error)})
+        _write_line({"error": out_of_memory(config, Runtime.choose(config.run.device, config.run.precision), error)})
     except KeyboardInterrupt:
         raise SystemExit(130) from None
 

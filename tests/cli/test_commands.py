@@ -1,0 +1,33 @@
+"""Each command has the parameters and the defaults of the function of its name."""
+
+import inspect
+from typing import get_args
+
+import pytest
+
+from coterie import api
+from coterie.cli import commands
+
+
+@pytest.mark.parametrize(
+    "verb", ["plan", "profile", "pretrain", "evaluate", "transfer", "select", "compare", "report", "embed"]
+)
+def test_the_command_is_the_api(verb: str) -> None:
+    """Same verbs, same parameters, same defaults; what only Python can hand in aside."""
+    command, function = (inspect.signature(getattr(module, verb)).parameters for module in (commands, api))
+    assert command.keys() == function.keys() - {"logger", "callbacks", "parts"}
+    for name, parameter in command.items():
+        default = function[name].default
+        if name == "options":
+            flags, *_ = get_args(parameter.annotation)  # Annotated[kind, ...] | None
+            assert get_args(flags)[0] is get_args(function[name].annotation)[0]  # Unpack[kind]
+        elif parameter.kind is not inspect.Parameter.VAR_POSITIONAL:
+            assert parameter.default in (default, ",".join(default) if isinstance(default, tuple) else default)
+
+
+def test_every_command_is_documented_option_by_option() -> None:
+    for name, command in vars(commands).items():
+        if inspect.isfunction(command) and command.__module__ == commands.__name__:
+            described = inspect.getdoc(command).partition("Parameters\n----------\n")[2].splitlines()
+            parameters = inspect.signature(command).parameters.keys() - {"options"}
+            assert {line for line in described if line and not line.startswith(" ")} == parameters, name
