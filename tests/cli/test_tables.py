@@ -3,7 +3,7 @@
 from coterie.cli.tables import figure_lines, plan_lines, selection_lines, transfer_lines
 from coterie.config.describe import explain
 from coterie.config.facts import Facts
-from coterie.evaluation.model_selection import select
+from coterie.evaluation.model_selection import select_snapshot
 from coterie.methods.planner import Planner
 from coterie.methods.presets import METHODS
 from coterie.training.profiling.estimate import Estimate, Plan
@@ -56,7 +56,7 @@ def test_the_selected_snapshot_is_marked() -> None:
         {"step": 9, "epoch": 0, "snapshot": "snapshots/a", "label_free": {"effective_rank": 3.0, "spread": 0.9}},
         {"step": 19, "epoch": 1, "snapshot": "snapshots/b", "label_free": {"effective_rank": 9.0, "spread": 0.9}},
     ]
-    lines = selection_lines(select(log, "label_free"))
+    lines = selection_lines(select_snapshot(log, "label_free"))
     assert lines[0] == "snapshots/b"
     assert [line.split()[:2] for line in lines if "snapshots/" in line][-2:] == [
         ["snapshots/a", "0"],

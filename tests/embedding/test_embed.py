@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from coterie.config.hardware import Runtime
-from coterie.data.loading.center_crop import Preprocessing, center_batches
+from coterie.data.loading.center_crop import Preprocessing, center_crop_batches
 from coterie.data.sources.arrays import Arrays
 from coterie.data.sources.source import Subset
 from coterie.embedding.embed import EMBED_BATCH_SIZE, Embedder, embed_source, embedded_batches
@@ -114,7 +114,7 @@ def test_ranges_of_an_embedder_are_its_batches() -> None:
 
 def test_images_are_prepared_by_the_preprocessing() -> None:
     source = Images(6, ())
-    (batch,) = center_batches(
+    (batch,) = center_crop_batches(
         source, size=8, channels=3, mean=PREPROCESSING.mean, std=PREPROCESSING.std, batch_size=6, workers=0
     )
     assert torch.equal(embed_source(flat, source, PREPROCESSING).rows, flat(batch.views[0]))

@@ -12,11 +12,11 @@ import pyarrow.dataset
 import pyarrow.parquet as pq
 import pytest
 import torch
-from coterie.data.sources.local_copies import cache_folder
 
 import coterie
 from coterie.data.loading.center_crop import Preprocessing
 from coterie.data.loading.prefetch import PrefetchProcess
+from coterie.data.sources.local_cache import cache_folder
 from coterie.data.sources.open import open_source
 from coterie.data.sources.source import Prefetchable, shard_layout
 from coterie.embedding.embed import Embedder

@@ -13,7 +13,6 @@ import pyarrow.parquet as pq
 import pytest
 import tifffile
 import torch
-from coterie.training.records import read_records
 
 from coterie.config.overrides import parse_override
 from coterie.config.toml import read_toml
@@ -24,7 +23,7 @@ from coterie.evaluation.model_selection import looks
 from coterie.exporting.weights import load_backbone, save_backbone
 from coterie.models.backbone import BackboneConfig, build_backbone
 from coterie.models.pretrained import read_weights
-from coterie.training.run_folder import read_log
+from coterie.training.run_folder import read_log, read_records
 from tests.data.pictures import encoded, photo
 
 

@@ -24,18 +24,8 @@ from coterie.grouping.teacher import MomentumTeacher
 from coterie.logger import NullLogger
 from coterie.models.encoder import Encoder
 from coterie.training.monitor import Monitor
-from coterie.training.profiling import advice as advising
-from coterie.training.profiling.advice import (
-    BACKWARD,
-    COPY,
-    GROUPING,
-    NETWORK,
-    PARTS,
-    STUDENT,
-    TEACHER,
-    WAITING,
-    Profile,
-)
+from coterie.training.profiling import advice
+from coterie.training.profiling.advice import Profile
 from coterie.training.profiling.loader_stages import COLOR, CROP, DECODE, READ, STACK, STAGES, measure_stages
 from coterie.training.profiling.profile import profile_run
 from coterie.training.student import Student
@@ -73,9 +63,11 @@ def test_parts_make_up_the_step(images: Path, tmp_path: Path, monkeypatch: pytes
     assert result.steps > 0
     assert sum(result.parts.values()) == pytest.approx(result.step, rel=0.05)
     smog = method == "smog"
-    assert set(result.parts) == set(PARTS)
-    assert all(seconds > 0 or part == TEACHER for part, seconds in result.parts.items())
-    assert (result.parts[TEACHER] > 0, result.filling > 0, result.refresh > 0, result.refreshing > 0) == (smog,) * 4
+    assert set(result.parts) == set(advice.PARTS)
+    assert all(seconds > 0 or part == advice.TEACHER for part, seconds in result.parts.items())
+    assert (result.parts[advice.TEACHER] > 0, result.filling > 0, result.refresh > 0, result.refreshing > 0) == (
+        smog,
+    ) * 4
     assert all(result.stages[stage] > 0 for stage in STAGES)
     assert (result.workers, result.steps_per_epoch, result.device, result.preparing) == (1, 5, "cpu", 0)
     assert result.main_memory > 100 * 2**20 > result.worker_memory > 0
@@ -119,16 +111,16 @@ def test_what_is_slow_is_charged_to_its_part(
     result = profiled(images)
     assert result.parts[part] >= SLEPT
     assert result.shares[part] == max(result.shares.values())
-    if part not in NETWORK:
-        assert result.advice[0].startswith(advising.LABELS[part])
+    if part not in advice.NETWORK:
+        assert result.advice[0].startswith(advice.LABELS[part])
 
 
 @pytest.mark.parametrize(("owner", "name"), [(MomentumTeacher, "_move"), (Encoder, "forward")])
 def test_a_slow_teacher_is_not_grouping(images: Path, monkeypatch: pytest.MonkeyPatch, owner: Any, name: str) -> None:
     monkeypatch.setattr(owner, name, slowly(getattr(owner, name)))
     result = profiled(images, "smog", "groups.counts=[8,8,8]")
-    assert result.parts[TEACHER] >= SLEPT > result.parts[GROUPING]
-    assert (result.parts[STUDENT] >= SLEPT) is (owner is Encoder)
+    assert result.parts[advice.TEACHER] >= SLEPT > result.parts[advice.GROUPING]
+    assert (result.parts[advice.STUDENT] >= SLEPT) is (owner is Encoder)
 
 
 class SlowSource:
@@ -157,7 +149,7 @@ def test_a_slow_disk_makes_the_network_wait(images: Path, workers: int) -> None:
     resolved = resolve_run("swav", images, {"epochs": 2, "batch_size": 16, "settings": settings})
     result = profile_run(resolved.config, SlowSource(resolved.source), 1.0, NullLogger())
     assert result.stages[READ] >= 0.02
-    assert result.shares[WAITING] == max(result.shares.values())
+    assert result.shares[advice.WAITING] == max(result.shares.values())
     assert result.enough_workers > 1
     assert result.advice[0].startswith("training waits for images ")
     text = "\n".join(profile_lines(replace(result, cores=64)))
@@ -192,7 +184,7 @@ def test_stages_are_those_of_images_that_can_be_decoded(tmp_path: Path) -> None:
 @pytest.fixture(scope="module")
 def usual(images: Path) -> Profile:
     result = profiled(images)
-    even = dict.fromkeys(PARTS, 0.0) | {STUDENT: 0.3, BACKWARD: 0.7}
+    even = dict.fromkeys(advice.PARTS, 0.0) | {advice.STUDENT: 0.3, advice.BACKWARD: 0.7}
     stages = dict(zip(STAGES, (0.0, 0.002, 0.001, 0.005, 0.001), strict=True))
     return replace(result, parts=even, stages=stages, step=1.0, jpeg=False, cores=8, refresh=0.0)
 
@@ -212,14 +204,14 @@ def test_advice_that_follows_from_the_figures(usual: Profile, monkeypatch: pytes
     enough = replace(starved, workers=4)
     assert enough.advice[0].endswith("4 workers would keep up with a core each, so let nothing else use the cores")
     decoding = replace(few, stages={**few.stages, COLOR: 0.0, DECODE: 0.008}, jpeg=True)
-    monkeypatch.setattr(advising, "find_spec", lambda name: None)
+    monkeypatch.setattr(advice, "find_spec", lambda name: None)
     assert "pip install 'coterie[fast]'" in decoding.advice[0]
-    monkeypatch.setattr(advising, "find_spec", lambda name: object())
+    monkeypatch.setattr(advice, "find_spec", lambda name: object())
     assert "coterie[fast]" not in decoding.advice[0]
     assert decoding.advice[0].endswith("there are 2 cores; or use smaller copies of the images")
 
     device = replace(usual.config, views=replace(usual.config.views, engine="gpu"))
-    colored = replace(usual, config=device, parts={**usual.parts, COPY: 0.5})
+    colored = replace(usual, config=device, parts={**usual.parts, advice.COPY: 0.5})
     assert colored.advice == ("copying, coloring takes 33 % of a step: use --set views.engine=cpu, as there is no GPU",)
     assert "views.crops" in replace(colored, device="cuda").advice[0]
 

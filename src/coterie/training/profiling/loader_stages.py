@@ -9,6 +9,8 @@ import torch
 from jaxtyping import Int
 
 from coterie.data.augmentation.cpu import augment_crops_batch, crop_batch
+from coterie.data.augmentation.gpu import pack_parameters
+from coterie.data.augmentation.jpeg_scale import crops_downscale
 from coterie.data.decoding.decode import decode
 from coterie.data.loading.loader import Loader
 from coterie.data.loading.workers import BatchRequest, ParameterDataset, stack_images
