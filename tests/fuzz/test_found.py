@@ -19,7 +19,7 @@ from coterie.config.toml import read_toml
 from coterie.data.decoding.decode import count_channels, decode
 from coterie.data.sources.open import open_source
 from coterie.errors import BadConfig, BadImage, UserError
-from coterie.evaluation.model_selection import looks
+from coterie.evaluation.model_selection import snapshot_records
 from coterie.exporting.weights import load_backbone, save_backbone
 from coterie.models.backbone import BackboneConfig, build_backbone
 from coterie.models.pretrained import read_weights
@@ -71,7 +71,7 @@ def test_a_log_that_is_damaged_loses_those_lines_only(tmp_path: Path) -> None:
     ]
     (tmp_path / "metrics.jsonl").write_text("\n".join([away, *odd, sound]) + '\n{"step": 9, "lo')
     (tmp_path / "metrics.jsonl").write_bytes((tmp_path / "metrics.jsonl").read_bytes() + b"\xff")
-    assert [each.step for each in looks(read_log(tmp_path))] == [3]
+    assert [each.step for each in snapshot_records(read_log(tmp_path))] == [3]
     assert "damaged" in read_records(tmp_path).remarks[0]
 
 
