@@ -1,11 +1,16 @@
-"""Write a new kind of assignment in thirty lines: a group with too many rows raises its price until enough rows leave it."""
+"""Write a new kind of assignment in thirty lines: a group with too many rows raises its price until enough rows leave it.
 
+python examples/new_assignment.py [IMAGES RUN]
+"""
+
+import sys
 from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
+import coterie
 from coterie.grouping.assignment import assign
 from coterie.grouping.sinkhorn import Chunks
 from coterie.types import Progress
@@ -44,7 +49,17 @@ class Auction:
         """Do nothing: the prices are computed from scratch in every step."""
 
 
-torch.manual_seed(0)
-scores = torch.randn(240, 8) + torch.linspace(0, 1, 8)  # later groups score higher
-for name, kind in (("without prices", Auction(rounds=0)), ("auction", Auction())):
-    print(name, torch.bincount(assign(kind, scores), minlength=8).tolist())
+def main() -> None:
+    """Show what it does to scores; then, given images and a folder, pretrain SwAV with it: no file of the package is edited."""
+    torch.manual_seed(0)
+    scores = torch.randn(240, 8) + torch.linspace(0, 1, 8)  # later groups score higher
+    for name, kind in (("without prices", Auction(rounds=0)), ("auction", Auction())):
+        print(name, torch.bincount(assign(kind, scores), minlength=8).tolist())
+    if len(sys.argv) == 3:
+        images, out = sys.argv[1:]
+        coterie.pretrain("swav", images, out=out, epochs=2, parts=coterie.CustomParts(assignment=Auction()))
+        print(f"pretrained: {out}/model.safetensors")
+
+
+if __name__ == "__main__":
+    main()

@@ -23,10 +23,14 @@ def test_own_loop() -> None:
     assert losses[-1] < losses[0]
 
 
-def test_new_assignment() -> None:
-    crowded, fair = (json.loads(line[line.index("[") :]) for line in run("new_assignment.py").splitlines())
+def test_new_assignment(tmp_path: Path) -> None:
+    write_patches(tmp_path / "images.parquet", photo_patches("train", 64, 16))
+    lines = run("new_assignment.py", tmp_path / "images.parquet", tmp_path / "run").splitlines()
+    crowded, fair = (json.loads(line[line.index("[") :]) for line in lines[:2])
     assert max(crowded) > 50
     assert max(fair) < 40
+    assert lines[2].startswith("pretrained: ")
+    assert "assignment=__main__.Auction" in (tmp_path / "run" / "config.toml").read_text()
 
 
 def test_own_photos(tmp_path: Path) -> None:
