@@ -42,7 +42,7 @@ from coterie.data.augmentation.view_plan import Crops
 from coterie.exporting.weights import save_backbone
 from coterie.methods.planner import Planner
 from coterie.methods.presets import METHODS
-from coterie.training import checkpoint
+from coterie.training import checkpoint_io
 from coterie.training.build import build_parts
 from coterie.training.checkpointer import Checkpointer
 from coterie.training.loop import fit
@@ -144,7 +144,7 @@ def saving(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     run = Run(options, folder)
     simulate_full_memory(run.parts.objective, run.config, options.rows)
     run.saver._write = writing = Timed(run.saver._write)  # type: ignore[method-assign]  # what the thread does
-    checkpoint._digest = digest = Timed(checkpoint._digest)
+    checkpoint_io._digest = digest = Timed(checkpoint_io._digest)
     saver = Timed(run.saver.on_step_end)
     quiet, busy, plain, more = list[float](), list[float](), list[float](), list[int]()
 
@@ -167,7 +167,7 @@ def saving(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
         after_steps(busy, lambda seconds=seconds: len(writing.seconds) > seconds, MOST_STEPS)  # type: ignore[misc]
         run.saver.settle()
         more.append(proc_status_bytes(os.getpid(), "VmHWM") - held)
-    path = checkpoint.list_checkpoints(folder / "checkpoint")[0][1]
+    path = checkpoint_io.list_checkpoints(folder / "checkpoint")[0][1]
     written = path.stat().st_size + (folder / "model.safetensors").stat().st_size
     return {
         "state_mib": _mib(size),
@@ -194,8 +194,8 @@ def resuming(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     torch.set_num_threads(THREADS)
     run = Run(options, folder)
     built = time.perf_counter() - began
-    _drop_from_cache(checkpoint.list_checkpoints(folder / "checkpoint")[0][1])
-    checkpoint._digest = digest = Timed(checkpoint._digest)
+    _drop_from_cache(checkpoint_io.list_checkpoints(folder / "checkpoint")[0][1])
+    checkpoint_io._digest = digest = Timed(checkpoint_io._digest)
     checkpoint.read_torch_file = read = Timed(checkpoint.read_torch_file)
     held, began = _most_memory_from_now_on(), time.perf_counter()
     run.done, _ = run.saver.resume()

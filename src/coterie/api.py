@@ -11,9 +11,9 @@ from typing import Any, Literal, Unpack
 
 from coterie.atomic import write_text, writing
 from coterie.config.describe import summary
+from coterie.config.from_options import Resolved, resolve
 from coterie.config.hardware import Runtime
 from coterie.config.options import EvaluationOptions, MachineOptions, RunOptions, check_options
-from coterie.config.resolve import Resolved, resolve
 from coterie.config.schema import PretrainConfig
 from coterie.distributed.processes import process_group, rank
 from coterie.embedding.job import embed_to_file, embed_to_folder, embed_with_ray
@@ -334,7 +334,7 @@ def embed(
 def resolve_run(
     method: str | None, data: Paths, options: RunOptions, settings: Mapping[str, Any] | None = None
 ) -> Resolved:
-    """Open the images and complete the config of a run; :func:`coterie.config.resolve.resolve` with the product's presets."""
+    """Open the images and complete the config of a run: ``config.from_options.resolve`` with the product's presets."""
     check_options(options, RunOptions)
     return resolve(method, _strings(data), options, methods=METHODS, plan_method=plan_method, settings=settings)
 

@@ -34,7 +34,7 @@ from coterie.distributed.fsdp import (
 from coterie.distributed.processes import rank, world_size
 from coterie.errors import BadConfig
 from coterie.grouping.teacher import MomentumTeacher
-from coterie.training import checkpoint
+from coterie.training import checkpoint_io
 from coterie.training.build import TrainingParts, build_parts
 from coterie.training.loop import fit
 from coterie.training.monitor import Monitor, NotFinite
@@ -234,7 +234,7 @@ def test_the_command(tmp_path: Path) -> None:
     run = subprocess.run([*launch, *command, *given], text=True, capture_output=True, env=environment, timeout=400)
     assert run.returncode == 0, run.stderr
     weights = safetensors.torch.load_file(out / "model.safetensors")
-    _, state, _ = checkpoint.load(out / "checkpoint")
+    _, state, _ = checkpoint_io.load(out / "checkpoint")
     assert state is not None
     student = {name.removeprefix("encoder.backbone."): each for name, each in state["student"].items()}
     assert all(torch.equal(each, student[name]) for name, each in weights.items())

@@ -17,7 +17,7 @@ import coterie
 from coterie.cli.demo import write_patches
 from coterie.data.sources.builtin_photos import photo_patches
 from coterie.errors import UserError
-from coterie.training.checkpoint import list_checkpoints
+from coterie.training.checkpoint_io import list_checkpoints
 from tests.faults.running import log_lines
 
 SETTINGS = (

@@ -22,7 +22,7 @@ import torch
 from PIL import Image
 
 from coterie.data.sources.builtin_photos import photo_patches
-from coterie.training.checkpoint import list_checkpoints, load
+from coterie.training.checkpoint_io import list_checkpoints, load
 
 IMAGES = 165
 STEPS_AN_EPOCH = IMAGES // 16

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from coterie.training.checkpoint import list_checkpoints
+from coterie.training.checkpoint_io import list_checkpoints
 from tests.faults.running import Run, assert_same_runs, complaint, seeded
 
 

@@ -5,7 +5,7 @@ import re
 import time
 from pathlib import Path
 
-from coterie.training.checkpoint import load
+from coterie.training.checkpoint_io import load
 from tests.faults.running import Run, assert_same_runs, complaint
 
 

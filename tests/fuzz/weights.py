@@ -18,7 +18,7 @@ from coterie.evaluation.model_selection import plateau_reason, select_snapshot
 from coterie.exporting.weights import load_backbone, save_backbone
 from coterie.models.backbone import BackboneConfig, build_backbone
 from coterie.models.pretrained import load_weights
-from coterie.training import checkpoint
+from coterie.training import checkpoint_io
 from coterie.training.run_folder import read_log, read_records
 from tests.fuzz.mutations import damaged
 
@@ -173,8 +173,8 @@ def attempt(kind: str, data: bytes, folder: Path) -> None:
         path = folder / f"step-000000003-{sha256(data).hexdigest()[:16]}.pt"
         path.write_bytes(data)
         try:
-            _, state, _ = checkpoint.load(folder)
-            with checkpoint.restoring(folder):
+            _, state, _ = checkpoint_io.load(folder)
+            with checkpoint_io.restoring(folder):
                 nn.Linear(4, 3).load_state_dict(state["student"] if state else {})
         finally:
             path.unlink()

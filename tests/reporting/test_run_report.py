@@ -20,7 +20,7 @@ from coterie.exporting.weights import load_backbone
 from coterie.grouping.loss import cosine_scores
 from coterie.logger import NullLogger
 from coterie.reporting.run_report import gallery_groups, report_run, rewrite_report, sample_size
-from coterie.training import checkpoint
+from coterie.training import checkpoint_io
 from coterie.training.build import build_student
 from coterie.training.environment import environment
 from coterie.training.run_folder import write_facts
@@ -127,7 +127,7 @@ def test_no_run_or_no_checkpoint_is_one_plain_line(copy: Path, tmp_path: Path) -
 def test_the_group_of_an_image_is_the_nearest_center_of_its_projection(run: Path) -> None:
     config = from_dict(read_toml(run / "config.toml"))
     student = build_student(config)
-    student.load_state_dict(checkpoint.load(run / "checkpoint")[1]["student"])
+    student.load_state_dict(checkpoint_io.load(run / "checkpoint")[1]["student"])
     images = torch.randn(20, 3, 16, 16)
     with torch.no_grad():
         h, z, _ = student.eval()([images])

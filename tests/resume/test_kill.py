@@ -13,7 +13,7 @@ import pytest
 
 from coterie.cli.demo import write_patches
 from coterie.data.sources.builtin_photos import photo_patches
-from coterie.training.checkpoint import load
+from coterie.training.checkpoint_io import load
 from tests.faults.running import assert_same_runs, newest
 
 SETTINGS = (

@@ -14,14 +14,7 @@ from coterie.data.sources.arrays import Arrays
 from coterie.errors import BadConfig, UserError
 from coterie.grouping.assignment import Nearest
 from coterie.models.encoder import Encoder
-from coterie.training.build import (
-    build_loader,
-    build_parts,
-    build_student,
-    compile_parts,
-    group_counts,
-    out_of_memory,
-)
+from coterie.training.build import build_loader, build_parts, build_student, compile_parts, group_counts, out_of_memory
 from coterie.training.custom_parts import CustomParts
 from tests.matrix.cells import BATCH, EPOCHS, GROUPS, IMAGES, SIDE, Cell, settings_of
 

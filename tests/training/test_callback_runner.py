@@ -15,7 +15,7 @@ from coterie.cli.demo import write_patches
 from coterie.data.sources.builtin_photos import photo_patches
 from coterie.errors import UserError
 from coterie.logger import NullLogger
-from coterie.training import checkpoint
+from coterie.training import checkpoint_io
 from coterie.training.callback import Callback, RunContext
 from coterie.training.callback_runner import CallbackError
 from coterie.types import Progress
@@ -68,7 +68,7 @@ class Recorder(Callback):
         return progress.step == 3
 
     def on_due(self, student: torch.nn.Module, progress: Progress) -> None:
-        step, state, _ = checkpoint.load(self.folder / "checkpoint")
+        step, state, _ = checkpoint_io.load(self.folder / "checkpoint")
         assert state is not None
         self.calls.append(("due", progress.step, student.training, step, state["run"]["pending"]))
 
@@ -133,7 +133,7 @@ class Failing(Callback):
 def test_an_error_stops_the_run_after_it_has_saved(images: Path, tmp_path: Path, method: str) -> None:
     with pytest.raises(CallbackError, match=r"the callback Failing failed \(ZeroDivisionError: by me\)"):
         train(images, tmp_path / "run", Failing(method))
-    step, *_ = checkpoint.load(tmp_path / "run" / "checkpoint")
+    step, *_ = checkpoint_io.load(tmp_path / "run" / "checkpoint")
     assert step == (6 if method == "on_end" else 2)
     train(images, tmp_path / "run")
     train(images, tmp_path / "whole")
@@ -154,7 +154,7 @@ def test_an_error_is_a_warning_where_the_callback_says_so(images: Path, tmp_path
     train(images, tmp_path / "run", Failing(method, on_error="continue"), logger=logger)
     (text,) = logger.warnings
     assert text.startswith("the callback Failing failed (ZeroDivisionError: by me)")
-    assert checkpoint.load(tmp_path / "run" / "checkpoint")[0] == 6
+    assert checkpoint_io.load(tmp_path / "run" / "checkpoint")[0] == 6
 
 
 class Ending(Callback):
@@ -187,9 +187,9 @@ def test_a_callback_ends_the_run_and_it_stays_ended(images: Path, tmp_path: Path
         train(images, tmp_path / "run", Ending(slow))
         records = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
         assert records[-1] == {"step": 2, "epoch": 0, "mine": 7}
-        assert checkpoint.load(tmp_path / "run" / "checkpoint")[0] == 3
+        assert checkpoint_io.load(tmp_path / "run" / "checkpoint")[0] == 3
     train(images, tmp_path / "run")  # without it, the run continues
-    assert checkpoint.load(tmp_path / "run" / "checkpoint")[0] == 6
+    assert checkpoint_io.load(tmp_path / "run" / "checkpoint")[0] == 6
 
 
 def test_two_callbacks_of_one_name_are_refused(images: Path, tmp_path: Path) -> None:
@@ -205,7 +205,7 @@ def test_two_processes_agree_on_an_error_and_none_hangs(images: Path, tmp_path: 
     said = [(tmp_path / f"{number}.txt").read_text() for number in range(2)]
     assert said[0] == said[1]
     assert said[0].startswith("the callback Failing failed (ZeroDivisionError: by me)")
-    steps, *_ = checkpoint.load(tmp_path / "run" / "checkpoint")
+    steps, *_ = checkpoint_io.load(tmp_path / "run" / "checkpoint")
     assert steps == (2 if method == "on_due" else 3)  # of a cheap method the others hear one step later
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from coterie.errors import BadRun, UserError
 from coterie.optim.schedule import Constant
-from coterie.training import checkpoint
+from coterie.training import checkpoint_io
 from coterie.training import checkpointer as checkpointing
 from coterie.training.checkpointer import Checkpointer, Interrupted
 from coterie.training.monitor import Monitor, NotFinite
@@ -51,7 +51,7 @@ class Run:
 
     def on_disk(self) -> list[int]:
         self.checkpointer.settle()
-        return sorted(step for step, _ in checkpoint.list_checkpoints(self.folder))
+        return sorted(step for step, _ in checkpoint_io.list_checkpoints(self.folder))
 
 
 def test_it_saves_every_so_many_steps_and_at_the_end(tmp_path: Path) -> None:
@@ -60,7 +60,7 @@ def test_it_saves_every_so_many_steps_and_at_the_end(tmp_path: Path) -> None:
         run.step(number)
     assert run.saved == [3, 6, 9, 10]
     assert run.on_disk() == [9, 10]
-    step, state, _ = checkpoint.load(tmp_path)
+    step, state, _ = checkpoint_io.load(tmp_path)
     assert state is not None
     assert (step, state["student"]["weight"][0, 0].item(), state["run"]["images"]) == (10, 9, 50)
     assert [each["weight"][0, 0].item() for each in run.also] == [2, 5, 8, 9]  # a copy: later steps do not change it
@@ -85,7 +85,7 @@ def test_it_saves_before_slow_work(tmp_path: Path) -> None:
     run.step(2)
     assert run.saved == [2]
     run.checkpointer.settle()
-    _, state, _ = checkpoint.load(tmp_path)
+    _, state, _ = checkpoint_io.load(tmp_path)
     assert state is not None
     assert state["run"]["pending"] == ["probe"]
 
@@ -115,7 +115,7 @@ def test_a_signal_saves_and_stops_after_the_step(tmp_path: Path, number: signal.
                 os.kill(os.getpid(), number)
     assert raised.value.status == 128 + number
     assert signal.getsignal(number) == before
-    assert [step for step, _ in checkpoint.list_checkpoints(tmp_path)] == [2]
+    assert [step for step, _ in checkpoint_io.list_checkpoints(tmp_path)] == [2]
 
 
 def test_the_last_step_is_saved_even_if_a_signal_comes(tmp_path: Path) -> None:
@@ -182,7 +182,7 @@ def test_a_damaged_checkpoint_is_set_aside_and_one_that_does_not_fit_refused(tmp
     run.step(0)
     run.step(1)
     run.checkpointer.settle()
-    newest = checkpoint.list_checkpoints(tmp_path)[0][1]
+    newest = checkpoint_io.list_checkpoints(tmp_path)[0][1]
     newest.write_bytes(newest.read_bytes()[:-10])
     step, remarks = Run(tmp_path).checkpointer.resume()
     assert step == 1

@@ -22,9 +22,9 @@ from coterie.data.sources.builtin_photos import photo_patches
 from coterie.errors import UserError
 from coterie.grouping.assignment import Nearest
 from coterie.grouping.groups import Groups
-from coterie.training import checkpoint
+from coterie.training import checkpoint_io
 from coterie.training.callback_runner import CallbackError
-from coterie.training.load import load_run
+from coterie.training.loaded_run import load_run
 from coterie.training.student import Student
 from coterie.types import Batch, Progress, Roles, StepResult
 from tests.faults.running import assert_same_runs
@@ -169,7 +169,7 @@ def test_they_train_and_are_recorded(trained: tuple[str, Path], images: Path, tm
     other = train(images, tmp_path / "plain", None)
     mine, theirs = (coterie.load_backbone(each).state_dict() for each in (run, other))
     assert not all(torch.equal(mine[each], theirs[each]) for each in mine)
-    _, state, _ = checkpoint.load(run / "checkpoint")
+    _, state, _ = checkpoint_io.load(run / "checkpoint")
     assert state is not None
     if name == "groups":
         assert state["student"]["groups.moves"] == 6
@@ -187,7 +187,7 @@ def test_they_resume_bitwise_with_the_same_parts_and_not_without(
     parts, qualified = PARTS[name]
     with pytest.raises(CallbackError):
         train(images, tmp_path / "run", parts, callbacks=[Stop()])
-    assert checkpoint.load(tmp_path / "run" / "checkpoint")[0] == 2
+    assert checkpoint_io.load(tmp_path / "run" / "checkpoint")[0] == 2
     for other in (None, CustomParts(assignment=Nearest())):
         with pytest.raises(UserError, match=r"pass the same coterie\.CustomParts") as raised:
             train(images, tmp_path / "run", other)

@@ -9,7 +9,7 @@ import pytest
 from coterie.config.schema import PretrainConfig
 from coterie.config.toml import from_dict, to_toml
 from coterie.errors import BadRun
-from coterie.training import checkpoint
+from coterie.training import checkpoint_io
 from coterie.training.resume import refuse_another_run
 from coterie.training.run_folder import RunFolder
 from tests.matrix.cells import Cell, settings_of
@@ -21,7 +21,7 @@ CONFIG = from_dict(settings_of(Cell("learned", "sinkhorn", "same", "batch")))
 def folder(tmp_path: Path) -> Iterator[RunFolder]:
     folder = RunFolder(tmp_path / "run")
     folder.config.write_text(to_toml(CONFIG))
-    checkpoint.save(folder.checkpoints, {"student": {}}, 3)
+    checkpoint_io.save(folder.checkpoints, {"student": {}}, 3)
     yield folder
     folder.close()
 
@@ -56,6 +56,6 @@ def test_other_settings_are_refused(folder: RunFolder, other: PretrainConfig, me
 
 
 def test_without_a_checkpoint_there_is_nothing_to_lose(folder: RunFolder) -> None:
-    for _, path in checkpoint.list_checkpoints(folder.checkpoints):
+    for _, path in checkpoint_io.list_checkpoints(folder.checkpoints):
         path.unlink()
     refuse_another_run(folder, replace(CONFIG, seed=5))

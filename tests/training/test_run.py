@@ -16,7 +16,7 @@ from coterie.data.sources.builtin_photos import photo_patches
 from coterie.errors import BadRun, UserError
 from coterie.grouping import objective
 from coterie.logger import NullLogger
-from coterie.training import checkpoint
+from coterie.training import checkpoint_io
 from coterie.training.monitor import NotFinite
 from coterie.training.run import Run
 from coterie.training.run_folder import RunFolder, read_records
@@ -80,11 +80,11 @@ def test_a_finished_run_is_left_alone(make: Make) -> None:
     first = make()
     first.train()
     (first.folder.report).write_text("page")  # a callback of the product writes it
-    before = checkpoint.list_checkpoints(first.folder.checkpoints)
+    before = checkpoint_io.list_checkpoints(first.folder.checkpoints)
     logger = Messages()
     make(logger).train()
     assert any(f"is finished after {STEPS} steps; choose another --out" in text for text in logger.texts)
-    assert checkpoint.list_checkpoints(first.folder.checkpoints) == before
+    assert checkpoint_io.list_checkpoints(first.folder.checkpoints) == before
 
 
 def test_reasons_are_logged_at_the_start_but_not_what_the_user_chose(make: Make) -> None:
@@ -120,7 +120,7 @@ def test_a_loss_that_is_not_finite_is_explained_in_a_file(make: Make, monkeypatc
     assert (details["step"], details["loss"], len(details["images"])) == (0, "nan", 16)
     assert all(isinstance(name, str) for name in details["images"])
     assert "encoder.projector" in " ".join(details["weights"])
-    assert not checkpoint.list_checkpoints(run.folder.checkpoints)
+    assert not checkpoint_io.list_checkpoints(run.folder.checkpoints)
 
 
 def test_running_out_of_memory_says_what_to_lower(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:

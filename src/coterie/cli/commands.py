@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-from coterie.cli.options import EvaluationFlags, MachineFlags, RunFlags, Sources, comma_separated, named_set, show
+from coterie.cli.parsing import EvaluationFlags, MachineFlags, RunFlags, Sources, comma_separated, named_set, show
 
 
 def plan(method: str | None = None, /, *data: str, options: RunFlags = None) -> None:

@@ -6,7 +6,7 @@ import sys
 from cyclopts import App, CycloptsError
 
 from coterie.cli import commands
-from coterie.cli.options import PROCESS
+from coterie.cli.parsing import PROCESS
 from coterie.errors import UserError
 from coterie.version import __version__
 

@@ -19,7 +19,7 @@ from coterie.embedding.ray_job import write_on_ray
 from coterie.errors import NoImages, UserError
 from coterie.logger import CheckedLogger, Logger, NullLogger
 from coterie.models.backbone import feature_width
-from coterie.training.load import load_run
+from coterie.training.loaded_run import load_run
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 RESUME = "run the same command again to write the missing parts"

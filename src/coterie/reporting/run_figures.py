@@ -11,7 +11,7 @@ import safetensors
 from coterie.config.toml import read_run_toml
 from coterie.reporting.curves import LABEL_FREE_CHARTS, Log, probe_curves
 from coterie.reporting.formatting import format_cell, format_duration, is_number, metric_name, metric_title
-from coterie.training import checkpoint
+from coterie.training import checkpoint_io
 from coterie.training.run_folder import read_records
 
 Cell = str | float | None
@@ -64,7 +64,7 @@ def read_run_record(folder: Path, name: str) -> RunRecord:
         BadRun: the folder has no ``config.toml``.
     """
     settings = read_run_toml(folder)
-    records, checkpoints = read_records(folder), checkpoint.list_checkpoints(folder / "checkpoint")
+    records, checkpoints = read_records(folder), checkpoint_io.list_checkpoints(folder / "checkpoint")
     images = records.facts.get("images")
     return RunRecord(
         name,

@@ -22,7 +22,7 @@ from coterie.reporting.pictures import report_pictures
 from coterie.reporting.report_page import Report, write_report
 from coterie.reporting.tables import probe_tables
 from coterie.training.environment import environment
-from coterie.training.load import load_run
+from coterie.training.loaded_run import load_run
 from coterie.training.monitor import LARGEST_LOSS, SMALLEST_SPREAD
 from coterie.training.run_folder import read_records
 from coterie.training.student import Student, assigned_groups, preprocessing_of

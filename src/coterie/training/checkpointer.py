@@ -17,7 +17,7 @@ from coterie.distributed.collectives import all_reduce_max
 from coterie.distributed.fsdp import full_state_dict, local_tensor
 from coterie.distributed.processes import Poll, all_gather_dict, broadcast_object, rank
 from coterie.errors import BadRun, UserError
-from coterie.training import checkpoint
+from coterie.training import checkpoint_io
 from coterie.training.callback import Callback
 from coterie.training.monitor import Monitor, NotFinite
 from coterie.training.run_state import RunState
@@ -148,7 +148,7 @@ class Checkpointer(Callback):
     def _write(self, state: dict[str, Any], done: int, also: Callable[[], None]) -> None:
         try:
             also()
-            checkpoint.save(self.folder, state, done)
+            checkpoint_io.save(self.folder, state, done)
         except BaseException as error:  # settle raises it in the main thread
             self._failed = error
 
@@ -185,12 +185,12 @@ class Checkpointer(Callback):
         first = rank() == 0
         if first:
             remove_unfinished(self.folder)
-        step, state, skipped = checkpoint.load(self.folder, set_aside=True) if first else (0, None, [])
+        step, state, skipped = checkpoint_io.load(self.folder, set_aside=True) if first else (0, None, [])
         step = broadcast_object(step)
         if step and not first:  # damaged files have been set aside
-            step, state, _ = checkpoint.load(self.folder)
+            step, state, _ = checkpoint_io.load(self.folder)
         if state is not None:
-            with checkpoint.restoring(self.folder):
+            with checkpoint_io.restoring(self.folder):
                 self._restore(state)
         self._done = step
         return step, skipped

@@ -5,7 +5,7 @@ from typing import Any
 from coterie.config.schema import PretrainConfig
 from coterie.config.toml import from_dict, read_toml, to_dict
 from coterie.errors import BadRun
-from coterie.training import checkpoint
+from coterie.training import checkpoint_io
 from coterie.training.run_folder import RunFolder
 
 
@@ -15,7 +15,7 @@ def refuse_another_run(folder: RunFolder, config: PretrainConfig) -> None:
     Raises:
         BadRun: they differ; the message names the first setting that does.
     """
-    if not folder.config.exists() or not checkpoint.list_checkpoints(folder.checkpoints):
+    if not folder.config.exists() or not checkpoint_io.list_checkpoints(folder.checkpoints):
         return
     saved = from_dict(read_toml(folder.config))
     if saved.custom != config.custom:

@@ -19,15 +19,8 @@ from coterie.distributed.processes import broadcast_object, rank, wrap_ddp
 from coterie.errors import UserError
 from coterie.exporting.weights import save_backbone
 from coterie.logger import CheckedLogger
-from coterie.training import checkpoint
-from coterie.training.build import (
-    build_loader,
-    build_parts,
-    compile_parts,
-    group_counts,
-    out_of_memory,
-    whole_student,
-)
+from coterie.training import checkpoint_io
+from coterie.training.build import build_loader, build_parts, compile_parts, group_counts, out_of_memory, whole_student
 from coterie.training.callback import Callback, RunContext
 from coterie.training.callback_runner import CallbackRunner, Ended
 from coterie.training.checkpointer import Checkpointer
@@ -74,7 +67,7 @@ class Run:
             check_can_shard()
         self.loader = build_loader(config, source, runtime)
         refuse_another_run(folder, config)
-        resumes = bool(checkpoint.list_checkpoints(folder.checkpoints))
+        resumes = bool(checkpoint_io.list_checkpoints(folder.checkpoints))
         self.parts = build_parts(config, self.device, images=len(source), starting_weights=not resumes, custom=custom)
         self.trained = ShardedStudent(self.parts.student) if config.run.fsdp else self.parts.student
         self.optimizer = config.optimizer.build(self.trained)

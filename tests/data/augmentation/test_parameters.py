@@ -12,7 +12,7 @@ from PIL import Image
 from scipy.stats import binom, chisquare, ks_2samp
 from torchvision import transforms as T
 
-from coterie.data.augmentation.crops import Augmentation, Crops
+from coterie.data.augmentation.multi_crop import Augmentation, Crops
 from coterie.data.augmentation.parameters import (
     BRIGHTNESS,
     CONTRAST,

@@ -28,7 +28,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from coterie.data.augmentation.counter_rng import uniform
-from coterie.data.augmentation.crops import Crops
+from coterie.data.augmentation.multi_crop import Crops
 
 CROP_ATTEMPTS = 10  # as in torchvision's RandomResizedCrop
 BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)  # the values of ``ViewParameters.order``

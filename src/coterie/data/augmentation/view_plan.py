@@ -7,7 +7,7 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Int
 
-from coterie.data.augmentation.crops import Augmentation, Crops
+from coterie.data.augmentation.multi_crop import Augmentation, Crops
 from coterie.data.augmentation.parameters import ViewParameters, sample_parameters
 from coterie.errors import BadConfig
 from coterie.types import Roles

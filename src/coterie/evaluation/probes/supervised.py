@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from coterie.config.hardware import ON_CPU, Runtime
-from coterie.data.augmentation.crops import Augmentation, Crops
+from coterie.data.augmentation.multi_crop import Augmentation, Crops
 from coterie.data.augmentation.view_plan import ViewPlan
 from coterie.data.loading.center_crop import Preprocessing
 from coterie.data.loading.loader import Loader

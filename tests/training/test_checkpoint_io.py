@@ -6,7 +6,7 @@ import torch
 
 from coterie.atomic import remove_unfinished, writing
 from coterie.errors import UserError
-from coterie.training.checkpoint import list_checkpoints, load, save
+from coterie.training.checkpoint_io import list_checkpoints, load, save
 
 
 def state(value: float) -> dict:

@@ -2,8 +2,8 @@
 
 import pytest
 
-from coterie.cli import options
-from coterie.cli.options import comma_separated, named_set, show
+from coterie.cli import parsing as options
+from coterie.cli.parsing import comma_separated, named_set, show
 from coterie.errors import UserError
 
 

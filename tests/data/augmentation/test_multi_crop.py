@@ -2,7 +2,7 @@ import dataclasses
 
 import pytest
 
-from coterie.data.augmentation.crops import Augmentation, Crops
+from coterie.data.augmentation.multi_crop import Augmentation, Crops
 from coterie.errors import BadConfig
 
 

@@ -10,7 +10,7 @@ from coterie.config.schema import PretrainConfig
 from coterie.config.toml import from_dict, read_run_toml
 from coterie.data.loading.center_crop import Preprocessing
 from coterie.errors import BadRun
-from coterie.training import checkpoint
+from coterie.training import checkpoint_io
 from coterie.training.build import build_student
 from coterie.training.run_state import RunState
 from coterie.training.student import GroupPrediction, Student, predict_groups, preprocessing_of
@@ -57,14 +57,14 @@ def load_run(run: str | Path, device: torch.device | str = "cpu") -> LoadedRun:
     """
     folder = Path(run)
     config = from_dict(read_run_toml(folder))
-    _, state, skipped = checkpoint.load(folder / "checkpoint")
+    _, state, skipped = checkpoint_io.load(folder / "checkpoint")
     if state is None:
         raise BadRun(f"{run} has no checkpoint: it is not a run's folder, or nothing is saved yet")
     student, weights = build_student(config, device, starting_weights=False), state["student"]
     if any(part.startswith("groups=") for part in config.custom):  # custom groups cannot be built from the settings
         student.groups = None
         weights = {name: each for name, each in weights.items() if not name.startswith("groups.")}
-    with checkpoint.restoring(folder / "checkpoint"):
+    with checkpoint_io.restoring(folder / "checkpoint"):
         student.load_state_dict(weights)
         images = RunState.from_checkpoint(state).images
     return LoadedRun(folder, config, student.eval(), images, tuple(skipped))

@@ -11,8 +11,8 @@ import coterie
 from coterie.cli.demo import write_patches
 from coterie.data.sources.builtin_photos import photo_patches
 from coterie.errors import BadRun
-from coterie.training import checkpoint
-from coterie.training.load import load_run
+from coterie.training import checkpoint_io
+from coterie.training.loaded_run import load_run
 
 SETTINGS = (
     "views.crops.0.size=16 views.crops.1.size=8 views.crops.1.count=1 backbone.width=0.125 groups.counts=[8] memory=none "
@@ -51,7 +51,7 @@ def test_student_settings_and_preprocessing(run: Path) -> None:
 
 
 def test_a_damaged_newest_checkpoint_is_skipped(copied: Path) -> None:
-    (_, newest), (_, before) = checkpoint.list_checkpoints(copied / "checkpoint")
+    (_, newest), (_, before) = checkpoint_io.list_checkpoints(copied / "checkpoint")
     newest.write_bytes(newest.read_bytes()[:-100])
     loaded = load_run(copied)
     (remark,) = loaded.remarks
@@ -68,7 +68,7 @@ def test_what_is_no_run(copied: Path, tmp_path: Path) -> None:
     config.write_text(config.read_text().replace("width = 0.125", "width = 0.25"))
     with pytest.raises(BadRun, match="does not fit"):
         load_run(copied)
-    for _, path in checkpoint.list_checkpoints(copied / "checkpoint"):
+    for _, path in checkpoint_io.list_checkpoints(copied / "checkpoint"):
         path.unlink()
     with pytest.raises(BadRun, match="has no checkpoint"):
         load_run(copied)

@@ -8,9 +8,9 @@ import tomli_w
 import torch
 
 from coterie.cli.demo import write_patches
-from coterie.config import resolve as resolving
+from coterie.config import from_options as resolving
+from coterie.config.from_options import Resolved, resolve
 from coterie.config.hardware import choose_engine
-from coterie.config.resolve import Resolved, resolve
 from coterie.config.toml import to_dict, to_toml
 from coterie.data.sources.builtin_photos import photo_patches
 from coterie.errors import BadConfig, UserError
