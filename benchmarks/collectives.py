@@ -26,7 +26,7 @@ CALLERS = {
     "sinkhorn.py": "Sinkhorn",
     "kmeans.py": "groups",
     "loss.py": "labels",
-    "checkpointer.py": "save or stop",
+    "checkpoint_schedule.py": "save or stop",
     "monitor.py": "log",
 }
 CALLS = ("all_reduce", "all_gather")

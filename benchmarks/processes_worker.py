@@ -28,7 +28,7 @@ from coterie.grouping.groups import LearnedGroupsConfig
 from coterie.methods.planner import Planner
 from coterie.methods.presets import METHODS
 from coterie.training.build import TrainingParts, build_parts
-from coterie.training.checkpointer import Checkpointer
+from coterie.training.checkpoint_schedule import Checkpointer
 from coterie.training.loop import fit
 from coterie.training.monitor import Monitor
 from coterie.training.profiling.rehearsal import simulate_full_memory

@@ -39,12 +39,12 @@ from coterie.config.facts import Facts
 from coterie.config.hardware import choose_autocast
 from coterie.config.schema import PretrainConfig
 from coterie.data.augmentation.view_plan import Crops
-from coterie.exporting.weights import save_backbone
+from coterie.exporting.backbone_file import save_backbone
 from coterie.methods.planner import Planner
 from coterie.methods.presets import METHODS
 from coterie.training import checkpoint_io
 from coterie.training.build import build_parts
-from coterie.training.checkpointer import Checkpointer
+from coterie.training.checkpoint_schedule import Checkpointer
 from coterie.training.loop import fit
 from coterie.training.monitor import Monitor
 from coterie.training.profiling.rehearsal import proc_status_bytes, simulate_full_memory

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from coterie.config.schema import PretrainConfig
     from coterie.data.sources.open import open_source
     from coterie.errors import UserError
-    from coterie.exporting.weights import describe_backbone, load_backbone
+    from coterie.exporting.backbone_file import describe_backbone, load_backbone
     from coterie.methods.planner import Planner
     from coterie.training.callback import Callback
     from coterie.training.custom_parts import CustomParts
@@ -53,10 +53,10 @@ _HOMES = {
     "UserError": "errors",
     "compare": "api",
     "demo": "cli.demo",
-    "describe_backbone": "exporting.weights",
+    "describe_backbone": "exporting.backbone_file",
     "embed": "api",
     "evaluate": "api",
-    "load_backbone": "exporting.weights",
+    "load_backbone": "exporting.backbone_file",
     "open_source": "data.sources.open",
     "plan": "api",
     "pretrain": "api",

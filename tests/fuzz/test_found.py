@@ -20,7 +20,7 @@ from coterie.data.decoding.decode import count_channels, decode
 from coterie.data.sources.open import open_source
 from coterie.errors import BadConfig, BadImage, UserError
 from coterie.evaluation.model_selection import snapshot_records
-from coterie.exporting.weights import load_backbone, save_backbone
+from coterie.exporting.backbone_file import load_backbone, save_backbone
 from coterie.models.backbone import BackboneConfig, build_backbone
 from coterie.models.pretrained import read_weights
 from coterie.training.run_folder import read_log, read_records

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from coterie.evaluation.model_selection import plateau_reason, select_snapshot
-from coterie.exporting.weights import load_backbone, save_backbone
+from coterie.exporting.backbone_file import load_backbone, save_backbone
 from coterie.models.backbone import BackboneConfig, build_backbone
 from coterie.models.pretrained import load_weights
 from coterie.training import checkpoint_io

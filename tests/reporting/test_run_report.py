@@ -16,7 +16,7 @@ from coterie.data.sources.builtin_photos import photo_patches
 from coterie.data.sources.open import open_source
 from coterie.embedding.embed import embed_source
 from coterie.errors import BadRun
-from coterie.exporting.weights import load_backbone
+from coterie.exporting.backbone_file import load_backbone
 from coterie.grouping.loss import cosine_scores
 from coterie.logger import NullLogger
 from coterie.reporting.run_report import gallery_groups, report_run, rewrite_report, sample_size

@@ -19,7 +19,7 @@ from coterie.data.sources.builtin_photos import PHOTOGRAPHS, PhotoPatches, photo
 from coterie.embedding.embed import Embeddings, embed_source
 from coterie.evaluation.labeled_data import LabeledPair, labeled_pair
 from coterie.evaluation.probes.knn import knn
-from coterie.exporting.weights import load_backbone
+from coterie.exporting.backbone_file import load_backbone
 from coterie.logger import Logger, NullLogger
 from coterie.reporting.gallery import Gallery, Row, Strip
 from coterie.reporting.pictures import make_picture, nearest_pictures

@@ -19,7 +19,7 @@ from coterie.evaluation.probes.finetuning import finetune
 from coterie.evaluation.probes.run_probes import probe_embeddings
 from coterie.evaluation.probes.supervised import linear_published_images
 from coterie.evaluation.probes.svm import low_shot, svm
-from coterie.exporting.weights import describe_backbone, load_backbone
+from coterie.exporting.backbone_file import describe_backbone, load_backbone
 from coterie.models.backbone import build_backbone
 from coterie.training.loaded_run import load_run
 from coterie.training.student import assigned_groups

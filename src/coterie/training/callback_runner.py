@@ -8,7 +8,7 @@ from coterie.distributed.processes import broadcast_object, rank
 from coterie.errors import UserError, first_cause
 from coterie.logger import Logger
 from coterie.training.callback import Callback
-from coterie.training.checkpointer import Checkpointer
+from coterie.training.checkpoint_schedule import Checkpointer
 from coterie.training.run_folder import FinishedWork, RunFolder
 from coterie.training.run_state import RunState
 from coterie.training.student import Student

@@ -17,13 +17,13 @@ from coterie.data.sources.source import ImageSource
 from coterie.distributed.fsdp import ShardedStudent, check_can_shard, full_tensor
 from coterie.distributed.processes import broadcast_object, rank, wrap_ddp
 from coterie.errors import UserError
-from coterie.exporting.weights import save_backbone
+from coterie.exporting.backbone_file import save_backbone
 from coterie.logger import CheckedLogger
 from coterie.training import checkpoint_io
 from coterie.training.build import build_loader, build_parts, compile_parts, group_counts, out_of_memory, whole_student
 from coterie.training.callback import Callback, RunContext
 from coterie.training.callback_runner import CallbackRunner, Ended
-from coterie.training.checkpointer import Checkpointer
+from coterie.training.checkpoint_schedule import Checkpointer
 from coterie.training.custom_parts import CustomParts
 from coterie.training.environment import environment
 from coterie.training.loop import fit

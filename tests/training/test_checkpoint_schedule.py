@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from coterie.errors import BadRun, UserError
 from coterie.optim.schedule import Constant
 from coterie.training import checkpoint_io
-from coterie.training import checkpointer as checkpointing
-from coterie.training.checkpointer import Checkpointer, Interrupted
+from coterie.training import checkpoint_schedule as checkpointing
+from coterie.training.checkpoint_schedule import Checkpointer, Interrupted
 from coterie.training.monitor import Monitor, NotFinite
 from coterie.training.run_state import RunState
 from coterie.types import Progress, StepResult

@@ -10,7 +10,7 @@ from timm.data import resolve_data_config
 from torch import nn
 
 from coterie.errors import UserError
-from coterie.exporting.weights import WeightsDescription, describe_backbone, load_backbone, save_backbone
+from coterie.exporting.backbone_file import WeightsDescription, describe_backbone, load_backbone, save_backbone
 from coterie.models.backbone import BackboneConfig, build_backbone
 from coterie.version import __version__
 
