@@ -40,7 +40,7 @@ from coterie.data.loading.center_crop import Preprocessing
 from coterie.data.loading.loader import Loader
 from coterie.data.sources.open import open_source
 from coterie.embedding.embed import embed_source
-from coterie.evaluation.probes.run_probes import probe_embeddings
+from coterie.evaluation.probes.embedding_probes import probe_embeddings
 from coterie.models.backbone import BackboneConfig, build_backbone
 from coterie.training.run_folder import read_log
 

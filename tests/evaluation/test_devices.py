@@ -17,12 +17,12 @@ from coterie.evaluation.augmented_views import embed_views
 from coterie.evaluation.label_free import label_free
 from coterie.evaluation.labeled_data import LabeledPair, labeled_pair
 from coterie.evaluation.probes.clusters import clusters
+from coterie.evaluation.probes.embedding_probes import probe_embeddings
 from coterie.evaluation.probes.finetuning import finetune, limit_head_lr
 from coterie.evaluation.probes.knn import knn, knn_predictions
 from coterie.evaluation.probes.linear import linear, linear_sgd
 from coterie.evaluation.probes.recipe import Recipe
 from coterie.evaluation.probes.retrieval import retrieval
-from coterie.evaluation.probes.run_probes import probe_embeddings
 from coterie.evaluation.probes.supervised import linear_published_images, train_classifier
 from coterie.evaluation.probes.svm import low_shot, svm
 from tests.evaluation.accelerator import DEVICE, OnAccelerator, accelerator

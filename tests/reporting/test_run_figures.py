@@ -10,21 +10,7 @@ import safetensors.torch
 import torch
 
 from coterie.errors import BadRun
-from coterie.reporting.run_figures import (
-    COST,
-    LEARNING,
-    THE_RUN,
-    Cell,
-    NamedFigures,
-    RunRecord,
-    flat_settings,
-    label_free_figures,
-    latest_probe_figures,
-    probe_figures,
-    read_run_record,
-    training_seconds,
-    unfinished_remarks,
-)
+from coterie.reporting import run_figures
 
 CONFIG = 'method = "swav"\ndata = ["images"]\nepochs = 2\nbatch_size = 50\n[backbone]\nname = "resnet18"\n'
 
@@ -42,13 +28,13 @@ def a_log(steps: int = 40, knn: float = 50.0, speed: float = 100.0, loss: float 
 
 def a_run(
     name: str = "one", *, steps: int | None = 40, settings: dict[str, Any] | None = None, **changes: Any
-) -> RunRecord:
+) -> run_figures.RunRecord:
     complete = {
         "method": "swav", "data": ["images"], "epochs": 2, "batch_size": 50, "backbone": {"name": "resnet18", "width": 1.0},
         "run": {"workers": 1}, "groups": {"kind": "learned", "counts": [60]},
     } | (settings or {})  # fmt: skip
     given = {"evaluation": {}, "images": 1000, "parameters": 11_000_000, "steps": steps} | changes
-    return RunRecord(name, complete, given.pop("log", a_log(steps or 40)), **given)
+    return run_figures.RunRecord(name, complete, given.pop("log", a_log(steps or 40)), **given)
 
 
 def a_folder(path: Path, steps: int | None = 40) -> Path:
@@ -66,12 +52,12 @@ def a_folder(path: Path, steps: int | None = 40) -> Path:
     return path
 
 
-def cells(figures: NamedFigures, run: RunRecord) -> dict[str, Cell]:
+def cells(figures: run_figures.NamedFigures, run: run_figures.RunRecord) -> dict[str, run_figures.Cell]:
     return {name: figure(run) for name, figure in figures}
 
 
 def test_a_complete_folder_is_read(tmp_path: Path) -> None:
-    run = read_run_record(a_folder(tmp_path / "run"), "a name")
+    run = run_figures.read_run_record(a_folder(tmp_path / "run"), "a name")
     assert (run.name, run.images, run.parameters, run.steps, run.remarks) == ("a name", 1000, 112, 40, ())
     assert run.settings["method"] == "swav"
     assert [line["step"] for line in run.log] == [9, 19]
@@ -84,35 +70,40 @@ def test_what_is_missing_or_damaged_is_left_out(tmp_path: Path) -> None:
     (folder / "run.json").write_text('{"images": "many"}')
     with (folder / "metrics.jsonl").open("a") as file:
         file.write('{"step": 29, "ep\n{"step": 39, "epoch": 1, "loss_over_ln_k": 0.5}\n')
-    run = read_run_record(folder, "run")
+    run = run_figures.read_run_record(folder, "run")
     assert (run.images, run.parameters, run.steps) == (None, None, None)
     assert len(run.remarks) == 1
     (folder / "model.safetensors").unlink()
-    assert read_run_record(folder, "run").parameters is None
-    with pytest.raises(BadRun, match=r"nothing is no run's folder: it has no config.toml"):
-        read_run_record(tmp_path / "nothing", "nothing")
+    assert run_figures.read_run_record(folder, "run").parameters is None
+    with pytest.raises(BadRun, match=r"nothing is not a run's folder: it has no config.toml"):
+        run_figures.read_run_record(tmp_path / "nothing", "nothing")
 
 
 def test_time_and_speed_come_from_the_log() -> None:
     slow = a_run(log=a_log(speed=25.0))
-    assert training_seconds(slow) == pytest.approx(40 * 50 / 25)
-    assert cells(COST, slow) == {
+    assert run_figures.training_seconds(slow) == pytest.approx(40 * 50 / 25)
+    assert cells(run_figures.COST, slow) == {
         "time of the steps": "80 s",
         "images per second": pytest.approx(25),
         "waiting for data, %": 25,
     }
-    assert training_seconds(a_run(log=[])) is None
-    assert set(cells(COST, a_run(log=[])).values()) == {None}
+    assert run_figures.training_seconds(a_run(log=[])) is None
+    assert set(cells(run_figures.COST, a_run(log=[])).values()) == {None}
 
 
 def test_the_figures_of_a_run() -> None:
     run = a_run(settings={"backbone": {"name": "resnet18", "width": 0.5}})
-    assert cells(THE_RUN, run) == {
+    assert cells(run_figures.THE_RUN, run) == {
         "method": "swav", "backbone": "resnet18 x 0.5", "parameters, million": 11.0, "images": 1000, "epochs": 2,
     }  # fmt: skip
-    assert cells(LEARNING, run) == {"loss / ln K": 0.9, "groups used": "55 of 60", "spread": 0.8, "warnings": 0}
+    assert cells(run_figures.LEARNING, run) == {
+        "loss / ln K": 0.9,
+        "groups used": "55 of 60",
+        "spread": 0.8,
+        "warnings": 0,
+    }
     warned = a_run(log=[*a_log(), {"step": 40, "warning": "collapsed"}])
-    assert cells(LEARNING, warned)["warnings"] == 1
+    assert cells(run_figures.LEARNING, warned)["warnings"] == 1
 
 
 @pytest.mark.parametrize(
@@ -125,24 +116,26 @@ def test_the_figures_of_a_run() -> None:
         ({"steps": 20, "images": None}, None, 2),  # nobody knows how many steps it takes
     ],
 )
-def test_an_unfinished_run_says_how_far_it_is(changes: dict[str, Any], remark: str | None, epochs: Cell) -> None:
+def test_an_unfinished_run_says_how_far_it_is(
+    changes: dict[str, Any], remark: str | None, epochs: run_figures.Cell
+) -> None:
     run = a_run(**changes)
-    assert unfinished_remarks(run) == (() if remark is None else (remark,))
-    assert cells(THE_RUN, run)["epochs"] == epochs
+    assert run_figures.unfinished_remarks(run) == (() if remark is None else (remark,))
+    assert cells(run_figures.THE_RUN, run)["epochs"] == epochs
 
 
 def test_probes_are_flat_and_of_knn_one_metric_is_taken() -> None:
     knn = {f"k{k}_t{t}_top{top}": float(k) for k in (1, 20) for t in (0.07, 0.1) for top in (1, 5)}
     evaluation = {"knn": knn, "linear": {"top1": 70.0, "note": "good"}, "transfer": {"birds": {"linear_top1": 3}}}
-    assert probe_figures(a_run(evaluation=evaluation)) == {
+    assert run_figures.probe_figures(a_run(evaluation=evaluation)) == {
         "kNN, k = 20, top 1": 20.0, "Linear, top 1": 70.0, "Transfer, birds, linear top 1": 3.0,
     }  # fmt: skip
-    assert latest_probe_figures(a_log(knn=60.0)) == {"kNN, k = 1": 55.0, "kNN, k = 20": 60.0}
+    assert run_figures.latest_probe_figures(a_log(knn=60.0)) == {"kNN, k = 1": 55.0, "kNN, k = 20": 60.0}
 
 
 def test_label_free_metrics_have_the_names_they_have_in_charts() -> None:
     line = {"step": 3, "epoch": 0, "rankme": 5.0, "stability": 0.5, "new_metric": 2, "alpha_req": math.nan}
-    assert label_free_figures(line) == {"RankMe": 5.0, "stability of neighbors": 0.5, "new metric": 2.0}
+    assert run_figures.label_free_figures(line) == {"RankMe": 5.0, "stability of neighbors": 0.5, "new metric": 2.0}
 
 
 def test_settings_become_flat() -> None:
@@ -153,7 +146,7 @@ def test_settings_become_flat() -> None:
         "counts": [60, 30],
         "none": [],
     }
-    assert flat_settings(settings) == [
+    assert run_figures.flat_settings(settings) == [
         ("seed", 1), ("flip", "true"), ("views.crops.0.size", 32), ("views.crops.1.size", 16), ("counts", "60, 30"),
         ("none", "none"),
     ]  # fmt: skip

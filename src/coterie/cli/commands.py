@@ -9,19 +9,21 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-from coterie.cli.parsing import EvaluationFlags, MachineFlags, RunFlags, Sources, comma_separated, named_set, show
+from coterie.cli.parsing import (
+    EvaluationFlags,
+    Images,
+    MachineFlags,
+    Method,
+    RunFlags,
+    Sources,
+    comma_separated,
+    named_set,
+    show,
+)
 
 
-def plan(method: str | None = None, /, *data: str, options: RunFlags = None) -> None:
-    """Print what pretrain would train, why each automatic value, how long it takes and how much memory; train nothing.
-
-    Parameters
-    ----------
-    method
-        A preset, as for pretrain. May be left out with --config.
-    data
-        Folders, text lists of files, globs, *.parquet with an image column, *.tar shards.
-    """
+def plan(method: Method = None, /, *data: Images, options: RunFlags = None) -> None:
+    """Print what pretrain would train, why each automatic value, how long it takes and how much memory; train nothing."""
     from coterie import api
     from coterie.cli.tables import plan_lines
     from coterie.cli.terminal import Terminal
@@ -31,15 +33,11 @@ def plan(method: str | None = None, /, *data: str, options: RunFlags = None) -> 
     show(*plan_lines(found))
 
 
-def profile(method: str | None = None, /, *data: str, options: RunFlags = None, seconds: float = 20.0) -> None:
+def profile(method: Method = None, /, *data: Images, options: RunFlags = None, seconds: float = 20.0) -> None:
     """Print where the time of a step goes, and what to change: a short run, of which nothing is kept.
 
     Parameters
     ----------
-    method
-        A preset, as for pretrain. May be left out with --config.
-    data
-        Folders, text lists of files, globs, *.parquet with an image column, *.tar shards.
     seconds
         Seconds of steps; warm-up and the rest take some more.
     """
@@ -53,9 +51,9 @@ def profile(method: str | None = None, /, *data: str, options: RunFlags = None, 
 
 
 def pretrain(
-    method: str | None = None,
+    method: Method = None,
     /,
-    *data: str,
+    *data: Images,
     out: Annotated[Path, Parameter(name="--out")],
     options: RunFlags = None,
     probe: Sources = (),
@@ -67,11 +65,6 @@ def pretrain(
 
     Parameters
     ----------
-    method
-        A preset: swav, smog, deepcluster_v2, sela_v2, simclr, resa, or one as published, such as smog_imagenet
-        (docs/methods.md lists them all). May be left out with --config.
-    data
-        Folders, text lists of files, globs, *.parquet with an image column, *.tar shards.
     out
         The run's folder: config.toml, metrics.jsonl, model.safetensors, checkpoint, report.html.
     probe

@@ -11,6 +11,14 @@ from coterie.errors import UserError
 
 PROCESS = os.environ.get("RANK", "0")
 
+METHOD_HELP = (
+    "A preset: swav, smog, deepcluster_v2, sela_v2, simclr, resa, or one as published, such as smog_imagenet "
+    "(docs/methods.md lists them all). May be left out with --config."
+)
+Method = Annotated[str | None, Parameter(help=METHOD_HELP)]
+Images = Annotated[
+    str, Parameter(help="Folders, text lists of files, globs, *.parquet with an image column, *.tar shards.")
+]
 Sources = Annotated[tuple[str, ...], Parameter(consume_multiple=True, negative=(), show_default=False)]
 RunFlags = Annotated[RunOptions, Parameter(name="*")] | None
 MachineFlags = Annotated[MachineOptions, Parameter(name="*")] | None

@@ -37,14 +37,12 @@ def all_reduce_logsumexp(values: Tensor) -> Tensor:
     The values themselves are gathered, so that nothing overflows whatever their size.
 
     Args:
-        values: a tensor of any shape, the same shape in all processes.
+        values: log values of any shape, which is the same in all processes.
 
     Returns:
-        A tensor of that shape, without gradient.
+        Their log-sum-exp, of that shape and without gradient.
     """
-    if world_size() == 1:
-        return values
-    return all_gather(values.detach()).logsumexp(dim=0)
+    return values if world_size() == 1 else all_gather(values.detach()).logsumexp(dim=0)
 
 
 class _AllReduceSum(torch.autograd.Function):

@@ -13,7 +13,7 @@ from coterie.evaluation.augmented_views import VIEWS_PER_IMAGE, embed_views
 from coterie.evaluation.label_free import label_free
 from coterie.evaluation.labeled_data import LabeledPair
 from coterie.evaluation.model_selection import plateau_reason
-from coterie.evaluation.probes.run_probes import probe_embeddings
+from coterie.evaluation.probes.embedding_probes import probe_embeddings
 from coterie.exporting.backbone_file import load_backbone, save_backbone
 from coterie.logger import NullLogger
 from coterie.training.callback import Callback, RunContext

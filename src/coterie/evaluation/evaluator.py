@@ -15,8 +15,8 @@ from coterie.embedding.cache import EmbeddingCache
 from coterie.embedding.embed import Embeddings, embed_source
 from coterie.errors import UserError
 from coterie.evaluation.labeled_data import LabeledPair, labeled_pair
+from coterie.evaluation.probes.embedding_probes import probe_embeddings
 from coterie.evaluation.probes.finetuning import finetune
-from coterie.evaluation.probes.run_probes import probe_embeddings
 from coterie.evaluation.probes.supervised import linear_published_images
 from coterie.evaluation.probes.svm import low_shot, svm
 from coterie.exporting.backbone_file import describe_backbone, load_backbone

@@ -75,15 +75,15 @@ class BatchObjective(nn.Module):
         self.target = target or SameNetwork()
 
     def forward(self, student: Encode, batch: Batch, progress: Progress) -> StepResult:
-        """Compute the loss of one batch (see the class).
+        """Compute the loss of one batch, as the class describes.
 
         Args:
-            student: encodes the student views.
-            batch: the views of B images.
-            progress: position of the step.
+            student: encodes the student views ``[B, C, H, W]``: h ``[V, B, F]``, unit z and p ``[V, B, D]``.
+            batch: the views of B images, which are the groups of this step.
+            progress: where the step is in the run.
 
         Returns:
-            The loss, with gradient, and the embeddings and targets that it was computed from.
+            The loss, with gradient, and what it was computed from.
         """
         roles = self.roles.at(progress)
         self.target.before_step(progress)

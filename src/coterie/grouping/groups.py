@@ -276,13 +276,7 @@ class MomentumGroups(nn.Module):
         return moved
 
     def refit(self, head: int, rows: Float[Tensor, "n d"], starts: Float[Tensor, "k d"]) -> None:
-        """Recompute the centers of one head by 10 iterations of spherical k-means over all processes.
-
-        Args:
-            head: number of the head.
-            rows: unit embeddings; each process passes its own.
-            starts: initial centers, the same in all processes.
-        """
+        """Recompute the centers of one head from rows ``[N, D]`` and starts ``[K, D]``, as :meth:`KMeansGroups.refit`."""
         _refit_head(self.heads[head], rows, starts)
 
     def after_backward(self, progress: Progress) -> None:

@@ -95,12 +95,7 @@ class SyncBatchNorm1d(nn.BatchNorm1d):
 class SyncBatchNorm2d(nn.BatchNorm2d):
     """torch's BatchNorm2d with statistics over a group of processes, on any device; each process has equally many pixels.
 
-    torch's own SyncBatchNorm does the same on GPUs and refuses tensors on the CPU. :func:`convert_sync_batch_norm` creates
-    it.
-
-    Attributes:
-        processes: number of processes in the group.
-        group: the group, from :func:`~coterie.distributed.collectives.subgroup`.
+    Created by :func:`convert_sync_batch_norm`, with the attributes of :class:`SyncBatchNorm1d`.
     """
 
     processes: int

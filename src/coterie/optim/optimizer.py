@@ -71,14 +71,7 @@ class SgdConfig:
         _check(self.momentum, self.weight_decay)
 
     def build(self, model: nn.Module) -> torch.optim.Optimizer:
-        """Build the optimizer for all parameters of a model.
-
-        Args:
-            model: the trained module, on its device.
-
-        Returns:
-            The optimizer; its learning rate is 0 until :func:`set_learning_rate`.
-        """
+        """Build SGD for all parameters of a model on its device; arguments and result as of :meth:`LarsConfig.build`."""
         momentum, decay = self.momentum, self.weight_decay
         optimizer = torch.optim.SGD(model.parameters(), lr=0.0, momentum=momentum, weight_decay=decay, fused=True)
         return with_full_state(optimizer)
@@ -107,14 +100,7 @@ class AdamWConfig:
         _check(min(self.betas), self.weight_decay)
 
     def build(self, model: nn.Module) -> torch.optim.Optimizer:
-        """Build the optimizer for all parameters of a model.
-
-        Args:
-            model: the trained module, on its device.
-
-        Returns:
-            The optimizer; its learning rate is 0 until :func:`set_learning_rate`.
-        """
+        """Build AdamW for all parameters of a model on its device; arguments and result as of :meth:`LarsConfig.build`."""
         groups: list[dict[str, Any]] = [
             {"params": [each for name, each in model.named_parameters() if not _is_exempt(name, each)]},
             {

@@ -11,17 +11,7 @@ from coterie.data.sources.files import ImageFiles, open_files, open_folder, open
 from coterie.data.sources.open import open_source
 from coterie.data.sources.source import ImageSource, labels
 from coterie.errors import BadImage, NoImages, UserError
-
-
-def names(source: ImageSource) -> list[str]:
-    return [source.name(index) for index in range(len(source))]
-
-
-def write(root: Path, *paths: str, data: bytes = b"x") -> Path:
-    for path in paths:
-        (root / path).parent.mkdir(parents=True, exist_ok=True)
-        (root / path).write_bytes(data)
-    return root
+from tests.data.sources.helpers import names, write
 
 
 def test_class_subfolders_are_labels(class_folder, encoded, photo):

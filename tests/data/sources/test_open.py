@@ -1,5 +1,4 @@
 import pickle
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -8,26 +7,11 @@ import pytest
 
 from coterie.data.sources.open import open_source
 from coterie.data.sources.parquet import ParquetTable
-from coterie.data.sources.source import Concatenated, ImageSource, labels
+from coterie.data.sources.source import Concatenated, labels
 from coterie.data.sources.tar import TarShards
 from coterie.errors import NoImages, UserError
+from tests.data.sources.helpers import names, write
 from tests.data.store import tar
-
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch) -> None:
-    monkeypatch.setenv("COTERIE_CACHE", str(tmp_path / ".cache"))
-
-
-def names(source: ImageSource) -> list[str]:
-    return [source.name(index) for index in range(len(source))]
-
-
-def write(root: Path, *paths: str, data: bytes = b"x") -> Path:
-    for path in paths:
-        (root / path).parent.mkdir(parents=True, exist_ok=True)
-        (root / path).write_bytes(data)
-    return root
 
 
 def message(*specs: str) -> str:

@@ -1,7 +1,5 @@
-import io
 import os
 import signal
-import tarfile
 from pathlib import Path
 
 import pytest
@@ -14,40 +12,7 @@ from coterie.data.sources.source import labels
 from coterie.data.sources.tar import TarShards
 from coterie.data.sources.tar_index import MIN_SAVED_IMAGES, read_index
 from coterie.errors import BadImage, UserError
-
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch) -> Path:
-    monkeypatch.setenv("COTERIE_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache"
-
-
-@pytest.fixture
-def reads(monkeypatch) -> list[str]:
-    """The names of the shards whose headers are read."""
-    seen: list[str] = []
-
-    def read(file, path):
-        seen.append(Path(path).name)
-        return read_index(file, path)
-
-    monkeypatch.setattr(shards_module, "read_index", read)
-    return seen
-
-
-def pack(path: Path, count: int, label: str | None = None) -> str:
-    with tarfile.open(path, "w") as tar:
-        for number in range(count):
-            for name, data in ((f"{number:05d}.jpg", f"{path.name} {number}"), (f"{number:05d}.cls", label)):
-                if data is not None:
-                    member = tarfile.TarInfo(name)
-                    member.size = len(data)
-                    tar.addfile(member, io.BytesIO(data.encode()))
-    return str(path)
-
-
-def saved(cache: Path) -> list[Path]:
-    return sorted(cache.glob("index/*/*.arrow"))
+from tests.data.sources.helpers import pack, saved
 
 
 def test_a_local_shard_is_one_version_of_a_file(tmp_path):

@@ -1,49 +1,13 @@
-import io
-import tarfile
 from pathlib import Path
 
 import pytest
 
-from coterie.data.sources import shards as shards_module
 from coterie.data.sources import tar, tar_index
 from coterie.data.sources.source import labels
 from coterie.data.sources.tar import TarShards
 from coterie.data.sources.tar_index import MIN_SAVED_IMAGES, cached_index, read_index, save_index
 from coterie.errors import BadImage
-
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch) -> Path:
-    monkeypatch.setenv("COTERIE_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache"
-
-
-@pytest.fixture
-def reads(monkeypatch) -> list[str]:
-    """The names of the shards whose headers are read."""
-    seen: list[str] = []
-
-    def read(file, path):
-        seen.append(Path(path).name)
-        return read_index(file, path)
-
-    monkeypatch.setattr(shards_module, "read_index", read)
-    return seen
-
-
-def pack(path: Path, count: int, label: str | None = None) -> str:
-    with tarfile.open(path, "w") as tar:
-        for number in range(count):
-            for name, data in ((f"{number:05d}.jpg", f"{path.name} {number}"), (f"{number:05d}.cls", label)):
-                if data is not None:
-                    member = tarfile.TarInfo(name)
-                    member.size = len(data)
-                    tar.addfile(member, io.BytesIO(data.encode()))
-    return str(path)
-
-
-def saved(cache: Path) -> list[Path]:
-    return sorted(cache.glob("index/*/*.arrow"))
+from tests.data.sources.helpers import pack, saved
 
 
 def test_the_headers_of_a_shard_are_read_once(cache, reads, tmp_path):

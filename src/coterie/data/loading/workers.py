@@ -74,11 +74,7 @@ class ViewDataset(Dataset[Any]):
         self.source, self.plan, self.seed = source, plan, seed
 
     def __getitem__(self, request: BatchRequest) -> WorkerBatch:
-        bad: list[tuple[int, str]] = []
-        parameters = self.plan.sample_parameters(self.seed, request.epoch, request.indices)
-        downscales = _downscales(self.plan, parameters)
-        images = decode_images(self.source, request.indices, self.plan.channels, bad, downscales)
-        crops = crop_batch(images, self.plan, parameters, request.views)
+        crops, parameters, bad = _crops(self.source, self.plan, self.seed, request)
         return _view_batch(request, augment_crops_batch(crops, parameters, request.views), bad)
 
 
@@ -89,11 +85,7 @@ class CropDataset(Dataset[Any]):
         self.source, self.plan, self.seed = source, plan, seed
 
     def __getitem__(self, request: BatchRequest) -> WorkerBatch:
-        bad: list[tuple[int, str]] = []
-        parameters = self.plan.sample_parameters(self.seed, request.epoch, request.indices)
-        downscales = _downscales(self.plan, parameters)
-        images = decode_images(self.source, request.indices, self.plan.channels, bad, downscales)
-        crops = crop_batch(images, self.plan, parameters, request.views)
+        crops, parameters, bad = _crops(self.source, self.plan, self.seed, request)
         if any(each.dtype != np.uint8 for view in crops for each in view):  # 16 bits: finer than the device's integers
             return _view_batch(request, augment_crops_batch(crops, parameters, request.views), bad)
         pixels = {
@@ -114,6 +106,16 @@ class ParameterDataset(Dataset[Any]):
         parameters = self.plan.sample_parameters(self.seed, request.epoch, request.indices)
         packed = torch.from_numpy(pack_parameters(parameters, request.views, self.image_size))
         return WorkerBatch(torch.from_numpy(request.indices), {}, packed, request.views)
+
+
+def _crops(
+    source: ImageSource, plan: ViewPlan, seed: int, request: BatchRequest
+) -> tuple[list[list[np.ndarray]], ViewParameters, list[tuple[int, str]]]:
+    """The crops of each view of the requested images, the parameters of what follows, and the bad images."""
+    bad: list[tuple[int, str]] = []
+    parameters = plan.sample_parameters(seed, request.epoch, request.indices)
+    images = decode_images(source, request.indices, plan.channels, bad, _downscales(plan, parameters))
+    return crop_batch(images, plan, parameters, request.views), parameters, bad
 
 
 def _view_batch(request: BatchRequest, views: list[list[np.ndarray]], bad: list[tuple[int, str]]) -> WorkerBatch:

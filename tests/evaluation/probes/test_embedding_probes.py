@@ -8,10 +8,10 @@ from coterie.config.schema import OF_EMBEDDINGS
 from coterie.embedding.embed import Embeddings
 from coterie.errors import UserError
 from coterie.evaluation.probes.clusters import clusters
+from coterie.evaluation.probes.embedding_probes import probe_embeddings
 from coterie.evaluation.probes.knn import knn
 from coterie.evaluation.probes.linear import linear, linear_published
 from coterie.evaluation.probes.retrieval import retrieval
-from coterie.evaluation.probes.run_probes import probe_embeddings
 from coterie.logger import NullLogger
 
 
