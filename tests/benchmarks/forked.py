@@ -9,7 +9,8 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 PRELOADED = [
-    "torch", "torchvision", "timm", "timm.optim", "coterie.api", "coterie.evaluation.probes.embedding_probes", "sklearn.linear_model",
+    "torch", "torchvision", "timm", "timm.optim", "coterie.api", "coterie.evaluation.probes.embedding_probes",
+    "sklearn.linear_model",
     "sklearn.neighbors", "sklearn.cluster", "torch._dynamo", "lightly.loss", "lightly.models.modules", "lightly.transforms",
     "lightly.data", "lightly.utils.lars",
 ]  # fmt: skip
