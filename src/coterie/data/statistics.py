@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Float64
 
 from coterie.data.decoding.decode import count_channels, decode
-from coterie.data.decoding.pixels import Pixels
+from coterie.data.decoding.pixels import PixelArray
 from coterie.data.sources.source import ImageSource, sample_indices, shard_layout
 from coterie.errors import BadImage, NoImages
 
@@ -94,7 +94,7 @@ def _common_channels(source: ImageSource, indices: list[int]) -> int:
     return max(counts, key=lambda number: (counts[number], number))
 
 
-def _moments(pixels: Pixels) -> Float64[np.ndarray, "2 c"]:
+def _moments(pixels: PixelArray) -> Float64[np.ndarray, "2 c"]:
     """Mean and mean square of each channel, for values in [0, 1]."""
     height, width, channels = pixels.shape
     step = max(1, round((height * width / _PIXELS_PER_IMAGE) ** 0.5))

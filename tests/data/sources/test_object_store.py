@@ -179,7 +179,7 @@ def test_a_run_over_a_store(shards, cache):
         assert sorted(chain.from_iterable(epoch)) == list(range(120))
     assert seen(source, workers=2) == whole
     assert seen(source, workers=2, start=7) == whole[7:]
-    shared = [seen(open_source(shards), rank=rank, world=2) for rank in range(2)]
+    shared = [seen(open_source(shards), rank=rank, world_size=2) for rank in range(2)]
     assert [a + b for a, b in zip(*shared, strict=True)] == whole
 
 

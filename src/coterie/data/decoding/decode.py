@@ -12,7 +12,7 @@ from PIL import Image, JpegImagePlugin, UnidentifiedImageError
 from coterie.data.decoding.jpeg import MIN_DOWNSCALED_SIDE, decode_jpeg
 from coterie.data.decoding.pixels import (
     PIXEL_LIMIT,
-    Pixels,
+    PixelArray,
     apply_orientation,
     check_size,
     convert_channels,
@@ -35,7 +35,7 @@ Downscale = Callable[[int, int], int]
 """The factor by which an image of this height and width may be divided: 1, 2, 4 or 8."""
 
 
-def decode(data: bytes | np.ndarray, channels: int = 3, downscale: Downscale | None = None) -> Pixels:
+def decode(data: bytes | np.ndarray, channels: int = 3, downscale: Downscale | None = None) -> PixelArray:
     """Decode an image.
 
     The EXIF orientation is applied. Of an animation or a stack, the first frame is used. Palettes become colors, alpha is
@@ -88,7 +88,7 @@ def count_channels(data: bytes | np.ndarray) -> int:
             return 1 if image.mode in _GRAY_MODES else 3
 
 
-def _checked_array(array: np.ndarray) -> Pixels:
+def _checked_array(array: np.ndarray) -> PixelArray:
     pixels = array[..., None] if array.ndim == 2 else array
     if pixels.ndim != 3 or not pixels.size or pixels.dtype not in (np.uint8, np.uint16):
         raise BadImage(f"an array {array.dtype}{list(array.shape)}; give uint8 or uint16 of [H, W] or [H, W, C]")
@@ -113,7 +113,7 @@ def _open(data: bytes) -> Image.Image:
     return image
 
 
-def _read(data: bytes, channels: int, downscale: Downscale | None) -> Pixels:
+def _read(data: bytes, channels: int, downscale: Downscale | None) -> PixelArray:
     """Decode anything but the TIFF files that ``read_tiff`` reads, upright."""
     with _open(data) as image:
         try:
@@ -128,7 +128,7 @@ def _read(data: bytes, channels: int, downscale: Downscale | None) -> Pixels:
             raise damaged_image(error) from error
 
 
-def _read_jpeg(data: bytes, image: Image.Image, channels: int, downscale: Downscale | None) -> Pixels:
+def _read_jpeg(data: bytes, image: Image.Image, channels: int, downscale: Downscale | None) -> PixelArray:
     """Decode with simplejpeg, or else with Pillow; downscaled where that is allowed."""
     orientation, factor = _orientation(image), 1
     if downscale is not None and min(image.size) >= MIN_DOWNSCALED_SIDE:
@@ -143,7 +143,7 @@ def _read_jpeg(data: bytes, image: Image.Image, channels: int, downscale: Downsc
     return apply_orientation(pixels, orientation)
 
 
-def _pixels(image: Image.Image, channels: int) -> Pixels:
+def _pixels(image: Image.Image, channels: int) -> PixelArray:
     if image.mode == "F":
         raise BadImage("floating-point values, whose range is not known; save it with 8 or 16 bits")
     if image.mode.startswith("I"):

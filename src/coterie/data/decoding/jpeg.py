@@ -7,7 +7,7 @@ treated the same with and without it.
 
 import numpy as np
 
-from coterie.data.decoding.pixels import Pixels
+from coterie.data.decoding.pixels import PixelArray
 
 try:
     import simplejpeg
@@ -19,7 +19,7 @@ MIN_DOWNSCALED_SIDE = 8
 _COLOR_SPACES = {"L": "GRAY", "RGB": "RGB"}
 
 
-def decode_jpeg(data: bytes, mode: str, height: int, width: int, factor: int = 1) -> Pixels | None:
+def decode_jpeg(data: bytes, mode: str, height: int, width: int, factor: int = 1) -> PixelArray | None:
     """Decode a JPEG file whose header was read and whose size was checked.
 
     Args:
@@ -38,7 +38,7 @@ def decode_jpeg(data: bytes, mode: str, height: int, width: int, factor: int = 1
     minimum = {"min_height": height, "min_width": width} if factor > 1 else {}
     buffer = np.empty((height, width, channels), dtype=np.uint8)  # no more than this, whatever a second header says
     try:
-        pixels: Pixels = simplejpeg.decode_jpeg(data, _COLOR_SPACES[mode], buffer=buffer, strict=True, **minimum)
+        pixels: PixelArray = simplejpeg.decode_jpeg(data, _COLOR_SPACES[mode], buffer=buffer, strict=True, **minimum)
     except MemoryError:
         raise
     except Exception:  # the file is broken; Pillow says what is wrong with it

@@ -10,7 +10,7 @@ from coterie.errors import BadImage
 PIXEL_LIMIT = 2**27  # 134 million: images of more pixels are not decoded (a Sentinel-2 tile has 121 million)
 BYTE_LIMIT = 2**30  # images of many channels that take more bytes are not decoded
 
-Pixels = UInt[np.ndarray, "_ _ _"]  # rows, columns, channels
+PixelArray = UInt[np.ndarray, "_ _ _"]  # rows, columns, channels
 
 
 def check_size(height: int, width: int, bytes_per_pixel: int = 1) -> None:
@@ -39,7 +39,7 @@ def check_bytes(size: int) -> None:
         raise BadImage(f"{size} bytes when decoded, more than the limit of {BYTE_LIMIT} bytes per image")
 
 
-def apply_orientation(pixels: Pixels, orientation: int) -> Pixels:
+def apply_orientation(pixels: PixelArray, orientation: int) -> PixelArray:
     """Turn an image upright by its EXIF orientation (1 to 8; other values change nothing)."""
     if orientation in (5, 6, 7, 8):  # rows are stored as columns
         pixels = pixels.transpose(1, 0, 2)
@@ -50,7 +50,7 @@ def apply_orientation(pixels: Pixels, orientation: int) -> Pixels:
     return pixels
 
 
-def convert_channels(pixels: Pixels, channels: int) -> Pixels:
+def convert_channels(pixels: PixelArray, channels: int) -> PixelArray:
     """Convert color to gray by ITU-R 601-2 luma (like Pillow), and gray to color by repeating.
 
     Raises:

@@ -8,7 +8,7 @@ import struct
 import numpy as np
 import tifffile
 
-from coterie.data.decoding.pixels import Pixels, apply_orientation, check_bytes, check_size, damaged_image
+from coterie.data.decoding.pixels import PixelArray, apply_orientation, check_bytes, check_size, damaged_image
 from coterie.errors import BadImage
 
 # tifffile logs oddities, which would be printed without a handler. What matters is raised as BadImage.
@@ -24,7 +24,7 @@ def is_tiff(data: bytes) -> bool:
     return data[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
 
-def read_tiff(data: bytes, channels: int) -> Pixels | None:
+def read_tiff(data: bytes, channels: int) -> PixelArray | None:
     """Read the first image of a TIFF file.
 
     Of a stack, the first frame is used (time 0, depth 0, ...). Channels may be interleaved, in planes, or on pages that
@@ -133,7 +133,7 @@ def _is_plain(series: tifffile.TiffPageSeries) -> bool:
     return bool(plain and (shallow or gray) and not set(_page_axes(series)) & {"C", "Q"})
 
 
-def _read(series: tifffile.TiffPageSeries, channels: int) -> Pixels:
+def _read(series: tifffile.TiffPageSeries, channels: int) -> PixelArray:
     page = series.keyframe
     if page.dtype not in (np.uint8, np.uint16, np.bool_):
         raise BadImage(f"{page.dtype or 'unknown'} values, whose range is not known; save it with 8 or 16 bits")
@@ -148,7 +148,7 @@ def _read(series: tifffile.TiffPageSeries, channels: int) -> Pixels:
     return apply_orientation(pixels, int(page.tags.valueof(_ORIENTATION, 1)))
 
 
-def _first_frame(series: tifffile.TiffPageSeries) -> Pixels:
+def _first_frame(series: tifffile.TiffPageSeries) -> PixelArray:
     """All channels of the first frame; decodes no other page where pages can be read one by one."""
     axes = _page_axes(series)
     numbers = np.arange(math.prod(series.shape[: len(axes)])).reshape(series.shape[: len(axes)])
@@ -162,7 +162,7 @@ def _first_frame(series: tifffile.TiffPageSeries) -> Pixels:
     return _reordered(series.asarray(), series.axes)
 
 
-def _reordered(stored: np.ndarray, axes: str) -> Pixels:
+def _reordered(stored: np.ndarray, axes: str) -> PixelArray:
     """Move the axes to rows, columns, channels, taking index 0 of every other axis."""
     stored = stored[tuple(slice(None) if axis in "YXCS" else 0 for axis in axes)]
     kept = "".join(axis for axis in axes if axis in "YXCS")
@@ -171,7 +171,7 @@ def _reordered(stored: np.ndarray, axes: str) -> Pixels:
     return stored.reshape(*stored.shape[:2], -1)
 
 
-def _unnamed_axes(series: tifffile.TiffPageSeries, channels: int) -> Pixels:
+def _unnamed_axes(series: tifffile.TiffPageSeries, channels: int) -> PixelArray:
     """An array whose axes have no names: the first or the last axis holds the channels."""
     shape = "x".join(str(length) for length in series.shape)
     if len(series.shape) != 3 or channels not in (series.shape[0], series.shape[-1]):
