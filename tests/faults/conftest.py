@@ -7,13 +7,13 @@ from tests.faults.running import finished, write_shard
 
 @pytest.fixture(scope="session")
 def shard(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """165 photographs of 16 pixels in a tar shard."""
+    """165 photographs of 16 x 16 pixels in a tar shard."""
     return write_shard(tmp_path_factory.mktemp("images") / "photos.tar")
 
 
 @pytest.fixture(scope="session")
-def whole(shard: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a run of four epochs that nothing disturbed."""
-    out = tmp_path_factory.mktemp("whole") / "run"
+def undisturbed(shard: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of an undisturbed run of four epochs."""
+    out = tmp_path_factory.mktemp("undisturbed") / "run"
     finished(shard, out, workers=2)
     return out

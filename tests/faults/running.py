@@ -1,4 +1,4 @@
-"""The command on tiny images, in processes of its own that tests disturb; and small file systems that fill up."""
+"""``coterie pretrain`` on tiny images, in processes that tests disturb, and small file systems that fill up."""
 
 import atexit
 import io
@@ -25,20 +25,20 @@ from coterie.data.sources.builtin_photos import photo_patches
 from coterie.training.checkpoint_io import list_checkpoints, load
 
 IMAGES = 165
-STEPS_AN_EPOCH = IMAGES // 16
+STEPS_PER_EPOCH = IMAGES // 16
 SETTINGS = (
     "views.crops.0.size=16 views.crops.1.size=8 views.crops.1.count=2 backbone.width=0.125 groups.counts=[20] "
     "groups.frozen_steps=12 memory.length=32 memory.start_epoch=1 run.threads=1 run.log_steps=3 run.save_steps=4 "
     "run.snapshots=2"
 ).split()
 
-# A server that has imported everything once and forks each run: a start takes 0.1 s of a processor, not 5.
+# A server that has imported everything once and forks each run, so a start takes 0.1 s of CPU time instead of 5 s.
 _SERVER = multiprocessing.get_context("forkserver")
 _SERVER.set_forkserver_preload(["coterie.api", "coterie.cli.main", "coterie.cli.terminal", __name__])
 
 
 class Run:
-    """``coterie pretrain swav`` in a process of its own; ``before`` is called in it first."""
+    """``coterie pretrain swav`` in a process of its own, which calls ``before`` first."""
 
     def __init__(
         self,
@@ -50,51 +50,51 @@ class Run:
         before: Callable[[], None] | None = None,
     ) -> None:
         sizes = ["--epochs", str(epochs), "--batch-size", "16"]
-        said = [part for setting in (*SETTINGS, f"run.workers={workers}", *settings) for part in ("--set", setting)]
-        words = ["pretrain", "swav", str(images), "--out", str(out), *sizes, *said]
+        options = [part for setting in (*SETTINGS, f"run.workers={workers}", *settings) for part in ("--set", setting)]
+        words = ["pretrain", "swav", str(images), "--out", str(out), *sizes, *options]
         self.out = Path(out)
-        self._output = Path(f"{images}.{time.monotonic_ns()}.txt")
-        self.process = _SERVER.Process(target=_command, args=(words, self._output, before))
+        self._output_file = Path(f"{images}.{time.monotonic_ns()}.txt")
+        self.process = _SERVER.Process(target=_command, args=(words, self._output_file, before))
         self.process.start()
 
-    def steps(self) -> int:
-        """Up to which step it has saved."""
-        return newest(self.out)
+    def saved_step(self) -> int:
+        """The step of the newest checkpoint, 0 before there is one."""
+        return newest_step(self.out)
 
     def has_saved(self, more_than: int = 0) -> bool:
-        """Wait for a save; False if it ended before."""
-        while self.steps() <= more_than and self.process.is_alive():
+        """Wait for a checkpoint of a later step; False if the run ends before."""
+        while self.saved_step() <= more_than and self.process.is_alive():
             time.sleep(0.002)
         return self.process.is_alive()
 
     def workers(self) -> list[int]:
-        """The process numbers of its loader's workers."""
+        """Process IDs of the loader's workers."""
         return [
             int(each) for each in Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
         ]
 
     def family(self) -> list[int]:
-        """The process numbers of its workers and its own."""
+        """Process IDs of the workers and of the run itself."""
         return [*self.workers(), self.process.pid or 0]
 
     def kill(self) -> None:
-        """SIGKILL to the run; its workers leave by themselves."""
+        """Send SIGKILL to the run; its workers exit by themselves."""
         assert self.process.pid
         os.kill(self.process.pid, signal.SIGKILL)
         self.process.join()
 
     def end(self, within: float = 120) -> tuple[int | None, str]:
-        """Wait for its end: exit status and what it said."""
+        """Wait for the run to end; returns its exit status and its output."""
         self.process.join(within)
         hangs = self.process.is_alive()
         for number in self.family() if hangs else ():
             os.kill(number, signal.SIGKILL)
-        assert not hangs, f"it did not end within {within} s; it said: {self.said()}"
-        return self.process.exitcode, self.said()
+        assert not hangs, f"the run did not end within {within} s; its output: {self.output()}"
+        return self.process.exitcode, self.output()
 
-    def said(self) -> str:
-        """What it has said until now."""
-        return self._output.read_text() if self._output.exists() else ""
+    def output(self) -> str:
+        """Everything printed so far, to standard output and standard error."""
+        return self._output_file.read_text() if self._output_file.exists() else ""
 
 
 def _command(words: list[str], output: Path, before: Callable[[], None] | None) -> None:
@@ -109,32 +109,32 @@ def _command(words: list[str], output: Path, before: Callable[[], None] | None) 
     try:
         main()
     finally:
-        atexit._run_exitfuncs()  # which a program does at its end, and a process of multiprocessing does not
+        atexit._run_exitfuncs()  # as at the end of a program; multiprocessing does not do it
 
 
 def finished(images: Path | str, out: Path | str, *settings: str, epochs: int = 4, workers: int = 1) -> str:
-    """Run to the end; what was said."""
-    status, said = Run(images, out, *settings, epochs=epochs, workers=workers).end(within=30 * epochs + 100)
-    assert status == 0, said
-    return said
+    """Run to the end; returns the output."""
+    status, output = Run(images, out, *settings, epochs=epochs, workers=workers).end(within=30 * epochs + 100)
+    assert status == 0, output
+    return output
 
 
-def complaint(said: str) -> str:
-    """The last line of what was said, which is the only one that is a complaint: no traceback anywhere."""
-    assert "Traceback" not in said, said
-    last = said.replace("\0", "").strip().splitlines()[-1].strip()
-    assert last.startswith("coterie: "), said
+def error_line(output: str) -> str:
+    """The last line of the output, which is the one error message; there is no traceback."""
+    assert "Traceback" not in output, output
+    last = output.replace("\0", "").strip().splitlines()[-1].strip()
+    assert last.startswith("coterie: "), output
     return last
 
 
-def newest(out: Path) -> int:
+def newest_step(out: Path) -> int:
     """The step of the newest checkpoint, 0 if there is none."""
     checkpoints = list_checkpoints(out / "checkpoint")
     return checkpoints[0][0] if checkpoints else 0
 
 
 def assert_same_runs(one: Path, other: Path) -> None:
-    """Bitwise: weights, snapshots, all that a checkpoint holds, and the log but for speeds."""
+    """Weights, snapshots and everything in the checkpoint are equal bit for bit, and the log apart from its timings."""
     assert log_lines(one) == log_lines(other)
     (step, ours, _), (same_step, theirs, _) = load(one / "checkpoint"), load(other / "checkpoint")
     assert step == same_step > 0
@@ -143,11 +143,11 @@ def assert_same_runs(one: Path, other: Path) -> None:
     assert names == sorted(str(path.relative_to(one)) for path in one.rglob("*.safetensors"))
     for name in names:
         assert_same(*(safetensors.torch.load_file(run / name) for run in (one, other)), name)
-    assert not list(one.rglob("*.part")), "something unfinished is left"
+    assert not list(one.rglob("*.part")), "an unfinished file is left"
 
 
 def log_lines(out: Path) -> list[dict]:
-    """The log of a run but for speeds."""
+    """The log of a run without its timings."""
     timed = {"images_per_second", "data_wait"}
     records = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     return [{key: value for key, value in record.items() if key not in timed} for record in records]
@@ -168,7 +168,7 @@ def assert_same(one: object, other: object, path: str = "") -> None:
 
 
 def write_shard(path: Path, images: range = range(IMAGES)) -> Path:
-    """Photographs of 16 pixels as a tar shard of PNG files."""
+    """Write photographs of 16 x 16 pixels as a tar shard of PNG files."""
     patches = photo_patches("train", IMAGES, 16).images
     with tarfile.open(path, "w") as tar:
         for number in images:
@@ -182,7 +182,7 @@ def write_shard(path: Path, images: range = range(IMAGES)) -> Path:
 
 
 def seeded() -> random.Random:
-    """Random moments, from a seed that is drawn anew, or is $COTERIE_FAULTS_SEED; and printed."""
+    """A source of random moments, whose seed is printed: $COTERIE_FAULTS_SEED, or a new one each time."""
     seed = int(os.environ.get("COTERIE_FAULTS_SEED") or int.from_bytes(os.urandom(4)))
     print(f"COTERIE_FAULTS_SEED={seed}")
     return random.Random(seed)
@@ -190,9 +190,9 @@ def seeded() -> random.Random:
 
 @contextmanager
 def small_file_system(folder: Path, options: str) -> Iterator[Path]:
-    """A tmpfs that lasts as long as this context, wherever mounting is allowed to an own user namespace; skips elsewhere.
+    """A tmpfs for the duration of the context; skips the test where a new user namespace may not mount one.
 
-    It is mounted in a namespace of its own, which is entered by way of /proc: nothing outside sees it, and nothing is left.
+    It is mounted in a mount namespace of its own and reached through /proc, so nothing outside sees it and nothing is left.
     """
     folder.mkdir()
     script = f"mount -t tmpfs -o {options} none '{folder}' && echo mounted && exec sleep 600"

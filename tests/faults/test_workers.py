@@ -1,4 +1,4 @@
-"""A loader worker that is killed, hangs or finds no memory: one plain line, and the same command goes on."""
+"""A loader worker that is killed, hangs or runs out of memory: one error line, and the same command resumes."""
 
 import os
 import resource
@@ -9,52 +9,51 @@ from pathlib import Path
 
 import pytest
 
-from coterie.data.loading import worker_watchdog as watch
-from tests.faults.running import Run, assert_same_runs, complaint, finished, seeded
+from coterie.data.loading import worker_watchdog
+from tests.faults.running import Run, assert_same_runs, error_line, finished, seeded
+
+MIB = 2**20
 
 
 def impatient(seconds: int) -> None:
-    watch.WORKER_TIMEOUT_SECONDS = seconds
+    worker_watchdog.WORKER_TIMEOUT_SECONDS = seconds
 
 
-def begun(shard: Path, out: Path, **how) -> tuple[Run, int]:
-    """A run that has saved, somewhere after that, and one of its loader's workers."""
+def run_and_worker(shard: Path, out: Path, **how) -> tuple[Run, int]:
+    """A run some time after its first checkpoint, and the process ID of one of its loader workers."""
     run = Run(shard, out, workers=2, **how)
-    assert run.has_saved(), run.said()
+    assert run.has_saved(), run.output()
     time.sleep(seeded().uniform(0, 0.3))
     return run, run.workers()[-1]
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV])
-def test_a_worker_that_is_killed(shard: Path, whole: Path, tmp_path: Path, number: signal.Signals) -> None:
-    run, worker = begun(shard, tmp_path / "run")
+def test_a_worker_that_is_killed(shard: Path, undisturbed: Path, tmp_path: Path, number: signal.Signals) -> None:
+    run, worker = run_and_worker(shard, tmp_path / "run")
     os.kill(worker, number)
-    status, said = run.end(within=60)
-    assert status == 2, said
-    assert "a loader worker was killed, most often for lack of memory" in complaint(said)
+    status, output = run.end(within=60)
+    assert status == 2, output
+    assert "a loader worker was killed, most often for lack of memory" in error_line(output)
     finished(shard, tmp_path / "run")
-    assert_same_runs(tmp_path / "run", whole)
+    assert_same_runs(tmp_path / "run", undisturbed)
 
 
-def test_a_worker_that_hangs(shard: Path, whole: Path, tmp_path: Path) -> None:
-    run, worker = begun(shard, tmp_path / "run", before=partial(impatient, 2))
+def test_a_worker_that_hangs(shard: Path, undisturbed: Path, tmp_path: Path) -> None:
+    run, worker = run_and_worker(shard, tmp_path / "run", before=partial(impatient, 2))
     os.kill(worker, signal.SIGSTOP)
-    status, said = run.end(within=60)
-    assert status == 2, said
-    assert "the loader workers returned nothing for 2 seconds" in complaint(said)
-    assert not Path(f"/proc/{worker}").exists(), "the worker that hangs was left behind"
+    status, output = run.end(within=60)
+    assert status == 2, output
+    assert "the loader workers returned nothing for 2 seconds" in error_line(output)
+    assert not Path(f"/proc/{worker}").exists(), "the hanging worker was left behind"
     finished(shard, tmp_path / "run")
-    assert_same_runs(tmp_path / "run", whole)
+    assert_same_runs(tmp_path / "run", undisturbed)
 
 
-def test_a_worker_without_memory(shard: Path, whole: Path, tmp_path: Path) -> None:
-    run, worker = begun(shard, tmp_path / "run")
+def test_a_worker_without_memory(shard: Path, undisturbed: Path, tmp_path: Path) -> None:
+    run, worker = run_and_worker(shard, tmp_path / "run")
     resource.prlimit(worker, resource.RLIMIT_AS, (MIB, MIB))
-    status, said = run.end(within=60)
-    assert status == 2, said
-    assert "memory" in complaint(said)
+    status, output = run.end(within=60)
+    assert status == 2, output
+    assert "memory" in error_line(output)
     finished(shard, tmp_path / "run")
-    assert_same_runs(tmp_path / "run", whole)
-
-
-MIB = 2**20
+    assert_same_runs(tmp_path / "run", undisturbed)

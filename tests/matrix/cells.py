@@ -1,6 +1,6 @@
-"""The cells of groups x assignment x target x {batch, epoch}, and the one tiny recipe by which each is trained.
+"""The cells of groups x assignment x target x {batch, epoch}, and the one tiny recipe that trains each of them.
 
-``batch``: each batch gets its targets from itself. ``epoch``: a refresh gives each image its label for an epoch.
+``batch``: the targets of a batch come from the batch. ``epoch``: a refresh gives each image its label for an epoch.
 """
 
 import itertools
@@ -11,7 +11,7 @@ MEAN, STD = (0.45,), (0.22,)
 
 
 class Cell(NamedTuple):
-    """One combination of kinds."""
+    """One combination of parts."""
 
     groups: str
     assignment: str
@@ -34,35 +34,39 @@ CELLS = [
 
 
 def makes_no_sense(cell: Cell) -> bool:
-    """Groups of a batch are gone when it is: no labels, no running mean of theirs. Each image its own group: only there."""
+    """Whether the parts do not fit.
+
+    Groups that are the batch's own embeddings last for one step, so they can have neither labels nor running means. Only
+    with them can each image be its own group.
+    """
     if cell.groups == "batch":
         return cell.when == "epoch" or cell.assignment == "centered"
     return cell.assignment == "identity"
 
 
 REFUSED = [cell for cell in CELLS if makes_no_sense(cell)]
-CARRIED = [cell for cell in CELLS if not makes_no_sense(cell)]
+TRAINED = [cell for cell in CELLS if not makes_no_sense(cell)]
 
 
 def settings_of(cell: Cell) -> dict[str, Any]:
-    """The common recipe, and what the kinds of this cell need beside it."""
+    """The common recipe, and what the parts of this cell need besides."""
     settings = _recipe() | {part: {"kind": kind} for part, kind in cell._asdict().items() if part != "when"}
     if cell.groups != "batch":
         settings["groups"]["counts"] = [GROUPS]
     if cell.groups == "momentum":
-        settings["groups"]["momentum"] = 0.9  # SMoG's 0.99 is for runs of many more steps
+        settings["groups"]["momentum"] = 0.9  # SMoG's 0.99 is for runs with many more steps
     if cell.target == "teacher":
         settings["target"]["momentum"] = 0.9  # likewise
-    if cell.when == "epoch" or cell.groups in ("momentum", "kmeans"):  # these are found in the memory
+    if cell.when == "epoch" or cell.groups in ("momentum", "kmeans"):  # a refresh needs the memory
         whose = "target" if cell.when == "epoch" and cell.target == "teacher" else "student"
         settings["memory"] = {"length": IMAGES, "start_epoch": 0, "rows_from": whose}
         settings["refresh"] = {"labels": cell.when == "epoch"}
     if cell.when == "epoch" and cell.assignment == "centered":
-        settings["assignment"]["momentum"] = 0.5  # the center moves but once an epoch
-    if cell.when == "epoch" and cell.assignment == "sinkhorn":  # SeLa: balanced over all images, to the end
+        settings["assignment"]["momentum"] = 0.5  # the center moves only once per epoch
+    if cell.when == "epoch" and cell.assignment == "sinkhorn":  # SeLa: balanced over all images until it converges
         settings["assignment"] |= {"iterations": 100, "tolerance": 1e-3}
     if cell.groups == "learned" and cell.assignment in ("nearest", "softmax"):
-        settings["mean_entropy"] = 2.0  # nothing else spreads the images: without it the settings are refused
+        settings["mean_entropy"] = 2.0  # nothing else spreads the images; without it the settings are refused
     return settings
 
 

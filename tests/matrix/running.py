@@ -1,4 +1,4 @@
-"""A cell trained from the start to the end, or from the middle of an epoch on; and what came of it."""
+"""Training a cell from start to end or from the middle of an epoch, and measuring the result."""
 
 import io
 from collections.abc import Callable
@@ -23,28 +23,30 @@ from tests.matrix.cells import BATCH, EPOCHS, IMAGES, MEAN, SIDE, STD, Cell, set
 
 STEPS = IMAGES // BATCH
 SAVED = (EPOCHS - 2) * STEPS + 4
-"""Steps done when the state is saved: in the middle of the last epoch but one, so that a refresh comes before and after."""
-JUDGED = {"train": 810, "test": 1620}
-"""Patches whose photograph is known, and held-out patches for which it is guessed."""
+"""Steps before the state is saved: in the middle of the second-to-last epoch, so that a refresh comes before and after."""
+EVALUATED = {"train": 810, "test": 1620}
+"""Patches whose photograph is given, and held-out patches whose photograph is predicted."""
 
 
 @dataclass
 class Run:
-    """What a run left."""
+    """The parts and the record of a run."""
 
     config: Any
     parts: TrainingParts
     optimizer: torch.optim.Optimizer
     losses: list[Tensor] = field(default_factory=list)
-    used: list[list[set[int]]] = field(default_factory=list)  # per step, per head: the groups that were somebody's best
+    used: list[list[set[int]]] = field(
+        default_factory=list
+    )  # per step and head: the groups that some image was assigned to
     saved: bytes = field(default=b"", repr=False)
 
     def stateful(self) -> dict[str, Any]:
-        """What is saved, as ``Pretraining`` does."""
+        """Everything with a state dict, as ``Pretraining`` saves it."""
         return {"student": self.parts.student, "objective": self.parts.objective, "optimizer": self.optimizer}
 
-    def everything(self) -> dict[str, Any]:
-        """All that is kept, whether it is in a state dict or not."""
+    def full_state(self) -> dict[str, Any]:
+        """All tensors and state dicts, including tensors that no state dict holds."""
         modules = (self.parts.student, self.parts.objective)
         tensors = [{**dict(each.named_parameters()), **dict(each.named_buffers())} for each in modules]
         return {"tensors": tensors, **{name: part.state_dict() for name, part in self.stateful().items()}}
@@ -55,20 +57,20 @@ Batches = list[tuple[Progress, Batch]]
 
 @cache
 def _batches(views: ViewPlan, seed: int, start: int | None) -> Batches:
-    """What the loader gives from step ``start`` on, or (None) for the filling pass; made once, for it is alike in all cells."""
+    """The loader's batches from step ``start``, or of the pass that fills the memory (None); the same for all cells."""
     images = Arrays(photo_patches("train", IMAGES, SIDE).images)
     loader = Loader(images, views, batch_size=BATCH, epochs=EPOCHS, seed=seed)
     return list(loader.fill_batches() if start is None else loader.batches(start))
 
 
-def begun(cell: Cell) -> Run:
+def new_run(cell: Cell) -> Run:
     config = from_dict(settings_of(cell))
     parts = build_parts(config, images=IMAGES)
     return Run(config, parts, config.optimizer.build(parts.student))
 
 
-def go(run: Run, start: int = 0) -> Run:
-    """Train from step ``start`` to the end; what was saved on the way is in ``saved``."""
+def train(run: Run, start: int = 0) -> Run:
+    """Train from step ``start`` to the end, and save the state on the way."""
     config = run.config
 
     def filling() -> Batches:
@@ -93,18 +95,18 @@ def go(run: Run, start: int = 0) -> Run:
 
 
 @cache
-def whole(cell: Cell) -> Run:
-    """The run without interruption; both tests of a cell look at it."""
-    return go(begun(cell))
+def uninterrupted(cell: Cell) -> Run:
+    """The run without interruption, which two tests of a cell use."""
+    return train(new_run(cell))
 
 
 def resumed(cell: Cell, saved: bytes) -> Run:
-    """New parts that take over what was saved, and go on."""
-    run = begun(cell)
+    """New parts that load the saved state and train to the end."""
+    run = new_run(cell)
     state = torch.load(io.BytesIO(saved), weights_only=True)
     for name, part in run.stateful().items():
         part.load_state_dict(state[name])
-    return go(run, SAVED)
+    return train(run, SAVED)
 
 
 def _saved(run: Run) -> bytes:
@@ -114,41 +116,41 @@ def _saved(run: Run) -> bytes:
 
 
 @cache
-def _judged(split: str) -> tuple[Tensor, Tensor]:
-    patches = photo_patches(split, JUDGED[split], SIDE)
+def _patches_to_evaluate(split: str) -> tuple[Tensor, Tensor]:
+    patches = photo_patches(split, EVALUATED[split], SIDE)
     pixels = torch.from_numpy(patches.images).permute(0, 3, 1, 2) / 255
     return (pixels - MEAN[0]) / STD[0], torch.from_numpy(patches.labels)
 
 
 @torch.no_grad()
 def knn_score(backbone: nn.Module) -> float:
-    """Percent of held-out patches whose photograph ten neighbors name, by the features in eval mode."""
+    """Accuracy in percent of a 10-nearest-neighbor prediction of the photograph, by features in eval mode."""
     backbone.eval()
-    (known, truth), (guessed, answer) = _judged("train"), _judged("test")
-    figures = knn(backbone(known), truth, backbone(guessed), answer, neighbors=(10,), temperatures=(0.07,))
+    (train, train_labels), (test, test_labels) = _patches_to_evaluate("train"), _patches_to_evaluate("test")
+    figures = knn(backbone(train), train_labels, backbone(test), test_labels, neighbors=(10,), temperatures=(0.07,))
     return figures["k10_t0.07_top1"]
 
 
 @cache
 def untrained_knn_score() -> float:
-    """The same for the network that all cells begin with.
+    """The same for the network with which all cells start.
 
-    Its batch norms first see all known patches once: the statistics that they are made with, mean 0 and variance 1, would
-    be no fair rival.
+    Its batch norms see all training patches once before: with their initial statistics, mean 0 and variance 1, the
+    comparison would not be fair.
     """
-    backbone = begun(Cell("learned", "sinkhorn", "same", "batch")).parts.student.encoder.backbone.train()
+    backbone = new_run(Cell("learned", "sinkhorn", "same", "batch")).parts.student.encoder.backbone.train()
     for module in backbone.modules():
         if isinstance(module, nn.BatchNorm2d):
-            module.momentum = None  # the mean over all that was seen
+            module.momentum = None  # an average over all batches
     with torch.no_grad():
-        backbone(_judged("train")[0])
+        backbone(_patches_to_evaluate("train")[0])
     return knn_score(backbone)
 
 
 @torch.no_grad()
 def effective_rank(run: Run) -> float:
-    """exp of the entropy of the spectrum (eigenvalues as shares) of the covariance of the held-out patches' embeddings."""
+    """exp of the entropy of the normalized spectrum of the covariance of the held-out patches' embeddings."""
     encoder = run.parts.student.encoder.eval()
-    rows = F.normalize(encoder.projector(encoder.backbone(_judged("test")[0])), dim=1).double()
+    rows = F.normalize(encoder.projector(encoder.backbone(_patches_to_evaluate("test")[0])), dim=1).double()
     spectrum = torch.linalg.svdvals(torch.cov(rows.T))
     return float(torch.special.entr(spectrum / spectrum.sum()).sum().exp())

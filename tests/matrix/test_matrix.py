@@ -1,4 +1,4 @@
-"""Groups x assignment x target x {batch, epoch}: each cell trains, stays in use and goes on bitwise, or says why it cannot."""
+"""Groups x assignment x target x {batch, epoch}: each cell trains without collapse and resumes bitwise, or is refused."""
 
 import re
 
@@ -9,14 +9,23 @@ from coterie.config.overrides import known_paths, parse_override, set_path
 from coterie.config.toml import from_dict
 from coterie.errors import BadConfig
 from tests.faults.running import assert_same
-from tests.matrix.cells import CARRIED, CELLS, REFUSED, Cell, settings_of
-from tests.matrix.running import SAVED, STEPS, Run, effective_rank, knn_score, resumed, untrained_knn_score, whole
+from tests.matrix.cells import CELLS, REFUSED, TRAINED, Cell, settings_of
+from tests.matrix.running import (
+    SAVED,
+    STEPS,
+    Run,
+    effective_rank,
+    knn_score,
+    resumed,
+    uninterrupted,
+    untrained_knn_score,
+)
 
 
 def share_in_use(run: Run, cell: Cell) -> float:
-    """Groups that were somebody's best in the last epoch; where the batch is the groups: in its worst step."""
+    """The share of groups with images in the last epoch; in its worst step where the batch is the groups."""
     last = run.used[-STEPS:]
-    if cell.groups == "batch":  # other groups at each step; with Identity one head over all views, else one a view
+    if cell.groups == "batch":  # new groups at each step; one head over all views with Identity, else one head per view
         return min(
             len(used) / count for step in last for used, count in zip(step, run.config.group_counts, strict=True)
         )
@@ -25,9 +34,9 @@ def share_in_use(run: Run, cell: Cell) -> float:
     )
 
 
-@pytest.mark.parametrize("cell", CARRIED, ids=str)
+@pytest.mark.parametrize("cell", TRAINED, ids=str)
 def test_trains_without_collapse(cell: Cell) -> None:
-    run = whole(cell)
+    run = uninterrupted(cell)
     assert torch.stack(run.losses).isfinite().all()
     assert all(value.isfinite().all() for value in run.parts.student.state_dict().values())
     assert share_in_use(run, cell) >= 1 / 2
@@ -35,47 +44,47 @@ def test_trains_without_collapse(cell: Cell) -> None:
     assert knn_score(run.parts.student.encoder.backbone) > untrained_knn_score()
 
 
-@pytest.mark.parametrize("cell", CARRIED, ids=str)
-def test_goes_on_bitwise_from_the_middle_of_an_epoch(cell: Cell) -> None:
-    straight = whole(cell)
+@pytest.mark.parametrize("cell", TRAINED, ids=str)
+def test_resumes_bitwise_from_the_middle_of_an_epoch(cell: Cell) -> None:
+    straight = uninterrupted(cell)
     again = resumed(cell, straight.saved)
     assert len(again.losses) == len(straight.losses) - SAVED
     assert_same(again.losses, straight.losses[SAVED:], "losses")
-    assert_same(again.everything(), straight.everything())
+    assert_same(again.full_state(), straight.full_state())
 
 
 @pytest.mark.parametrize("cell", REFUSED, ids=str)
-def test_a_refused_cell_says_why_and_what_to_do(cell: Cell) -> None:
-    """In one line that begins with a path; and whoever does what the lines say gets settings that are read."""
+def test_a_refused_cell_says_why_and_how_to_fix_it(cell: Cell) -> None:
+    """In one line that starts with the path of a setting; following the lines gives settings that are accepted."""
     settings = settings_of(cell)
     for _ in range(2):
         with pytest.raises(BadConfig) as raised:
             from_dict(settings)
-        said = str(raised.value)
-        assert "\n" not in said
-        assert said.split()[0].rstrip(":") in known_paths(settings)
-        mends = re.findall(r"[a-z_.]+=[a-z']+", said)
-        assert mends, said
-        for mend in mends:
-            set_path(settings, *parse_override(mend))
+        message = str(raised.value)
+        assert "\n" not in message
+        assert message.split()[0].rstrip(":") in known_paths(settings)
+        fixes = re.findall(r"[a-z_.]+=[a-z']+", message)
+        assert fixes, message
+        for fix in fixes:
+            set_path(settings, *parse_override(fix))
         try:
             from_dict(settings)
         except BadConfig:
             continue
         return
-    pytest.fail(f"the mends do not lead to settings that are read: {said}")
+    pytest.fail(f"the fixes do not lead to settings that are accepted: {message}")
 
 
 def test_fewer_than_a_third_are_refused() -> None:
     assert len(CELLS) == 80
-    assert len(REFUSED) + len(CARRIED) == len(CELLS)
+    assert len(REFUSED) + len(TRAINED) == len(CELLS)
     assert 3 * len(REFUSED) < len(CELLS)
 
 
 @pytest.mark.parametrize("assignment", ["nearest", "softmax"])
 @pytest.mark.parametrize("when", ["batch", "epoch"])
 def test_learned_groups_that_nothing_spreads_are_refused(assignment: str, when: str) -> None:
-    """Without the regularizer six epochs left 2 (nearest, each batch) to 8 (softmax, teacher, labels) of 16 groups in use."""
+    """Without the regularizer, six epochs left 2 (nearest, batch) to 8 (softmax, teacher, epoch) of 16 groups in use."""
     settings = settings_of(Cell("learned", assignment, "same", when))
     assert from_dict(settings).mean_entropy > 0
     with pytest.raises(BadConfig, match=rf"assignment\.kind is '{assignment}'.*--set mean_entropy=1"):

@@ -1,4 +1,4 @@
-"""kill -9 at any moment and the same command again: bitwise the uninterrupted run."""
+"""kill -9 at any moment and the same command again: bit for bit the uninterrupted run."""
 
 import os
 import random
@@ -14,7 +14,7 @@ import pytest
 from coterie.cli.demo import write_patches
 from coterie.data.sources.builtin_photos import photo_patches
 from coterie.training.checkpoint_io import load
-from tests.faults.running import assert_same_runs, newest
+from tests.faults.running import assert_same_runs, newest_step
 
 SETTINGS = (
     "views.crops.0.size=16 views.crops.1.size=8 views.crops.1.count=2 backbone.width=0.125 groups.counts=[20] "
@@ -37,11 +37,11 @@ def command(images: Path, out: Path, workers: int) -> list[str]:
 
 
 def killed(images: Path, out: Path, workers: int, inside_the_write: bool, wait: float) -> tuple[str, bool]:
-    """Start the run, kill it after a new save; what it said on its way, and whether a write was cut short."""
-    before = newest(out)
+    """Start the run and kill it after a new checkpoint; returns its output, and whether a write was interrupted."""
+    before = newest_step(out)
     process = subprocess.Popen(command(images, out, workers), stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 120
-    while newest(out) == before and process.poll() is None and time.monotonic() < deadline:
+    while newest_step(out) == before and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.002)
     if inside_the_write:
         while not list((out / "checkpoint").glob(".*.part")) and process.poll() is None:
@@ -50,24 +50,24 @@ def killed(images: Path, out: Path, workers: int, inside_the_write: bool, wait: 
         time.sleep(wait)
     assert process.poll() is None, "the run ended before it was killed"
     os.kill(process.pid, signal.SIGKILL)
-    said = process.communicate()[1]
-    assert newest(out) > before
-    return said, bool(list((out / "checkpoint").glob(".*.part")))
+    output = process.communicate()[1]
+    assert newest_step(out) > before
+    return output, bool(list((out / "checkpoint").glob(".*.part")))
 
 
 def test_killed_at_random_moments(images: Path, tmp_path: Path) -> None:
-    whole, broken = tmp_path / "whole", tmp_path / "broken"
-    subprocess.run(command(images, whole, workers=2), check=True, capture_output=True)
+    uninterrupted, broken = tmp_path / "uninterrupted", tmp_path / "broken"
+    subprocess.run(command(images, uninterrupted, workers=2), check=True, capture_output=True)
     seed = int.from_bytes(os.urandom(4))
     print(f"seed of the moments: {seed}")
     moments = random.Random(seed)
     resumed_at, torn = [], []
     for number, inside in enumerate([False, True, False, True, True]):
-        said, cut = killed(
+        output, cut = killed(
             images, broken, workers=1 + number % 2, inside_the_write=inside, wait=moments.uniform(0, 0.2)
         )
         torn.append(cut)
-        resumed_at += [int(step) for step in re.findall(r"resumes at step (\d+)", said)]
+        resumed_at += [int(step) for step in re.findall(r"resumes at step (\d+)", output)]
     last = subprocess.run(command(images, broken, workers=1), check=True, capture_output=True, text=True)
     resumed_at += [int(step) for step in re.findall(r"resumes at step (\d+)", last.stderr)]
     assert len(resumed_at) == 5
@@ -75,25 +75,25 @@ def test_killed_at_random_moments(images: Path, tmp_path: Path) -> None:
     assert max(resumed_at) > 12, "no resume with the queue in use"
     assert min(resumed_at) > 0
     assert any(step % 10 for step in resumed_at), "no resume in the middle of an epoch"
-    step, state, _ = load(whole / "checkpoint")
+    step, state, _ = load(uninterrupted / "checkpoint")
     assert step == STEPS
-    assert state["objective"]["memory._extra_state"]["pushed"] > 32  # the queue was full, so in use
-    assert_same_runs(broken, whole)
+    assert state["objective"]["memory._extra_state"]["pushed"] > 32  # the queue was full, so it was used
+    assert_same_runs(broken, uninterrupted)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_asked_to_stop_it_saves_and_leaves(images: Path, tmp_path: Path, number: signal.Signals) -> None:
+def test_on_a_signal_it_saves_and_exits(images: Path, tmp_path: Path, number: signal.Signals) -> None:
     out = tmp_path / "run"
     words = command(images, out, workers=2)
     process = subprocess.Popen(words, stderr=subprocess.PIPE, text=True, start_new_session=True)
-    while not newest(out) and process.poll() is None:
+    while not newest_step(out) and process.poll() is None:
         time.sleep(0.01)
-    os.killpg(process.pid, number)  # as a terminal's Ctrl-C and a scheduler do: the loader's workers get it too
-    said = process.communicate(timeout=60)[1]
+    os.killpg(process.pid, number)  # like Ctrl-C in a terminal or a scheduler: the loader workers get it too
+    output = process.communicate(timeout=60)[1]
     assert process.returncode == 128 + number
-    stopped = re.search(r"coterie: stopped and saved after step (\d+)", said)
+    stopped = re.search(r"coterie: stopped and saved after step (\d+)", output)
     assert stopped
-    assert newest(out) == int(stopped[1]) > 0
+    assert newest_step(out) == int(stopped[1]) > 0
 
 
 def test_other_settings_are_refused_and_nothing_is_lost(images: Path, tmp_path: Path) -> None:
