@@ -1,4 +1,4 @@
-"""Tar shards, parquet tables and lists of files: opened, and every image of them read."""
+"""Tar shards, parquet tables and lists of files: open them and read every image."""
 
 import io
 import os
@@ -37,7 +37,7 @@ def _tar(form: int) -> bytes:
 
 
 def _with_checksums(data: bytes) -> bytes:
-    """The checksum of every block that looks like a tar header is made right."""
+    """Correct the checksum of every block that looks like a tar header."""
     blocks = bytearray(data)
     for start in range(0, len(blocks) - 511, 512):
         if blocks[start + 257 : start + 262] == b"ustar":
@@ -71,7 +71,7 @@ INPUTS = {
 
 
 def attempt(kind: str, data: bytes, folder: Path) -> None:
-    """Open the source, and read and decode all there is."""
+    """Open the source, and read and decode its images."""
     path = folder / {"tar": "shard.tar", "parquet": "table.parquet", "list": "list.txt"}[kind]
     if kind == "list" and not (folder / "pipe").exists():
         (folder / "1.jpg").write_bytes(PICTURE)
@@ -80,7 +80,7 @@ def attempt(kind: str, data: bytes, folder: Path) -> None:
     path.write_bytes(data)
     source = open_source(str(path))
     for index in range(min(len(source), 50)):
-        source.name(index).encode()  # it can be printed
+        source.name(index).encode()  # a name that can be printed
         source.label(index)
         try:
             decode(source[index])

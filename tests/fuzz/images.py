@@ -1,4 +1,4 @@
-"""Image bytes: real files of every kind, damaged; and headers that promise too much."""
+"""Damaged image files of every format, some with headers that promise too much."""
 
 import io
 import struct
@@ -61,7 +61,7 @@ def _files() -> dict[str, list[bytes]]:
 
 
 def _with_checksums(data: bytes) -> bytes:
-    """A PNG file whose chunks' checksums are right."""
+    """Correct the checksums of the chunks of a PNG file."""
     if not data.startswith(b"\x89PNG\r\n\x1a\n"):
         return data
     parts, place = [data[:8]], 8
@@ -78,7 +78,7 @@ INPUTS = {kind: damaged(files, _with_checksums if kind == "png" else bytes) for 
 
 
 def attempt(data: bytes) -> None:
-    """Decode it as a run does; whole, and reduced."""
+    """Decode the image as a run does, at full and at reduced size."""
     pixels = decode(data, 3)
     assert pixels.dtype in (np.uint8, np.uint16)
     assert pixels.ndim == 3

@@ -1,4 +1,4 @@
-"""Damage: real files with bytes changed, cut out, put in and copied, and numbers in them made absurd."""
+"""Damaged files: bytes changed, removed, inserted and copied, and numbers replaced by absurd ones."""
 
 import struct
 from collections.abc import Callable, Sequence
@@ -15,9 +15,9 @@ NUMBERS += [bytes([value]) for value in (0, 1, 8, 9, 10, 13, 32, 34, 46, 47, 0x7
 
 @st.composite
 def damaged(draw: st.DrawFn, files: Sequence[bytes], repair: Callable[[bytes], bytes] = bytes) -> bytes:
-    """One of the files with one to six changes, most of them near its start or its end, where headers and footers are.
+    """One of the files with one to six changes, most of them near its start or end, where headers and footers are.
 
-    ``repair`` then makes checksums right again, so that what is behind them is reached too.
+    ``repair`` then corrects checksums, so that the damage reaches the code behind them.
     """
     data = bytearray(draw(st.sampled_from(files)))
     for _ in range(draw(st.sampled_from([1, 1, 1, 2, 3, 6]))):
@@ -30,7 +30,7 @@ def damaged(draw: st.DrawFn, files: Sequence[bytes], repair: Callable[[bytes], b
         )
         length = draw(st.integers(1, 40))
         match draw(
-            st.sampled_from(["number", "number", "bit", "byte", "cut out", "cut off", "put in", "repeat", "copy"])
+            st.sampled_from(["number", "number", "bit", "byte", "remove", "truncate", "insert", "repeat", "copy"])
         ):
             case "number":
                 number = draw(st.sampled_from(NUMBERS))
@@ -39,11 +39,11 @@ def damaged(draw: st.DrawFn, files: Sequence[bytes], repair: Callable[[bytes], b
                 data[place] ^= 1 << draw(st.integers(0, 7))
             case "byte":
                 data[place : place + 1] = bytes([draw(st.integers(0, 255))])
-            case "cut out":
+            case "remove":
                 del data[place : place + length]
-            case "cut off":
+            case "truncate":
                 del data[place:]
-            case "put in":
+            case "insert":
                 data[place:place] = draw(st.binary(max_size=length))
             case "repeat":
                 data[place:place] = data[place : place + length] * draw(st.sampled_from([1, 2, 50]))

@@ -19,7 +19,7 @@ METHODS = ("swav", "smog", "sela_v2", "simclr")
 
 @functools.cache
 def configs() -> list[PretrainConfig]:
-    """Of several methods, for a folder of 64 images."""
+    """Settings of several methods for a folder of 64 images."""
     with tempfile.TemporaryDirectory() as folder:
         for number in range(64):
             (Path(folder) / f"{number}.png").write_bytes(encoded(photo(number, 16, 16)))
@@ -88,7 +88,7 @@ _VALUES = st.recursive(
 
 @st.composite
 def _with_another_value(draw: st.DrawFn) -> bytes:
-    """A whole settings file in which some values are replaced, whatever stands there."""
+    """A complete settings file in which some values are replaced by arbitrary ones."""
     settings = to_dict(draw(st.sampled_from(configs())))
     for path in draw(st.lists(st.sampled_from(known_paths(settings)), min_size=1, max_size=3)):
         place = settings
@@ -112,7 +112,7 @@ def _assignments(draw: st.DrawFn) -> bytes:
 
 
 def inputs() -> dict[str, st.SearchStrategy[bytes]]:
-    """Made when it is asked for, since it trains nothing but reads images."""
+    """A function and not a constant, because it reads images."""
     texts = [to_toml(config).encode() for config in configs()]
     deep = st.sampled_from(
         [f"{before}{odd}\n".encode() for odd in ODD for before in ("data = ", "x = ", "[run]\nworkers = ")]
@@ -121,7 +121,7 @@ def inputs() -> dict[str, st.SearchStrategy[bytes]]:
 
 
 def attempt(kind: str, data: bytes, folder: Path) -> None:
-    """Read the settings strictly; what is accepted can be written down, and read again as the same."""
+    """Read the settings strictly; settings that are accepted survive writing and reading."""
     if kind == "settings":
         (folder / "config.toml").write_bytes(data)
         settings = read_toml(folder / "config.toml")

@@ -1,4 +1,4 @@
-"""What damaged input has brought to light, each as small as it goes."""
+"""Bugs that damaged input has revealed, each as small a case as possible."""
 
 import io
 import json
@@ -27,7 +27,7 @@ from coterie.training.run_folder import read_log, read_records
 from tests.data.pictures import encoded, photo
 
 
-def test_a_tar_member_of_an_absurd_size(tmp_path: Path) -> None:
+def test_a_tar_member_of_absurd_size(tmp_path: Path) -> None:
     member = tarfile.TarInfo("1.jpg")
     member.size = 2**63
     (tmp_path / "x.tar").write_bytes(member.tobuf(tarfile.GNU_FORMAT) + bytes(1024))
@@ -35,7 +35,7 @@ def test_a_tar_member_of_an_absurd_size(tmp_path: Path) -> None:
         open_source(str(tmp_path / "x.tar"))
 
 
-def test_a_table_whose_footer_promises_more_rows_than_there_are(tmp_path: Path) -> None:
+def test_a_table_whose_footer_states_too_few_rows(tmp_path: Path) -> None:
     path, rows = tmp_path / "x.parquet", 50
     pq.write_table(pa.table({"image": [encoded(photo())] * rows}), path, store_schema=False)
     data = path.read_bytes()
@@ -47,7 +47,7 @@ def test_a_table_whose_footer_promises_more_rows_than_there_are(tmp_path: Path) 
 
 
 @pytest.mark.parametrize("text", ["x = " + "[" * 5000, "x = " + "9" * 5000, "x = " + "{a=" * 500])
-def test_endless_settings(text: str, tmp_path: Path) -> None:
+def test_settings_without_end(text: str, tmp_path: Path) -> None:
     (tmp_path / "config.toml").write_text(text)
     with pytest.raises(BadConfig, match="is not TOML"):
         read_toml(tmp_path / "config.toml")
@@ -56,11 +56,11 @@ def test_endless_settings(text: str, tmp_path: Path) -> None:
     )  # a bare word, which is refused where it is used
 
 
-def test_a_log_that_is_damaged_loses_those_lines_only(tmp_path: Path) -> None:
-    sound = json.dumps(
+def test_a_damaged_log_loses_only_the_damaged_lines(tmp_path: Path) -> None:
+    intact = json.dumps(
         {"step": 3, "epoch": 1, "label_free": {"effective_rank": 2.0}, "snapshot": "snapshots/3.safetensors"}
     )
-    away = json.dumps({"step": 4, "epoch": 1, "label_free": {"effective_rank": 2.0}, "snapshot": "../../secret"})
+    outside = json.dumps({"step": 4, "epoch": 1, "label_free": {"effective_rank": 2.0}, "snapshot": "../../secret"})
     odd = [
         '{"step": 5, "label_free": {}}',
         '{"step": 6, "epoch": 1, "label_free": 3}',
@@ -69,13 +69,13 @@ def test_a_log_that_is_damaged_loses_those_lines_only(tmp_path: Path) -> None:
         "\ufffd{",
         '{"epoch": 3}',
     ]
-    (tmp_path / "metrics.jsonl").write_text("\n".join([away, *odd, sound]) + '\n{"step": 9, "lo')
+    (tmp_path / "metrics.jsonl").write_text("\n".join([outside, *odd, intact]) + '\n{"step": 9, "lo')
     (tmp_path / "metrics.jsonl").write_bytes((tmp_path / "metrics.jsonl").read_bytes() + b"\xff")
     assert [each.step for each in snapshot_records(read_log(tmp_path))] == [3]
     assert "damaged" in read_records(tmp_path).remarks[0]
 
 
-def test_weights_that_would_take_more_memory_than_their_file_has_bytes(tmp_path: Path) -> None:
+def test_weights_that_need_more_memory_than_the_size_of_their_file(tmp_path: Path) -> None:
     path, plain, bomb = tmp_path / "weights.pt", io.BytesIO(), io.BytesIO()
     torch.save({"conv1.weight": torch.zeros(2**20)}, plain)
     with zipfile.ZipFile(plain) as old, zipfile.ZipFile(bomb, "w", zipfile.ZIP_DEFLATED) as new:
@@ -106,17 +106,17 @@ def test_weights_that_would_take_more_memory_than_their_file_has_bytes(tmp_path:
         ("backbone.name", "no_such_network", "there is no backbone"),
     ],
 )
-def test_a_description_that_is_absurd(path: str, value: object, reason: str, tmp_path: Path) -> None:
+def test_an_absurd_description(path: str, value: object, reason: str, tmp_path: Path) -> None:
     config, file = BackboneConfig("resnet18", width=0.125, stem="small"), tmp_path / "model.safetensors"
     save_backbone(file, build_backbone(config, 16), config, 16, (0.5,) * 3, (0.2,) * 3)
     load_backbone(file)
     whole = file.read_bytes()
     length = int.from_bytes(whole[:8], "little")
     header = json.loads(whole[8 : 8 + length])
-    said = json.loads(header["__metadata__"]["coterie"])
+    description = json.loads(header["__metadata__"]["coterie"])
     *parents, name = path.split(".")
-    (said[parents[0]] if parents else said)[name] = value
-    header["__metadata__"]["coterie"] = json.dumps(said)
+    (description[parents[0]] if parents else description)[name] = value
+    header["__metadata__"]["coterie"] = json.dumps(description)
     text = json.dumps(header).encode()
     file.write_bytes(len(text).to_bytes(8, "little") + text + whole[8 + length :])
     with pytest.raises(UserError, match=reason):
@@ -124,9 +124,9 @@ def test_a_description_that_is_absurd(path: str, value: object, reason: str, tmp
 
 
 @pytest.mark.timeout(60)
-@pytest.mark.parametrize("pages", [2, 150])  # tifffile sees some of the circles that are shorter than a hundred
+@pytest.mark.parametrize("pages", [2, 150])  # tifffile itself detects some cycles of fewer than a hundred pages
 @pytest.mark.parametrize("wide", [False, True])
-def test_a_tiff_file_whose_pages_go_in_a_circle(pages: int, wide: bool) -> None:
+def test_a_tiff_file_whose_pages_form_a_cycle(pages: int, wide: bool) -> None:
     file, (tags, size, pointer) = io.BytesIO(), (("<Q", 20, "<Q") if wide else ("<H", 12, "<I"))
     with tifffile.TiffWriter(file, bigtiff=wide) as writer:
         for _ in range(pages):

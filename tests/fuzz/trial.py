@@ -1,4 +1,4 @@
-"""Many inputs, tried in a process of its own that has little memory and little time for each."""
+"""Run many inputs in a process of its own, with little memory and little time for each."""
 
 import faulthandler
 import importlib
@@ -19,12 +19,12 @@ from hypothesis import HealthCheck, Phase, Verbosity, given, settings
 from coterie.errors import UserError
 
 MEMORY = 3 * 2**30
-"""Bytes above what the program takes itself: an image of the largest size that is decoded takes about half."""
+"""Bytes on top of what the program itself takes: an image of the largest size that is decoded takes about half."""
 SECONDS = 60
-"""For one input, on a machine that has other things to do."""
+"""For one input, on a busy machine."""
 
 PRINTED_BY_LIBRARIES = ("tiff",)
-"""libtiff, in Pillow, prints what is wrong with compressed pixels."""
+"""Pillow's libtiff prints errors in compressed pixels."""
 
 _SERVER = multiprocessing.get_context("forkserver")
 _SERVER.set_forkserver_preload(
@@ -32,30 +32,30 @@ _SERVER.set_forkserver_preload(
 )
 
 
-def tried(module: str, kind: str, inputs: int, seed: int | None = None) -> dict[str, Any]:
-    """Try so many inputs of a kind; how many there were, were accepted or refused, and how long the slowest took (s).
+def run_trials(module: str, kind: str, inputs: int, seed: int | None = None) -> dict[str, Any]:
+    """Run so many inputs of a kind; returns how many were accepted and refused, and the seconds of the slowest.
 
     Raises:
-        AssertionError: one gave a traceback, took too long or too much memory, or ended the process; it is said which.
+        AssertionError: an input, which is named, gave a traceback, took too long or too much memory, or ended the process.
     """
     with tempfile.TemporaryDirectory() as folder:
-        process = _SERVER.Process(target=_try, args=(module, kind, inputs, seed, Path(folder)))
+        process = _SERVER.Process(target=_run, args=(module, kind, inputs, seed, Path(folder)))
         process.start()
         process.join()
-        lines = (Path(folder) / "said.txt").read_text(errors="replace").splitlines()
-        said = "\n".join(line[:200] for line in lines)
+        lines = (Path(folder) / "output.txt").read_text(errors="replace").splitlines()
+        output = "\n".join(line[:200] for line in lines)
         if process.exitcode:
             kept = Path(tempfile.gettempdir()) / f"coterie-fuzz-{kind}"
             failed = Path(folder) / "failed"
             (failed if failed.exists() else Path(folder) / "input").rename(kept)
-            raise AssertionError(f"{kind}: exit status {process.exitcode} (input in {kept})\n{said[-8000:]}")
-        assert not said or kind in PRINTED_BY_LIBRARIES, f"{kind}: something was printed: {said[:2000]}"
+            raise AssertionError(f"{kind}: exit status {process.exitcode} (input in {kept})\n{output[-8000:]}")
+        assert not output or kind in PRINTED_BY_LIBRARIES, f"{kind}: the program printed: {output[:2000]}"
         found: dict[str, Any] = json.loads((Path(folder) / "found.json").read_text())
         return found
 
 
-def _try(module: str, kind: str, inputs: int, seed: int | None, folder: Path) -> None:
-    with (folder / "said.txt").open("w") as file:
+def _run(module: str, kind: str, inputs: int, seed: int | None, folder: Path) -> None:
+    with (folder / "output.txt").open("w") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
     module_ = importlib.import_module(f"tests.fuzz.{module}")
@@ -96,4 +96,4 @@ def _try(module: str, kind: str, inputs: int, seed: int | None, folder: Path) ->
     taken = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (taken + MEMORY, resource.RLIM_INFINITY))
     (hypothesis.seed(seed)(trial) if seed is not None else trial)()
-    (folder / "found.json").write_text(json.dumps({"tried": count.total(), **count, "slowest": round(slowest, 2)}))
+    (folder / "found.json").write_text(json.dumps({"inputs": count.total(), **count, "slowest": round(slowest, 2)}))

@@ -58,18 +58,18 @@ def _own() -> bytes:
 
 @st.composite
 def _header(draw: st.DrawFn) -> bytes:
-    """A safetensors file in whose header something is absurd; the length before it is right."""
+    """A safetensors file with absurd values in its header; the length before the header is right."""
     whole = _own()
     length = struct.unpack("<Q", whole[:8])[0]
     header = json.loads(whole[8 : 8 + length])
-    said = json.loads(header["__metadata__"]["coterie"])
+    description = json.loads(header["__metadata__"]["coterie"])
     for _ in range(draw(st.integers(1, 2))):
         value = draw(st.sampled_from(ABSURD))
         match draw(st.integers(0, 3)):
-            case 0 if isinstance(said["backbone"], dict):
-                said["backbone"][draw(st.sampled_from(sorted(said["backbone"])))] = value
+            case 0 if isinstance(description["backbone"], dict):
+                description["backbone"][draw(st.sampled_from(sorted(description["backbone"])))] = value
             case 1:
-                said[draw(st.sampled_from(sorted(said)))] = value
+                description[draw(st.sampled_from(sorted(description)))] = value
             case 2:
                 tensor = header[draw(st.sampled_from(sorted(set(header) - {"__metadata__"})))]
                 tensor[draw(st.sampled_from(sorted(tensor)))] = draw(
@@ -77,13 +77,13 @@ def _header(draw: st.DrawFn) -> bytes:
                 )
             case 3:
                 header[draw(st.text(max_size=5))] = {"dtype": "F32", "shape": [10**9, 10**9], "data_offsets": [0, 4]}
-    header["__metadata__"]["coterie"] = json.dumps(said)
+    header["__metadata__"]["coterie"] = json.dumps(description)
     text = json.dumps(header).encode()
     return struct.pack("<Q", len(text)) + text + whole[8 + length :]
 
 
 def _packed(data: object, compressed: int = zipfile.ZIP_STORED, pickled: bytes | None = None) -> bytes:
-    """As torch.save writes it, with another pickle or compressed if that is wanted."""
+    """A file as torch.save writes it, optionally compressed or with another pickle inside."""
     file, again = io.BytesIO(), io.BytesIO()
     torch.save(data, file)
     if pickled is None and compressed == zipfile.ZIP_STORED:
@@ -168,7 +168,7 @@ def inputs() -> dict[str, st.SearchStrategy[bytes]]:
 
 
 def attempt(kind: str, data: bytes, folder: Path) -> None:
-    """Take it over as a run, an evaluation or a new network would."""
+    """Load the file as a run, an evaluation or a new network would."""
     if kind == "checkpoint":
         path = folder / f"step-000000003-{sha256(data).hexdigest()[:16]}.pt"
         path.write_bytes(data)
