@@ -133,7 +133,7 @@ def meet(folder: Path, what: str) -> None:
 def loading(config: PretrainConfig) -> float:
     """Seconds in which the product's loader makes this process's part of a batch, in the process itself, from arrays."""
     noise = np.random.default_rng(0).integers(0, 256, (4 * config.batch_size, 32, 32, 3), np.uint8)
-    shared = {"rank": rank(), "world": world_size()}
+    shared = {"rank": rank(), "world_size": world_size()}
     loader = Loader(Arrays(noise), config.views, batch_size=config.batch_size, epochs=10, seed=0, workers=0, **shared)
     stream = loader.batches()
     next(stream)

@@ -83,7 +83,7 @@ def carry(
         for name, part in (("student", student), ("objective", objective), ("optimizer", optimizer)):
             part.load_state_dict(state[name])
     images = Arrays(photo_patches("train", IMAGES, SIDE).images)
-    settings = {"batch_size": BATCH, "epochs": EPOCHS, "seed": config.seed, "rank": rank(), "world": world_size()}
+    settings = {"batch_size": BATCH, "epochs": EPOCHS, "seed": config.seed, "rank": rank(), "world_size": world_size()}
     loader = Loader(images, config.views, **settings)
     losses: list[float] = []
     indices: list[torch.Tensor] = []

@@ -63,5 +63,5 @@ def test_three_processes_write_no_single_file(made: Made, tmp_path: Path) -> Non
     process = made.started(tmp_path / "rows.parquet", start=torchrun(3))
     _, errors = process.communicate(timeout=300)
     assert process.returncode != 0
-    assert "name one in --out, without .parquet" in errors
+    assert "give --out a name that does not end in .parquet" in errors
     assert not (tmp_path / "rows.parquet").exists()

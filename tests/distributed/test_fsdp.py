@@ -91,7 +91,7 @@ def poisoned() -> list[int]:
     parts = build_parts(config, images=IMAGES)
     trained = ShardedStudent(parts.student)
     monitor = Monitor(config.group_counts, BATCH, config.learning_rate, log_steps=2, write=lambda _: None)
-    settings = {"batch_size": BATCH, "epochs": 3, "seed": 0, "rank": rank(), "world": world_size()}
+    settings = {"batch_size": BATCH, "epochs": 3, "seed": 0, "rank": rank(), "world_size": world_size()}
     loader = Loader(Arrays(photo_patches("train", IMAGES, SIDE).images), config.views, **settings)
     last = [-1]
 

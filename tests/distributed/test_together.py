@@ -28,7 +28,7 @@ POISONED = 3  # the step at which one process gets NaN
 def parts_of(case: str) -> tuple[Any, Any, Loader]:
     config = from_dict(CASES[case])
     images = Arrays(photo_patches("train", IMAGES, SIDE).images)
-    settings = {"batch_size": BATCH, "epochs": 3, "seed": 0, "rank": rank(), "world": world_size()}
+    settings = {"batch_size": BATCH, "epochs": 3, "seed": 0, "rank": rank(), "world_size": world_size()}
     return config, build_parts(config, images=IMAGES), Loader(images, config.views, **settings)
 
 

@@ -168,7 +168,7 @@ def test_several_processes_cannot_write_a_single_file(
     made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
-    assert "without .parquet" in refused(made, tmp_path / "rows.parquet")
+    assert "does not end in .parquet" in refused(made, tmp_path / "rows.parquet")
     assert "run it without torchrun" in refused(made, tmp_path / "out", ray="local")
     monkeypatch.setenv("RANK", "2")
     assert "start the processes with torchrun" in refused(made, tmp_path / "out")

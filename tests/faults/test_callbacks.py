@@ -55,7 +55,7 @@ def dying(path: str, call: int, moment: str) -> None:
 def ending_early() -> None:
     """From now on label-free metrics call the run a plateau at the second snapshot."""
     module = importlib.import_module(CALLBACKS)
-    module.stale = lambda records: "enough" if sum("label_free" in each for each in records) == 2 else None
+    module.plateau_reason = lambda records: "enough" if sum("label_free" in each for each in records) == 2 else None
 
 
 def ending_and_dying(path: str, call: int, moment: str) -> None:

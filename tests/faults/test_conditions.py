@@ -49,7 +49,7 @@ def test_a_loss_that_becomes_nan(shard: Path, tmp_path: Path) -> None:
     status, output = Run(shard, tmp_path / "run", rising).end()
     print(output)
     assert status == 2, output
-    assert "not numbers" in error_line(output) or "no longer numbers" in error_line(output)
+    assert "are not finite" in error_line(output) or "no longer finite" in error_line(output)
     _, state, passed_over = load(tmp_path / "run" / "checkpoint")
     assert passed_over == []
     assert state is None or all(each.isfinite().all() for each in state["student"].values() if each.is_floating_point())

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import coterie.grouping.objective
-from coterie.grouping.groups import KMeansGroups
+from coterie.grouping.groups import KMeansGroups, MomentumGroups
 from coterie.grouping.memory_queue import Memory
 from coterie.grouping.objective import Objective
 from tests.parity.golden_files import Golden, golden
@@ -41,13 +41,13 @@ def memory_stays_as_the_first_pass_left_it(patch: Patch) -> None:
 
 
 def groups_found_at_the_first_refresh_only(patch: Patch) -> None:
-    refit = KMeansGroups.refit
+    for kind in (KMeansGroups, MomentumGroups):
 
-    def once(self, head, rows, starts):
-        if not self.heads[head].any():
-            refit(self, head, rows, starts)
+        def once(self, head, rows, starts, refit=kind.refit):
+            if not self.heads[head].any():
+                refit(self, head, rows, starts)
 
-    patch.setattr(KMeansGroups, "refit", once)
+        patch.setattr(kind, "refit", once)
 
 
 def labels_by_memory_position(patch: Patch) -> None:

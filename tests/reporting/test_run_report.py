@@ -147,7 +147,7 @@ def test_where_the_batch_was_the_groups_there_is_no_gallery_of_groups(run: Path,
     source = open_source(*config.data)
     (tmp_path / "new").mkdir()
     network, look = student.encoder.backbone, preprocessing_of(config)
-    report_run(tmp_path / "new", config, source, network, look, torch.device("cpu"), student=student)
+    report_run(tmp_path / "new", config, source, network, look, Runtime(), student=student)
     page = (tmp_path / "new" / "report.html").read_text()
     assert "Nothing was logged." in page
     assert "Nearest neighbors" in page

@@ -64,4 +64,4 @@ def test_embeddings_are_assigned_in_chunks_and_the_student_stays_as_it_was(monke
 
 def test_whole_images_are_prepared_as_the_views_were() -> None:
     how = preprocessing_of(CONFIG)
-    assert (how.size, how.channels, how.mean, how.std) == (CONFIG.views.whole_size, 1, MEAN, STD)
+    assert (how.size, how.channels, how.mean, how.std) == (CONFIG.views.center_crop_size, 1, MEAN, STD)

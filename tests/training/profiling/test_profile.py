@@ -94,7 +94,7 @@ def slowly(function: Callable[..., Any]) -> Callable[..., Any]:
 @pytest.mark.parametrize(
     ("owner", "name", "part"),
     [
-        (Loader, "batch", advice.COPY),
+        (Loader, "finish_batch", advice.COPY),
         (Student, "forward", advice.STUDENT),
         (objective, "prediction_loss", advice.GROUPING),
         (torch.Tensor, "backward", advice.BACKWARD),
@@ -239,7 +239,8 @@ def test_a_profile_is_shown(images: Path, call) -> None:
     assert lines[empty - 1].startswith("  total ")
     assert lines[empty + 1].split() == "an image in a worker ms share".split()
     assert any(line.startswith("swav: 80 images, resnet18, crops 2x16 + 1x8, 8 groups") for line in lines)
-    assert [line.split()[0] for line in lines[-5:]] == ["speed", "memory", "slowest", "advice", "from"]
+    kinds = list(dict.fromkeys(line.split()[0] for line in lines[-7:]))  # of advice there are one to three lines
+    assert kinds[-5:] == ["speed", "memory", "slowest", "advice", "from"]
 
 
 @pytest.mark.parametrize(

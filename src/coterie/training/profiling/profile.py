@@ -94,7 +94,7 @@ class SectionTimer:
         student = parts.student
         objective: Any = parts.objective  # a module
         target = getattr(objective, "target", None)
-        self._mark_before(loader, "batch", WAITING)  # called when the output of the workers has arrived
+        self._mark_before(loader, "finish_batch", WAITING)  # called when the output of the workers has arrived
         objective.register_forward_pre_hook(self.marking(BOOKKEEPING))  # seed, learning rate
         teacher = target.network if isinstance(target, MomentumTeacher) else None
         student.register_forward_pre_hook(self.marking(TEACHER if teacher is not None else GROUPING))  # its update
