@@ -88,6 +88,13 @@ def test_a_module_imports_only_from_below(module):
     assert not above, f"{module} imports {sorted(above)}, which do not stand below it"
 
 
+@pytest.mark.parametrize("module", [module for module in PATHS if floor(module) == "grouping"])
+def test_grouping_works_in_anyones_training_loop(module):
+    """It sees tensors, and neither data, networks nor configs."""
+    seen = {floor(name) for name in own_imports(module)}
+    assert seen <= {"grouping", "optim", "distributed", "errors", "types"}, seen
+
+
 def test_no_module_imports_itself_in_a_circle():
     try:
         list(TopologicalSorter({module: own_imports(module) for module in PATHS}).static_order())
