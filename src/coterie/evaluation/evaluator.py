@@ -25,9 +25,9 @@ from coterie.training.loaded_run import load_run
 from coterie.training.student import assigned_groups
 
 OF_SETS = ("svm", "low_shot")
-"""Those that ask frozen embeddings with any number of labels an image."""
+"""Probes on frozen embeddings, with any number of labels per image."""
 OF_IMAGES = ("linear_images", "finetune")
-"""Those that put the images through the network again and again."""
+"""Probes that pass the images through the network again in every epoch."""
 PROBES = (*OF_EMBEDDINGS, *OF_SETS, *OF_IMAGES)
 
 Figures = dict[str, dict[str, float]]
@@ -62,7 +62,7 @@ class Evaluator:
         self.store = EmbeddingCache(folder, self.run / "model.safetensors") if self.run.is_dir() else None
 
     def evaluate(self, train: Sequence[str], test: Sequence[str] = ()) -> Figures:
-        """What each probe finds: it learns from ``train`` and asks ``test``, or else every fifth image of ``train``."""
+        """Run the probes: train on ``train`` and test on ``test``, or, without it, on every fifth image of ``train``."""
         found: Figures = {}
         single = [name for name in self.probes if name not in OF_SETS]
         if single:
@@ -82,7 +82,7 @@ class Evaluator:
         return {name: found[name] for name in self.probes}
 
     def embeddings(self, source: ImageSource, what: str) -> Embeddings:
-        """What the backbone makes of a source: kept beside the run."""
+        """Embed a source with the backbone, or read its embeddings from the run's folder."""
 
         def make() -> Embeddings:
             return embed_source(self.network, source, self.preprocessing, self.runtime, what=f"embedding {what} images")
@@ -97,7 +97,7 @@ class Evaluator:
         return probe_embeddings(probes, train, test, groups=groups, seed=self.seed, runtime=self.runtime)
 
     def _groups(self, found: Embeddings) -> Tensor | None:
-        """The run's own group of each image that was embedded; None where there is no run, or it has no lasting groups."""
+        """The run's own group of each embedded image; None without a run, or where it has no lasting groups."""
         if not self.run.is_dir():
             return None
         nearest = assigned_groups(load_run(self.run, self.runtime.device).student, found.rows)
@@ -115,7 +115,7 @@ class Evaluator:
 
     def _of_sets(self, probes: Sequence[str], train: Sequence[str], test: Sequence[str]) -> Figures:
         if not test:
-            raise UserError("svm and low_shot want images of their own to ask: name them with --test")
+            raise UserError("svm and low_shot need separate test images: name them with --test")
         classes: tuple[str, ...] = ()
         rows: list[Tensor] = []
         for specs, name, what in ((train, "TRAIN", "training"), (test, "TEST", "test")):

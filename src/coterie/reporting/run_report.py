@@ -1,4 +1,4 @@
-"""What goes onto the pages: of a run, and of the demonstration."""
+"""The report of one run: reads its folder, embeds some images, and writes ``report.html``."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -28,9 +28,9 @@ from coterie.training.run_folder import read_records
 from coterie.training.student import Student, assigned_groups, preprocessing_of
 
 SAMPLED = MAX_MAP_POINTS
-"""So many images are embedded for the page, unless embeddings are given; of large images fewer (:func:`sample_size`)."""
+"""Number of images that are embedded for the page, unless embeddings are given; fewer of large images (:func:`sample_size`)."""
 FEWEST_SAMPLED = 512
-WHOLE_SIZE = 64  # pixels; of larger images fewer are embedded, in proportion to their area
+WHOLE_SIZE = 64  # pixels; of larger images, fewer are embedded on a CPU, in proportion to their area
 
 
 def report_run(
@@ -45,17 +45,17 @@ def report_run(
     embeddings: Embeddings | None = None,
     remarks: Sequence[str] = (),
 ) -> None:
-    """Write a run's ``report.html``: did it work, the curves, the probes, a map, groups and neighbors of some images.
+    """Write a run's ``report.html``: a verdict, the curves, the probes, a map, and groups and neighbors of some images.
 
     Args:
-        folder: of the run.
+        folder: the run's folder.
         config: its settings.
-        source: its images; None: they are gone, and the page is without pictures.
+        source: its images; None: they are gone, and the page has no pictures.
         network: the backbone.
-        preprocessing: how images are brought to it.
+        preprocessing: how images are prepared for it.
         runtime: where and how to compute; its logger receives the progress of the embedding.
-        student: whose projector and groups say which image is in which group; None: no gallery of groups.
-        embeddings: of the source, by the backbone; None: those of a sample are made.
+        student: assigns images to groups; None: the page has no gallery of groups.
+        embeddings: embeddings of the source by the backbone; None: a sample is embedded.
         remarks: further warnings.
     """
     records = read_records(folder)
@@ -91,10 +91,10 @@ def rewrite_report(
     runtime: Runtime,
     embeddings: Embeddings | None = None,
 ) -> Path:
-    """Write the ``report.html`` of a run's folder anew, from what the folder and the images hold now.
+    """Rewrite the ``report.html`` of a run from the present contents of its folder and its images.
 
     Args:
-        folder: of a run that has a checkpoint, finished or not.
+        folder: of a run that has a checkpoint, whether it is finished or not.
         runtime: where images are embedded; its logger is warned if they are gone, and the page is without pictures.
         embeddings: of the run's images by its backbone, if they are at hand; else a sample is embedded.
 
@@ -129,7 +129,7 @@ def report_images(config: PretrainConfig, images: int, device: torch.device) -> 
 
 
 def sample_size(images: int, size: int, device: torch.device | str) -> int:
-    """How many of a source's images are embedded for the page; fewer of large ones on a CPU, where that takes its time."""
+    """How many images of a source are embedded for the page; on a CPU, where embedding is slow, fewer large ones."""
     most = SAMPLED
     if torch.device(device).type == "cpu" and size > WHOLE_SIZE:
         most = max(FEWEST_SAMPLED, round(SAMPLED * (WHOLE_SIZE / size) ** 2))
@@ -137,7 +137,7 @@ def sample_size(images: int, size: int, device: torch.device | str) -> int:
 
 
 def verdict(records: Sequence[dict[str, Any]]) -> str:
-    """One sentence: what the last line of the log says, without labels, of the run."""
+    """One sentence on how the run went, from the last line of its log and its last probe."""
     last = next((record for record in reversed(records) if "loss" in record), None)
     if last is None:
         return "Nothing was logged."
@@ -150,12 +150,12 @@ def verdict(records: Sequence[dict[str, Any]]) -> str:
     if last["spread"] < SMALLEST_SPREAD or last["loss_over_ln_k"] > LARGEST_LOSS:
         return f"It has not learned to tell images apart yet ({figures})."
     knn = next((record["knn"] for record in reversed(records) if "knn" in record), None)
-    judged = f" kNN of the last probe: {knn['k20_t0.07_top1']:.1f} % (k = 20)." if knn else ""
-    return f"No sign of collapse: {figures}.{judged}"
+    accuracy = f" kNN of the last probe: {knn['k20_t0.07_top1']:.1f} % (k = 20)." if knn else ""
+    return f"No sign of collapse: {figures}.{accuracy}"
 
 
 def gallery_groups(student: Student, rows: Tensor) -> GroupAssignment | None:
-    """The group, of the first head, that each row of the backbone's belongs to; None where the batch was the groups."""
+    """The group of the first head for each embedding; None where the method has no lasting groups."""
     nearest = assigned_groups(student, rows)
     if nearest is None or student.groups is None:
         return None
@@ -168,7 +168,7 @@ def _embed_sample(
     preprocessing: Preprocessing,
     runtime: Runtime,
 ) -> Embeddings | None:
-    """Embeddings of images spread evenly over the source; None if not one can be decoded."""
+    """Embed images spread evenly over the source; None if none of them can be decoded."""
     count = sample_size(len(source), preprocessing.size, runtime.device)
     positions = sample_indices(count, source)
     sample = Subset(source, positions, labels(source)[positions], source.classes)
@@ -183,5 +183,5 @@ def _embed_sample(
 
 
 def _summary(config: PretrainConfig, images: int | None, log: Sequence[dict[str, Any]]) -> tuple[str, ...]:
-    told = f"{images:,} images, " if images else ""
-    return (f"{told}{config.backbone.name}, {config.epochs} epochs, batch {config.batch_size}.",)
+    count = f"{images:,} images, " if images else ""
+    return (f"{count}{config.backbone.name}, {config.epochs} epochs, batch {config.batch_size}.",)
