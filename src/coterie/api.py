@@ -94,7 +94,7 @@ def profile(
     Args:
         method: a preset, such as ``swav``; may be left out with ``config``.
         data: folders, lists, globs, parquet files, tar shards; may be left out with ``config``.
-        seconds: of steps; warm-up and loader stages take some more.
+        seconds: how long to measure steps, up to 3600; warm-up and loader stages take extra time.
         logger: receives messages and progress.
         options: as of :func:`plan`.
 
@@ -177,8 +177,8 @@ def evaluate(
     Args:
         run: a run's folder, or a ``model.safetensors``.
         train: labeled sources that the probes learn from.
-        test: labeled sources that they are tested on; without it, every fifth image of ``train``.
-        probes: of ``knn``, ``linear``, ``linear_published``, ``clusters``, ``retrieval``, ``svm``, ``low_shot``,
+        test: labeled sources that the probes are tested on; if empty, every fifth image of ``train``.
+        probes: any of ``knn``, ``linear``, ``linear_published``, ``clusters``, ``retrieval``, ``svm``, ``low_shot``,
             ``linear_images`` and ``finetune`` (``docs/evaluate.md``).
         logger: receives messages and progress.
         options: ``labels``, ``seed``, ``device``, ``workers`` (:class:`coterie.config.options.EvaluationOptions`).

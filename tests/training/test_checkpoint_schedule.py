@@ -133,7 +133,7 @@ def test_what_the_writing_thread_raises_is_raised_by_settle(tmp_path: Path, monk
         writers.append(threading.current_thread())
         raise UserError("the disk is full")
 
-    monkeypatch.setattr(checkpoint, "save", full)
+    monkeypatch.setattr(checkpoint_io, "save", full)
     run.step(0)
     with pytest.raises(UserError, match="the disk is full"):
         run.checkpointer.settle()

@@ -149,7 +149,7 @@ class Nearest:
 @final
 @dataclass(frozen=True)
 class Softmax:
-    """Sharpened scores without balancing; something else has to keep the groups apart (``mean_entropy`` in MSN).
+    """Sharpened scores without balancing; another term has to prevent a collapse into few groups (``mean_entropy`` in MSN).
 
     The targets of MSN: Assran et al. 2022, arXiv 2204.07141.
 
@@ -234,7 +234,7 @@ class Centered(nn.Module):
         return self.temperature.at(progress)
 
     def group_bias(self, logits: Float[Tensor, "*a n k"] | Chunks, temperature: float, head: int) -> Tensor | float:
-        """Return ``-center / temperature`` ``[K]``, which lowers the groups that score high on average.
+        """Return ``-center / temperature`` ``[K]``, which lowers the logits of groups with high average scores.
 
         Arguments as in :meth:`Assignment.group_bias`; ``logits`` is not used.
         """

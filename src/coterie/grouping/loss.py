@@ -51,8 +51,8 @@ def prediction_loss(
     ``L = mean_a mean_{v != a} -sum_k q_a[k] log softmax(p_v . C / tau)[k]``; every view predicts each target except the one
     that was computed from it.
 
-    The logits are linear in p and C. So only the denominators need all K of them, once for all targets of a head; a code meets
-    the views in D dimensions::
+    The logits are linear in p and C. So only the denominators Z_v need all K of them, shared by all targets of a head; the
+    numerator needs the D-dimensional sum ``sum_k q[k] C_k``::
 
         -sum_k q[k] log softmax(p_v . C / tau)[k] = sum_k q[k] log Z_v - p_v / tau . sum_k q[k] C_k
                                               Z_v = sum_k exp(p_v . C_k / tau)
@@ -60,10 +60,10 @@ def prediction_loss(
     Args:
         predictions: unit predictions p, view by view.
         centers: unit centers ``[K, D]`` of each head.
-        targets: codes or group numbers; images numbered -100 do not count. Where columns are excluded, the softmax of a row
-            covers its own group and the columns that are not excluded.
+        targets: codes or group numbers; images whose group number is -100 are ignored. Where a target excludes columns, they
+            are left out of the softmax of its rows, except a row's own group.
         temperature: tau.
-        views: view numbers of the V predictions, which tell the view that a target came from.
+        views: view number of each of the V predictions, to skip the view that a target was computed from.
 
     Returns:
         The loss, with gradient into predictions and centers, in float32 or wider; 0 if no image counts.

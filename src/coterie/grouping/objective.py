@@ -27,15 +27,15 @@ class Objective(nn.Module):
 
     One step::
 
-        z, p    = student(student views)
+        h, z, p = student(student views)    # features, unit embeddings, unit predictions
         targets = labels[index] if labels are kept, else
                   assignment(target network's z of the target views [+ memory rows] @ centers)
         centers = groups.update_centers(z of the grouped views)
-        memory.push(z of the grouped views, index)
+        memory.push(z of the student or of the target network, index)
         loss    = prediction_loss(p, centers, targets) + weight * mean_entropy_loss(p, centers)
         backward -> after_backward (frozen groups lose their gradient) -> optimizer -> after_step (unit centers, teacher)
 
-    SwAV: Caron et al. 2020, arXiv 2006.09882, section 3; SMoG: Pang et al. 2022, arXiv 2207.06167. The objective sees tensors
+    SwAV: Caron et al. 2020, arXiv 2006.09882, section 3; SMoG: Pang et al. 2022, arXiv 2207.06167. The objective needs tensors
     and one callable, so it works in any training loop; ``examples/own_loop.py`` is one. The groups are parameters of the
     student: the objective refers to them and does not save them.
     """

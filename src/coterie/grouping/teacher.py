@@ -46,14 +46,14 @@ class TargetNetwork(Protocol):
         """
 
     def after_step(self, progress: Progress) -> None:
-        """Act after the optimizer's step.
+        """Called after each step of the optimizer, for example to update a moving average of the student.
 
         Args:
             progress: position of the step.
         """
 
     def copy_from_student(self) -> None:
-        """Take over the student's parameters, in place."""
+        """Copy the student's parameters into this network, in place."""
 
 
 @final
@@ -165,7 +165,7 @@ class MomentumTeacher(nn.Module):
         return list(self.heads) or groups.centers()
 
     def after_step(self, progress: Progress) -> None:
-        """Update the teacher if it moves after the step.
+        """Update the teacher, unless it is updated before the step.
 
         Args:
             progress: position of the step, which gives m.
