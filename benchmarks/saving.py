@@ -196,7 +196,7 @@ def resuming(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     built = time.perf_counter() - began
     _drop_from_cache(checkpoint_io.list_checkpoints(folder / "checkpoint")[0][1])
     checkpoint_io._digest = digest = Timed(checkpoint_io._digest)
-    checkpoint.read_torch_file = read = Timed(checkpoint.read_torch_file)
+    checkpoint_io.read_torch_file = read = Timed(checkpoint_io.read_torch_file)
     held, began = _most_memory_from_now_on(), time.perf_counter()
     run.done, _ = run.saver.resume()
     resumed = time.perf_counter() - began

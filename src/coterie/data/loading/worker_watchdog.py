@@ -85,7 +85,9 @@ class _Watchdog:
         except UserError:
             raise
         except Exception as error:
-            if isinstance(error, OSError | EOFError):  # a process closes its files and sockets before it is dead
+            if isinstance(
+                error, OSError | EOFError | RuntimeError
+            ):  # a process closes its files and sockets before it is dead
                 wait([each.sentinel for each in self.workers], timeout=_DYING_SECONDS)
             self._raise_if_dead()
             raise
