@@ -17,7 +17,7 @@ from coterie.config.options import EvaluationOptions, MachineOptions, RunOptions
 from coterie.config.schema import PretrainConfig
 from coterie.distributed.processes import process_group, rank
 from coterie.embedding.job import embed_to_file, embed_to_folder, embed_with_ray
-from coterie.errors import BadConfig, UserError
+from coterie.errors import BadConfig, BadRun, UserError
 from coterie.evaluation import model_selection
 from coterie.evaluation.callbacks import LabelFreeCallback, ProbeCallback, label_free_images
 from coterie.evaluation.evaluator import Evaluator
@@ -34,6 +34,7 @@ from coterie.training.custom_parts import CustomParts
 from coterie.training.profiling.advice import Profile
 from coterie.training.profiling.estimate import Plan, estimate
 from coterie.training.profiling.profile import profile_run
+from coterie.training.resume import saved_settings
 from coterie.training.run import Run
 from coterie.training.run_folder import EVALUATION, RunFolder, read_log
 
@@ -149,7 +150,10 @@ def pretrain(
         raise BadConfig("--probe-test names images to test a probe on; name those it learns from with --probe")
     if probe:
         settings["probe"] = {"train": list(_strings(probe)), "test": list(_strings(probe_test))}
-    wanted = resolve_run(method, data, options, settings)
+    saved = saved_settings(out)
+    if saved is not None and method in METHODS and method != saved.get("method"):
+        raise BadRun(f"{out} holds a run of {saved.get('method')}, not of {method}: choose another --out")
+    wanted = resolve_run(method, data, options, settings, saved)
     config = _with_custom_parts(wanted.config, parts)
     with process_group(_runtime(config, NullLogger()).device):
         logger = logger if logger is not None and rank() == 0 else NullLogger()
@@ -157,7 +161,7 @@ def pretrain(
         folder = RunFolder(out, held=rank() == 0)
         try:
             own = _own_callbacks(config, wanted, runtime)
-            Run(folder, wanted.source, config, runtime, [*callbacks, *own], parts).train(wanted.reasons)
+            Run(folder, wanted.source, config, runtime, [*callbacks, *own], parts, wanted.reasons).train()
         finally:
             folder.close()
     return folder.path
@@ -332,11 +336,17 @@ def embed(
 
 
 def resolve_run(
-    method: str | None, data: Paths, options: RunOptions, settings: Mapping[str, Any] | None = None
+    method: str | None,
+    data: Paths,
+    options: RunOptions,
+    settings: Mapping[str, Any] | None = None,
+    saved: Mapping[str, Any] | None = None,
 ) -> Resolved:
     """Open the images and complete the config of a run: ``config.from_options.resolve`` with the product's presets."""
     check_options(options, RunOptions)
-    return resolve(method, _strings(data), options, methods=METHODS, plan_method=plan_method, settings=settings)
+    return resolve(
+        method, _strings(data), options, methods=METHODS, plan_method=plan_method, settings=settings, saved=saved
+    )
 
 
 def _runtime(config: PretrainConfig, logger: Logger) -> Runtime:

@@ -10,7 +10,7 @@ from coterie.config.schema import PretrainConfig
 from coterie.config.toml import from_dict, to_toml
 from coterie.errors import BadRun
 from coterie.training import checkpoint_io
-from coterie.training.resume import refuse_another_run
+from coterie.training.resume import check_same_run
 from coterie.training.run_folder import RunFolder
 from tests.matrix.cells import Cell, settings_of
 
@@ -36,7 +36,7 @@ def folder(tmp_path: Path) -> Iterator[RunFolder]:
     ids=["all", "run", "engine"],
 )
 def test_how_a_run_is_computed_may_change(folder: RunFolder, same: PretrainConfig) -> None:
-    refuse_another_run(folder, same)
+    assert check_same_run(folder, same, 100, None) is not None
 
 
 @pytest.mark.parametrize(
@@ -50,7 +50,7 @@ def test_how_a_run_is_computed_may_change(folder: RunFolder, same: PretrainConfi
 )
 def test_other_settings_are_refused(folder: RunFolder, other: PretrainConfig, message: str) -> None:
     with pytest.raises(BadRun) as raised:
-        refuse_another_run(folder, other)
+        check_same_run(folder, other, 100, None)
     assert message in str(raised.value)
     assert "choose another --out" in str(raised.value)
 
@@ -58,4 +58,4 @@ def test_other_settings_are_refused(folder: RunFolder, other: PretrainConfig, me
 def test_without_a_checkpoint_there_is_nothing_to_lose(folder: RunFolder) -> None:
     for _, path in checkpoint_io.list_checkpoints(folder.checkpoints):
         path.unlink()
-    refuse_another_run(folder, replace(CONFIG, seed=5))
+    assert check_same_run(folder, replace(CONFIG, seed=5), 100, None) is None

@@ -53,9 +53,7 @@ def make(tmp_path: Path) -> Any:
         options = {"epochs": 1, "batch_size": 16, "settings": SETTINGS} | options
         resolved = resolve_run("swav", images, options)  # type: ignore[arg-type]
         runtime = Runtime(torch.device("cpu"), None, 0, logger or Messages())
-        run = Run(folders[0], resolved.source, resolved.config, runtime)
-        run.reasons = resolved.reasons  # type: ignore[attr-defined]
-        return run
+        return Run(folders[0], resolved.source, resolved.config, runtime, reasons=resolved.reasons)
 
     yield build
     for each in folders:
@@ -65,7 +63,7 @@ def make(tmp_path: Path) -> Any:
 def test_nothing_is_written_before_it_trains(make: Make) -> None:
     run = make()
     assert {path.name for path in run.folder.path.iterdir()} == {".lock"}
-    run.train(run.reasons)
+    run.train()
     assert {"config.toml", "metrics.jsonl", "model.safetensors", "run.json", "checkpoint"} <= {
         path.name for path in run.folder.path.iterdir()
     }
@@ -83,14 +81,16 @@ def test_a_finished_run_is_left_alone(make: Make) -> None:
     before = checkpoint_io.list_checkpoints(first.folder.checkpoints)
     logger = Messages()
     make(logger).train()
-    assert any(f"is finished after {STEPS} steps; choose another --out" in text for text in logger.texts)
+    assert any(
+        f"is finished after {STEPS} steps: to extend it, give more than --epochs 1" in text for text in logger.texts
+    )
     assert checkpoint_io.list_checkpoints(first.folder.checkpoints) == before
 
 
 def test_reasons_are_logged_at_the_start_but_not_what_the_user_chose(make: Make) -> None:
     logger = Messages()
     run = make(logger)
-    run.train(run.reasons)
+    run.train()
     assert logger.texts[0].startswith("swav: 48 images, resnet18")
     shown = {text.split()[0] for text in logger.texts[1:]}
     assert "backbone.name" in shown

@@ -1,5 +1,6 @@
 """Turns the options of a command or a call into a source of images and a complete config."""
 
+import copy
 import difflib
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -12,7 +13,7 @@ from coterie.config.options import RunOptions
 from coterie.config.overrides import parse_override, set_path
 from coterie.config.schema import PretrainConfig
 from coterie.config.toml import as_strings, from_dict, read_toml, to_dict
-from coterie.data.sources.open import open_source
+from coterie.data.sources.open import absolute, open_source
 from coterie.data.sources.source import ImageSource
 from coterie.errors import BadConfig, UserError
 
@@ -53,8 +54,11 @@ def resolve(
     methods: Collection[str],
     plan_method: PlanMethod,
     settings: Mapping[str, Any] | None = None,
+    saved: Mapping[str, Any] | None = None,
 ) -> Resolved:
     """Open the images and complete the config: ``--set`` overrides options, which override the config file or the preset.
+
+    A run that is resumed keeps its settings: what the caller does not ask for comes from them, and nothing is planned anew.
 
     Args:
         method: a preset; may be left out with a config file.
@@ -63,6 +67,7 @@ def resolve(
         methods: the names of the presets.
         plan_method: completes a preset for given images.
         settings: further settings of the caller, by path; None values are ignored.
+        saved: the settings of the run that is resumed; None for a new run.
 
     Raises:
         UserError: anything that the caller can fix, in one line.
@@ -74,7 +79,7 @@ def resolve(
         for path, value in (named | dict(settings or {})).items()
         if value is not None and path not in ("config", "settings")
     }
-    content = read_toml(file) if file is not None else {}
+    content = read_toml(file) if file is not None else copy.deepcopy(dict(saved or {}))
     data = data or as_strings(content.get("data", []), "data")
     if not data:
         raise UserError("name the images: a folder, a list, a glob, *.parquet or *.tar")
@@ -88,7 +93,9 @@ def resolve(
             )
     source = open_source(*data)
     reasons: dict[str, str] = {}
-    if file is None:
+    if content:
+        _set_length(content, requested, len(source))
+    else:
         channels = next((value for path, value in overrides if path == "views.channels"), None)
         images = requested.get("images", 0)
         config, reasons = plan_method(
@@ -101,7 +108,27 @@ def resolve(
         content = to_dict(config)
     content |= {"data": list(data), "method": method}
     reasons = _override(content, reasons, requested, overrides)
-    return Resolved(source, *_complete(from_dict(content), source, reasons))
+    _make_paths_absolute(content)
+    return Resolved(source, *_complete(from_dict(content), source, reasons, saved or {}))
+
+
+def _set_length(content: dict[str, Any], requested: dict[str, Any], images: int) -> None:
+    """Let ``--epochs`` or ``--images`` alone replace both settings of a file, in place."""
+    if "epochs" in requested and "images" not in requested:
+        content.pop("images", None)
+    elif "images" in requested and "epochs" not in requested:
+        content["epochs"] = max(1, -(-requested["images"] // images))
+
+
+def _make_paths_absolute(content: dict[str, Any]) -> None:
+    """Make the paths in settings valid in any folder, in place. A value of the wrong type stays, to be refused later."""
+    tables = [(content, "data"), *((content.get("probe"), name) for name in ("train", "test"))]
+    for table, name in tables:
+        if isinstance(table, dict) and isinstance(table.get(name), list):
+            table[name] = [absolute(each) if isinstance(each, str) else each for each in table[name]]
+    backbone = content.get("backbone")
+    if isinstance(backbone, dict) and isinstance(backbone.get("weights"), str):
+        backbone["weights"] = absolute(backbone["weights"])
 
 
 def _override(
@@ -123,10 +150,12 @@ def _override(
 
 
 def _complete(
-    config: PretrainConfig, source: ImageSource, reasons: dict[str, str]
+    config: PretrainConfig, source: ImageSource, reasons: dict[str, str], saved: Mapping[str, Any]
 ) -> tuple[PretrainConfig, dict[str, str]]:
     """Fill in what even a config file may leave to images and machine: mean, std and engine of the views."""
-    views = config.views
+    views, before = config.views, saved.get("views", {})
+    if views.mean is None and before.get("channels") == views.channels:
+        views = replace(views, mean=tuple(before["mean"]), std=tuple(before["std"]))
     if views.mean is None:
         facts = measure_facts(source, views.channels)
         views = replace(views, mean=facts.mean, std=facts.std)
@@ -141,7 +170,7 @@ def _check_method(method: str | None, content: Mapping[str, Any], methods: Colle
     name = content.get("method") if method is None else method
     if isinstance(name, str) and name in methods and name == content.get("method", name):
         return name
-    if content and method is not None:
+    if content and method in methods:
         raise BadConfig(f"{name!r} is not the method of the config file: with --config, leave it out")
     if name is None or Path(str(name)).exists():
         raise BadConfig(f"name a method before the images: one of {', '.join(sorted(methods))}")

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from coterie.data.augmentation.view_plan import ViewPlan
+from coterie.data.loading.loader import count_steps
 from coterie.errors import BadConfig
 from coterie.grouping.assignment import AssignmentConfig, Sinkhorn
 from coterie.grouping.batch_objective import BatchGroupsConfig, Identity
@@ -213,6 +214,10 @@ class PretrainConfig:
     def assigned_rows(self) -> int:
         """Rows per batch that each head assigns: one per image where labels are kept, else one per image and target view."""
         return self.batch_size * (1 if self.keeps_labels else len(self.views.roles.target_views))
+
+    def total_steps(self, images: int) -> int:
+        """The steps of a run on so many images."""
+        return count_steps(images, self.batch_size, self.epochs, self.images)
 
     @property
     def group_counts(self) -> tuple[int, ...]:

@@ -99,10 +99,10 @@ class LabelFreeCallback(Callback):
     def _embeddings_before(self, done: int) -> Tensor | None:
         """Those of the snapshot before: remembered, or made again from its weights if the run was resumed since."""
         assert self._run is not None
-        before = next((each for each in range(done - 1, 0, -1) if self._has_snapshot(each)), None)
-        if before is None:
+        earlier = [line for line in read_log(self._run.folder) if "snapshot" in line and line["epoch"] + 1 < done]
+        if not earlier:
             return None
-        name = snapshot_name(before)
+        name = str(earlier[-1]["snapshot"])
         if self._earlier is not None and self._earlier[0] == name:
             return self._earlier[1]
         file = self._run.folder / name

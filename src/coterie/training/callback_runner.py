@@ -125,8 +125,8 @@ class CallbackRunner:
             if END + name not in self._done.names:
                 self._work(name, END + name, lambda callback, student: callback.on_end(student))
 
-    def resume(self, start: int) -> None:
-        """Restore log, pending work and an early end as they were after ``start`` steps."""
+    def resume(self, start: int, *, extended: bool = False) -> None:
+        """Restore log, pending work and an early end as they were after ``start`` steps; a run that is extended has no end."""
         if self.first:
             done = self.folder.finished_work()
             if done.step == start - 1:
@@ -134,15 +134,16 @@ class CallbackRunner:
             else:
                 self._done = FinishedWork(start - 1)
             lines = self._done.lines if self.state.pending or self._done.names else None
-            self.folder.truncate_log(start, lines)
-            if not self.folder.report.exists():  # removed by the user: write it again
+            logged = self.state.lengths[:-1] if extended else self.state.lengths
+            self.folder.truncate_log(start, lines, logged)
+            if extended or not self.folder.report.exists():  # removed by the user: write it again
                 self._done.names = [name for name in self._done.names if not name.startswith(END)]
         self._done = broadcast_object(self._done)
         self.state.pending = [name for name in self.state.pending if name not in self._done.names]
         if self._done.ended is not None:
             self.state.ended, self.state.ended_by = self._done.ended, self._done.ended_by
         by = self.callbacks.get(self.state.ended_by or "")
-        if by is None or not by.keeps_ended:
+        if by is None or not by.keeps_ended or extended:
             self.state.ended = self.state.ended_by = None
 
     @property

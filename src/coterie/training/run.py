@@ -13,13 +13,13 @@ from coterie.config.describe import REQUESTED, explain, summary
 from coterie.config.hardware import Runtime, choose_compile
 from coterie.config.schema import PretrainConfig
 from coterie.config.toml import to_toml
+from coterie.data.sources.fingerprint import Fingerprint
 from coterie.data.sources.source import ImageSource
 from coterie.distributed.fsdp import ShardedStudent, check_can_shard, full_tensor
 from coterie.distributed.processes import broadcast_object, rank, wrap_ddp
 from coterie.errors import UserError
 from coterie.exporting.backbone_file import save_backbone
 from coterie.logger import CheckedLogger
-from coterie.training import checkpoint_io
 from coterie.training.build import build_loader, build_parts, compile_parts, group_counts, out_of_memory, whole_student
 from coterie.training.callback import Callback, RunContext
 from coterie.training.callback_runner import CallbackRunner, Ended
@@ -28,7 +28,7 @@ from coterie.training.custom_parts import CustomParts
 from coterie.training.environment import environment
 from coterie.training.loop import fit
 from coterie.training.monitor import Collapsed, Monitor, NotFinite
-from coterie.training.resume import refuse_another_run
+from coterie.training.resume import check_same_run, named
 from coterie.training.run_folder import RunFolder, write_facts
 from coterie.training.run_state import RunState
 from coterie.training.student import preprocessing_of
@@ -46,6 +46,7 @@ class Run:
         runtime: Runtime,
         callbacks: Sequence[Callback] = (),
         custom: CustomParts | None = None,
+        reasons: Mapping[str, str] | None = None,
     ) -> None:
         """Check the settings against images and folder, and build everything; nothing is written yet.
 
@@ -56,19 +57,22 @@ class Run:
             runtime: where it computes, and who receives its messages.
             callbacks: called during training, after the monitor, in this order.
             custom: parts in place of those of the settings.
+            reasons: the reason for each automatic value, by the path of its setting; logged at the start.
 
         Raises:
             UserError: something that the caller can fix, in one line.
         """
+        self.reasons = reasons or {}
         self.folder, self.source, self.config, self.runtime = folder, source, config, runtime
         self.logger, self.device = runtime.logger, runtime.device
         self.first = rank() == 0  # the first process writes files and messages
         if config.run.fsdp:
             check_can_shard()
         self.loader = build_loader(config, source, runtime)
-        refuse_another_run(folder, config)
-        resumes = bool(checkpoint_io.list_checkpoints(folder.checkpoints))
-        self.parts = build_parts(config, self.device, images=len(source), starting_weights=not resumes, custom=custom)
+        self.fingerprint = Fingerprint.of(source)
+        self.resumed = check_same_run(folder, config, len(source), self.fingerprint, self.reasons)
+        new = self.resumed is None
+        self.parts = build_parts(config, self.device, images=len(source), starting_weights=new, custom=custom)
         self.trained = ShardedStudent(self.parts.student) if config.run.fsdp else self.parts.student
         self.optimizer = config.optimizer.build(self.trained)
         self.state = RunState(config.run.threads or torch.get_num_threads(), len(source))
@@ -91,11 +95,8 @@ class Run:
             self.logger,
         )
 
-    def train(self, reasons: Mapping[str, str] | None = None) -> None:
+    def train(self) -> None:
         """Train to the end.
-
-        Args:
-            reasons: the reason for each automatic value, by the path of its setting; logged at the start.
 
         Raises:
             UserError: something that the caller can fix, in one line.
@@ -103,16 +104,19 @@ class Run:
         start = self._resume()
         if self.first:
             write_text(self.folder.config, to_toml(self.config))
+            if self.fingerprint is not None:
+                self.fingerprint.write(self.folder.images)
         finished = start == self.loader.total_steps or self.state.ended is not None
         if finished:
             why = f" ({self.state.ended})" if self.state.ended else ""
             self.logger.info(
-                f"{self.folder.path} is finished after {start} steps{why}; choose another --out to train again"
+                f"{self.folder.path} is finished after {start} steps{why}: to extend it, give more than --epochs "
+                f"{self.config.epochs}; to train again, choose another --out"
             )
             if self.callbacks.everything_is_done:
                 return
         else:
-            self._introduce(start, reasons or {})
+            self._introduce(start)
         with self.checkpointer.stopping_on_signals(), self._explaining_errors(), self.checkpointer.settling():
             self._start_callbacks(start)
             try:
@@ -136,16 +140,47 @@ class Run:
         start, skipped = self.checkpointer.resume()
         for line in skipped:
             self.logger.warning(line)
-        self.callbacks.resume(start)
+        extended = self._take_length(start)
+        self.callbacks.resume(start, extended=extended)
         torch.set_num_threads(self.state.threads)
         return start
 
-    def _introduce(self, start: int, reasons: Mapping[str, str]) -> None:
+    def _take_length(self, start: int) -> bool:
+        """Record the length of a new run, or that this one is extended: (step, new total), as the first process finds it.
+
+        From that step on, whatever spans the run (learning rate, momenta, snapshots) spans the new total.
+        """
+        lengths, total = self.state.lengths, self.loader.total_steps
+        if not lengths:  # a new run, or one of an earlier version
+            lengths = [(0, self.resumed.total_steps if self.resumed else total)]
+        extended = lengths[-1][1] != total
+        self.state.lengths, extended = broadcast_object(([*lengths, *([(start, total)] * extended)], extended))
+        return extended
+
+    def _report_extension(self) -> None:
+        """Log that the run was extended, and what the learning rate does."""
+        (_, before), (start, total) = self.state.lengths[-2:]
+        per_epoch, rate = self.loader.steps_per_epoch, self.config.learning_rate
+        old = rate.at(Progress(max(0, start - 1), per_epoch, before))
+        new = rate.at(Progress(start, per_epoch, total))
+        change = f"; the learning rate rises from {old:.3g} to {new:.3g}" if new > old else ""
+        self.logger.info(
+            f"extended from {before} to {total} steps ({self.config.epochs} epochs): learning rate, momenta and snapshots are "
+            f"laid out anew over all of them{change}"
+        )
+        self.callbacks.write({"step": start - 1, "epoch": (start - 1) // per_epoch, "extended": [start, total]})
+
+    def _introduce(self, start: int) -> None:
         text = summary(self.config, len(self.source), self.device)
         self.logger.info(text + (f"; resumes at step {start}" if start else ""))
+        if self.resumed and self.resumed.moved_from:
+            here, before = named(self.config.data), named(self.resumed.moved_from)
+            self.logger.info(f"the same images as before are now at {here} (they were at {before})")
+        if self.state.lengths[-1][0] == start > 0:
+            self._report_extension()
         if start or not self.first:
             return
-        explained = explain(self.config, reasons)
+        explained = explain(self.config, self.reasons)
         where = environment(self.device)
         write_facts(self.folder.path, images=len(self.source), automatic=explained, environment=where)
         for path, value, reason in explained:

@@ -54,7 +54,8 @@ class RunFolder:
     """A run's folder, locked by one process at a time: in distributed runs, the first.
 
     It holds ``config.toml``, ``metrics.jsonl`` (one object per line), ``bad_images.txt``, ``model.safetensors``,
-    ``checkpoint/``, ``report.html``, ``run.json`` (facts from the start), ``snapshots/``, ``evaluation.json``, ``embeddings/``.
+    ``checkpoint/``, ``report.html``, ``run.json`` (facts from the start), ``images.parquet`` (the files of its images),
+    ``snapshots/``, ``evaluation.json``, ``embeddings/``.
     """
 
     def __init__(self, path: str | Path, *, held: bool = True) -> None:
@@ -108,6 +109,11 @@ class RunFolder:
         return self.path / "model.safetensors"
 
     @property
+    def images(self) -> Path:
+        """The list of its images' files, by which a resumed run recognizes them."""
+        return self.path / "images.parquet"
+
+    @property
     def report(self) -> Path:
         """The report page."""
         return self.path / "report.html"
@@ -133,19 +139,27 @@ class RunFolder:
         """The intact lines of the log."""
         return read_log(self.path)
 
-    def truncate_log(self, steps: int, finished: Sequence[dict[str, Any]] | None = None) -> None:
+    def truncate_log(
+        self,
+        steps: int,
+        finished: Sequence[dict[str, Any]] | None = None,
+        lengths: Sequence[tuple[int, int]] = (),
+    ) -> None:
         """Drop lines that were logged after ``steps`` steps: those steps will be trained and logged again.
 
         Args:
             steps: steps that are done and saved.
             finished: lines from slow work that is finished after the last of these steps; they replace all lines from slow
                 work after it. None: no slow work was due then.
+            lengths: extensions that are saved; lines about others are dropped.
         """
         if not self.log.exists():
             return
         kept = [record for record in self.records() if record["step"] < steps]
+        kept = [record for record in kept if "extended" not in record or tuple(record["extended"]) in lengths]
         if finished is not None:
-            kept = [record for record in kept if record["step"] < steps - 1 or "loss" in record] + list(finished)
+            kept = [record for record in kept if record["step"] < steps - 1 or {"loss", "extended"} & record.keys()]
+            kept += finished
         write_text(self.log, "".join(json.dumps(record) + "\n" for record in kept))
 
     def finished_work(self) -> FinishedWork:

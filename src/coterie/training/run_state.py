@@ -16,6 +16,8 @@ class RunState:
         ended: why the run ended before its last step; None if it did not.
         ended_by: the name of the callback that ended it.
         pending: the names of the callbacks whose slow work is due after the last step and not done, in order.
+        lengths: (first step, total steps) of the run as it was started, and of each extension since: the schedules of a step
+            span the total that was in force then.
     """
 
     threads: int
@@ -24,10 +26,12 @@ class RunState:
     ended: str | None = None
     ended_by: str | None = None
     pending: list[str] = field(default_factory=list)
+    lengths: list[tuple[int, int]] = field(default_factory=list)
 
     def state_dict(self) -> dict[str, Any]:
         """Copy the state for a checkpoint."""
-        return vars(self) | {"bad_images": dict(self.bad_images), "pending": list(self.pending)}
+        copies = {name: type(value)(value) for name, value in vars(self).items() if isinstance(value, dict | list)}
+        return vars(self) | copies
 
     @classmethod
     def from_checkpoint(cls, state: Mapping[str, Any]) -> "RunState":

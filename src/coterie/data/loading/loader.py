@@ -30,6 +30,12 @@ from coterie.types import Batch, Progress
 _FILL_EPOCH = -1  # the epoch of the pass before the first one
 
 
+def count_steps(images: int, batch_size: int, epochs: int, limit: int | None = None) -> int:
+    """The steps of so many epochs of whole batches, but no more than ``limit`` images have; at least one."""
+    steps = epochs * (images // batch_size)
+    return steps if limit is None else min(steps, max(1, limit // batch_size))
+
+
 class Loader:
     """Batches of views for a whole run.
 
@@ -88,9 +94,7 @@ class Loader:
         self.batch_size, self.workers, self.device = batch_size, workers, torch.device(device)
         self.engine = engine
         self.steps_per_epoch = len(source) // batch_size
-        self.total_steps = epochs * self.steps_per_epoch
-        if images is not None:
-            self.total_steps = min(self.total_steps, max(1, images // batch_size))
+        self.total_steps = count_steps(len(source), batch_size, epochs, images)
         self.sampler = BlockShuffleSampler(seed, shard_layout(source))
         self.augmenter: GpuAugmenter | None = None
         self.device_images: Tensor | None = None

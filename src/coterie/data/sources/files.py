@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from coterie.data.sources.file_names import IMAGE_SUFFIXES, FileNames, is_image_name, printable
+from coterie.data.sources.fingerprint import StoredFile, stored_file
 from coterie.data.sources.labels import Labels
 from coterie.errors import BadImage, NoImages, UserError
 
@@ -31,6 +32,7 @@ class ImageFiles:
     def __init__(self, root: bytes, names: FileNames, shared: bytes = b"") -> None:
         self._root = root
         self._names = names
+        self._shared = shared
         self.labels: Labels | None
         self.classes: tuple[str, ...]
         self.labels, self.classes = _folder_labels(names, len(shared))
@@ -57,6 +59,14 @@ class ImageFiles:
     def files(self) -> Iterator[bytes]:
         """The paths of all files."""
         return (os.path.join(self._root, name) for name in self._names)  # noqa: PTH118 -- bytes
+
+    def stored_files(self) -> Iterator[StoredFile]:
+        """The files, named below the root, or absolute names of a list below the folder that contains them all."""
+        for name in self._names:
+            if name.startswith(b"/"):
+                yield stored_file(self._shared or b"/", name[len(self._shared or b"/") :])
+            else:
+                yield stored_file(self._root, name)
 
 
 def open_folder(folder: str) -> ImageFiles:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
+from coterie.data.sources.fingerprint import StoredFile
 from coterie.data.sources.local_cache import cache_limit, find_copy, make_copy
 from coterie.errors import BadImage, NoImages, UserError
 
@@ -42,6 +43,12 @@ class RemoteShard:
     def key(self) -> str:
         """A name for what is derived from this version of the file, the same on every machine."""
         return hashlib.sha256(f"{self.path}\0{self.size}\0{self.version}".encode()).hexdigest()[:32]
+
+    @property
+    def stored_file(self) -> StoredFile:
+        """The file as one of a source's, named below its folder in the store."""
+        folder, _, name = self.path.rpartition("/")
+        return StoredFile(os.fsencode(name), self.size, self.version, os.fsencode(folder))
 
     def read_copy(self, offset: int, size: int) -> bytes | None:
         """Read some bytes from the local copy; None if there is no copy."""

@@ -39,6 +39,13 @@ def open_source(*specs: str | os.PathLike[str]) -> ImageSource:
     return sources[0] if len(sources) == 1 else Concatenated(sources)
 
 
+def absolute(spec: str) -> str:
+    """A source by its absolute path, with ``~`` expanded, so that it can be opened from any folder; a URL as it is."""
+    if is_remote(spec) or not spec:
+        return spec
+    return os.path.abspath(Path(spec).expanduser())  # noqa: PTH100 -- resolve() would follow links
+
+
 def _open(kind: str, paths: list[str]) -> Iterable[ImageSource]:
     if kind == "folder":
         return [open_folder(path) for path in paths]

@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from coterie.data.sources.file_names import FileNames
+from coterie.data.sources.fingerprint import StoredFile, stored_file
 from coterie.data.sources.labels import LabelMatrix, Labels, encode_labels, encode_multilabels
 from coterie.data.sources.local_cache import unpacked_table
 from coterie.data.sources.object_store import is_remote, open_stream
@@ -102,6 +103,11 @@ class ParquetTable:
     def files(self) -> tuple[bytes, ...]:
         """The path of the table."""
         return (os.fsencode(self._path),)
+
+    def stored_files(self) -> tuple[StoredFile, ...]:
+        """The table itself, named below its folder."""
+        folder, name = os.path.split(os.fsencode(self._path))
+        return (stored_file(folder, name),)
 
     @property
     def label_matrix(self) -> LabelMatrix | None:

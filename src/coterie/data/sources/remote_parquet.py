@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 
 from coterie.data.sources import parquet
 from coterie.data.sources.file_names import FileNames
+from coterie.data.sources.fingerprint import StoredFile
 from coterie.data.sources.labels import LabelMatrix, Labels
 from coterie.data.sources.local_cache import find_copy, make_copy
 from coterie.data.sources.object_store import remote_shard
@@ -99,6 +100,10 @@ class RemoteTable:
     def label(self, index: int) -> int | None:
         """The class number of an image, or None."""
         return None if self.labels is None or self.labels[index] < 0 else int(self.labels[index])
+
+    def stored_files(self) -> tuple[StoredFile, ...]:
+        """The table itself, in the version in which it was opened."""
+        return (self._shard.stored_file,)
 
     @property
     def label_matrix(self) -> LabelMatrix | None:

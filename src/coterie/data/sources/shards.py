@@ -14,6 +14,7 @@ from typing import IO
 
 import pyarrow as pa
 
+from coterie.data.sources.fingerprint import StoredFile
 from coterie.data.sources.local_cache import exclusive
 from coterie.data.sources.object_store import RemoteShard, is_remote, remote_shard
 from coterie.data.sources.tar_index import cached_index, read_index, save_index
@@ -43,6 +44,12 @@ class LocalShard:
         """A name for what is derived from this version of the file."""
         version = os.fsencode(f"{self.path}\0{self.size}\0{self.modified}")
         return hashlib.sha256(version).hexdigest()[:32]
+
+    @property
+    def stored_file(self) -> StoredFile:
+        """The file as one of a source's, named below its folder."""
+        folder, name = os.path.split(os.fsencode(self.path))
+        return StoredFile(name, self.size, "", folder)
 
     def open(self) -> IO[bytes]:
         """Open the file.

@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 
 from coterie.data.sources.file_names import printable
 from coterie.data.sources.files import READ_LIMIT
+from coterie.data.sources.fingerprint import StoredFile
 from coterie.data.sources.labels import Labels, encode_labels
 from coterie.data.sources.object_store import RemoteShard
 from coterie.data.sources.shard_layout import ShardLayout
@@ -109,6 +110,10 @@ class TarShards:
             os.fsencode(each.path if isinstance(each, LocalShard) else f"{each.path}\0{each.size}\0{each.version}")
             for each in self._shards
         )
+
+    def stored_files(self) -> tuple[StoredFile, ...]:
+        """The shards, each named below its folder."""
+        return tuple(each.stored_file for each in self._shards)
 
     @property
     def shard_layout(self) -> ShardLayout:

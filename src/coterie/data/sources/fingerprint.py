@@ -1,0 +1,175 @@
+"""Which images a source holds, wherever they are stored: how a resumed run recognizes its images."""
+
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple, Protocol, runtime_checkable
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from coterie.atomic import writing
+from coterie.data.sources.file_names import printable
+
+_SCHEMA = pa.schema(
+    [("name", pa.large_binary()), ("size", pa.int64()), ("version", pa.string()), ("root", pa.binary())]
+)
+_IMAGES = b"coterie.images"
+_BATCH = 2**16
+
+
+class StoredFile(NamedTuple):
+    """A file of a source: an image, or a shard or table with many.
+
+    Attributes:
+        name: its path below ``root``.
+        size: its size in bytes; -1 if it is missing.
+        version: the version that its store reports (an etag); empty for a file on this machine.
+        root: the folder that the source was opened from. Not part of the file's identity.
+    """
+
+    name: bytes
+    size: int
+    version: str
+    root: bytes
+
+
+@runtime_checkable
+class HasFiles(Protocol):
+    """A source that lists its files."""
+
+    def __len__(self) -> int:
+        """The number of images."""
+
+    def stored_files(self) -> Iterable[StoredFile]:
+        """The files, in the order of their images."""
+
+
+@dataclass(frozen=True)
+class Differences:
+    """How the files of a source differ from those of another.
+
+    Attributes:
+        added: names that only the other has.
+        removed: names that only this one has.
+        changed: names that both have, with another size or version.
+    """
+
+    added: tuple[str, ...]
+    removed: tuple[str, ...]
+    changed: tuple[str, ...]
+
+    def __str__(self) -> str:
+        """How many of each, with an example, as in ``2 files added (the first: cat/7.png), 1 removed (...)``."""
+        kinds = {"added": self.added, "removed": self.removed, "changed": self.changed}
+        counts = [f"{len(names)} {kind} (such as {names[0]})" for kind, names in kinds.items() if names]
+        return ", ".join(counts) or "the same files in another order"
+
+    def __len__(self) -> int:
+        return len(self.added) + len(self.removed) + len(self.changed)
+
+
+@dataclass(frozen=True)
+class Fingerprint:
+    """The files of a source in their order.
+
+    Two sources hold the same images if the names below their roots, the sizes and the versions are the same. The folder
+    itself may be spelled differently or be elsewhere, and times do not matter: clusters stage the same files anew for each job.
+
+    Attributes:
+        images: the number of images.
+        files: a table with the fields of :class:`StoredFile`.
+    """
+
+    images: int
+    files: pa.Table
+
+    @classmethod
+    def of(cls, source: object) -> "Fingerprint | None":
+        """List the files of a source; takes one ``stat`` per file.
+
+        Returns:
+            None if the source, or a part of it, does not list its files.
+        """
+        found = getattr(source, "sources", (source,))
+        parts: list[HasFiles] = [part for part in found if isinstance(part, HasFiles)]
+        if len(parts) < len(found):
+            return None
+        batches = list(_batches(each for part in parts for each in part.stored_files()))
+        return cls(sum(len(part) for part in parts), pa.Table.from_batches(batches, _SCHEMA))
+
+    @classmethod
+    def read(cls, path: Path) -> "Fingerprint | None":
+        """Read a file that :meth:`write` wrote; None if it is missing or damaged."""
+        try:
+            table = pq.read_table(path)
+            return cls(int(table.schema.metadata[_IMAGES]), table.select(_SCHEMA.names).cast(_SCHEMA))
+        except (OSError, pa.ArrowException, KeyError, TypeError, ValueError):
+            return None
+
+    def write(self, path: Path) -> None:
+        """Write a parquet file: one row per file, with its name, size, version and root."""
+        with writing(path) as part:
+            pq.write_table(self.files.replace_schema_metadata({_IMAGES: str(self.images)}), part, compression="zstd")
+
+    def same_images(self, other: "Fingerprint") -> bool:
+        """Whether another source holds the same images in the same order."""
+        return self.images == other.images and self._identity().equals(other._identity())
+
+    def moved(self, other: "Fingerprint") -> bool:
+        """Whether another source was opened from other folders."""
+        return not self.files["root"].equals(other.files["root"])
+
+    def differences(self, other: "Fingerprint") -> Differences:
+        """What was added, removed or changed in another source.
+
+        A file is recognized by its name below the root, or by its absolute path if that leaves fewer differences: the root of
+        a pattern may move up when a folder is added.
+        """
+        return min((_compare(self._keys(full), other._keys(full)) for full in (False, True)), key=len)
+
+    def _identity(self) -> pa.Table:
+        return self.files.select(["name", "size", "version"]).combine_chunks()
+
+    def _keys(self, full: bool) -> dict[tuple[bytes, int], tuple[int, str]]:
+        """Size and version by name; equal names are numbered."""
+        seen: Counter[bytes] = Counter()
+        keys: dict[tuple[bytes, int], tuple[int, str]] = {}
+        for row in self.files.to_pylist():
+            name = os.path.join(row["root"], row["name"]) if full else row["name"]  # noqa: PTH118 -- bytes
+            keys[name, seen[name]] = row["size"], row["version"]
+            seen[name] += 1
+        return keys
+
+
+def stored_file(root: bytes, name: bytes) -> StoredFile:
+    """A file on this machine, as it is now."""
+    try:
+        size = os.stat(os.path.join(root, name)).st_size  # noqa: PTH116, PTH118 -- bytes
+    except OSError:
+        size = -1
+    return StoredFile(name, size, "", root)
+
+
+def _batches(files: Iterable[StoredFile]) -> Iterator[pa.RecordBatch]:
+    rows: list[StoredFile] = []
+    for each in files:
+        rows.append(each)
+        if len(rows) == _BATCH:
+            yield _batch(rows)
+            rows = []
+    yield _batch(rows)
+
+
+def _batch(rows: list[StoredFile]) -> pa.RecordBatch:
+    columns = list(zip(*rows, strict=True)) or [()] * 4
+    return pa.record_batch([pa.array(each, field.type) for each, field in zip(columns, _SCHEMA, strict=True)], _SCHEMA)
+
+
+def _compare(before: Mapping[tuple[bytes, int], object], now: Mapping[tuple[bytes, int], object]) -> Differences:
+    added = [printable(name) for name, number in now if (name, number) not in before]
+    removed = [printable(name) for name, number in before if (name, number) not in now]
+    changed = [printable(key[0]) for key, value in before.items() if key in now and now[key] != value]
+    return Differences(tuple(added), tuple(removed), tuple(changed))
