@@ -10,8 +10,9 @@ from pathlib import Path
 
 from coterie.atomic import write_text, writing
 from coterie.config.hardware import Runtime
+from coterie.data.sources.fingerprint import Fingerprint
 from coterie.data.sources.open import open_source
-from coterie.embedding.cache import source_key, state_key
+from coterie.embedding.cache import state_key
 from coterie.embedding.embed import Embedder
 from coterie.embedding.parquet import bad_lines, write_rows
 from coterie.embedding.parts import BAD_IMAGES, EmbeddingParts
@@ -46,10 +47,11 @@ def open_embedder(run: str | Path, data: Sequence[str], runtime: Runtime) -> Emb
         UserError: there is no such run, or there are no such images.
     """
     loaded, source = load_run(run, runtime.device), open_source(*data)
+    files = Fingerprint.of(source)
     facts = {
         "weights": state_key(loaded.student.state_dict()),
         "temperature": loaded.config.temperature,
-        "source": source_key(source) or " ".join(data),
+        "source": files.key if files is not None else " ".join(data),
     }
     width = feature_width(loaded.student.encoder.backbone)
     return Embedder(loaded.predict_groups, source, loaded.preprocessing, width, facts, runtime)

@@ -38,6 +38,7 @@ def test_the_same_files_elsewhere_are_the_same_images(folder: Path, tmp_path: Pa
     shutil.copytree(folder, tmp_path / "staged")
     here, there = of(folder), of(tmp_path / "staged")
     assert here.same_images(there)
+    assert here.key == there.key
     assert here.moved(there)
     assert not here.moved(of(folder))
 
@@ -105,6 +106,7 @@ def test_written_and_read(folder: Path, tmp_path: Path) -> None:
     read = Fingerprint.read(tmp_path / "images.parquet")
     assert read is not None
     assert read.same_images(known)
+    assert read.key == known.key != of(folder / "b").key
     assert read.images == 3
     (tmp_path / "images.parquet").write_bytes(b"damaged")
     assert Fingerprint.read(tmp_path / "images.parquet") is None

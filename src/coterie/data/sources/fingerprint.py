@@ -1,5 +1,6 @@
 """Which images a source holds, wherever they are stored: how a resumed run recognizes its images."""
 
+import hashlib
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
@@ -113,6 +114,14 @@ class Fingerprint:
         """Write a parquet file: one row per file, with its name, size, version and root."""
         with writing(path) as part:
             pq.write_table(self.files.replace_schema_metadata({_IMAGES: str(self.images)}), part, compression="zstd")
+
+    @property
+    def key(self) -> str:
+        """A short name for these images, the same wherever they are stored."""
+        digest = hashlib.sha256(str(self.images).encode())
+        for batch in self._identity().to_batches():
+            digest.update(batch.serialize())
+        return digest.hexdigest()[:16]
 
     def same_images(self, other: "Fingerprint") -> bool:
         """Whether another source holds the same images in the same order."""
