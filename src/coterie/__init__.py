@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from coterie.config.facts import Facts
     from coterie.config.schema import PretrainConfig
     from coterie.data.sources.open import open_source
-    from coterie.errors import UserError
+    from coterie.errors import CoterieWarning, UserError
     from coterie.exporting.backbone_file import describe_backbone, load_backbone
     from coterie.methods.planner import Planner
     from coterie.training.callback import Callback
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Callback",
+    "CoterieWarning",
     "CustomParts",
     "Facts",
     "Planner",
@@ -46,6 +47,7 @@ __all__ = [
 
 _HOMES = {
     "Callback": "training.callback",
+    "CoterieWarning": "errors",
     "CustomParts": "training.custom_parts",
     "Facts": "config.facts",
     "Planner": "methods.planner",

@@ -9,12 +9,13 @@ from typing import Any, Protocol, runtime_checkable
 from coterie.config.facts import Facts, measure_facts
 from coterie.config.hardware import choose_device, choose_engine
 from coterie.config.options import RunOptions
-from coterie.config.overrides import parse_override, set_path
+from coterie.config.overrides import parse_settings, set_path
 from coterie.config.schema import PretrainConfig
 from coterie.config.toml import as_strings, from_dict, read_toml, to_dict
 from coterie.data.sources.open import open_source
 from coterie.data.sources.source import ImageSource
 from coterie.errors import BadConfig, UserError
+from coterie.logger import Logger, NullLogger
 
 PATHS = {"backbone": "backbone.name"}
 """The setting behind an option, where their names differ."""
@@ -53,6 +54,7 @@ def resolve(
     methods: Collection[str],
     plan_method: PlanMethod,
     settings: Mapping[str, Any] | None = None,
+    logger: Logger | None = None,
 ) -> Resolved:
     """Open the images and complete the config: ``--set`` overrides options, which override the config file or the preset.
 
@@ -63,11 +65,12 @@ def resolve(
         methods: the names of the presets.
         plan_method: completes a preset for given images.
         settings: further settings of the caller, by path; None values are ignored.
+        logger: receives the progress of measuring the images.
 
     Raises:
         UserError: anything that the caller can fix, in one line.
     """
-    file, overrides = options.get("config"), [parse_override(text) for text in options.get("settings", ())]
+    logger, file, overrides = logger or NullLogger(), options.get("config"), parse_settings(options.get("settings", ()))
     named: dict[str, Any] = {PATHS.get(name, name): value for name, value in options.items()}
     requested = {
         path: value
@@ -93,7 +96,7 @@ def resolve(
         images = requested.get("images", 0)
         config, reasons = plan_method(
             method,
-            measure_facts(source, channels if type(channels) is int and channels > 0 else None),
+            measure_facts(source, channels if type(channels) is int and channels > 0 else None, logger),
             epochs=requested.get("epochs") or (-(-images // len(source)) if images > 0 else None),
             batch_size=requested.get("batch_size"),
             backbone=requested.get("backbone.name"),
@@ -101,7 +104,7 @@ def resolve(
         content = to_dict(config)
     content |= {"data": list(data), "method": method}
     reasons = _override(content, reasons, requested, overrides)
-    return Resolved(source, *_complete(from_dict(content), source, reasons))
+    return Resolved(source, *_complete(from_dict(content), source, reasons, logger))
 
 
 def _override(
@@ -123,12 +126,12 @@ def _override(
 
 
 def _complete(
-    config: PretrainConfig, source: ImageSource, reasons: dict[str, str]
+    config: PretrainConfig, source: ImageSource, reasons: dict[str, str], logger: Logger
 ) -> tuple[PretrainConfig, dict[str, str]]:
     """Fill in what even a config file may leave to images and machine: mean, std and engine of the views."""
     views = config.views
     if views.mean is None:
-        facts = measure_facts(source, views.channels)
+        facts = measure_facts(source, views.channels, logger)
         views = replace(views, mean=facts.mean, std=facts.std)
     if views.engine == "auto":
         engine, why = choose_engine("auto", choose_device(config.run.device))
