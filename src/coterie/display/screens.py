@@ -23,6 +23,8 @@ class LiveScreen:
 
     seconds = 0.25
     """Between two drawings of the status line."""
+    first_seconds = 0.0
+    """Before the first line about work other than steps."""
     redraws = True
     """Whether the status line changes in place."""
 
@@ -62,6 +64,7 @@ class PlainScreen:
     """A pipe or a file: now and then the status as a line of its own."""
 
     seconds = 15.0
+    first_seconds = 2.0
     redraws = False
 
     def __init__(self) -> None:
@@ -89,6 +92,7 @@ class NotebookScreen:
     """A notebook: messages are output of the cell, and the status is one line among them that changes in place."""
 
     seconds = 0.5
+    first_seconds = 0.0
     redraws = True
 
     def __init__(self) -> None:

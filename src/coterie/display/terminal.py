@@ -33,7 +33,6 @@ class Terminal:
         self.prints_warnings = prints_warnings
         self._steps: StepStatus | None = None
         self._work: list[WorkStatus] = []  # the innermost last
-        self._announced: set[str] = set()
         self._drawn = 0.0
 
     def info(self, text: str) -> None:
@@ -76,26 +75,27 @@ class Terminal:
 
     def progress(self, items: Iterable[Item], total: int, what: str) -> Iterator[Item]:
         """Pass on the items, and show how far they are in place of the steps."""
-        status, began = WorkStatus(what, total), time.monotonic()
-        inside = bool(self._work) or self._steps is not None
+        status, inside = WorkStatus(what, total), bool(self._work) or self._steps is not None
+        began = time.monotonic()
+        soon = began + self.screen.first_seconds  # quick work is not worth a line of its own
         self._work.append(status)
         try:
-            if not inside or what not in self._announced:
-                self._announced.add(what)
+            if soon == began:
                 self._draw()
             for item in items:
                 yield item
                 status.step()
-                if time.monotonic() - self._drawn >= self.screen.seconds:
+                now = time.monotonic()
+                if now >= soon and (now - self._drawn >= self.screen.seconds or self._drawn < soon):
                     self._draw()
         finally:
             self._work.remove(status)
             took = time.monotonic() - began
-            if not inside:
+            if inside and self.screen.redraws:
+                self._draw()
+            elif not inside:
                 done = f"{what}: {status.done}/{total} in {clock_time(took)}"
                 self.screen.end_status([done] if took >= WORTH_A_LINE else [])
-            elif self._drawn > began and self.screen.redraws:
-                self._draw()
 
     def close(self) -> None:
         """Leave the last status of the steps, if they did not reach their end, and restore the cursor."""
