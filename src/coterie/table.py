@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,10 @@ class ShownInTables:
             else:
                 lines.append(part)
         return "\n".join(lines)
+
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
+        """Print the text in IPython."""
+        printer.text(str(self))
 
     def _repr_html_(self) -> str:
         """Return what a notebook shows."""

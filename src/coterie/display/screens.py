@@ -25,6 +25,8 @@ class LiveScreen:
     """Between two drawings of the status line."""
     first_seconds = 0.0
     """Before the first line about work other than steps."""
+    worth_keeping = 5.0
+    """Seconds that work has to take for its last status to stay."""
     redraws = True
     """Whether the status line changes in place."""
 
@@ -65,6 +67,7 @@ class PlainScreen:
 
     seconds = 15.0
     first_seconds = 2.0
+    worth_keeping = 5.0
     redraws = False
 
     def __init__(self) -> None:
@@ -93,6 +96,7 @@ class NotebookScreen:
 
     seconds = 0.5
     first_seconds = 0.0
+    worth_keeping = 0.0
     redraws = True
 
     def __init__(self) -> None:

@@ -13,8 +13,6 @@ from coterie.types import Progress
 Item = TypeVar("Item")
 LABEL_FREE_SHOWN = ("effective_rank", "perplexity", "lidar", "stability")
 """The label-free metrics that are shown during training."""
-WORTH_A_LINE = 5.0
-"""Seconds that work has to take for its time to stay on the screen."""
 
 
 class Terminal:
@@ -95,7 +93,7 @@ class Terminal:
                 self._draw()
             elif not inside:
                 done = f"{what}: {status.done}/{total} in {clock_time(took)}"
-                self.screen.end_status([done] if took >= WORTH_A_LINE else [])
+                self.screen.end_status([done] if took >= self.screen.worth_keeping else [])
 
     def close(self) -> None:
         """Leave the last status of the steps, if they did not reach their end, and restore the cursor."""
