@@ -19,6 +19,11 @@ hypothesis.settings.register_profile("coterie", derandomize=True, deadline=None,
 hypothesis.settings.load_profile("coterie")
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Runs of tests may warn; whoever tests that catches it. (Not in pyproject.toml: jaxtyping must see every import.)"""
+    config.addinivalue_line("filterwarnings", "ignore::coterie.errors.CoterieWarning")
+
+
 @pytest.fixture(autouse=True)
 def same_numbers_every_time():
     """Seed the generators and use one thread, whatever ran before the test."""

@@ -15,7 +15,8 @@ LINES = (
     ("__init__", "__main__"),
     ("cli",),
     ("api",),
-    ("methods",),
+    ("session",),
+    ("methods", "display"),
     ("reporting", "classifier", "detection", "collection", "exploring"),  # all but the first: rooms to come
     ("evaluation",),
     ("embedding",),
@@ -25,7 +26,7 @@ LINES = (
     ("data", "models", "optim"),
     ("distributed",),
     ("atomic", "logger"),
-    ("types", "errors", "version"),
+    ("types", "errors", "version", "formatting", "table"),
 )
 HEIGHT = {name: -number for number, line in enumerate(LINES) for name in line}
 

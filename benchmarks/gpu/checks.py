@@ -43,12 +43,12 @@ def tests(options: argparse.Namespace) -> dict[str, Any]:
 
 def profile(options: argparse.Namespace) -> dict[str, Any]:
     """Where the time of ``coterie profile METHOD DATA`` goes."""
+
     from coterie import api
-    from coterie.cli.tables import profile_lines
 
     method, *data = options.arguments
     found = api.profile(method, data, settings=options.set, seconds=options.seconds)
-    lines = [str(line) for line in profile_lines(found)]
+    lines = str(found).splitlines()
     sys.stdout.write("\n".join(lines) + "\n")
     return {"lines": lines, "profile": json.loads(json.dumps(asdict(found), default=str))}
 

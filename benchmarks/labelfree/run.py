@@ -34,7 +34,6 @@ from prepare import DATA, prepare
 from torch import Tensor
 from torch.nn import functional as F
 
-from coterie.api import resolve_run
 from coterie.config.hardware import choose_autocast
 from coterie.config.schema import PretrainConfig
 from coterie.data.loading.loader import Loader
@@ -46,6 +45,7 @@ from coterie.evaluation.augmented_views import embed_views
 from coterie.evaluation.label_free import label_free
 from coterie.evaluation.probes.knn import knn
 from coterie.grouping.loss import cosine_scores
+from coterie.methods.resolve import resolve_run
 from coterie.training.build import TrainingParts, build_parts
 from coterie.training.loop import fit
 from coterie.training.student import preprocessing_of

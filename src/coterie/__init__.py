@@ -4,6 +4,7 @@ What stands in ``__all__`` is public. Each name is imported when it is first ask
 ``import coterie.grouping`` do not wait for what they do not need.
 """
 
+import warnings
 from importlib import import_module
 from typing import TYPE_CHECKING
 
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from coterie.config.facts import Facts
     from coterie.config.schema import PretrainConfig
     from coterie.data.sources.open import open_source
-    from coterie.errors import UserError
+    from coterie.errors import CoterieWarning, UserError
     from coterie.exporting.backbone_file import describe_backbone, load_backbone
     from coterie.methods.planner import Planner
     from coterie.training.callback import Callback
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Callback",
+    "CoterieWarning",
     "CustomParts",
     "Facts",
     "Planner",
@@ -46,6 +48,7 @@ __all__ = [
 
 _HOMES = {
     "Callback": "training.callback",
+    "CoterieWarning": "errors",
     "CustomParts": "training.custom_parts",
     "Facts": "config.facts",
     "Planner": "methods.planner",
@@ -70,7 +73,11 @@ _HOMES = {
 def __getattr__(name: str) -> object:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    with warnings.catch_warnings():
+        warnings.filterwarnings(
+            "ignore", "IProgress not found"
+        )  # tqdm's, in notebooks: nothing here shows bars of tqdm
+        value = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
     globals()[name] = value
     return value
 

@@ -1,48 +1,50 @@
 """The verbs, from plan to embed. The command line calls these and nothing else."""
 
-import json
-import os
 import shutil
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, Unpack
 
-from coterie.atomic import write_text, writing
+from coterie.atomic import writing
 from coterie.config.describe import summary
-from coterie.config.from_options import Resolved, resolve
+from coterie.config.from_options import Resolved
 from coterie.config.hardware import Runtime
 from coterie.config.options import EvaluationOptions, MachineOptions, RunOptions, check_options
 from coterie.config.schema import PretrainConfig
 from coterie.distributed.processes import process_group, rank
 from coterie.embedding.job import embed_to_file, embed_to_folder, embed_with_ray
-from coterie.errors import BadConfig, BadRun, UserError
+from coterie.errors import BadConfig, UserError
 from coterie.evaluation import model_selection
 from coterie.evaluation.callbacks import LabelFreeCallback, ProbeCallback, label_free_images
 from coterie.evaluation.evaluator import Evaluator
 from coterie.evaluation.labeled_data import labeled_pair
 from coterie.evaluation.model_selection import Selection
+from coterie.evaluation.results import ProbeResults, TransferResults, note_results
 from coterie.logger import Logger, NullLogger
-from coterie.methods.presets import METHODS, plan_method
+from coterie.methods.resolve import Paths, path_strings, resolve_run
 from coterie.reporting.callback import ReportCallback
 from coterie.reporting.comparison import ComparedRuns, compare_folders, write_comparison
 from coterie.reporting.run_report import report_images, rewrite_report
+from coterie.session import refuse_torchrun, session
 from coterie.training.build import build_loader
 from coterie.training.callback import Callback
-from coterie.training.custom_parts import CustomParts
+from coterie.training.custom_parts import CustomParts, with_custom_parts
 from coterie.training.profiling.advice import Profile
 from coterie.training.profiling.estimate import Plan, estimate
 from coterie.training.profiling.profile import profile_run
 from coterie.training.resume import saved_settings
 from coterie.training.run import Run
-from coterie.training.run_folder import EVALUATION, RunFolder, read_log
-
-Paths = str | Path | Sequence[str | Path]
+from coterie.training.run_folder import RunFolder, read_log
 
 
 def plan(
-    method: str | None = None, data: Paths = (), *, logger: Logger | None = None, **options: Unpack[RunOptions]
+    method: str | None = None,
+    data: Paths = (),
+    *,
+    logger: Logger | None = None,
+    quiet: bool = False,
+    **options: Unpack[RunOptions],
 ) -> Plan:
     """Describe what :func:`pretrain` would train, why, how long it would take and how much memory; nothing is trained.
 
@@ -51,33 +53,35 @@ def plan(
     Args:
         method: a preset, such as ``swav``; may be left out with ``config``.
         data: folders, lists, globs, parquet files, tar shards; may be left out with ``config``.
-        logger: receives messages and progress.
+        logger: receives messages and progress; None: they are shown.
+        quiet: show nothing.
         options: ``backbone``, ``epochs``, ``images``, ``batch_size``, ``seed``, ``config``, ``settings``
             (:class:`coterie.config.options.RunOptions`).
 
     Raises:
         UserError: a run that must fail, and how to fix it, in one line.
     """
-    _refuse_torchrun()
-    began, logger = time.monotonic(), logger or NullLogger()
-    wanted = resolve_run(method, data, options)
-    config, images = wanted.config, len(wanted.source)
-    runtime = _runtime(config, logger)
-    loader = build_loader(config, wanted.source, runtime)
-    return Plan(
-        config,
-        wanted.reasons,
-        summary(config, images, runtime.device),
-        loader.steps_per_epoch,
-        estimate(
+    refuse_torchrun()
+    began = time.monotonic()
+    with session(logger, quiet) as logger:
+        wanted = resolve_run(method, data, options, logger=logger)
+        config, images = wanted.config, len(wanted.source)
+        runtime = _runtime(config, logger)
+        loader = build_loader(config, wanted.source, runtime)
+        return Plan(
             config,
-            images,
-            time.monotonic() - began,
-            logger,
-            label_free_images=label_free_images(config, images),
-            report_images=report_images(config, images, runtime.device),
-        ),
-    )
+            wanted.reasons,
+            summary(config, images, runtime.device),
+            loader.steps_per_epoch,
+            estimate(
+                config,
+                images,
+                time.monotonic() - began,
+                logger,
+                label_free_images=label_free_images(config, images),
+                report_images=report_images(config, images, runtime.device),
+            ),
+        )
 
 
 def profile(
@@ -86,6 +90,7 @@ def profile(
     *,
     seconds: float = 20.0,
     logger: Logger | None = None,
+    quiet: bool = False,
     **options: Unpack[RunOptions],
 ) -> Profile:
     """Measure where the time of :func:`pretrain` would go, and what to change.
@@ -96,17 +101,19 @@ def profile(
         method: a preset, such as ``swav``; may be left out with ``config``.
         data: folders, lists, globs, parquet files, tar shards; may be left out with ``config``.
         seconds: how long to measure steps, up to 3600; warm-up and loader stages take extra time.
-        logger: receives messages and progress.
+        logger: receives messages and progress; None: they are shown.
+        quiet: show nothing.
         options: as of :func:`plan`.
 
     Raises:
         UserError: a run that must fail, and how to fix it, in one line.
     """
-    _refuse_torchrun()
+    refuse_torchrun()
     if not 0 < seconds <= 3600:
         raise UserError(f"--seconds is {seconds:g}: give a number above 0, such as 20, and at most 3600")
-    wanted = resolve_run(method, data, options)
-    return profile_run(wanted.config, wanted.source, seconds, logger or NullLogger())
+    with session(logger, quiet) as logger:
+        wanted = resolve_run(method, data, options, logger=logger)
+        return profile_run(wanted.config, wanted.source, seconds, logger)
 
 
 def pretrain(
@@ -121,6 +128,7 @@ def pretrain(
     callbacks: Sequence[Callback] = (),
     parts: CustomParts | None = None,
     logger: Logger | None = None,
+    quiet: bool = False,
     **options: Unpack[RunOptions],
 ) -> Path:
     """Pretrain a backbone on unlabeled images, or resume a run that was stopped, if ``out`` holds one.
@@ -135,7 +143,8 @@ def pretrain(
         early_stop: stop early when the label-free metrics plateau; None: what the settings say, by default not.
         callbacks: called during training, before the product's own label-free metrics, probes and report.
         parts: parts of your own in place of those of the settings; give the same ones again to resume.
-        logger: receives messages and progress.
+        logger: receives messages and progress; None: they are shown.
+        quiet: show nothing.
         options: ``backbone``, ``epochs``, ``images``, ``batch_size``, ``seed``, ``config``, ``settings``
             (:class:`coterie.config.options.RunOptions`).
 
@@ -149,21 +158,18 @@ def pretrain(
     if probe_test and not probe:
         raise BadConfig("--probe-test names images to test a probe on; name those it learns from with --probe")
     if probe:
-        settings["probe"] = {"train": list(_strings(probe)), "test": list(_strings(probe_test))}
-    saved = saved_settings(out)
-    if saved is not None and method in METHODS and method != saved.get("method"):
-        raise BadRun(f"{out} holds a run of {saved.get('method')}, not of {method}: choose another --out")
-    wanted = resolve_run(method, data, options, settings, saved)
-    config = _with_custom_parts(wanted.config, parts)
-    with process_group(_runtime(config, NullLogger()).device):
-        logger = logger if logger is not None and rank() == 0 else NullLogger()
-        runtime = _runtime(config, logger)
-        folder = RunFolder(out, held=rank() == 0)
-        try:
-            own = _own_callbacks(config, wanted, runtime)
-            Run(folder, wanted.source, config, runtime, [*callbacks, *own], parts, wanted.reasons).train()
-        finally:
-            folder.close()
+        settings["probe"] = {"train": list(path_strings(probe)), "test": list(path_strings(probe_test))}
+    with session(logger, quiet) as logger:
+        wanted = resolve_run(method, data, options, settings, logger, saved_settings(out))
+        config = with_custom_parts(wanted.config, parts)
+        with process_group(_runtime(config, NullLogger()).device):
+            runtime = _runtime(config, logger if rank() == 0 else NullLogger())
+            folder = RunFolder(out, held=rank() == 0)
+            try:
+                own = _own_callbacks(config, wanted, runtime)
+                Run(folder, wanted.source, config, runtime, [*callbacks, *own], parts, wanted.reasons).train()
+            finally:
+                folder.close()
     return folder.path
 
 
@@ -174,8 +180,9 @@ def evaluate(
     *,
     probes: Sequence[str] = ("knn",),
     logger: Logger | None = None,
+    quiet: bool = False,
     **options: Unpack[EvaluationOptions],
-) -> dict[str, dict[str, float]]:
+) -> ProbeResults:
     """Evaluate a run's backbone on labeled images. Embeddings are kept in the run's folder and computed once.
 
     Args:
@@ -184,18 +191,20 @@ def evaluate(
         test: labeled sources that the probes are tested on; if empty, every fifth image of ``train``.
         probes: any of ``knn``, ``linear``, ``linear_published``, ``clusters``, ``retrieval``, ``svm``, ``low_shot``,
             ``linear_images`` and ``finetune`` (``docs/evaluate.md``).
-        logger: receives messages and progress.
+        logger: receives messages and progress; None: they are shown.
+        quiet: show nothing.
         options: ``labels``, ``seed``, ``device``, ``workers`` (:class:`coterie.config.options.EvaluationOptions`).
 
     Returns:
-        ``{probe: {metric: value}}``, also written to ``evaluation.json`` in the run's folder.
+        ``{probe: {metric: value}}``, which prints as a table; also written to ``evaluation.json`` in the run's folder.
 
     Raises:
         UserError: anything that the caller can fix, in one line.
     """
-    evaluator = _evaluator(run, probes, logger, options)
-    result = evaluator.evaluate(_strings(train), _strings(test))
-    _note(run, result, evaluator.runtime.logger)
+    with session(logger, quiet) as logger:
+        evaluator = _evaluator(run, probes, logger, options)
+        result = ProbeResults(evaluator.evaluate(path_strings(train), path_strings(test)))
+        note_results(run, result, logger)
     return result
 
 
@@ -205,34 +214,37 @@ def transfer(
     *,
     probes: Sequence[str] = ("linear",),
     logger: Logger | None = None,
+    quiet: bool = False,
     **options: Unpack[EvaluationOptions],
-) -> dict[str, dict[str, float]]:
+) -> TransferResults:
     """Evaluate a run's backbone on any number of other labeled sets, as the papers do on Places205, iNat18 and VOC07.
 
     Args:
         run: a run's folder, or a ``model.safetensors``.
         sets: by name, a labeled source, every fifth image of which is tested on, or a pair: to learn from, to test on.
         probes: as of :func:`evaluate`.
-        logger: receives messages and progress.
+        logger: receives messages and progress; None: they are shown.
+        quiet: show nothing.
         options: as of :func:`evaluate`.
 
     Returns:
-        ``{set: {"linear_top1": value, ...}}``, also written to ``evaluation.json`` under ``transfer``.
+        ``{set: {"linear_top1": value, ...}}``, which prints as a table; also written to ``evaluation.json`` under ``transfer``.
 
     Raises:
         UserError: anything that the caller can fix, in one line.
     """
     if not sets:
         raise BadConfig("name at least one set: NAME=TRAIN or NAME=TRAIN,TEST")
-    evaluator = _evaluator(run, probes, logger, options)
-    table: dict[str, dict[str, float]] = {}
-    for name, where in sets.items():
-        train, test = where if isinstance(where, tuple) and len(where) == 2 else (where, ())
-        found = evaluator.evaluate(_strings(train), _strings(test))
-        table[name] = {
-            f"{probe}_{metric}": value for probe, figures in found.items() for metric, value in figures.items()
-        }
-        _note(run, {"transfer": table}, evaluator.runtime.logger)  # set by set: what is done stays, whatever happens
+    table = TransferResults()
+    with session(logger, quiet) as logger:
+        evaluator = _evaluator(run, probes, logger, options)
+        for name, where in sets.items():
+            train, test = where if isinstance(where, tuple) and len(where) == 2 else (where, ())
+            found = evaluator.evaluate(path_strings(train), path_strings(test))
+            table[name] = {
+                f"{probe}_{metric}": value for probe, figures in found.items() for metric, value in figures.items()
+            }
+            note_results(run, {"transfer": table}, logger)  # set by set: what is done stays, whatever happens
     return table
 
 
@@ -272,13 +284,14 @@ def compare(runs: Sequence[str | Path], *, out: str | Path | None = None) -> Com
     return found
 
 
-def report(run: str | Path, *, device: str = "auto", logger: Logger | None = None) -> Path:
+def report(run: str | Path, *, device: str = "auto", logger: Logger | None = None, quiet: bool = False) -> Path:
     """Rewrite a run's ``report.html`` from what its folder holds by now: later steps, probes, images.
 
     Args:
         run: a run's folder.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
-        logger: receives messages and progress.
+        logger: receives messages and progress; None: they are shown.
+        quiet: show nothing.
 
     Returns:
         The page.
@@ -286,7 +299,8 @@ def report(run: str | Path, *, device: str = "auto", logger: Logger | None = Non
     Raises:
         UserError: anything that the caller can fix, in one line.
     """
-    return rewrite_report(run, runtime=Runtime.choose(device, logger=logger))
+    with session(logger, quiet) as logger:
+        return rewrite_report(run, runtime=Runtime.choose(device, logger=logger))
 
 
 def embed(
@@ -298,6 +312,7 @@ def embed(
     ray: str | None = None,
     actors: int = 0,
     logger: Logger | None = None,
+    quiet: bool = False,
     **options: Unpack[MachineOptions],
 ) -> int:
     """Write name, label if there is one, embedding, group and its probability of each image, as parquet.
@@ -314,7 +329,8 @@ def embed(
         part_images: images per part of a folder, a multiple of 256.
         ray: for a folder: ``local`` starts Ray on this machine; ``auto`` or an address uses a cluster.
         actors: at most so many Ray actors; 0: one per GPU, or without GPUs one for every two cores.
-        logger: receives messages and progress.
+        logger: receives messages and progress; None: they are shown.
+        quiet: show nothing.
         options: ``device``, ``workers`` (:class:`coterie.config.options.MachineOptions`).
 
     Returns:
@@ -324,43 +340,20 @@ def embed(
         UserError: anything that the caller can fix, in one line.
     """
     check_options(options, MachineOptions)
-    logger, specs = logger or NullLogger(), _strings(data)
-    if Path(out).suffix != ".parquet" and ray is not None:
-        return embed_with_ray(run, specs, out, part_images, address=ray, actors=actors, **options, logger=logger)
-    if ray is not None:
+    specs = path_strings(data)
+    if Path(out).suffix == ".parquet" and ray is not None:
         raise UserError(f"{out}: Ray writes a folder of parts; give --out a name that does not end in .parquet")
-    runtime = Runtime.choose(**options, logger=logger)
-    if Path(out).suffix != ".parquet":
-        return embed_to_folder(run, specs, out, runtime, part_images)
-    return embed_to_file(run, specs, out, runtime)
-
-
-def resolve_run(
-    method: str | None,
-    data: Paths,
-    options: RunOptions,
-    settings: Mapping[str, Any] | None = None,
-    saved: Mapping[str, Any] | None = None,
-) -> Resolved:
-    """Open the images and complete the config of a run: ``config.from_options.resolve`` with the product's presets."""
-    check_options(options, RunOptions)
-    return resolve(
-        method, _strings(data), options, methods=METHODS, plan_method=plan_method, settings=settings, saved=saved
-    )
+    with session(logger, quiet) as logger:
+        if ray is not None:
+            return embed_with_ray(run, specs, out, part_images, address=ray, actors=actors, **options, logger=logger)
+        runtime = Runtime.choose(**options, logger=logger)
+        if Path(out).suffix != ".parquet":
+            return embed_to_folder(run, specs, out, runtime, part_images)
+        return embed_to_file(run, specs, out, runtime)
 
 
 def _runtime(config: PretrainConfig, logger: Logger) -> Runtime:
     return Runtime.choose(config.run.device, config.run.precision, config.run.workers, logger)
-
-
-def _with_custom_parts(config: PretrainConfig, parts: CustomParts | None) -> PretrainConfig:
-    names = parts.names if parts is not None else ()
-    if config.custom and config.custom != names:
-        raise BadConfig(
-            f"this config has custom parts ({', '.join(config.custom)}): pass the same coterie.CustomParts to "
-            "coterie.pretrain(parts=...)"
-        )
-    return replace(config, custom=names)
 
 
 def _own_callbacks(config: PretrainConfig, wanted: Resolved, runtime: Runtime) -> list[Callback]:
@@ -376,34 +369,7 @@ def _own_callbacks(config: PretrainConfig, wanted: Resolved, runtime: Runtime) -
     return [*own, ReportCallback(config, wanted.source, runtime)]
 
 
-def _evaluator(run: str | Path, probes: Sequence[str], logger: Logger | None, options: EvaluationOptions) -> Evaluator:
+def _evaluator(run: str | Path, probes: Sequence[str], logger: Logger, options: EvaluationOptions) -> Evaluator:
     check_options(options, EvaluationOptions)
     runtime = Runtime.choose(options.get("device", "auto"), workers=options.get("workers", -1), logger=logger)
     return Evaluator(run, probes, runtime, labels=options.get("labels", "10%"), seed=options.get("seed", 0))
-
-
-def _refuse_torchrun() -> None:
-    """Each process would do all of it, and they would be in each other's way."""
-    if os.environ.get("WORLD_SIZE", "1") != "1":
-        raise UserError("plan and profile run on one process: start them without torchrun")
-
-
-def _strings(paths: Paths) -> tuple[str, ...]:
-    if isinstance(paths, (str, Path)):
-        return (str(paths),)
-    return tuple(str(path) for path in paths)
-
-
-def _note(run: str | Path, result: Mapping[str, Any], logger: Logger) -> None:
-    """Add to a run's ``evaluation.json``."""
-    if not Path(run).is_dir():
-        return
-    path = Path(run) / EVALUATION
-    try:
-        earlier = json.loads(path.read_text()) if path.exists() else {}
-    except ValueError:
-        logger.warning(f"{path} could not be read and is replaced")
-        earlier = {}
-    if "transfer" in result:  # a table that grows
-        result = {"transfer": earlier.get("transfer", {}) | result["transfer"]}
-    write_text(path, json.dumps(earlier | dict(result), indent=2) + "\n")

@@ -1,4 +1,4 @@
-"""Errors that the user can fix: one plain line, exit status 2."""
+"""Errors that the user can fix (one plain line, exit status 2), and warnings."""
 
 
 class UserError(Exception):
@@ -8,6 +8,10 @@ class UserError(Exception):
     """
 
     status = 2
+
+
+class CoterieWarning(UserWarning):
+    """Something that does not stop the work, but that the user should know; sent through :mod:`warnings`."""
 
 
 class BadImage(UserError):  # noqa: N818 -- it names the thing, like KeyError

@@ -3,6 +3,8 @@
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
+from coterie.types import Progress
+
 Item = TypeVar("Item")
 
 
@@ -21,6 +23,19 @@ class Logger(Protocol):
 
     def progress(self, items: Iterable[Item], total: int, what: str) -> Iterator[Item]:
         """Pass on ``items``, of which there are ``total``, while showing the progress of ``what``."""
+
+
+@runtime_checkable
+class StepLogger(Logger, Protocol):
+    """A logger that also wants to hear of every step; a logger without this method is not asked to."""
+
+    def log_step(self, progress: Progress, seconds: float | None) -> None:
+        """Receive that a step is done. Called after every step, so it must be quick.
+
+        Args:
+            progress: the step.
+            seconds: how long it took, without the callbacks. None: the step begins; it is the first one of this process.
+        """
 
 
 class NullLogger:
@@ -50,6 +65,8 @@ class CheckedLogger:
         """Pass on to ``logger`` and call ``check``."""
         self.logger, self.check = logger, check
         self.info, self.warning, self.log_metrics = logger.info, logger.warning, logger.log_metrics
+        if isinstance(logger, StepLogger):
+            self.log_step = logger.log_step
 
     def progress(self, items: Iterable[Item], total: int, what: str) -> Iterator[Item]:
         """Pass on the items, as long as the check does not raise."""

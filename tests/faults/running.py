@@ -34,7 +34,7 @@ SETTINGS = (
 
 # A server that has imported everything once and forks each run, so a start takes 0.1 s of CPU time instead of 5 s.
 _SERVER = multiprocessing.get_context("forkserver")
-_SERVER.set_forkserver_preload(["coterie.api", "coterie.cli.main", "coterie.cli.terminal", __name__])
+_SERVER.set_forkserver_preload(["coterie.api", "coterie.cli.main", "coterie.display.terminal", __name__])
 
 
 class Run:

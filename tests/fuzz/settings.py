@@ -7,10 +7,10 @@ from pathlib import Path
 import tomli_w
 from hypothesis import strategies as st
 
-from coterie.api import resolve_run
 from coterie.config.overrides import known_paths, parse_override, set_path
 from coterie.config.schema import PretrainConfig
 from coterie.config.toml import from_dict, read_toml, to_dict, to_toml
+from coterie.methods.resolve import resolve_run
 from tests.data.pictures import encoded, photo
 from tests.fuzz.mutations import damaged
 

@@ -28,7 +28,7 @@ PRINTED_BY_LIBRARIES = ("tiff",)
 
 _SERVER = multiprocessing.get_context("forkserver")
 _SERVER.set_forkserver_preload(
-    ["coterie.api", "coterie.cli.main", "coterie.cli.terminal", "tests.fuzz.images", "tests.fuzz.weights", __name__]
+    ["coterie.api", "coterie.cli.main", "coterie.display.terminal", "tests.fuzz.images", "tests.fuzz.weights", __name__]
 )
 
 

@@ -8,7 +8,6 @@ from coterie.errors import BadRun, UserError
 from coterie.reporting.comparison import (
     ComparedRuns,
     ComparisonRow,
-    as_text,
     compare_folders,
     compare_runs,
     write_comparison,
@@ -152,7 +151,7 @@ def test_curves_share_a_chart_over_the_number_of_images_processed() -> None:
 
 def test_the_text_has_a_column_for_each_run_and_a_star_for_the_best() -> None:
     long = "/a/very/long/path/to/some/images.parquet"
-    text = as_text(compare_runs([a_run(), a_run("two", log=a_log(knn=60.0), settings={"data": [long]})]))
+    text = str(compare_runs([a_run(), a_run("two", log=a_log(knn=60.0), settings={"data": [long]})]))
     lines = text.splitlines()
     ends = {
         len(line.rstrip("* ")) for line in lines if "kNN" in line[:6] or line.lstrip().startswith(("one ", "spread"))
@@ -174,7 +173,7 @@ def test_values_that_are_not_numbers_do_no_harm(tmp_path: Path) -> None:
     page = (tmp_path / "compare.html").read_text()
     assert "&lt;b&gt;&amp; two" in page
     assert "<b>& two" not in page
-    assert "nan" in as_text(found)
+    assert "nan" in str(found)
 
 
 def test_the_page_loads_nothing(tmp_path: Path) -> None:

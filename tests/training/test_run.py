@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 import torch
 
-from coterie.api import resolve_run
 from coterie.cli.demo import write_patches
 from coterie.config.hardware import Runtime
 from coterie.config.toml import from_dict, read_toml
@@ -16,6 +15,7 @@ from coterie.data.sources.builtin_photos import photo_patches
 from coterie.errors import BadRun, UserError
 from coterie.grouping import objective
 from coterie.logger import NullLogger
+from coterie.methods.resolve import resolve_run
 from coterie.training import checkpoint_io
 from coterie.training.monitor import NotFinite
 from coterie.training.run import Run

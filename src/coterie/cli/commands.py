@@ -25,12 +25,11 @@ from coterie.cli.parsing import (
 def plan(method: Method = None, /, *data: Images, options: RunFlags = None) -> None:
     """Print what pretrain would train, why each automatic value, how long it takes and how much memory; train nothing."""
     from coterie import api
-    from coterie.cli.tables import plan_lines
-    from coterie.cli.terminal import Terminal
+    from coterie.display.terminal import Terminal
 
     with closing(Terminal()) as terminal:
         found = api.plan(method, data, logger=terminal, **(options or {}))
-    show(*plan_lines(found))
+    show(str(found))
 
 
 def profile(method: Method = None, /, *data: Images, options: RunFlags = None, seconds: float = 20.0) -> None:
@@ -42,12 +41,11 @@ def profile(method: Method = None, /, *data: Images, options: RunFlags = None, s
         Seconds of steps; warm-up and the rest take some more.
     """
     from coterie import api
-    from coterie.cli.tables import profile_lines
-    from coterie.cli.terminal import Terminal
+    from coterie.display.terminal import Terminal
 
     with closing(Terminal()) as terminal:
         found = api.profile(method, data, seconds=seconds, logger=terminal, **(options or {}))
-    show(*profile_lines(found))
+    show(str(found))
 
 
 def pretrain(
@@ -77,7 +75,7 @@ def pretrain(
         Stop early when the label-free metrics plateau.
     """
     from coterie import api
-    from coterie.cli.terminal import Terminal
+    from coterie.display.terminal import Terminal
 
     with closing(Terminal()) as terminal:
         folder = api.pretrain(
@@ -111,13 +109,12 @@ def evaluate(
         Separated by commas: knn, linear, linear_published, clusters, retrieval, svm, low_shot, linear_images, finetune.
     """
     from coterie import api
-    from coterie.cli.tables import figure_lines
-    from coterie.cli.terminal import Terminal
+    from coterie.display.terminal import Terminal
 
     with closing(Terminal()) as terminal:
         names = comma_separated(probes)
         result = api.evaluate(run, train, test, probes=names, logger=terminal, **(options or {}))
-    show(*figure_lines(result))
+    show(str(result))
 
 
 def transfer(run: Path, /, *sets: str, probes: str = "linear", options: EvaluationFlags = None) -> None:
@@ -133,13 +130,12 @@ def transfer(run: Path, /, *sets: str, probes: str = "linear", options: Evaluati
         As for evaluate, separated by commas.
     """
     from coterie import api
-    from coterie.cli.tables import transfer_lines
-    from coterie.cli.terminal import Terminal
+    from coterie.display.terminal import Terminal
 
     named = dict(named_set(each) for each in sets)
     with closing(Terminal()) as terminal:
         table = api.transfer(run, named, probes=comma_separated(probes), logger=terminal, **(options or {}))
-    show(*transfer_lines(table))
+    show(str(table))
 
 
 def select(run: Path, /, *, by: Literal["label_free", "knn"] = "label_free", out: Path | None = None) -> None:
@@ -155,9 +151,8 @@ def select(run: Path, /, *, by: Literal["label_free", "knn"] = "label_free", out
         A file to copy its weights to.
     """
     from coterie import api
-    from coterie.cli.tables import selection_lines
 
-    show(*selection_lines(api.select(run, by=by, out=out)))
+    show(str(api.select(run, by=by, out=out)))
 
 
 def compare(*runs: Path, out: Path | None = None) -> None:
@@ -171,9 +166,8 @@ def compare(*runs: Path, out: Path | None = None) -> None:
         An HTML file: the table, and one chart per metric with the curves of all runs.
     """
     from coterie import api
-    from coterie.reporting.comparison import as_text
 
-    show(as_text(api.compare(runs, out=out)))
+    show(str(api.compare(runs, out=out)))
 
 
 def report(run: Path, /, *, device: str = "auto") -> None:
@@ -187,7 +181,7 @@ def report(run: Path, /, *, device: str = "auto") -> None:
         auto, cpu, cuda or cuda:N.
     """
     from coterie import api
-    from coterie.cli.terminal import Terminal
+    from coterie.display.terminal import Terminal
 
     with closing(Terminal()) as terminal:
         page = api.report(run, device=device, logger=terminal)
@@ -224,7 +218,7 @@ def embed(
         At most so many Ray actors; 0: one per GPU, or without GPUs one for every two cores.
     """
     from coterie import api
-    from coterie.cli.terminal import Terminal
+    from coterie.display.terminal import Terminal
 
     with closing(Terminal()) as terminal:
         written = api.embed(
@@ -244,7 +238,7 @@ def demo(*, out: Annotated[Path, Parameter(name="--out")] = Path("demo"), seed: 
         Seed for weights, data order and augmentation.
     """
     from coterie.cli.demo import demo as run_demo
-    from coterie.cli.terminal import Terminal
+    from coterie.display.terminal import Terminal
 
     with closing(Terminal()) as terminal:
         lines = run_demo(out, seed=seed, logger=terminal)

@@ -2,12 +2,13 @@
 
 import os
 import sys
+import warnings
 
 from cyclopts import App, CycloptsError
 
 from coterie.cli import commands
 from coterie.cli.parsing import PROCESS
-from coterie.errors import UserError
+from coterie.errors import CoterieWarning, UserError
 from coterie.version import __version__
 
 app = App(
@@ -37,6 +38,7 @@ def main() -> None:
     """Run the command; what a user can fix is one plain line and exit status 2."""
     # Threads that wait asleep cost a CPU run 5 % alone, and save it two thirds of its time beside another busy process.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    warnings.simplefilter("ignore", CoterieWarning)  # the terminal shows them
     try:
         app(sys.argv[1:], exit_on_error=False, print_error=False)
     except CycloptsError as error:

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from coterie.data.sources.source import ImageSource
 from coterie.data.statistics import measure
+from coterie.logger import Logger
 
 SMALL_SIDE = 96
 """Largest median short side, in pixels, for which the small-image recipe applies."""
@@ -40,14 +41,15 @@ class Facts:
         return self.channels == 3 and self.bits == 8
 
 
-def measure_facts(source: ImageSource, channels: int | None) -> Facts:
+def measure_facts(source: ImageSource, channels: int | None, logger: Logger | None = None) -> Facts:
     """Measure a sample of the images.
 
     Args:
         source: the images.
         channels: their number of channels; None: as measured.
+        logger: receives progress.
     """
-    measured = measure(source, channels)
+    measured = measure(source, channels, logger=logger)
     return Facts(
         images=len(source),
         side=min(measured.median_size),

@@ -10,12 +10,13 @@ from typing import Any, Protocol, runtime_checkable
 from coterie.config.facts import Facts, measure_facts
 from coterie.config.hardware import choose_device, choose_engine
 from coterie.config.options import RunOptions
-from coterie.config.overrides import parse_override, set_path
+from coterie.config.overrides import parse_settings, set_path
 from coterie.config.schema import PretrainConfig
 from coterie.config.toml import as_strings, from_dict, read_toml, to_dict
 from coterie.data.sources.open import absolute, open_source
 from coterie.data.sources.source import ImageSource
-from coterie.errors import BadConfig, UserError
+from coterie.errors import BadConfig, BadRun, UserError
+from coterie.logger import Logger, NullLogger
 
 PATHS = {"backbone": "backbone.name"}
 """The setting behind an option, where their names differ."""
@@ -55,6 +56,7 @@ def resolve(
     plan_method: PlanMethod,
     settings: Mapping[str, Any] | None = None,
     saved: Mapping[str, Any] | None = None,
+    logger: Logger | None = None,
 ) -> Resolved:
     """Open the images and complete the config: ``--set`` overrides options, which override the config file or the preset.
 
@@ -68,11 +70,12 @@ def resolve(
         plan_method: completes a preset for given images.
         settings: further settings of the caller, by path; None values are ignored.
         saved: the settings of the run that is resumed; None for a new run.
+        logger: receives the progress of measuring the images.
 
     Raises:
         UserError: anything that the caller can fix, in one line.
     """
-    file, overrides = options.get("config"), [parse_override(text) for text in options.get("settings", ())]
+    logger, file, overrides = logger or NullLogger(), options.get("config"), parse_settings(options.get("settings", ()))
     named: dict[str, Any] = {PATHS.get(name, name): value for name, value in options.items()}
     requested = {
         path: value
@@ -83,6 +86,8 @@ def resolve(
     data = data or as_strings(content.get("data", []), "data")
     if not data:
         raise UserError("name the images: a folder, a list, a glob, *.parquet or *.tar")
+    if saved and method in methods and method != saved.get("method"):
+        raise BadRun(f"--out holds a run of {saved.get('method')}, not of {method}: choose another --out")
     method = _check_method(method, content, methods)
     if (requested.get("batch_size") or 2) < 2:
         raise BadConfig(f"batch_size is {requested['batch_size']}: grouping needs at least 2 images per batch")
@@ -100,7 +105,7 @@ def resolve(
         images = requested.get("images", 0)
         config, reasons = plan_method(
             method,
-            measure_facts(source, channels if type(channels) is int and channels > 0 else None),
+            measure_facts(source, channels if type(channels) is int and channels > 0 else None, logger),
             epochs=requested.get("epochs") or (-(-images // len(source)) if images > 0 else None),
             batch_size=requested.get("batch_size"),
             backbone=requested.get("backbone.name"),
@@ -109,7 +114,7 @@ def resolve(
     content |= {"data": list(data), "method": method}
     reasons = _override(content, reasons, requested, overrides)
     _make_paths_absolute(content)
-    return Resolved(source, *_complete(from_dict(content), source, reasons, saved or {}))
+    return Resolved(source, *_complete(from_dict(content), source, reasons, saved or {}, logger))
 
 
 def _set_length(content: dict[str, Any], requested: dict[str, Any], images: int) -> None:
@@ -150,14 +155,14 @@ def _override(
 
 
 def _complete(
-    config: PretrainConfig, source: ImageSource, reasons: dict[str, str], saved: Mapping[str, Any]
+    config: PretrainConfig, source: ImageSource, reasons: dict[str, str], saved: Mapping[str, Any], logger: Logger
 ) -> tuple[PretrainConfig, dict[str, str]]:
     """Fill in what even a config file may leave to images and machine: mean, std and engine of the views."""
     views, before = config.views, saved.get("views", {})
     if views.mean is None and before.get("channels") == views.channels:
         views = replace(views, mean=tuple(before["mean"]), std=tuple(before["std"]))
     if views.mean is None:
-        facts = measure_facts(source, views.channels)
+        facts = measure_facts(source, views.channels, logger)
         views = replace(views, mean=facts.mean, std=facts.std)
     if views.engine == "auto":
         engine, why = choose_engine("auto", choose_device(config.run.device))

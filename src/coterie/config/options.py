@@ -3,9 +3,14 @@
 import difflib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, TypedDict
+from typing import TYPE_CHECKING, Annotated, Any, TypedDict
 
 from cyclopts import Parameter
+
+if TYPE_CHECKING:  # in Python also a dictionary of values by path, such as {"groups.counts": 300}
+    Settings = Sequence[str] | Mapping[str, Any]
+else:  # the command line reads this one
+    Settings = Sequence[str]
 
 
 class RunOptions(TypedDict, total=False):
@@ -27,7 +32,7 @@ class RunOptions(TypedDict, total=False):
     batch_size: int | None
     seed: int | None
     config: str | Path | None
-    settings: Annotated[Sequence[str], Parameter(name="--set", negative=())]
+    settings: Annotated[Settings, Parameter(name="--set", negative=())]
 
 
 class MachineOptions(TypedDict, total=False):

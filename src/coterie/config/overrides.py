@@ -2,14 +2,42 @@
 
 import difflib
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass
+from pathlib import PurePath
 from typing import Any, get_args, get_type_hints
 
 from coterie.config.kinds import KINDS, OPTIONAL, union_members
 from coterie.config.renamed import RENAMED, RENAMED_VALUES
 from coterie.config.schema import PretrainConfig
 from coterie.errors import BadConfig
+
+
+def parse_settings(settings: Sequence[str] | Mapping[str, Any]) -> list[tuple[str, Any]]:
+    """Read overrides in order: texts as those of ``--set``, or a dictionary of Python's own values by path.
+
+    Raises:
+        BadConfig: a text without an equals sign, or a path that is no text.
+    """
+    if isinstance(settings, str):
+        settings = [settings]
+    if not isinstance(settings, Mapping):
+        return [parse_override(text) for text in settings]
+    for path in settings:
+        if not isinstance(path, str):
+            raise BadConfig(f'settings: {path!r} is not the path of a setting; write it as in {{"groups.counts": 300}}')
+    return [(path.strip(), _plain(value)) for path, value in settings.items()]
+
+
+def _plain(value: Any) -> Any:
+    """A value as it would be in TOML: lists in place of tuples, plain numbers in place of numpy's, texts in place of paths."""
+    if isinstance(value, Mapping):
+        return {name: _plain(each) for name, each in value.items()}
+    if isinstance(value, tuple | list):
+        return [_plain(each) for each in value]
+    if isinstance(value, PurePath):
+        return str(value)
+    return value.tolist() if hasattr(value, "tolist") else value
 
 
 def parse_override(text: str) -> tuple[str, Any]:

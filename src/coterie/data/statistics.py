@@ -10,6 +10,7 @@ from coterie.data.decoding.decode import count_channels, decode
 from coterie.data.decoding.pixels import PixelArray
 from coterie.data.sources.source import ImageSource, sample_indices, shard_layout
 from coterie.errors import BadImage, NoImages
+from coterie.logger import Logger, NullLogger
 
 _PIXELS_PER_IMAGE = 2**16  # about this many pixels of an image are used, on an even grid
 _REMOTE_LIMIT = 160  # images of a remote source: too few per shard to make copying it worthwhile
@@ -38,7 +39,9 @@ class ImageStatistics:
     bad: int
 
 
-def measure(source: ImageSource, channels: int | None = None, limit: int = 1000) -> ImageStatistics:
+def measure(
+    source: ImageSource, channels: int | None = None, limit: int = 1000, logger: Logger | None = None
+) -> ImageStatistics:
     """Measure the statistics of a sample, always the same one (see `coterie.data.sources.source.sample_indices`).
 
     Args:
@@ -46,6 +49,7 @@ def measure(source: ImageSource, channels: int | None = None, limit: int = 1000)
         channels: Number of channels to decode. None: 1 if all images of the sample are gray, 3 if they are gray and
             colored, otherwise the most frequent number.
         limit: Maximum number of images to sample; from a remote source, at most 160.
+        logger: Receives progress.
 
     Raises:
         NoImages: No image can be decoded.
@@ -56,7 +60,7 @@ def measure(source: ImageSource, channels: int | None = None, limit: int = 1000)
     moments: list[Float64[np.ndarray, "2 c"]] = []
     sizes: list[tuple[int, int]] = []
     bits, reason = 8, ""
-    for index in indices:
+    for index in (logger or NullLogger()).progress(indices, len(indices), "measuring the images"):
         try:
             pixels = decode(source[index], channels)
         except BadImage as error:

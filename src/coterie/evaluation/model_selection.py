@@ -6,6 +6,8 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from coterie.errors import BadRun
+from coterie.evaluation.results import metric_table
+from coterie.table import ShownInTables, TextTable
 
 RANKED = ("effective_rank", "perplexity_share")
 """Snapshots are chosen by their mean rank in these metrics (higher is better); a metric that a method lacks is skipped."""
@@ -42,8 +44,8 @@ class SnapshotRecord:
 
 
 @dataclass(frozen=True)
-class Selection:
-    """The snapshot to take.
+class Selection(ShownInTables):
+    """The snapshot to take; ``print`` shows what ``coterie select`` prints.
 
     Attributes:
         snapshot: file of its weights, relative to the run's folder.
@@ -58,6 +60,15 @@ class Selection:
     epoch: float
     table: tuple[SnapshotRecord, ...]
     reasons: tuple[str, ...]
+
+    def tables(self) -> Sequence[TextTable | str]:
+        """The snapshot and the reasons for it, then the metrics of all snapshots; a star marks the one to take."""
+        metrics: dict[str, dict[str, float]] = {}
+        for row in self.table:
+            scores = {"score": row.score, "knn": row.knn}
+            known = {name: value for name, value in scores.items() if value is not None}
+            metrics[f"{'*' if row.step == self.step else ' '} {row.snapshot}"] = known | row.figures
+        return [self.snapshot, *self.reasons, "", metric_table(metrics)]
 
 
 def select_snapshot(log: Sequence[Mapping[str, Any]], by: Literal["label_free", "knn"] = "label_free") -> Selection:

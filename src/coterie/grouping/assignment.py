@@ -16,6 +16,7 @@ from coterie.distributed.collectives import all_reduce_sum
 from coterie.distributed.processes import world_size
 from coterie.errors import BadConfig
 from coterie.grouping.chunks import chunk_slices
+from coterie.grouping.kmeans import Tick
 from coterie.grouping.loss import at_least_float32, cosine_scores
 from coterie.grouping.sinkhorn import Chunks, sinkhorn_bias
 from coterie.optim.schedule import Constant, Schedule, extremes
@@ -309,6 +310,7 @@ def label_rows(
     centers: Float[Tensor, "k d"],
     progress: Progress = _START,
     head: int = 0,
+    tick: Tick = lambda: None,
 ) -> Int[Tensor, " n"]:
     """Label many rows with their groups: the argmax of :func:`assign`, computed in chunks, then the statistics' update.
 
@@ -320,6 +322,7 @@ def label_rows(
         centers: unit centers of one head.
         progress: position of the step, for kinds whose temperature has a schedule.
         head: number of the head.
+        tick: called after each pass over the rows, :func:`label_passes` times at most, to show progress.
 
     Returns:
         The number of a group for each row.
@@ -327,6 +330,10 @@ def label_rows(
     temperature = assignment.temperature_at(progress)
 
     def chunks() -> Iterator[Tensor]:
+        yield from scores()
+        tick()
+
+    def scores() -> Iterator[Tensor]:
         for part in chunk_slices(len(rows), len(centers), rows.device):
             yield cosine_scores(rows[part], centers) / temperature
 
@@ -337,6 +344,11 @@ def label_rows(
         total = total + chunk.sum(dim=0)
     assignment.update_statistics(total[None] * (temperature / len(rows)), head)
     return torch.cat(labels)
+
+
+def label_passes(assignment: Assignment) -> int:
+    """How many passes over the rows :func:`label_rows` makes at most: the iterations of Sinkhorn, and the last one."""
+    return 1 + (assignment.iterations if isinstance(assignment, Sinkhorn) else 0)
 
 
 def _check_temperature(temperature: float, published: str) -> None:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from coterie.errors import BadConfig
-from coterie.grouping.kmeans import moved_centers, nearest_centers, spherical_kmeans
+from coterie.grouping.kmeans import Tick, moved_centers, nearest_centers, spherical_kmeans
 from coterie.optim.schedule import Linear, Schedule, extremes
 from coterie.types import Progress
 
@@ -185,15 +185,18 @@ class KMeansGroups(nn.Module):
         """Return the centers as they are: only a refresh changes them. Arguments as in :meth:`Groups.update_centers`."""
         return self.centers()
 
-    def refit(self, head: int, rows: Float[Tensor, "n d"], starts: Float[Tensor, "k d"]) -> None:
+    def refit(
+        self, head: int, rows: Float[Tensor, "n d"], starts: Float[Tensor, "k d"], tick: Tick = lambda: None
+    ) -> None:
         """Recompute the centers of one head by 10 iterations of spherical k-means over all processes.
 
         Args:
             head: number of the head.
             rows: unit embeddings; each process passes its own.
             starts: initial centers, the same in all processes.
+            tick: called after each iteration, to show progress.
         """
-        _refit_head(self.heads[head], rows, starts)
+        _refit_head(self.heads[head], rows, starts, tick)
 
     def after_backward(self, progress: Progress) -> None:
         """Do nothing: the centers have no gradient. Arguments as in :meth:`Groups.after_backward`."""
@@ -275,9 +278,11 @@ class MomentumGroups(nn.Module):
             head.data.copy_(moved[-1].detach())
         return moved
 
-    def refit(self, head: int, rows: Float[Tensor, "n d"], starts: Float[Tensor, "k d"]) -> None:
+    def refit(
+        self, head: int, rows: Float[Tensor, "n d"], starts: Float[Tensor, "k d"], tick: Tick = lambda: None
+    ) -> None:
         """Recompute the centers of one head from rows ``[N, D]`` and starts ``[K, D]``, as :meth:`KMeansGroups.refit`."""
-        _refit_head(self.heads[head], rows, starts)
+        _refit_head(self.heads[head], rows, starts, tick)
 
     def after_backward(self, progress: Progress) -> None:
         """Do nothing: the centers have no gradient. Arguments as in :meth:`Groups.after_backward`."""
@@ -322,6 +327,6 @@ def _constant_heads(centers: Sequence[Tensor]) -> nn.ParameterList:
 
 
 @torch.no_grad()
-def _refit_head(head: Tensor, rows: Tensor, starts: Tensor) -> None:
+def _refit_head(head: Tensor, rows: Tensor, starts: Tensor, tick: Tick) -> None:
     """Overwrite the centers of a head with those that k-means finds among the rows."""
-    head.copy_(spherical_kmeans(rows, starts))
+    head.copy_(spherical_kmeans(rows, starts, tick=tick))

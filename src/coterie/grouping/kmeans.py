@@ -1,5 +1,7 @@
 """Centers as means of the rows nearest to them: spherical k-means and SMoG's momentum update."""
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from jaxtyping import Float, Int
@@ -9,6 +11,11 @@ from torch.nn import functional as F
 from coterie.distributed.collectives import all_reduce_sum
 from coterie.grouping.chunks import chunk_slices
 from coterie.grouping.loss import at_least_float32, cosine_scores
+
+ITERATIONS = 10
+"""Iterations of :func:`spherical_kmeans`, unless another number is given."""
+Tick = Callable[[], object]
+"""Called after each round of a computation of several rounds, to show progress."""
 
 _STARTS_TAG = 0x737461727473  # "starts": keeps this random stream apart from those of the views and the data order
 
@@ -74,7 +81,7 @@ def moved_centers(
 
 @torch.no_grad()
 def spherical_kmeans(
-    rows: Float[Tensor, "n d"], centers: Float[Tensor, "k d"], iterations: int = 10
+    rows: Float[Tensor, "n d"], centers: Float[Tensor, "k d"], iterations: int = ITERATIONS, tick: Tick = lambda: None
 ) -> Float[Tensor, "k d"]:
     """Cluster unit rows by cosine similarity, from given initial centers.
 
@@ -86,6 +93,7 @@ def spherical_kmeans(
         rows: unit embeddings; each process passes its own.
         centers: initial unit centers, the same in all processes.
         iterations: number of iterations.
+        tick: called after each iteration.
 
     Returns:
         The unit centers after the last iteration, without gradient.
@@ -93,6 +101,7 @@ def spherical_kmeans(
     for _ in range(iterations):
         means, counts = group_means(rows, nearest_centers(rows, centers), len(centers))
         centers = F.normalize(torch.where(counts[:, None] > 0, means, centers), dim=1)
+        tick()
     return centers
 
 

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 from coterie.distributed.processes import world_size
 from coterie.errors import BadConfig
-from coterie.grouping.assignment import Assignment, assign, label_rows
-from coterie.grouping.groups import Groups
-from coterie.grouping.kmeans import random_starts
+from coterie.grouping.assignment import Assignment, assign, label_passes, label_rows
+from coterie.grouping.groups import Groups, KMeansGroups, MomentumGroups
+from coterie.grouping.kmeans import ITERATIONS, Tick, random_starts
 from coterie.grouping.loss import cosine_scores, mean_entropy_loss, prediction_loss
 from coterie.grouping.memory_queue import Memory, Refresh
 from coterie.grouping.teacher import SameNetwork, TargetNetwork
@@ -19,6 +19,11 @@ from coterie.types import Batch, Progress, Roles, StepResult, Target
 
 Encode = Callable[[list[Tensor]], tuple[Tensor, Tensor, Tensor]]
 """Any callable that turns views into features h, unit embeddings z and unit predictions p, each ``[V, B, ...]``."""
+
+ShowProgress = Callable[[Iterable[int], int, str], Iterable[int]]
+"""Passes on items, of which there are so many, while showing the progress of work with that name."""
+REFRESH = "finding groups and labels"
+"""What a refresh is called where its progress is shown."""
 
 
 @final
@@ -41,6 +46,7 @@ class Objective(nn.Module):
     """
 
     labels: Tensor | None
+    show_progress: ShowProgress | None = None
 
     def __init__(
         self,
@@ -184,33 +190,61 @@ class Objective(nn.Module):
     def refresh(self, progress: Progress) -> None:
         """Recompute the groups and the labels from the memory and reset the teacher, as the refresh rule says.
 
-        Head h reads the rows of grouped view ``h mod G``. DeepCluster-v2: SwAV's appendix D.2; SMoG: released code.
+        Head h reads the rows of grouped view ``h mod G``. DeepCluster-v2: SwAV's appendix D.2; SMoG: released code. A caller
+        that sets ``show_progress`` sees how far it is.
 
         Args:
             progress: position of the next step.
         """
         assert self.memory is not None
         assert self.refresh_rule is not None
-        count = self.memory.written
+        rounds = iter(self._rounds())
+
+        def tick() -> None:
+            next(rounds, None)
+
+        tick()  # the first round begins
         for head in range(len(self.groups.centers())):
-            rows = self.memory.rows[head % len(self.memory.rows), :count]
             if self.groups.refits:
-                groups = len(self.groups.centers()[head])
-                starts = random_starts(count * world_size(), groups, self.seed, progress.step, head)
-                slot = head % len(self.memory.rows)
-                self.groups.refit(head, rows, self.memory.at(slot, starts.to(rows.device)))
+                self._refit(head, progress, tick)
         if self.refresh_rule.reset_teacher:
             self.target.copy_from_student()
-        if self.labels is None:
-            return
+        if self.labels is not None:
+            self._relabel(self.labels, progress, tick)
+        for _ in rounds:  # those that were not needed
+            pass
+
+    def _rounds(self) -> Iterable[int]:
+        """A number for each round of a refresh, by way of whoever shows their progress."""
+        own = isinstance(self.groups, KMeansGroups | MomentumGroups)
+        passes = label_passes(self.assignment) if self.labels is not None else 0
+        count = len(self.groups.centers()) * ((ITERATIONS if own else 0) + passes)
+        rounds = range(count)
+        return rounds if self.show_progress is None or not count else self.show_progress(rounds, count, REFRESH)
+
+    def _refit(self, head: int, progress: Progress, tick: Tick) -> None:
+        """Recompute the centers of a head."""
+        assert self.memory is not None
+        count, slot = self.memory.written, head % len(self.memory.rows)
+        starts = random_starts(count * world_size(), len(self.groups.centers()[head]), self.seed, progress.step, head)
+        rows, centers = self.memory.rows[slot, :count], self.memory.at(slot, starts.to(self.memory.rows.device))
+        if isinstance(self.groups, KMeansGroups | MomentumGroups):
+            self.groups.refit(head, rows, centers, tick)
+        else:  # groups of the user's own do not say how far they are
+            self.groups.refit(head, rows, centers)
+
+    def _relabel(self, kept: Tensor, progress: Progress, tick: Tick) -> None:
+        """Find the labels of the images of the memory, in place; other images have none."""
+        assert self.memory is not None
+        count = self.memory.written
         index = self.memory.in_order(self.memory.index[:count])
         newest = self.memory.newest(index)
         for head, centers in enumerate(self.target.centers(self.groups)):
             rows = self.memory.rows[head % len(self.memory.rows), :count]
-            own = label_rows(self.assignment, rows, centers, progress, head).to(torch.int32)
+            own = label_rows(self.assignment, rows, centers, progress, head, tick).to(torch.int32)
             labels = self.memory.in_order(own)
-            self.labels[head].fill_(-100)
-            self.labels[head, index[newest]] = labels[newest]
+            kept[head].fill_(-100)
+            kept[head, index[newest]] = labels[newest]
 
     def after_backward(self, progress: Progress) -> None:
         """Act between ``loss.backward()`` and the optimizer's step: frozen groups lose their gradient.

@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from coterie.reporting.formatting import format_number, format_tick
+from coterie.formatting import format_number, format_tick
 
 # In the units of the SVG drawing, which the page scales to the width it has.
 WIDTH, HEIGHT = 360.0, 210.0

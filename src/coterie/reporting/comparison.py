@@ -7,9 +7,9 @@ from typing import Any
 
 from coterie.atomic import write_text
 from coterie.errors import UserError
+from coterie.formatting import format_cell, metric_title
 from coterie.reporting.chart import Chart, Points, draw_chart
 from coterie.reporting.curves import LABEL_FREE_CHARTS, Log, label_free_log, named_curves, probe_curves
-from coterie.reporting.formatting import format_cell, metric_title
 from coterie.reporting.html import render_template
 from coterie.reporting.run_figures import (
     COST,
@@ -25,6 +25,7 @@ from coterie.reporting.run_figures import (
     read_run_record,
     unfinished_remarks,
 )
+from coterie.table import ShownInTables, TextTable
 
 MAX_CELL_CHARACTERS = 24  # in a terminal
 NOT_SCORES = ("learning rate", "weight decay", "epochs", "images", "examples")
@@ -55,8 +56,8 @@ class Section:
 
 
 @dataclass(frozen=True)
-class ComparedRuns:
-    """Runs side by side, as plain data.
+class ComparedRuns(ShownInTables):
+    """Runs side by side, as plain data; ``print`` shows what ``coterie compare`` prints.
 
     Attributes:
         names: of the runs.
@@ -73,6 +74,19 @@ class ComparedRuns:
     settings: tuple[ComparisonRow, ...]
     charts: tuple[Chart, ...]
     remarks: tuple[str, ...] = ()
+
+    def tables(self) -> Sequence[TextTable | str]:
+        """One table: a row per figure, a column per run.
+
+        A star marks the best value, and long texts lose their beginning.
+        """
+        sections = [*self.sections, *([Section("Settings that differ", self.settings)] if self.settings else [])]
+        blank, rows = ("",) * (1 + len(self.names)), list[tuple[str, ...]]()
+        for section in sections:
+            rows += [blank, (section.title, *blank[1:])]
+            rows += [(f"  {row.name}", *map(_marked, row.cells, _best(row))) for row in section.rows]
+        header = ("", *(f"{name} " for name in self.names))
+        return [TextTable(header, tuple(rows), "<" + ">" * len(self.names)), "", *self.remarks, self.answer]
 
 
 def compare_folders(runs: Sequence[str | Path]) -> ComparedRuns:
@@ -124,30 +138,6 @@ def compare_runs(runs: Sequence[RunRecord]) -> ComparedRuns:
     )
 
 
-def as_text(found: ComparedRuns) -> str:
-    """Format the comparison for a terminal.
-
-    One row per figure, one column per run; a star marks the best value, and long texts lose their beginning.
-    """
-    sections = [*found.sections, *([Section("Settings that differ", found.settings)] if found.settings else [])]
-    rows = [row for section in sections for row in section.rows]
-    cells = {
-        row: [_cut(format_cell(cell)) + ("*" if place == row.best else " ") for place, cell in enumerate(row.cells)]
-        for row in rows
-    }
-    first = max((len(row.name) for row in rows), default=0) + 2
-    columns = zip((f"{name} " for name in found.names), *cells.values(), strict=True)
-    widths = [max(map(len, column)) for column in columns]
-
-    def line(title: str, texts: Sequence[str]) -> str:
-        return f"{title:<{first}}" + "".join(f"  {text:>{width}}" for text, width in zip(texts, widths, strict=True))
-
-    lines = [line("", [f"{name} " for name in found.names])]
-    for section in sections:
-        lines += ["", section.title, *(line(f"  {row.name}", cells[row]) for row in section.rows)]
-    return "\n".join([*(text.rstrip() for text in lines), "", *found.remarks, found.answer])
-
-
 def write_comparison(path: str | Path, found: ComparedRuns) -> None:
     """Write the comparison as one HTML file that loads nothing, atomically.
 
@@ -166,6 +156,14 @@ def _short_names(folders: Sequence[Path]) -> list[str]:
         if len(set(names)) == len(names):
             return names
     return [str(folder) for folder in folders]
+
+
+def _best(row: ComparisonRow) -> list[bool]:
+    return [place == row.best for place in range(len(row.cells))]
+
+
+def _marked(cell: Cell, best: bool) -> str:
+    return _cut(format_cell(cell)) + ("*" if best else " ")
 
 
 def _cut(text: str) -> str:

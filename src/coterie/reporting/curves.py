@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from coterie.formatting import is_number, metric_name, metric_title
 from coterie.reporting.chart import Chart, Points, draw_chart
-from coterie.reporting.formatting import is_number, metric_name, metric_title
 
 MAX_PROBE_CURVES = 3  # of one probe, in one chart
 LABEL_FREE_CHARTS: tuple[tuple[str, str, dict[str, str], float | None], ...] = (

@@ -11,8 +11,8 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
+from coterie.formatting import format_cell
 from coterie.reporting import chart
-from coterie.reporting.formatting import format_cell
 
 PictureArray = UInt8[np.ndarray, "h w c"] | UInt8[np.ndarray, "h w"]
 

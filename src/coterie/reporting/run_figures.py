@@ -9,8 +9,8 @@ from typing import Any
 import safetensors
 
 from coterie.config.toml import read_run_toml
+from coterie.formatting import format_cell, format_duration, is_number, metric_name, metric_title
 from coterie.reporting.curves import LABEL_FREE_CHARTS, Log, probe_curves
-from coterie.reporting.formatting import format_cell, format_duration, is_number, metric_name, metric_title
 from coterie.training import checkpoint_io
 from coterie.training.run_folder import read_records
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from coterie.reporting.formatting import is_number, metric_name, metric_title
+from coterie.formatting import is_number, metric_name, metric_title
 
 _KNN = re.compile(r"k(\d+)_t([\d.]+)_top(\d)")
 

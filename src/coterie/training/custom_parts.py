@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from coterie.config.schema import PretrainConfig
-from coterie.errors import UserError
+from coterie.errors import BadConfig, UserError
 from coterie.grouping.assignment import Assignment
 from coterie.grouping.groups import Groups
 from coterie.grouping.teacher import TargetNetwork
@@ -112,3 +112,18 @@ def check_is_module(name: str, part: object) -> None:
 def own_copy(part: Part) -> Part:
     """A copy of a part that training changes, so that a second run with the same parts starts from the same state."""
     return copy.deepcopy(part) if isinstance(part, nn.Module) else part
+
+
+def with_custom_parts(config: PretrainConfig, parts: CustomParts | None) -> PretrainConfig:
+    """The config of a run that records which parts are the user's own.
+
+    Raises:
+        BadConfig: the config was made with other parts of the user's own.
+    """
+    names = parts.names if parts is not None else ()
+    if config.custom and config.custom != names:
+        raise BadConfig(
+            f"this config has custom parts ({', '.join(config.custom)}): pass the same coterie.CustomParts to "
+            "coterie.pretrain(parts=...)"
+        )
+    return replace(config, custom=names)

@@ -19,6 +19,7 @@ from coterie.distributed.fsdp import ShardedStudent, check_can_shard, full_tenso
 from coterie.distributed.processes import broadcast_object, rank, wrap_ddp
 from coterie.errors import UserError
 from coterie.exporting.backbone_file import save_backbone
+from coterie.grouping.objective import Objective
 from coterie.logger import CheckedLogger
 from coterie.training.build import build_loader, build_parts, compile_parts, group_counts, out_of_memory, whole_student
 from coterie.training.callback import Callback, RunContext
@@ -31,6 +32,7 @@ from coterie.training.monitor import Collapsed, Monitor, NotFinite
 from coterie.training.resume import check_same_run, named
 from coterie.training.run_folder import RunFolder, write_facts
 from coterie.training.run_state import RunState
+from coterie.training.step_progress import StepProgress
 from coterie.training.student import preprocessing_of
 from coterie.types import Batch, Progress
 
@@ -212,18 +214,21 @@ class Run:
             self.logger.warning(f"the compiler failed ({failure}): the run continues without compilation")
 
     def _fit(self, start: int) -> None:
-        config = self.config
+        config, shown = self.config, StepProgress(self.logger)
+        first = Progress(start, self.loader.steps_per_epoch, self.loader.total_steps)
+        if isinstance(self.parts.objective, Objective):
+            self.parts.objective.show_progress = self.logger.progress
         fit(
             self.trained if config.run.fsdp else wrap_ddp(self.trained),
             self.parts.objective,
-            self._recording_bad_images(self.monitor.timed(self.loader.batches(start))),
+            shown.starting(self._recording_bad_images(self.monitor.timed(self.loader.batches(start))), first),
             self.optimizer,
             config.learning_rate.at,
             fill_batches=self._fill_batches,
             autocast=self.runtime.autocast,
             clip_grad_norm=config.clip_grad_norm,
             seed=config.seed,
-            on_step_end=[self.callbacks.after_step],
+            on_step_end=[shown.done, self.callbacks.after_step, shown.resumed],
         )
 
     def _fill_batches(self) -> Iterator[tuple[Progress, Batch]]:

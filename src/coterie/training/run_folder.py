@@ -11,6 +11,8 @@ from typing import Any
 from coterie.atomic import remove_unfinished, write_text
 from coterie.errors import BadRun
 
+_held: set[tuple[int, int] | None] = set()  # the locks of this process, which a record lock would give it twice
+
 LOG, EVALUATION, FACTS = "metrics.jsonl", "evaluation.json", "run.json"
 
 
@@ -70,8 +72,11 @@ class RunFolder:
         """
         self.path = Path(path)
         self._lock: int | None = None
+        self._inode: tuple[int, int] | None = None
         if not held:
             return
+        if _inode(self.path / ".lock") in _held:  # before opening it: closing any descriptor would release the lock
+            raise BadRun(f"{self.path} is in use by this process: wait for it, or choose another --out")
         if self.path.exists() and not self.path.is_dir():
             raise BadRun(f"{self.path} is a file: --out names a folder")
         try:
@@ -85,6 +90,8 @@ class RunFolder:
         except OSError as error:
             os.close(self._lock)
             raise BadRun(f"{self.path} is in use by another process: wait for it, or choose another --out") from error
+        self._inode = _inode(self.path / ".lock")
+        _held.add(self._inode)
         for folder in (self.path, self.path / "snapshots"):
             remove_unfinished(folder)
 
@@ -92,6 +99,7 @@ class RunFolder:
         """Unlock the folder."""
         if self._lock is not None:
             os.close(self._lock)
+            _held.discard(self._inode)
 
     @property
     def checkpoints(self) -> Path:
@@ -238,3 +246,12 @@ def _read_object(path: Path, remarks: list[str]) -> dict[str, Any]:
     remedy = "delete it and evaluate again" if path.name == EVALUATION else "delete it"
     remarks.append(f"{path} is damaged and ignored: {remedy}")
     return {}
+
+
+def _inode(path: Path) -> tuple[int, int] | None:
+    """Device and inode of a file; None if there is none."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino

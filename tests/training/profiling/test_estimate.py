@@ -8,11 +8,11 @@ import pytest
 import torch
 
 import coterie
-from coterie.api import resolve_run
 from coterie.config.toml import from_dict, read_toml
 from coterie.data.sources.open import open_source
 from coterie.errors import UserError
 from coterie.grouping.objective import Objective
+from coterie.methods.resolve import resolve_run
 from coterie.training.profiling import estimate as estimating
 from coterie.training.profiling.rehearsal import WARM_UP, StepTimer, rehearse
 from coterie.types import Batch, Progress

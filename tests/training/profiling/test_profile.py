@@ -14,14 +14,13 @@ import torch
 from PIL import Image
 
 import coterie
-from coterie.api import resolve_run
-from coterie.cli.tables import profile_lines
 from coterie.data.loading.loader import Loader
 from coterie.data.sources.source import ImageSource
 from coterie.errors import UserError
 from coterie.grouping import objective
 from coterie.grouping.teacher import MomentumTeacher
 from coterie.logger import NullLogger
+from coterie.methods.resolve import resolve_run
 from coterie.models.encoder import Encoder
 from coterie.training.monitor import Monitor
 from coterie.training.profiling import advice
@@ -72,7 +71,7 @@ def test_parts_make_up_the_step(images: Path, tmp_path: Path, monkeypatch: pytes
     assert (result.workers, result.steps_per_epoch, result.device, result.preparing) == (1, 5, "cpu", 0)
     assert result.main_memory > 100 * 2**20 > result.worker_memory > 0
     assert 1 <= len(result.advice) <= 3
-    text = "\n".join(profile_lines(result))
+    text = str(result)
     assert ("forward, teacher" in text) is smog
     assert ("filling  the memory" in text) is smog
     assert ("refresh  " in text) is smog
@@ -152,7 +151,7 @@ def test_a_slow_disk_makes_the_network_wait(images: Path, workers: int) -> None:
     assert result.shares[advice.WAITING] == max(result.shares.values())
     assert result.enough_workers > 1
     assert result.advice[0].startswith("training waits for images ")
-    text = "\n".join(profile_lines(replace(result, cores=64)))
+    text = str(replace(result, cores=64))
     assert f"use --set run.workers={result.enough_workers} (now {workers}); or use a faster disk, or pack" in text
     assert "stage of loading an image: read, " in text
 
@@ -161,14 +160,14 @@ def test_the_device_engine_leaves_no_colors_to_the_workers(images: Path, tmp_pat
     result = profiled(images, "swav", "views.engine=gpu")
     assert result.preparing > 0  # images of one size are kept on the device, and workers send numbers
     assert result.stages[STACK] == result.image > 0
-    assert "images   are kept on the device" in "\n".join(profile_lines(result))
+    assert "images   are kept on the device" in str(result)
     for number in range(20):
         Image.new("RGB", (20 + number, 24), (number, 90, 200)).save(tmp_path / f"{number}.jpg")
     result = profiled(tmp_path, "swav", "views.engine=gpu")
     assert result.preparing == result.stages[COLOR] == 0
     assert all(result.stages[stage] > 0 for stage in (READ, DECODE, CROP, STACK))
     assert result.jpeg
-    assert "color, blur" not in "\n".join(profile_lines(result))
+    assert "color, blur" not in str(result)
 
 
 def test_stages_are_those_of_images_that_can_be_decoded(tmp_path: Path) -> None:
@@ -297,4 +296,4 @@ def test_a_profile_on_a_gpu(images: Path) -> None:
     assert result.device_memory > 0
     assert result.step > 0
     assert all(seconds > 0 for seconds in result.parts.values())
-    assert "  without timing parts" in "\n".join(profile_lines(result))
+    assert "  without timing parts" in str(result)

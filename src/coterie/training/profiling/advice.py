@@ -1,10 +1,13 @@
 """The results of a profile: where the time of a step goes, what limits it, and what to change."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 
 from coterie.config.schema import PretrainConfig
+from coterie.formatting import format_duration, format_number
+from coterie.table import ShownInTables, TextTable
 from coterie.training.profiling.loader_stages import COLOR, CROP, DECODE, READ, STACK
 
 WAITING, COPY, STUDENT, TEACHER, GROUPING, BACKWARD, OPTIMIZER, BOOKKEEPING = PARTS = (
@@ -41,8 +44,8 @@ LABELS = {
 
 
 @dataclass(frozen=True)
-class Profile:
-    """Where the time of a run goes; times in seconds, memory in bytes.
+class Profile(ShownInTables):
+    """Where the time of a run goes; times in seconds, memory in bytes. ``print`` shows what ``coterie profile`` prints.
 
     Attributes:
         config: every setting.
@@ -135,6 +138,17 @@ class Profile:
             lines = [f"none: the network computes {busy} of the time; only {changes_left} would shorten a step"]
         return tuple(lines[:3])
 
+    def tables(self) -> Sequence[TextTable | str]:
+        """The parts of a step, the stages of loading an image, and what follows from them."""
+        # List a teacher only if there is one, and no stages that workers leave to the device.
+        parts = {part: seconds for part, seconds in self.parts.items() if seconds or part != TEACHER}
+        stages = {stage: seconds for stage, seconds in self.stages.items() if seconds}
+        untimed = ("  without timing parts", format_number(1000 * self.step), "")
+        title, *rows = _part_rows(self, f"a step of {self.config.batch_size} images", parts)
+        rows += [untimed] if self.device == "cuda" else []
+        rows += [("", "", ""), *_part_rows(self, "an image in a worker", stages)]
+        return [TextTable(title, tuple(rows), "<>>"), "", self.summary, *_facts(self)]
+
 
 _ADVICE = {
     GROUPING: "use fewer groups (groups.counts) or a shorter memory (memory.length)",
@@ -175,3 +189,49 @@ def part_label(profile: Profile, name: str) -> str:
 def percent(share: float) -> str:
     """Format a share as whole percent."""
     return f"{100 * share:.0f} %"
+
+
+def _facts(profile: Profile) -> list[str]:
+    """Speed, memory and advice, one line each."""
+    total, batch = sum(profile.parts.values()), profile.config.batch_size
+    keep_up = "1 keeps up" if profile.enough_workers == 1 else f"{profile.enough_workers} would keep up"
+    one_worker = f"a worker with a core of its own loads {format_number(1 / profile.image)}"
+    lines = [
+        f"speed    {format_number(batch / profile.step)} images/s; {one_worker}, so {keep_up} with the rest of a step (now "
+        f"{profile.workers}, on {profile.cores} cores)"
+    ]
+    if profile.preparing:
+        lines.append(f"images   are kept on the device; decoding them once takes {format_duration(profile.preparing)}")
+    if profile.filling:
+        seconds = format_duration(profile.filling * profile.steps_per_epoch)
+        lines.append(f"filling  the memory before the first step takes about {seconds}")
+    if profile.refresh:
+        lines.append(f"refresh  {format_number(profile.refresh)} s each: {percent(profile.refreshing)} of the time")
+    main, loading = profile.main_memory / 2**30, profile.worker_memory / 2**30
+    memory = f"memory   {main:.2f} GiB in the main process, {loading:.2f} in loader processes"
+    if profile.device_memory:
+        memory += f"; {profile.device_memory / 2**30:.2f} GiB of tensors on the device"
+    part = max(profile.parts, key=lambda name: profile.parts[name])
+    stage = max(profile.stages, key=lambda name: profile.stages[name])
+    lines += [
+        memory,
+        f"slowest  part of a step: {part_label(profile, part)}, {percent(profile.parts[part] / total)}; stage of loading an "
+        f"image: {LABELS[stage]}, {percent(profile.stages[stage] / profile.image)}",
+    ]
+    return [
+        *lines,
+        *(f"advice   {line}" for line in profile.advice),
+        f"from {profile.steps} step{'s' * (profile.steps > 1)} timed in parts on this machine",
+    ]
+
+
+def _part_rows(profile: Profile, title: str, seconds: dict[str, float]) -> list[tuple[str, str, str]]:
+    total = sum(seconds.values())
+    return [
+        (title, "ms", "share"),
+        *(
+            (f"  {part_label(profile, each)}", format_number(1000 * spent), percent(spent / total))
+            for each, spent in seconds.items()
+        ),
+        ("  total", format_number(1000 * total), ""),
+    ]

@@ -5,14 +5,17 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from coterie.config.describe import explain
 from coterie.config.schema import PretrainConfig
 from coterie.config.toml import to_dict
 from coterie.errors import UserError
+from coterie.formatting import format_duration
 from coterie.logger import Logger
+from coterie.table import ShownInTables, TextTable
 from coterie.training.profiling.rehearsal import TICKS
 
 COMMAND = (sys.executable, "-P", "-m", "coterie.training.profiling.rehearsal")
@@ -62,8 +65,8 @@ class Estimate:
 
 
 @dataclass(frozen=True)
-class Plan:
-    """The settings of a run and an estimate of what it takes.
+class Plan(ShownInTables):
+    """The settings of a run and an estimate of what it takes; ``print`` shows what ``coterie plan`` prints.
 
     Attributes:
         config: every setting.
@@ -78,6 +81,30 @@ class Plan:
     summary: str
     steps_per_epoch: int
     estimate: Estimate
+
+    def tables(self) -> Sequence[TextTable | str]:
+        """The chosen settings with their reasons, then time and memory."""
+        estimate = self.estimate
+        phases = {
+            "start": estimate.starting,
+            "filling the memory": estimate.filling,
+            "training": estimate.training,
+            "refreshes": estimate.refreshes,
+            "label-free metrics": estimate.evaluating,
+            "report": estimate.reporting,
+        }
+        parts = ", ".join(f"{name} {format_duration(seconds)}" for name, seconds in phases.items() if seconds >= 0.5)
+        settings = TextTable(("setting", "value", "reason"), tuple(explain(self.config, self.reasons)))
+        lines = [
+            "",
+            self.summary,
+            f"time    about {format_duration(estimate.seconds)}: {parts} ({estimate.step:.3g} s per step)",
+            f"memory  about {estimate.memory / 2**30:.2f} GiB: {estimate.main_memory / 2**30:.2f} in the main process, "
+            f"{estimate.worker_memory / 2**30:.2f} in loader processes",
+        ]
+        if estimate.device_memory:
+            lines.append(f"device  about {estimate.device_memory / 2**30:.2f} GiB of tensors")
+        return [settings, *lines, f"from {estimate.steps} steps on this machine, under its present load"]
 
 
 def estimate(

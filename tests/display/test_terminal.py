@@ -1,6 +1,5 @@
-import pytest
-
 import coterie.cli.terminal
+import pytest
 from coterie.cli.terminal import Terminal
 
 LINE = {

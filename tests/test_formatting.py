@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from coterie.reporting.formatting import (
+from coterie.formatting import (
     format_cell,
     format_duration,
     format_number,

@@ -1,4 +1,4 @@
-"""How numbers, durations and the names of metrics are written, in pages and in a terminal."""
+"""How numbers, durations and the names of metrics are written: in pages, in a terminal, in a notebook."""
 
 import math
 import re

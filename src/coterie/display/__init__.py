@@ -1,0 +1,1 @@
+"""Messages and progress for people: at a terminal, in a pipe, in a notebook."""

@@ -1,0 +1,140 @@
+"""Around each function of :mod:`coterie.api`: who receives its messages, and the caller's state, which stays as it was."""
+
+import os
+import random
+import sys
+import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+
+import numpy as np
+import torch
+
+from coterie.display.terminal import Terminal
+from coterie.errors import CoterieWarning, UserError
+from coterie.logger import Logger, NullLogger, StepLogger
+
+_PACKAGE = str(Path(__file__).parent) + os.sep
+_AT_WORK = threading.RLock()  # reentrant: a callback may call coterie
+_loggers: list[Logger] = []  # of the sessions that are open, the innermost last
+
+
+@contextmanager
+def session(logger: Logger | None, quiet: bool) -> Iterator[Logger]:
+    """Context of a function of the API; yields the logger that it should use.
+
+    Warnings are sent through :mod:`warnings`, whoever else receives them. Only the first process shows anything.
+
+    Args:
+        logger: the caller's; None: progress is shown, unless the caller is itself within a session, whose logger it uses.
+        quiet: show nothing, if there is no ``logger``.
+
+    Raises:
+        UserError: another thread of this process is in a session: both would draw from the same random generators.
+    """
+    if not _AT_WORK.acquire(blocking=False):
+        raise UserError(
+            "coterie is at work in another thread of this process, and random generators and threads are shared by a process: "
+            "wait for it, or start a second process"
+        )
+    shown: Terminal | None = None
+    try:
+        if not _is_first_process():
+            chosen: Logger = NullLogger()
+        elif logger is not None:
+            chosen = WarningLogger(logger)
+        elif quiet:
+            chosen = WarningLogger(NullLogger())
+        elif _loggers:
+            chosen = _loggers[-1]
+        else:
+            shown = Terminal(prints_warnings=False)
+            chosen = WarningLogger(shown)
+        _loggers.append(chosen)
+        try:
+            with restoring_global_state():
+                yield chosen
+        finally:
+            _loggers.pop()
+            if shown is not None:
+                shown.close()
+    finally:
+        _AT_WORK.release()
+
+
+class WarningLogger:
+    """Passes everything on to another logger, and sends warnings through :mod:`warnings` too."""
+
+    def __init__(self, logger: Logger) -> None:
+        """Pass on to ``logger``."""
+        self.logger = logger
+        self.info, self.log_metrics, self.progress = logger.info, logger.log_metrics, logger.progress
+        if isinstance(logger, StepLogger):
+            self.log_step = logger.log_step
+
+    def warning(self, text: str) -> None:
+        """Pass on a warning, and warn the caller of the API."""
+        self.logger.warning(text)
+        frame = _callers_frame()
+        if frame is None:
+            warnings.warn(text, CoterieWarning, stacklevel=2)
+            return
+        place = frame.f_code.co_filename, frame.f_lineno, frame.f_globals.get("__name__", "__main__")
+        registry = frame.f_globals.setdefault("__warningregistry__", {})
+        warnings.warn_explicit(text, CoterieWarning, *place, registry=registry)
+
+
+@contextmanager
+def restoring_global_state() -> Iterator[None]:
+    """Context after which random generators, threads and cuDNN's settings are as they were before."""
+    python, numpy, cpu = random.getstate(), np.random.get_state(), torch.random.get_rng_state()  # noqa: NPY002
+    cuda = torch.cuda.get_rng_state_all() if _cuda_is_initialized() else None
+    threads, benchmark = torch.get_num_threads(), torch.backends.cudnn.benchmark
+    try:
+        yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)  # noqa: NPY002
+        torch.random.set_rng_state(cpu)
+        if cuda is not None:
+            torch.cuda.set_rng_state_all(cuda)
+        elif _cuda_is_initialized():  # what the caller's seed would have made of generators that did not exist
+            torch.cuda.manual_seed_all(torch.initial_seed())
+        if torch.get_num_threads() != threads:
+            torch.set_num_threads(threads)
+        torch.backends.cudnn.benchmark = benchmark
+
+
+def refuse_torchrun() -> None:
+    """Refuse to plan or profile in several processes: each would do all of it, and they would be in each other's way.
+
+    Raises:
+        UserError: torchrun started more than one process.
+    """
+    if os.environ.get("WORLD_SIZE", "1") != "1":
+        raise UserError("plan and profile run on one process: start them without torchrun")
+
+
+def _cuda_is_initialized() -> bool:
+    return bool(torch.cuda.is_initialized())  # type: ignore[no-untyped-call]
+
+
+def _is_first_process() -> bool:
+    """Whether this is the only process, or the first of those that torchrun started."""
+    return os.environ.get("WORLD_SIZE", "1") == "1" or os.environ.get("RANK", "0") == "0"
+
+
+def _callers_frame() -> FrameType | None:
+    """The frame that called into this package, such as a line of a script."""
+    frame: FrameType | None = sys._getframe(1)
+    found = None
+    while frame is not None:
+        if frame.f_code.co_filename.startswith(_PACKAGE):
+            found = None
+        elif found is None:
+            found = frame
+        frame = frame.f_back
+    return found
