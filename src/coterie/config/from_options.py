@@ -1,13 +1,12 @@
 """Turns the options of a command or a call into a source of images and a complete config."""
 
-import difflib
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from coterie.config.facts import Facts, measure_facts
 from coterie.config.hardware import choose_device, choose_engine
+from coterie.config.method_name import check_method_name
 from coterie.config.options import RunOptions
 from coterie.config.overrides import parse_override, set_path
 from coterie.config.schema import PretrainConfig
@@ -75,10 +74,10 @@ def resolve(
         if value is not None and path not in ("config", "settings")
     }
     content = read_toml(file) if file is not None else {}
+    method = _check_method(method, content, methods)
     data = data or as_strings(content.get("data", []), "data")
     if not data:
         raise UserError("name the images: a folder, a list, a glob, *.parquet or *.tar")
-    method = _check_method(method, content, methods)
     if (requested.get("batch_size") or 2) < 2:
         raise BadConfig(f"batch_size is {requested['batch_size']}: grouping needs at least 2 images per batch")
     for each in data:
@@ -141,13 +140,11 @@ def _check_method(method: str | None, content: Mapping[str, Any], methods: Colle
     name = content.get("method") if method is None else method
     if isinstance(name, str) and name in methods and name == content.get("method", name):
         return name
-    if content and method is not None:
+    if content and method is not None and name in methods:
         raise BadConfig(f"{name!r} is not the method of the config file: with --config, leave it out")
-    if name is None or Path(str(name)).exists():
-        raise BadConfig(f"name a method before the images: one of {', '.join(sorted(methods))}")
-    near = difflib.get_close_matches(str(name), methods, n=1, cutoff=0.5)
-    hint = f"did you mean {near[0]}?" if near else f"choose one of {', '.join(sorted(methods))}"
-    raise BadConfig(f"unknown method {name!r}; {hint}")
+    if content and method is not None:
+        raise BadConfig(f"{name!r} is not a method: with --config, leave METHOD DATA out, or write both")
+    return check_method_name(None if name is None else str(name), methods)
 
 
 def _overridden(known: str, path: str) -> bool:
