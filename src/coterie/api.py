@@ -25,6 +25,7 @@ from coterie.evaluation.labeled_data import labeled_pair
 from coterie.evaluation.model_selection import Selection
 from coterie.logger import Logger, NullLogger
 from coterie.methods.presets import METHODS, plan_method
+from coterie.paths import expand, run_folder
 from coterie.reporting.callback import ReportCallback
 from coterie.reporting.comparison import ComparedRuns, compare_folders, write_comparison
 from coterie.reporting.run_report import report_images, rewrite_report
@@ -35,7 +36,7 @@ from coterie.training.profiling.advice import Profile
 from coterie.training.profiling.estimate import Plan, estimate
 from coterie.training.profiling.profile import profile_run
 from coterie.training.run import Run
-from coterie.training.run_folder import EVALUATION, RunFolder, read_log
+from coterie.training.run_folder import EVALUATION, LOG, RunFolder, read_log
 
 Paths = str | Path | Sequence[str | Path]
 
@@ -245,10 +246,11 @@ def select(
     Raises:
         UserError: the run has no snapshots with metrics.
     """
-    chosen = model_selection.select_snapshot(read_log(run), by)
+    folder = run_folder(run, LOG)
+    chosen = model_selection.select_snapshot(read_log(folder), by)
     if out is not None:
         with writing(out) as part:
-            shutil.copyfile(Path(run) / chosen.snapshot, part)
+            shutil.copyfile(folder / chosen.snapshot, part)
     return chosen
 
 
@@ -386,9 +388,9 @@ def _strings(paths: Paths) -> tuple[str, ...]:
 
 def _note(run: str | Path, result: Mapping[str, Any], logger: Logger) -> None:
     """Add to a run's ``evaluation.json``."""
-    if not Path(run).is_dir():
+    if not expand(run).is_dir():
         return
-    path = Path(run) / EVALUATION
+    path = expand(run) / EVALUATION
     try:
         earlier = json.loads(path.read_text()) if path.exists() else {}
     except ValueError:

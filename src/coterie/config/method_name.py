@@ -5,6 +5,7 @@ import os
 from collections.abc import Collection
 
 from coterie.errors import BadConfig, did_you_mean
+from coterie.paths import expand
 
 
 def check_method_name(name: str | None, methods: Collection[str]) -> str:
@@ -33,5 +34,5 @@ def check_method_name(name: str | None, methods: Collection[str]) -> str:
 
 def names_a_source(spec: str) -> bool:
     """Whether a word names images: an existing file or folder, a glob that matches something, or an address in a store."""
-    path = os.path.expanduser(spec)  # noqa: PTH111 -- pathlib's raises where there is no such user
+    path = str(expand(spec))
     return "://" in spec or os.path.lexists(path) or (glob.has_magic(path) and any(glob.iglob(path)))  # noqa: PTH207

@@ -17,10 +17,11 @@ from coterie.config.renamed import modernize
 from coterie.config.rules import check_rules
 from coterie.config.schema import AnyAssignment, AnyGroups, PretrainConfig
 from coterie.config.wanted import wanted
-from coterie.errors import BadConfig, BadRun, did_you_mean
+from coterie.errors import BadConfig, did_you_mean
 from coterie.grouping.teacher import TargetConfig
 from coterie.optim.optimizer import OptimizerConfig
 from coterie.optim.schedule import Schedule
+from coterie.paths import expand, run_folder
 
 
 def _converter() -> cattrs.Converter:
@@ -190,7 +191,7 @@ def read_toml(path: str | Path) -> dict[str, Any]:
     Raises:
         BadConfig: there is no such file, or it is not TOML.
     """
-    path = Path(path)
+    path = expand(path)
     try:
         return modernize(tomllib.loads(path.read_text(encoding="utf-8")))
     except FileNotFoundError:
@@ -205,11 +206,9 @@ def read_run_toml(run: str | Path) -> dict[str, Any]:
     """Read the settings of a run, not yet checked.
 
     Raises:
-        BadRun: the folder does not hold a run.
+        BadRun: the folder does not exist, or does not hold a run.
     """
-    if not (Path(run) / "config.toml").is_file():
-        raise BadRun(f"{run} is not a run's folder: it has no config.toml")
-    return read_toml(Path(run) / "config.toml")
+    return read_toml(run_folder(run) / "config.toml")
 
 
 def _first_cause(error: BaseException, path: str = "") -> str:

@@ -8,10 +8,13 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from coterie.atomic import remove_unfinished, write_text
+from coterie.atomic import make_folders, remove_empty, remove_unfinished, write_text
+from coterie.data.sources.file_names import one_line
 from coterie.errors import BadRun
+from coterie.paths import expand
 
 LOG, EVALUATION, FACTS = "metrics.jsonl", "evaluation.json", "run.json"
+CONFIG, LOCK = "config.toml", ".lock"
 
 
 @dataclass
@@ -67,20 +70,26 @@ class RunFolder:
         Raises:
             BadRun: another process has locked it, or it cannot be written to.
         """
-        self.path = Path(path)
+        self.path = expand(path)
         self._lock: int | None = None
+        self._made: list[Path] = []
+        self._empty = False
         if not held:
             return
         if self.path.exists() and not self.path.is_dir():
             raise BadRun(f"{self.path} is a file: --out names a folder")
         try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            self._lock = os.open(self.path / ".lock", os.O_CREAT | os.O_RDWR, 0o666)
+            self._made = make_folders(self.path)
+            self._empty = not any(self.path.iterdir())
+            self._lock = os.open(self.path / LOCK, os.O_CREAT | os.O_RDWR, 0o666)
         except OSError as error:
+            remove_empty(self._made)
             raise BadRun(f"cannot write to {self.path}: {error.strerror}; choose another --out") from error
         try:
             # a record lock is not inherited, unlike flock's, by loader workers that outlive a killed run
             fcntl.lockf(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if not os.path.samestat(os.fstat(self._lock), (self.path / LOCK).stat()):
+                raise FileNotFoundError("a process that was refused has just removed it")
         except OSError as error:
             os.close(self._lock)
             raise BadRun(f"{self.path} is in use by another process: wait for it, or choose another --out") from error
@@ -88,9 +97,14 @@ class RunFolder:
             remove_unfinished(folder)
 
     def close(self) -> None:
-        """Unlock the folder."""
-        if self._lock is not None:
-            os.close(self._lock)
+        """Unlock the folder. If nothing was trained in it, a new folder is removed again with its new parents."""
+        if self._lock is None:
+            return
+        if self._empty and {each.name for each in self.path.iterdir()} <= {LOCK, CONFIG, FACTS}:
+            for name in (CONFIG, FACTS, LOCK):
+                (self.path / name).unlink(missing_ok=True)
+            remove_empty(self._made)
+        os.close(self._lock)
 
     @property
     def checkpoints(self) -> Path:
@@ -100,7 +114,7 @@ class RunFolder:
     @property
     def config(self) -> Path:
         """The resolved settings."""
-        return self.path / "config.toml"
+        return self.path / CONFIG
 
     @property
     def model(self) -> Path:
@@ -160,8 +174,8 @@ class RunFolder:
         write_text(self.checkpoints / "callbacks.json", json.dumps(asdict(done)) + "\n")
 
     def write_bad_images(self, bad: Iterable[tuple[str, str]]) -> None:
-        """List the images that could not be decoded, as name, tab and reason, in sorted order."""
-        lines = [f"{name}\t{reason}\n" for name, reason in sorted(bad)]
+        """List the images that could not be decoded, as name, tab and reason, in sorted order; a line break is escaped."""
+        lines = [f"{one_line(name)}\t{one_line(reason)}\n" for name, reason in sorted(bad)]
         if lines:
             write_text(self.path / "bad_images.txt", "".join(lines))
 
