@@ -26,7 +26,8 @@ LINES = (
     ("data", "models", "optim"),
     ("distributed",),
     ("atomic", "logger"),
-    ("types", "errors", "version", "formatting", "table"),
+    ("paths", "formatting", "table"),
+    ("types", "errors", "version"),
 )
 HEIGHT = {name: -number for number, line in enumerate(LINES) for name in line}
 

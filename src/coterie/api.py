@@ -23,6 +23,7 @@ from coterie.evaluation.model_selection import Selection
 from coterie.evaluation.results import ProbeResults, TransferResults, note_results
 from coterie.logger import Logger, NullLogger
 from coterie.methods.resolve import Paths, path_strings, resolve_run
+from coterie.paths import run_folder
 from coterie.reporting.callback import ReportCallback
 from coterie.reporting.comparison import ComparedRuns, compare_folders, write_comparison
 from coterie.reporting.run_report import report_images, rewrite_report
@@ -35,7 +36,7 @@ from coterie.training.profiling.estimate import Plan, estimate
 from coterie.training.profiling.profile import profile_run
 from coterie.training.resume import saved_settings
 from coterie.training.run import Run
-from coterie.training.run_folder import RunFolder, read_log
+from coterie.training.run_folder import LOG, RunFolder, read_log
 
 
 def plan(
@@ -261,10 +262,11 @@ def select(
     Raises:
         UserError: the run has no snapshots with metrics.
     """
-    chosen = model_selection.select_snapshot(read_log(run), by)
+    folder = run_folder(run, LOG)
+    chosen = model_selection.select_snapshot(read_log(folder), by)
     if out is not None:
         with writing(out) as part:
-            shutil.copyfile(Path(run) / chosen.snapshot, part)
+            shutil.copyfile(folder / chosen.snapshot, part)
     return chosen
 
 

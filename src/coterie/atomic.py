@@ -3,11 +3,12 @@
 import errno
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from coterie.errors import UserError
+from coterie.paths import expand
 
 SUFFIX = ".part"
 """Ends the name of a file that is still being written; its other parts are the final name and the writer's process ID."""
@@ -18,7 +19,7 @@ def writing(path: str | Path, name: Callable[[Path], str] | None = None) -> Iter
     """Yield a temporary path in the folder of ``path``; on success flush it to the disk and rename it to ``path``.
 
     Whatever happens before the rename, the previous contents of ``path`` stay intact. The file gets the mode that the umask
-    gives; missing folders are created.
+    gives; missing folders are created, and removed again on a failure.
 
     Args:
         path: the final path.
@@ -27,10 +28,11 @@ def writing(path: str | Path, name: Callable[[Path], str] | None = None) -> Iter
     Raises:
         UserError: the disk is full or cannot be written to; the temporary file is removed.
     """
-    path = Path(path)
+    path = expand(path)
     part = path.with_name(f".{path.name}.{os.getpid()}{SUFFIX}")
+    made: list[Path] = []
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        made = make_folders(path.parent)
         yield part
         with part.open("rb+") as file:
             os.fsync(file.fileno())
@@ -40,10 +42,12 @@ def writing(path: str | Path, name: Callable[[Path], str] | None = None) -> Iter
     except OSError as error:
         with suppress(OSError):
             part.unlink(missing_ok=True)
+        remove_empty(made)
         raise UserError(_why(error, path)) from error
     except BaseException as error:
         with suppress(OSError):
             part.unlink(missing_ok=True)
+        remove_empty(made)
         failed = _failed_write(error)
         if failed is None:
             raise
@@ -62,6 +66,34 @@ def write_text(path: str | Path, text: str) -> None:
     """
     with writing(path) as part:
         part.write_text(text, encoding="utf-8")
+
+
+def make_folders(folder: Path) -> list[Path]:
+    """Create a folder and its missing parents.
+
+    Args:
+        folder: the folder.
+
+    Returns:
+        Those that were created, the innermost first, for :func:`remove_empty`.
+
+    Raises:
+        OSError: one of them cannot be created.
+    """
+    missing = [each for each in (folder, *folder.parents) if not os.path.lexists(each)]
+    folder.mkdir(parents=True, exist_ok=True)
+    return missing
+
+
+def remove_empty(folders: Iterable[Path]) -> None:
+    """Remove folders, the innermost first, up to one that is not empty.
+
+    Args:
+        folders: the folders.
+    """
+    with suppress(OSError):
+        for folder in folders:
+            folder.rmdir()
 
 
 def remove_unfinished(folder: str | Path) -> None:

@@ -1,5 +1,8 @@
 """Errors that the user can fix (one plain line, exit status 2), and warnings."""
 
+import difflib
+from collections.abc import Iterable
+
 
 class UserError(Exception):
     """An error that the user can fix; its message is one line that says what is wrong and what to do.
@@ -47,3 +50,22 @@ def first_cause(error: Exception) -> str:
         return type(error).__name__
     quoted = lines[0].endswith("raised:") and len(lines) > 1
     return lines[1][:200] if quoted else f"{type(error).__name__}: {lines[0][:200]}"
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """Suggest the known word that is closest to a misspelt one, whatever its case, with ``-`` for ``_`` or the other way round.
+
+    Args:
+        word: a word that is not known.
+        known: words that are.
+
+    Returns:
+        ``"; did you mean X?"``, to end a message; empty if no word is close.
+    """
+    plain = {_plain(each): each for each in known}
+    near = difflib.get_close_matches(_plain(word), plain, n=1, cutoff=0.5)
+    return f"; did you mean {plain[near[0]]}?" if near else ""
+
+
+def _plain(word: str) -> str:
+    return word.casefold().replace("-", "_")

@@ -55,11 +55,14 @@ def test_settings_are_read_with_their_types() -> None:
     ("setting", "message"),
     [
         ("optimizer.betas=[0.9, 'x']", "optimizer"),
-        ("run.save_minutes='soon'", "run.save_minutes: 'soon' is not a number"),
-        ("projector.batch_norm=1", "projector.batch_norm: 1 is not true or false"),
-        ("backbone.name=7", "backbone.name: 7 is not a string"),
+        ("run.save_minutes='soon'", "--set run.save_minutes=soon: give a number, such as run.save_minutes=10"),
+        (
+            "projector.batch_norm=1",
+            "--set projector.batch_norm=1: give true or false, such as projector.batch_norm=true",
+        ),
+        ("backbone.name=7", "--set backbone.name=7: give a text, such as backbone.name=resnet"),
         ("seed=-1", "seed is -1"),
-        ("seed=3.7", "seed: 3.7 is not a whole number"),
+        ("seed=3.7", "--set seed=3.7: give a whole number, such as seed=0"),
         ("temperature=0", "temperature is 0"),
         ("groups.counts=[1]", "at least 2 groups"),
         ("views.crops.0.augmentation.jitter=2", "jitter"),
@@ -71,6 +74,32 @@ def test_a_wrong_value_is_refused_with_path_and_rule(setting: str, message: str)
         from_dict(changed(setting))
     assert message in str(raised.value)
     assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        ("run.save_minutes", "soon", "run.save_minutes: 'soon' is not a number"),
+        ("projector.batch_norm", 1, "projector.batch_norm: 1 is not true or false"),
+        ("backbone.name", 7, "backbone.name: 7 is not a string in quotes"),
+        ("run.compile", "alway", "run.compile: 'alway' is not one of auto, never, always; did you mean always?"),
+        ("optimizer.betas", [0.9], "optimizer.betas has 1 of 2 values: give a list of 2 numbers"),
+        ("optimizer.betas", [0.9, "x"], "optimizer.betas.1: 'x' is not a number"),
+        ("groups.counts", "abc", "groups.counts is 'abc': give whole numbers, such as groups.counts=300"),
+        ("optimizer.kind", "adam", "optimizer.kind is 'adam': choose one of lars, sgd, adamw; did you mean adamw?"),
+        ("run", 5, "run is 5: give a table of settings"),
+    ],
+)
+def test_a_wrong_value_in_a_file(path: str, value: Any, message: str) -> None:
+    content = changed()
+    *parents, name = path.split(".")
+    place = content
+    for part in parents:
+        place = place[part]
+    place[name] = value
+    with pytest.raises(BadConfig) as raised:
+        from_dict(content)
+    assert str(raised.value).startswith(message)
 
 
 def test_unknown_and_missing_keys() -> None:

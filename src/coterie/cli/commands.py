@@ -18,12 +18,14 @@ from coterie.cli.parsing import (
     Sources,
     comma_separated,
     named_set,
+    refuse_unknown_method,
     show,
 )
 
 
 def plan(method: Method = None, /, *data: Images, options: RunFlags = None) -> None:
     """Print what pretrain would train, why each automatic value, how long it takes and how much memory; train nothing."""
+    refuse_unknown_method(method, options)
     from coterie import api
     from coterie.display.terminal import Terminal
 
@@ -40,6 +42,7 @@ def profile(method: Method = None, /, *data: Images, options: RunFlags = None, s
     seconds
         Seconds of steps; warm-up and the rest take some more.
     """
+    refuse_unknown_method(method, options)
     from coterie import api
     from coterie.display.terminal import Terminal
 
@@ -56,7 +59,7 @@ def pretrain(
     options: RunFlags = None,
     probe: Sources = (),
     probe_test: Sources = (),
-    on_collapse: str | None = None,
+    on_collapse: Literal["warn", "stop"] | None = None,
     early_stop: bool | None = None,
 ) -> None:
     """Pretrain a backbone on unlabeled images. Run the same command again to resume.
@@ -74,6 +77,7 @@ def pretrain(
     early_stop
         Stop early when the label-free metrics plateau.
     """
+    refuse_unknown_method(method, options)
     from coterie import api
     from coterie.display.terminal import Terminal
 
@@ -243,3 +247,12 @@ def demo(*, out: Annotated[Path, Parameter(name="--out")] = Path("demo"), seed: 
     with closing(Terminal()) as terminal:
         lines = run_demo(out, seed=seed, logger=terminal)
     show(*lines)
+
+
+def schema() -> None:
+    """Print the JSON schema of config.toml, with which an editor completes and checks settings."""
+    import json
+
+    from coterie.config.json_schema import config_schema
+
+    show(json.dumps(config_schema(), indent=2))

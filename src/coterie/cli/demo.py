@@ -21,6 +21,7 @@ from coterie.evaluation.labeled_data import LabeledPair, labeled_pair
 from coterie.evaluation.probes.knn import knn
 from coterie.exporting.backbone_file import load_backbone
 from coterie.logger import Logger, NullLogger
+from coterie.paths import expand
 from coterie.reporting.gallery import Gallery, Row, Strip
 from coterie.reporting.pictures import make_picture, nearest_pictures
 from coterie.reporting.report_page import BarChart, Report, write_report
@@ -65,7 +66,7 @@ def demo(out: str | Path = "demo", *, seed: int = 0, logger: Logger | None = Non
     Raises:
         UserError: scikit-image, which ships the photographs, is not installed.
     """
-    logger, out, start = logger or NullLogger(), Path(out), time.monotonic()
+    logger, out, start = logger or NullLogger(), expand(out), time.monotonic()
     train, test = out / "train.parquet", out / "test.parquet"
     for split, path, count in (("train", train, TRAIN_IMAGES), ("test", test, TEST_IMAGES)):
         if not path.exists():

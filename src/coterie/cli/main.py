@@ -1,12 +1,15 @@
 """The command ``coterie``: its verbs, and how it ends."""
 
 import os
+import select
 import sys
 import warnings
+from collections.abc import Sequence
 
 from cyclopts import App, CycloptsError
 
 from coterie.cli import commands
+from coterie.cli.mistakes import explain_mistake
 from coterie.cli.parsing import PROCESS
 from coterie.errors import CoterieWarning, UserError
 from coterie.version import __version__
@@ -19,19 +22,30 @@ app = App(
     result_action="return_value",
     suppress_keyboard_interrupt=False,
 )
-for verb in (
-    commands.plan,
-    commands.profile,
-    commands.pretrain,
-    commands.evaluate,
-    commands.transfer,
-    commands.select,
-    commands.compare,
-    commands.report,
-    commands.embed,
-    commands.demo,
-):
+VERBS = {
+    verb.__name__: verb
+    for verb in (
+        commands.plan,
+        commands.profile,
+        commands.pretrain,
+        commands.evaluate,
+        commands.transfer,
+        commands.select,
+        commands.compare,
+        commands.report,
+        commands.embed,
+        commands.demo,
+        commands.schema,
+    )
+}
+for verb in VERBS.values():
     app.command(verb)
+app.register_install_completion_command(
+    help="Complete verbs and options with the Tab key in your shell: bash, zsh or fish."
+)
+
+BROKEN_PIPE = 141
+"""Exit status when whoever read the output has left: 128 and SIGPIPE, as of any other program."""
 
 
 def main() -> None:
@@ -39,10 +53,32 @@ def main() -> None:
     # Threads that wait asleep cost a CPU run 5 % alone, and save it two thirds of its time beside another busy process.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     warnings.simplefilter("ignore", CoterieWarning)  # the terminal shows them
+    _open_closed_streams()
     try:
-        app(sys.argv[1:], exit_on_error=False, print_error=False)
+        try:
+            _run(sys.argv[1:])
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        if not _reader_left():  # another pipe: a bug of ours
+            raise
+        _leave()
+    except SystemExit as error:
+        if isinstance(error.__context__, BrokenPipeError):  # rich turns it into an exit with status 1
+            _leave()
+        raise
+
+
+def _run(words: Sequence[str]) -> None:
+    if words[:1] == ["help"]:
+        words = [*words[1:2], "--help"]
+    try:
+        app(words, exit_on_error=False, print_error=False)
     except CycloptsError as error:
-        _fail(" ".join(str(error).split()) + " (coterie --help)")
+        verb = words[0] if words[0] in VERBS else ""
+        options = {name for each in app[verb].assemble_argument_collection() for name in each.names} if verb else set()
+        known = explain_mistake(words, VERBS, options | {"--help", "-h"})
+        _fail(f"{known or ' '.join(str(error).split())} ({' '.join(['coterie', verb]).strip()} --help)")
     except UserError as error:
         _fail(str(error), error.status)
     except KeyboardInterrupt:
@@ -53,3 +89,33 @@ def _fail(text: str, status: int = 2) -> None:
     which = "" if PROCESS == "0" else f" (process {PROCESS})"
     sys.stderr.write(f"coterie{which}: {text}\n")
     raise SystemExit(status)
+
+
+def _open_closed_streams() -> None:
+    """Open those of the three standard streams that are closed, or the next file that is opened takes its place."""
+    for descriptor, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free: this one
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(descriptor, mode, closefd=False))
+
+
+def _reader_left() -> bool:
+    """Whether standard output or standard error is a pipe that nobody reads any more."""
+    poll = select.poll()
+    for stream in (sys.stdout, sys.stderr):
+        poll.register(stream.fileno(), 0)
+    return any(event & select.POLLERR for _, event in poll.poll(0))
+
+
+def _leave() -> None:
+    """Exit without a word; Python would otherwise complain when it flushes the streams that nobody reads."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except BrokenPipeError:
+            os.dup2(nowhere, stream.fileno())
+    raise SystemExit(BROKEN_PIPE)

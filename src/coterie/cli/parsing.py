@@ -6,15 +6,14 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
+from coterie.config.method_name import check_method_name
 from coterie.config.options import EvaluationOptions, MachineOptions, RunOptions
 from coterie.errors import UserError
+from coterie.methods.names import METHOD_NAMES
 
 PROCESS = os.environ.get("RANK", "0")
 
-METHOD_HELP = (
-    "A preset: swav, smog, deepcluster_v2, sela_v2, simclr, resa, or one as published, such as smog_imagenet "
-    "(docs/methods.md lists them all). May be left out with --config."
-)
+METHOD_HELP = f"One of {', '.join(METHOD_NAMES)} (docs/methods.md). May be left out with --config."
 Method = Annotated[str | None, Parameter(help=METHOD_HELP)]
 Images = Annotated[
     str, Parameter(help="Folders, text lists of files, globs, *.parquet with an image column, *.tar shards.")
@@ -29,6 +28,16 @@ def show(*lines: str) -> None:
     """Write lines of the result; of the processes that torchrun started, only the first does."""
     if PROCESS == "0":
         sys.stdout.writelines(line + "\n" for line in lines)
+
+
+def refuse_unknown_method(method: str | None, options: RunOptions | None) -> None:
+    """Refuse a misspelt method before torch is imported; with a config file, what METHOD may be depends on the file.
+
+    Raises:
+        UserError: it is not a method.
+    """
+    if not (options or {}).get("config"):
+        check_method_name(method, METHOD_NAMES)
 
 
 def comma_separated(words: str) -> tuple[str, ...]:

@@ -1,14 +1,13 @@
 """Turns the options of a command or a call into a source of images and a complete config."""
 
 import copy
-import difflib
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from coterie.config.facts import Facts, measure_facts
 from coterie.config.hardware import choose_device, choose_engine
+from coterie.config.method_name import check_method_name
 from coterie.config.options import RunOptions
 from coterie.config.overrides import parse_settings, set_path
 from coterie.config.schema import PretrainConfig
@@ -83,38 +82,49 @@ def resolve(
         if value is not None and path not in ("config", "settings")
     }
     content = read_toml(file) if file is not None else copy.deepcopy(dict(saved or {}))
-    data = data or as_strings(content.get("data", []), "data")
-    if not data:
-        raise UserError("name the images: a folder, a list, a glob, *.parquet or *.tar")
     if saved and method in methods and method != saved.get("method"):
         raise BadRun(f"--out holds a run of {saved.get('method')}, not of {method}: choose another --out")
     method = _check_method(method, content, methods)
+    data = data or as_strings(content.get("data", []), "data")
+    if not data:
+        raise UserError("name the images: a folder, a list, a glob, *.parquet or *.tar")
     if (requested.get("batch_size") or 2) < 2:
         raise BadConfig(f"batch_size is {requested['batch_size']}: grouping needs at least 2 images per batch")
-    for each in data:
-        if not each.encode("utf-8", "replace").decode() == each:
-            raise UserError(
-                f"{each!a} is not UTF-8, so it cannot be saved in config.toml: rename it, or name a link to it"
-            )
+    _check_names(data)
     source = open_source(*data)
     reasons: dict[str, str] = {}
     if content:
         _set_length(content, requested, len(source))
     else:
         channels = next((value for path, value in overrides if path == "views.channels"), None)
-        images = requested.get("images", 0)
-        config, reasons = plan_method(
-            method,
-            measure_facts(source, channels if type(channels) is int and channels > 0 else None, logger),
-            epochs=requested.get("epochs") or (-(-images // len(source)) if images > 0 else None),
-            batch_size=requested.get("batch_size"),
-            backbone=requested.get("backbone.name"),
-        )
-        content = to_dict(config)
+        facts = measure_facts(source, channels if type(channels) is int and channels > 0 else None, logger)
+        content, reasons = _plan(plan_method, method, facts, requested)
     content |= {"data": list(data), "method": method}
     reasons = _override(content, reasons, requested, overrides)
     _make_paths_absolute(content)
     return Resolved(source, *_complete(from_dict(content), source, reasons, saved or {}, logger))
+
+
+def _plan(
+    plan_method: PlanMethod, method: str, facts: Facts, requested: Mapping[str, Any]
+) -> tuple[dict[str, Any], dict[str, str]]:
+    images = requested.get("images", 0)
+    config, reasons = plan_method(
+        method,
+        facts,
+        epochs=requested.get("epochs") or (-(-images // facts.images) if images > 0 else None),
+        batch_size=requested.get("batch_size"),
+        backbone=requested.get("backbone.name"),
+    )
+    return to_dict(config), reasons
+
+
+def _check_names(data: Sequence[str]) -> None:
+    for each in data:
+        if not each.encode("utf-8", "replace").decode() == each:
+            raise UserError(
+                f"{each!a} is not UTF-8, so it cannot be saved in config.toml: rename it, or name a link to it"
+            )
 
 
 def _set_length(content: dict[str, Any], requested: dict[str, Any], images: int) -> None:
@@ -177,11 +187,9 @@ def _check_method(method: str | None, content: Mapping[str, Any], methods: Colle
         return name
     if content and method in methods:
         raise BadConfig(f"{name!r} is not the method of the config file: with --config, leave it out")
-    if name is None or Path(str(name)).exists():
-        raise BadConfig(f"name a method before the images: one of {', '.join(sorted(methods))}")
-    near = difflib.get_close_matches(str(name), methods, n=1, cutoff=0.5)
-    hint = f"did you mean {near[0]}?" if near else f"choose one of {', '.join(sorted(methods))}"
-    raise BadConfig(f"unknown method {name!r}; {hint}")
+    if content and method is not None:
+        raise BadConfig(f"{name!r} is not a method: with --config, leave METHOD DATA out, or write both")
+    return check_method_name(None if name is None else str(name), methods)
 
 
 def _overridden(known: str, path: str) -> bool:

@@ -9,9 +9,10 @@ import torch
 
 from coterie.data.augmentation.view_plan import Engine
 from coterie.distributed.processes import local_device
-from coterie.errors import BadConfig, UserError
+from coterie.errors import BadConfig, UserError, did_you_mean
 from coterie.logger import Logger, NullLogger
 
+DEVICES = ("auto", "cpu", "cuda", "cuda:0")
 STEPS_WORTH_COMPILING = 3000
 """Fewest steps worth compiling on a GPU: in a shorter run the compiler, a minute or more, takes about what it saves."""
 
@@ -65,7 +66,7 @@ def choose_device(name: str) -> torch.device:
         name = "cuda" if torch.cuda.is_available() else "cpu"  # torch prints why a GPU is not used
     kind, colon, number = name.partition(":")
     if kind not in ("cpu", "cuda") or (colon and not (kind == "cuda" and number.isdecimal())):
-        raise BadConfig(f"run.device is {name!r}: use auto, cpu, cuda or cuda:0")
+        raise BadConfig(f"run.device is {name!r}: use auto, cpu, cuda or cuda:0{did_you_mean(name, DEVICES)}")
     device = torch.device(name)
     if kind == "cuda" and (refusal := _refusal(local_device(device))):
         raise UserError(f"run.device is {name}, but torch says: {refusal}; use --set run.device=cpu")

@@ -31,10 +31,6 @@ KINDS: dict[type, str] = {
 }
 """The value of ``kind`` for each class."""
 
-OPTIONAL = {"predictor", "memory", "refresh", "clip_grad_norm", "probe", "weights", "mean", "std", "image_size"}
-OPTIONAL |= {"student_views", "target_views", "grouped_views"}
-"""Names of the settings that may be absent (None)."""
-
 
 def union_members(kind: Any) -> tuple[Any, ...]:
     """The types of a union; a type that is no union is its only member."""

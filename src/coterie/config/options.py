@@ -1,11 +1,12 @@
 """Options that several commands share, in Python and on the command line, each with its help text."""
 
-import difflib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypedDict
 
 from cyclopts import Parameter
+
+from coterie.errors import did_you_mean
 
 if TYPE_CHECKING:  # in Python also a dictionary of values by path, such as {"groups.counts": 300}
     Settings = Sequence[str] | Mapping[str, Any]
@@ -72,5 +73,4 @@ def check_options(options: Mapping[str, Any], kind: type) -> None:
     }
     for name in options:
         if name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
-            raise TypeError(f"unexpected keyword argument {name!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
+            raise TypeError(f"unexpected keyword argument {name!r}{did_you_mean(name, known)}")

@@ -1,16 +1,17 @@
 """``--set path=value``: overrides of single settings."""
 
-import difflib
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from pathlib import PurePath
-from typing import Any, get_args, get_type_hints
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from coterie.config.kinds import KINDS, OPTIONAL, union_members
+from coterie.config.kinds import KINDS, union_members
 from coterie.config.renamed import RENAMED, RENAMED_VALUES
 from coterie.config.schema import PretrainConfig
-from coterie.errors import BadConfig
+from coterie.config.toml import check_type
+from coterie.config.wanted import inline, wanted
+from coterie.errors import BadConfig, did_you_mean
 
 
 def parse_settings(settings: Sequence[str] | Mapping[str, Any]) -> list[tuple[str, Any]]:
@@ -48,7 +49,7 @@ def parse_override(text: str) -> tuple[str, Any]:
     """
     path, equals, value = text.partition("=")
     if not equals:
-        raise BadConfig(f"--set {text}: write path=value, for example --set groups.counts=300")
+        raise BadConfig(f"--set {text}: write path=value, such as --set groups.counts=300")
     return path.strip(), _value(value.strip())
 
 
@@ -65,16 +66,18 @@ def set_path(settings: dict[str, Any], path: str, value: Any) -> None:
     """Set the value at ``path``, in place; None removes it.
 
     Raises:
-        BadConfig: there is no such setting, or it cannot be left out.
+        BadConfig: there is no such setting, it takes another type of value, or it cannot be left out.
     """
     if path in RENAMED:
         raise BadConfig(f"--set {path}: this setting is now called {RENAMED[path]}")
     if isinstance(value, str) and value in RENAMED_VALUES.get(path, {}):
         raise BadConfig(f"--set {path}={value}: this value is now called {RENAMED_VALUES[path][value]}")
-    known = known_paths(settings)
+    known = known_kinds(settings)
     if path not in known:
-        near = difflib.get_close_matches(path, known, n=1, cutoff=0.5)
-        raise BadConfig(f"--set {path}: there is no such setting" + (f"; did you mean {near[0]}?" if near else ""))
+        raise BadConfig(f"--set {path}: there is no such setting{did_you_mean(path, known)}")
+    kind = known[path]
+    if value is not None:
+        _check_value(kind, path, value, _at(settings, path))
     *parents, name = path.split(".")
     place: Any = settings
     for part in parents:
@@ -89,10 +92,29 @@ def set_path(settings: dict[str, Any], path: str, value: Any) -> None:
         place.update({name: value} | kept)
     elif value is not None:
         place[name] = value
-    elif name in OPTIONAL:
+    elif type(None) in union_members(kind):
         place.pop(name, None)
     else:
-        raise BadConfig(f"--set {path}=none: this setting cannot be left out")
+        raise BadConfig(f"--set {path}=none: this setting cannot be left out; {wanted(kind, path)}")
+
+
+def _check_value(kind: Any, path: str, value: Any, present: Any) -> None:
+    """Refuse a value of another type than the setting's, with an example of what it takes."""
+    why = check_type(kind, path, value)
+    if why is not None:
+        why = "" if type(value) is str or not isinstance(value, list) else f"{why}; "
+        choice = did_you_mean(value, get_args(kind)) if get_origin(kind) is Literal and isinstance(value, str) else ""
+        raise BadConfig(f"--set {path}={inline(value)}: {why}{wanted(kind, path, present)}{choice}")
+
+
+def _at(settings: Any, path: str) -> Any:
+    """The present value at ``path``; None if there is none."""
+    for part in path.split("."):
+        if isinstance(settings, list) and part.isdecimal() and int(part) < len(settings):
+            settings = settings[int(part)]
+        else:
+            settings = settings.get(part) if isinstance(settings, Mapping) else None
+    return settings
 
 
 def _has_counts(kind: Any) -> bool:
@@ -107,16 +129,21 @@ def _refuse_unless_in(place: Any, part: str, path: str) -> None:
 
 def known_paths(settings: Mapping[str, Any]) -> list[str]:
     """Every path that ``--set`` may name, given the number of crops and the kinds in ``settings``."""
-    paths: list[str] = []
+    return list(known_kinds(settings))
+
+
+def known_kinds(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The type of each path that ``--set`` may name."""
+    found: dict[str, Any] = {}
 
     def walk(kind: Any, value: Any, path: str) -> None:
         if path:
-            paths.append(path)
+            found[path] = kind
         kinds = [each for each in union_members(kind) if isinstance(each, type) and is_dataclass(each)]
         if len(kinds) > 1:
             tag = value.get("kind") if isinstance(value, Mapping) else None
+            found[f"{path}.kind"] = Literal[tuple(KINDS[each] for each in kinds)]
             kinds = [each for each in kinds if KINDS[each] == tag]
-            paths.append(f"{path}.kind")
         for each in kinds:
             hints = get_type_hints(each)
             for field in fields(each):
@@ -128,4 +155,4 @@ def known_paths(settings: Mapping[str, Any]) -> list[str]:
                 walk(item, inner, f"{path}.{number}")
 
     walk(PretrainConfig, settings, "")
-    return paths
+    return found

@@ -6,7 +6,7 @@ from typing import Literal
 
 from coterie.data.augmentation.view_plan import ViewPlan
 from coterie.data.loading.loader import count_steps
-from coterie.errors import BadConfig
+from coterie.errors import BadConfig, did_you_mean
 from coterie.grouping.assignment import AssignmentConfig, Sinkhorn
 from coterie.grouping.batch_objective import BatchGroupsConfig, Identity
 from coterie.grouping.groups import GroupsConfig, LearnedGroupsConfig
@@ -35,7 +35,8 @@ def check_known(probes: Sequence[str], known: Sequence[str]) -> None:
         raise BadConfig(f"no probe is named: choose from {', '.join(known)}")
     unknown = sorted(set(probes) - set(known))
     if unknown:
-        raise BadConfig(f"unknown probe {', '.join(unknown)}: choose from {', '.join(known)}")
+        near = did_you_mean(unknown[0], known)
+        raise BadConfig(f"unknown probe {', '.join(unknown)}: choose from {', '.join(known)}{near}")
 
 
 @dataclass(frozen=True)

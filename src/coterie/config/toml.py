@@ -1,25 +1,27 @@
 """Settings as dictionaries and as TOML: read strictly, written completely."""
 
-import difflib
 import math
 import tomllib
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import cattrs
 import tomli_w
+from cattrs.errors import AttributeValidationNote, IterableValidationNote
 from cattrs.strategies import configure_tagged_union
 
 from coterie.config.kinds import KINDS, union_members
 from coterie.config.renamed import modernize
 from coterie.config.rules import check_rules
 from coterie.config.schema import AnyAssignment, AnyGroups, PretrainConfig
-from coterie.errors import BadConfig, BadRun
+from coterie.config.wanted import wanted
+from coterie.errors import BadConfig, did_you_mean
 from coterie.grouping.teacher import TargetConfig
 from coterie.optim.optimizer import OptimizerConfig
 from coterie.optim.schedule import Schedule
+from coterie.paths import expand, run_folder
 
 
 def _converter() -> cattrs.Converter:
@@ -45,6 +47,17 @@ def _converter() -> cattrs.Converter:
     read_exactly(int, "a whole number")
     converter.register_structure_hook(float, read_number)
     read_exactly(str, "a string in quotes")
+
+    def read_choice(value: Any, kind: Any) -> Any:
+        if value not in get_args(kind) or isinstance(value, bool):
+            near = did_you_mean(value, get_args(kind)) if isinstance(value, str) else ""
+            raise TypeError(f"{value!r} is not one of {', '.join(get_args(kind))}{near}")
+        return value
+
+    def is_choice(kind: Any) -> bool:
+        return get_origin(kind) is Literal
+
+    converter.register_structure_hook_func(is_choice, read_choice)
     for union in (Schedule, TargetConfig, AnyGroups, AnyAssignment, OptimizerConfig):  # inner unions first
         configure_tagged_union(union, converter, tag_name="kind", tag_generator=KINDS.__getitem__)
     return converter
@@ -107,11 +120,12 @@ def _check_shape(kind: Any, value: Any, path: str) -> None:
     tables = [each for each in types if isinstance(each, type) and is_dataclass(each)]
     if tables:
         if not isinstance(value, Mapping):
-            raise BadConfig(f"{path} is {value!r}: give a table of settings")
+            raise BadConfig(f"{path} is {value!r}: {wanted(kind, path)}")
         if len(tables) > 1:
             known = {KINDS[each]: each for each in tables}
             if value.get("kind") not in list(known):
-                raise BadConfig(f"{path}.kind is {value.get('kind')!r}: choose one of {', '.join(known)}")
+                near = did_you_mean(str(value.get("kind")), known)
+                raise BadConfig(f"{path}.kind is {value.get('kind')!r}: choose one of {', '.join(known)}{near}")
             tables = [known[value["kind"]]]
         hints = get_type_hints(tables[0])
         for name, inner in value.items():
@@ -120,9 +134,39 @@ def _check_shape(kind: Any, value: Any, path: str) -> None:
     elif get_origin(types[0]) is tuple:
         items = get_args(types[0])
         if not isinstance(value, (list, tuple)):
-            raise BadConfig(f"{path} is {value!r}: give a list, such as [{value!r}]")
+            raise BadConfig(f"{path} is {value!r}: {wanted(kind, path)}")
+        if items[-1] is not ... and len(value) != len(items):
+            raise BadConfig(f"{path} has {len(value)} of {len(items)} values: {wanted(kind, path)}")
         for number, inner in enumerate(value):
             _check_shape(items[0], inner, f"{path}.{number}")
+
+
+def check_type(kind: Any, path: str, value: Any) -> str | None:
+    """Why a value cannot be that of the setting at ``path``; None if it can, or if it is a table, which is checked as a whole.
+
+    Args:
+        kind: the type of the setting.
+        path: of the setting; ``groups.counts`` may be one number.
+        value: a plain value, as TOML has it.
+    """
+    tables = any(is_dataclass(each) for each in union_members(kind))
+    if tables:
+        plain = isinstance(value, Mapping) or (kind == Schedule and type(value) in (int, float))
+        return None if plain else f"{value!r} is not a table"
+    if path == "groups.counts" and type(value) is int:
+        value = [value]
+    for items in (get_args(each) for each in union_members(kind) if get_origin(each) is tuple):
+        if not isinstance(value, list):  # cattrs would take a string apart
+            return f"{value!r} is not a list"
+        if items[-1] is not ... and len(value) != len(items):
+            return f"there are {len(value)} of {len(items)} values"
+    try:
+        _CONVERTER.structure(value, kind)
+    except cattrs.BaseValidationError as error:
+        return _first_cause(error, path)
+    except (TypeError, ValueError) as error:
+        return str(error)
+    return None
 
 
 def as_strings(value: Any, path: str) -> tuple[str, ...]:
@@ -147,7 +191,7 @@ def read_toml(path: str | Path) -> dict[str, Any]:
     Raises:
         BadConfig: there is no such file, or it is not TOML.
     """
-    path = Path(path)
+    path = expand(path)
     try:
         return modernize(tomllib.loads(path.read_text(encoding="utf-8")))
     except FileNotFoundError:
@@ -162,11 +206,9 @@ def read_run_toml(run: str | Path) -> dict[str, Any]:
     """Read the settings of a run, not yet checked.
 
     Raises:
-        BadRun: the folder does not hold a run.
+        BadRun: the folder does not exist, or does not hold a run.
     """
-    if not (Path(run) / "config.toml").is_file():
-        raise BadRun(f"{run} is not a run's folder: it has no config.toml")
-    return read_toml(Path(run) / "config.toml")
+    return read_toml(run_folder(run) / "config.toml")
 
 
 def _first_cause(error: BaseException, path: str = "") -> str:
@@ -174,17 +216,15 @@ def _first_cause(error: BaseException, path: str = "") -> str:
     for inner in getattr(error, "exceptions", ()):
         step = path
         for note in getattr(inner, "__notes__", ()):
-            name = getattr(note, "name", None)
-            index = getattr(note, "index", None)
-            if name is not None or index is not None:
-                step = f"{path}.{index if name is None else name}".lstrip(".")
+            if isinstance(note, AttributeValidationNote):
+                step = f"{path}.{note.name}".lstrip(".")
+            elif isinstance(note, IterableValidationNote):
+                step = f"{path}.{note.index}".lstrip(".")
         return _first_cause(inner, step)
     if isinstance(error, cattrs.ForbiddenExtraKeysError):
         extra = sorted(error.extra_fields)[0]
         allowed = [each.name for each in fields(error.cl)] if is_dataclass(error.cl) else []
-        near = difflib.get_close_matches(extra, allowed, n=1, cutoff=0.5)
-        where = f"{path}.{extra}".lstrip(".")
-        return f"{where}: there is no such setting" + (f"; did you mean {near[0]}?" if near else "")
+        return f"{f'{path}.{extra}'.lstrip('.')}: there is no such setting{did_you_mean(extra, allowed)}"
     if isinstance(error, KeyError) and path:
         return f"{path}: this setting is missing"
     if isinstance(error, BadConfig):

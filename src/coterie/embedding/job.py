@@ -16,7 +16,7 @@ from coterie.embedding.cache import state_key
 from coterie.embedding.embed import Embedder
 from coterie.embedding.parquet import bad_lines, write_rows
 from coterie.embedding.parts import BAD_IMAGES, EmbeddingParts
-from coterie.embedding.ray_job import write_on_ray
+from coterie.embedding.ray_job import import_ray, write_on_ray
 from coterie.errors import NoImages, UserError
 from coterie.logger import CheckedLogger, Logger, NullLogger
 from coterie.models.backbone import feature_width
@@ -166,6 +166,7 @@ def embed_with_ray(
     """
     if _share()[1] > 1:
         raise UserError("--ray starts processes of its own: run it without torchrun")
+    import_ray()  # before the folder is made
     parts = EmbeddingParts(out, open_embedder(run, data, Runtime(logger=logger)), part_images)
     missing = _missing(parts, logger)
     with _stopping_on_signals(logger, RESUME, at_once=True) as checked:

@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from torch import Tensor
 
+from coterie.data.sources.file_names import one_line
 from coterie.data.sources.source import ImageSource
 
 _ROW_GROUP = 4096
@@ -68,13 +69,14 @@ def write_rows(
 
 
 def bad_lines(source: ImageSource, bad: Iterable[tuple[int, str]]) -> str:
-    """List images that could not be decoded, one per line: name, tab, reason.
+    """List images that could not be decoded, one per line: name, tab, reason; a line break in a name is escaped.
 
     Args:
         source: provides the names.
         bad: (position, reason) of the images.
     """
-    return "".join(f"{_valid_utf8(source.name(position))}\t{reason}\n" for position, reason in bad)
+    named = ((_valid_utf8(source.name(position)), reason) for position, reason in bad)
+    return "".join(f"{one_line(name)}\t{one_line(reason)}\n" for name, reason in named)
 
 
 def _table(source: ImageSource, positions: np.ndarray, outputs: tuple[Tensor, ...]) -> pa.Table:

@@ -20,6 +20,7 @@ from coterie.embedding.embed import EMBED_BATCH_SIZE, EmbeddedBatch, Embedder
 from coterie.embedding.parquet import bad_lines, write_rows
 from coterie.errors import BadRun, UserError
 from coterie.logger import Logger, NullLogger
+from coterie.paths import expand
 
 PART_IMAGES = 65_536
 """Images per part by default: what a killed process may have to compute again."""
@@ -56,7 +57,7 @@ class EmbeddingParts:
         if images < 1 or images % EMBED_BATCH_SIZE:
             suitable = max(1, round(images / EMBED_BATCH_SIZE)) * EMBED_BATCH_SIZE
             raise UserError(f"--part-images is {images}: give a multiple of {EMBED_BATCH_SIZE}, such as {suitable}")
-        self.folder, self.embedder, self.images = Path(folder), embedder, images
+        self.folder, self.embedder, self.images = expand(folder), embedder, images
         self.total = len(embedder.source)
         self.count = -(-self.total // images)
         _claim(self.folder, self._facts())

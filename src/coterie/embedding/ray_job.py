@@ -97,12 +97,11 @@ def write_on_ray(
                 raise UserError(str(row["error"]))
 
 
-@contextmanager
-def _ray(address: str) -> Iterator[Any]:
-    """Connect to Ray, silence it, and disconnect afterwards unless it was connected before.
+def import_ray() -> Any:
+    """Ray, with its data library.
 
     Raises:
-        UserError: it is not installed, not running, or it failed.
+        UserError: it is not installed.
     """
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # otherwise it reports statistics to its makers
     try:
@@ -110,6 +109,17 @@ def _ray(address: str) -> Iterator[Any]:
         import ray.data
     except ImportError as error:
         raise UserError(f"--ray needs more packages: pip install 'coterie[ray]' ({error})") from error
+    return ray
+
+
+@contextmanager
+def _ray(address: str) -> Iterator[Any]:
+    """Connect to Ray, silence it, and disconnect afterwards unless it was connected before.
+
+    Raises:
+        UserError: it is not running, or it failed.
+    """
+    ray = import_ray()
     connect = not ray.is_initialized()
     on_sigterm = signal.getsignal(signal.SIGTERM)
     quiet = {"log_to_driver": False, "logging_level": logging.ERROR}

@@ -21,6 +21,7 @@ from coterie.evaluation.probes.supervised import linear_published_images
 from coterie.evaluation.probes.svm import low_shot, svm
 from coterie.exporting.backbone_file import describe_backbone, load_backbone
 from coterie.models.backbone import build_backbone
+from coterie.paths import expand
 from coterie.training.loaded_run import load_run
 from coterie.training.student import assigned_groups
 
@@ -53,7 +54,7 @@ class Evaluator:
         """
         check_known(probes, PROBES)
         self.probes, self.labels, self.seed = tuple(probes), labels, seed
-        self.run, self.runtime = Path(run), runtime
+        self.run, self.runtime = expand(run), runtime
         self.description = describe_backbone(run)
         self.network = load_backbone(run).to(runtime.device)
         seen = self.description

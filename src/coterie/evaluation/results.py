@@ -7,6 +7,7 @@ from typing import Any
 
 from coterie.atomic import write_text
 from coterie.logger import Logger
+from coterie.paths import expand
 from coterie.table import ShownInTables, TextTable
 from coterie.training.run_folder import EVALUATION
 
@@ -45,9 +46,9 @@ def note_results(run: str | Path, results: Mapping[str, Any], logger: Logger) ->
         results: of :func:`coterie.evaluate`, or ``{"transfer": ...}``: a table that grows.
         logger: is warned if an earlier file is damaged.
     """
-    if not Path(run).is_dir():
+    if not expand(run).is_dir():
         return
-    path = Path(run) / EVALUATION
+    path = expand(run) / EVALUATION
     try:
         earlier = json.loads(path.read_text()) if path.exists() else {}
     except ValueError:

@@ -15,7 +15,10 @@ from torch import Tensor, nn
 from coterie.atomic import writing
 from coterie.errors import BadConfig, UserError
 from coterie.models.backbone import BackboneConfig, build_backbone, is_plain_timm, timm_arguments
+from coterie.paths import expand, run_folder
 from coterie.version import __version__
+
+WEIGHTS = "model.safetensors"
 
 
 @final
@@ -136,8 +139,8 @@ def describe_backbone(path: str | Path) -> WeightsDescription:
     """
     file = _file(path)
     if not file.is_file():
-        unsaved = " (not a run folder, or nothing is saved yet)" if file != Path(path) else ""
-        raise UserError(f"there is no {file}{unsaved}")
+        run_folder(path, WEIGHTS)  # says what is wrong with it
+        raise UserError(f"there is no {file}: name the folder of a run, or its {WEIGHTS}")
     try:
         with safetensors.safe_open(file, "pt") as opened:
             metadata: dict[str, str] = opened.metadata() or {}
@@ -185,5 +188,5 @@ def _refuse_too_small_a_file(description: WeightsDescription, file: Path) -> Non
 
 
 def _file(path: str | Path) -> Path:
-    path = Path(path)
-    return path / "model.safetensors" if path.is_dir() else path
+    path = expand(path)
+    return path / WEIGHTS if path.is_dir() else path

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from coterie.errors import UserError
 from coterie.models.safe_load import read_torch_file
+from coterie.paths import expand
 
 # Parts of SwAV's official checkpoints other than the backbone
 _NOT_BACKBONE = ("projection_head.", "prototypes.")
@@ -62,7 +63,7 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
     Raises:
         UserError: there is no such file, or it cannot be read as weights.
     """
-    file = Path(path)
+    file = expand(path)
     file = file / "model.safetensors" if file.is_dir() else file
     if not file.is_file():
         raise UserError(f"there are no weights at {file}")

@@ -8,6 +8,7 @@ from typing import Any
 from coterie.atomic import write_text
 from coterie.errors import UserError
 from coterie.formatting import format_cell, metric_title
+from coterie.paths import expand
 from coterie.reporting.chart import Chart, Points, draw_chart
 from coterie.reporting.curves import LABEL_FREE_CHARTS, Log, label_free_log, named_curves, probe_curves
 from coterie.reporting.html import render_template
@@ -100,7 +101,7 @@ def compare_folders(runs: Sequence[str | Path]) -> ComparedRuns:
     Raises:
         UserError: fewer than two runs, the same run twice, or a folder that is not a run's.
     """
-    folders = [Path(run) for run in runs]
+    folders = [expand(run) for run in runs]
     if len(folders) < 2:
         raise UserError("name two runs or more to compare")
     if len({folder.resolve() for folder in folders}) < len(folders):

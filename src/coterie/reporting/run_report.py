@@ -16,6 +16,7 @@ from coterie.data.sources.open import open_source
 from coterie.data.sources.source import ImageSource, Subset, labels, sample_indices
 from coterie.embedding.embed import Embeddings, embed_source
 from coterie.errors import NoImages, UserError
+from coterie.paths import expand
 from coterie.reporting.embedding_map import MAX_MAP_POINTS
 from coterie.reporting.gallery import GroupAssignment
 from coterie.reporting.pictures import report_pictures
@@ -104,7 +105,7 @@ def rewrite_report(
     Raises:
         UserError: no run's folder, or no whole checkpoint in it.
     """
-    folder, logger = Path(folder), runtime.logger
+    folder, logger = expand(folder), runtime.logger
     saved = load_run(folder, runtime.device)
     config, student, remarks = saved.config, saved.student, list(saved.remarks)
     source: ImageSource | None = None

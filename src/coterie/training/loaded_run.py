@@ -10,6 +10,7 @@ from coterie.config.schema import PretrainConfig
 from coterie.config.toml import from_dict, read_run_toml
 from coterie.data.loading.center_crop import Preprocessing
 from coterie.errors import BadRun
+from coterie.paths import run_folder
 from coterie.training import checkpoint_io
 from coterie.training.build import build_student
 from coterie.training.run_state import RunState
@@ -55,11 +56,11 @@ def load_run(run: str | Path, device: torch.device | str = "cpu") -> LoadedRun:
     Raises:
         BadRun: the folder holds no run or no checkpoint, or they do not fit together.
     """
-    folder = Path(run)
+    folder = run_folder(run)
     config = from_dict(read_run_toml(folder))
     _, state, skipped = checkpoint_io.load(folder / "checkpoint")
     if state is None:
-        raise BadRun(f"{run} has no checkpoint: it is not a run's folder, or nothing is saved yet")
+        raise BadRun(f"{run} is a run that has not been saved yet: wait for its first checkpoint, or resume it")
     student, weights = build_student(config, device, starting_weights=False), state["student"]
     if any(part.startswith("groups=") for part in config.custom):  # custom groups cannot be built from the settings
         student.groups = None

@@ -12,8 +12,9 @@ from coterie.config.toml import from_dict, read_toml, to_dict
 from coterie.data.sources.fingerprint import Fingerprint
 from coterie.data.sources.open import absolute
 from coterie.errors import BadRun
+from coterie.paths import expand
 from coterie.training import checkpoint_io
-from coterie.training.run_folder import RunFolder
+from coterie.training.run_folder import CONFIG, RunFolder
 
 OPTIONS = {"backbone.name": "--backbone", "batch_size": "--batch-size", "seed": "--seed"}
 """The options that set a setting by another name."""
@@ -42,7 +43,7 @@ def saved_settings(out: str | Path) -> dict[str, Any] | None:
     Raises:
         BadConfig: its config.toml is damaged.
     """
-    config = Path(out).expanduser() / "config.toml"
+    config = expand(out) / CONFIG
     saved = config.is_file() and checkpoint_io.list_checkpoints(config.parent / "checkpoint")
     return read_toml(config) if saved else None
 

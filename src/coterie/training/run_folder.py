@@ -8,12 +8,16 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from coterie.atomic import remove_unfinished, write_text
+from coterie.atomic import make_folders, remove_empty, remove_unfinished, write_text
+from coterie.data.sources.file_names import one_line
 from coterie.errors import BadRun
+from coterie.paths import expand
 
 _held: set[tuple[int, int] | None] = set()  # the locks of this process, which a record lock would give it twice
 
 LOG, EVALUATION, FACTS = "metrics.jsonl", "evaluation.json", "run.json"
+CONFIG, IMAGES, LOCK = "config.toml", "images.parquet", ".lock"
+WRITTEN_AT_START = (CONFIG, FACTS, IMAGES)
 
 
 @dataclass
@@ -70,9 +74,11 @@ class RunFolder:
         Raises:
             BadRun: another process has locked it, or it cannot be written to.
         """
-        self.path = Path(path)
+        self.path = expand(path)
         self._lock: int | None = None
         self._inode: tuple[int, int] | None = None
+        self._made: list[Path] = []
+        self._empty = False
         if not held:
             return
         if _inode(self.path / ".lock") in _held:  # before opening it: closing any descriptor would release the lock
@@ -80,13 +86,17 @@ class RunFolder:
         if self.path.exists() and not self.path.is_dir():
             raise BadRun(f"{self.path} is a file: --out names a folder")
         try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            self._lock = os.open(self.path / ".lock", os.O_CREAT | os.O_RDWR, 0o666)
+            self._made = make_folders(self.path)
+            self._empty = not any(self.path.iterdir())
+            self._lock = os.open(self.path / LOCK, os.O_CREAT | os.O_RDWR, 0o666)
         except OSError as error:
+            remove_empty(self._made)
             raise BadRun(f"cannot write to {self.path}: {error.strerror}; choose another --out") from error
         try:
             # a record lock is not inherited, unlike flock's, by loader workers that outlive a killed run
             fcntl.lockf(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if not os.path.samestat(os.fstat(self._lock), (self.path / LOCK).stat()):
+                raise FileNotFoundError("a process that was refused has just removed it")
         except OSError as error:
             os.close(self._lock)
             raise BadRun(f"{self.path} is in use by another process: wait for it, or choose another --out") from error
@@ -96,10 +106,15 @@ class RunFolder:
             remove_unfinished(folder)
 
     def close(self) -> None:
-        """Unlock the folder."""
-        if self._lock is not None:
-            os.close(self._lock)
-            _held.discard(self._inode)
+        """Unlock the folder. If nothing was trained in it, a new folder is removed again with its new parents."""
+        if self._lock is None:
+            return
+        if self._empty and {each.name for each in self.path.iterdir()} <= {LOCK, *WRITTEN_AT_START}:
+            for name in (*WRITTEN_AT_START, LOCK):
+                (self.path / name).unlink(missing_ok=True)
+            remove_empty(self._made)
+        os.close(self._lock)
+        _held.discard(self._inode)
 
     @property
     def checkpoints(self) -> Path:
@@ -109,7 +124,7 @@ class RunFolder:
     @property
     def config(self) -> Path:
         """The resolved settings."""
-        return self.path / "config.toml"
+        return self.path / CONFIG
 
     @property
     def model(self) -> Path:
@@ -119,7 +134,7 @@ class RunFolder:
     @property
     def images(self) -> Path:
         """The list of its images' files, by which a resumed run recognizes them."""
-        return self.path / "images.parquet"
+        return self.path / IMAGES
 
     @property
     def report(self) -> Path:
@@ -182,8 +197,8 @@ class RunFolder:
         write_text(self.checkpoints / "callbacks.json", json.dumps(asdict(done)) + "\n")
 
     def write_bad_images(self, bad: Iterable[tuple[str, str]]) -> None:
-        """List the images that could not be decoded, as name, tab and reason, in sorted order."""
-        lines = [f"{name}\t{reason}\n" for name, reason in sorted(bad)]
+        """List the images that could not be decoded, as name, tab and reason, in sorted order; a line break is escaped."""
+        lines = [f"{one_line(name)}\t{one_line(reason)}\n" for name, reason in sorted(bad)]
         if lines:
             write_text(self.path / "bad_images.txt", "".join(lines))
 

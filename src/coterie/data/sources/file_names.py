@@ -9,6 +9,7 @@ IMAGE_SUFFIXES = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".dib", ".gif", ".webp", ".avif", ".tif", ".tiff"),
     *(".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".j2k"),
 )
+_ESCAPES = {ord(each): each.encode("unicode_escape").decode() for each in "\t\n\v\f\r\x1c\x1d\x1e\x85\u2028\u2029"}
 _SUFFIXES = tuple(suffix.encode() for suffix in IMAGE_SUFFIXES)
 
 
@@ -20,6 +21,11 @@ def is_image_name(name: bytes) -> bool:
 def printable(name: bytes) -> str:
     r"""A file name as text that can always be printed and stored; bytes that are not UTF-8 become ``\xff``."""
     return name.decode("utf-8", "backslashreplace")
+
+
+def one_line(text: str) -> str:
+    r"""A name in a list with one entry per line: a line break becomes ``\n``, a tab ``\t``, a backslash stays as it is."""
+    return text.translate(_ESCAPES)
 
 
 class FileNames:

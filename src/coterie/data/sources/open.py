@@ -14,6 +14,7 @@ from coterie.data.sources.remote_parquet import open_remote_tables
 from coterie.data.sources.source import Concatenated, ImageSource
 from coterie.data.sources.tar import TarShards
 from coterie.errors import NoImages, UserError
+from coterie.paths import expand
 
 
 def open_source(*specs: str | os.PathLike[str]) -> ImageSource:
@@ -43,7 +44,7 @@ def absolute(spec: str) -> str:
     """A source by its absolute path, with ``~`` expanded, so that it can be opened from any folder; a URL as it is."""
     if is_remote(spec) or not spec:
         return spec
-    return os.path.abspath(Path(spec).expanduser())  # noqa: PTH100 -- resolve() would follow links
+    return os.path.abspath(expand(spec))  # noqa: PTH100 -- resolve() would follow links
 
 
 def _open(kind: str, paths: list[str]) -> Iterable[ImageSource]:
@@ -63,7 +64,7 @@ def _expand(spec: str) -> Iterator[tuple[str, str]]:
     if is_remote(spec):
         yield from _expand_remote(spec)
         return
-    spec = str(Path(spec).expanduser())
+    spec = str(expand(spec))
     if os.path.exists(spec):  # noqa: PTH110 -- pathlib's raises where a folder may not be entered
         yield _kind(spec) or _refuse(spec), spec
         return

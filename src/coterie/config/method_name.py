@@ -1,0 +1,38 @@
+"""Checks the name of a method; it imports no torch, so that a misspelt one is refused at once."""
+
+import glob
+import os
+from collections.abc import Collection
+
+from coterie.errors import BadConfig, did_you_mean
+from coterie.paths import expand
+
+
+def check_method_name(name: str | None, methods: Collection[str]) -> str:
+    """Check the first word of ``METHOD DATA``.
+
+    A word that is neither a method nor an existing source of images is a misspelt method; before an existing source, the method
+    is missing.
+
+    Args:
+        name: the word; None: there is none.
+        methods: the names of all methods.
+
+    Returns:
+        The name.
+
+    Raises:
+        BadConfig: it is not the name of a method.
+    """
+    if name is not None and name in methods:
+        return name
+    known = f"one of {', '.join(methods)}"
+    if name is None or names_a_source(name):
+        raise BadConfig(f"name a method before the images: {known}")
+    raise BadConfig(f"unknown method {name!r}{did_you_mean(name, methods) or f'; choose {known}'}")
+
+
+def names_a_source(spec: str) -> bool:
+    """Whether a word names images: an existing file or folder, a glob that matches something, or an address in a store."""
+    path = str(expand(spec))
+    return "://" in spec or os.path.lexists(path) or (glob.has_magic(path) and any(glob.iglob(path)))  # noqa: PTH207
