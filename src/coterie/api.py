@@ -129,7 +129,7 @@ def pretrain(
         data: folders, lists, globs, parquet files, tar shards; may be left out with ``config``.
         out: the run's folder.
         probe: labeled images for a kNN probe during training.
-        probe_test: labeled images to test the probe on; without it, every fifth of ``probe``.
+        probe_test: labeled images to test the probe on; without it, a random fifth of ``probe``.
         on_collapse: ``warn`` or ``stop`` when the run looks collapsed; None: what the settings say, by default ``warn``.
         early_stop: stop early when the label-free metrics plateau; None: what the settings say, by default not.
         callbacks: called during training, before the product's own label-free metrics, probes and report.
@@ -177,7 +177,7 @@ def evaluate(
     Args:
         run: a run's folder, or a ``model.safetensors``.
         train: labeled sources that the probes learn from.
-        test: labeled sources that the probes are tested on; if empty, every fifth image of ``train``.
+        test: labeled sources that the probes are tested on; if empty, a random fifth of ``train``, always the same.
         probes: any of ``knn``, ``linear``, ``linear_published``, ``clusters``, ``retrieval``, ``svm``, ``low_shot``,
             ``linear_images`` and ``finetune`` (``docs/evaluate.md``).
         logger: receives messages and progress.
@@ -207,7 +207,7 @@ def transfer(
 
     Args:
         run: a run's folder, or a ``model.safetensors``.
-        sets: by name, a labeled source, every fifth image of which is tested on, or a pair: to learn from, to test on.
+        sets: by name, a labeled source, a random fifth of which is tested on, or a pair: to learn from, to test on.
         probes: as of :func:`evaluate`.
         logger: receives messages and progress.
         options: as of :func:`evaluate`.

@@ -70,7 +70,7 @@ def pretrain(
     probe
         Labeled images for a kNN probe during training.
     probe_test
-        Labeled images to test the probe on; without it, every fifth of --probe.
+        Labeled images to test the probe on; without it, a random fifth of --probe.
     on_collapse
         What to do when the run looks collapsed: warn (and continue) or stop.
     early_stop
@@ -106,7 +106,7 @@ def evaluate(
     train
         Labeled images that the probes learn from.
     test
-        Labeled images to test the probes on; without it, every fifth image of TRAIN.
+        Labeled images to test the probes on; without it, a random fifth of TRAIN.
     probes
         Separated by commas: knn, linear, linear_published, clusters, retrieval, svm, low_shot, linear_images, finetune.
     """
@@ -128,7 +128,7 @@ def transfer(run: Path, /, *sets: str, probes: str = "linear", options: Evaluati
     run
         A run's folder, or a model.safetensors.
     sets
-        Each NAME=TRAIN, every fifth image of which is tested on, or NAME=TRAIN,TEST.
+        Each NAME=TRAIN, a random fifth of which is tested on, or NAME=TRAIN,TEST.
     probes
         As for evaluate, separated by commas.
     """

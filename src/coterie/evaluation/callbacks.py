@@ -22,7 +22,7 @@ from coterie.training.student import Student, predict_groups, preprocessing_of
 from coterie.types import Progress
 
 SAMPLED_IMAGES = 1000
-"""Label-free metrics are measured on so many images: the same at each snapshot, evenly spaced."""
+"""Label-free metrics are measured on so many images at most: a random sample, the same at each snapshot."""
 
 
 class LabelFreeCallback(Callback):
@@ -37,7 +37,7 @@ class LabelFreeCallback(Callback):
     name = "label_free"
 
     def __init__(self, config: PretrainConfig, source: ImageSource, runtime: Runtime) -> None:
-        """Measure a run of these settings, on a sample of its images."""
+        """Measure a run of these settings, on a random sample of its images."""
         self.config, self.runtime = config, runtime
         self.keeps_ended = config.run.early_stop
         self.sample = Subset(source, sample_indices(SAMPLED_IMAGES, source))

@@ -168,7 +168,7 @@ def _embed_sample(
     preprocessing: Preprocessing,
     runtime: Runtime,
 ) -> Embeddings | None:
-    """Embed images spread evenly over the source; None if none of them can be decoded."""
+    """Embed a random sample of the source; None if none of them can be decoded."""
     count = sample_size(len(source), preprocessing.size, runtime.device)
     positions = sample_indices(count, source)
     sample = Subset(source, positions, labels(source)[positions], source.classes)
