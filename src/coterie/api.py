@@ -268,11 +268,12 @@ def compare(runs: Sequence[str | Path], *, out: str | Path | None = None) -> Com
     return found
 
 
-def report(run: str | Path, *, device: str = "auto", logger: Logger | None = None) -> Path:
+def report(run: str | Path, *, images: Paths = (), device: str = "auto", logger: Logger | None = None) -> Path:
     """Rewrite a run's ``report.html`` from what its folder holds by now: later steps, probes, images.
 
     Args:
         run: a run's folder.
+        images: the run's images, if they have moved; without it, they are looked for where the run found them.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         logger: receives messages and progress.
 
@@ -280,9 +281,9 @@ def report(run: str | Path, *, device: str = "auto", logger: Logger | None = Non
         The page.
 
     Raises:
-        UserError: anything that the caller can fix, in one line.
+        UserError: anything that the caller can fix, in one line, such as images that are not found. The page is as it was then.
     """
-    return rewrite_report(run, runtime=Runtime.choose(device, logger=logger))
+    return rewrite_report(run, runtime=Runtime.choose(device, logger=logger), images=_strings(images))
 
 
 def embed(

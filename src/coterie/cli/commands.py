@@ -176,13 +176,15 @@ def compare(*runs: Path, out: Path | None = None) -> None:
     show(as_text(api.compare(runs, out=out)))
 
 
-def report(run: Path, /, *, device: str = "auto") -> None:
+def report(run: Path, /, *, images: Sources = (), device: str = "auto") -> None:
     """Rewrite a run's report.html from what its folder holds by now.
 
     Parameters
     ----------
     run
         A run's folder.
+    images
+        The run's images, if they have moved; without it, they are looked for where the run found them.
     device
         auto, cpu, cuda or cuda:N.
     """
@@ -190,7 +192,7 @@ def report(run: Path, /, *, device: str = "auto") -> None:
     from coterie.cli.terminal import Terminal
 
     with closing(Terminal()) as terminal:
-        page = api.report(run, device=device, logger=terminal)
+        page = api.report(run, images=images, device=device, logger=terminal)
     show(f"open {page} in a browser")
 
 

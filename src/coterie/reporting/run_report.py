@@ -12,13 +12,13 @@ from coterie.config.hardware import Runtime
 from coterie.config.schema import PretrainConfig
 from coterie.config.toml import to_toml
 from coterie.data.loading.center_crop import Preprocessing
-from coterie.data.sources.open import open_source
 from coterie.data.sources.source import ImageSource, Subset, labels, sample_indices
 from coterie.embedding.embed import Embeddings, embed_source
-from coterie.errors import NoImages, UserError
+from coterie.errors import NoImages
 from coterie.reporting.embedding_map import MAX_MAP_POINTS
 from coterie.reporting.gallery import GroupAssignment
 from coterie.reporting.pictures import report_pictures
+from coterie.reporting.run_images import find_images, not_found
 from coterie.reporting.report_page import Report, write_report
 from coterie.reporting.tables import probe_tables
 from coterie.training.environment import environment
@@ -36,7 +36,7 @@ WHOLE_SIZE = 64  # pixels; of larger images, fewer are embedded on a CPU, in pro
 def report_run(
     folder: Path,
     config: PretrainConfig,
-    source: ImageSource | None,
+    source: ImageSource,
     network: nn.Module,
     preprocessing: Preprocessing,
     runtime: Runtime,
@@ -50,7 +50,7 @@ def report_run(
     Args:
         folder: the run's folder.
         config: its settings.
-        source: its images; None: they are gone, and the page has no pictures.
+        source: its images.
         network: the backbone.
         preprocessing: how images are prepared for it.
         runtime: where and how to compute; its logger receives the progress of the embedding.
@@ -60,19 +60,17 @@ def report_run(
     """
     records = read_records(folder)
     facts, log, pictures = records.facts, records.log, None
-    if source is not None:
-        if embeddings is None:
-            embeddings = _embed_sample(source, network, preprocessing, runtime)
-        if embeddings is not None:
-            pictures = report_pictures(
-                embeddings, source, preprocessing, partial(gallery_groups, student) if student is not None else None
-            )
+    if embeddings is None:
+        embeddings = _embed_sample(source, network, preprocessing, runtime)
+    if embeddings is not None:
+        assign = partial(gallery_groups, student) if student is not None else None
+        pictures = report_pictures(embeddings, source, preprocessing, assign)
     write_report(
         folder / "report.html",
         Report(
             title=f"{config.method} on {', '.join(Path(each).name for each in config.data)}",
             answer=verdict(log),
-            summary=_summary(config, facts.get("images") or (None if source is None else len(source)), log),
+            summary=_summary(config, facts.get("images") or len(source), log),
             metrics=log,
             warnings=[{"step": None, "message": text} for text in (*remarks, *records.remarks)],
             map=pictures.map if pictures else None,
@@ -89,35 +87,37 @@ def rewrite_report(
     folder: str | Path,
     *,
     runtime: Runtime,
+    images: Sequence[str] = (),
     embeddings: Embeddings | None = None,
 ) -> Path:
     """Rewrite the ``report.html`` of a run from the present contents of its folder and its images.
 
     Args:
         folder: of a run that has a checkpoint, whether it is finished or not.
-        runtime: where images are embedded; its logger is warned if they are gone, and the page is without pictures.
+        runtime: where images are embedded; its logger is warned if their number has changed.
+        images: where the run's images are now, if they have moved (:func:`coterie.reporting.run_images.find_images`).
         embeddings: of the run's images by its backbone, if they are at hand; else a sample is embedded.
 
     Returns:
         The page.
 
     Raises:
-        UserError: no run's folder, or no whole checkpoint in it.
+        UserError: no run's folder, no whole checkpoint in it, or its images are not found. The page is as it was then.
     """
-    folder, logger = Path(folder), runtime.logger
+    folder = Path(folder)
     saved = load_run(folder, runtime.device)
     config, student, remarks = saved.config, saved.student, list(saved.remarks)
-    source: ImageSource | None = None
-    try:
-        source = open_source(*config.data)
-        if len(source) != saved.images:
-            remarks.append(f"the run saw {saved.images} images, and there are {len(source)} now")
-            embeddings = None
-    except UserError as error:
-        remarks.append(f"the page is without pictures: {error}")
+    source = find_images(folder, config.data, read_records(folder).facts, images)
+    if len(source) != saved.images:
+        remarks.append(f"the run saw {saved.images} images, and there are {len(source)} now")
+        embeddings = None
     for line in remarks:
-        logger.warning(line)
+        runtime.logger.warning(line)
     network, look = student.encoder.backbone, saved.preprocessing
+    if embeddings is None:
+        embeddings = _embed_sample(source, network, look, runtime)
+        if embeddings is None:
+            raise not_found(folder, f"none of a sample of {len(source)} can be read")
     kept = {"student": student, "embeddings": embeddings, "remarks": remarks}
     report_run(folder, config, source, network, look, runtime, **kept)  # type: ignore[arg-type]
     return folder / "report.html"
@@ -182,6 +182,5 @@ def _embed_sample(
     return Embeddings(positions[found.index], found.rows, found.labels, found.bad)
 
 
-def _summary(config: PretrainConfig, images: int | None, log: Sequence[dict[str, Any]]) -> tuple[str, ...]:
-    count = f"{images:,} images, " if images else ""
-    return (f"{count}{config.backbone.name}, {config.epochs} epochs, batch {config.batch_size}.",)
+def _summary(config: PretrainConfig, images: int, log: Sequence[dict[str, Any]]) -> tuple[str, ...]:
+    return (f"{images:,} images, {config.backbone.name}, {config.epochs} epochs, batch {config.batch_size}.",)
