@@ -19,8 +19,8 @@ from coterie.errors import BadRun, UserError
 from coterie.exporting.backbone_file import load_backbone
 from coterie.grouping.loss import cosine_scores
 from coterie.logger import NullLogger
-from coterie.reporting.run_report import gallery_groups, report_run, rewrite_report, sample_size
 from coterie.reporting.run_images import ABSOLUTE_PATHS
+from coterie.reporting.run_report import gallery_groups, report_run, rewrite_report, sample_size
 from coterie.training import checkpoint_io
 from coterie.training.build import build_student
 from coterie.training.environment import environment
@@ -129,7 +129,7 @@ def test_images_that_are_not_found_leave_the_page_as_it_was(
 def test_images_of_which_none_can_be_read_leave_the_page_as_it_was(copy: Path, tmp_path: Path) -> None:
     (tmp_path / "list.txt").write_text("gone/1.png\ngone/2.png\n")
     moved(copy, str(tmp_path / "list.txt"))
-    with pytest.raises(UserError, match="none of a sample of 2 can be read.*--images PATH"):
+    with pytest.raises(UserError, match=r"none of a sample of 2 can be read.*--images PATH"):
         coterie.report(copy)
     assert (copy / "report.html").read_text() == "old"
 

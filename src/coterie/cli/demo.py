@@ -16,8 +16,8 @@ from coterie.atomic import writing
 from coterie.config.toml import from_dict, read_toml, to_toml
 from coterie.data.loading.center_crop import Preprocessing
 from coterie.data.sources.builtin_photos import PHOTOGRAPHS, PhotoPatches, photo_patches
-from coterie.embedding.embed import Embeddings, embed_source
 from coterie.data.sources.source import random_positions
+from coterie.embedding.embed import Embeddings, embed_source
 from coterie.evaluation.labeled_data import LabeledPair, labeled_pair
 from coterie.evaluation.probes.knn import knn
 from coterie.exporting.backbone_file import load_backbone

@@ -13,9 +13,7 @@ ABSOLUTE_PATHS = "data_absolute"
 """The fact in ``run.json`` that says where the images were when the run started; older runs have none."""
 
 
-def find_images(
-    folder: Path, data: Sequence[str], facts: Mapping[str, Any], images: Sequence[str] = ()
-) -> ImageSource:
+def find_images(folder: Path, data: Sequence[str], facts: Mapping[str, Any], images: Sequence[str] = ()) -> ImageSource:
     """Open the images of a run: where they were when it started, or else the paths of its settings, from here.
 
     Args:

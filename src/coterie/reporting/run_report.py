@@ -12,18 +12,21 @@ from coterie.config.hardware import Runtime
 from coterie.config.schema import PretrainConfig
 from coterie.config.toml import to_toml
 from coterie.data.loading.center_crop import Preprocessing
+from coterie.data.sources.open import open_source
 from coterie.data.sources.source import ImageSource, Subset, labels, sample_indices
 from coterie.embedding.embed import Embeddings, embed_source
-from coterie.errors import NoImages
+from coterie.errors import NoImages, UserError
+from coterie.evaluation.callbacks import SAMPLED_IMAGES
+from coterie.evaluation.low_rank import low_rank_warning
 from coterie.reporting.embedding_map import MAX_MAP_POINTS
 from coterie.reporting.gallery import GroupAssignment
 from coterie.reporting.pictures import report_pictures
-from coterie.reporting.run_images import find_images, not_found
 from coterie.reporting.report_page import Report, write_report
+from coterie.reporting.run_images import find_images, not_found
 from coterie.reporting.tables import probe_tables
+from coterie.reporting.verdict import chance_accuracy, sample_accuracy, verdict
 from coterie.training.environment import environment
 from coterie.training.loaded_run import load_run
-from coterie.training.monitor import LARGEST_LOSS, SMALLEST_SPREAD
 from coterie.training.run_folder import read_records
 from coterie.training.student import Student, assigned_groups, preprocessing_of
 
@@ -45,7 +48,7 @@ def report_run(
     embeddings: Embeddings | None = None,
     remarks: Sequence[str] = (),
 ) -> None:
-    """Write a run's ``report.html``: a verdict, the curves, the probes, a map, and groups and neighbors of some images.
+    """Write a run's ``report.html``: how good the features are, curves, probes, a map, and groups and neighbors of images.
 
     Args:
         folder: the run's folder.
@@ -60,19 +63,34 @@ def report_run(
     """
     records = read_records(folder)
     facts, log, pictures = records.facts, records.log, None
+    images = facts.get("images") or len(source)
     if embeddings is None:
         embeddings = _embed_sample(source, network, preprocessing, runtime)
     if embeddings is not None:
         assign = partial(gallery_groups, student) if student is not None else None
         pictures = report_pictures(embeddings, source, preprocessing, assign)
+    width = embeddings.rows.shape[1] if embeddings is not None else 0
+    measured = min(images, SAMPLED_IMAGES)
+    sample = sample_accuracy(embeddings) if embeddings is not None else None
+    unlogged = _unlogged_low_rank(config, log, width, measured)
+    found = verdict(
+        log,
+        records.evaluation,
+        sample=sample,
+        chance=_probe_chance(config),
+        width=width,
+        images=measured,
+        warned=bool(unlogged),
+    )
+    remarks = [*remarks, *records.remarks, *unlogged]
     write_report(
         folder / "report.html",
         Report(
             title=f"{config.method} on {', '.join(Path(each).name for each in config.data)}",
-            answer=verdict(log),
-            summary=_summary(config, facts.get("images") or len(source), log),
+            answer=found.answer,
+            summary=(*found.details, _summary(config, images)),
             metrics=log,
-            warnings=[{"step": None, "message": text} for text in (*remarks, *records.remarks)],
+            warnings=[{"step": None, "message": text} for text in remarks],
             map=pictures.map if pictures else None,
             galleries=pictures.galleries if pictures else (),
             tables=probe_tables(records.evaluation),
@@ -136,24 +154,6 @@ def sample_size(images: int, size: int, device: torch.device | str) -> int:
     return min(most, images)
 
 
-def verdict(records: Sequence[dict[str, Any]]) -> str:
-    """One sentence on how the run went, from the last line of its log and its last probe."""
-    last = next((record for record in reversed(records) if "loss" in record), None)
-    if last is None:
-        return "Nothing was logged."
-    figures = (
-        f"loss {last['loss']:.2f} ({last['loss_over_ln_k']:.2f} of ln K), {last['groups_used']} of {last['groups']} groups "
-        f"used, spread {last['spread']:.2f}"
-    )
-    if any("warning" in record for record in records):
-        return f"The run was warned of: see below ({figures})."
-    if last["spread"] < SMALLEST_SPREAD or last["loss_over_ln_k"] > LARGEST_LOSS:
-        return f"It has not learned to tell images apart yet ({figures})."
-    knn = next((record["knn"] for record in reversed(records) if "knn" in record), None)
-    accuracy = f" kNN of the last probe: {knn['k20_t0.07_top1']:.1f} % (k = 20)." if knn else ""
-    return f"No sign of collapse: {figures}.{accuracy}"
-
-
 def gallery_groups(student: Student, rows: Tensor) -> GroupAssignment | None:
     """The group of the first head for each embedding; None where the method has no lasting groups."""
     nearest = assigned_groups(student, rows)
@@ -182,5 +182,28 @@ def _embed_sample(
     return Embeddings(positions[found.index], found.rows, found.labels, found.bad)
 
 
-def _summary(config: PretrainConfig, images: int, log: Sequence[dict[str, Any]]) -> tuple[str, ...]:
-    return (f"{images:,} images, {config.backbone.name}, {config.epochs} epochs, batch {config.batch_size}.",)
+def _unlogged_low_rank(
+    config: PretrainConfig, log: Sequence[dict[str, Any]], width: int, images: int
+) -> tuple[str, ...]:
+    """The warning of a low rank that the log of a run lacks if an earlier version trained it."""
+    looks = [line for line in log if "label_free" in line]
+    if not looks or any("warning" in line for line in looks):
+        return ()
+    text = low_rank_warning(log, width, images, last=looks[-1].get("epoch") == config.epochs - 1)
+    return () if text is None else (text,)
+
+
+def _probe_chance(config: PretrainConfig) -> float | None:
+    """The accuracy of guessing in the probe during training; None without a probe, or if its images are gone."""
+    if config.probe is None:
+        return None
+    try:
+        found = labels(open_source(*(config.probe.test or config.probe.train)))
+    except UserError:
+        return None
+    known = torch.from_numpy(found[found >= 0])
+    return chance_accuracy(known) if len(known) else None
+
+
+def _summary(config: PretrainConfig, images: int) -> str:
+    return f"{images:,} images, {config.backbone.name}, {config.epochs} epochs, batch {config.batch_size}."

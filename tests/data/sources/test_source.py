@@ -118,7 +118,9 @@ def test_each_source_prefetches_its_part_of_a_range():
     assert second.prefetched == [(0, 1), (0, 2), (0, 2)]
 
 
-@pytest.mark.parametrize(("count", "total"), [(0, 0), (0, 10), (1, 1), (3, 10), (5, 10), (7, 10), (20, 10), (1000, 10**12)])
+@pytest.mark.parametrize(
+    ("count", "total"), [(0, 0), (0, 10), (1, 1), (3, 10), (5, 10), (7, 10), (20, 10), (1000, 10**12)]
+)
 def test_random_positions_are_distinct_sorted_and_always_the_same(count: int, total: int):
     drawn = random_positions(count, total).tolist()
     assert len(drawn) == min(count, total)

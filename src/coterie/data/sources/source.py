@@ -219,9 +219,9 @@ def random_positions(count: int, total: int, stream: int = 0) -> Int[np.ndarray,
 def sample_indices(count: int, source: ImageSource) -> Int[np.ndarray, " n"]:
     """A random sample of the images of a source, in ascending order and always the same.
 
-    Each image is equally likely. From a remote source of more than `SAMPLED_SHARDS` shards, so many of these are drawn, a longer
-    one more likely, and equally many random images of each, because any other image may require fetching another whole shard.
-    If one block of each of these shards is enough, the images are those of a random one.
+    Each image is equally likely. From a remote source of more than `SAMPLED_SHARDS` shards, so many shards are drawn, longer
+    ones more likely, and equally many random images of each, because any other image may require fetching another whole
+    shard. Where one block of a shard is enough, its images are from a random block.
 
     Args:
         count: Number of images; fewer are returned if the source or the drawn shards have fewer.
