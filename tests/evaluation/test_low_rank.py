@@ -37,7 +37,7 @@ def test_some_snapshots_in_a_row_or_the_last_one(ranks: tuple[float, ...], last:
     assert (text is not None) == warned
     if text is not None:
         assert f"only about {ranks[-1]:.1f} of 128 directions" in text
-        assert "Try " in text
+        assert "learning_rate.peak" in text
         assert "\n" not in text
 
 

@@ -70,15 +70,43 @@ def test_it_is_written_again_from_the_folder_alone(copy: Path) -> None:
         "61.5",
         "72 images, by t-SNE",
         "Nearest neighbors",
+        "Accuracy on labeled images: linear classifier 61.5",
     ):
         assert words in page
     assert "of 8 groups contain at least one of 72 images" in page
     assert 'class="spot k' in page
 
 
+def test_a_low_rank_that_an_earlier_version_did_not_warn_of_is_on_the_page(copy: Path) -> None:
+    lines = [json.loads(line) for line in (copy / "metrics.jsonl").read_text().splitlines()]
+    for line in lines:
+        if "label_free" in line:
+            line["label_free"]["effective_rank"] = 1.2
+    (copy / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    coterie.report(copy)
+    page = (copy / "report.html").read_text()
+    assert "the features vary along only about 1.2 of 64 directions" in page
+    assert "The run was warned of: see below." in page
+    assert "No sign of collapse" not in page
+
+
+def test_the_page_leads_with_the_accuracy_of_the_run_s_probe(run: Path, copy: Path) -> None:
+    images = run.parent / "patches.parquet"
+    config = (copy / "config.toml").read_text()
+    (copy / "config.toml").write_text(config + f'\n[probe]\ntrain = ["{images}"]\n')
+    with (copy / "metrics.jsonl").open("a") as log:
+        log.write(json.dumps({"step": 3, "epoch": 0, "knn": {"k20_t0.07_top1": 84.06}}) + "\n")
+    coterie.report(copy)
+    page = (copy / "report.html").read_text()
+    answer = page[page.index('class="answer"') :].partition("</p>")[0]
+    assert "Accuracy on labeled images: kNN 84.1\u00a0% (chance 5.6\u00a0%)." in answer
+
+
 def test_the_page_is_the_same_each_time(copy: Path) -> None:
     pages = [rewrite_report(copy, runtime=Runtime()).read_text() for _ in range(2)]
     assert pages[0] == pages[1]
+    assert "The labels of 72 images, which training never saw, are predicted from their nearest neighbors" in pages[0]
+    assert "(chance 5.6" in pages[0]
 
 
 def test_embeddings_that_are_at_hand_are_taken_and_those_that_are_no_numbers_counted(copy: Path) -> None:

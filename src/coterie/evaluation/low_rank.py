@@ -21,9 +21,9 @@ def is_low_rank(rank: float, width: int, images: int) -> bool:
 def describe_low_rank(rank: float, width: int) -> str:
     """Say that the rank is low, what this means, and what to change."""
     return (
-        f"the features vary along only about {rank:.1f} of {width} directions (effective rank): what one of them says "
-        "outweighs all others. Try a lower learning_rate.peak or more epochs; simclr and smog spread wider than swav and "
-        "deepcluster_v2 in short runs. If you use the features as they are, scale each to unit length (docs/evaluate.md)"
+        f"the features vary along only about {rank:.1f} of {width} directions (effective rank): one direction outweighs all "
+        "others. In short runs simclr and smog spread wider than swav and deepcluster_v2; a lower learning_rate.peak helps a "
+        "little. Scale features to unit length before you cluster or compare them (docs/pretrain.md)"
     )
 
 
