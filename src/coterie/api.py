@@ -139,7 +139,7 @@ def pretrain(
         data: folders, lists, globs, parquet files, tar shards; may be left out with ``config``.
         out: the run's folder.
         probe: labeled images for a kNN probe during training.
-        probe_test: labeled images to test the probe on; without it, every fifth of ``probe``.
+        probe_test: labeled images to test the probe on; without it, a random fifth of ``probe``.
         on_collapse: ``warn`` or ``stop`` when the run looks collapsed; None: what the settings say, by default ``warn``.
         early_stop: stop early when the label-free metrics plateau; None: what the settings say, by default not.
         callbacks: called during training, before the product's own label-free metrics, probes and report.
@@ -189,7 +189,7 @@ def evaluate(
     Args:
         run: a run's folder, or a ``model.safetensors``.
         train: labeled sources that the probes learn from.
-        test: labeled sources that the probes are tested on; if empty, every fifth image of ``train``.
+        test: labeled sources that the probes are tested on; if empty, a random fifth of ``train``, always the same.
         probes: any of ``knn``, ``linear``, ``linear_published``, ``clusters``, ``retrieval``, ``svm``, ``low_shot``,
             ``linear_images`` and ``finetune`` (``docs/evaluate.md``).
         logger: receives messages and progress; None: they are shown.
@@ -222,7 +222,7 @@ def transfer(
 
     Args:
         run: a run's folder, or a ``model.safetensors``.
-        sets: by name, a labeled source, every fifth image of which is tested on, or a pair: to learn from, to test on.
+        sets: by name, a labeled source, a random fifth of which is tested on, or a pair: to learn from, to test on.
         probes: as of :func:`evaluate`.
         logger: receives messages and progress; None: they are shown.
         quiet: show nothing.
@@ -286,11 +286,19 @@ def compare(runs: Sequence[str | Path], *, out: str | Path | None = None) -> Com
     return found
 
 
-def report(run: str | Path, *, device: str = "auto", logger: Logger | None = None, quiet: bool = False) -> Path:
+def report(
+    run: str | Path,
+    *,
+    images: Paths = (),
+    device: str = "auto",
+    logger: Logger | None = None,
+    quiet: bool = False,
+) -> Path:
     """Rewrite a run's ``report.html`` from what its folder holds by now: later steps, probes, images.
 
     Args:
         run: a run's folder.
+        images: the run's images, if they have moved; without it, they are looked for where the run found them.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         logger: receives messages and progress; None: they are shown.
         quiet: show nothing.
@@ -299,10 +307,10 @@ def report(run: str | Path, *, device: str = "auto", logger: Logger | None = Non
         The page.
 
     Raises:
-        UserError: anything that the caller can fix, in one line.
+        UserError: anything that the caller can fix, in one line, such as images that are not found. The page is as it was then.
     """
     with session(logger, quiet) as logger:
-        return rewrite_report(run, runtime=Runtime.choose(device, logger=logger))
+        return rewrite_report(run, runtime=Runtime.choose(device, logger=logger), images=path_strings(images))
 
 
 def embed(

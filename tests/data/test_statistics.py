@@ -11,7 +11,7 @@ from coterie.data.sources import tar_index
 from coterie.data.sources.arrays import Arrays
 from coterie.data.sources.open import open_source
 from coterie.data.sources.remote_parquet import RemoteTable
-from coterie.data.sources.source import SAMPLED_SHARDS
+from coterie.data.sources.source import SAMPLED_SHARDS, random_positions
 from coterie.data.statistics import measure
 from coterie.errors import NoImages
 from tests.data.store import png, tar
@@ -42,12 +42,23 @@ def test_large_images_are_measured_on_a_grid():
     assert (found.bits, found.channels) == (16, 1)
 
 
-def test_the_sample_is_evenly_spaced_and_always_the_same():
+def test_the_sample_is_random_and_always_the_same():
     images = [np.full((4, 4, 3), value, np.uint8) for value in range(200)]
     found = measure(Arrays(images), limit=10)
-    np.testing.assert_allclose(found.mean[0], np.mean(range(0, 200, 20)) / 255)
+    np.testing.assert_allclose(found.mean[0], random_positions(10, 200).mean() / 255)
     assert found.sampled == 10
     assert found == measure(Arrays(images), limit=10)
+
+
+@pytest.mark.parametrize("cameras", [2, 3, 4, 5, 10])
+def test_alternating_cameras_have_an_equal_share_of_the_statistics(cameras):
+    images = [np.full((2, 2, 3), 200 * (number % cameras == 0), np.uint8) for number in range(2000)]
+    assert measure(Arrays(images)).mean[0] == pytest.approx(200 / 255 / cameras, rel=0.15)
+
+
+def test_alternating_gray_and_color_images_are_color():
+    images = [np.zeros((2, 2, 1 if number % 10 < 9 else 3), np.uint8) for number in range(1000)]
+    assert measure(Arrays(images)).channels == 3
 
 
 def test_a_single_color_has_a_standard_deviation_above_zero():
@@ -128,7 +139,7 @@ def test_measuring_remote_tables_reads_one_row_group_of_some(tmp_path, cache, mo
     source = open_source(tables(tmp_path, 20))
     found = measure(source)
     assert len(read) == len(set(read)) == SAMPLED_SHARDS
-    assert {number for _, number in read} == {0}
+    assert {number for _, number in read} == {0, 1}
     assert copies(cache) == []
     assert (found.sampled, found.bad, found.channels, found.median_size) == (160, 0, 3, (16, 16))
     np.testing.assert_allclose(found.mean, [0.5] * 3, atol=0.01)

@@ -10,7 +10,10 @@ import coterie
 from coterie.cli.demo import write_patches
 from coterie.data.sources.builtin_photos import photo_patches
 from coterie.errors import BadConfig
+from coterie.evaluation import low_rank
 from coterie.evaluation.model_selection import snapshot_records
+from coterie.logger import NullLogger
+from coterie.training.run_folder import read_log
 
 SETTINGS = (
     "views.crops.0.size=16 views.crops.1.size=8 views.crops.1.count=2 backbone.width=0.125 groups.counts=[20] run.threads=1 "
@@ -81,6 +84,34 @@ def test_a_run_that_has_ceased_to_move_ends_if_asked_and_goes_on_if_not(images: 
     further = go()
     assert further[-1]["step"] == 39
     assert len(snapshot_records(further)) == 10
+
+
+class Hearing(NullLogger):
+    def __init__(self) -> None:
+        self.warned: list[str] = []
+
+    def warning(self, text: str) -> None:
+        self.warned.append(text)
+
+
+@pytest.mark.parametrize("snapshots", [6, 2])
+def test_features_along_few_directions_are_warned_of_once_during_the_run_and_on_its_page(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, snapshots: int
+) -> None:
+    monkeypatch.setattr(low_rank, "SMALLEST_RANK", 1000.0)
+    logger, settings = Hearing(), [*SETTINGS, f"run.snapshots={snapshots}"]
+    run = coterie.pretrain(
+        "swav", images, out=tmp_path / "run", epochs=6, batch_size=16, settings=settings, logger=logger
+    )
+    looks = [line for line in read_log(run) if "label_free" in line]
+    assert [line["epoch"] + 1 for line in looks if "warning" in line] == [3 if snapshots == 6 else 6]
+    (text,) = {line["warning"] for line in looks if "warning" in line}
+    assert "directions (effective rank)" in text
+    assert logger.warned == [text]
+    page = (run / "report.html").read_text()
+    assert text in page
+    assert "The run was warned of" in page
+    assert "No sign of collapse" not in page
 
 
 def test_staleness_needs_looks(images: Path, tmp_path: Path) -> None:

@@ -1,10 +1,12 @@
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
+from coterie.data.sources.source import random_positions
 from coterie.errors import UserError
-from coterie.evaluation.labeled_data import labeled_pair
+from coterie.evaluation.labeled_data import held_out_fifth, labeled_pair
 
 
 def folder(root: Path, **classes: int) -> tuple[str]:
@@ -20,6 +22,10 @@ def labels(source) -> list[str]:
     return [source.classes[source.label(i)] for i in range(len(source))]
 
 
+def names(source) -> list[str]:
+    return [source.name(i) for i in range(len(source))]
+
+
 def test_classes_are_matched_by_name_and_unknown_ones_left_out_with_a_remark(tmp_path: Path) -> None:
     pair = labeled_pair(folder(tmp_path / "a", cat=2, dog=3), folder(tmp_path / "b", ant=2, dog=1))
     assert labels(pair.train) == ["cat", "cat", "dog", "dog", "dog"]
@@ -28,10 +34,35 @@ def test_classes_are_matched_by_name_and_unknown_ones_left_out_with_a_remark(tmp
     assert pair.remarks == ("2 images of TEST are left out: TRAIN has no image of their class",)
 
 
-def test_without_a_test_source_every_fifth_image_is_for_testing(tmp_path: Path) -> None:
-    pair = labeled_pair(folder(tmp_path / "a", cat=6, dog=6), ())
-    assert [pair.test.name(i) for i in range(len(pair.test))] == ["cat/04.png", "dog/03.png"]
-    assert len(pair.train) == 10
+def test_without_a_test_source_a_random_fifth_is_for_testing_always_the_same(tmp_path: Path) -> None:
+    spec = folder(tmp_path / "a", cat=20, dog=20)
+    pairs = [labeled_pair(spec, ()) for _ in range(2)]
+    tested, trained = ([names(getattr(pair, part)) for pair in pairs] for part in ("test", "train"))
+    assert tested[0] == tested[1]
+    assert (len(tested[0]), len(trained[0])) == (8, 32)
+    assert sorted(tested[0] + trained[0]) == sorted(f"{name}/{n:02}.png" for name in ("cat", "dog") for n in range(20))
+    assert [labels(pairs[0].test)[i] for i in range(8)] == [name[:3] for name in tested[0]]
+
+
+@pytest.mark.parametrize("period", [2, 4, 5, 10, 25])
+def test_a_fifth_of_alternating_classes_has_a_fair_share_of_each(period: int) -> None:
+    numbers = np.arange(2000) % period
+    held = held_out_fifth(numbers)
+    shares = np.bincount(numbers[held], minlength=period) / 400
+    assert held.sum() == 400
+    assert abs(shares - 1 / period).max() < 4 * (1 / period * (1 - 1 / period) / 400) ** 0.5
+
+
+def test_every_class_keeps_an_image_for_training() -> None:
+    numbers = np.repeat(np.arange(300), 2)
+    held = held_out_fifth(numbers)
+    assert set(numbers[~held].tolist()) == set(range(300))
+    drawn = np.zeros(600, dtype=bool)
+    drawn[random_positions(120, 600)] = True
+    assert 0 < (drawn & ~held).sum() < 30  # some were drawn together; the first of them is given back
+    assert not (held & ~drawn).any()
+    with pytest.raises(UserError, match="no class of TRAIN has an image to spare for testing: name test images"):
+        held_out_fifth(np.arange(5))
 
 
 @pytest.mark.parametrize(("test", "said"), [({"ant": 2}, "shares no class"), (None, "fewer than 5")])

@@ -15,10 +15,11 @@ from coterie.config.toml import from_dict, read_toml
 from coterie.data.sources.builtin_photos import photo_patches
 from coterie.data.sources.open import open_source
 from coterie.embedding.embed import embed_source
-from coterie.errors import BadRun
+from coterie.errors import BadRun, UserError
 from coterie.exporting.backbone_file import load_backbone
 from coterie.grouping.loss import cosine_scores
 from coterie.logger import NullLogger
+from coterie.reporting.run_images import ABSOLUTE_PATHS
 from coterie.reporting.run_report import gallery_groups, report_run, rewrite_report, sample_size
 from coterie.training import checkpoint_io
 from coterie.training.build import build_student
@@ -69,15 +70,43 @@ def test_it_is_written_again_from_the_folder_alone(copy: Path) -> None:
         "61.5",
         "72 images, by t-SNE",
         "Nearest neighbors",
+        "Accuracy on labeled images: linear classifier 61.5",
     ):
         assert words in page
     assert "of 8 groups contain at least one of 72 images" in page
     assert 'class="spot k' in page
 
 
+def test_a_low_rank_that_an_earlier_version_did_not_warn_of_is_on_the_page(copy: Path) -> None:
+    lines = [json.loads(line) for line in (copy / "metrics.jsonl").read_text().splitlines()]
+    for line in lines:
+        if "label_free" in line:
+            line["label_free"]["effective_rank"] = 1.2
+    (copy / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    coterie.report(copy)
+    page = (copy / "report.html").read_text()
+    assert "the features vary along only about 1.2 of 64 directions" in page
+    assert "The run was warned of: see below." in page
+    assert "No sign of collapse" not in page
+
+
+def test_the_page_leads_with_the_accuracy_of_the_run_s_probe(run: Path, copy: Path) -> None:
+    images = run.parent / "patches.parquet"
+    config = (copy / "config.toml").read_text()
+    (copy / "config.toml").write_text(config + f'\n[probe]\ntrain = ["{images}"]\n')
+    with (copy / "metrics.jsonl").open("a") as log:
+        log.write(json.dumps({"step": 3, "epoch": 0, "knn": {"k20_t0.07_top1": 84.06}}) + "\n")
+    coterie.report(copy)
+    page = (copy / "report.html").read_text()
+    answer = page[page.index('class="answer"') :].partition("</p>")[0]
+    assert "Accuracy on labeled images: kNN 84.1\u00a0% (chance 5.6\u00a0%)." in answer
+
+
 def test_the_page_is_the_same_each_time(copy: Path) -> None:
     pages = [rewrite_report(copy, runtime=Runtime()).read_text() for _ in range(2)]
     assert pages[0] == pages[1]
+    assert "The labels of 72 images, which training never saw, are predicted from their nearest neighbors" in pages[0]
+    assert "(chance 5.6" in pages[0]
 
 
 def test_embeddings_that_are_at_hand_are_taken_and_those_that_are_no_numbers_counted(copy: Path) -> None:
@@ -93,26 +122,74 @@ def test_embeddings_that_are_at_hand_are_taken_and_those_that_are_no_numbers_cou
     assert "t-SNE" not in page
 
 
-def test_without_the_images_there_is_a_page_without_pictures(copy: Path) -> None:
-    text = (copy / "config.toml").read_text()
-    (copy / "config.toml").write_text(text.replace("patches.parquet", "gone.parquet"))
-    logger = Hearing()
-    rewrite_report(copy, runtime=Runtime(logger=logger))
-    page = (copy / "report.html").read_text()
-    assert "<img" not in page
-    assert "Curves" in page
-    assert "gone.parquet: no such file" in page
-    assert len(logger.warned) == 1
-    assert "without pictures" in logger.warned[0]
+def moved(copy: Path, data: str, **facts: object) -> None:
+    """Let the settings of a run name other images, and its run.json other facts."""
+    known = from_dict(read_toml(copy / "config.toml")).data[0]
+    (copy / "config.toml").write_text((copy / "config.toml").read_text().replace(known, data))
+    kept = json.loads((copy / "run.json").read_text())
+    (copy / "run.json").write_text(json.dumps({key: kept[key] for key in kept if key != ABSOLUTE_PATHS} | facts))
+
+
+def test_images_that_are_not_found_leave_the_page_as_it_was(
+    copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    places = [f"{tmp_path}/elsewhere/gone.parquet: no such file or folder"]
+    for facts in ({}, {ABSOLUTE_PATHS: "damaged"}, {ABSOLUTE_PATHS: ["/old/gone.parquet"]}):
+        moved(copy, "gone.parquet", **facts)
+        before = {path: path.stat().st_mtime_ns for path in copy.rglob("*")}
+        if facts.get(ABSOLUTE_PATHS) == ["/old/gone.parquet"]:
+            places.insert(0, "/old/gone.parquet: no such file or folder")
+        with pytest.raises(UserError) as caught:
+            coterie.report(copy)
+        assert str(caught.value) == (
+            f"the images of {copy} were not found ({'; '.join(places)}): say where they are with --images PATH. "
+            "Nothing was written"
+        )
+        assert {path: path.stat().st_mtime_ns for path in copy.rglob("*")} == before
+    (tmp_path / "elsewhere" / "gone.parquet").mkdir()
+    with pytest.raises(UserError, match=r"no image in this folder.*: say where they are with --images"):
+        coterie.report(copy)
+    assert (copy / "report.html").read_text() == "old"
+
+
+def test_images_of_which_none_can_be_read_leave_the_page_as_it_was(copy: Path, tmp_path: Path) -> None:
+    (tmp_path / "list.txt").write_text("gone/1.png\ngone/2.png\n")
+    moved(copy, str(tmp_path / "list.txt"))
+    with pytest.raises(UserError, match=r"none of a sample of 2 can be read.*--images PATH"):
+        coterie.report(copy)
+    assert (copy / "report.html").read_text() == "old"
+
+
+def test_images_are_found_from_anywhere_by_the_recorded_path_or_where_the_user_says(
+    copy: Path, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = run.parent / "patches.parquet"
+    moved(copy, "patches.parquet")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    coterie.report(copy, images=images)
+    pages = [(copy / "report.html").read_text()]
+    moved(copy, "patches.parquet", **{ABSOLUTE_PATHS: [str(images)]})
+    coterie.report(copy)
+    pages.append((copy / "report.html").read_text())
+    monkeypatch.chdir(run.parent)  # as of a run that recorded nothing
+    moved(copy, "patches.parquet")
+    coterie.report(copy)
+    pages.append((copy / "report.html").read_text())
+    assert all('class="spot k' in page and "Nearest neighbors" in page for page in pages)
+    assert pages[0] == pages[1] == pages[2]
+    with pytest.raises(UserError, match=r"^there.parquet: no such file or folder$"):
+        coterie.report(copy, images="there.parquet")
 
 
 def test_other_images_than_the_run_saw_are_told(copy: Path, tmp_path: Path) -> None:
     write_patches(tmp_path / "fewer.parquet", photo_patches("train", 54, 16))
-    text = (copy / "config.toml").read_text().replace(from_dict(read_toml(copy / "config.toml")).data[0], "DATA")
-    (copy / "config.toml").write_text(text.replace("DATA", str(tmp_path / "fewer.parquet")))
     logger = Hearing()
-    rewrite_report(copy, runtime=Runtime(logger=logger))
+    coterie.report(copy, images=tmp_path / "fewer.parquet", logger=logger)
     assert logger.warned == ["the run saw 72 images, and there are 54 now"]
+    assert "the run saw 72 images, and there are 54 now" in (copy / "report.html").read_text()
 
 
 def test_no_run_or_no_checkpoint_is_one_plain_line(copy: Path, tmp_path: Path) -> None:

@@ -71,7 +71,7 @@ def pretrain(
     probe
         Labeled images for a kNN probe during training.
     probe_test
-        Labeled images to test the probe on; without it, every fifth of --probe.
+        Labeled images to test the probe on; without it, a random fifth of --probe.
     on_collapse
         What to do when the run looks collapsed: warn (and continue) or stop.
     early_stop
@@ -108,7 +108,7 @@ def evaluate(
     train
         Labeled images that the probes learn from.
     test
-        Labeled images to test the probes on; without it, every fifth image of TRAIN.
+        Labeled images to test the probes on; without it, a random fifth of TRAIN.
     probes
         Separated by commas: knn, linear, linear_published, clusters, retrieval, svm, low_shot, linear_images, finetune.
     """
@@ -129,7 +129,7 @@ def transfer(run: Path, /, *sets: str, probes: str = "linear", options: Evaluati
     run
         A run's folder, or a model.safetensors.
     sets
-        Each NAME=TRAIN, every fifth image of which is tested on, or NAME=TRAIN,TEST.
+        Each NAME=TRAIN, a random fifth of which is tested on, or NAME=TRAIN,TEST.
     probes
         As for evaluate, separated by commas.
     """
@@ -174,13 +174,15 @@ def compare(*runs: Path, out: Path | None = None) -> None:
     show(str(api.compare(runs, out=out)))
 
 
-def report(run: Path, /, *, device: str = "auto") -> None:
+def report(run: Path, /, *, images: Sources = (), device: str = "auto") -> None:
     """Rewrite a run's report.html from what its folder holds by now.
 
     Parameters
     ----------
     run
         A run's folder.
+    images
+        The run's images, if they have moved; without it, they are looked for where the run found them.
     device
         auto, cpu, cuda or cuda:N.
     """
@@ -188,7 +190,7 @@ def report(run: Path, /, *, device: str = "auto") -> None:
     from coterie.display.terminal import Terminal
 
     with closing(Terminal()) as terminal:
-        page = api.report(run, device=device, logger=terminal)
+        page = api.report(run, images=images, device=device, logger=terminal)
     show(f"open {page} in a browser")
 
 

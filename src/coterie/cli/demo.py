@@ -16,6 +16,7 @@ from coterie.atomic import writing
 from coterie.config.toml import from_dict, read_toml, to_toml
 from coterie.data.loading.center_crop import Preprocessing
 from coterie.data.sources.builtin_photos import PHOTOGRAPHS, PhotoPatches, photo_patches
+from coterie.data.sources.source import random_positions
 from coterie.embedding.embed import Embeddings, embed_source
 from coterie.evaluation.labeled_data import LabeledPair, labeled_pair
 from coterie.evaluation.probes.knn import knn
@@ -119,8 +120,7 @@ def write_demo_report(path: Path, run: Path, spaces: list[Space], pair: LabeledP
     preprocessing, classes = preprocessing_of(config), pair.train.classes
     trained, before = spaces[-1], max(space.accuracy for space in spaces[:-1])
     rows = []
-    step = len(pair.test) // QUERIES - (len(pair.test) // QUERIES % len(classes) == 0)  # not the same class every time
-    for query in range(0, step * QUERIES, step):
+    for query in random_positions(QUERIES, len(pair.test)).tolist():
         label = int(trained.test.labels[query])
         strips = [
             Strip(

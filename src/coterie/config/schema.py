@@ -45,7 +45,7 @@ class ProbeConfig:
 
     Attributes:
         train: labeled sources that the probes learn from.
-        test: labeled sources that they are tested on; empty: every fifth image of ``train``.
+        test: labeled sources that they are tested on; empty: a random fifth of ``train``, on which they are not trained.
         every_epochs: epochs between two probes; there is always one at the end.
         probes: names from ``knn``, ``linear``, ``linear_published``, ``clusters`` and ``retrieval``.
     """

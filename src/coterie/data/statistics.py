@@ -1,4 +1,4 @@
-"""Statistics of a data set, measured on an even sample: mean, standard deviation and size of its images."""
+"""Statistics of a data set, measured on a random sample: mean, standard deviation and size of its images."""
 
 from collections import Counter
 from dataclasses import dataclass
@@ -8,12 +8,13 @@ from jaxtyping import Float64
 
 from coterie.data.decoding.decode import count_channels, decode
 from coterie.data.decoding.pixels import PixelArray
-from coterie.data.sources.source import ImageSource, sample_indices, shard_layout
+from coterie.data.sources.source import ImageSource, random_positions, sample_indices, shard_layout
 from coterie.errors import BadImage, NoImages
 from coterie.logger import Logger, NullLogger
 
 _PIXELS_PER_IMAGE = 2**16  # about this many pixels of an image are used, on an even grid
-_REMOTE_LIMIT = 160  # images of a remote source: too few per shard to make copying it worthwhile
+_CHANNELS_SAMPLE = 100  # images whose channels are counted
+_REMOTE_LIMIT, _REMOTE_CHANNELS_SAMPLE = 160, 40  # of a remote source: too few per shard to make copying it worthwhile
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ class ImageStatistics:
 def measure(
     source: ImageSource, channels: int | None = None, limit: int = 1000, logger: Logger | None = None
 ) -> ImageStatistics:
-    """Measure the statistics of a sample, always the same one (see `coterie.data.sources.source.sample_indices`).
+    """Measure the statistics of a random sample, always the same one (see `coterie.data.sources.source.sample_indices`).
 
     Args:
         source: The images.
@@ -54,9 +55,11 @@ def measure(
     Raises:
         NoImages: No image can be decoded.
     """
-    limit = min(limit, _REMOTE_LIMIT) if shard_layout(source).remote else limit
+    counted = _CHANNELS_SAMPLE
+    if shard_layout(source).remote:
+        limit, counted = min(limit, _REMOTE_LIMIT), _REMOTE_CHANNELS_SAMPLE
     indices: list[int] = sample_indices(limit, source).tolist()
-    channels = channels or _common_channels(source, indices)
+    channels = channels or _common_channels(source, indices, counted)
     moments: list[Float64[np.ndarray, "2 c"]] = []
     sizes: list[tuple[int, int]] = []
     bits, reason = 8, ""
@@ -85,12 +88,12 @@ def measure(
     )
 
 
-def _common_channels(source: ImageSource, indices: list[int]) -> int:
-    """The number of channels that suits the images best."""
+def _common_channels(source: ImageSource, indices: list[int], count: int) -> int:
+    """The number of channels that suits the images best, from so many of them."""
     counts: Counter[int] = Counter()
-    for index in indices[:: -(-len(indices) // 100) or 1]:
+    for place in random_positions(count, len(indices)).tolist():
         try:
-            counts[count_channels(source[index])] += 1
+            counts[count_channels(source[indices[place]])] += 1
         except BadImage:
             continue
     if set(counts) <= {1, 3}:

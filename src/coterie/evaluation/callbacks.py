@@ -1,6 +1,7 @@
 """Evaluations while a run trains: label-free metrics with a snapshot of the weights, and probes with labels."""
 
 from dataclasses import replace
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -12,6 +13,7 @@ from coterie.errors import NoImages
 from coterie.evaluation.augmented_views import VIEWS_PER_IMAGE, embed_views
 from coterie.evaluation.label_free import label_free
 from coterie.evaluation.labeled_data import LabeledPair
+from coterie.evaluation.low_rank import low_rank_warning
 from coterie.evaluation.model_selection import plateau_reason
 from coterie.evaluation.probes.embedding_probes import probe_embeddings
 from coterie.exporting.backbone_file import load_backbone, save_backbone
@@ -22,7 +24,7 @@ from coterie.training.student import Student, predict_groups, preprocessing_of
 from coterie.types import Progress
 
 SAMPLED_IMAGES = 1000
-"""Label-free metrics are measured on so many images: the same at each snapshot, evenly spaced."""
+"""Label-free metrics are measured on so many images at most: a random sample, the same at each snapshot."""
 
 
 class LabelFreeCallback(Callback):
@@ -30,14 +32,15 @@ class LabelFreeCallback(Callback):
 
     Each time it writes ``snapshots/epoch-NNNN.safetensors``, the backbone's weights, and a line of the log with the metrics of
     :func:`coterie.evaluation.label_free.label_free`. With ``run.early_stop`` it ends a run whose metrics have reached a
-    plateau. It changes nothing that is learned, and is a pure function of the weights: what a resumed run measures is what an
+    plateau. It warns once if the features vary along a handful of directions only (:mod:`coterie.evaluation.low_rank`). It
+    changes nothing that is learned, and is a pure function of the weights: what a resumed run measures is what an
     uninterrupted one would have measured.
     """
 
     name = "label_free"
 
     def __init__(self, config: PretrainConfig, source: ImageSource, runtime: Runtime) -> None:
-        """Measure a run of these settings, on a sample of its images."""
+        """Measure a run of these settings, on a random sample of its images."""
         self.config, self.runtime = config, runtime
         self.keeps_ended = config.run.early_stop
         self.sample = Subset(source, sample_indices(SAMPLED_IMAGES, source))
@@ -66,13 +69,16 @@ class LabelFreeCallback(Callback):
             return
         look, backbone = preprocessing_of(self.config), student.encoder.backbone
         save_backbone(run.folder / snapshot, backbone, self.config.backbone, look.size, look.mean, look.std)
-        record = {"label_free": metrics, "snapshot": snapshot}
+        record: dict[str, Any] = {"label_free": metrics, "snapshot": snapshot}
+        log = [*read_log(run.folder), {"step": progress.step, "epoch": progress.epoch} | record]
+        width, images = self._earlier[1].shape[::-1] if self._earlier is not None else (0, 0)
+        warning = low_rank_warning(log, width, images, last=progress.step + 1 == progress.total_steps)
+        if warning and not any("warning" in line and "label_free" in line for line in log):  # once in a run
+            record["warning"] = warning
         run.log(record)
-        if self.config.run.early_stop:
-            place = {"step": progress.step, "epoch": progress.epoch}
-            why = plateau_reason([*read_log(run.folder), place | record])
-            if why:
-                run.end(why)
+        why = plateau_reason(log) if self.config.run.early_stop else None
+        if why:
+            run.end(why)
 
     def _has_snapshot(self, done: int) -> bool:
         """Whether there is a snapshot after so many epochs."""

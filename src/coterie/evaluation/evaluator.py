@@ -63,7 +63,7 @@ class Evaluator:
         self.store = EmbeddingCache(folder, self.run / "model.safetensors") if self.run.is_dir() else None
 
     def evaluate(self, train: Sequence[str], test: Sequence[str] = ()) -> Figures:
-        """Run the probes: train on ``train`` and test on ``test``, or, without it, on every fifth image of ``train``."""
+        """Run the probes: train on ``train`` and test on ``test``, or, without it, on a random fifth of ``train``."""
         found: Figures = {}
         single = [name for name in self.probes if name not in OF_SETS]
         if single:

@@ -3,10 +3,10 @@
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 
 from coterie.data.sources.open import open_source
-from coterie.data.sources.source import ImageSource, Subset, labels
+from coterie.data.sources.source import ImageSource, Subset, labels, random_positions
 from coterie.errors import UserError
 
 
@@ -30,7 +30,8 @@ def labeled_pair(train: tuple[str, ...], test: tuple[str, ...]) -> LabeledPair:
 
     Args:
         train: paths or addresses of training images.
-        test: those of test images; empty: every fifth image of ``train`` is for testing, the others are for training.
+        test: those of test images; empty: a random fifth of the labeled images of ``train`` is for testing, the others
+            are for training (:func:`held_out_fifth`).
 
     Raises:
         UserError: a source has no labels, or the two share no class.
@@ -38,12 +39,10 @@ def labeled_pair(train: tuple[str, ...], test: tuple[str, ...]) -> LabeledPair:
     remarks: list[str] = []
     source, positions, numbers = _labeled(train, "TRAIN", remarks)
     if not test:
-        held_out = np.arange(len(positions)) % 5 == 4
+        held_out = held_out_fifth(numbers)
         training, held = (
             Subset(source, positions[rows], numbers[rows], source.classes) for rows in (~held_out, held_out)
         )
-        if not len(held):
-            raise UserError("TRAIN has fewer than 5 labeled images: name more of them, or test images with --test")
         return LabeledPair(training, held, tuple(remarks))
     test_source, test_positions, test_numbers = _labeled(test, "TEST", remarks)
     test_numbers = _renumbered(test_numbers, test_source.classes, source.classes)
@@ -57,6 +56,29 @@ def labeled_pair(train: tuple[str, ...], test: tuple[str, ...]) -> LabeledPair:
         Subset(test_source, test_positions[known], test_numbers[known], source.classes),
         tuple(remarks),
     )
+
+
+def held_out_fifth(labels: Int[np.ndarray, " n"]) -> Bool[np.ndarray, " n"]:
+    """Choose a fifth of the images for testing at random, always the same ones; every class keeps an image for training.
+
+    Args:
+        labels: the class of each image, from 0.
+
+    Returns:
+        Whether each image is for testing.
+
+    Raises:
+        UserError: there are fewer than 5 images, or no class has an image to spare.
+    """
+    if len(labels) < 5:
+        raise UserError("TRAIN has fewer than 5 labeled images: name more of them, or test images with --test")
+    held: Bool[np.ndarray, " n"] = np.zeros(len(labels), dtype=bool)
+    held[random_positions(len(labels) // 5, len(labels))] = True
+    classes, first = np.unique(labels, return_index=True)
+    held[first[~np.isin(classes, labels[~held])]] = False  # classes that are for testing only
+    if not held.any():
+        raise UserError("no class of TRAIN has an image to spare for testing: name test images with --test")
+    return held
 
 
 def _labeled(specs: tuple[str, ...], what: str, remarks: list[str]) -> tuple[ImageSource, np.ndarray, np.ndarray]:

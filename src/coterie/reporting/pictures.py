@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from coterie.data.decoding.decode import decode
 from coterie.data.loading.center_crop import Preprocessing, center_crop
-from coterie.data.sources.source import ImageSource, evenly_spaced
+from coterie.data.sources.source import ImageSource, random_positions
 from coterie.embedding.embed import Embeddings
 from coterie.evaluation.neighbors import nearest
 from coterie.reporting.embedding_map import MAX_COLORS, MAX_MAP_POINTS, EmbeddingMap, map_embeddings
@@ -130,9 +130,8 @@ def _map(
     show: Callable[[int], Picture],
     max_points: int,
 ) -> EmbeddingMap | None:
-    """The map of evenly spaced rows, colored by class if there are any, otherwise by group."""
-    count = min(max_points, len(rows))
-    chosen = evenly_spaced(count, len(rows))
+    """The map of a random sample of the rows, colored by class if there are any, otherwise by group."""
+    chosen = random_positions(max_points, len(rows))
     labeled = bool((labels >= 0).any())
     values = torch.full((len(rows),), -1)
     values = labels if labeled else groups.group if groups is not None else values
@@ -144,7 +143,7 @@ def _map(
             return f"group {value}"
         return classes[value] if value < len(classes) else str(value)
 
-    note = f"{count:,} images, by t-SNE: images that the network finds similar lie close together."
+    note = f"{len(chosen):,} images, by t-SNE: images that the network finds similar lie close together."
     if kinds:
         note += f" Colors: {'classes' if labeled else 'groups'}"
         note += f", the {MAX_COLORS} most frequent of {kinds}." if kinds > MAX_COLORS else "."

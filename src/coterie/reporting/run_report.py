@@ -16,15 +16,18 @@ from coterie.data.sources.open import open_source
 from coterie.data.sources.source import ImageSource, Subset, labels, sample_indices
 from coterie.embedding.embed import Embeddings, embed_source
 from coterie.errors import NoImages, UserError
+from coterie.evaluation.callbacks import SAMPLED_IMAGES
+from coterie.evaluation.low_rank import low_rank_warning
 from coterie.paths import expand
 from coterie.reporting.embedding_map import MAX_MAP_POINTS
 from coterie.reporting.gallery import GroupAssignment
 from coterie.reporting.pictures import report_pictures
 from coterie.reporting.report_page import Report, write_report
+from coterie.reporting.run_images import find_images, not_found
 from coterie.reporting.tables import probe_tables
+from coterie.reporting.verdict import chance_accuracy, sample_accuracy, verdict
 from coterie.training.environment import environment
 from coterie.training.loaded_run import load_run
-from coterie.training.monitor import LARGEST_LOSS, SMALLEST_SPREAD
 from coterie.training.run_folder import read_records
 from coterie.training.student import Student, assigned_groups, preprocessing_of
 
@@ -37,7 +40,7 @@ WHOLE_SIZE = 64  # pixels; of larger images, fewer are embedded on a CPU, in pro
 def report_run(
     folder: Path,
     config: PretrainConfig,
-    source: ImageSource | None,
+    source: ImageSource,
     network: nn.Module,
     preprocessing: Preprocessing,
     runtime: Runtime,
@@ -46,12 +49,12 @@ def report_run(
     embeddings: Embeddings | None = None,
     remarks: Sequence[str] = (),
 ) -> None:
-    """Write a run's ``report.html``: a verdict, the curves, the probes, a map, and groups and neighbors of some images.
+    """Write a run's ``report.html``: how good the features are, curves, probes, a map, and groups and neighbors of images.
 
     Args:
         folder: the run's folder.
         config: its settings.
-        source: its images; None: they are gone, and the page has no pictures.
+        source: its images.
         network: the backbone.
         preprocessing: how images are prepared for it.
         runtime: where and how to compute; its logger receives the progress of the embedding.
@@ -61,21 +64,34 @@ def report_run(
     """
     records = read_records(folder)
     facts, log, pictures = records.facts, records.log, None
-    if source is not None:
-        if embeddings is None:
-            embeddings = _embed_sample(source, network, preprocessing, runtime)
-        if embeddings is not None:
-            pictures = report_pictures(
-                embeddings, source, preprocessing, partial(gallery_groups, student) if student is not None else None
-            )
+    images = facts.get("images") or len(source)
+    if embeddings is None:
+        embeddings = _embed_sample(source, network, preprocessing, runtime)
+    if embeddings is not None:
+        assign = partial(gallery_groups, student) if student is not None else None
+        pictures = report_pictures(embeddings, source, preprocessing, assign)
+    width = embeddings.rows.shape[1] if embeddings is not None else 0
+    measured = min(images, SAMPLED_IMAGES)
+    sample = sample_accuracy(embeddings) if embeddings is not None else None
+    unlogged = _unlogged_low_rank(config, log, width, measured)
+    found = verdict(
+        log,
+        records.evaluation,
+        sample=sample,
+        chance=_probe_chance(config),
+        width=width,
+        images=measured,
+        warned=bool(unlogged),
+    )
+    remarks = [*remarks, *records.remarks, *unlogged]
     write_report(
         folder / "report.html",
         Report(
             title=f"{config.method} on {', '.join(Path(each).name for each in config.data)}",
-            answer=verdict(log),
-            summary=_summary(config, facts.get("images") or (None if source is None else len(source)), log),
+            answer=found.answer,
+            summary=(*found.details, _summary(config, images)),
             metrics=log,
-            warnings=[{"step": None, "message": text} for text in (*remarks, *records.remarks)],
+            warnings=[{"step": None, "message": text} for text in remarks],
             map=pictures.map if pictures else None,
             galleries=pictures.galleries if pictures else (),
             tables=probe_tables(records.evaluation),
@@ -90,35 +106,37 @@ def rewrite_report(
     folder: str | Path,
     *,
     runtime: Runtime,
+    images: Sequence[str] = (),
     embeddings: Embeddings | None = None,
 ) -> Path:
     """Rewrite the ``report.html`` of a run from the present contents of its folder and its images.
 
     Args:
         folder: of a run that has a checkpoint, whether it is finished or not.
-        runtime: where images are embedded; its logger is warned if they are gone, and the page is without pictures.
+        runtime: where images are embedded; its logger is warned if their number has changed.
+        images: where the run's images are now, if they have moved (:func:`coterie.reporting.run_images.find_images`).
         embeddings: of the run's images by its backbone, if they are at hand; else a sample is embedded.
 
     Returns:
         The page.
 
     Raises:
-        UserError: no run's folder, or no whole checkpoint in it.
+        UserError: no run's folder, no whole checkpoint in it, or its images are not found. The page is as it was then.
     """
-    folder, logger = expand(folder), runtime.logger
+    folder = expand(folder)
     saved = load_run(folder, runtime.device)
     config, student, remarks = saved.config, saved.student, list(saved.remarks)
-    source: ImageSource | None = None
-    try:
-        source = open_source(*config.data)
-        if len(source) != saved.images:
-            remarks.append(f"the run saw {saved.images} images, and there are {len(source)} now")
-            embeddings = None
-    except UserError as error:
-        remarks.append(f"the page is without pictures: {error}")
+    source = find_images(folder, config.data, read_records(folder).facts, images)
+    if len(source) != saved.images:
+        remarks.append(f"the run saw {saved.images} images, and there are {len(source)} now")
+        embeddings = None
     for line in remarks:
-        logger.warning(line)
+        runtime.logger.warning(line)
     network, look = student.encoder.backbone, saved.preprocessing
+    if embeddings is None:
+        embeddings = _embed_sample(source, network, look, runtime)
+        if embeddings is None:
+            raise not_found(folder, f"none of a sample of {len(source)} can be read")
     kept = {"student": student, "embeddings": embeddings, "remarks": remarks}
     report_run(folder, config, source, network, look, runtime, **kept)  # type: ignore[arg-type]
     return folder / "report.html"
@@ -137,24 +155,6 @@ def sample_size(images: int, size: int, device: torch.device | str) -> int:
     return min(most, images)
 
 
-def verdict(records: Sequence[dict[str, Any]]) -> str:
-    """One sentence on how the run went, from the last line of its log and its last probe."""
-    last = next((record for record in reversed(records) if "loss" in record), None)
-    if last is None:
-        return "Nothing was logged."
-    figures = (
-        f"loss {last['loss']:.2f} ({last['loss_over_ln_k']:.2f} of ln K), {last['groups_used']} of {last['groups']} groups "
-        f"used, spread {last['spread']:.2f}"
-    )
-    if any("warning" in record for record in records):
-        return f"The run was warned of: see below ({figures})."
-    if last["spread"] < SMALLEST_SPREAD or last["loss_over_ln_k"] > LARGEST_LOSS:
-        return f"It has not learned to tell images apart yet ({figures})."
-    knn = next((record["knn"] for record in reversed(records) if "knn" in record), None)
-    accuracy = f" kNN of the last probe: {knn['k20_t0.07_top1']:.1f} % (k = 20)." if knn else ""
-    return f"No sign of collapse: {figures}.{accuracy}"
-
-
 def gallery_groups(student: Student, rows: Tensor) -> GroupAssignment | None:
     """The group of the first head for each embedding; None where the method has no lasting groups."""
     nearest = assigned_groups(student, rows)
@@ -169,7 +169,7 @@ def _embed_sample(
     preprocessing: Preprocessing,
     runtime: Runtime,
 ) -> Embeddings | None:
-    """Embed images spread evenly over the source; None if none of them can be decoded."""
+    """Embed a random sample of the source; None if none of them can be decoded."""
     count = sample_size(len(source), preprocessing.size, runtime.device)
     positions = sample_indices(count, source)
     sample = Subset(source, positions, labels(source)[positions], source.classes)
@@ -183,6 +183,28 @@ def _embed_sample(
     return Embeddings(positions[found.index], found.rows, found.labels, found.bad)
 
 
-def _summary(config: PretrainConfig, images: int | None, log: Sequence[dict[str, Any]]) -> tuple[str, ...]:
-    count = f"{images:,} images, " if images else ""
-    return (f"{count}{config.backbone.name}, {config.epochs} epochs, batch {config.batch_size}.",)
+def _unlogged_low_rank(
+    config: PretrainConfig, log: Sequence[dict[str, Any]], width: int, images: int
+) -> tuple[str, ...]:
+    """The warning of a low rank that the log of a run lacks if an earlier version trained it."""
+    looks = [line for line in log if "label_free" in line]
+    if not looks or any("warning" in line for line in looks):
+        return ()
+    text = low_rank_warning(log, width, images, last=looks[-1].get("epoch") == config.epochs - 1)
+    return () if text is None else (text,)
+
+
+def _probe_chance(config: PretrainConfig) -> float | None:
+    """The accuracy of guessing in the probe during training; None without a probe, or if its images are gone."""
+    if config.probe is None:
+        return None
+    try:
+        found = labels(open_source(*(config.probe.test or config.probe.train)))
+    except UserError:
+        return None
+    known = torch.from_numpy(found[found >= 0])
+    return chance_accuracy(known) if len(known) else None
+
+
+def _summary(config: PretrainConfig, images: int) -> str:
+    return f"{images:,} images, {config.backbone.name}, {config.epochs} epochs, batch {config.batch_size}."

@@ -13,9 +13,9 @@ from coterie.data.sources.source import (
     ImageSource,
     Prefetchable,
     Subset,
-    evenly_spaced,
     label_matrix,
     labels,
+    random_positions,
     sample_indices,
     shard_layout,
 )
@@ -118,30 +118,93 @@ def test_each_source_prefetches_its_part_of_a_range():
     assert second.prefetched == [(0, 1), (0, 2), (0, 2)]
 
 
-def test_evenly_spaced_positions():
-    assert evenly_spaced(4, 100).tolist() == [0, 25, 50, 75]
-    assert evenly_spaced(3, 10).tolist() == [0, 3, 6]
-    assert evenly_spaced(0, 10).tolist() == []
+@pytest.mark.parametrize(
+    ("count", "total"), [(0, 0), (0, 10), (1, 1), (3, 10), (5, 10), (7, 10), (20, 10), (1000, 10**12)]
+)
+def test_random_positions_are_distinct_sorted_and_always_the_same(count: int, total: int):
+    drawn = random_positions(count, total).tolist()
+    assert len(drawn) == min(count, total)
+    assert drawn == sorted(set(drawn))
+    assert all(0 <= position < total for position in drawn)
+    assert drawn == random_positions(count, total).tolist()
 
 
-def test_a_sample_of_local_images_is_evenly_spaced():
-    assert sample_indices(4, plain(100)).tolist() == [0, 25, 50, 75]
+def test_the_drawn_positions_are_the_same_on_every_machine():
+    assert random_positions(4, 100).tolist() == [2, 17, 22, 74]
+    assert random_positions(4, 100, stream=1).tolist() == [15, 35, 45, 48]
+
+
+def test_every_position_is_equally_likely():
+    counts = np.zeros(40)
+    for stream in range(4000):
+        counts[random_positions(12, 40, stream)] += 1
+    assert abs(counts / 4000 - 0.3).max() < 0.04  # 5.5 standard deviations
+
+
+@pytest.mark.parametrize("period", [2, 3, 5, 6, 7, 10, 18])
+@pytest.mark.parametrize("count", [100, 600, 1500])
+def test_a_sample_of_interleaved_classes_has_a_fair_share_of_each(period: int, count: int):
+    kinds = sample_indices(count, plain(1800)) % period
+    shares = np.bincount(kinds, minlength=period) / count
+    deviation = (1 / period * (1 - 1 / period) / count) ** 0.5
+    assert abs(shares - 1 / period).max() < 4 * deviation
+
+
+def test_a_sample_of_all_images_is_all_of_them():
     assert sample_indices(200, plain(100)).tolist() == list(range(100))
+    assert sample_indices(10**6, Sharded(0, 3, 5)).tolist() == list(range(5))
 
 
-def test_a_sample_of_remote_images_is_the_first_of_some_shards(tmp_path: Path, monkeypatch):
+def shards_and_rows(layout: ShardLayout, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    shards = np.searchsorted(layout.starts, images, side="right") - 1
+    return shards, images - layout.starts[shards]
+
+
+def test_a_sample_of_remote_images_is_from_random_shards_and_random_rows_of_these():
+    source = Sharded(*np.cumsum([0, *[40, 0, 60, 120] * 20]).tolist())
+    shards, rows = shards_and_rows(source.shard_layout, sample_indices(320, source))
+    several, counts = np.unique(shards, return_counts=True)
+    assert counts.tolist() == [20] * SAMPLED_SHARDS
+    assert set((several % 4).tolist()) == {0, 2, 3}  # empty shards are not drawn
+    assert np.bincount(several % 4)[3] > np.bincount(several % 4)[0]  # longer ones are likelier
+    assert len(set(np.diff(several).tolist())) > 3  # not every n-th
+    assert rows.max() > 100
+    assert 0.4 < (rows % 2).mean() < 0.6
+    few, _ = shards_and_rows(source.shard_layout, sample_indices(3, source))
+    assert len(set(few.tolist())) == 3
+
+
+def test_of_few_remote_shards_every_image_is_equally_likely():
+    source = Sharded(*range(0, 1600, 100))
+    shards, rows = shards_and_rows(source.shard_layout, sample_indices(300, source))
+    assert set(shards.tolist()) == set(range(15))
+    assert abs(rows.mean() - 49.5) < 7
+
+
+def test_one_random_block_of_a_remote_shard_is_read_if_that_is_enough():
+    source = Sharded(*range(0, 4001, 100))
+    blocks = np.arange(0, 4000, 20)
+    source.shard_layout = source.shard_layout._replace(blocks=blocks)
+    both = Concatenated([plain(7), source])  # a layout of several sources
+    for offset, part in ((0, source), (7, both)):
+        found = sample_indices(160, part) - offset
+        found = found[found >= 0]
+        shards, rows = shards_and_rows(source.shard_layout, found)
+        several = {shard: set((rows[shards == shard] // 20).tolist()) for shard in set(shards.tolist())}
+        assert all(len(each) == 1 for each in several.values())
+        assert len(set.union(*several.values())) > 2  # not always the first
+        assert len(several) == SAMPLED_SHARDS
+    shards, rows = shards_and_rows(source.shard_layout, sample_indices(1000, source))  # a block of each is not enough
+    assert len(set(shards.tolist())) == SAMPLED_SHARDS
+    assert len(set((rows // 20).tolist())) == 5
+
+
+def test_only_the_drawn_shards_of_a_store_are_read(tmp_path: Path, monkeypatch):
     pytest.importorskip("fsspec", reason="fsspec is not installed: pip install 'coterie[remote]'")
     monkeypatch.setenv("COTERIE_CACHE", str(tmp_path / "cache"))
     for number in range(2 * SAMPLED_SHARDS):
         (tmp_path / f"{number:02d}.tar").write_bytes(tar(100 * number, [4, 0, 3, 12][number % 4]))
     source = open_source(f"file://{tmp_path}/*.tar")
-    first = [int(start) for start in shard_layout(source).starts]
-    found = sample_indices(5 * SAMPLED_SHARDS, source).tolist()
-    filled = [shard for shard in range(32) if shard % 4 != 1]
-    assert len(filled) == 24
-    chosen = {source.name(image)[:3] for image in found}
-    assert len(chosen) == SAMPLED_SHARDS
-    assert found == sorted(set(found))
-    assert all(image - first[int(np.searchsorted(first, image, "right")) - 1] < 5 for image in found)
-    assert sample_indices(3, source).tolist() == [first[shard] for shard in (0, filled[8], filled[16])]
-    assert sample_indices(10**6, source).tolist() == list(range(len(source)))
+    found = sample_indices(60, source).tolist()
+    assert 40 < len(found) <= 60  # some shards have fewer than 4 images
+    assert len({source.name(image)[:3] for image in found}) <= SAMPLED_SHARDS

@@ -117,8 +117,8 @@ class RemoteTable:
 
     @property
     def shard_layout(self) -> ShardLayout:
-        """The table is one remote shard."""
-        return ShardLayout(np.array([0, len(self)]), True)
+        """The table is one remote shard, of row groups."""
+        return ShardLayout(np.array([0, len(self)]), True, np.array(self._starts[:-1], dtype=np.int64))
 
     def prefetch(self, start: int, stop: int) -> None:
         """Unpack the images of the table to this machine, whatever the range.

@@ -13,6 +13,7 @@ from coterie.data.sources.shard_layout import ShardLayout
 
 SAMPLED_SHARDS = 16
 """Number of shards that are sampled from a store: as many as are mixed with each other in an epoch."""
+_SAMPLE_TAG = 0x73616D706C65  # "sample": keeps this random stream apart from those of the views and of the data order
 
 
 @runtime_checkable
@@ -100,7 +101,11 @@ class Concatenated:
         """The shards of all sources; remote if any of them is."""
         parts = [shard_layout(source) for source in self.sources]
         starts = [start + part.starts[:-1] for start, part in zip(self._starts[:-1], parts, strict=True)]
-        return ShardLayout(np.concatenate([*starts, [len(self)]]), any(part.remote for part in parts))
+        blocks = None
+        if any(part.blocks is not None for part in parts):
+            kept = [part.starts[:-1] if part.blocks is None else part.blocks for part in parts]
+            blocks = np.concatenate([start + each for start, each in zip(self._starts[:-1], kept, strict=True)])
+        return ShardLayout(np.concatenate([*starts, [len(self)]]), any(part.remote for part in parts), blocks)
 
     def prefetch(self, start: int, stop: int) -> None:
         """Fetch the images ``[start, stop)`` of remote sources to this machine."""
@@ -188,27 +193,69 @@ def shard_layout(source: ImageSource) -> ShardLayout:
     return ShardLayout(np.array([0, len(source)]), False) if stored is None else stored
 
 
-def evenly_spaced(count: int, total: int) -> Int[np.ndarray, " n"]:
-    """``count`` of ``total`` positions, evenly spaced, starting with the first."""
-    return np.arange(count, dtype=np.int64) * total // max(1, count)
+def random_positions(count: int, total: int, stream: int = 0) -> Int[np.ndarray, " n"]:
+    """Draw ``count`` of ``total`` positions at random, without repetition and in ascending order.
+
+    A pure function of its arguments on every machine, made of the raw numbers of NumPy's Philox, which no version changes.
+
+    Args:
+        count: Number of positions; at most ``total`` are returned.
+        total: Positions are from 0 to ``total - 1``.
+        stream: Another number draws other positions.
+    """
+    if 2 * count > total:  # draw those that are left out
+        kept = np.ones(total, dtype=bool)
+        kept[random_positions(max(0, total - count), total, stream)] = False
+        return np.flatnonzero(kept)
+    bits = _random_bits(stream)
+    drawn: Int[np.ndarray, " m"] = np.empty(0, dtype=np.int64)
+    while len(drawn) < count:
+        more = bits.random_raw(2 * count) % np.uint64(total)
+        several, first = np.unique(np.concatenate([drawn, more.astype(np.int64)]), return_index=True)
+        drawn = several[np.argsort(first)]  # in the order in which they were drawn
+    return np.sort(drawn[:count])
 
 
 def sample_indices(count: int, source: ImageSource) -> Int[np.ndarray, " n"]:
-    """A sample of the images of a source, in order and always the same.
+    """A random sample of the images of a source, in ascending order and always the same.
 
-    Images are evenly spaced over the source. From a remote source, these are the first images of `SAMPLED_SHARDS` evenly
-    spaced shards, equally many of each, because any other image may require fetching a whole shard.
+    Each image is equally likely. From a remote source of more than `SAMPLED_SHARDS` shards, so many shards are drawn, longer
+    ones more likely, and equally many random images of each, because any other image may require fetching another whole
+    shard. Where one block of a shard is enough, its images are from a random block.
 
     Args:
-        count: Number of images; fewer are returned if the source or the sampled shards have fewer.
+        count: Number of images; fewer are returned if the source or the drawn shards have fewer.
         source: The source.
     """
     layout, total = shard_layout(source), len(source)
-    if not layout.remote or count >= total:
-        return evenly_spaced(min(count, total), total)
-    starts, lengths = layout.starts[:-1], np.diff(layout.starts)
-    filled = np.flatnonzero(lengths)
-    chosen = filled[evenly_spaced(min(len(filled), SAMPLED_SHARDS, count), len(filled))]
-    each = -(-count // max(1, len(chosen)))
-    rows = [starts[shard] + np.arange(min(each, lengths[shard]), dtype=np.int64) for shard in chosen]
-    return np.concatenate([np.empty(0, np.int64), *rows])[:count]
+    filled = np.flatnonzero(np.diff(layout.starts))
+    if not layout.remote or count >= total or len(filled) <= SAMPLED_SHARDS:
+        return random_positions(count, total)
+    shards = filled[_weighted_positions(min(SAMPLED_SHARDS, count), np.diff(layout.starts)[filled])]
+    each = -(-count // max(1, len(shards)))
+    images = [np.empty(0, np.int64)]
+    for start, stop in zip(layout.starts[shards].tolist(), layout.starts[shards + 1].tolist(), strict=True):
+        first, last = (start, stop) if layout.blocks is None else _random_block(layout.blocks, start, stop)
+        if last - first < min(each, stop - start):
+            first, last = start, stop
+        images.append(first + random_positions(each, last - first, stream=start))
+    return np.concatenate(images)[:count]
+
+
+def _random_bits(stream: int) -> np.random.Philox:
+    return np.random.Philox(key=np.array([_SAMPLE_TAG, stream], dtype=np.uint64))
+
+
+def _weighted_positions(count: int, weights: Int[np.ndarray, " n"]) -> Int[np.ndarray, " m"]:
+    """Draw positions by their weights, without repetition and in ascending order (Efraimidis and Spirakis 2006)."""
+    uniform = (_random_bits(0).random_raw(len(weights)) + 0.5) / 2.0**64
+    return np.sort(np.argsort(np.log(uniform) / weights, kind="stable")[len(weights) - count :])
+
+
+def _random_block(blocks: Int[np.ndarray, " _"], start: int, stop: int) -> tuple[int, int]:
+    """A random block of the shard ``[start, stop)``, as a range of images; the longer it is, the likelier."""
+    inside = blocks[(blocks > start) & (blocks < stop)]
+    edges = np.concatenate([[start], inside, [stop]])
+    image = start + int(random_positions(1, stop - start, stream=start)[0])
+    block = int(np.searchsorted(edges, image, side="right")) - 1
+    return int(edges[block]), int(edges[block + 1])

@@ -10,7 +10,7 @@ from torch import nn
 
 from coterie.config.hardware import ON_CPU, Runtime
 from coterie.data.loading.center_crop import Preprocessing
-from coterie.data.sources.source import Subset
+from coterie.data.sources.source import Subset, random_positions
 from coterie.data.sources.source import labels as labels_of
 from coterie.embedding.embed import embed_source
 from coterie.evaluation.input_checks import check_finite
@@ -108,14 +108,14 @@ def limit_head_lr(
     Args:
         recipe: whose learning rate is limited.
         network: the backbone, from images to features; it is left in evaluation mode.
-        pair: the training images, of which up to ``MEASURED_IMAGES`` are measured.
+        pair: the training images, of which up to ``MEASURED_IMAGES``, drawn at random, are measured.
         preprocessing: how images are prepared for the network.
         runtime: where the network is, and how many processes load images.
 
     Raises:
         UserError: NaN or infinity in the features.
     """
-    places = np.linspace(0, len(pair.train) - 1, min(MEASURED_IMAGES, len(pair.train))).astype(np.int64)
+    places = random_positions(MEASURED_IMAGES, len(pair.train))
     quiet = replace(runtime, logger=NullLogger())
     measured = embed_source(network.eval(), Subset(pair.train, places), preprocessing, quiet)
     check_finite(measured.rows, "TRAIN")

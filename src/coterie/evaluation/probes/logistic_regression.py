@@ -10,6 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
+from coterie.data.sources.source import random_positions
 from coterie.evaluation.probes.standardize import Standardizer
 from coterie.grouping.chunks import chunk_slices
 from coterie.logger import Logger, NullLogger
@@ -66,11 +67,11 @@ class Preconditioner:
     @classmethod
     @torch.no_grad()
     def fit(cls, rows: Float[Tensor, "n d"], standardizer: Standardizer) -> "Preconditioner":
-        """Compute it for standardized rows, from ``PRECONDITIONER_ROWS`` times as many of them as there are features."""
-        some = rows[:: max(1, len(rows) // (PRECONDITIONER_ROWS * rows.shape[1]))]
+        """Compute it from a random sample of standardized rows: ``PRECONDITIONER_ROWS`` times as many as there are features."""
+        some = torch.from_numpy(random_positions(PRECONDITIONER_ROWS * rows.shape[1], len(rows))).to(rows.device)
         total = torch.zeros_like(standardizer.mean)
         for part in chunk_slices(len(some), rows.shape[1], rows.device):
-            these = standardizer(some[part])
+            these = standardizer(rows[some[part]])
             total = total + these.T @ these
         values, vectors = torch.linalg.eigh(total / len(some))
         return cls(values.clamp(min=0), vectors)

@@ -13,7 +13,6 @@ from multiprocessing import active_children
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from coterie.config.hardware import Runtime
@@ -21,7 +20,7 @@ from coterie.config.schema import PretrainConfig
 from coterie.config.toml import from_dict
 from coterie.data.loading.center_crop import center_crop_batches
 from coterie.data.sources.open import open_source
-from coterie.data.sources.source import ImageSource, Subset
+from coterie.data.sources.source import ImageSource, Subset, sample_indices
 from coterie.errors import UserError
 from coterie.grouping.chunks import CHUNK_ELEMENTS
 from coterie.grouping.objective import Objective
@@ -120,8 +119,7 @@ def rehearse(config: PretrainConfig, source: ImageSource) -> dict[str, Any]:
         seed=config.seed,
         on_step_end=[monitor.on_step_end],
     )
-    positions = np.linspace(0, len(source) - 1, min(EMBEDDED_IMAGES, len(source))).astype(np.int64)
-    sample = Subset(source, positions)
+    sample = Subset(source, sample_indices(EMBEDDED_IMAGES, source))
     began = time.perf_counter()
     network = parts.student.encoder.backbone.eval()
     with torch.inference_mode():
