@@ -36,7 +36,7 @@ def plan_lines(plan: Plan) -> list[str]:
     ]
     if estimate.device_memory:
         lines.append(f"device  about {estimate.device_memory / 2**30:.2f} GiB of tensors")
-    return [*lines, f"from {estimate.steps} steps on this machine, under its present load"]
+    return [*lines, f"from {estimate.basis} on this machine, under its load of that time"]
 
 
 def figure_lines(result: Mapping[str, Mapping[str, float]]) -> list[str]:
