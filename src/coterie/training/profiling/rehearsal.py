@@ -318,16 +318,21 @@ def rehearse(
     found = whole_batch(small or large, large, whole)
     if alone and images < whole and runtime.workers and found.load < LOADED_SECONDS:
         found = replace(found, workers=_loader_memory(config, source, runtime))
-    beside = overlapped(found.work, found.cpu, found.load, runtime.workers, len(os.sched_getaffinity(0)))
     tick(1.0)
+    return _result(found, images, runtime, alone=alone)
+
+
+def _result(found: Timed, part: int, runtime: Runtime, *, alone: bool) -> Rehearsal:
+    """What was found about a whole batch, from steps of ``part`` images."""
+    beside = overlapped(found.work, found.cpu, found.load, runtime.workers, len(os.sched_getaffinity(0)))
     return Rehearsal(
         step=found.step or beside,
         filling=found.filling,
         refresh=found.refresh,
         embedding=found.embedding,
         first=found.first,
-        batch=whole,
-        part=images,
+        batch=found.images,
+        part=part,
         steps=found.steps,
         day=date.today().isoformat(),
         main=found.peak if alone else 0,
