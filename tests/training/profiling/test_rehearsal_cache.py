@@ -69,7 +69,7 @@ def test_what_does_not_change_a_step_changes_nothing(images: Path) -> None:
         ("run.compile=always",),
         ("groups.counts=[9]",),
         ("memory.length=32", "memory.start_epoch=1"),
-        ("optimizer.kind=adamw",),
+        ("optimizer.kind=lars",),
     ],
 )
 def test_what_changes_a_step_is_another_rehearsal(images: Path, more: tuple[str, ...]) -> None:
