@@ -47,7 +47,8 @@ from coterie.training.build import build_parts
 from coterie.training.checkpoint_schedule import Checkpointer
 from coterie.training.loop import fit
 from coterie.training.monitor import Monitor
-from coterie.training.profiling.rehearsal import proc_status_bytes, simulate_full_memory
+from coterie.training.profiling.process_memory import proc_status_bytes
+from coterie.training.profiling.rehearsal import simulate_full_memory
 from coterie.training.run_state import RunState
 from coterie.training.student import preprocessing_of
 from coterie.types import Batch, Progress

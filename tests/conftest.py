@@ -1,12 +1,18 @@
 """What all tests share: one thread, the same random numbers every time, no network, and the folder of large data."""
 
+import atexit
 import os
 import random
+import shutil
+import tempfile
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # also for the processes that tests start
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("MPLBACKEND", "Agg")
+if "COTERIE_CACHE" not in os.environ:  # nothing of the tests stays in the user's cache
+    os.environ["COTERIE_CACHE"] = tempfile.mkdtemp(prefix="coterie-tests-")
+    atexit.register(shutil.rmtree, os.environ["COTERIE_CACHE"], ignore_errors=True)
 
 import hypothesis
 import numpy as np

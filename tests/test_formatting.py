@@ -31,7 +31,15 @@ def test_ticks_are_short(value: float, text: str) -> None:
 
 @pytest.mark.parametrize(
     ("seconds", "text"),
-    [(0, "0 s"), (89.4, "89 s"), (90, "2 min"), (5399, "90 min"), (5400, "1.5 h"), (1e6, "277.8 h")],
+    [
+        (0, "0 s"),
+        (89.4, "89 s"),
+        (90, "2 min"),
+        (5399, "90 min"),
+        (5400, "1.5 h"),
+        (172700, "48.0 h"),
+        (1e6, "11.6 days"),
+    ],
 )
 def test_durations_have_the_unit_that_suits_them(seconds: float, text: str) -> None:
     assert format_duration(seconds) == text

@@ -34,6 +34,8 @@ from coterie.training.custom_parts import CustomParts, with_custom_parts
 from coterie.training.profiling.advice import Profile
 from coterie.training.profiling.estimate import Plan, estimate
 from coterie.training.profiling.profile import profile_run
+from coterie.training.profiling.rehearsal_process import planned_rehearsal
+from coterie.training.profiling.time_callback import TimeCallback
 from coterie.training.resume import saved_settings
 from coterie.training.run import Run
 from coterie.training.run_folder import LOG, RunFolder, read_log
@@ -49,7 +51,7 @@ def plan(
 ) -> Plan:
     """Describe what :func:`pretrain` would train, why, how long it would take and how much memory; nothing is trained.
 
-    Time and memory are extrapolated from some real steps in another process, of half a minute or less.
+    Time and memory are extrapolated from some real steps in another process, of half a minute or less, or from earlier ones.
 
     Args:
         method: a preset, such as ``swav``; may be left out with ``config``.
@@ -68,21 +70,11 @@ def plan(
         wanted = resolve_run(method, data, options, logger=logger)
         config, images = wanted.config, len(wanted.source)
         runtime = _runtime(config, logger)
-        loader = build_loader(config, wanted.source, runtime)
-        return Plan(
-            config,
-            wanted.reasons,
-            summary(config, images, runtime.device),
-            loader.steps_per_epoch,
-            estimate(
-                config,
-                images,
-                time.monotonic() - began,
-                logger,
-                label_free_images=label_free_images(config, images),
-                report_images=report_images(config, images, runtime.device),
-            ),
-        )
+        loader, resolved_in = build_loader(config, wanted.source, runtime), time.monotonic() - began
+        rehearsal = planned_rehearsal(config, wanted.source, runtime)
+        embedded, before = _embedded_images(config, images, runtime), resolved_in + rehearsal.ready
+        expected = estimate(config, images, rehearsal, before=before, **embedded)
+        return Plan(config, wanted.reasons, summary(config, images, runtime.device), loader.steps_per_epoch, expected)
 
 
 def profile(
@@ -368,7 +360,8 @@ def _runtime(config: PretrainConfig, logger: Logger) -> Runtime:
 
 def _own_callbacks(config: PretrainConfig, wanted: Resolved, runtime: Runtime) -> list[Callback]:
     """Those of the product, in their order: what leaves the most behind comes first."""
-    own: list[Callback] = []
+    embedded = _embedded_images(config, len(wanted.source), runtime)
+    own: list[Callback] = [TimeCallback(config, wanted.source, runtime, **embedded)]
     if config.run.snapshots:
         own.append(LabelFreeCallback(config, wanted.source, runtime))
     if config.probe is not None:
@@ -377,6 +370,12 @@ def _own_callbacks(config: PretrainConfig, wanted: Resolved, runtime: Runtime) -
             runtime.logger.warning(remark)
         own.append(ProbeCallback(config, config.probe, pair, runtime))
     return [*own, ReportCallback(config, wanted.source, runtime)]
+
+
+def _embedded_images(config: PretrainConfig, images: int, runtime: Runtime) -> dict[str, int]:
+    """How many images the metrics and the report of a run embed, for estimates of its time."""
+    report = report_images(config, images, runtime.device)
+    return {"label_free_images": label_free_images(config, images), "report_images": report}
 
 
 def _evaluator(run: str | Path, probes: Sequence[str], logger: Logger, options: EvaluationOptions) -> Evaluator:

@@ -4,6 +4,8 @@ import math
 import re
 from typing import Any, TypeGuard
 
+from coterie.config.describe import format_duration as format_duration
+
 _SPELLINGS = {"knn": "kNN", "svm": "SVM", "nmi": "NMI", "ari": "ARI", "map": "mAP", "kmeans": "k-means"}
 
 
@@ -32,13 +34,6 @@ def format_tick(value: float) -> str:
         if abs(value) >= least:
             return f"{value / size:g}{letter}"
     return format_number(value)
-
-
-def format_duration(seconds: float) -> str:
-    """Write a duration in seconds below 90 s, in minutes below 90 min, otherwise in hours."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def format_cell(value: Any) -> str:

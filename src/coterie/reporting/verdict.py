@@ -13,8 +13,8 @@ from coterie.embedding.embed import Embeddings
 from coterie.evaluation.low_rank import is_low_rank
 from coterie.evaluation.model_selection import MIN_STABILITY
 from coterie.evaluation.neighbors import nearest, vote
+from coterie.formatting import is_number
 from coterie.reporting.curves import label_free_log
-from coterie.reporting.formatting import is_number
 from coterie.reporting.run_figures import KNN_METRIC
 from coterie.training.monitor import LARGEST_LOSS, SMALLEST_SPREAD
 

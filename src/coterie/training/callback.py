@@ -36,6 +36,7 @@ class RunContext:
         logger: receives messages and progress.
         log: adds a line to ``metrics.jsonl``, together with the current step and epoch.
         end: ends the run after this step, for the given reason.
+        ended: why the run has ended before its last step; None: it has not.
     """
 
     folder: Path
@@ -46,6 +47,7 @@ class RunContext:
     logger: Logger
     log: Callable[[dict[str, Any]], None]
     end: Callable[[str], None]
+    ended: str | None = None
 
 
 class Callback:

@@ -199,6 +199,7 @@ class Run:
             CheckedLogger(self.logger, self.checkpointer.check_interrupted),
             self.callbacks.log,
             self.callbacks.end_run,
+            self.state.ended,
         )
         self.callbacks.call("on_start", context)
 

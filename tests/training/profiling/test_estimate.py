@@ -1,21 +1,18 @@
 """A plan describes what the run then does."""
 
-import json
+from datetime import date
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 import coterie
 from coterie.config.toml import from_dict, read_toml
-from coterie.data.sources.open import open_source
 from coterie.errors import UserError
-from coterie.grouping.objective import Objective
 from coterie.methods.resolve import resolve_run
-from coterie.training.profiling import estimate as estimating
-from coterie.training.profiling.rehearsal import WARM_UP, StepTimer, rehearse
-from coterie.types import Batch, Progress
+from coterie.training.profiling import rehearsal_process
+from coterie.training.profiling.estimate import MAP_SECONDS, estimate
+from coterie.training.profiling.extrapolation import Rehearsal
 from tests.training.profiling.conftest import TINY
 
 
@@ -44,6 +41,7 @@ class Messages:
 def test_a_plan_is_what_pretrain_does_and_leaves_nothing(
     images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("COTERIE_CACHE", str(tmp_path.parent / f"{tmp_path.name}-cache"))
     monkeypatch.chdir(tmp_path)
     requests: dict[str, Any] = {"epochs": 2, "batch_size": 16, "seed": 3, "settings": (*TINY, "groups.counts=[8,8,8]")}
     before, messages = sorted(images.parent.iterdir()), Messages()
@@ -56,6 +54,8 @@ def test_a_plan_is_what_pretrain_does_and_leaves_nothing(
     run = coterie.pretrain("smog", images, out=tmp_path / "run", **requests, logger=messages)
     assert planned.config == from_dict(read_toml(run / "config.toml"))
     assert messages.texts[0] == planned.summary
+    said = next(line for line in messages.texts if line.startswith("about "))
+    assert planned.estimate.basis.replace("just now", "on") in said  # the run relies on the plan
     logged = {line.split()[0] for line in messages.texts if line.startswith("  ")}
     assert {"backbone.name", "memory.length", "optimizer.kind"} <= logged
     assert not {"epochs", "batch_size", "seed", "groups.counts"} & logged  # the user knows these
@@ -71,68 +71,37 @@ def test_a_plan_is_what_pretrain_does_and_leaves_nothing(
     assert 0 < estimate.worker_memory < estimate.main_memory
 
 
-def rehearsed(images: Path, capfd: pytest.CaptureFixture[str], method: str, *more: str) -> dict[str, Any]:
-    resolved = resolve_run(method, images, {"epochs": 3, "batch_size": 16, "settings": [*TINY, *more]})
-    result = rehearse(resolved.config, resolved.source)
-    lines = [json.loads(line) for line in capfd.readouterr().out.splitlines()]
-    assert lines == [{"ready": True}, *[{}] * 20]
-    return result
+def test_a_second_plan_is_the_first_one_again(images: Path) -> None:
+    """It says so, and its time and memory are those that were measured."""
+    options: dict[str, Any] = {"epochs": 4, "batch_size": 16, "settings": (*TINY, "groups.counts=[9]")}
+    first, messages = coterie.plan("swav", images, **options), Messages()
+    second = coterie.plan("swav", images, **options, logger=messages)
+    assert messages.tracked == 0
+    assert first.estimate.basis.endswith("rehearsed just now")
+    assert second.estimate.basis.endswith(f"rehearsed on {date.today().isoformat()}")
+    assert (first.estimate.step, first.estimate.memory) == (second.estimate.step, second.estimate.memory)
 
 
-def test_a_rehearsal_has_the_phases_of_its_method(
-    images: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("coterie.training.profiling.rehearsal.MOST_STEPS", 8)  # epochs have 5
-    monkeypatch.setattr(
-        "coterie.training.profiling.rehearsal.CHUNK_ELEMENTS", 8 * 23
-    )  # 23 rows, which are no whole batches of 16
-    refreshed: list[Progress] = []
-    refresh = Objective.refresh
-
-    def counted(self: Objective, progress: Progress) -> None:
-        refreshed.append(progress)
-        refresh(self, progress)
-
-    monkeypatch.setattr(Objective, "refresh", counted)
-    swav = rehearsed(images, capfd, "swav", "groups.counts=[40]")  # with a memory that begins at the second epoch
-    assert swav["filling"] == swav["refresh"] == 0
-    for method in ("deepcluster_v2", "sela_v2"):
-        other = rehearsed(images, capfd, method, "groups.counts=[8]", "refresh.every_epochs=1")
-        assert other["filling"] > 0
-        assert other["refresh"] > 0
-        assert WARM_UP < other["steps"] <= 8
-        assert len(refreshed) == 1  # the one that is timed, and none in a step
-        refreshed.clear()
-    assert rehearsed(images, capfd, "simclr", "run.workers=0")["workers"] == 0
-
-
-def test_refreshes_are_counted_and_not_timed_twice(images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_refreshes_are_counted_and_not_timed_twice(images: Path) -> None:
     """A rehearsal of many short epochs has none in its steps; a run has one at the start of each epoch or so."""
-    timed = {"first": 0.0, "filling": 1.0, "step": 2.0, "refresh": 10.0, "embedding": 0.0, "steps": 9}
-    timed |= {"main": 1, "workers": 1, "device": 0}
-    monkeypatch.setattr(estimating, "_rehearsal_lines", lambda config: iter([{"ready": True}, timed]))
-    source = open_source(str(images))
+    timed = Rehearsal(2.0, 1.0, 10.0, embedding=0.1, first=0.5, batch=16, part=16, steps=9, day="2026-11-29")
     for more, expected in (
         ((), 7),
         (("refresh.every_epochs=3",), 3),
         (("refresh.every_steps=2",), 18),  # 35 steps
     ):
         config = resolve_run("deepcluster_v2", images, {"epochs": 7, "batch_size": 16, "settings": more}).config
-        planned = estimating.estimate(config, len(source), 0.5, Messages())
+        planned = estimate(config, 80, timed, before=4.0, label_free_images=70, report_images=20)
         assert planned.refreshes == 10 * expected
-        assert (planned.filling, planned.training) == (5, 70)
-        assert planned.seconds == pytest.approx(75 + 10 * expected + planned.starting + estimating.MAP_SECONDS)
+        assert (planned.starting, planned.filling, planned.training) == (4.5, 5, 70)
+        assert (planned.evaluating, planned.reporting) == (pytest.approx(7), pytest.approx(2 + MAP_SECONDS))
+        assert planned.seconds == pytest.approx(70 + 5 + 10 * expected + 4.5 + 9 + MAP_SECONDS)
 
-
-def test_a_clock_leaves_the_first_out_and_stops(monkeypatch: pytest.MonkeyPatch) -> None:
-    now = iter([0.0, 9.0, 10, 11, 12, 13, 15, 16, 17, 18])  # the start, then the end of each step
-    monkeypatch.setattr("time.perf_counter", lambda: next(now))
-    clock = StepTimer(16.5, 100, torch.device("cpu"))
-    batches = ((Progress(step, 9, 99), Batch(torch.arange(2), {})) for step in range(99))
-    assert len(list(clock.over(batches))) == 8
-    assert clock.times == [9, 1, 1, 1, 1, 2, 1, 1]
-    assert clock.typical == 1.25
-    assert clock.first == 7.75
+        left = estimate(config, 80, timed, start=15, label_free_images=70, report_images=20)  # three epochs are done
+        assert left.training == 40
+        assert left.filling == 0
+        assert left.refreshes == 10 * {7: 4, 3: 2, 18: 10}[expected]
+        assert left.evaluating == pytest.approx(4)
 
 
 def test_what_the_process_refuses_is_refused_here(images: Path) -> None:
@@ -140,7 +109,10 @@ def test_what_the_process_refuses_is_refused_here(images: Path) -> None:
         coterie.plan("swav", images, backbone="resnet51", batch_size=16, settings=TINY)
 
 
-def test_a_process_that_is_killed_ran_out_of_memory(images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(estimating, "COMMAND", ("sh", "-c", "cat > /dev/null; kill -9 $$"))
+def test_a_process_that_is_killed_ran_out_of_memory(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COTERIE_CACHE", str(tmp_path))
+    monkeypatch.setattr(rehearsal_process, "COMMAND", ("sh", "-c", "cat > /dev/null; kill -9 $$"))
     with pytest.raises(UserError, match="memory ran out: use a smaller --batch-size"):
         coterie.plan("swav", images, batch_size=16, settings=TINY)

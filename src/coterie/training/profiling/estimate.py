@@ -1,24 +1,14 @@
 """Estimates the time and memory of a run from a rehearsal of it on this machine."""
 
-import json
-import os
-import subprocess
-import sys
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from coterie.config.describe import explain
 from coterie.config.schema import PretrainConfig
-from coterie.config.toml import to_dict
-from coterie.errors import UserError
 from coterie.formatting import format_duration
-from coterie.logger import Logger
 from coterie.table import ShownInTables, TextTable
-from coterie.training.profiling.rehearsal import TICKS
+from coterie.training.profiling.extrapolation import Rehearsal
 
-COMMAND = (sys.executable, "-P", "-m", "coterie.training.profiling.rehearsal")
 MAP_SECONDS = 4.0
 """Time of the report's map of 2,000 images on one core (``docs/log.md``)."""
 
@@ -35,10 +25,11 @@ class Estimate:
         evaluating: label-free metrics at the snapshots.
         reporting: the report at the end.
         step: one step.
-        steps: number of steps rehearsed.
+        steps: number of steps that were timed.
         main_memory: peak memory of the main process (VmHWM).
         worker_memory: memory of the loader processes in addition, counting only pages that they do not share.
         device_memory: peak memory of tensors on a CUDA device; not compared with a real run yet.
+        basis: what the time of a step was measured on, and when.
     """
 
     starting: float
@@ -52,6 +43,7 @@ class Estimate:
     main_memory: int
     worker_memory: int
     device_memory: int = 0
+    basis: str = ""
 
     @property
     def seconds(self) -> float:
@@ -104,82 +96,46 @@ class Plan(ShownInTables):
         ]
         if estimate.device_memory:
             lines.append(f"device  about {estimate.device_memory / 2**30:.2f} GiB of tensors")
-        return [settings, *lines, f"from {estimate.steps} steps on this machine, under its present load"]
+        return [settings, *lines, f"from {estimate.basis} on this machine, under its load of that time"]
 
 
 def estimate(
     config: PretrainConfig,
     images: int,
-    resolved_in: float,
-    logger: Logger,
+    rehearsal: Rehearsal,
     *,
+    before: float = 0.0,
+    start: int = 0,
     label_free_images: int = 0,
     report_images: int = 0,
 ) -> Estimate:
-    """Rehearse the run in a fresh process and extrapolate.
+    """Extrapolate a rehearsal to a whole run.
 
     Args:
         config: settings of the run.
         images: number of images in its source.
-        resolved_in: seconds that it took to read and measure the images.
-        logger: receives the progress of the rehearsal.
+        rehearsal: what was measured.
+        before: seconds from the start of the process to the first batch.
+        start: steps already done, which leave less to do.
         label_free_images: number of images that the label-free metrics embed over the run, including augmented views.
-        report_images: number of images that the report embeds.
-
-    Raises:
-        UserError: an error of the run itself; or the rehearsal was killed, usually because memory ran out.
+        report_images: number of images that the report embeds; 0: there is no report.
     """
-    began, measured = time.monotonic(), dict[str, Any]()
-
-    def ticks() -> Iterator[None]:
-        for line in _rehearsal_lines(config):
-            measured.update({"ready": time.monotonic()} if "ready" in line else line)
-            if not line:
-                yield
-
-    for _ in logger.progress(ticks(), TICKS, "rehearsing"):
-        pass
-    if "error" in measured:
-        raise UserError(measured["error"])
-    per_epoch, rule = images // config.batch_size, config.refresh
-    steps = config.epochs * per_epoch
-    if config.images is not None:
-        steps = min(steps, config.images // config.batch_size)
-    refreshes = 0
+    per_epoch, rule, total = images // config.batch_size, config.refresh, config.total_steps(images)
+    steps, refreshes = total - start, 0
     if rule is not None:
         every = rule.every_steps or rule.every_epochs * per_epoch
-        refreshes = -(-steps // every)
+        refreshes = -(-total // every) - -(-start // every)
     return Estimate(
-        starting=resolved_in + measured["ready"] - began + measured["first"],
-        filling=measured["filling"] * per_epoch,
-        training=measured["step"] * steps,
-        refreshes=measured["refresh"] * refreshes,
-        evaluating=measured["embedding"] * label_free_images,
-        reporting=measured["embedding"] * report_images + MAP_SECONDS,
-        step=measured["step"],
-        steps=measured["steps"],
-        main_memory=measured["main"],
-        worker_memory=measured["workers"],
-        device_memory=measured["device"],
+        starting=before + rehearsal.first,
+        filling=0.0 if start else rehearsal.filling * per_epoch,
+        training=rehearsal.step * steps,
+        refreshes=rehearsal.refresh * refreshes,
+        evaluating=rehearsal.embedding * label_free_images * steps / total,
+        reporting=rehearsal.embedding * report_images + (MAP_SECONDS if report_images else 0.0),
+        step=rehearsal.step,
+        steps=rehearsal.steps,
+        main_memory=rehearsal.main,
+        worker_memory=rehearsal.workers,
+        device_memory=rehearsal.device,
+        basis=rehearsal.basis,
     )
-
-
-def _rehearsal_lines(config: PretrainConfig) -> Iterator[dict[str, Any]]:
-    """The output lines of the rehearsing process."""
-    paths = {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-    with subprocess.Popen(COMMAND, **pipes, text=True, env=os.environ | paths) as child:  # type: ignore[call-overload]
-        try:
-            child.stdin.write(json.dumps(to_dict(config)))
-            child.stdin.close()
-            yield from map(json.loads, child.stdout)
-        except BaseException:
-            child.kill()
-            raise
-    if child.returncode == -9:
-        raise UserError(
-            "the rehearsal was killed, usually because memory ran out: use a smaller --batch-size or --backbone, smaller "
-            "views.crops or fewer run.workers"
-        )
-    if child.returncode:
-        raise RuntimeError(f"the rehearsal ended with status {child.returncode}")

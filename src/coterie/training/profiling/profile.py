@@ -4,8 +4,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from dataclasses import dataclass, replace
-from multiprocessing import active_children
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -18,9 +17,7 @@ from coterie.data.sources.source import ImageSource
 from coterie.errors import UserError
 from coterie.grouping.teacher import MomentumTeacher
 from coterie.logger import Logger
-from coterie.training.build import TrainingParts, build_loader, build_parts, out_of_memory
-from coterie.training.loop import fit
-from coterie.training.monitor import Monitor
+from coterie.training.build import TrainingParts, out_of_memory
 from coterie.training.profiling.advice import (
     BACKWARD,
     BOOKKEEPING,
@@ -34,23 +31,14 @@ from coterie.training.profiling.advice import (
     Profile,
 )
 from coterie.training.profiling.loader_stages import measure_stages
-from coterie.training.profiling.rehearsal import (
-    FILLING_SECONDS,
-    MOST_FILLING,
-    TICKS,
-    StepTimer,
-    private_bytes,
-    proc_status_bytes,
-    simulate_full_memory,
-)
-from coterie.types import Batch, Progress
+from coterie.training.profiling.process_memory import peak_bytes, worker_bytes
+from coterie.training.profiling.rehearsal import FILLING_SECONDS, MOST_FILLING, ShortRun
+from coterie.training.profiling.step_timer import TICKS, StepTimer, Stream
 
 MOST_STEPS = 1000
 """Most steps of a turn: a step of a millisecond need not be measured thousands of times."""
 TURNS = 4
 """Into how many turns the time is divided."""
-
-Stream = Iterator[tuple[Progress, Batch]]
 
 
 class SectionTimer:
@@ -193,28 +181,22 @@ def profile_run(config: PretrainConfig, source: ImageSource, seconds: float, log
 
 def _profile(config: PretrainConfig, source: ImageSource, seconds: float, runtime: Runtime) -> Profile:
     device, logger = runtime.device, runtime.logger
-    longer = replace(config, epochs=config.epochs + (1 + TURNS) * MOST_STEPS, images=None)  # enough steps, always
-    loader, timer = build_loader(longer, source, runtime), SectionTimer(device)
-    began = time.perf_counter()
-    loader.prepare(logger.progress)
-    preparing = time.perf_counter() - began
-    filling, refresh = StepTimer(FILLING_SECONDS, MOST_FILLING, device), 0.0
-    parts = build_parts(config, device, images=len(source))
-    with closing(loader.batches(1)) as stream:  # type: ignore[type-var]  # 1: a refresh comes before step 0
+    run = ShortRun(config, source, runtime, steps=(1 + TURNS) * MOST_STEPS)
+    loader, timer = run.loader, SectionTimer(device)
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    preparing = run.prepare(logger.progress)
+    filling = StepTimer(FILLING_SECONDS, MOST_FILLING, device)
+    timer.watch(loader, run.parts, run.optimizer)
+    with closing(run.batches()) as stream:  # type: ignore[type-var]
         ticks = iter(logger.progress(range(TICKS), TICKS, "profiling"))
         steps = _TimedSteps(stream, timer, seconds, loader.workers, ticks)
-
-        def batches() -> Stream:
-            nonlocal refresh
-            refresh = simulate_full_memory(parts.objective, config, len(source))
-            yield from steps.batches()
-
-        _fit(config, loader, parts, runtime, timer, batches(), lambda: filling.over(loader.fill_batches()))
+        run.train(steps.batches(), filling)
         for _ in ticks:  # complete the progress bar
             pass
         memory = {
-            "main_memory": proc_status_bytes(os.getpid(), "VmHWM"),
-            "worker_memory": sum(private_bytes(child.pid) for child in active_children() if child.pid),
+            "main_memory": peak_bytes(),
+            "worker_memory": worker_bytes(),
             "device_memory": torch.cuda.max_memory_allocated(device) if device.type == "cuda" else 0,
         }
     stages, normal = measure_stages(loader), steps.plain if steps.plain.steps else steps.timed
@@ -226,43 +208,12 @@ def _profile(config: PretrainConfig, source: ImageSource, seconds: float, runtim
         steps=steps.timed.steps,
         stages=stages.per_image(),
         jpeg=stages.jpegs > stages.images / 2,
-        preparing=preparing if loader.device_images is not None else 0.0,
+        preparing=preparing,
         filling=filling.typical,
-        refresh=refresh,
+        refresh=run.refresh,
         steps_per_epoch=loader.steps_per_epoch,
         device=device.type,
         workers=loader.workers,
         cores=len(os.sched_getaffinity(0)),
         **memory,
-    )
-
-
-def _fit(
-    config: PretrainConfig,
-    loader: Loader,
-    parts: TrainingParts,
-    runtime: Runtime,
-    timer: SectionTimer,
-    batches: Stream,
-    fill_batches: Callable[[], Stream],
-) -> None:
-    """Run the training loop with marks installed."""
-    device = loader.device
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-    rows, rate, log_steps = config.assigned_rows, config.learning_rate, config.run.log_steps
-    monitor = Monitor(config.group_counts, rows, rate, log_steps=log_steps, write=lambda _: None, device=device)
-    optimizer = config.optimizer.build(parts.student)
-    timer.watch(loader, parts, optimizer)
-    fit(
-        parts.student,
-        parts.objective,
-        monitor.timed(batches),
-        optimizer,
-        rate.at,
-        fill_batches=fill_batches,
-        autocast=runtime.autocast,
-        clip_grad_norm=config.clip_grad_norm,
-        seed=config.seed,
-        on_step_end=[monitor.on_step_end],
     )

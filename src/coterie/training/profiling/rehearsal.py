@@ -1,151 +1,152 @@
-"""Trains a few real steps of a run in a separate process, so that its peak memory can be measured.
+"""The rehearsal of a run: a few real steps of it, of which nothing is kept, for plan, pretrain and profile.
 
-``python -m coterie.training.profiling.rehearsal`` is that process: it reads settings as JSON and writes lines of JSON.
+:class:`ShortRun` builds the parts of a run as the run does and trains some steps. :func:`rehearse` times such steps. Where a
+whole batch takes too long, it times two parts of a batch, a few images each, and extrapolates.
 """
 
-import json
+import gc
 import os
+import random
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from dataclasses import asdict, replace
-from multiprocessing import active_children
-from pathlib import Path
+from datetime import date
 from typing import Any
 
+import numpy as np
 import torch
+from torch import nn
 
+from coterie.config.facts import SMALL_SIDE
 from coterie.config.hardware import Runtime
 from coterie.config.schema import PretrainConfig
-from coterie.config.toml import from_dict
 from coterie.data.loading.center_crop import center_crop_batches
-from coterie.data.sources.open import open_source
-from coterie.data.sources.source import ImageSource, Subset, sample_indices
-from coterie.errors import UserError
+from coterie.data.loading.device_images import ShowProgress
+from coterie.data.sources.source import ImageSource, Subset, sample_indices, shard_layout
 from coterie.grouping.chunks import CHUNK_ELEMENTS
 from coterie.grouping.objective import Objective
-from coterie.training.build import build_loader, build_parts, out_of_memory
+from coterie.training.build import build_loader, build_parts
 from coterie.training.loop import fit
 from coterie.training.monitor import Monitor
+from coterie.training.profiling.extrapolation import Rehearsal, Timed, affordable, overlapped, whole_batch
+from coterie.training.profiling.process_memory import peak_bytes, worker_bytes
+from coterie.training.profiling.step_timer import StepTimer, Stream, Tick
 from coterie.training.student import preprocessing_of
-from coterie.types import Batch, Progress
+from coterie.types import Progress
 
-STEP_SECONDS, MOST_STEPS, WARM_UP = 20.0, 60, 4
+MOST_STEPS = 60
 FILLING_SECONDS, MOST_FILLING = 5.0, 20
-EMBEDDED_IMAGES = 256
-TICKS = 20
-"""Into how many ticks the progress of a rehearsal or a profile is divided."""
+EMBEDDING_SECONDS, EMBEDDED_IMAGES = 3.0, 256
+SMALL_BATCH, LARGE_BATCH = 8, 64
+"""How many images are embedded at a time: few large ones, more small ones."""
+MEMORY_ROWS = 8192
+"""Rows of a memory that serves only refreshes, where a rehearsal is to be quick."""
+LOADED_SECONDS = 5.0
+"""Batches that take longer to load are not loaded only to measure the memory of the loader processes."""
+FEW_IMAGES = 1024
+"""Images that are decoded to be kept on a GPU."""
+SHARE_OF_RUN = 0.03
+"""The steps of a rehearsal before a run take at most this share of it, but for the first of them."""
 
 
-def _write_line(line: dict[str, Any]) -> None:
-    sys.stdout.write(json.dumps(line) + "\n")
-    sys.stdout.flush()
+class ShortRun:
+    """The parts of a run, built as the run builds them.
 
-
-class StepTimer:
-    """Passes on batches until time is up or there were enough, and times what is done with each."""
-
-    def __init__(self, seconds: float, most: int, device: torch.device) -> None:
-        """Pass on batches for so many seconds, and at most so many."""
-        self.seconds, self.most, self.device = seconds, most, device
-        self.times: list[float] = []
-        self.workers = 0
-
-    def over(self, batches: Iterator[tuple[Progress, Batch]], ticks: int = 0) -> Iterator[tuple[Progress, Batch]]:
-        """Pass on the batches, and write an empty line ``ticks`` times on the way."""
-        began, ticked, spent = time.perf_counter(), 0, 0.0
-        for item in batches:
-            yield item
-            if self.device.type == "cuda":
-                torch.cuda.synchronize(self.device)
-            elapsed = time.perf_counter() - began
-            self.times.append(elapsed - spent)
-            spent = elapsed
-            share = max(len(self.times) / self.most, spent / self.seconds)
-            while ticked < ticks * min(1.0, share):
-                ticked += 1
-                _write_line({})
-            if len(self.times) % 5 == 1 or share >= 1:
-                private = sum(private_bytes(child.pid) for child in active_children() if child.pid)
-                self.workers = max(self.workers, private)
-            if share >= 1:
-                break
-
-    @property
-    def typical(self) -> float:
-        """Mean time without the warm-up; not the median, because what delays some steps here delays some of the run's too."""
-        times = self.times[min(WARM_UP, len(self.times) // 2) :] or [0.0]
-        return sum(times) / len(times)
-
-    @property
-    def first(self) -> float:
-        """By how much the first step was slower, while workers started."""
-        return max(0.0, self.times[0] - self.typical) if self.times else 0.0
-
-
-def rehearse(config: PretrainConfig, source: ImageSource) -> dict[str, Any]:
-    """Train some steps of a run in this process.
-
-    Returns:
-        Seconds per step, filling batch, refresh and embedded image, and bytes of memory.
+    Attributes:
+        refresh: seconds that a refresh of the full memory takes, after :meth:`train`; 0: there is none.
     """
-    runtime = Runtime.choose(config.run.device, config.run.precision, config.run.workers)
-    device = runtime.device
-    if config.run.threads:
-        torch.set_num_threads(config.run.threads)
-    longer = replace(config, epochs=config.epochs + MOST_STEPS, images=None)  # enough steps, always
-    loader = build_loader(longer, source, runtime)
-    parts = build_parts(config, device, images=len(source))
-    rows, rate, log_steps = config.assigned_rows, config.learning_rate, config.run.log_steps
-    monitor = Monitor(config.group_counts, rows, rate, log_steps=log_steps, write=lambda _: None, device=device)
-    filling, steps = StepTimer(FILLING_SECONDS, MOST_FILLING, device), StepTimer(STEP_SECONDS, MOST_STEPS, device)
-    refresh = 0.0
 
-    def batches() -> Iterator[tuple[Progress, Batch]]:
-        nonlocal refresh
-        refresh = simulate_full_memory(parts.objective, config, len(source))
-        yield from steps.over(loader.batches(1), TICKS)  # a refresh comes before step 0
+    def __init__(
+        self, config: PretrainConfig, source: ImageSource, runtime: Runtime, *, steps: int, images: int = 0
+    ) -> None:
+        """Build everything.
 
-    _write_line({"ready": True})
-    fit(
-        parts.student,
-        parts.objective,
-        monitor.timed(batches()),
-        config.optimizer.build(parts.student),
-        config.learning_rate.at,
-        fill_batches=lambda: filling.over(loader.fill_batches()),
-        autocast=runtime.autocast,
-        clip_grad_norm=config.clip_grad_norm,
-        seed=config.seed,
-        on_step_end=[monitor.on_step_end],
-    )
-    sample = Subset(source, sample_indices(EMBEDDED_IMAGES, source))
-    began = time.perf_counter()
-    network = parts.student.encoder.backbone.eval()
-    with torch.inference_mode():
-        for batch in center_crop_batches(sample, **asdict(preprocessing_of(config)), device=device):
-            network(batch.views[0])
-    return {
-        "embedding": (time.perf_counter() - began) / len(sample),
-        "first": filling.first + steps.first,
-        "filling": filling.typical,
-        "refresh": refresh,
-        "step": steps.typical,
-        "steps": len(steps.times),
-        "main": proc_status_bytes(os.getpid(), "VmHWM"),
-        "workers": max(filling.workers, steps.workers),
-        "device": torch.cuda.max_memory_allocated(device) if device.type == "cuda" else 0,
-    }
+        Args:
+            config: settings of the run.
+            source: its images, or some of them.
+            runtime: where it computes.
+            steps: at most how many steps there will be.
+            images: number of images of the whole source; 0: of ``source``.
+
+        Raises:
+            UserError: an error of the run itself.
+        """
+        self.config, self.runtime, self.images = config, runtime, images or len(source)
+        longer = replace(config, epochs=config.epochs + steps, images=None)  # enough steps, always
+        self.loader = build_loader(longer, source, runtime)
+        self.parts = build_parts(config, runtime.device, images=self.images)
+        self.optimizer = config.optimizer.build(self.parts.student)
+        self.monitor = Monitor(
+            config.group_counts,
+            config.assigned_rows,
+            config.learning_rate,
+            log_steps=config.run.log_steps,
+            write=lambda _: None,
+            device=runtime.device,
+        )
+        self.refresh = 0.0
+
+    def prepare(self, show_progress: ShowProgress | None = None) -> float:
+        """Store small images on the device, where the run does; returns the seconds that this takes with all of them."""
+        began = time.perf_counter()
+        self.loader.prepare(show_progress)
+        if self.loader.device_images is None:
+            return 0.0
+        return (time.perf_counter() - began) * self.images / len(self.loader.source)
+
+    def batches(self) -> Stream:
+        """Whole batches from step 1 on: a refresh, which is timed by itself, comes before step 0."""
+        return self.loader.batches(1)
+
+    def train(self, batches: Stream, filling: StepTimer, *, refresh: bool = True, memory_rows: int = 0) -> None:
+        """Fill the memory with some batches, simulate that it is full, and train.
+
+        Args:
+            batches: the batches of the steps.
+            filling: bounds and times the filling.
+            refresh: whether to time a refresh.
+            memory_rows: number of rows of the run's memory; 0: of this one's.
+        """
+
+        def filled() -> Stream:
+            objective = self.parts.objective
+            self.refresh = simulate_full_memory(objective, self.config, self.images, refresh, memory_rows)
+            yield from batches
+
+        config = self.config
+        fit(
+            self.parts.student,
+            self.parts.objective,
+            self.monitor.timed(filled()),
+            self.optimizer,
+            config.learning_rate.at,
+            fill_batches=lambda: filling.over(self.loader.fill_batches()),
+            autocast=self.runtime.autocast,
+            clip_grad_norm=config.clip_grad_norm,
+            seed=config.seed,
+            on_step_end=[self.monitor.on_step_end],
+        )
 
 
-def simulate_full_memory(objective: Any, config: PretrainConfig, images: int) -> float:
+def simulate_full_memory(
+    objective: Any, config: PretrainConfig, images: int, refresh: bool = True, memory_rows: int = 0
+) -> float:
     """Fill the memory to its full size with random rows.
 
     A refresh is timed on at most one chunk of scores and scaled to all rows, because k-means and labeling are linear in the
     number of rows. Labels that are iterated until they converge (SeLa) may need more rounds later than with random rows.
 
+    Args:
+        objective: the objective of the run.
+        config: its settings.
+        images: number of images.
+        refresh: whether to time a refresh.
+        memory_rows: number of rows of the run's memory; 0: of this one's.
+
     Returns:
-        Seconds that a refresh of the full memory takes; 0 if there is none.
+        Seconds that a refresh of the full memory takes; 0 if there is none, or if it is not timed.
     """
     memory = objective.memory if isinstance(objective, Objective) else None
     if memory is None or memory.start_epoch >= config.epochs:
@@ -160,46 +161,175 @@ def simulate_full_memory(objective: Any, config: PretrainConfig, images: int) ->
     batches = -(-max(2 * groups, CHUNK_ELEMENTS // groups) // memory.share)  # a refresh takes whole batches
     memory.pushed = min(memory.length, batches * memory.share)
     began = time.perf_counter()
-    objective.refresh(Progress(0, 1, 1))
+    if refresh:
+        objective.refresh(Progress(0, 1, 1))
     seconds = time.perf_counter() - began
     if objective.labels is not None:
         objective.labels.clamp_(min=0)  # images outside that chunk have no label yet
     objective.refresh_rule = replace(
         objective.refresh_rule, every_epochs=sys.maxsize, every_steps=0
     )  # none from now on
-    scale, memory.pushed = memory.length / memory.pushed, memory.length
-    return seconds * scale
+    scale, memory.pushed = (memory_rows or memory.length) / memory.pushed, memory.length
+    return seconds * scale if refresh else 0.0
 
 
-def proc_status_bytes(process: int, name: str) -> int:
-    """The bytes in a line of ``/proc/PID/status`` or of ``smaps_rollup``; VmHWM is the peak of resident memory.
+def _time_steps(
+    config: PretrainConfig,
+    source: ImageSource,
+    runtime: Runtime,
+    images: int,
+    seconds: float,
+    most: int,
+    *,
+    alone: bool,
+    last: bool,
+    tick: Tick,
+) -> Timed:
+    """Time steps of so many images, in a short run of their own; the ``last`` one times everything else too."""
+    whole, total = images == config.batch_size, len(source)
+    beside_workers = whole and alone
+    part = replace(config, batch_size=images, micro_batches=min(config.micro_batches, max(1, images // 2)), images=None)
+    memory_rows = 0
+    if config.memory is not None and config.refresh is not None and not alone:  # no step reads it
+        memory_rows = config.memory.length // config.batch_size * config.batch_size
+        fewer = min(config.memory.length, max(images, 2 * max(config.group_counts), MEMORY_ROWS))
+        part = replace(part, memory=replace(config.memory, length=fewer))
+    if not alone and runtime.device.type == "cuda" and not shard_layout(source).remote:  # it may decode all of them
+        source = Subset(source, np.arange(min(total, max(4 * images, 2 * max(config.group_counts), FEW_IMAGES))))
+    by = runtime if beside_workers else replace(runtime, workers=0)
+    run = ShortRun(part, source, by, steps=most, images=total)
+    preparing = run.prepare()
+    filling = StepTimer(min(FILLING_SECONDS, seconds / 4), MOST_FILLING, runtime.device)
+    steps = StepTimer(seconds, most, runtime.device, tick, least=2 if whole else 1)
+    with closing(run.batches()) as stream:  # type: ignore[type-var]
+        run.train(steps.over(stream), filling, refresh=last, memory_rows=memory_rows)
+    peak, network = peak_bytes(), run.parts.student.encoder.backbone
+    return Timed(
+        images=images,
+        steps=len(steps.works),
+        work=steps.typical_work,
+        cpu=steps.typical_cpu,
+        load=steps.typical_wait,
+        filling=filling.typical,
+        refresh=run.refresh,
+        first=preparing + filling.first + steps.first,
+        workers=max(filling.workers, steps.workers),
+        step=steps.typical if beside_workers else 0.0,
+        embedding=_embedding_time(network, part, source, runtime.device, seconds / 10) if last else 0.0,
+        peak=peak,
+    )
+
+
+def _embedding_time(
+    network: nn.Module, config: PretrainConfig, source: ImageSource, device: torch.device, seconds: float
+) -> float:
+    """Seconds that it takes to load and embed an image."""
+    look = preprocessing_of(config)
+    sample = Subset(source, sample_indices(EMBEDDED_IMAGES, source))
+    batch_size = SMALL_BATCH if look.size > SMALL_SIDE else LARGE_BATCH
+    batches = center_crop_batches(sample, **asdict(look), batch_size=batch_size, device=device)
+    network.eval()
+    done, began = 0, time.perf_counter()
+    with torch.inference_mode():
+        for batch in batches:
+            if batch.views:
+                network(batch.views[0])
+            done += batch_size
+            if time.perf_counter() - began > min(EMBEDDING_SECONDS, seconds):
+                break
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return (time.perf_counter() - began) / min(done, len(sample))
+
+
+def _loader_memory(config: PretrainConfig, source: ImageSource, runtime: Runtime) -> int:
+    """The memory of the loader processes once they have made whole batches."""
+    with closing(build_loader(config, source, runtime).batches()) as stream:  # type: ignore[type-var]
+        next(stream)
+        return worker_bytes()
+
+
+@contextmanager
+def undisturbed(device: torch.device) -> Iterator[None]:
+    """Context after which the generators of random numbers, the threads and the memory are as they were before."""
+    generator, legacy, threads = random.getstate(), np.random.get_state(), torch.get_num_threads()  # noqa: NPY002
+    try:
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+            yield
+    finally:
+        random.setstate(generator)
+        np.random.set_state(legacy)  # noqa: NPY002
+        torch.set_num_threads(threads)
+        gc.collect()
+        if device.type == "cuda":
+            torch.cuda.empty_cache()
+
+
+def rehearse(
+    config: PretrainConfig,
+    source: ImageSource,
+    runtime: Runtime,
+    seconds: float,
+    *,
+    alone: bool = False,
+    tick: Tick = lambda share: None,
+) -> Rehearsal:
+    """Train some steps of a run in this process, and time them.
+
+    Args:
+        config: settings of the run.
+        source: its images.
+        runtime: where and how it computes.
+        seconds: about how long the steps may take; at least two are made, of at least two images.
+        alone: whether this process does nothing else: then its memory is measured, and the run's loader processes are
+            started where whole steps fit into the time. Otherwise images are loaded here, and the time of a step beside
+            loader processes is computed.
+        tick: told of the share of the time that has passed.
 
     Raises:
-        KeyError: neither file has such a line.
+        UserError: an error of the run itself.
     """
-    for file in ("status", "smaps_rollup"):
-        for line in Path(f"/proc/{process}/{file}").read_text().splitlines():
-            if line.startswith(f"{name}:"):
-                return int(line.split()[1]) * 1024
-    raise KeyError(name)
+    began, whole = time.perf_counter(), config.batch_size
+    smallest = min(whole, 2 * min(2, config.micro_batches))  # batch norm needs two images in each part
+
+    def left() -> float:
+        return seconds - (time.perf_counter() - began)
+
+    def timed(images: int, limit: float, most: int, last: bool) -> Timed:
+        return _time_steps(config, source, runtime, images, limit, most, alone=alone, last=last, tick=progress)
+
+    def progress(_: float) -> None:
+        tick(min(1.0, 1 - left() / seconds))
+
+    small, images, limit = None, whole, left()
+    if smallest < whole:
+        small = timed(smallest, seconds / 3, 2, last=False)
+        per_image, limit = (small.work + small.load) / smallest, left()
+        images = affordable(smallest, whole, per_image, limit)
+        if not alone:
+            limit = min(limit, SHARE_OF_RUN * per_image * whole * config.total_steps(len(source)))
+    large = timed(images, limit, MOST_STEPS if images == whole else 2, last=True)
+    found = whole_batch(small or large, large, whole)
+    if alone and images < whole and runtime.workers and found.load < LOADED_SECONDS:
+        found = replace(found, workers=_loader_memory(config, source, runtime))
+    tick(1.0)
+    return _result(found, images, runtime, alone=alone)
 
 
-def private_bytes(process: int) -> int:
-    """The bytes that a process does not share; pages that neither side has written since a fork are not counted."""
-    return proc_status_bytes(process, "Private_Clean") + proc_status_bytes(process, "Private_Dirty")
-
-
-def _main() -> None:
-    config = from_dict(json.load(sys.stdin))
-    try:
-        _write_line(rehearse(config, open_source(*config.data)))
-    except UserError as error:
-        _write_line({"error": str(error)})
-    except torch.OutOfMemoryError as error:
-        _write_line({"error": out_of_memory(config, Runtime.choose(config.run.device, config.run.precision), error)})
-    except KeyboardInterrupt:
-        raise SystemExit(130) from None
-
-
-if __name__ == "__main__":
-    _main()
+def _result(found: Timed, part: int, runtime: Runtime, *, alone: bool) -> Rehearsal:
+    """What was found about a whole batch, from steps of ``part`` images."""
+    beside = overlapped(found.work, found.cpu, found.load, runtime.workers, len(os.sched_getaffinity(0)))
+    return Rehearsal(
+        step=found.step or beside,
+        filling=found.filling,
+        refresh=found.refresh,
+        embedding=found.embedding,
+        first=found.first,
+        batch=found.images,
+        part=part,
+        steps=found.steps,
+        day=date.today().isoformat(),
+        main=found.peak if alone else 0,
+        workers=found.workers if alone else 0,
+        device=torch.cuda.max_memory_allocated(runtime.device) if alone and runtime.device.type == "cuda" else 0,
+    )

@@ -1,0 +1,123 @@
+"""A rehearsal in a process of its own, so that its peak memory can be measured; or an earlier one.
+
+``python -m coterie.training.profiling.rehearsal_process`` is that process: it reads settings as JSON and writes lines of JSON.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import asdict
+from typing import Any
+
+import torch
+
+from coterie.config.hardware import Runtime
+from coterie.config.schema import PretrainConfig
+from coterie.config.toml import from_dict, to_dict
+from coterie.data.sources.open import open_source
+from coterie.data.sources.source import ImageSource
+from coterie.errors import UserError
+from coterie.training.build import out_of_memory
+from coterie.training.profiling.extrapolation import Rehearsal
+from coterie.training.profiling.rehearsal import rehearse
+from coterie.training.profiling.rehearsal_cache import load_rehearsal, rehearsal_key, save_rehearsal
+from coterie.training.profiling.step_timer import TICKS
+
+COMMAND = (sys.executable, "-P", "-m", "coterie.training.profiling.rehearsal_process")
+STEP_SECONDS = 20.0
+
+
+def planned_rehearsal(config: PretrainConfig, source: ImageSource, runtime: Runtime) -> Rehearsal:
+    """An earlier rehearsal of such a run with its memory, or a new one in a fresh process.
+
+    Args:
+        config: settings of the run.
+        source: its images.
+        runtime: where it computes; its logger receives the progress of a new rehearsal.
+
+    Raises:
+        UserError: an error of the run itself; or the rehearsal was killed, usually because memory ran out.
+    """
+    key = rehearsal_key(config, source, runtime)
+    earlier = load_rehearsal(key)
+    if earlier is not None and earlier.main:
+        return earlier
+    began, measured = time.monotonic(), dict[str, Any]()
+
+    def ticks() -> Iterator[None]:
+        for line in _lines(config):
+            measured.update({"ready": time.monotonic() - began} if "starts" in line else line)
+            if not line:
+                yield
+
+    for _ in runtime.logger.progress(ticks(), TICKS, "rehearsing"):
+        pass
+    if "error" in measured:
+        raise UserError(measured["error"])
+    rehearsal = Rehearsal(**measured)
+    save_rehearsal(key, rehearsal)
+    return rehearsal
+
+
+def _lines(config: PretrainConfig) -> Iterator[dict[str, Any]]:
+    """The output lines of the rehearsing process."""
+    paths = {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen(COMMAND, **pipes, text=True, env=os.environ | paths) as child:  # type: ignore[call-overload]
+        try:
+            child.stdin.write(json.dumps(to_dict(config)))
+            child.stdin.close()
+            yield from map(json.loads, child.stdout)
+        except BaseException:
+            child.kill()
+            raise
+    if child.returncode == -9:
+        raise UserError(
+            "the rehearsal was killed, usually because memory ran out: use a smaller --batch-size or --backbone, smaller "
+            "views.crops or fewer run.workers"
+        )
+    if child.returncode:
+        raise RuntimeError(f"the rehearsal ended with status {child.returncode}")
+
+
+def _write_line(line: dict[str, Any]) -> None:
+    sys.stdout.write(json.dumps(line) + "\n")
+    sys.stdout.flush()
+
+
+def _rehearse(config: PretrainConfig) -> dict[str, Any]:
+    runtime = Runtime.choose(config.run.device, config.run.precision, config.run.workers)
+    if config.run.threads:
+        torch.set_num_threads(config.run.threads)
+    ticked = 0
+
+    def tick(share: float) -> None:
+        nonlocal ticked
+        while ticked < round(TICKS * share):
+            ticked += 1
+            _write_line({})
+
+    source = open_source(*config.data)
+    _write_line({"starts": True})
+    found = asdict(rehearse(config, source, runtime, STEP_SECONDS, alone=True, tick=tick))
+    del found["ready"]  # known to the process that started this one
+    return found
+
+
+def _main() -> None:
+    config = from_dict(json.load(sys.stdin))
+    try:
+        _write_line(_rehearse(config))
+    except UserError as error:
+        _write_line({"error": str(error)})
+    except torch.OutOfMemoryError as error:
+        _write_line({"error": out_of_memory(config, Runtime.choose(config.run.device, config.run.precision), error)})
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
+
+
+if __name__ == "__main__":
+    _main()

@@ -1,0 +1,89 @@
+"""Times the steps of a loop that takes its batches from an iterator."""
+
+import time
+from collections.abc import Callable, Iterator
+
+import torch
+
+from coterie.training.profiling.process_memory import worker_bytes
+from coterie.types import Batch, Progress
+
+WARM_UP = 4
+TICKS = 20
+"""Into how many ticks the progress of a rehearsal or a profile is divided."""
+
+Stream = Iterator[tuple[Progress, Batch]]
+Tick = Callable[[float], None]
+"""Told of the share of the time that has passed, after each step."""
+
+
+class StepTimer:
+    """Passes on batches until time is up or there were enough, and times what is done with each.
+
+    Attributes:
+        waits: time that each batch was waited for; all of loading it where there are no workers.
+        works: time of the step that followed.
+        cpu: CPU time of all threads of this process during that step.
+        workers: memory of the loader processes in addition to this one's.
+    """
+
+    def __init__(
+        self, seconds: float, most: int, device: torch.device, tick: Tick = lambda share: None, *, least: int = 1
+    ) -> None:
+        """Pass on batches for so many seconds, but at least ``least`` and at most ``most``."""
+        self.seconds, self.least, self.most, self.device, self.tick = seconds, least, most, device, tick
+        self.waits: list[float] = []
+        self.works: list[float] = []
+        self.cpu: list[float] = []
+        self.workers = 0
+
+    def over(self, batches: Stream) -> Stream:
+        """Pass on the batches."""
+        began = asked = time.perf_counter()
+        for item in batches:
+            came, busy = time.perf_counter(), time.process_time()
+            yield item
+            if self.device.type == "cuda":
+                torch.cuda.synchronize(self.device)
+            done = time.perf_counter()
+            self.waits.append(came - asked)
+            self.works.append(done - came)
+            self.cpu.append(time.process_time() - busy)
+            asked = done
+            share = max(len(self.works) / self.most, (done - began) / self.seconds if self.seconds > 0 else 1.0)
+            self.tick(min(1.0, share))
+            if len(self.works) % 5 == 1 or share >= 1:
+                self.workers = max(self.workers, worker_bytes())
+            if share >= 1 and len(self.works) >= self.least:
+                break
+
+    @property
+    def typical(self) -> float:
+        """Mean time from one batch to the next."""
+        return self.typical_wait + self.typical_work
+
+    @property
+    def typical_wait(self) -> float:
+        """Mean time that a batch is waited for."""
+        return _typical(self.waits)
+
+    @property
+    def typical_work(self) -> float:
+        """Mean time of a step once its batch is there."""
+        return _typical(self.works)
+
+    @property
+    def typical_cpu(self) -> float:
+        """Mean CPU time of a step once its batch is there."""
+        return _typical(self.cpu)
+
+    @property
+    def first(self) -> float:
+        """By how much the first step was slower, while workers started."""
+        return max(0.0, self.waits[0] + self.works[0] - self.typical) if self.works else 0.0
+
+
+def _typical(times: list[float]) -> float:
+    """Mean time without the warm-up; not the median, because what delays some steps here delays some of the run's too."""
+    kept = times[min(WARM_UP, len(times) // 2) :] or [0.0]
+    return sum(kept) / len(kept)

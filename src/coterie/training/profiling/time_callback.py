@@ -1,0 +1,152 @@
+"""Says how long a run will take before its first step, and corrects that after its first real steps."""
+
+import time
+from dataclasses import replace
+from datetime import date, datetime
+
+import torch
+
+from coterie.config.hardware import Runtime
+from coterie.config.schema import PretrainConfig
+from coterie.data.sources.source import ImageSource
+from coterie.distributed.processes import world_size
+from coterie.errors import UserError
+from coterie.logger import Logger
+from coterie.training.callback import Callback, RunContext
+from coterie.training.profiling.estimate import Estimate, estimate
+from coterie.training.profiling.extrapolation import Rehearsal
+from coterie.training.profiling.first_lines import advice_line, corrected_line, time_line
+from coterie.training.profiling.real_steps import RealSteps
+from coterie.training.profiling.rehearsal import rehearse, undisturbed
+from coterie.training.profiling.rehearsal_cache import load_rehearsal, rehearsal_key, save_rehearsal
+from coterie.training.profiling.step_timer import TICKS
+from coterie.types import Progress, StepResult
+
+SECONDS = 9.0
+"""About how long a rehearsal before a run may take."""
+
+
+class TimeCallback(Callback):
+    """Says how long the run will take, from an earlier rehearsal of such a run or from a short one in this process.
+
+    It changes nothing that is learned: random numbers and threads are as they were before it, and the rehearsal has parts of
+    its own. Runs of several processes and with custom parts are not rehearsed; they say how long they take after some steps.
+    """
+
+    name = "time"
+    on_error = "continue"
+
+    def __init__(
+        self,
+        config: PretrainConfig,
+        source: ImageSource,
+        runtime: Runtime,
+        *,
+        label_free_images: int,
+        report_images: int,
+    ) -> None:
+        """Estimate a run.
+
+        Args:
+            config: its settings.
+            source: its images.
+            runtime: where it computes.
+            label_free_images: number of images that the label-free metrics embed over the run.
+            report_images: number of images that its report embeds.
+        """
+        self.config, self.source, self.runtime = config, source, runtime
+        self.label_free_images, self.report_images = label_free_images, report_images
+        self._key: dict[str, object] = {}
+        self._rehearsal: Rehearsal | None = None
+        self._said: Estimate | None = None
+        self._real: RealSteps | None = None
+
+    def on_start(self, run: RunContext) -> None:
+        """Say how long it will take."""
+        if run.ended is not None or run.start_step >= run.total_steps:
+            return
+        self._run, self._began = run, time.perf_counter()
+        self._real = RealSteps(2 + 2 * self.runtime.workers, run.start_step)
+        if not self.config.custom:
+            self._key = rehearsal_key(self.config, self.source, self.runtime)
+            self._rehearsal = load_rehearsal(self._key) or self._rehearse(run.logger)
+        if self._rehearsal is not None:
+            self._say(self._rehearsal, run.start_step)
+
+    def on_step_end(self, progress: Progress, result: StepResult) -> None:
+        """Time the first steps; on a CUDA device, where a step is only queued, :meth:`on_metrics` does."""
+        if self._real is not None and self.runtime.device.type != "cuda":
+            self._after(progress.step + 1)
+
+    def on_metrics(self, record: dict[str, object]) -> None:
+        """Time the first steps by the lines of the log, before which the device was waited for."""
+        if self._real is not None and self.runtime.device.type == "cuda" and "loss" in record:
+            self._after(int(str(record["step"])) + 1)
+
+    def _after(self, steps: int) -> None:
+        assert self._real is not None
+        self._real.mark(steps)
+        found = self._real.typical(last=steps == self._run.total_steps)
+        if found is None:
+            return
+        timed, self._real = self._real.timed, None
+        real = self._measured(found, timed)
+        if self._key:
+            save_rehearsal(self._key, real)
+        if steps == self._run.total_steps:
+            return
+        if self._said is None:
+            self._say(real, steps)
+            return
+        passed = time.perf_counter() - self._began
+        left = self._estimate(real, steps)
+        line = corrected_line(self._said.seconds, passed + left.seconds - left.starting, found, self._said.step)
+        if line is not None:
+            self._run.logger.info(line)
+
+    def _measured(self, step: float, timed: int) -> Rehearsal:
+        """The rehearsal with the time of the real steps in place of its own."""
+        today, batch = date.today().isoformat(), self.config.batch_size
+        known = self._rehearsal or Rehearsal(step, 0.0, 0.0, 0.0, 0.0, batch, batch, timed, today)
+        return replace(known, step=step, part=batch, steps=timed, day=today, real=True)
+
+    def _estimate(self, rehearsal: Rehearsal, start: int) -> Estimate:
+        return estimate(
+            self.config,
+            len(self.source),
+            rehearsal,
+            start=start,
+            label_free_images=self.label_free_images,
+            report_images=self.report_images,
+        )
+
+    def _say(self, rehearsal: Rehearsal, start: int) -> None:
+        images, device, logger = len(self.source), self.runtime.device, self._run.logger
+        self._said = self._estimate(rehearsal, start)
+        logger.info(time_line(self.config, images, self._said, device, start=start, now=datetime.now()))
+        advice = None if self._run.start_step else advice_line(self.config, images, self._said, device)
+        if advice is not None:
+            logger.info(advice)
+
+    def _rehearse(self, logger: Logger) -> Rehearsal | None:
+        """A new rehearsal in this process; None where it cannot be had, for reasons that the run itself will give."""
+        if world_size() > 1 or self.config.run.fsdp:  # its collectives would wait for the other processes
+            return None
+        ticks, ticked = iter(logger.progress(range(TICKS), TICKS, "rehearsing")), 0
+
+        def tick(share: float) -> None:
+            nonlocal ticked
+            while ticked < round(TICKS * share):
+                ticked += 1
+                next(ticks, None)
+
+        try:
+            with undisturbed(self.runtime.device):
+                rehearsal = rehearse(self.config, self.source, self.runtime, SECONDS, tick=tick)
+        except (UserError, torch.OutOfMemoryError):
+            return None
+        finally:
+            for _ in ticks:  # complete the progress bar
+                pass
+        save_rehearsal(self._key, rehearsal)
+        return rehearsal
