@@ -25,6 +25,7 @@ LINES = (
     ("data", "models", "optim"),
     ("distributed",),
     ("atomic", "logger"),
+    ("signals",),
     ("types", "errors", "version"),
 )
 HEIGHT = {name: -number for number, line in enumerate(LINES) for name in line}

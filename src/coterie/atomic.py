@@ -11,6 +11,7 @@ from coterie.errors import UserError
 
 SUFFIX = ".part"
 """Ends the name of a file that is still being written; its other parts are the final name and the writer's process ID."""
+_unfinished: set[Path] = set()  # what this process is writing
 
 
 @contextmanager
@@ -29,6 +30,7 @@ def writing(path: str | Path, name: Callable[[Path], str] | None = None) -> Iter
     """
     path = Path(path)
     part = path.with_name(f".{path.name}.{os.getpid()}{SUFFIX}")
+    _unfinished.add(part)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield part
@@ -48,6 +50,15 @@ def writing(path: str | Path, name: Callable[[Path], str] | None = None) -> Iter
         if failed is None:
             raise
         raise UserError(_why(failed, path)) from error
+    finally:
+        _unfinished.discard(part)
+
+
+def remove_own_unfinished() -> None:
+    """Remove the temporary files of this process, which is about to end without finishing them."""
+    for part in list(_unfinished):
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
 
 
 def write_text(path: str | Path, text: str) -> None:

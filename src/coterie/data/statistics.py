@@ -10,6 +10,7 @@ from coterie.data.decoding.decode import count_channels, decode
 from coterie.data.decoding.pixels import PixelArray
 from coterie.data.sources.source import ImageSource, sample_indices, shard_layout
 from coterie.errors import BadImage, NoImages
+from coterie.signals import check_interrupted
 
 _PIXELS_PER_IMAGE = 2**16  # about this many pixels of an image are used, on an even grid
 _REMOTE_LIMIT = 160  # images of a remote source: too few per shard to make copying it worthwhile
@@ -57,6 +58,7 @@ def measure(source: ImageSource, channels: int | None = None, limit: int = 1000)
     sizes: list[tuple[int, int]] = []
     bits, reason = 8, ""
     for index in indices:
+        check_interrupted()
         try:
             pixels = decode(source[index], channels)
         except BadImage as error:
@@ -85,6 +87,7 @@ def _common_channels(source: ImageSource, indices: list[int]) -> int:
     """The number of channels that suits the images best."""
     counts: Counter[int] = Counter()
     for index in indices[:: -(-len(indices) // 100) or 1]:
+        check_interrupted()
         try:
             counts[count_channels(source[index])] += 1
         except BadImage:

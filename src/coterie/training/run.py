@@ -19,6 +19,7 @@ from coterie.distributed.processes import broadcast_object, rank, wrap_ddp
 from coterie.errors import UserError
 from coterie.exporting.backbone_file import save_backbone
 from coterie.logger import CheckedLogger
+from coterie.signals import check_interrupted
 from coterie.training import checkpoint_io
 from coterie.training.build import build_loader, build_parts, compile_parts, group_counts, out_of_memory, whole_student
 from coterie.training.callback import Callback, RunContext
@@ -113,7 +114,7 @@ class Run:
                 return
         else:
             self._introduce(start, reasons or {})
-        with self.checkpointer.stopping_on_signals(), self._explaining_errors(), self.checkpointer.settling():
+        with self._explaining_errors(), self.checkpointer.settling(), self.checkpointer.stopping_on_signals():
             self._start_callbacks(start)
             try:
                 if start:
@@ -159,7 +160,7 @@ class Run:
             self.source,
             start,
             self.loader.total_steps,
-            CheckedLogger(self.logger, self.checkpointer.check_interrupted),
+            CheckedLogger(self.logger, check_interrupted),
             self.callbacks.log,
             self.callbacks.end_run,
         )

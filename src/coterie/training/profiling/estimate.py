@@ -2,17 +2,20 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import IO, Any
 
 from coterie.config.schema import PretrainConfig
 from coterie.config.toml import to_dict
 from coterie.errors import UserError
 from coterie.logger import Logger
+from coterie.signals import raising
 from coterie.training.profiling.rehearsal import TICKS
 
 COMMAND = (sys.executable, "-P", "-m", "coterie.training.profiling.rehearsal")
@@ -141,13 +144,16 @@ def _rehearsal_lines(config: PretrainConfig) -> Iterator[dict[str, Any]]:
     """The output lines of the rehearsing process."""
     paths = {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-    with subprocess.Popen(COMMAND, **pipes, text=True, env=os.environ | paths) as child:  # type: ignore[call-overload]
+    apart = {"process_group": 0}  # signals of a terminal or a scheduler are for this process, which ends that one
+    with subprocess.Popen(COMMAND, **pipes, **apart, text=True, env=os.environ | paths) as child:  # type: ignore[call-overload]
         try:
             child.stdin.write(json.dumps(to_dict(config)))
             child.stdin.close()
-            yield from map(json.loads, child.stdout)
+            while line := _next_line(child.stdout):
+                yield json.loads(line)
         except BaseException:
-            child.kill()
+            with suppress(ProcessLookupError):
+                os.killpg(child.pid, signal.SIGKILL)  # its loader workers too
             raise
     if child.returncode == -9:
         raise UserError(
@@ -156,3 +162,8 @@ def _rehearsal_lines(config: PretrainConfig) -> Iterator[dict[str, Any]]:
         )
     if child.returncode:
         raise RuntimeError(f"the rehearsal ended with status {child.returncode}")
+
+
+def _next_line(pipe: IO[str]) -> str:
+    with raising():
+        return pipe.readline()
