@@ -37,6 +37,7 @@ class _Ears:
     listening: bool = False
     heard: int | None = None
     raising: bool = False
+    raised: Interrupted | None = None
     kept: list[Callable[[], str | None]] = field(default_factory=list)
 
 
@@ -52,7 +53,7 @@ def listening() -> Iterator[None]:
     if _ears.listening or threading.current_thread() is not threading.main_thread():
         yield
         return
-    _ears.listening, _ears.heard = True, None
+    _ears.listening, _ears.heard, _ears.raised = True, None, None
     before = {number: signal.signal(number, _note) for number in SIGNALS}
     try:
         yield
@@ -125,9 +126,15 @@ def if_stopped(kept: Callable[[], str | None]) -> Iterator[None]:
         _ears.kept.remove(kept)
 
 
-def what_is_kept() -> str | None:
-    """How the line about a stop would end now; None while leaving at once would lose something."""
-    return _ears.kept[-1]() if _ears.kept else AGAIN
+def leaving_now(number: int) -> Interrupted | None:
+    """The error with which this process could leave at this moment because of signal ``number``; None: it would lose something.
+
+    The main thread may not have handled the signal yet.
+    """
+    kept = _ears.kept[-1]() if _ears.kept else AGAIN
+    if kept is None:
+        return None
+    return _ears.raised or Interrupted(number, kept)  # one that is on its way knows more than what is left to unwind
 
 
 def saved_after(steps: int) -> str:
@@ -139,7 +146,11 @@ def saved_after(steps: int) -> str:
 
 def interruption(number: int) -> Interrupted:
     """The error for a stop by signal ``number`` at this moment."""
-    return Interrupted(number, what_is_kept() or AGAIN)
+    kept = _ears.kept[-1]() if _ears.kept else AGAIN
+    stopped = Interrupted(number, kept or AGAIN)
+    if kept is not None:
+        _ears.raised = stopped
+    return stopped
 
 
 def _forget() -> None:

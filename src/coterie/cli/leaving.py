@@ -13,7 +13,7 @@ from pathlib import Path
 
 from coterie.atomic import remove_own_unfinished
 from coterie.cli.parsing import PROCESS
-from coterie.signals import AGAIN, SIGNALS, Interrupted, heard, if_stopped, listening, saved_after, what_is_kept
+from coterie.signals import AGAIN, SIGNALS, Interrupted, heard, if_stopped, leaving_now, listening, saved_after
 
 GRACE_SECONDS = 5.0
 """How long a command that was asked to stop may go on until it comes to a place where it checks for that."""
@@ -87,9 +87,9 @@ def _watch(receiver: int, last: LastLine) -> None:
         elif signal.SIGINT in asked and now - since > _TWICE_SECONDS:
             _leave(Interrupted(first, " and a second SIGINT, at once" + AGAIN), last)
         if first and now - since > GRACE_SECONDS:
-            kept = what_is_kept()
-            if kept is not None:
-                _leave(Interrupted(first, kept), last)
+            stopped = leaving_now(first)
+            if stopped is not None:
+                _leave(stopped, last)
 
 
 def _leave(stopped: Interrupted, last: LastLine) -> None:

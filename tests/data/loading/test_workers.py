@@ -198,7 +198,7 @@ def test_workers_that_ignore_signals_end_when_their_results_are_no_longer_wanted
 
 
 def test_a_signal_ends_the_wait_for_a_batch() -> None:
-    with listening(), pytest.raises(Interrupted, match="^stopped by SIGUSR1: "):
+    with listening(), pytest.raises(Interrupted, match=r"^stopped by SIGUSR1: "):
         for number, _ in enumerate(answers(lambda: time.sleep(600), 1)):
             if number == 5:
                 threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGUSR1)).start()
