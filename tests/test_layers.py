@@ -26,7 +26,7 @@ LINES = (
     ("data", "models", "optim"),
     ("distributed",),
     ("atomic", "logger"),
-    ("paths", "formatting", "table"),
+    ("signals", "paths", "formatting", "table"),
     ("types", "errors", "version"),
 )
 HEIGHT = {name: -number for number, line in enumerate(LINES) for name in line}

@@ -12,6 +12,7 @@ from coterie.paths import expand
 
 SUFFIX = ".part"
 """Ends the name of a file that is still being written; its other parts are the final name and the writer's process ID."""
+_unfinished: set[Path] = set()  # what this process is writing
 
 
 @contextmanager
@@ -31,6 +32,7 @@ def writing(path: str | Path, name: Callable[[Path], str] | None = None) -> Iter
     path = expand(path)
     part = path.with_name(f".{path.name}.{os.getpid()}{SUFFIX}")
     made: list[Path] = []
+    _unfinished.add(part)
     try:
         made = make_folders(path.parent)
         yield part
@@ -52,6 +54,15 @@ def writing(path: str | Path, name: Callable[[Path], str] | None = None) -> Iter
         if failed is None:
             raise
         raise UserError(_why(failed, path)) from error
+    finally:
+        _unfinished.discard(part)
+
+
+def remove_own_unfinished() -> None:
+    """Remove the temporary files of this process, which is about to end without finishing them."""
+    for part in list(_unfinished):
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
 
 
 def write_text(path: str | Path, text: str) -> None:

@@ -108,7 +108,7 @@ def test_asked_to_stop_all_save_after_the_same_step_and_one_process_goes_on(
     asked_to_stop(process, how)
     _, said = process.communicate(timeout=100)
     assert time.monotonic() - began < 30, said  # after which torchrun and most schedulers kill
-    saved = re.findall(r"stopped and saved after step (\d+)", said)
+    saved = re.findall(r"stopped by SIG[A-Z0-9]+ and saved after step (\d+)", said)
     assert len(saved) == 2, said
     assert saved[0] == saved[1]
     steps = list_checkpoints(tmp_path / "checkpoint")[0][0]

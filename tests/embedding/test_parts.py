@@ -109,7 +109,7 @@ def test_sigterm_stops_it_soon(made: Made, tmp_path: Path, name: str) -> None:
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 143
     assert time.monotonic() - began < 30
-    assert errors.splitlines()[-1].startswith("coterie: stopped: ")
+    assert errors.splitlines()[-1].startswith("coterie: stopped by SIGTERM: ")
     assert "Traceback" not in errors
     assert not list(tmp_path.rglob(".*.part"))
 

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tarfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -37,8 +37,52 @@ _SERVER = multiprocessing.get_context("forkserver")
 _SERVER.set_forkserver_preload(["coterie.api", "coterie.cli.main", "coterie.display.terminal", __name__])
 
 
-class Run:
-    """``coterie pretrain swav`` in a process of its own, which calls ``before`` first."""
+class Command:
+    """``coterie`` in a process of its own, which calls ``before`` first; it leads a process group, as at a terminal."""
+
+    def __init__(self, words: list[str], output: Path, before: Callable[[], None] | None = None) -> None:
+        self._output_file = output
+        self.process = _SERVER.Process(target=_command, args=(words, output, before))
+        self.process.start()
+
+    def children(self) -> list[int]:
+        """Process IDs of its children, such as the loader's workers."""
+        return [
+            int(each) for each in Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
+        ]
+
+    def signal_group(self, number: int) -> None:
+        """Send a signal to the process and its children, as terminals and schedulers do."""
+        assert self.process.pid
+        os.killpg(self.process.pid, number)
+
+    def group_is_gone(self, within: float = 30) -> bool:
+        """Whether no process of the group is left, some time after the end."""
+        deadline = time.monotonic() + within
+        while time.monotonic() < deadline:
+            try:
+                self.signal_group(0)
+            except ProcessLookupError:
+                return True
+            time.sleep(0.05)
+        return False
+
+    def end(self, within: float = 120) -> tuple[int | None, str]:
+        """Wait for the end; returns exit status and output."""
+        self.process.join(within)
+        hangs = self.process.is_alive()
+        for number in [*self.children(), self.process.pid or 0] if hangs else ():
+            os.kill(number, signal.SIGKILL)
+        assert not hangs, f"it did not end within {within} s; its output: {self.output()}"
+        return self.process.exitcode, self.output()
+
+    def output(self) -> str:
+        """Everything printed so far, to standard output and standard error."""
+        return self._output_file.read_text() if self._output_file.exists() else ""
+
+
+class Run(Command):
+    """``coterie pretrain`` in a process of its own, which calls ``before`` first."""
 
     def __init__(
         self,
@@ -48,14 +92,14 @@ class Run:
         epochs: int = 4,
         workers: int = 1,
         before: Callable[[], None] | None = None,
+        method: str = "swav",
+        common: Sequence[str] = SETTINGS,
     ) -> None:
         sizes = ["--epochs", str(epochs), "--batch-size", "16"]
-        options = [part for setting in (*SETTINGS, f"run.workers={workers}", *settings) for part in ("--set", setting)]
-        words = ["pretrain", "swav", str(images), "--out", str(out), *sizes, *options]
+        options = [part for setting in (*common, f"run.workers={workers}", *settings) for part in ("--set", setting)]
         self.out = Path(out)
-        self._output_file = Path(f"{images}.{time.monotonic_ns()}.txt")
-        self.process = _SERVER.Process(target=_command, args=(words, self._output_file, before))
-        self.process.start()
+        words = ["pretrain", method, str(images), "--out", str(out), *sizes, *options]
+        super().__init__(words, Path(f"{images}.{time.monotonic_ns()}.txt"), before)
 
     def saved_step(self) -> int:
         """The step of the newest checkpoint, 0 before there is one."""
@@ -69,13 +113,7 @@ class Run:
 
     def workers(self) -> list[int]:
         """Process IDs of the loader's workers."""
-        return [
-            int(each) for each in Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
-        ]
-
-    def family(self) -> list[int]:
-        """Process IDs of the workers and of the run itself."""
-        return [*self.workers(), self.process.pid or 0]
+        return self.children()
 
     def kill(self) -> None:
         """Send SIGKILL to the run; its workers exit by themselves."""
@@ -83,21 +121,9 @@ class Run:
         os.kill(self.process.pid, signal.SIGKILL)
         self.process.join()
 
-    def end(self, within: float = 120) -> tuple[int | None, str]:
-        """Wait for the run to end; returns its exit status and its output."""
-        self.process.join(within)
-        hangs = self.process.is_alive()
-        for number in self.family() if hangs else ():
-            os.kill(number, signal.SIGKILL)
-        assert not hangs, f"the run did not end within {within} s; its output: {self.output()}"
-        return self.process.exitcode, self.output()
-
-    def output(self) -> str:
-        """Everything printed so far, to standard output and standard error."""
-        return self._output_file.read_text() if self._output_file.exists() else ""
-
 
 def _command(words: list[str], output: Path, before: Callable[[], None] | None) -> None:
+    os.setpgrp()
     with output.open("w") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)

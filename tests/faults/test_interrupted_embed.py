@@ -53,7 +53,7 @@ def test_ctrl_c_leaves_nothing_half_written(made: Made, tmp_path: Path, name: st
     printed, errors = process.communicate(timeout=60)
     assert process.returncode == 130, errors
     assert printed == ""
-    assert errors.splitlines()[-1].startswith("coterie: stopped"), errors
+    assert errors.splitlines()[-1].startswith("coterie: stopped by SIGINT: "), errors
     assert "Traceback" not in errors
     assert group_is_gone(process.pid)
     assert not list(tmp_path.rglob(".*.part"))

@@ -81,7 +81,7 @@ def test_killed_at_random_moments(images: Path, tmp_path: Path) -> None:
     assert_same_runs(broken, uninterrupted)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
 def test_on_a_signal_it_saves_and_exits(images: Path, tmp_path: Path, number: signal.Signals) -> None:
     out = tmp_path / "run"
     words = command(images, out, workers=2)
@@ -91,7 +91,7 @@ def test_on_a_signal_it_saves_and_exits(images: Path, tmp_path: Path, number: si
     os.killpg(process.pid, number)  # like Ctrl-C in a terminal or a scheduler: the loader workers get it too
     output = process.communicate(timeout=60)[1]
     assert process.returncode == 128 + number
-    stopped = re.search(r"coterie: stopped and saved after step (\d+)", output)
+    stopped = re.search(rf"coterie: stopped by {number.name} and saved after step (\d+)", output)
     assert stopped
     assert newest_step(out) == int(stopped[1]) > 0
 

@@ -12,9 +12,10 @@ from torch import Tensor, nn
 
 from coterie.errors import BadRun, UserError
 from coterie.optim.schedule import Constant
+from coterie.signals import SIGNALS, Interrupted, check_interrupted
 from coterie.training import checkpoint_io
 from coterie.training import checkpoint_schedule as checkpointing
-from coterie.training.checkpoint_schedule import Checkpointer, Interrupted
+from coterie.training.checkpoint_schedule import Checkpointer
 from coterie.training.monitor import Monitor, NotFinite
 from coterie.training.run_state import RunState
 from coterie.types import Progress, StepResult
@@ -100,22 +101,54 @@ def test_a_callback_stops_the_run_after_a_save(tmp_path: Path) -> None:
     assert run.on_disk() == [2]
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", SIGNALS)
 def test_a_signal_saves_and_stops_after_the_step(tmp_path: Path, number: signal.Signals) -> None:
     run, before = Run(tmp_path), signal.getsignal(number)
-    with run.checkpointer.stopping_on_signals():
+    with pytest.raises(Interrupted) as raised, run.checkpointer.stopping_on_signals():
         run.step(0)
         os.kill(os.getpid(), number)
-        with pytest.raises(Interrupted, match="stopped and saved after step 1: run the same") as raised:
-            run.checkpointer.check_interrupted()  # as slow work does
-        with pytest.raises(Interrupted, match="after step 2"):
-            run.step(1)
         if number == signal.SIGINT:
             with pytest.raises(KeyboardInterrupt):
                 os.kill(os.getpid(), number)
+        run.step(1)
+    assert str(raised.value) == f"stopped by {number.name} and saved after step 2: run the same command again to resume"
     assert raised.value.status == 128 + number
     assert signal.getsignal(number) == before
     assert [step for step, _ in checkpoint_io.list_checkpoints(tmp_path)] == [2]
+
+
+def test_a_signal_between_two_steps_saves_the_one_before(tmp_path: Path) -> None:
+    run = Run(tmp_path)
+    with pytest.raises(Interrupted, match="and saved after step 1: "), run.checkpointer.stopping_on_signals():
+        run.step(0)
+        os.kill(os.getpid(), signal.SIGTERM)
+        check_interrupted()  # as the refresh of the groups does
+    assert [step for step, _ in checkpoint_io.list_checkpoints(tmp_path)] == [1]
+
+
+def test_a_signal_before_the_first_step_leaves_nothing(tmp_path: Path) -> None:
+    run = Run(tmp_path)
+    with pytest.raises(Interrupted) as raised, run.checkpointer.stopping_on_signals():
+        os.kill(os.getpid(), signal.SIGUSR1)
+        check_interrupted()
+    assert str(raised.value) == "stopped by SIGUSR1 before the first step: run the same command again to start"
+    assert not run.on_disk()
+
+
+def test_a_checkpoint_that_is_being_written_is_the_last_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run, go, save = Run(tmp_path, steps=1), threading.Event(), checkpoint_io.save
+
+    def slowly(*values: Any) -> None:
+        assert go.wait(60)
+        save(*values)
+
+    monkeypatch.setattr(checkpoint_io, "save", slowly)
+    with pytest.raises(Interrupted, match="and saved after step 1: "), run.checkpointer.stopping_on_signals():
+        run.step(0)
+        os.kill(os.getpid(), signal.SIGTERM)
+        threading.Timer(0.5, go.set).start()
+        run.step(1)
+    assert [step for step, _ in checkpoint_io.list_checkpoints(tmp_path)] == [1]
 
 
 def test_the_last_step_is_saved_even_if_a_signal_comes(tmp_path: Path) -> None:

@@ -4,11 +4,13 @@ What a command needs is imported when it runs, so that ``coterie --help`` does n
 """
 
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
+from coterie.cli.leaving import kept_of_run
 from coterie.cli.parsing import (
     EvaluationFlags,
     Images,
@@ -21,6 +23,7 @@ from coterie.cli.parsing import (
     refuse_unknown_method,
     show,
 )
+from coterie.signals import if_stopped
 
 
 def plan(method: Method = None, /, *data: Images, options: RunFlags = None) -> None:
@@ -78,21 +81,22 @@ def pretrain(
         Stop early when the label-free metrics plateau.
     """
     refuse_unknown_method(method, options)
-    from coterie import api
-    from coterie.display.terminal import Terminal
+    with if_stopped(partial(kept_of_run, out)):
+        from coterie import api
+        from coterie.display.terminal import Terminal
 
-    with closing(Terminal()) as terminal:
-        folder = api.pretrain(
-            method,
-            data,
-            out=out,
-            probe=probe,
-            probe_test=probe_test,
-            on_collapse=on_collapse,
-            early_stop=early_stop,
-            logger=terminal,
-            **(options or {}),
-        )
+        with closing(Terminal()) as terminal:
+            folder = api.pretrain(
+                method,
+                data,
+                out=out,
+                probe=probe,
+                probe_test=probe_test,
+                on_collapse=on_collapse,
+                early_stop=early_stop,
+                logger=terminal,
+                **(options or {}),
+            )
     show(f"{folder}: the backbone is in {folder / 'model.safetensors'}; open {folder / 'report.html'} in a browser")
 
 

@@ -3,15 +3,18 @@
 import os
 import select
 import sys
+import time
 import warnings
 from collections.abc import Sequence
+from typing import NoReturn
 
 from cyclopts import App, CycloptsError
 
 from coterie.cli import commands
+from coterie.cli.leaving import leaving_on_signals
 from coterie.cli.mistakes import explain_mistake
-from coterie.cli.parsing import PROCESS
 from coterie.errors import CoterieWarning, UserError
+from coterie.signals import heard, interruption
 from coterie.version import __version__
 
 app = App(
@@ -54,9 +57,20 @@ def main() -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     warnings.simplefilter("ignore", CoterieWarning)  # the terminal shows them
     _open_closed_streams()
+    with leaving_on_signals() as last:
+        text, status = _run_for_readers(sys.argv[1:])
+        if not text:
+            return
+    if not last.say(text):
+        time.sleep(60)  # the thread that has said why is ending the process
+    raise SystemExit(status)
+
+
+def _run_for_readers(words: Sequence[str]) -> tuple[str, int]:
+    """Run the command, and leave without a word if nobody reads what it writes; returns what :func:`_run` does."""
     try:
         try:
-            _run(sys.argv[1:])
+            return _run(words)
         finally:
             sys.stdout.flush()
     except BrokenPipeError:
@@ -69,7 +83,8 @@ def main() -> None:
         raise
 
 
-def _run(words: Sequence[str]) -> None:
+def _run(words: Sequence[str]) -> tuple[str, int]:
+    """Run the command; returns the line that ends it, empty if all is well, and the status."""
     if words[:1] == ["help"]:
         words = [*words[1:2], "--help"]
     try:
@@ -78,17 +93,18 @@ def _run(words: Sequence[str]) -> None:
         verb = words[0] if words[0] in VERBS else ""
         options = {name for each in app[verb].assemble_argument_collection() for name in each.names} if verb else set()
         known = explain_mistake(words, VERBS, options | {"--help", "-h"})
-        _fail(f"{known or ' '.join(str(error).split())} ({' '.join(['coterie', verb]).strip()} --help)")
+        return f"{known or ' '.join(str(error).split())} ({' '.join(['coterie', verb]).strip()} --help)", 2
     except UserError as error:
-        _fail(str(error), error.status)
+        return str(error), error.status
     except KeyboardInterrupt:
-        _fail("stopped", 130)
-
-
-def _fail(text: str, status: int = 2) -> None:
-    which = "" if PROCESS == "0" else f" (process {PROCESS})"
-    sys.stderr.write(f"coterie{which}: {text}\n")
-    raise SystemExit(status)
+        return "stopped by SIGINT, at once: run the same command again", 130
+    except Exception:
+        number = heard()
+        if number is None:
+            raise
+        stopped = interruption(number)  # of several processes the others have left: no connection, no store
+        return str(stopped), stopped.status
+    return "", 0
 
 
 def _open_closed_streams() -> None:
@@ -110,7 +126,7 @@ def _reader_left() -> bool:
     return any(event & select.POLLERR for _, event in poll.poll(0))
 
 
-def _leave() -> None:
+def _leave() -> NoReturn:
     """Exit without a word; Python would otherwise complain when it flushes the streams that nobody reads."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     for stream in (sys.stdout, sys.stderr):

@@ -11,6 +11,7 @@ from coterie.data.decoding.pixels import PixelArray
 from coterie.data.sources.source import ImageSource, random_positions, sample_indices, shard_layout
 from coterie.errors import BadImage, NoImages
 from coterie.logger import Logger, NullLogger
+from coterie.signals import check_interrupted
 
 _PIXELS_PER_IMAGE = 2**16  # about this many pixels of an image are used, on an even grid
 _CHANNELS_SAMPLE = 100  # images whose channels are counted
@@ -64,6 +65,7 @@ def measure(
     sizes: list[tuple[int, int]] = []
     bits, reason = 8, ""
     for index in (logger or NullLogger()).progress(indices, len(indices), "measuring the images"):
+        check_interrupted()
         try:
             pixels = decode(source[index], channels)
         except BadImage as error:
@@ -92,6 +94,7 @@ def _common_channels(source: ImageSource, indices: list[int], count: int) -> int
     """The number of channels that suits the images best, from so many of them."""
     counts: Counter[int] = Counter()
     for place in random_positions(count, len(indices)).tolist():
+        check_interrupted()
         try:
             counts[count_channels(source[indices[place]])] += 1
         except BadImage:

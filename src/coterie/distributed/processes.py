@@ -7,7 +7,7 @@ process has its share of every batch. Only this folder knows ``torch.distributed
 import os
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from datetime import timedelta
 from typing import Any, TypeVar
 
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from coterie.errors import UserError
+from coterie.signals import heard, interruption, is_listening, raising
 
 COLLECTIVE_TIMEOUT = timedelta(hours=2)
 """How long a process waits for the others: they wait while the first one evaluates, draws figures and writes files."""
@@ -27,8 +28,24 @@ RENDEZVOUS_TIMEOUT = timedelta(minutes=10)
 _T = TypeVar("_T")
 
 
+_alone = False
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """Context of work that this process does while the others wait: in it there are no others, and no collectives."""
+    global _alone
+    before, _alone = _alone, True
+    try:
+        yield
+    finally:
+        _alone = before
+
+
 def world_size() -> int:
     """Return the number of processes W of this run; 1 without torchrun."""
+    if _alone:
+        return 1
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
@@ -122,6 +139,41 @@ def all_gather_dict(entries: dict[int, str]) -> dict[int, str]:
     boxes: list[Any] = [None] * world_size()
     dist.all_gather_object(boxes, entries)
     return {key: value for box in boxes for key, value in box.items()}
+
+
+def largest(number: int) -> int:
+    """Return the largest of the processes' numbers in all processes; one collective, between CPUs.
+
+    Args:
+        number: this process's number.
+    """
+    if world_size() == 1:
+        return number
+    value = torch.tensor(number)
+    dist.all_reduce(value, dist.ReduceOp.MAX)
+    return int(value)
+
+
+def check_interrupted_together() -> None:
+    """Call this in all processes between the items of long work that all do together; one collective, if signals are noted.
+
+    Raises:
+        Interrupted: a signal asked one of the processes to stop; raised in all of them.
+    """
+    number = largest(heard() or 0) if is_listening() else 0
+    if number:
+        raise interruption(number)
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Context of arithmetic or waiting that a signal may interrupt at any line (:func:`coterie.signals.raising`).
+
+    Of several processes none may leave the others alone, so there it does nothing: they check together, or for themselves
+    where they work for themselves.
+    """
+    with raising() if world_size() == 1 else nullcontext():
+        yield
 
 
 class Poll:

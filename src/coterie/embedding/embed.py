@@ -14,6 +14,7 @@ from coterie.data.loading.center_crop import Preprocessing, center_crop_batches
 from coterie.data.sources.source import ImageSource, Subset
 from coterie.errors import NoImages
 from coterie.logger import Logger, NullLogger
+from coterie.signals import check_interrupted
 
 EMBED_BATCH_SIZE = 256
 
@@ -73,6 +74,7 @@ def embedded_batches(
     )
     total = -(-len(source) // EMBED_BATCH_SIZE)
     for batch in runtime.logger.progress(batches, total, what):
+        check_interrupted()
         with torch.inference_mode():
             outputs = network(batch.views[0]) if batch.views else ()
         outputs = outputs if isinstance(outputs, tuple) else (outputs,)

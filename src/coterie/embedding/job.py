@@ -1,10 +1,8 @@
 """Embeddings of a whole source as parquet: one file by one process, or a folder of parts by any number of them."""
 
 import os
-import signal
-import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 
@@ -20,19 +18,10 @@ from coterie.embedding.ray_job import import_ray, write_on_ray
 from coterie.errors import NoImages, UserError
 from coterie.logger import CheckedLogger, Logger, NullLogger
 from coterie.models.backbone import feature_width
+from coterie.signals import check_interrupted, if_stopped, listening, raising
 from coterie.training.loaded_run import load_run
 
-SIGNALS = (signal.SIGTERM, signal.SIGINT)
-RESUME = "run the same command again to write the missing parts"
-
-
-class Stopped(UserError):  # noqa: N818
-    """A signal asked the process to stop; the exit status is 128 plus its number."""
-
-    def __init__(self, number: int, then: str) -> None:
-        """Stopped by signal ``number``; ``then`` says what is left."""
-        super().__init__(f"stopped: {then}")
-        self.status = 128 + number
+RESUME = ": run the same command again to write the missing parts"
 
 
 def open_embedder(run: str | Path, data: Sequence[str], runtime: Runtime) -> Embedder:
@@ -94,7 +83,7 @@ def embed_to_file(run: str | Path, data: Sequence[str], out: str | Path, runtime
             f"{out}: several processes write a folder of parts; give --out a name that does not end in .parquet"
         )
     embedder = open_embedder(run, data, runtime)
-    with _stopping_on_signals(runtime.logger, "nothing was written") as logger, writing(out) as part:
+    with _stopping_on_signals(runtime.logger, ": nothing was written") as logger, writing(out) as part:
         written, bad = write_rows(part, embedder.width, embedder.source, embedder.batches(logger))
         if not written:
             raise NoImages(f"not one of the {len(embedder.source)} images can be decoded; the first: {bad[0][1]}")
@@ -210,30 +199,9 @@ def _share() -> tuple[int, int]:
 
 @contextmanager
 def _stopping_on_signals(logger: Logger, then: str, *, at_once: bool = False) -> Iterator[Logger]:
-    """Inside, SIGTERM and SIGINT end the work after this batch, or ``at_once`` where nothing but waiting is interrupted.
+    """Inside, signals end the work after this batch, or ``at_once`` where nothing but waiting is interrupted.
 
-    Nothing half-written is left. The work is to report its progress to the logger that is given here: an error that a signal
-    handler raises anywhere else is lost, or worse, while Python forks. A second signal ends the process wherever it is.
+    Nothing half-written is left. The work is to report its progress to the logger that is given here.
     """
-    if threading.current_thread() is not threading.main_thread():
-        yield logger
-        return
-    received: list[int] = []
-
-    def ask(number: int, _: object) -> None:
-        received.append(number)
-        if at_once:
-            check()
-        for each in SIGNALS:
-            signal.signal(each, signal.SIG_DFL)
-
-    def check() -> None:
-        if received:
-            raise Stopped(received[0], then)
-
-    before = {number: signal.signal(number, ask) for number in SIGNALS}
-    try:
-        yield CheckedLogger(logger, check)
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    with listening(), if_stopped(lambda: then), raising() if at_once else nullcontext():
+        yield CheckedLogger(logger, check_interrupted)

@@ -12,6 +12,7 @@ from coterie.data.augmentation.cpu import augment_batch, normalize
 from coterie.data.augmentation.view_plan import ViewPlan
 from coterie.data.decoding.decode import decode
 from coterie.data.sources.source import ImageSource
+from coterie.signals import check_interrupted
 
 VIEWS_PER_IMAGE = 4
 IMAGES_PER_BATCH = 64
@@ -79,6 +80,7 @@ def embed_views(
     batches = [indices[first : first + IMAGES_PER_BATCH] for first in range(0, len(indices), IMAGES_PER_BATCH)]
     found: list[tuple[Tensor, ...]] = []
     for batch in runtime.logger.progress(batches, len(batches), what):
+        check_interrupted()
         views = augmented_views(source, batch, plan, seed, count)
         with torch.inference_mode():
             outputs = network(views.flatten(0, 1).to(runtime.device))

@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from coterie.distributed.collectives import all_reduce_sum
-from coterie.distributed.processes import world_size
+from coterie.distributed.processes import check_interrupted_together, world_size
 from coterie.errors import BadConfig
 from coterie.grouping.chunks import chunk_slices
 from coterie.grouping.kmeans import Tick
@@ -326,10 +326,14 @@ def label_rows(
 
     Returns:
         The number of a group for each row.
+
+    Raises:
+        Interrupted: a signal stops the run; in all processes before the same pass over the rows.
     """
     temperature = assignment.temperature_at(progress)
 
     def chunks() -> Iterator[Tensor]:
+        check_interrupted_together()
         yield from scores()
         tick()
 

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from coterie.distributed.collectives import all_reduce_sum
+from coterie.distributed.processes import check_interrupted_together
 from coterie.grouping.chunks import chunk_slices
 from coterie.grouping.loss import at_least_float32, cosine_scores
 
@@ -87,7 +88,8 @@ def spherical_kmeans(
 
     DeepCluster-v2 (Caron et al. 2020, arXiv 2006.09882, appendix D.2) and SMoG's regrouping, both with 10 iterations. Each
     iteration assigns every row to its nearest center, replaces each center by the mean of its rows and divides it by its norm;
-    a center without rows does not move. One collective per iteration.
+    a center without rows does not move. One collective per iteration; in a run, which signals may stop, also one
+    between CPUs.
 
     Args:
         rows: unit embeddings; each process passes its own.
@@ -97,8 +99,12 @@ def spherical_kmeans(
 
     Returns:
         The unit centers after the last iteration, without gradient.
+
+    Raises:
+        Interrupted: a signal stops the run; in all processes before the same iteration.
     """
     for _ in range(iterations):
+        check_interrupted_together()
         means, counts = group_means(rows, nearest_centers(rows, centers), len(centers))
         centers = F.normalize(torch.where(counts[:, None] > 0, means, centers), dim=1)
         tick()

@@ -1,5 +1,6 @@
 """The objective of methods with lasting groups: it combines target network, groups, assignment and memory into a loss."""
 
+import copy
 from collections.abc import Callable, Iterable
 from typing import Literal, final
 
@@ -7,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from coterie.distributed.processes import world_size
+from coterie.distributed.processes import check_interrupted_together, interruptible, world_size
 from coterie.errors import BadConfig
 from coterie.grouping.assignment import Assignment, assign, label_passes, label_rows
 from coterie.grouping.groups import Groups, KMeansGroups, MomentumGroups
@@ -172,9 +173,13 @@ class Objective(nn.Module):
         Args:
             student: encodes the views.
             batches: one pass over the images, each batch with its position.
+
+        Raises:
+            Interrupted: a signal stops the run; in all processes before the same batch.
         """
         assert self.memory is not None
         for progress, batch in batches:
+            check_interrupted_together()
             rows = [student([batch.views[v]])[1][0] for v in self.roles.grouped_views]
             self.memory.push(torch.stack(rows), batch.index, progress)
 
@@ -195,7 +200,31 @@ class Objective(nn.Module):
 
         Args:
             progress: position of the next step.
+
+        Raises:
+            Interrupted: a signal stops the run. Everything is then as it was before, and so can be saved.
         """
+        before = [(part, copy.deepcopy(part.state_dict())) for part in self._refreshed_parts()]
+        try:
+            with interruptible():
+                labels = self._refresh(progress)
+        except BaseException:
+            for part, state in before:
+                part.load_state_dict(state)
+            raise
+        if self.labels is not None and labels is not None:
+            self.labels.copy_(labels)
+
+    def _refreshed_parts(self) -> list[nn.Module]:
+        """What a refresh changes before it is done; the labels are replaced at its end."""
+        assert self.refresh_rule is not None
+        parts: list[object] = [self.groups] if self.groups.refits else []
+        if self.refresh_rule.labels:
+            parts += [self.assignment, *([self.target] if self.refresh_rule.reset_teacher else [])]
+        return [each for each in parts if isinstance(each, nn.Module)]
+
+    def _refresh(self, progress: Progress) -> Tensor | None:
+        """Recompute the groups, and return the new labels."""
         assert self.memory is not None
         assert self.refresh_rule is not None
         rounds = iter(self._rounds())
@@ -209,10 +238,10 @@ class Objective(nn.Module):
                 self._refit(head, progress, tick)
         if self.refresh_rule.reset_teacher:
             self.target.copy_from_student()
-        if self.labels is not None:
-            self._relabel(self.labels, progress, tick)
+        labels = None if self.labels is None else self._relabel(self.labels, progress, tick)
         for _ in rounds:  # those that were not needed
             pass
+        return labels
 
     def _rounds(self) -> Iterable[int]:
         """A number for each round of a refresh, by way of whoever shows their progress."""
@@ -233,18 +262,18 @@ class Objective(nn.Module):
         else:  # groups of the user's own do not say how far they are
             self.groups.refit(head, rows, centers)
 
-    def _relabel(self, kept: Tensor, progress: Progress, tick: Tick) -> None:
-        """Find the labels of the images of the memory, in place; other images have none."""
+    def _relabel(self, kept: Tensor, progress: Progress, tick: Tick) -> Tensor:
+        """Find new labels of the images of the memory, in place of those that are kept; other images have none."""
         assert self.memory is not None
-        count = self.memory.written
+        count, found = self.memory.written, torch.full_like(kept, -100)
         index = self.memory.in_order(self.memory.index[:count])
         newest = self.memory.newest(index)
         for head, centers in enumerate(self.target.centers(self.groups)):
             rows = self.memory.rows[head % len(self.memory.rows), :count]
             own = label_rows(self.assignment, rows, centers, progress, head, tick).to(torch.int32)
             labels = self.memory.in_order(own)
-            kept[head].fill_(-100)
-            kept[head, index[newest]] = labels[newest]
+            found[head, index[newest]] = labels[newest]
+        return found
 
     def after_backward(self, progress: Progress) -> None:
         """Act between ``loss.backward()`` and the optimizer's step: frozen groups lose their gradient.

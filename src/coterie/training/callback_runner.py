@@ -4,9 +4,10 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-from coterie.distributed.processes import broadcast_object, rank
+from coterie.distributed.processes import alone, broadcast_object, rank
 from coterie.errors import UserError, first_cause
 from coterie.logger import Logger
+from coterie.signals import Interrupted
 from coterie.training.callback import Callback
 from coterie.training.checkpoint_schedule import Checkpointer
 from coterie.training.run_folder import FinishedWork, RunFolder
@@ -95,6 +96,8 @@ class CallbackRunner:
                 outer, self._running = self._running, name
                 try:
                     getattr(callback, hook)(*values)
+                except Interrupted:  # the checkpointer has heard of it too
+                    pass
                 except Exception as error:
                     self._fail(name, error)
                 finally:
@@ -183,11 +186,12 @@ class CallbackRunner:
         student: Student | None = None
         self._buffer, self._running = [], name
         try:
+            self.checkpointer.settle_together()  # slow work forks processes, and a writing thread may hold locks they need
             student = self.whole_student()
             if self.first:
-                self.checkpointer.settle()  # slow work forks processes, and a writing thread may hold locks they need
                 student.eval()
-                work(callback, student)
+                with alone():
+                    work(callback, student)
         except Exception as error:
             failure = error
         finally:

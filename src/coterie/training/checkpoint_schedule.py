@@ -1,6 +1,5 @@
 """When a run saves, and what; files are written while training continues."""
 
-import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -15,8 +14,9 @@ from torch.utils import _pytree as tree
 from coterie.atomic import remove_unfinished
 from coterie.distributed.collectives import all_reduce_max
 from coterie.distributed.fsdp import full_state_dict, local_tensor
-from coterie.distributed.processes import Poll, all_gather_dict, broadcast_object, rank
+from coterie.distributed.processes import Poll, all_gather_dict, broadcast_object, largest, rank, world_size
 from coterie.errors import BadRun, UserError
+from coterie.signals import Interrupted, heard, if_stopped, interruption, listening, saved_after
 from coterie.training import checkpoint_io
 from coterie.training.callback import Callback
 from coterie.training.monitor import Monitor, NotFinite
@@ -26,6 +26,7 @@ from coterie.types import Progress, StepResult
 # Requests that processes exchange after each step, the largest of which counts; numbers between these two are signals.
 _SAVE = 1  # save_minutes have passed
 _STOP = 1000  # a callback stops the run
+_FAILED = 1001  # the first process could not write
 
 
 @runtime_checkable
@@ -39,21 +40,13 @@ class HasState(Protocol):
         """Restore a state."""
 
 
-class Interrupted(UserError):  # noqa: N818
-    """A signal stopped the run, which is saved. The exit status is 128 plus the number of the signal."""
-
-    def __init__(self, number: int, steps: int) -> None:
-        """Stopped by signal ``number`` after ``steps`` steps."""
-        super().__init__(f"stopped and saved after step {steps}: run the same command again to resume")
-        self.status = 128 + number
-
-
 class Checkpointer(Callback):
     """Saves every so many steps or minutes, at the end, before slow work, and when the run is stopped.
 
     A run is saved only while its loss is finite. Training waits while the state is copied to the host; a thread then writes
     it, and the next save, the end, and anything that forks wait for that thread. The first process writes. A clock or a
-    signal on any process makes all processes save or stop after the same step.
+    signal on any process makes all processes save or stop after the same step. A run that is to stop while a checkpoint is
+    being written waits for it and leaves with that one: it waits for one write at most.
 
     Attributes:
         stopping: whether a callback stops the run; the same on all processes.
@@ -89,8 +82,10 @@ class Checkpointer(Callback):
         self.steps, self.minutes, self.also = steps, minutes, also
         self.stopping = False
         self.on_saved: Callable[[int], None] = lambda steps: None
-        self._request: int | None = None
-        self._done = 0
+        self._request = 0
+        self._done = 0  # steps
+        self._written = 0  # steps of the newest checkpoint on the disk, as this process knows
+        self._agreed = 0  # as all processes know
         self._poll = Poll()
         self._saved_at = time.monotonic()
         self._writer: threading.Thread | None = None
@@ -105,30 +100,52 @@ class Checkpointer(Callback):
         """
         self._done = done = progress.step + 1
         late = time.monotonic() - self._saved_at >= 60 * self.minutes
-        request = self._poll(self._request or int(late) * _SAVE)  # several processes hear requests one step later
+        request = self._poll(self._request or heard() or int(late) * _SAVE)  # several hear requests one step later
         self.stopping = request == _STOP
         last = done == progress.total_steps
         due = self.steps > 0 and done % self.steps == 0
+        if _SAVE < request < _STOP and not last:
+            self._leave_saved()
+            raise interruption(request)
         if due or last or request or self.state.pending:
             self._save(done)
-        if last or request > _SAVE:
+        if last or self.stopping:
             self.settle()
-        if _SAVE < request < _STOP and not last:
-            broadcast_object(None)  # torchrun kills the others when one leaves, and the first may still be writing
-            raise Interrupted(request, done)
 
     def request_stop(self) -> None:
         """Save and set ``stopping`` on all processes, after this step or the next."""
         self._request = _STOP
 
-    def check_interrupted(self) -> None:
-        """Check for a signal during slow work, before which the run was saved.
+    def settle_together(self) -> None:
+        """Wait until everything is on the disk, on all processes: from then on they may leave at any moment.
 
         Raises:
-            Interrupted: a signal was received.
+            Interrupted: a signal stops the run; on all processes.
+            UserError: a file could not be written; on all processes.
         """
-        if self._request is not None and self._request < _STOP:
-            raise Interrupted(self._request, self._done)
+        failed: Exception | None = None
+        try:
+            self.settle()
+        except Exception as error:
+            failed = error
+        number = largest(_FAILED if failed else heard() or 0)
+        if failed is not None:
+            raise failed
+        if number == _FAILED:
+            raise UserError("the first process could not write a checkpoint")
+        self._written = self._agreed = broadcast_object(self._written)
+        if number:
+            raise interruption(number)
+
+    def _leave_saved(self) -> None:
+        """Save, unless a checkpoint is being written, which then is the last one; all processes leave together."""
+        writing = self._writer is not None and self._writer.is_alive()
+        if not broadcast_object(writing or self._written == self._done):
+            self._save(self._done)
+        self.settle()
+        self._done = self._written = self._agreed = broadcast_object(
+            self._written
+        )  # torchrun kills the rest when one leaves
 
     def _save(self, done: int) -> None:
         self.monitor.check_finite()
@@ -149,6 +166,7 @@ class Checkpointer(Callback):
         try:
             also()
             checkpoint_io.save(self.folder, state, done)
+            self._written = done
         except BaseException as error:  # settle raises it in the main thread
             self._failed = error
 
@@ -192,7 +210,7 @@ class Checkpointer(Callback):
         if state is not None:
             with checkpoint_io.restoring(self.folder):
                 self._restore(state)
-        self._done = step
+        self._done = self._written = self._agreed = step
         return step, skipped
 
     def _restore(self, state: dict[str, Any]) -> None:
@@ -208,22 +226,23 @@ class Checkpointer(Callback):
 
     @contextmanager
     def stopping_on_signals(self) -> Iterator[None]:
-        """Context in which SIGINT and SIGTERM finish the step, save and stop the run; a second SIGINT stops it at once."""
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
+        """Context in which SIGTERM, SIGINT and SIGUSR1 save and stop the run; a second SIGINT stops it at once.
 
-        def receive(number: int, _: object) -> None:
-            if self._request is not None and number == signal.SIGINT:
-                raise KeyboardInterrupt
-            self._request = number
+        Raises:
+            Interrupted: a signal stopped the run; everything is on the disk.
+        """
+        with listening(), if_stopped(self._kept):
+            try:
+                yield
+            except Interrupted as stopped:  # between two steps, on all processes if any is not saved
+                if self._kept() is None:
+                    self._leave_saved()
+                raise interruption(stopped.number) from None
 
-        before = {number: signal.signal(number, receive) for number in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
+    def _kept(self) -> str | None:
+        """How the line about a stop at this moment ends; None if that would lose a step."""
+        known = self._written if world_size() == 1 else self._agreed
+        return saved_after(self._done) if known == self._done else None
 
 
 def _copied(tensor: Tensor) -> Tensor:

@@ -21,6 +21,7 @@ from coterie.errors import UserError
 from coterie.exporting.backbone_file import save_backbone
 from coterie.grouping.objective import Objective
 from coterie.logger import CheckedLogger
+from coterie.signals import check_interrupted
 from coterie.training.build import build_loader, build_parts, compile_parts, group_counts, out_of_memory, whole_student
 from coterie.training.callback import Callback, RunContext
 from coterie.training.callback_runner import CallbackRunner, Ended
@@ -119,7 +120,7 @@ class Run:
                 return
         else:
             self._introduce(start)
-        with self.checkpointer.stopping_on_signals(), self._explaining_errors(), self.checkpointer.settling():
+        with self._explaining_errors(), self.checkpointer.settling(), self.checkpointer.stopping_on_signals():
             self._start_callbacks(start)
             try:
                 if start:
@@ -196,7 +197,7 @@ class Run:
             self.source,
             start,
             self.loader.total_steps,
-            CheckedLogger(self.logger, self.checkpointer.check_interrupted),
+            CheckedLogger(self.logger, check_interrupted),
             self.callbacks.log,
             self.callbacks.end_run,
             self.state.ended,

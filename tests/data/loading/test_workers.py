@@ -1,5 +1,7 @@
+import multiprocessing
 import os
 import signal
+import threading
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -25,6 +27,7 @@ from coterie.data.loading.workers import (
 )
 from coterie.data.sources.arrays import Arrays
 from coterie.errors import NoImages, UserError
+from coterie.signals import SIGNALS, Interrupted, listening
 from tests.data.pictures import encoded, photo
 
 CPU = torch.device("cpu")
@@ -174,24 +177,31 @@ def test_lack_of_memory_is_one_line(workers: int) -> None:
     assert "Traceback" not in str(found.value)
 
 
-def test_workers_ignore_ctrl_c_and_continue_for_a_while_after_sigterm(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(workers_module, "WORKER_GRACE_SECONDS", 1)
-
+def test_signals_are_for_the_run_and_not_for_its_workers() -> None:
     def signal_itself() -> Any:
-        os.kill(os.getpid(), signal.SIGINT)
-        os.kill(os.getpid(), signal.SIGTERM)
+        for number in SIGNALS:
+            os.kill(os.getpid(), number)
         return torch.tensor(49)
 
     assert [int(each) for each in answers(signal_itself, 1, 9)][7] == 49
 
-    def wait_after_sigterm() -> None:
-        os.kill(os.getpid(), signal.SIGTERM)
-        time.sleep(60)
 
-    began = time.monotonic()
-    with pytest.raises(UserError, match="a loader worker was killed"):
-        list(answers(wait_after_sigterm, 1))
-    assert time.monotonic() - began < 30
+def test_workers_that_ignore_signals_end_when_their_results_are_no_longer_wanted() -> None:
+    some = answers(lambda: torch.tensor(49), 2, 1000)
+    next(some)
+    workers = multiprocessing.active_children()
+    assert len(workers) >= 2
+    some.close()
+    for each in workers:
+        each.join(10)
+    assert not any(each.is_alive() for each in workers)
+
+
+def test_a_signal_ends_the_wait_for_a_batch() -> None:
+    with listening(), pytest.raises(Interrupted, match=r"^stopped by SIGUSR1: "):
+        for number, _ in enumerate(answers(lambda: time.sleep(600), 1)):
+            if number == 5:
+                threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGUSR1)).start()
 
 
 def test_a_batch_is_not_pinned_without_cuda(images: np.ndarray) -> None:

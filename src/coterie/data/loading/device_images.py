@@ -13,6 +13,7 @@ from coterie.data.decoding.decode import decode
 from coterie.data.loading.workers import decode_images, worker_batches
 from coterie.data.sources.source import ImageSource, sample_indices
 from coterie.errors import BadImage, UserError
+from coterie.signals import check_interrupted
 
 MAX_BYTES = 4 * 2**30
 """Images that take more bytes are not stored on the device, nor those that take over a quarter of a GPU's memory."""
@@ -81,6 +82,7 @@ def load_device_images(
     images = torch.empty((len(source), shape[2], *shape[:2]), dtype=torch.uint8)
     filled = 0
     for pixels, failed in parts:
+        check_interrupted()
         if pixels is None:
             return None
         bad += failed

@@ -10,6 +10,7 @@ from multiprocessing.connection import Connection
 from coterie.data.loading.sampler import BlockShuffleSampler
 from coterie.data.sources.source import Prefetchable
 from coterie.errors import UserError
+from coterie.signals import SIGNALS
 
 _THREADS = 4  # ranges of images that are fetched at the same time
 
@@ -74,7 +75,8 @@ class WindowPrefetcher:
 
 
 def _run(source: Prefetchable, receiver: Connection, sender: Connection) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the run, which saves first
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)  # they are for the run, which saves first
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     sender.close()  # or the end of the other process would go unnoticed
 

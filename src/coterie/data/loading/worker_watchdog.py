@@ -8,11 +8,12 @@ import signal
 import threading
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from typing import Any
 
+from coterie.distributed.processes import interruptible
 from coterie.errors import UserError
 
 WORKER_TIMEOUT_SECONDS = 600.0
@@ -25,14 +26,15 @@ def watch_workers(batches: Iterable[Any]) -> Iterator[Any]:
     """Yield what worker processes make; they start when the iteration does.
 
     A worker that dies ends the wait at once. Workers that return nothing for `WORKER_TIMEOUT_SECONDS` are killed: torch's
-    own timeout does not notice a worker that stops while handing over its result, and one that hangs ignores everything
-    but SIGKILL, and would block the end of the program.
+    own timeout does not notice a worker that stops while handing over its result, and one that hangs would block the end of
+    the program. So are workers whose results are no longer wanted: they ignore everything but SIGKILL.
 
     Args:
         batches: Starts the workers when it is iterated, such as a torch DataLoader.
 
     Raises:
         UserError: A worker died, or workers hang.
+        Interrupted: A signal stops the program while it waits.
     """
     in_main = threading.current_thread() is threading.main_thread()
     others, handler = multiprocessing.active_children(), signal.getsignal(signal.SIGCHLD)
@@ -51,10 +53,8 @@ def watch_workers(batches: Iterable[Any]) -> Iterator[Any]:
             if batch is _END:
                 return
             yield batch
-    except Exception:
-        watchdog.kill()
-        raise
     finally:
+        watchdog.kill()  # those that are left: after an error, or when the iteration is given up
         watchdog.finished.set()
         atexit.unregister(watchdog.kill)
 
@@ -80,8 +80,9 @@ class _Watchdog:
         previous = signal.signal(signal.SIGCHLD, self._raise_if_dead) if in_main else None
         self.waiting_since = time.monotonic()
         try:
-            self._raise_if_dead()
-            yield
+            with interruptible() if self.workers else nullcontext():  # decoding would take it for a bad image
+                self._raise_if_dead()
+                yield
         except UserError:
             raise
         except Exception as error:

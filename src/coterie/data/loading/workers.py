@@ -21,9 +21,8 @@ from coterie.data.decoding.decode import Downscale, decode
 from coterie.data.loading.worker_watchdog import exit_on_unsent_result, watch_workers
 from coterie.data.sources.source import ImageSource
 from coterie.errors import BadImage, NoImages, UserError
+from coterie.signals import SIGNALS
 
-WORKER_GRACE_SECONDS = 20
-"""How long a loader worker continues after a SIGTERM."""
 _MAX_BAD_IN_A_ROW = 10_000
 
 
@@ -216,10 +215,10 @@ class _ErrorsAsValues(Dataset[Any]):
 
 
 def _init_worker(worker: int) -> None:
-    """Ctrl-C and a scheduler's SIGTERM reach the workers too; they continue for a while so that the run can save."""
+    """Signals of a terminal or a scheduler reach the workers too; they are for the run, which ends its workers."""
     exit_on_unsent_result()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, lambda *_: signal.alarm(WORKER_GRACE_SECONDS))  # the alarm then ends the worker
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _identity(item: Any) -> Any:

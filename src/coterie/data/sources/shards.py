@@ -158,7 +158,8 @@ def _index_in_processes(shards: Sequence[LocalShard], lock: str) -> None:
 
 
 def _save_indices(shards: Sequence[LocalShard], parent: int) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends this process
+    for number in (signal.SIGINT, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)  # they are for the parent, which ends this process
     signal.signal(signal.SIGTERM, lambda *_: sys.exit())  # removes what is half written
     for shard in shards:
         if os.getppid() != parent:  # the parent was killed

@@ -15,6 +15,7 @@ from coterie.grouping.chunks import chunked
 from coterie.grouping.kmeans import nearest_centers, random_starts, spherical_kmeans
 from coterie.grouping.loss import cosine_scores
 from coterie.logger import Logger, NullLogger
+from coterie.signals import check_interrupted
 
 KMEANS_STARTS = 8
 START_ITERATIONS = 10  # of each start
@@ -106,6 +107,7 @@ def _centers(rows: Float[Tensor, "n d"], count: int, seed: int, logger: Logger) 
     """The best of several k-means, by the mean cosine between unit rows and their centers."""
     best, largest = rows[:count], -torch.inf
     for start in logger.progress(range(KMEANS_STARTS), KMEANS_STARTS, "k-means"):
+        check_interrupted()
         positions = random_starts(len(rows), count, seed, step=start, head=0)
         centers = spherical_kmeans(rows, rows[positions.to(rows.device)], START_ITERATIONS)
         cosines = [cosine_scores(part, centers).amax(dim=1).sum(dtype=torch.float64) for part in chunked(rows, count)]

@@ -20,6 +20,7 @@ from coterie.evaluation.probes.logistic_regression import (
 from coterie.evaluation.probes.standardize import Standardizer
 from coterie.grouping.chunks import chunk_slices
 from coterie.logger import Logger, NullLogger
+from coterie.signals import check_interrupted
 
 PENALTIES = (1e4, 1e3, 1e2, 1e1, 1.0)
 """For the sum of the losses, so that they suit any number of images: 1 / C of scikit-learn."""
@@ -208,6 +209,7 @@ def _sgd(
     peaks = torch.tensor(rates).to(standardizer.mean)
     what = f"linear probe by SGD, {len(rates)} learning rates" if len(rates) > 1 else "linear probe by SGD"
     for epoch in (logger or NullLogger()).progress(range(epochs), epochs, what):
+        check_interrupted()
         rate = peaks * (1 + math.cos(math.pi * epoch / epochs)) / 2
         order = index[torch.randperm(len(index), generator=generator).to(rows.device)]
         for batch in torch.split(order, SGD_BATCH_SIZE):

@@ -14,6 +14,7 @@ from coterie.data.sources.source import random_positions
 from coterie.evaluation.probes.standardize import Standardizer
 from coterie.grouping.chunks import chunk_slices
 from coterie.logger import Logger, NullLogger
+from coterie.signals import check_interrupted
 
 MAX_ITERATIONS = 200
 TOLERANCE = 1e-4
@@ -194,6 +195,7 @@ def _minimize(evaluate: Evaluate, point: Tensor, tolerance: float, logger: Logge
     value, gradient = evaluate(point, heads)
     stuck = torch.zeros_like(heads, dtype=torch.bool)
     for _ in logger.progress(repeat(None, MAX_ITERATIONS), MAX_ITERATIONS, what):
+        check_interrupted()
         active = (_dot(gradient, gradient).sqrt() > tolerance) & ~stuck
         if not active.all():
             found[:, heads] = point

@@ -21,6 +21,7 @@ from coterie.errors import UserError
 from coterie.evaluation.input_checks import check_finite, check_labels
 from coterie.grouping.chunks import chunked
 from coterie.logger import Logger, NullLogger
+from coterie.signals import check_interrupted
 
 RECALL_AT = (1, 5, 10)
 _RANKING = 8  # a ranking takes up to about this many times the memory of its scores
@@ -77,6 +78,7 @@ def retrieval(
     sums = torch.zeros(1 + len(at), dtype=torch.float64, device=gallery.device)
     pairs = zip(parts, positions, strict=True)
     for part, position in (logger or NullLogger()).progress(pairs, len(parts), "retrieval"):
+        check_interrupted()
         similarities = part @ gallery.T
         if same:
             similarities.scatter_(1, position[:, None], -torch.inf)

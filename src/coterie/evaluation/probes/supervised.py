@@ -27,6 +27,7 @@ from coterie.evaluation.input_checks import check_classes
 from coterie.evaluation.labeled_data import LabeledPair
 from coterie.evaluation.probes.accuracy import accuracies
 from coterie.evaluation.probes.recipe import LINEAR_RECIPE, Recipe, adapt_recipe
+from coterie.signals import check_interrupted
 from coterie.types import Batch
 
 MAX_SMALL_SIDE = 96
@@ -165,6 +166,7 @@ def _train(
     bad: set[int] = set()
     total = truth.new_zeros((), dtype=torch.float32)
     for progress, batch in logger.progress(loader.batches(), loader.total_steps, what):
+        check_interrupted()
         for group in optimizer.param_groups:
             group["lr"] = group["initial_lr"] * recipe.factor(progress.epoch)
         bad.update(place for place, _ in batch.bad)

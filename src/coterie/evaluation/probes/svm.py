@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from coterie.errors import UserError
 from coterie.evaluation.input_checks import check_finite
 from coterie.logger import Logger, NullLogger
+from coterie.signals import check_interrupted
 
 COSTS = (0.01, 0.1, 1.0, 10.0, 100.0)
 PUBLISHED_COSTS = (*(10.0**power for power in range(-7, 3)), *(0.5**power for power in range(4, 20)))
@@ -186,6 +187,7 @@ def _unit(rows: Float[Tensor, "n d"], what: str) -> Rows:
 
 
 def _fit(rows: Rows, truth: Truth, cost: float, seed: int) -> LinearSVC:
+    check_interrupted()
     weights = {True: 2, False: 1}
     machine = LinearSVC(C=cost, class_weight=weights, dual="auto", max_iter=_MAX_ITERATIONS, random_state=seed)
     with warnings.catch_warnings():

@@ -17,6 +17,7 @@ from coterie.data.sources.source import ImageSource
 from coterie.errors import UserError
 from coterie.grouping.teacher import MomentumTeacher
 from coterie.logger import Logger
+from coterie.signals import check_interrupted
 from coterie.training.build import TrainingParts, out_of_memory
 from coterie.training.profiling.advice import (
     BACKWARD,
@@ -141,6 +142,7 @@ class _TimedSteps:
     def _turn(self, count: _StepCount, seconds: float, most: int) -> Stream:
         began, steps = self.timer.settle(), 0
         while steps < most and (not steps or time.perf_counter() - began < seconds):
+            check_interrupted()
             item = next(self.stream)
             self.timer.mark(COPY)
             yield item

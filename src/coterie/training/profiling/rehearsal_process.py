@@ -5,12 +5,14 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import asdict
-from typing import Any
+from typing import IO, Any
 
 import torch
 
@@ -20,6 +22,7 @@ from coterie.config.toml import from_dict, to_dict
 from coterie.data.sources.open import open_source
 from coterie.data.sources.source import ImageSource
 from coterie.errors import UserError
+from coterie.signals import raising
 from coterie.training.build import out_of_memory
 from coterie.training.profiling.extrapolation import Rehearsal
 from coterie.training.profiling.rehearsal import rehearse
@@ -66,13 +69,16 @@ def _lines(config: PretrainConfig) -> Iterator[dict[str, Any]]:
     """The output lines of the rehearsing process."""
     paths = {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-    with subprocess.Popen(COMMAND, **pipes, text=True, env=os.environ | paths) as child:  # type: ignore[call-overload]
+    apart = {"process_group": 0}  # signals of a terminal or a scheduler are for this process, which ends that one
+    with subprocess.Popen(COMMAND, **pipes, **apart, text=True, env=os.environ | paths) as child:  # type: ignore[call-overload]
         try:
             child.stdin.write(json.dumps(to_dict(config)))
             child.stdin.close()
-            yield from map(json.loads, child.stdout)
+            while line := _next_line(child.stdout):
+                yield json.loads(line)
         except BaseException:
-            child.kill()
+            with suppress(ProcessLookupError):
+                os.killpg(child.pid, signal.SIGKILL)  # its loader workers too
             raise
     if child.returncode == -9:
         raise UserError(
@@ -81,6 +87,11 @@ def _lines(config: PretrainConfig) -> Iterator[dict[str, Any]]:
         )
     if child.returncode:
         raise RuntimeError(f"the rehearsal ended with status {child.returncode}")
+
+
+def _next_line(pipe: IO[str]) -> str:
+    with raising():
+        return pipe.readline()
 
 
 def _write_line(line: dict[str, Any]) -> None:
