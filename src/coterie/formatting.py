@@ -4,8 +4,6 @@ import math
 import re
 from typing import Any, TypeGuard
 
-from coterie.config.describe import format_duration as format_duration
-
 _SPELLINGS = {"knn": "kNN", "svm": "SVM", "nmi": "NMI", "ari": "ARI", "map": "mAP", "kmeans": "k-means"}
 
 
@@ -26,6 +24,15 @@ def format_number(value: float) -> str:
     if size >= 0.001:
         return f"{value:.3g}"
     return f"{value:.2g}"
+
+
+def format_duration(seconds: float) -> str:
+    """Write a duration in seconds below 90 s, in minutes below 90 min, in hours below 48 h, otherwise in days."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 5400:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h" if seconds < 48 * 3600 else f"{seconds / 86400:.1f} days"
 
 
 def format_tick(value: float) -> str:

@@ -41,15 +41,6 @@ def explain(config: PretrainConfig, reasons: Mapping[str, str]) -> list[tuple[st
     return [(path, _text(_at(settings, path)), reasons[path]) for path in paths]
 
 
-def format_duration(seconds: float) -> str:
-    """Write a duration in seconds below 90 s, in minutes below 90 min, in hours below 48 h, otherwise in days."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    if seconds < 5400:
-        return f"{seconds / 60:.0f} min"
-    return f"{seconds / 3600:.1f} h" if seconds < 48 * 3600 else f"{seconds / 86400:.1f} days"
-
-
 def _at(settings: Any, path: str) -> Any:
     for part in path.split("."):
         if isinstance(settings, list):

@@ -74,20 +74,13 @@ def report_run(
     measured = min(images, SAMPLED_IMAGES)
     sample = sample_accuracy(embeddings) if embeddings is not None else None
     unlogged = _unlogged_low_rank(config, log, width, measured)
-    found = verdict(
-        log,
-        records.evaluation,
-        sample=sample,
-        chance=_probe_chance(config),
-        width=width,
-        images=measured,
-        warned=bool(unlogged),
-    )
+    known = {"sample": sample, "chance": _probe_chance(config), "width": width, "images": measured}
+    found = verdict(log, records.evaluation, **known, warned=bool(unlogged))  # type: ignore[arg-type]
     remarks = [*remarks, *records.remarks, *unlogged]
     write_report(
         folder / "report.html",
         Report(
-            title=f"{config.method} on {', '.join(Path(each).name for each in config.data)}",
+            title=_title(config),
             answer=found.answer,
             summary=(*found.details, _summary(config, images)),
             metrics=log,
@@ -100,6 +93,11 @@ def report_run(
             environment=facts.get("environment") or environment(runtime.device),
         ),
     )
+
+
+def _title(config: PretrainConfig) -> str:
+    names = [Path(each).name for each in config.data]
+    return f"{config.method} on {', '.join(names[:3])}" + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 def rewrite_report(

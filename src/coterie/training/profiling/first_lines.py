@@ -6,8 +6,8 @@ from datetime import datetime, timedelta
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from coterie.config.describe import format_duration
 from coterie.config.schema import PretrainConfig
+from coterie.formatting import format_duration
 from coterie.models.backbone import build_backbone
 from coterie.training.profiling.estimate import Estimate
 
