@@ -34,10 +34,10 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def started(images: Path, out: Path, processes: int, *torchrun: str) -> subprocess.Popen[str]:
+def started(images: Path, out: Path, processes: int, *torchrun: str, epochs: int = EPOCHS) -> subprocess.Popen[str]:
     """The command on so many processes; 0: without torchrun."""
     settings = [part for setting in SETTINGS for part in ("--set", setting)]
-    command = ["pretrain", "swav", str(images), "--out", str(out), "--epochs", str(EPOCHS), "--batch-size", "16"]
+    command = ["pretrain", "swav", str(images), "--out", str(out), "--epochs", str(epochs), "--batch-size", "16"]
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", *torchrun]
     start = [*launch, "-m", "coterie"] if processes else [sys.executable, "-m", "coterie"]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
@@ -123,6 +123,20 @@ def test_asked_to_stop_all_save_after_the_same_step_and_one_process_goes_on(
     assert alone.returncode == 0, said
     assert f"resumes at step {steps}" in said
     assert left(tmp_path)[1][-1]["step"] == EPOCHS * STEPS_PER_EPOCH - 1
+
+
+def test_two_processes_extend_a_run_as_one_does(images: Path, tmp_path: Path) -> None:
+    for out, processes in ((tmp_path / "two", 2), (tmp_path / "one", 0)):
+        for epochs in (1, 2):
+            process = started(images, out, processes, epochs=epochs)
+            _, said = process.communicate(timeout=400)
+            assert process.returncode == 0, said
+        assert said.count("extended from 10 to 20 steps (2 epochs)") == 1, said
+    log, other_log = left(tmp_path / "two")[1], left(tmp_path / "one")[1]
+    assert [line["extended"] for line in log if "extended" in line] == [[10, 20]]
+    for line, other in zip(log, other_log, strict=True):
+        assert (line["step"], line.get("lr")) == (other["step"], other.get("lr"))
+        assert line.get("loss", 0) == pytest.approx(other.get("loss", 0), rel=0.01)  # float32, summed in another order
 
 
 @pytest.mark.parametrize("ask", [coterie.plan, coterie.profile])
