@@ -29,6 +29,7 @@ from coterie.paths import expand, run_folder
 from coterie.reporting.callback import ReportCallback
 from coterie.reporting.comparison import ComparedRuns, compare_folders, write_comparison
 from coterie.reporting.run_report import report_images, rewrite_report
+from coterie.reporting.tracking import TensorBoardCallback, WandbCallback, trackers
 from coterie.training.build import build_loader
 from coterie.training.callback import Callback
 from coterie.training.custom_parts import CustomParts
@@ -118,6 +119,7 @@ def pretrain(
     probe_test: Paths = (),
     on_collapse: str | None = None,
     early_stop: bool | None = None,
+    track: str | Sequence[str] = (),
     callbacks: Sequence[Callback] = (),
     parts: CustomParts | None = None,
     logger: Logger | None = None,
@@ -133,6 +135,7 @@ def pretrain(
         probe_test: labeled images to test the probe on; without it, every fifth of ``probe``.
         on_collapse: ``warn`` or ``stop`` when the run looks collapsed; None: what the settings say, by default ``warn``.
         early_stop: stop early when the label-free metrics plateau; None: what the settings say, by default not.
+        track: ``tensorboard``, ``wandb`` or both: where to pass the log on to (``docs/callbacks.md``).
         callbacks: called during training, before the product's own label-free metrics, probes and report.
         parts: parts of your own in place of those of the settings; give the same ones again to resume.
         logger: receives messages and progress.
@@ -152,14 +155,21 @@ def pretrain(
         settings["probe"] = {"train": list(_strings(probe)), "test": list(_strings(probe_test))}
     wanted = resolve_run(method, data, options, settings)
     config = _with_custom_parts(wanted.config, parts)
+    tracking = [
+        *trackers(track),
+        *(each for each in callbacks if isinstance(each, (TensorBoardCallback, WandbCallback))),
+    ]
+    callbacks = [each for each in callbacks if each not in tracking]
     with process_group(_runtime(config, NullLogger()).device):
         logger = logger if logger is not None and rank() == 0 else NullLogger()
         runtime = _runtime(config, logger)
         folder = RunFolder(out, held=rank() == 0)
         try:
             own = _own_callbacks(config, wanted, runtime)
-            Run(folder, wanted.source, config, runtime, [*callbacks, *own], parts).train(wanted.reasons)
+            Run(folder, wanted.source, config, runtime, [*callbacks, *own, *tracking], parts).train(wanted.reasons)
         finally:
+            for each in tracking:
+                each.close()
             folder.close()
     return folder.path
 

@@ -16,6 +16,7 @@ from coterie.cli.parsing import (
     Method,
     RunFlags,
     Sources,
+    Trackers,
     comma_separated,
     named_set,
     refuse_unknown_method,
@@ -63,6 +64,7 @@ def pretrain(
     probe_test: Sources = (),
     on_collapse: Literal["warn", "stop"] | None = None,
     early_stop: bool | None = None,
+    track: Trackers = (),
 ) -> None:
     """Pretrain a backbone on unlabeled images. Run the same command again to resume.
 
@@ -78,6 +80,8 @@ def pretrain(
         What to do when the run looks collapsed: warn (and continue) or stop.
     early_stop
         Stop early when the label-free metrics plateau.
+    track
+        Pass the log on to TensorBoard or Weights & Biases; each comes with an extra of its name.
     """
     refuse_unknown_method(method, options)
     from coterie import api
@@ -92,6 +96,7 @@ def pretrain(
             probe_test=probe_test,
             on_collapse=on_collapse,
             early_stop=early_stop,
+            track=track,
             logger=terminal,
             **(options or {}),
         )
