@@ -1,6 +1,8 @@
 """Trackers: callbacks that pass the log of a run on to TensorBoard or Weights & Biases, whatever becomes of them."""
 
+import logging
 import os
+import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -8,7 +10,7 @@ from typing import Any
 
 from coterie.atomic import write_text
 from coterie.config.toml import to_dict, to_toml
-from coterie.errors import UserError, did_you_mean
+from coterie.errors import UserError, did_you_mean, first_cause
 from coterie.training.callback import Callback, RunContext
 from coterie.training.run_folder import read_log
 from coterie.training.student import Student
@@ -42,10 +44,10 @@ class TensorBoardCallback(Callback):
     def on_start(self, run: RunContext) -> None:
         """Open the writer where the run starts, and add what it lacks."""
         folder = run.folder / "tensorboard"
-        present = _scalars_in(folder, run.start_step)
-        self._writer = self._open(str(folder), purge_step=run.start_step)
-        self._report = str((run.folder / "report.html").resolve())
         with self._giving_up():
+            present = _scalars_in(folder, run.start_step)
+            self._writer = self._open(str(folder), purge_step=run.start_step)
+            self._report = str((run.folder / "report.html").resolve())
             self._writer.add_text("config", f"```toml\n{to_toml(run.config)}```", run.start_step)
             for record in read_log(run.folder):
                 self._write(record, present)
@@ -84,9 +86,9 @@ class TensorBoardCallback(Callback):
         """After an error, which the run warns of once, nothing more is written."""
         try:
             yield
-        except Exception:
+        except Exception as error:
             self._writer = None
-            raise
+            raise UserError(f"tracking with TensorBoard failed ({first_cause(error)}) and ends here") from error
 
 
 class WandbCallback(Callback):
@@ -118,27 +120,25 @@ class WandbCallback(Callback):
         """Open the run there, new or again."""
         place = run.folder / "wandb" / "run_id.txt"
         known = place.is_file()
-        run_id = place.read_text("utf-8").strip() if known else self._wandb.util.generate_id()
-        write_text(place, f"{run_id}\n")
+        run_id = place.read_text("utf-8").strip() if known else uuid.uuid4().hex[:8]
         mode = os.environ.get("WANDB_MODE")
         if mode is None and not self._wandb.api.api_key:  # it would ask for one, and wait
             mode = "offline"
-            run.logger.info(
-                f"no API key of Weights & Biases: tracking offline; upload with wandb sync {place.parent}/*"
-            )
+            run.logger.info(f"no API key of Weights & Biases: tracking offline; upload with wandb sync {place.parent}/offline-run-*")
         self._report = run.folder / "report.html"
-        self._run = self._wandb.init(
-            project=os.environ.get("WANDB_PROJECT", "coterie"),
-            name=run.folder.resolve().name,
-            dir=str(run.folder),
-            id=run_id,
-            resume="allow",
-            config=to_dict(run.config),
-            mode=mode,
-            reinit="create_new",
-            settings=self._wandb.Settings(console="off", silent=True, disable_git=True, disable_code=True),
-        )
         with self._giving_up():
+            write_text(place, f"{run_id}\n")
+            self._run = self._wandb.init(
+                project=os.environ.get("WANDB_PROJECT", "coterie"),
+                name=run.folder.resolve().name,
+                dir=str(run.folder),
+                id=run_id,
+                resume="allow",
+                config=to_dict(run.config),
+                mode=mode,
+                reinit="create_new",
+                settings=self._wandb.Settings(console="off", silent=True, disable_git=True, disable_code=True),
+            )
             for record in [] if known else read_log(run.folder):  # tracked from this resume on
                 self._run.log(scalars(record), step=record["step"])
 
@@ -170,9 +170,9 @@ class WandbCallback(Callback):
         """After an error, which the run warns of once, nothing more is passed on."""
         try:
             yield
-        except Exception:
+        except Exception as error:
             self._run = None
-            raise
+            raise UserError(f"tracking with Weights & Biases failed ({first_cause(error)}) and ends here") from error
 
 
 TRACKERS: dict[str, type[TensorBoardCallback] | type[WandbCallback]] = {
@@ -213,11 +213,8 @@ def scalars(record: Mapping[str, Any]) -> dict[str, float]:
     for name, value in record.items():
         inner = {f"{name}/{key}": each for key, each in value.items()} if isinstance(value, Mapping) else {}
         found |= inner or {f"{prefix}{name}": value}
-    return {
-        name: float(value)
-        for name, value in found.items()
-        if type(value) in (int, float) and name.rpartition("/")[2] != "step"
-    }
+    place = ("train/step", "step", "epoch")  # where the line stands in the log
+    return {name: float(value) for name, value in found.items() if type(value) in (int, float) and name not in place}
 
 
 def _scalars_in(folder: Path, steps: int) -> dict[str, set[int]]:
@@ -226,6 +223,7 @@ def _scalars_in(folder: Path, steps: int) -> dict[str, set[int]]:
 
     if not steps or not folder.is_dir():
         return {}
+    logging.getLogger("tensorboard").addFilter(lambda record: "out of order" not in record.getMessage())  # resumes
     content = EventAccumulator(str(folder), size_guidance={"scalars": 0}).Reload()
     return {
         name: {event.step for event in content.Scalars(name) if event.step < steps}
