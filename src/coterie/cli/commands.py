@@ -73,15 +73,15 @@ def pretrain(
     out
         The run's folder: config.toml, metrics.jsonl, model.safetensors, checkpoint, report.html.
     probe
-        Labeled images for a kNN probe during training.
+        Labeled images for a kNN probe during training. [default: none]
     probe_test
-        Labeled images to test the probe on; without it, every fifth of --probe.
+        Labeled images to test the probe on; without it, every fifth of --probe. [default: none]
     on_collapse
-        What to do when the run looks collapsed: warn (and continue) or stop.
+        What to do when the run looks collapsed: warn (and continue) or stop. [default: warn]
     early_stop
-        Stop early when the label-free metrics plateau.
+        Stop early when the label-free metrics plateau. [default: no]
     track
-        Pass the log on to TensorBoard or Weights & Biases; each comes with an extra of its name.
+        Pass the log on to TensorBoard or Weights & Biases, each an extra of its name. [default: none]
     """
     refuse_unknown_method(method, options)
     from coterie import api
@@ -115,7 +115,7 @@ def evaluate(
     train
         Labeled images that the probes learn from.
     test
-        Labeled images to test the probes on; without it, every fifth image of TRAIN.
+        Labeled images to test the probes on; without it, every fifth image of TRAIN. [default: none]
     probes
         Separated by commas: knn, linear, linear_published, clusters, retrieval, svm, low_shot, linear_images, finetune.
     """
@@ -139,7 +139,7 @@ def transfer(run: Path, /, *sets: str, probes: str = "linear", options: Evaluati
     sets
         Each NAME=TRAIN, every fifth image of which is tested on, or NAME=TRAIN,TEST.
     probes
-        As for evaluate, separated by commas.
+        Separated by commas: knn, linear, linear_published, clusters, retrieval, svm, low_shot, linear_images, finetune.
     """
     from coterie import api
     from coterie.cli.tables import transfer_lines
@@ -161,7 +161,7 @@ def select(run: Path, /, *, by: Literal["label_free", "knn"] = "label_free", out
     by
         label_free, or knn: the accuracy of the run's own probe.
     out
-        A file to copy its weights to.
+        A file to copy its weights to. [default: none]
     """
     from coterie import api
     from coterie.cli.tables import selection_lines
@@ -177,7 +177,7 @@ def compare(*runs: Path, out: Path | None = None) -> None:
     runs
         Two or more runs' folders.
     out
-        An HTML file: the table, and one chart per metric with the curves of all runs.
+        An HTML file: the table, and one chart per metric with the curves of all runs. [default: none]
     """
     from coterie import api
     from coterie.reporting.comparison import as_text
@@ -193,7 +193,7 @@ def report(run: Path, /, *, device: str = "auto") -> None:
     run
         A run's folder.
     device
-        auto, cpu, cuda or cuda:N.
+        One of auto (CUDA if there is a usable GPU), cpu, cuda, cuda:N.
     """
     from coterie import api
     from coterie.cli.terminal import Terminal
@@ -228,7 +228,7 @@ def embed(
     part_images
         Images per part of a folder, a multiple of 256.
     ray
-        For a folder: local starts Ray on this machine; auto or an address uses a cluster.
+        For a folder: local starts Ray on this machine; auto or an address uses a cluster. [default: none]
     actors
         At most so many Ray actors; 0: one per GPU, or without GPUs one for every two cores.
     """

@@ -124,7 +124,9 @@ class WandbCallback(Callback):
         mode = os.environ.get("WANDB_MODE")
         if mode is None and not self._wandb.api.api_key:  # it would ask for one, and wait
             mode = "offline"
-            run.logger.info(f"no API key of Weights & Biases: tracking offline; upload with wandb sync {place.parent}/offline-run-*")
+            run.logger.info(
+                f"no API key of Weights & Biases: tracking offline; upload with wandb sync {place.parent}/offline-run-*"
+            )
         self._report = run.folder / "report.html"
         with self._giving_up():
             write_text(place, f"{run_id}\n")
