@@ -32,7 +32,7 @@ def test_help_says_choices_and_defaults_at_every_width(call, monkeypatch: pytest
         status, out, _ = call(verb, "--help")
         assert status == 0
         assert max(map(len, out.splitlines())) <= width
-        entries = re.split(r"\n│ [* ]? *(?=--)", out.partition("─ Parameters")[2])[1:]
+        entries = re.split(r"\n│ (?:[* ]  )?(?=--)", out.partition("─ Parameters")[2])[1:]
         texts = [" ".join(re.sub("[│╰─╯]", " ", each).split()) for each in entries]
         assert all("[default:" in text or "[required]" in text for text in texts), texts
         assert all("[choices:" in text for text in texts if "CHOICE" in text), texts
