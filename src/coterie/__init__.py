@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from coterie.errors import CoterieWarning, UserError
     from coterie.exporting.backbone_file import describe_backbone, load_backbone
     from coterie.methods.planner import Planner
+    from coterie.reporting.tracking import TensorBoardCallback, WandbCallback
     from coterie.training.callback import Callback
     from coterie.training.custom_parts import CustomParts
 
@@ -29,7 +30,9 @@ __all__ = [
     "Facts",
     "Planner",
     "PretrainConfig",
+    "TensorBoardCallback",
     "UserError",
+    "WandbCallback",
     "__version__",
     "compare",
     "demo",
@@ -53,7 +56,9 @@ _HOMES = {
     "Facts": "config.facts",
     "Planner": "methods.planner",
     "PretrainConfig": "config.schema",
+    "TensorBoardCallback": "reporting.tracking",
     "UserError": "errors",
+    "WandbCallback": "reporting.tracking",
     "compare": "api",
     "demo": "cli.demo",
     "describe_backbone": "exporting.backbone_file",

@@ -27,6 +27,7 @@ from coterie.paths import run_folder
 from coterie.reporting.callback import ReportCallback
 from coterie.reporting.comparison import ComparedRuns, compare_folders, write_comparison
 from coterie.reporting.run_report import report_images, rewrite_report
+from coterie.reporting.tracking import Tracker, trackers
 from coterie.session import refuse_torchrun, session
 from coterie.training.build import build_loader
 from coterie.training.callback import Callback
@@ -118,6 +119,7 @@ def pretrain(
     probe_test: Paths = (),
     on_collapse: str | None = None,
     early_stop: bool | None = None,
+    track: str | Sequence[str] = (),
     callbacks: Sequence[Callback] = (),
     parts: CustomParts | None = None,
     logger: Logger | None = None,
@@ -134,6 +136,7 @@ def pretrain(
         probe_test: labeled images to test the probe on; without it, a random fifth of ``probe``.
         on_collapse: ``warn`` or ``stop`` when the run looks collapsed; None: what the settings say, by default ``warn``.
         early_stop: stop early when the label-free metrics plateau; None: what the settings say, by default not.
+        track: ``tensorboard``, ``wandb`` or both: where to pass the log on to (``docs/callbacks.md``).
         callbacks: called during training, before the product's own label-free metrics, probes and report.
         parts: parts of your own in place of those of the settings; give the same ones again to resume.
         logger: receives messages and progress; None: they are shown.
@@ -155,13 +158,17 @@ def pretrain(
     with session(logger, quiet) as logger:
         wanted = resolve_run(method, data, options, settings, logger, saved_settings(out))
         config = with_custom_parts(wanted.config, parts)
+        tracking = [*trackers(track), *(each for each in callbacks if isinstance(each, Tracker))]
         with process_group(_runtime(config, NullLogger()).device):
             runtime = _runtime(config, logger if rank() == 0 else NullLogger())
             folder = RunFolder(out, held=rank() == 0)
             try:
                 own = _own_callbacks(config, wanted, runtime)
-                Run(folder, wanted.source, config, runtime, [*callbacks, *own], parts, wanted.reasons).train()
+                others = [each for each in callbacks if each not in tracking]
+                Run(folder, wanted.source, config, runtime, [*others, *own, *tracking], parts, wanted.reasons).train()
             finally:
+                for each in tracking:
+                    each.close()
                 folder.close()
     return folder.path
 

@@ -70,5 +70,5 @@ def test_what_is_no_run(copied: Path, tmp_path: Path) -> None:
         load_run(copied)
     for _, path in checkpoint_io.list_checkpoints(copied / "checkpoint"):
         path.unlink()
-    with pytest.raises(BadRun, match="has no checkpoint"):
+    with pytest.raises(BadRun, match="is a run that has not been saved yet"):
         load_run(copied)

@@ -18,6 +18,7 @@ from coterie.cli.parsing import (
     Method,
     RunFlags,
     Sources,
+    Trackers,
     comma_separated,
     named_set,
     refuse_unknown_method,
@@ -64,6 +65,7 @@ def pretrain(
     probe_test: Sources = (),
     on_collapse: Literal["warn", "stop"] | None = None,
     early_stop: bool | None = None,
+    track: Trackers = (),
 ) -> None:
     """Pretrain a backbone on unlabeled images. Run the same command again to resume.
 
@@ -72,13 +74,15 @@ def pretrain(
     out
         The run's folder: config.toml, metrics.jsonl, model.safetensors, checkpoint, report.html.
     probe
-        Labeled images for a kNN probe during training.
+        Labeled images for a kNN probe during training. [default: none]
     probe_test
-        Labeled images to test the probe on; without it, a random fifth of --probe.
+        Labeled images to test the probe on; without it, a random fifth of --probe. [default: none]
     on_collapse
-        What to do when the run looks collapsed: warn (and continue) or stop.
+        What to do when the run looks collapsed: warn (and continue) or stop. [default: warn]
     early_stop
-        Stop early when the label-free metrics plateau.
+        Stop early when the label-free metrics plateau. [default: no]
+    track
+        Pass the log on to TensorBoard or Weights & Biases, each an extra of its name. [default: none]
     """
     refuse_unknown_method(method, options)
     with if_stopped(partial(kept_of_run, out)):
@@ -94,6 +98,7 @@ def pretrain(
                 probe_test=probe_test,
                 on_collapse=on_collapse,
                 early_stop=early_stop,
+                track=track,
                 logger=terminal,
                 **(options or {}),
             )
@@ -112,7 +117,7 @@ def evaluate(
     train
         Labeled images that the probes learn from.
     test
-        Labeled images to test the probes on; without it, a random fifth of TRAIN.
+        Labeled images to test the probes on; without it, a random fifth of TRAIN. [default: none]
     probes
         Separated by commas: knn, linear, linear_published, clusters, retrieval, svm, low_shot, linear_images, finetune.
     """
@@ -135,7 +140,7 @@ def transfer(run: Path, /, *sets: str, probes: str = "linear", options: Evaluati
     sets
         Each NAME=TRAIN, a random fifth of which is tested on, or NAME=TRAIN,TEST.
     probes
-        As for evaluate, separated by commas.
+        Separated by commas: knn, linear, linear_published, clusters, retrieval, svm, low_shot, linear_images, finetune.
     """
     from coterie import api
     from coterie.display.terminal import Terminal
@@ -156,7 +161,7 @@ def select(run: Path, /, *, by: Literal["label_free", "knn"] = "label_free", out
     by
         label_free, or knn: the accuracy of the run's own probe.
     out
-        A file to copy its weights to.
+        A file to copy its weights to. [default: none]
     """
     from coterie import api
 
@@ -171,7 +176,7 @@ def compare(*runs: Path, out: Path | None = None) -> None:
     runs
         Two or more runs' folders.
     out
-        An HTML file: the table, and one chart per metric with the curves of all runs.
+        An HTML file: the table, and one chart per metric with the curves of all runs. [default: none]
     """
     from coterie import api
 
@@ -188,7 +193,7 @@ def report(run: Path, /, *, images: Sources = (), device: str = "auto") -> None:
     images
         The run's images, if they have moved; without it, they are looked for where the run found them.
     device
-        auto, cpu, cuda or cuda:N.
+        One of auto (CUDA if there is a usable GPU), cpu, cuda, cuda:N.
     """
     from coterie import api
     from coterie.display.terminal import Terminal
@@ -223,7 +228,7 @@ def embed(
     part_images
         Images per part of a folder, a multiple of 256.
     ray
-        For a folder: local starts Ray on this machine; auto or an address uses a cluster.
+        For a folder: local starts Ray on this machine; auto or an address uses a cluster. [default: none]
     actors
         At most so many Ray actors; 0: one per GPU, or without GPUs one for every two cores.
     """

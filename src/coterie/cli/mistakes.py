@@ -7,6 +7,9 @@ from coterie.methods.names import METHOD_NAMES
 
 RUN_VERBS = ("plan", "profile", "pretrain")
 
+ALONE = ("--help", "-h", "--version", "--install-completion")
+"""What can be written without a verb."""
+
 OTHER_OPTIONS = {
     "--out": "--output --outdir --out-dir --output-dir --save-dir --log-dir --run-dir --checkpoint-dir --default-root-dir -o",
     "--epochs": "--max-epochs --num-epochs --num-train-epochs -e",
@@ -108,8 +111,8 @@ def explain_mistake(words: Sequence[str], verbs: Collection[str], options: Colle
         return f"{verb} is a method: write a verb before it, as in coterie pretrain {verb} IMAGES --out RUN"
     if verb not in verbs and not verb.startswith("-"):
         return f"there is no verb {verb!r}{did_you_mean(verb, verbs) or ': choose one of ' + ', '.join(verbs)}"
-    if verb not in verbs and verb.startswith("-"):
-        return f"there is no {verb}{did_you_mean(verb, ('--help', '--version', '--install-completion'))}"
+    if verb not in verbs and verb not in ALONE:
+        return f"there is no {verb}{did_you_mean(verb, ALONE)}"
     for word in rest:
         if word == "--":
             break

@@ -2,7 +2,7 @@
 
 import os
 import sys
-from typing import Annotated
+from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
@@ -19,6 +19,9 @@ Images = Annotated[
     str, Parameter(help="Folders, text lists of files, globs, *.parquet with an image column, *.tar shards.")
 ]
 Sources = Annotated[tuple[str, ...], Parameter(consume_multiple=True, negative=(), show_default=False)]
+Trackers = Annotated[
+    tuple[Literal["tensorboard", "wandb"], ...], Parameter(consume_multiple=True, negative=(), show_default=False)
+]
 RunFlags = Annotated[RunOptions, Parameter(name="*")] | None
 MachineFlags = Annotated[MachineOptions, Parameter(name="*")] | None
 EvaluationFlags = Annotated[EvaluationOptions, Parameter(name="*")] | None

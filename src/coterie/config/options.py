@@ -15,16 +15,16 @@ else:  # the command line reads this one
 
 
 class RunOptions(TypedDict, total=False):
-    """Options of ``plan``, ``profile`` and ``pretrain``. Those left out are chosen from the preset and the images.
+    """Options of ``plan``, ``profile`` and ``pretrain``.
 
     Attributes:
-        backbone: Any network of timm, such as resnet50, vit_small_patch16_224, convnext_tiny.
-        epochs: Passes over the images.
-        images: Stop after this many images, even within an epoch.
-        batch_size: Images per step, over all processes.
-        seed: Seed for weights, data order and augmentation.
-        config: A config.toml, from a run or of your own, in place of the preset.
-        settings: Override a setting, as in --set groups.counts=300. May be given several times.
+        backbone: Any network of timm, such as vit_small_patch16_224. [default: chosen from the images]
+        epochs: Passes over the images. [default: chosen from their number]
+        images: Stop after this many images, even within an epoch. [default: none, all epochs]
+        batch_size: Images per step, over all processes. [default: chosen from the number of images]
+        seed: Seed for weights, data order and augmentation. [default: 0]
+        config: A config.toml, from a run or of your own, in place of the preset. [default: none]
+        settings: Override a setting, as in --set groups.counts=300. May be given several times. [default: none]
     """
 
     backbone: str | None
@@ -40,8 +40,8 @@ class MachineOptions(TypedDict, total=False):
     """Options of every command that uses a trained network.
 
     Attributes:
-        device: auto (CUDA if there is a usable GPU; the default), cpu, cuda or cuda:N.
-        workers: Processes that load images; -1 (the default): as many as there are cores to spare.
+        device: One of auto (CUDA if there is a usable GPU), cpu, cuda, cuda:N. [default: auto]
+        workers: Processes that load images; -1: as many as there are cores to spare. [default: -1]
     """
 
     device: str
@@ -52,10 +52,10 @@ class EvaluationOptions(MachineOptions, total=False):
     """Options of ``evaluate`` and ``transfer``.
 
     Attributes:
-        labels: For finetune: a share of the training labels, such as 1%, or a number per class, such as 5. Default: 10%.
-        seed: Seed for what a probe draws. Default: 0.
-        device: auto (CUDA if there is a usable GPU; the default), cpu, cuda or cuda:N.
-        workers: Processes that load images; -1 (the default): as many as there are cores to spare.
+        labels: For finetune: a share of the training labels, such as 1%, or a number per class, such as 5. [default: 10%]
+        seed: Seed for what a probe draws. [default: 0]
+        device: One of auto (CUDA if there is a usable GPU), cpu, cuda, cuda:N. [default: auto]
+        workers: Processes that load images; -1: as many as there are cores to spare. [default: -1]
     """
 
     labels: str
