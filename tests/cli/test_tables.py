@@ -28,7 +28,7 @@ def test_a_plan() -> None:
     )
     assert "filling" not in text
     assert "memory  about 1.75 GiB: 1.50 in the main process, 0.25 in loader processes" in text
-    assert "from 33 steps, rehearsed just now on this machine" in text
+    assert "from 33 steps, rehearsed just now, on this machine" in text
     gpu = Estimate(5, 0, 7200, 12, 3, 1, 0.75, 33, 3 * 2**29, 2**28, device_memory=2**31)
     assert "device  about 2.00 GiB of tensors" in plan_lines(Plan(config, planner.reasons, "swav", 39, gpu))
 

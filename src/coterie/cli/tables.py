@@ -36,7 +36,7 @@ def plan_lines(plan: Plan) -> list[str]:
     ]
     if estimate.device_memory:
         lines.append(f"device  about {estimate.device_memory / 2**30:.2f} GiB of tensors")
-    return [*lines, f"from {estimate.basis} on this machine, under its load of that time"]
+    return [*lines, f"from {estimate.basis}, on this machine as busy as it was then"]
 
 
 def figure_lines(result: Mapping[str, Mapping[str, float]]) -> list[str]:

@@ -208,7 +208,7 @@ def _time_steps(
         images=images,
         steps=len(steps.works),
         work=steps.typical_work,
-        cpu=steps.typical_cpu,
+        cpu=steps.typical_work if runtime.device.type == "cuda" else max(1e-6, steps.typical_cpu),
         load=steps.typical_wait,
         filling=filling.typical,
         refresh=run.refresh,
@@ -310,6 +310,7 @@ def rehearse(
     small, images, limit = None, whole, left()
     if smallest < whole:
         small = timed(smallest, seconds / 3, 2, last=False)
+        gc.collect()  # or both short runs would count as the memory of one
         per_image, limit = (small.work + small.load) / smallest, left()
         images = affordable(smallest, whole, per_image, limit)
         if not alone:
