@@ -3,8 +3,8 @@
     taskset -c 1 python benchmarks/plan.py [--only swav_cifar,...] [--clock wall|cpu] [--plan] [--out FILE]
 
 For each configuration ``coterie pretrain`` runs with an empty cache. Its first line is compared with the time from that line to
-the end, and the CPU time that the rehearsal before that line takes is noted. With ``--plan`` the plan is made before, with another
-empty cache, and compared with the whole run, in time and in peak memory. All on one core and one thread.
+the end, and the CPU time that the rehearsal before that line takes is noted. With ``--plan`` the plan is made before, with
+another empty cache, and compared with the whole run, in time and in peak memory. All on one core and one thread.
 
 Time is by the clock on the wall or, with ``--clock cpu``, by the CPU time of all processes, in estimate and run alike: on one
 core that nobody else uses the two are the same, and on a machine with other work only the second can be compared. The peak
