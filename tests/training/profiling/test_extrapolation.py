@@ -34,6 +34,14 @@ def test_a_disturbed_measurement_does_not_turn_the_line(small: float, per_image:
     assert whole_batch(steps(2, small), steps(4, 1.0), 32).work == pytest.approx(1.0 + 28 * per_image)
 
 
+def test_another_program_slows_the_whole_line() -> None:
+    """By the clock, twice as long for the smaller step and not for the larger one."""
+    small, large = steps(2, 1.2, cpu=0.6), steps(8, 1.2, cpu=1.2)
+    whole = whole_batch(small, large, 32)
+    assert whole.cpu == pytest.approx(0.4 + 3.2)
+    assert whole.work == pytest.approx(3.6 * 2.4 / 1.8)
+
+
 def test_memory_never_shrinks_with_the_batch() -> None:
     assert whole_batch(steps(2, 0.6, peak=900), steps(8, 1.2, peak=900), 256).peak == 900
 

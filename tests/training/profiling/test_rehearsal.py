@@ -55,7 +55,7 @@ def test_a_rehearsal_has_the_phases_of_its_method(
             other = rehearsed(images, method, "groups.counts=[8]", "refresh.every_epochs=1", alone=alone)
             assert min(other.filling, other.refresh, other.step, other.embedding) > 0
             assert other.part == other.batch == 16
-            assert not alone or WARM_UP < other.steps <= 8
+            assert WARM_UP < other.steps <= 8 if alone else other.steps == 4  # of 15
             assert len(refreshed) == 1  # the one that is timed, and none in a step
             refreshed.clear()
     assert rehearsed(images, "simclr", "run.workers=0").workers == 0
@@ -118,6 +118,10 @@ def test_nothing_random_is_different_afterwards(images: Path) -> None:
         drawn.append((torch.rand(1).item(), random.random(), np.random.random()))  # noqa: NPY002
     assert drawn[0] == drawn[1]
     assert torch.get_num_threads() == 2
+
+
+def test_before_a_run_few_of_its_steps_are_rehearsed() -> None:
+    assert [rehearsal._few_of(steps) for steps in (1, 2, 3, 10, 200, 1000, 9999)] == [2, 2, 3, 4, 10, 50, 60]
 
 
 def test_a_clock_leaves_the_first_out_and_stops(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -96,7 +96,7 @@ class Plan(ShownInTables):
         ]
         if estimate.device_memory:
             lines.append(f"device  about {estimate.device_memory / 2**30:.2f} GiB of tensors")
-        return [settings, *lines, f"from {estimate.basis} on this machine, under its load of that time"]
+        return [settings, *lines, f"from {estimate.basis}, on this machine as busy as it was then"]
 
 
 def estimate(

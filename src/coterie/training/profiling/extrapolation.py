@@ -59,7 +59,7 @@ class Timed:
         images: images of each step.
         steps: number of steps.
         work: time of a step once its batch is there.
-        cpu: CPU time of all threads in it.
+        cpu: CPU time of all threads in it; on a CUDA device, which a thread waits for, ``work``.
         load: time of one core to load its images.
         filling: time of a batch of the filling pass, its loading included.
         refresh: time of a refresh.
@@ -88,7 +88,8 @@ def whole_batch(small: Timed, large: Timed, images: int) -> Timed:
     """Extrapolate steps of ``small.images`` and of ``large.images`` to steps of so many images.
 
     Every time is a straight line in the number of images, with a part that does not depend on it (optimizer, teacher) between
-    nothing and half of the time of ``large``: two short measurements on a busy machine can say anything.
+    nothing and half of the time of ``large``. The line of a step is that of its CPU time, times how much longer both took by
+    the clock: on a busy machine, the difference of two short times by the clock can be anything.
     """
     if images == large.images:
         return large
@@ -98,11 +99,12 @@ def whole_batch(small: Timed, large: Timed, images: int) -> Timed:
         slope = min(max(slope, 0.5 * more / large.images), more / large.images)
         return more + slope * (images - large.images)
 
+    cpu = line(small.cpu, large.cpu)
     return replace(
         large,
         images=images,
-        work=line(small.work, large.work),
-        cpu=line(small.cpu, large.cpu),
+        work=cpu * (small.work + large.work) / (small.cpu + large.cpu),
+        cpu=cpu,
         load=(small.load + large.load) * images / (small.images + large.images),
         filling=line(small.filling, large.filling),
         peak=round(

@@ -47,8 +47,8 @@ LOADED_SECONDS = 5.0
 """Batches that take longer to load are not loaded only to measure the memory of the loader processes."""
 FEW_IMAGES = 1024
 """Images that are decoded to be kept on a GPU."""
-SHARE_OF_RUN = 0.03
-"""The steps of a rehearsal before a run take at most this share of it, but for the first of them."""
+SHARE_OF_RUN, FEWEST_STEPS = 0.05, 4
+"""A rehearsal before a run has at most this share of its steps, or a few."""
 
 
 class ShortRun:
@@ -199,7 +199,8 @@ def _time_steps(
     by = runtime if beside_workers else replace(runtime, workers=0)
     run = ShortRun(part, source, by, steps=most, images=total)
     preparing = run.prepare()
-    filling = StepTimer(min(FILLING_SECONDS, seconds / 4), MOST_FILLING, runtime.device)
+    most_filling = MOST_FILLING if alone else min(MOST_FILLING, most)
+    filling = StepTimer(min(FILLING_SECONDS, seconds / 4), most_filling, runtime.device)
     steps = StepTimer(seconds, most, runtime.device, tick, least=2 if whole else 1)
     with closing(run.batches()) as stream:  # type: ignore[type-var]
         run.train(steps.over(stream), filling, refresh=last, memory_rows=memory_rows)
@@ -208,7 +209,7 @@ def _time_steps(
         images=images,
         steps=len(steps.works),
         work=steps.typical_work,
-        cpu=steps.typical_cpu,
+        cpu=steps.typical_work if runtime.device.type == "cuda" else max(1e-6, steps.typical_cpu),
         load=steps.typical_wait,
         filling=filling.typical,
         refresh=run.refresh,
@@ -304,16 +305,21 @@ def rehearse(
     small, images, limit = None, whole, left()
     if smallest < whole:
         small = timed(smallest, seconds / 3, 2, last=False)
+        gc.collect()  # or both short runs would count as the memory of one
         per_image, limit = (small.work + small.load) / smallest, left()
         images = affordable(smallest, whole, per_image, limit)
-        if not alone:
-            limit = min(limit, SHARE_OF_RUN * per_image * whole * config.total_steps(len(source)))
-    large = timed(images, limit, MOST_STEPS if images == whole else 2, last=True)
+    most = MOST_STEPS if alone else _few_of(config.total_steps(len(source)))
+    large = timed(images, limit, most if images == whole else 2, last=True)
     found = whole_batch(small or large, large, whole)
     if alone and images < whole and runtime.workers and found.load < LOADED_SECONDS:
         found = replace(found, workers=_loader_memory(config, source, runtime))
     tick(1.0)
     return _result(found, images, runtime, alone=alone)
+
+
+def _few_of(steps: int) -> int:
+    """How many whole steps to rehearse before a run of so many: half of the first ones are warm-up."""
+    return max(2, min(steps, MOST_STEPS, max(FEWEST_STEPS, round(SHARE_OF_RUN * steps))))
 
 
 def _result(found: Timed, part: int, runtime: Runtime, *, alone: bool) -> Rehearsal:
