@@ -13,7 +13,7 @@ from coterie.config.schema import PretrainConfig
 from coterie.errors import BadConfig
 
 
-def parse_settings(settings: Sequence[str] | Mapping[str, Any]) -> list[tuple[str, Any]]:
+def parse_settings(settings: Sequence[Any] | Mapping[Any, Any]) -> list[tuple[str, Any]]:
     """Read overrides in order: texts as those of ``--set``, or a dictionary of Python's own values by path.
 
     Raises:
@@ -21,11 +21,11 @@ def parse_settings(settings: Sequence[str] | Mapping[str, Any]) -> list[tuple[st
     """
     if isinstance(settings, str):
         settings = [settings]
-    if not isinstance(settings, Mapping):
-        return [parse_override(text) for text in settings]
     for path in settings:
         if not isinstance(path, str):
             raise BadConfig(f'settings: {path!r} is not the path of a setting; write it as in {{"groups.counts": 300}}')
+    if not isinstance(settings, Mapping):
+        return [parse_override(text) for text in settings]
     return [(path.strip(), _plain(value)) for path, value in settings.items()]
 
 
