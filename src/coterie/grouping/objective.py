@@ -1,6 +1,7 @@
 """The objective of methods with lasting groups: it combines target network, groups, assignment and memory into a loss."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Literal, final
 
 import torch
@@ -196,55 +197,53 @@ class Objective(nn.Module):
         Args:
             progress: position of the next step.
         """
+        with self._showing_rounds() as tick:
+            self._refresh(progress, tick)
+
+    def _refresh(self, progress: Progress, tick: Tick) -> None:
         assert self.memory is not None
         assert self.refresh_rule is not None
-        rounds = iter(self._rounds())
-
-        def tick() -> None:
-            next(rounds, None)
-
-        tick()  # the first round begins
+        count = self.memory.written
         for head in range(len(self.groups.centers())):
+            rows = self.memory.rows[head % len(self.memory.rows), :count]
             if self.groups.refits:
-                self._refit(head, progress, tick)
+                groups = len(self.groups.centers()[head])
+                starts = random_starts(count * world_size(), groups, self.seed, progress.step, head)
+                slot = head % len(self.memory.rows)
+                self._refit(head, rows, self.memory.at(slot, starts.to(rows.device)), tick)
         if self.refresh_rule.reset_teacher:
             self.target.copy_from_student()
-        if self.labels is not None:
-            self._relabel(self.labels, progress, tick)
-        for _ in rounds:  # those that were not needed
-            pass
-
-    def _rounds(self) -> Iterable[int]:
-        """A number for each round of a refresh, by way of whoever shows their progress."""
-        own = isinstance(self.groups, KMeansGroups | MomentumGroups)
-        passes = label_passes(self.assignment) if self.labels is not None else 0
-        count = len(self.groups.centers()) * ((ITERATIONS if own else 0) + passes)
-        rounds = range(count)
-        return rounds if self.show_progress is None or not count else self.show_progress(rounds, count, REFRESH)
-
-    def _refit(self, head: int, progress: Progress, tick: Tick) -> None:
-        """Recompute the centers of a head."""
-        assert self.memory is not None
-        count, slot = self.memory.written, head % len(self.memory.rows)
-        starts = random_starts(count * world_size(), len(self.groups.centers()[head]), self.seed, progress.step, head)
-        rows, centers = self.memory.rows[slot, :count], self.memory.at(slot, starts.to(self.memory.rows.device))
-        if isinstance(self.groups, KMeansGroups | MomentumGroups):
-            self.groups.refit(head, rows, centers, tick)
-        else:  # groups of the user's own do not say how far they are
-            self.groups.refit(head, rows, centers)
-
-    def _relabel(self, kept: Tensor, progress: Progress, tick: Tick) -> None:
-        """Find the labels of the images of the memory, in place; other images have none."""
-        assert self.memory is not None
-        count = self.memory.written
+        if self.labels is None:
+            return
         index = self.memory.in_order(self.memory.index[:count])
         newest = self.memory.newest(index)
         for head, centers in enumerate(self.target.centers(self.groups)):
             rows = self.memory.rows[head % len(self.memory.rows), :count]
             own = label_rows(self.assignment, rows, centers, progress, head, tick).to(torch.int32)
             labels = self.memory.in_order(own)
-            kept[head].fill_(-100)
-            kept[head, index[newest]] = labels[newest]
+            self.labels[head].fill_(-100)
+            self.labels[head, index[newest]] = labels[newest]
+
+    def _refit(self, head: int, rows: Tensor, starts: Tensor, tick: Tick) -> None:
+        if isinstance(self.groups, KMeansGroups | MomentumGroups):
+            self.groups.refit(head, rows, starts, tick)
+        else:  # groups of the user's own do not say how far they are
+            self.groups.refit(head, rows, starts)
+
+    @contextmanager
+    def _showing_rounds(self) -> Iterator[Tick]:
+        """Context of a refresh; yields what is to be called after each of its rounds, to show its progress."""
+        own = isinstance(self.groups, KMeansGroups | MomentumGroups)
+        passes = label_passes(self.assignment) if self.labels is not None else 0
+        count = len(self.groups.centers()) * ((ITERATIONS if own else 0) + passes)
+        if self.show_progress is None or not count:
+            yield lambda: None
+            return
+        rounds = iter(self.show_progress(range(count), count, REFRESH))
+        next(rounds, None)  # the first round begins
+        yield lambda: next(rounds, None)
+        for _ in rounds:  # those that were not needed
+            pass
 
     def after_backward(self, progress: Progress) -> None:
         """Act between ``loss.backward()`` and the optimizer's step: frozen groups lose their gradient.
