@@ -4,6 +4,7 @@ What stands in ``__all__`` is public. Each name is imported when it is first ask
 ``import coterie.grouping`` do not wait for what they do not need.
 """
 
+import random
 import warnings
 from importlib import import_module
 from typing import TYPE_CHECKING
@@ -78,11 +79,11 @@ _HOMES = {
 def __getattr__(name: str) -> object:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    state = random.getstate()  # some of the libraries that are imported draw from it
     with warnings.catch_warnings():
-        warnings.filterwarnings(
-            "ignore", "IProgress not found"
-        )  # tqdm's, in notebooks: nothing here shows bars of tqdm
+        warnings.filterwarnings("ignore", "IProgress not found")  # tqdm's, in notebooks: nothing here shows such bars
         value = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    random.setstate(state)
     globals()[name] = value
     return value
 

@@ -55,6 +55,18 @@ class NullLogger:
         return iter(items)
 
 
+class ProgressOnly(NullLogger):
+    """Passes on progress, and discards all messages."""
+
+    def __init__(self, logger: Logger) -> None:
+        """Pass on to ``logger``."""
+        self.logger = logger
+
+    def progress(self, items: Iterable[Item], total: int, what: str) -> Iterator[Item]:
+        """Pass on the items, by way of the logger."""
+        return self.logger.progress(items, total, what)
+
+
 class CheckedLogger:
     """Passes everything on to another logger, and calls a function after each item of a progress: it may raise.
 

@@ -15,7 +15,7 @@ import torch
 
 from coterie.display.terminal import Terminal
 from coterie.errors import CoterieWarning, UserError
-from coterie.logger import Logger, NullLogger, StepLogger
+from coterie.logger import CheckedLogger, Logger, NullLogger, StepLogger
 
 _PACKAGE = str(Path(__file__).parent) + os.sep
 _AT_WORK = threading.RLock()  # reentrant: a callback may call coterie
@@ -45,7 +45,7 @@ def session(logger: Logger | None, quiet: bool) -> Iterator[Logger]:
         if not _is_first_process():
             chosen: Logger = NullLogger()
         elif logger is not None:
-            chosen = WarningLogger(logger)
+            chosen = logger if _sends_warnings(logger) else WarningLogger(logger)
         elif quiet:
             chosen = WarningLogger(NullLogger())
         elif _loggers:
@@ -125,6 +125,13 @@ def _cuda_is_initialized() -> bool:
 def _is_first_process() -> bool:
     """Whether this is the only process, or the first of those that torchrun started."""
     return os.environ.get("WORLD_SIZE", "1") == "1" or os.environ.get("RANK", "0") == "0"
+
+
+def _sends_warnings(logger: Logger) -> bool:
+    """Whether a logger is that of a session, such as the one that a run gives its callbacks."""
+    while isinstance(logger, CheckedLogger):
+        logger = logger.logger
+    return isinstance(logger, WarningLogger)
 
 
 def _callers_frame() -> FrameType | None:

@@ -1,8 +1,11 @@
 """``--set``: what a path may name, how a value is read, and what another kind keeps."""
 
+from pathlib import Path
+
+import numpy as np
 import pytest
 
-from coterie.config.overrides import known_paths, parse_override, set_path
+from coterie.config.overrides import known_paths, parse_override, parse_settings, set_path
 from coterie.config.toml import from_dict
 from coterie.errors import BadConfig
 from coterie.optim.optimizer import AdamWConfig
@@ -60,3 +63,30 @@ def test_an_entry_that_is_not_there_is_no_path() -> None:
         set_path(changed(), "views.crops.7.size", 16)
     with pytest.raises(BadConfig, match="write path=value"):
         parse_override("epochs")
+
+
+def test_python_gives_a_dictionary_of_its_own_values() -> None:
+    settings = {
+        "groups.counts": (300, np.int64(5)),
+        "memory": None,
+        "backbone.weights": Path("w.pt"),
+        "a": np.float32(0.5),
+    }
+    parsed = parse_settings(settings)
+    assert parsed == [("groups.counts", [300, 5]), ("memory", None), ("backbone.weights", "w.pt"), ("a", 0.5)]
+    assert [type(each) for each in parsed[0][1]] == [int, int]
+    assert parse_settings({"a": {"b": (1, 2)}}) == [("a", {"b": [1, 2]})]
+    assert parse_settings({"a": "none"}) == [("a", "none")]  # a text stays a text
+    content = smog()
+    for path, value in parse_settings({"groups.counts": 300}):
+        set_path(content, path, value)
+    assert from_dict(content).groups.counts == from_dict(smog("groups.counts=300")).groups.counts
+
+
+def test_texts_are_those_of_the_command() -> None:
+    assert parse_settings(["a=1", "b=x"]) == parse_settings(("a=1", "b=x")) == [("a", 1), ("b", "x")]
+    assert parse_settings("a=1") == [("a", 1)]
+    assert parse_settings(()) == parse_settings({}) == []
+    for wrong in ({3: 4}, [3]):
+        with pytest.raises(BadConfig, match=r"settings: 3 is not the path of a setting"):
+            parse_settings(wrong)

@@ -4,12 +4,11 @@ import fcntl
 import os
 import pty
 import re
-import select
 import struct
 import subprocess
 import termios
-import time
 from collections.abc import Sequence
+from pathlib import Path
 
 _CODE = re.compile(r"\x1b\[(\??[\d;]*)([A-Za-z])")
 
@@ -23,6 +22,7 @@ class Emulator:
         self.row = self.column = 0
         self.wrapped: list[str] = []  # lines that were too long
         self.cursor_shown = True
+        self.history: list[str] = []  # what stood on a line when the cursor went back to its start
 
     def feed(self, text: str) -> None:
         while text:
@@ -51,6 +51,9 @@ class Emulator:
 
     def _character(self, letter: str) -> None:
         if letter == "\r":
+            line = "".join(self.lines[self.row]).rstrip()
+            if line and line not in self.history[-1:]:
+                self.history.append(line)
             self.column = 0
         elif letter == "\n":
             self.row, self.column = self.row + 1, self.column
@@ -68,37 +71,26 @@ class Emulator:
 
 
 def run_in_terminal(
-    command: Sequence[str], width: int, *, stdout: str, env: dict[str, str] | None = None, every: float = 0.2
-) -> tuple[int, Emulator, list[str]]:
-    """Run a command whose standard error is a terminal: its status, the terminal at the end, and its last line over time."""
+    command: Sequence[str], width: int, *, stdout: Path, env: dict[str, str] | None = None
+) -> tuple[int, Emulator]:
+    """Run a command whose standard error is a terminal; returns its status, and the terminal at the end."""
     here, there = pty.openpty()
     fcntl.ioctl(there, termios.TIOCSWINSZ, struct.pack("HHHH", 40, width, 0, 0))
-    without = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES", "NO_COLOR")}
-    with open(stdout, "w") as out:  # noqa: PTH123
-        process = subprocess.Popen(
-            command, stdin=there, stdout=out, stderr=there, env=without | {"TERM": "xterm"} | (env or {})
-        )
+    own = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES", "NO_COLOR")}
+    own |= {"TERM": "xterm", "LANG": "C.UTF-8"} | (env or {})
+    with stdout.open("w") as out:
+        process = subprocess.Popen(command, stdin=there, stdout=out, stderr=there, env=own)
     os.close(there)
-    emulator, seen, looked = Emulator(width), list[str](), 0.0
-    rest = b""
+    data = b""
     while True:
-        ready, _, _ = select.select([here], [], [], every)
-        if ready:
-            try:
-                data = os.read(here, 65536)
-            except OSError:  # the other side is closed
-                break
-            if not data:
-                break
-            rest += data
-            text = rest.decode("utf-8", "ignore")
-            rest = b""
-            emulator.feed(text)
-        now = time.monotonic()
-        if now - looked >= every:
-            looked = now
-            last = emulator.text()[emulator.row]
-            if last and last not in seen[-1:]:
-                seen.append(last)
+        try:
+            more = os.read(here, 65536)
+        except OSError:  # the other side is closed
+            break
+        if not more:
+            break
+        data += more
     os.close(here)
-    return process.wait(), emulator, seen
+    emulator = Emulator(width)
+    emulator.feed(data.decode())
+    return process.wait(), emulator

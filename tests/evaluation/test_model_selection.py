@@ -223,3 +223,17 @@ def test_no_run_has_plateaued_with_few_snapshots() -> None:
 
 def test_without_the_ranked_metrics_there_is_no_plateau() -> None:
     assert plateau_reason([a_snapshot(n, stability=0.99) for n in range(1, 11)]) is None
+
+
+def test_the_selected_snapshot_is_marked() -> None:
+    log = [
+        {"step": 9, "epoch": 0, "snapshot": "snapshots/a", "label_free": {"effective_rank": 3.0, "spread": 0.9}},
+        {"step": 19, "epoch": 1, "snapshot": "snapshots/b", "label_free": {"effective_rank": 9.0, "spread": 0.9}},
+    ]
+    lines = str(select_snapshot(log, "label_free")).splitlines()
+    assert lines[0] == "snapshots/b"
+    assert [line.split()[:2] for line in lines if "snapshots/" in line][-2:] == [
+        ["snapshots/a", "0"],
+        ["*", "snapshots/b"],
+    ]
+    assert "effective_rank" in lines[lines.index("") + 1]

@@ -1,4 +1,5 @@
 import math
+from collections.abc import Iterable, Iterator
 
 import pytest
 import torch
@@ -157,6 +158,26 @@ def test_a_refresh_gives_each_image_of_the_memory_the_nearest_of_the_new_groups(
         assert not torch.equal(centers, before[head])
         nearest = [max(range(3), key=lambda k, row=row, c=centers: float(row @ c[k])) for row in z[head]]
         assert objective.labels[head].tolist() == [*nearest, -100, -100]
+
+
+def test_a_refresh_shows_every_round() -> None:
+    seen: list[tuple[int, int, str]] = []
+
+    def show(items: Iterable[int], total: int, what: str) -> Iterator[int]:
+        for number in items:
+            yield number
+            seen.append((number, total, what))  # the round is done
+
+    found = []
+    for shown in (None, show):
+        student, objective = labeled()
+        objective.assignment, objective.show_progress = Sinkhorn(iterations=4), shown
+        objective.fill(student, [(START, batch(4))])
+        objective.refresh(START)
+        found.append([objective.labels.clone(), *(each.clone() for each in objective.groups.centers())])
+    assert [each[0] for each in seen] == list(range(2 * (10 + 5)))
+    assert {each[1:] for each in seen} == {(30, "finding groups and labels")}
+    assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))
 
 
 def test_kept_labels_are_the_targets_of_every_view() -> None:

@@ -18,6 +18,18 @@ def test_one_process_at_a_time(tmp_path: Path) -> None:
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=False).returncode == 0
 
 
+def test_one_run_at_a_time_in_a_process(tmp_path: Path) -> None:
+    """A record lock excludes other processes only, and closing a second descriptor would release it."""
+    folder = RunFolder(tmp_path / "run")
+    with pytest.raises(BadRun, match="in use by this process"):
+        RunFolder(tmp_path / "." / "run")
+    code = f"from coterie.training.run_folder import RunFolder; RunFolder({str(tmp_path / 'run')!r})"
+    other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert "in use by another process" in other.stderr
+    folder.close()
+    RunFolder(tmp_path / "run").close()
+
+
 def test_a_file_is_no_folder(tmp_path: Path) -> None:
     (tmp_path / "run").write_text("")
     with pytest.raises(BadRun, match="is a file"):

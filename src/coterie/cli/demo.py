@@ -21,11 +21,12 @@ from coterie.embedding.embed import Embeddings, embed_source
 from coterie.evaluation.labeled_data import LabeledPair, labeled_pair
 from coterie.evaluation.probes.knn import knn
 from coterie.exporting.backbone_file import load_backbone
-from coterie.logger import Logger, NullLogger
+from coterie.logger import Logger
 from coterie.paths import expand
 from coterie.reporting.gallery import Gallery, Row, Strip
 from coterie.reporting.pictures import make_picture, nearest_pictures
 from coterie.reporting.report_page import BarChart, Report, write_report
+from coterie.session import session
 from coterie.training.build import build_student
 from coterie.training.environment import environment
 from coterie.training.run_folder import read_log
@@ -50,7 +51,7 @@ class Space:
     """kNN accuracy in percent: test images whose 20 nearest training images vote for the right class."""
 
 
-def demo(out: str | Path = "demo", *, seed: int = 0, logger: Logger | None = None) -> list[str]:
+def demo(out: str | Path = "demo", *, seed: int = 0, logger: Logger | None = None, quiet: bool = False) -> list[str]:
     """Pretrain on unlabeled patches of photographs, then compare raw pixels, the untrained and the pretrained network.
 
     Writes ``train.parquet``, ``test.parquet`` and ``report.html`` to ``out``, and the run to ``out/run``. Call it again to
@@ -59,7 +60,8 @@ def demo(out: str | Path = "demo", *, seed: int = 0, logger: Logger | None = Non
     Args:
         out: Folder for the data, the run and the report.
         seed: Seed for the patches, weights, data order and augmentation.
-        logger: Receives progress and messages.
+        logger: Receives progress and messages; None: they are shown.
+        quiet: Show nothing.
 
     Returns:
         The lines of the summary.
@@ -67,7 +69,12 @@ def demo(out: str | Path = "demo", *, seed: int = 0, logger: Logger | None = Non
     Raises:
         UserError: scikit-image, which ships the photographs, is not installed.
     """
-    logger, out, start = logger or NullLogger(), expand(out), time.monotonic()
+    with session(logger, quiet) as logger:
+        return _demo(expand(out), seed, logger)
+
+
+def _demo(out: Path, seed: int, logger: Logger) -> list[str]:
+    start = time.monotonic()
     train, test = out / "train.parquet", out / "test.parquet"
     for split, path, count in (("train", train, TRAIN_IMAGES), ("test", test, TEST_IMAGES)):
         if not path.exists():

@@ -14,7 +14,7 @@ from coterie.config.wanted import inline, wanted
 from coterie.errors import BadConfig, did_you_mean
 
 
-def parse_settings(settings: Sequence[str] | Mapping[str, Any]) -> list[tuple[str, Any]]:
+def parse_settings(settings: Sequence[Any] | Mapping[Any, Any]) -> list[tuple[str, Any]]:
     """Read overrides in order: texts as those of ``--set``, or a dictionary of Python's own values by path.
 
     Raises:
@@ -22,11 +22,11 @@ def parse_settings(settings: Sequence[str] | Mapping[str, Any]) -> list[tuple[st
     """
     if isinstance(settings, str):
         settings = [settings]
-    if not isinstance(settings, Mapping):
-        return [parse_override(text) for text in settings]
     for path in settings:
         if not isinstance(path, str):
             raise BadConfig(f'settings: {path!r} is not the path of a setting; write it as in {{"groups.counts": 300}}')
+    if not isinstance(settings, Mapping):
+        return [parse_override(text) for text in settings]
     return [(path.strip(), _plain(value)) for path, value in settings.items()]
 
 

@@ -17,7 +17,7 @@ from coterie.evaluation.low_rank import low_rank_warning
 from coterie.evaluation.model_selection import plateau_reason
 from coterie.evaluation.probes.embedding_probes import probe_embeddings
 from coterie.exporting.backbone_file import load_backbone, save_backbone
-from coterie.logger import NullLogger
+from coterie.logger import ProgressOnly
 from coterie.training.callback import Callback, RunContext
 from coterie.training.run_folder import read_log
 from coterie.training.student import Student, predict_groups, preprocessing_of
@@ -48,8 +48,8 @@ class LabelFreeCallback(Callback):
         self._earlier: tuple[str, Tensor] | None = None
 
     def on_start(self, run: RunContext) -> None:
-        """Remember where to write."""
-        self._run = run
+        """Remember where to write, and show progress in place of the steps."""
+        self._run, self.runtime = run, replace(self.runtime, logger=ProgressOnly(run.logger))
 
     def is_due(self, progress: Progress) -> bool:
         """Whether this step ends an epoch that gets a snapshot, or the run."""
@@ -90,7 +90,7 @@ class LabelFreeCallback(Callback):
         found = self._embed(student.encoder.backbone)
         predict = predict_groups(student, self.config.temperature)
         views, groups, _ = embed_views(
-            predict, self.sample, found.index, self.config.views, self.config.seed, runtime=_quiet(self.runtime)
+            predict, self.sample, found.index, self.config.views, self.config.seed, runtime=self.runtime
         )
         if not (found.rows.isfinite().all() and views.isfinite().all()):
             return None
@@ -131,8 +131,8 @@ class ProbeCallback(Callback):
         self._run: RunContext | None = None
 
     def on_start(self, run: RunContext) -> None:
-        """Remember where to write."""
-        self._run = run
+        """Remember where to write, and show progress in place of the steps."""
+        self._run, self.runtime = run, replace(self.runtime, logger=ProgressOnly(run.logger))
 
     def is_due(self, progress: Progress) -> bool:
         """Whether this step ends an epoch that is probed, or the run."""
@@ -149,7 +149,7 @@ class ProbeCallback(Callback):
             for part in (self.pair.train, self.pair.test)
         )
         names, seed = self.probe.probes, self.config.seed
-        self._run.log(probe_embeddings(names, train, test, seed=seed, runtime=_quiet(self.runtime)))
+        self._run.log(probe_embeddings(names, train, test, seed=seed, runtime=self.runtime))
 
 
 def label_free_images(config: PretrainConfig, images: int) -> int:
@@ -163,9 +163,4 @@ def snapshot_name(epochs: int) -> str:
 
 
 def _embed(network: nn.Module, source: ImageSource, config: PretrainConfig, runtime: Runtime) -> Embeddings:
-    return embed_source(network, source, preprocessing_of(config), _quiet(runtime))
-
-
-def _quiet(runtime: Runtime) -> Runtime:
-    """Without progress: that of the run is on the screen."""
-    return replace(runtime, logger=NullLogger())
+    return embed_source(network, source, preprocessing_of(config), runtime)

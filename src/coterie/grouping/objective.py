@@ -1,7 +1,8 @@
 """The objective of methods with lasting groups: it combines target network, groups, assignment and memory into a loss."""
 
 import copy
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Literal, final
 
 import torch
@@ -206,8 +207,8 @@ class Objective(nn.Module):
         """
         before = [(part, copy.deepcopy(part.state_dict())) for part in self._refreshed_parts()]
         try:
-            with interruptible():
-                labels = self._refresh(progress)
+            with interruptible(), self._showing_rounds() as tick:
+                labels = self._refresh(progress, tick)
         except BaseException:
             for part, state in before:
                 part.load_state_dict(state)
@@ -223,49 +224,23 @@ class Objective(nn.Module):
             parts += [self.assignment, *([self.target] if self.refresh_rule.reset_teacher else [])]
         return [each for each in parts if isinstance(each, nn.Module)]
 
-    def _refresh(self, progress: Progress) -> Tensor | None:
+    def _refresh(self, progress: Progress, tick: Tick) -> Tensor | None:
         """Recompute the groups, and return the new labels."""
         assert self.memory is not None
         assert self.refresh_rule is not None
-        rounds = iter(self._rounds())
-
-        def tick() -> None:
-            next(rounds, None)
-
-        tick()  # the first round begins
+        count = self.memory.written
         for head in range(len(self.groups.centers())):
+            rows = self.memory.rows[head % len(self.memory.rows), :count]
             if self.groups.refits:
-                self._refit(head, progress, tick)
+                groups = len(self.groups.centers()[head])
+                starts = random_starts(count * world_size(), groups, self.seed, progress.step, head)
+                slot = head % len(self.memory.rows)
+                self._refit(head, rows, self.memory.at(slot, starts.to(rows.device)), tick)
         if self.refresh_rule.reset_teacher:
             self.target.copy_from_student()
-        labels = None if self.labels is None else self._relabel(self.labels, progress, tick)
-        for _ in rounds:  # those that were not needed
-            pass
-        return labels
-
-    def _rounds(self) -> Iterable[int]:
-        """A number for each round of a refresh, by way of whoever shows their progress."""
-        own = isinstance(self.groups, KMeansGroups | MomentumGroups)
-        passes = label_passes(self.assignment) if self.labels is not None else 0
-        count = len(self.groups.centers()) * ((ITERATIONS if own else 0) + passes)
-        rounds = range(count)
-        return rounds if self.show_progress is None or not count else self.show_progress(rounds, count, REFRESH)
-
-    def _refit(self, head: int, progress: Progress, tick: Tick) -> None:
-        """Recompute the centers of a head."""
-        assert self.memory is not None
-        count, slot = self.memory.written, head % len(self.memory.rows)
-        starts = random_starts(count * world_size(), len(self.groups.centers()[head]), self.seed, progress.step, head)
-        rows, centers = self.memory.rows[slot, :count], self.memory.at(slot, starts.to(self.memory.rows.device))
-        if isinstance(self.groups, KMeansGroups | MomentumGroups):
-            self.groups.refit(head, rows, centers, tick)
-        else:  # groups of the user's own do not say how far they are
-            self.groups.refit(head, rows, centers)
-
-    def _relabel(self, kept: Tensor, progress: Progress, tick: Tick) -> Tensor:
-        """Find new labels of the images of the memory, in place of those that are kept; other images have none."""
-        assert self.memory is not None
-        count, found = self.memory.written, torch.full_like(kept, -100)
+        if self.labels is None:
+            return None
+        found = torch.full_like(self.labels, -100)
         index = self.memory.in_order(self.memory.index[:count])
         newest = self.memory.newest(index)
         for head, centers in enumerate(self.target.centers(self.groups)):
@@ -274,6 +249,27 @@ class Objective(nn.Module):
             labels = self.memory.in_order(own)
             found[head, index[newest]] = labels[newest]
         return found
+
+    def _refit(self, head: int, rows: Tensor, starts: Tensor, tick: Tick) -> None:
+        if isinstance(self.groups, KMeansGroups | MomentumGroups):
+            self.groups.refit(head, rows, starts, tick)
+        else:  # groups of the user's own do not say how far they are
+            self.groups.refit(head, rows, starts)
+
+    @contextmanager
+    def _showing_rounds(self) -> Iterator[Tick]:
+        """Context of a refresh; yields what is to be called after each of its rounds, to show its progress."""
+        own = isinstance(self.groups, KMeansGroups | MomentumGroups)
+        passes = label_passes(self.assignment) if self.labels is not None else 0
+        count = len(self.groups.centers()) * ((ITERATIONS if own else 0) + passes)
+        if self.show_progress is None or not count:
+            yield lambda: None
+            return
+        rounds = iter(self.show_progress(range(count), count, REFRESH))
+        next(rounds, None)  # the first round begins
+        yield lambda: next(rounds, None)
+        for _ in rounds:  # those that were not needed
+            pass
 
     def after_backward(self, progress: Progress) -> None:
         """Act between ``loss.backward()`` and the optimizer's step: frozen groups lose their gradient.

@@ -7,11 +7,15 @@ from typing import Any
 import pytest
 
 import coterie
+from coterie.config.describe import explain
+from coterie.config.facts import Facts
 from coterie.config.toml import from_dict, read_toml
 from coterie.errors import UserError
+from coterie.methods.planner import Planner
+from coterie.methods.presets import METHODS
 from coterie.methods.resolve import resolve_run
 from coterie.training.profiling import rehearsal_process
-from coterie.training.profiling.estimate import MAP_SECONDS, estimate
+from coterie.training.profiling.estimate import MAP_SECONDS, Estimate, Plan, estimate
 from coterie.training.profiling.extrapolation import Rehearsal
 from tests.training.profiling.conftest import TINY
 
@@ -116,3 +120,27 @@ def test_a_process_that_is_killed_ran_out_of_memory(
     monkeypatch.setattr(rehearsal_process, "COMMAND", ("sh", "-c", "cat > /dev/null; kill -9 $$"))
     with pytest.raises(UserError, match="memory ran out: use a smaller --batch-size"):
         coterie.plan("swav", images, batch_size=16, settings=TINY)
+
+
+def test_a_plan_prints_as_the_command_prints_it() -> None:
+    planner = Planner(Facts(images=5000, side=32), epochs=40)
+    config = METHODS["swav"](planner)
+    rows = explain(config, planner.reasons | {"temperature": "set by you"})
+    explained = {path: (value, reason) for path, value, reason in rows}
+    assert explained["views.crops"][0] == "2x24 + 2x16"
+    assert explained["batch_size"] == ("64", "up to 256, as long as an epoch has 64 steps (78)")
+    assert explained["epochs"] == ("40", "requested")
+    assert explained["groups.counts"][0] == "[100]"
+    assert explained["temperature"] == ("0.1", "set by you")
+    found = Estimate(5, 0, 7200, 12, 3, 1, 0.75, 33, 3 * 2**29, 2**28, basis="33 steps, rehearsed just now")
+    text = str(Plan(config, planner.reasons, "swav: so many images", 39, found))
+    assert "one per hundred of 5000 images" in text
+    assert (
+        "time    about 2.0 h: start 5 s, training 2.0 h, refreshes 12 s, label-free metrics 3 s, report 1 s (0.75 s per step)"
+        in text
+    )
+    assert "filling" not in text
+    assert "memory  about 1.75 GiB: 1.50 in the main process, 0.25 in loader processes" in text
+    assert "from 33 steps, rehearsed just now, on this machine" in text
+    gpu = Estimate(5, 0, 7200, 12, 3, 1, 0.75, 33, 3 * 2**29, 2**28, device_memory=2**31)
+    assert "device  about 2.00 GiB of tensors" in str(Plan(config, planner.reasons, "swav", 39, gpu))
