@@ -100,7 +100,9 @@ def test_features_along_few_directions_are_warned_of_once_during_the_run_and_on_
 ) -> None:
     monkeypatch.setattr(low_rank, "SMALLEST_RANK", 1000.0)
     logger, settings = Hearing(), [*SETTINGS, f"run.snapshots={snapshots}"]
-    run = coterie.pretrain("swav", images, out=tmp_path / "run", epochs=6, batch_size=16, settings=settings, logger=logger)
+    run = coterie.pretrain(
+        "swav", images, out=tmp_path / "run", epochs=6, batch_size=16, settings=settings, logger=logger
+    )
     looks = [line for line in read_log(run) if "label_free" in line]
     assert [line["epoch"] + 1 for line in looks if "warning" in line] == [3 if snapshots == 6 else 6]
     (text,) = {line["warning"] for line in looks if "warning" in line}
@@ -108,7 +110,7 @@ def test_features_along_few_directions_are_warned_of_once_during_the_run_and_on_
     assert logger.warned == [text]
     page = (run / "report.html").read_text()
     assert text in page
-    assert "The run was warned of" in page
+    assert "See the warning below." in page
     assert "No sign of collapse" not in page
 
 
