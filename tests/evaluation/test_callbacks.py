@@ -110,7 +110,7 @@ def test_features_along_few_directions_are_warned_of_once_during_the_run_and_on_
     assert logger.warned == [text]
     page = (run / "report.html").read_text()
     assert text in page
-    assert "The run was warned of" in page
+    assert "See the warning below." in page
     assert "No sign of collapse" not in page
 
 

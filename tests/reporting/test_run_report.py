@@ -86,7 +86,7 @@ def test_a_low_rank_that_an_earlier_version_did_not_warn_of_is_on_the_page(copy:
     coterie.report(copy)
     page = (copy / "report.html").read_text()
     assert "the features vary along only about 1.2 of 64 directions" in page
-    assert "The run was warned of: see below." in page
+    assert "See the warning below." in page
     assert "No sign of collapse" not in page
 
 
@@ -105,7 +105,8 @@ def test_the_page_leads_with_the_accuracy_of_the_run_s_probe(run: Path, copy: Pa
 def test_the_page_is_the_same_each_time(copy: Path) -> None:
     pages = [rewrite_report(copy, runtime=Runtime()).read_text() for _ in range(2)]
     assert pages[0] == pages[1]
-    assert "The labels of 72 images, which training never saw, are predicted from their nearest neighbors" in pages[0]
+    assert "Accuracy on the images&#39; own labels: kNN" in pages[0]
+    assert "Each of 72 images was classified by its 20 nearest neighbors among the others." in pages[0]
     assert "(chance 5.6" in pages[0]
 
 

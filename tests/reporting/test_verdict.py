@@ -29,13 +29,11 @@ def test_labels_lead_wherever_they_come_from() -> None:
     evaluation = {"knn": {KNN: 86.0, "k1_t0.07_top1": 80.0}, "linear": {"top1": 88.04}, "svm": {"map": 1.0}}
     log = [HEALTHY, look(effective_rank=20.0, stability=0.8)]
     found = verdict(log, {}, sample=sample, width=128, images=1000)
-    assert found.answer == (
-        "The labels of 2,000 images, which training never saw, are predicted from their nearest neighbors with an accuracy of "
-        "57.1 % (chance 5.6 %)."
-    )
+    assert found.answer == "Accuracy on the images' own labels: kNN 57.1 % (chance 5.6 %)."
     assert found.details == (
-        "The features have settled: 80 % of an image's nearest neighbors are those of the snapshot before.",
-        "They spread over about 20 of 128 directions.",
+        "Each of 2,000 images was classified by its 20 nearest neighbors among the others. Training saw no labels.",
+        "The features have settled: 80 % of an image's nearest neighbors are those of the snapshot before. They spread over "
+        "about 20 of 128 directions.",
         "No sign of collapse: loss 2.50 (0.54 of ln K), 99 of 100 groups used, spread 0.90.",
     )
     log = [*log, *probes]
@@ -71,7 +69,7 @@ def test_no_run_that_was_warned_of_is_called_free_of_collapse() -> None:
     for log, warned in (([HEALTHY, low | {"warning": "few directions"}], False), ([HEALTHY, low], True)):
         for evaluation in ({}, {"linear": {"top1": 88.0}}):
             found = verdict(log, evaluation, width=128, images=1000, warned=warned)
-            assert "The run was warned of: see below." in found.answer
+            assert "See the warning below." in found.answer
             assert "along only about 1.2 of 128 directions" in " ".join((found.answer, *found.details))
             assert "No sign of collapse" not in " ".join((found.answer, *found.details))
     one_point = verdict([HEALTHY | {"spread": 0.05}], {"knn": {KNN: 12.0}})

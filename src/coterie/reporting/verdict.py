@@ -91,24 +91,25 @@ def verdict(
     last = next((line for line in reversed(log) if "loss" in line), None)
     accuracy = _evaluated(evaluation) or _probed(log, chance) or _sampled(sample)
     if last is None:
-        return Verdict(accuracy or "Nothing was logged.")
+        return Verdict(accuracy, ("Nothing was logged.",)) if accuracy else Verdict("Nothing was logged.")
     training, looks = _training(last), label_free_log(log)
     if warned or any("warning" in line for line in log):
-        trouble = " The run was warned of: see below."
+        trouble = " See the warning below."
     elif last["spread"] < SMALLEST_SPREAD or last["loss_over_ln_k"] > LARGEST_LOSS:
         trouble = " It has not learned to tell images apart yet."
     else:
-        trouble, training = "", f"No sign of collapse: {training}"
+        trouble, training = "", f"No sign of collapse: {training[:1].lower()}{training[1:]}"
     stability = _stability(looks)
-    known = stability + _rank(looks, width, images, "They" if stability else "The features")
+    known = " ".join(stability + _rank(looks, width, images, "They" if stability else "The features"))
     if accuracy:
-        return Verdict(accuracy + trouble, (*known, training))
+        how = () if sample is None or accuracy != _sampled(sample) else (_how_sampled(sample),)
+        return Verdict(accuracy + trouble, (*how, *([known] if known else []), training))
     limits = (
         "That says whether training has settled, not how good the features are: only labels tell (coterie evaluate)."
     )
     if not known:
         return Verdict(training + trouble)
-    return Verdict(" ".join(known) + trouble, (limits, training))
+    return Verdict(known + trouble, (limits, training))
 
 
 def sample_accuracy(embeddings: Embeddings) -> SampleAccuracy | None:
@@ -167,9 +168,13 @@ def _epoch(line: Mapping[str, Any]) -> str:
 def _sampled(sample: SampleAccuracy | None) -> str | None:
     if sample is None:
         return None
+    return f"Accuracy on the images' own labels: kNN {sample.knn:.1f} % (chance {sample.chance:.1f} %)."
+
+
+def _how_sampled(sample: SampleAccuracy) -> str:
     return (
-        f"The labels of {sample.images:,} images, which training never saw, are predicted from their nearest neighbors with "
-        f"an accuracy of {sample.knn:.1f} % (chance {sample.chance:.1f} %)."
+        f"Each of {sample.images:,} images was classified by its {NEIGHBORS} nearest neighbors among the others. "
+        "Training saw no labels."
     )
 
 
@@ -190,7 +195,7 @@ def _named(probes: Mapping[str, Any]) -> str:
 
 def _training(line: Mapping[str, Any]) -> str:
     return (
-        f"loss {line['loss']:.2f} ({line['loss_over_ln_k']:.2f} of ln K), {line['groups_used']} of {line['groups']} groups "
+        f"Loss {line['loss']:.2f} ({line['loss_over_ln_k']:.2f} of ln K), {line['groups_used']} of {line['groups']} groups "
         f"used, spread {line['spread']:.2f}."
     )
 
