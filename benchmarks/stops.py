@@ -211,7 +211,7 @@ class Campaign:
         from tests.faults.running import newest_step
 
         stop, status, said = self.start(out, number)
-        finished = status == 0
+        finished = status == 0 or stop.get("statuses") == ["0", "0"]  # torchrun has heard it, and had nothing to stop
         if stop and not finished:
             self.stops.append(stop)
             if number != signal.SIGKILL:
