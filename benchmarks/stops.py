@@ -180,7 +180,7 @@ class Campaign:
         self.number += 1
         notes = self.folder / f"notes{self.number}"
         notes.mkdir()
-        workers = 2 if self.kind == "with workers" else 0
+        workers = {"alone": 0, "with workers": 2, "torchrun": 1}[self.kind]
         given = [*SETTINGS, f"run.workers={workers}", f'probe.train=["{self.images}"]']
         words = ["pretrain", "deepcluster_v2", str(self.images), "--out", str(out), "--epochs", str(EPOCHS)]
         words += ["--batch-size", "16", *(part for each in given for part in ("--set", each))]

@@ -7,14 +7,15 @@ import os
 import sys
 from pathlib import Path
 
-from tests.faults.test_stops import pausing
+from tests.faults.test_stops import STUCK, pausing
 
 
 def main() -> None:
     folder, rank, path, call, seconds, *words = sys.argv[1:]
     own = os.environ["RANK"]
     at = int(call) if rank == own else -1
-    pausing(path, at, float(seconds), Path(folder) / "paused")
+    grace = 1.0 if float(seconds) == STUCK else 5.0
+    pausing(path, at, float(seconds), Path(folder) / "paused", grace)
     file, leave = Path(folder) / f"{own}.status", os._exit
 
     def leaving(status: int) -> None:
