@@ -9,6 +9,7 @@ handler raises it itself. What the line says about what is kept is up to those w
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -17,6 +18,8 @@ from coterie.errors import UserError
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 """What schedulers and terminals send; SIGUSR1 is Slurm's ``--signal=USR1@120``."""
+
+_TWICE_SECONDS = 0.3
 
 AGAIN = ": run the same command again"
 
@@ -36,6 +39,7 @@ class _Ears:
 
     listening: bool = False
     heard: int | None = None
+    since: float = 0.0
     raising: bool = False
     raised: Interrupted | None = None
     kept: list[Callable[[], str | None]] = field(default_factory=list)
@@ -46,7 +50,7 @@ _ears = _Ears()
 
 @contextmanager
 def listening() -> Iterator[None]:
-    """Context in which `SIGNALS` are noted. A second SIGINT raises KeyboardInterrupt wherever the program is.
+    """Context in which `SIGNALS` are noted. A second Ctrl-C raises KeyboardInterrupt wherever the program is.
 
     Does nothing inside another one, and in threads other than the main one, to which Python gives no signals.
     """
@@ -67,12 +71,21 @@ def _note(number: int, _: object) -> None:
     if not _ears.listening:  # a process that was forked a moment ago, and has not yet decided what to do about signals
         return
     if _ears.heard is not None:  # several may come: of a terminal, of torchrun, of a scheduler
-        if number == signal.SIGINT:
+        if number == signal.SIGINT and is_second(time.monotonic() - _ears.since):
             raise KeyboardInterrupt
         return
-    _ears.heard = number
+    _ears.heard, _ears.since = number, time.monotonic()
     if _ears.raising:
         raise interruption(number)
+
+
+def is_second(seconds: float) -> bool:
+    """Whether a SIGINT so many seconds after the first signal is a second Ctrl-C of somebody who does not want to wait.
+
+    ``timeout`` sends a signal to its command and then to the group of both; torchrun hands on what its processes may have got
+    themselves.
+    """
+    return seconds > _TWICE_SECONDS and "TORCHELASTIC_RUN_ID" not in os.environ
 
 
 def is_listening() -> bool:

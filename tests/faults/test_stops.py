@@ -129,6 +129,21 @@ def test_a_run_is_stopped_at_any_point_and_nothing_is_lost(
     assert (out / "report.html").exists()
 
 
+@pytest.mark.parametrize("phase", PAUSES if ALL else ["filling", "labels", "save"])
+def test_a_run_is_killed_at_any_point_and_loses_what_was_not_saved(
+    images: Path, whole: Path, tmp_path: Path, phase: str
+) -> None:
+    path, call, seconds, _, _ = PAUSES[phase]
+    out, mark = tmp_path / "run", tmp_path / "paused"
+    run = started(images, out, partial(pausing, path, call, seconds, mark))
+    until_paused(run, mark)
+    run.kill()
+    assert run.group_is_gone(), "processes are left"
+    status, output = started(images, out, workers=0).end(within=300)
+    assert status == 0, output
+    assert_same_runs(out, whole)
+
+
 def test_a_second_ctrl_c_ends_a_long_step_at_once(images: Path, tmp_path: Path) -> None:
     path, mark = PAUSES["step"][0], tmp_path / "paused"
     run = started(images, tmp_path / "run", partial(pausing, path, 3, STUCK, mark, grace=30))

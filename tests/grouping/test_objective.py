@@ -1,5 +1,10 @@
+import copy
 import math
+import os
+import signal
+import time
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -7,11 +12,13 @@ from torch import nn
 from torch.nn import functional as F
 
 from coterie.errors import BadConfig
-from coterie.grouping.assignment import Nearest, Sinkhorn, assign
+from coterie.grouping import objective as objectives
+from coterie.grouping.assignment import Nearest, Sinkhorn, assign, label_rows
 from coterie.grouping.groups import KMeansGroups, LearnedGroups, LearnedGroupsConfig, build_groups
 from coterie.grouping.loss import mean_entropy_loss
 from coterie.grouping.memory_queue import Memory, Refresh
 from coterie.grouping.objective import Objective
+from coterie.signals import Interrupted, listening
 from coterie.types import Batch, Progress, Roles
 
 
@@ -178,6 +185,32 @@ def test_a_refresh_shows_every_round() -> None:
     assert [each[0] for each in seen] == list(range(2 * (10 + 5)))
     assert {each[1:] for each in seen} == {(30, "finding groups and labels")}
     assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))
+
+
+def test_a_signal_during_a_refresh_leaves_everything_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    student, objective = labeled()
+    objective.fill(student, [(START, batch(4))])
+    objective.refresh(START)
+    objective.fill(student, [(START, batch(4, seed=1))])
+    before, calls = copy.deepcopy((objective.state_dict(), objective.groups.state_dict())), list[int]()
+
+    def interrupted(*values: Any) -> torch.Tensor:
+        calls.append(len(calls))
+        if len(calls) == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(60)
+        return label_rows(*values)
+
+    monkeypatch.setattr(objectives, "label_rows", interrupted)
+    with listening(), pytest.raises(Interrupted):
+        objective.refresh(Progress(10, 10, 100))
+    for one, other in zip(before, (objective.state_dict(), objective.groups.state_dict()), strict=True):
+        assert all(
+            value == other[name] if isinstance(value, dict) else torch.equal(value, other[name])
+            for name, value in one.items()
+        )
+    objective.refresh(Progress(10, 10, 100))
+    assert not torch.equal(before[1]["heads.0"], objective.groups.state_dict()["heads.0"])
 
 
 def test_kept_labels_are_the_targets_of_every_view() -> None:

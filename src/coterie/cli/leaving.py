@@ -13,11 +13,20 @@ from pathlib import Path
 
 from coterie.atomic import remove_own_unfinished
 from coterie.cli.parsing import PROCESS
-from coterie.signals import AGAIN, SIGNALS, Interrupted, heard, if_stopped, leaving_now, listening, saved_after
+from coterie.signals import (
+    AGAIN,
+    SIGNALS,
+    Interrupted,
+    heard,
+    if_stopped,
+    is_second,
+    leaving_now,
+    listening,
+    saved_after,
+)
 
 GRACE_SECONDS = 5.0
 """How long a command that was asked to stop may go on until it comes to a place where it checks for that."""
-_TWICE_SECONDS = 0.3  # a SIGINT that comes later than this is a second one
 _LOOK_SECONDS = 0.1
 
 
@@ -84,7 +93,7 @@ def _watch(receiver: int, last: LastLine) -> None:
         now, asked = time.monotonic(), [each for each in came if each in SIGNALS]
         if asked and not first:
             first, since = asked[0], now
-        elif signal.SIGINT in asked and now - since > _TWICE_SECONDS:
+        elif signal.SIGINT in asked and is_second(now - since):
             _leave(Interrupted(first, " and a second SIGINT, at once" + AGAIN), last)
         if first and now - since > GRACE_SECONDS:
             stopped = leaving_now(first)

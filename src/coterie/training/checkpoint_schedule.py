@@ -238,6 +238,11 @@ class Checkpointer(Callback):
                 if self._kept() is None:
                     self._leave_saved()
                 raise interruption(stopped.number) from None
+            except Exception as error:
+                number = heard()
+                if isinstance(error, UserError) or number is None or self._kept() is None:
+                    raise
+                raise interruption(number) from error  # another process has left, and the connection to it is gone
 
     def _kept(self) -> str | None:
         """How the line about a stop at this moment ends; None if that would lose a step."""
