@@ -27,7 +27,7 @@ from coterie.paths import run_folder
 from coterie.reporting.callback import ReportCallback
 from coterie.reporting.comparison import ComparedRuns, compare_folders, write_comparison
 from coterie.reporting.run_report import report_images, rewrite_report
-from coterie.reporting.tracking import Tracker, trackers
+from coterie.reporting.tracking import tracked
 from coterie.session import refuse_torchrun, session
 from coterie.training.build import build_loader
 from coterie.training.callback import Callback
@@ -158,17 +158,13 @@ def pretrain(
     with session(logger, quiet) as logger:
         wanted = resolve_run(method, data, options, settings, logger, saved_settings(out))
         config = with_custom_parts(wanted.config, parts)
-        tracking = [*trackers(track), *(each for each in callbacks if isinstance(each, Tracker))]
-        with process_group(_runtime(config, NullLogger()).device):
+        with tracked(track, callbacks) as (others, tracking), process_group(_runtime(config, NullLogger()).device):
             runtime = _runtime(config, logger if rank() == 0 else NullLogger())
             folder = RunFolder(out, held=rank() == 0)
             try:
                 own = _own_callbacks(config, wanted, runtime)
-                others = [each for each in callbacks if each not in tracking]
                 Run(folder, wanted.source, config, runtime, [*others, *own, *tracking], parts, wanted.reasons).train()
             finally:
-                for each in tracking:
-                    each.close()
                 folder.close()
     return folder.path
 

@@ -200,6 +200,25 @@ def trackers(names: str | Sequence[str]) -> list[Tracker]:
     return [TRACKERS[name]() for name in wanted]
 
 
+@contextmanager
+def tracked(
+    names: str | Sequence[str], callbacks: Sequence[Callback]
+) -> Iterator[tuple[list[Callback], list[Callback]]]:
+    """Context of a run; yields the callbacks that are no trackers, and all trackers, which see what the others log.
+
+    Args:
+        names: trackers to make, as for :func:`trackers`.
+        callbacks: callbacks of the user, trackers among them.
+    """
+    own = [each for each in callbacks if isinstance(each, Tracker)]
+    tracking = [*trackers(names), *own]
+    try:
+        yield [each for each in callbacks if each not in own], list(tracking)
+    finally:
+        for each in tracking:
+            each.close()
+
+
 def scalars(record: Mapping[str, Any]) -> dict[str, float]:
     """The numbers in a line of the log, by name.
 
