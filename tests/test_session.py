@@ -18,7 +18,7 @@ from coterie.display.terminal import Terminal
 from coterie.errors import CoterieWarning, UserError
 from coterie.logger import CheckedLogger, Logger, NullLogger, StepLogger
 from coterie.session import WarningLogger, restoring_global_state, session
-from coterie.types import Progress, StepResult
+from coterie.types import Progress
 from tests.display.images import small_images
 
 SETTINGS = {"backbone.width": 0.25, "groups.counts": 4, "run.snapshots": 0, "run.workers": 0, "run.log_steps": 2}
@@ -182,16 +182,6 @@ def test_a_refresh_and_the_memory_are_shown(images: Path, tmp_path: Path) -> Non
     coterie.pretrain("deepcluster_v2", images, out=tmp_path / "run", logger=logger, **given)
     assert logger.shown.count("filling the memory") == 1
     assert logger.shown.count("finding groups and labels") == 2  # once per epoch
-
-
-def test_pauses_are_no_part_of_a_step(images: Path, tmp_path: Path) -> None:
-    class Slow(coterie.Callback):
-        def on_step_end(self, progress: Progress, result: StepResult) -> None:
-            threading.Event().wait(0.4)
-
-    logger = Steps()
-    pretrain(images, tmp_path / "run", logger=logger, callbacks=[Slow()])
-    assert min(seconds for _, seconds in logger.steps[2:] if seconds is not None) < 0.4
 
 
 def in_a_thread(work: Callable[[], object]) -> list[BaseException]:

@@ -121,6 +121,15 @@ def test_a_caller_that_logs_no_steps(capfd: pytest.CaptureFixture[str]) -> None:
     assert [line.split("  ")[0] for line in lines] == ["step 11/50", "step 50/50"]
 
 
+def test_a_killed_process_leaves_the_cursor(tmp_path: Path) -> None:
+    killed = STEPS.format(line=LINE).replace(
+        "if step == 4:", "if step == 4:\n        import os; os.kill(os.getpid(), 9)"
+    )
+    status, screen = run_in_terminal([sys.executable, "-c", killed], 80, stdout=tmp_path / "out")
+    assert status == -9
+    assert screen.cursor_shown
+
+
 @pytest.mark.parametrize("method", ["swav", "deepcluster_v2"])
 def test_the_command_at_a_narrow_terminal(method: str, tmp_path: Path) -> None:
     """The first line of its log comes after the last step, and the bar with the first."""

@@ -39,6 +39,8 @@ def test_steps_of_minutes_are_not_forgotten() -> None:
     assert left.seconds() == pytest.approx(990 * 300)
     clock.now += 120.0  # within a step it goes on
     assert left.seconds() == pytest.approx(990 * 300 - 120)
+    clock.now += 86_400.0  # a pause does not bring the end nearer
+    assert left.seconds() == pytest.approx(989 * 300)
 
 
 def test_one_long_pause_early_on_says_little_about_the_rest() -> None:

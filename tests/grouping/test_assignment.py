@@ -15,6 +15,7 @@ from coterie.grouping.assignment import (
     Softmax,
     assign,
     build_assignment,
+    label_passes,
     label_rows,
 )
 from coterie.optim.schedule import Constant, Linear
@@ -133,7 +134,9 @@ def test_labels_of_many_rows_are_the_targets_in_chunks(kind: Assignment, monkeyp
     at_once = assign(kind, rows @ centers.T)
     expected = at_once if kind.hard else at_once.argmax(dim=1)
     monkeypatch.setattr("coterie.grouping.chunks.CPU_ELEMENTS", 7 * 10)
-    assert torch.equal(label_rows(kind, rows, centers), expected)
+    passes: list[None] = []
+    assert torch.equal(label_rows(kind, rows, centers, tick=lambda: passes.append(None)), expected)
+    assert len(passes) == label_passes(kind) == (21 if isinstance(kind, Sinkhorn) else 1)
 
 
 def test_labeling_updates_the_statistics_once_with_the_mean_score(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -168,22 +168,28 @@ def test_a_refresh_gives_each_image_of_the_memory_the_nearest_of_the_new_groups(
 
 
 def test_a_refresh_shows_every_round() -> None:
-    seen: list[tuple[int, int, str]] = []
+    seen: list[tuple[int, int, int]] = []
 
     def show(items: Iterable[int], total: int, what: str) -> Iterator[int]:
+        assert what == "finding groups and labels"
         for number in items:
-            yield number
-            seen.append((number, total, what))  # the round is done
+            yield number  # the round
+            done = sum(
+                not torch.equal(one, other) for one, other in zip(before, objective.groups.centers(), strict=True)
+            )
+            seen.append((number, total, done))
 
     found = []
     for shown in (None, show):
         student, objective = labeled()
         objective.assignment, objective.show_progress = Sinkhorn(iterations=4), shown
         objective.fill(student, [(START, batch(4))])
+        before = [each.clone() for each in objective.groups.centers()]
         objective.refresh(START)
         found.append([objective.labels.clone(), *(each.clone() for each in objective.groups.centers())])
-    assert [each[0] for each in seen] == list(range(2 * (10 + 5)))
-    assert {each[1:] for each in seen} == {(30, "finding groups and labels")}
+    assert [each[:2] for each in seen] == [(number, 30) for number in range(2 * (10 + 5))]
+    heads = [0] * 10 + [1] * 10 + [2] * 10  # ten rounds of k-means for each of two heads, and then ten of labels
+    assert [each[2] for each in seen] == heads
     assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))
 
 

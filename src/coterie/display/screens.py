@@ -51,6 +51,7 @@ class LiveScreen:
         if self._live is None:
             self._live = Live(text, console=self.console, auto_refresh=False, transient=True)
             self._live.start()
+            self.console.show_cursor(True)  # a process that is killed could not bring it back
         self._live.update(text, refresh=True)
 
     def end_status(self, columns: Sequence[str] = ()) -> None:
