@@ -31,7 +31,8 @@ def test_labels_lead_wherever_they_come_from() -> None:
     found = verdict(log, {}, sample=sample, width=128, images=1000)
     assert found.answer == "Accuracy on the images' own labels: kNN 57.1 % (chance 5.6 %)."
     assert found.details == (
-        "Each of 2,000 images was classified by its 20 nearest neighbors among the others. Training saw no labels.",
+        "Each of 2,000 images was classified by its 20 nearest neighbors among the others. Training saw these images, but no "
+        "labels; images that it did not see give a stricter figure (coterie evaluate).",
         "The features have settled: 80 % of an image's nearest neighbors are those of the snapshot before. They spread over "
         "about 20 of 128 directions.",
         "No sign of collapse: loss 2.50 (0.54 of ln K), 99 of 100 groups used, spread 0.90.",

@@ -25,10 +25,10 @@ from coterie.reporting.pictures import report_pictures
 from coterie.reporting.report_page import Report, write_report
 from coterie.reporting.run_images import find_images, not_found
 from coterie.reporting.tables import probe_tables
-from coterie.reporting.verdict import chance_accuracy, sample_accuracy, verdict
+from coterie.reporting.verdict import Verdict, chance_accuracy, sample_accuracy, verdict
 from coterie.training.environment import environment
 from coterie.training.loaded_run import load_run
-from coterie.training.run_folder import read_records
+from coterie.training.run_folder import Records, read_records
 from coterie.training.student import Student, assigned_groups, preprocessing_of
 
 SAMPLED = MAX_MAP_POINTS
@@ -63,28 +63,22 @@ def report_run(
         remarks: further warnings.
     """
     records = read_records(folder)
-    facts, log, pictures = records.facts, records.log, None
-    images = facts.get("images") or len(source)
+    facts, pictures = records.facts, None
+    images = facts["images"] if isinstance(facts.get("images"), int) else len(source)
     if embeddings is None:
         embeddings = _embed_sample(source, network, preprocessing, runtime)
     if embeddings is not None:
         assign = partial(gallery_groups, student) if student is not None else None
         pictures = report_pictures(embeddings, source, preprocessing, assign)
-    width = embeddings.rows.shape[1] if embeddings is not None else 0
-    measured = min(images, SAMPLED_IMAGES)
-    sample = sample_accuracy(embeddings) if embeddings is not None else None
-    unlogged = _unlogged_low_rank(config, log, width, measured)
-    known = {"sample": sample, "chance": _probe_chance(config), "width": width, "images": measured}
-    found = verdict(log, records.evaluation, **known, warned=bool(unlogged))  # type: ignore[arg-type]
-    remarks = [*remarks, *records.remarks, *unlogged]
+    found, warnings = _judge(config, records, embeddings, images)
     write_report(
         folder / "report.html",
         Report(
             title=_title(config),
             answer=found.answer,
             summary=(*found.details, _summary(config, images)),
-            metrics=log,
-            warnings=[{"step": None, "message": text} for text in remarks],
+            metrics=records.log,
+            warnings=[{"step": None, "message": text} for text in (*remarks, *records.remarks, *warnings)],
             map=pictures.map if pictures else None,
             galleries=pictures.galleries if pictures else (),
             tables=probe_tables(records.evaluation),
@@ -179,6 +173,25 @@ def _embed_sample(
     finally:
         network.train(training)
     return Embeddings(positions[found.index], found.rows, found.labels, found.bad)
+
+
+def _judge(
+    config: PretrainConfig, records: Records, embeddings: Embeddings | None, images: int
+) -> tuple[Verdict, tuple[str, ...]]:
+    """What the page says first, and the warnings that the log lacks."""
+    width = embeddings.rows.shape[1] if embeddings is not None else 0
+    measured = min(images, SAMPLED_IMAGES)
+    unlogged = _unlogged_low_rank(config, records.log, width, measured)
+    found = verdict(
+        records.log,
+        records.evaluation,
+        sample=sample_accuracy(embeddings) if embeddings is not None else None,
+        chance=_probe_chance(config),
+        width=width,
+        images=measured,
+        warned=bool(unlogged),
+    )
+    return found, unlogged
 
 
 def _unlogged_low_rank(

@@ -174,7 +174,7 @@ def _sampled(sample: SampleAccuracy | None) -> str | None:
 def _how_sampled(sample: SampleAccuracy) -> str:
     return (
         f"Each of {sample.images:,} images was classified by its {NEIGHBORS} nearest neighbors among the others. "
-        "Training saw no labels."
+        "Training saw these images, but no labels; images that it did not see give a stricter figure (coterie evaluate)."
     )
 
 
