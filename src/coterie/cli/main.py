@@ -5,7 +5,7 @@ import select
 import sys
 from collections.abc import Sequence
 
-from cyclopts import App, CycloptsError
+from cyclopts import App, CycloptsError, MissingArgumentError, UnusedCliTokensError
 
 from coterie.cli import commands
 from coterie.cli.mistakes import explain_mistake
@@ -75,12 +75,22 @@ def _run(words: Sequence[str]) -> None:
     except CycloptsError as error:
         verb = words[0] if words[0] in VERBS else ""
         options = {name for each in app[verb].assemble_argument_collection() for name in each.names} if verb else set()
-        known = explain_mistake(words, VERBS, options | {"--help", "-h"})
-        _fail(f"{known or ' '.join(str(error).split())} ({' '.join(['coterie', verb]).strip()} --help)")
+        known = explain_mistake(words, VERBS, options | {"--help", "-h"}) or _explain(error, words)
+        _fail(f"{known} ({' '.join(['coterie', verb]).strip()} --help)")
     except UserError as error:
         _fail(str(error), error.status)
     except KeyboardInterrupt:
         _fail("stopped", 130)
+
+
+def _explain(error: CycloptsError, words: Sequence[str]) -> str:
+    if isinstance(error, MissingArgumentError) and error.argument is not None:
+        name = error.argument.name if error.argument.name.startswith("-") else error.argument.names[0]
+        given = any(word.partition("=")[0] in error.argument.names for word in words)
+        return f"{name} needs a value" if given else f"{name} is missing"
+    if isinstance(error, UnusedCliTokensError):
+        return f"{words[0]} does not take {error.unused_tokens[0]!r}" if error.unused_tokens else str(error)
+    return " ".join(str(error).split())
 
 
 def _fail(text: str, status: int = 2) -> None:
