@@ -52,6 +52,16 @@ def test_the_names_of_methods_are_those_of_the_presets() -> None:
         ("select run --by kn", 'Did you mean "knn"?'),
         ("evaluate run photos --probes knm", "did you mean knn?"),
         ("evaluate run photos --device cud", "did you mean cuda?"),
+        ("evaluate run photos --device gpu", "did you mean cuda?"),
+        ("evaluate run photos --device tpu", "use auto, cpu, cuda or cuda:0\n"),
+        ("plan swav photos --epochs 1.5", "--epochs is 1.5: give a whole number, such as --epochs 10"),
+        ("embed run photos --out rows --actors two", "--actors is two: give a whole number"),
+        ("pretrain swav photos", "--out is missing (coterie pretrain --help)"),
+        ("pretrain swav photos --out", "--out needs a value (coterie pretrain --help)"),
+        ("select", "RUN is missing (coterie select --help)"),
+        ("schema x", "schema does not take 'x' (coterie schema --help)"),
+        ("--install-completion --shell bah", 'Did you mean "bash"?'),
+        ("demo --out photos/a.png", "photos/a.png"),
     ],
 )
 def test_one_line_says_what_to_write(

@@ -24,6 +24,7 @@ from coterie.cli.parsing import (
     refuse_unknown_method,
     show,
 )
+from coterie.config.options import Whole
 from coterie.signals import if_stopped
 
 
@@ -208,9 +209,9 @@ def embed(
     /,
     *data: str,
     out: Annotated[Path, Parameter(name="--out")],
-    part_images: int = 65_536,
+    part_images: Whole = 65_536,
     ray: str | None = None,
-    actors: int = 0,
+    actors: Whole = 0,
     options: MachineFlags = None,
 ) -> None:
     """Write name, label, embedding, group and its probability of each image as parquet: one file, or a folder of parts.
@@ -242,7 +243,7 @@ def embed(
     show(f"{out}: {written} images")
 
 
-def demo(*, out: Annotated[Path, Parameter(name="--out")] = Path("demo"), seed: int = 0) -> None:
+def demo(*, out: Annotated[Path, Parameter(name="--out")] = Path("demo"), seed: Whole = 0) -> None:
     """Run the whole workflow on built-in photographs: offline, on a CPU, in minutes.
 
     Parameters

@@ -79,7 +79,6 @@ def _demo(out: Path, seed: int, logger: Logger) -> list[str]:
     for split, path, count in (("train", train, TRAIN_IMAGES), ("test", test, TEST_IMAGES)):
         if not path.exists():
             patches = photo_patches(split, count, SIDE, seed)
-            out.mkdir(parents=True, exist_ok=True)
             write_patches(path, patches)
     logger.info(
         f"{TRAIN_IMAGES} training and {TEST_IMAGES} test patches of {SIDE} x {SIDE} pixels from disjoint regions of "

@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Sequence
 from typing import NoReturn
 
-from cyclopts import App, CycloptsError
+from cyclopts import App, CycloptsError, MissingArgumentError, UnusedCliTokensError
 
 from coterie.cli import commands
 from coterie.cli.leaving import leaving_on_signals
@@ -92,8 +92,8 @@ def _run(words: Sequence[str]) -> tuple[str, int]:
     except CycloptsError as error:
         verb = words[0] if words[0] in VERBS else ""
         options = {name for each in app[verb].assemble_argument_collection() for name in each.names} if verb else set()
-        known = explain_mistake(words, VERBS, options | {"--help", "-h"})
-        return f"{known or ' '.join(str(error).split())} ({' '.join(['coterie', verb]).strip()} --help)", 2
+        known = explain_mistake(words, VERBS, options | {"--help", "-h"}) or _explain(error, words)
+        return f"{known} ({' '.join(['coterie', verb]).strip()} --help)", 2
     except UserError as error:
         return str(error), error.status
     except KeyboardInterrupt:
@@ -105,6 +105,16 @@ def _run(words: Sequence[str]) -> tuple[str, int]:
         stopped = interruption(number)  # of several processes the others have left: no connection, no store
         return str(stopped), stopped.status
     return "", 0
+
+
+def _explain(error: CycloptsError, words: Sequence[str]) -> str:
+    if isinstance(error, MissingArgumentError) and error.argument is not None:
+        name = error.argument.name if error.argument.name.startswith("-") else error.argument.names[0]
+        given = any(word.partition("=")[0] in error.argument.names for word in words)
+        return f"{name} needs a value" if given else f"{name} is missing"
+    if isinstance(error, UnusedCliTokensError):
+        return f"{words[0]} does not take {error.unused_tokens[0]!r}" if error.unused_tokens else str(error)
+    return " ".join(str(error).split())
 
 
 def _open_closed_streams() -> None:

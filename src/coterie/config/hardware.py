@@ -66,7 +66,8 @@ def choose_device(name: str) -> torch.device:
         name = "cuda" if torch.cuda.is_available() else "cpu"  # torch prints why a GPU is not used
     kind, colon, number = name.partition(":")
     if kind not in ("cpu", "cuda") or (colon and not (kind == "cuda" and number.isdecimal())):
-        raise BadConfig(f"run.device is {name!r}: use auto, cpu, cuda or cuda:0{did_you_mean(name, DEVICES)}")
+        near = "; did you mean cuda?" if kind == "gpu" else did_you_mean(name, DEVICES) if name[:1] in "ac" else ""
+        raise BadConfig(f"run.device is {name!r}: use auto, cpu, cuda or cuda:0{near}")
     device = torch.device(name)
     if kind == "cuda" and (refusal := _refusal(local_device(device))):
         raise UserError(f"run.device is {name}, but torch says: {refusal}; use --set run.device=cpu")

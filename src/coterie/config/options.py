@@ -1,12 +1,24 @@
 """Options that several commands share, in Python and on the command line, each with its help text."""
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypedDict
 
-from cyclopts import Parameter
+from cyclopts import Parameter, Token
 
-from coterie.errors import did_you_mean
+from coterie.errors import UserError, did_you_mean
+
+
+def _whole_number(kind: Any, tokens: Sequence[Token]) -> int:
+    """Read a whole number; cyclopts would round 1.5."""
+    (token,) = tokens
+    if not re.fullmatch(r"[+-]?\d+", token.value.replace("_", "")):
+        raise UserError(f"{token.keyword} is {token.value}: give a whole number, such as {token.keyword} 10")
+    return int(token.value)
+
+
+Whole = Annotated[int, Parameter(converter=_whole_number)]
 
 if TYPE_CHECKING:  # in Python also a dictionary of values by path, such as {"groups.counts": 300}
     Settings = Sequence[str] | Mapping[str, Any]
@@ -28,10 +40,10 @@ class RunOptions(TypedDict, total=False):
     """
 
     backbone: str | None
-    epochs: int | None
-    images: int | None
-    batch_size: int | None
-    seed: int | None
+    epochs: Whole | None
+    images: Whole | None
+    batch_size: Whole | None
+    seed: Whole | None
     config: str | Path | None
     settings: Annotated[Settings, Parameter(name="--set", negative=())]
 
@@ -45,7 +57,7 @@ class MachineOptions(TypedDict, total=False):
     """
 
     device: str
-    workers: int
+    workers: Whole
 
 
 class EvaluationOptions(MachineOptions, total=False):
@@ -59,7 +71,7 @@ class EvaluationOptions(MachineOptions, total=False):
     """
 
     labels: str
-    seed: int
+    seed: Whole
 
 
 def check_options(options: Mapping[str, Any], kind: type) -> None:
