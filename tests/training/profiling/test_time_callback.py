@@ -16,6 +16,7 @@ import coterie
 from coterie.api import resolve_run
 from coterie.config.hardware import Runtime
 from coterie.errors import UserError
+from coterie.logger import NullLogger
 from coterie.training.callback import Callback, RunContext
 from coterie.training.profiling import real_steps, time_callback
 from coterie.training.profiling.real_steps import RealSteps
@@ -155,6 +156,18 @@ def test_what_cannot_be_rehearsed_is_said_after_some_steps(
     (line,) = about_time(texts)
     assert " left: 11 steps of " in line
     assert "(from 20 steps of a run on " in line
+
+
+def test_nothing_is_rehearsed_where_nobody_listens(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(*_: Any, **__: Any) -> None:
+        raise AssertionError("rehearsed")
+
+    monkeypatch.setattr(time_callback, "rehearse", failing)
+    coterie.pretrain("swav", images, out=tmp_path / "run", logger=NullLogger(), **OPTIONS)
+    _, texts = trained(images, tmp_path / "next")
+    assert "of a run on" in about_time(texts)[0]  # but the next run knows
 
 
 @pytest.mark.parametrize("processes", [2])

@@ -11,7 +11,7 @@ from coterie.config.schema import PretrainConfig
 from coterie.data.sources.source import ImageSource
 from coterie.distributed.processes import world_size
 from coterie.errors import UserError
-from coterie.logger import Logger
+from coterie.logger import Logger, NullLogger
 from coterie.training.callback import Callback, RunContext
 from coterie.training.profiling.estimate import Estimate, estimate
 from coterie.training.profiling.extrapolation import Rehearsal
@@ -33,7 +33,7 @@ class TimeCallback(Callback):
     its own. Runs of several processes and with custom parts are not rehearsed; they say how long they take after some steps.
     """
 
-    name = "time"
+    name = "time_estimate"
     on_error = "continue"
 
     def __init__(
@@ -69,7 +69,9 @@ class TimeCallback(Callback):
         self._real = RealSteps(2 + 2 * self.runtime.workers, run.start_step)
         if not self.config.custom:
             self._key = rehearsal_key(self.config, self.source, self.runtime)
-            self._rehearsal = load_rehearsal(self._key) or self._rehearse(run.logger)
+            self._rehearsal = load_rehearsal(self._key)
+            if self._rehearsal is None and not isinstance(self.runtime.logger, NullLogger):  # else nobody listens
+                self._rehearsal = self._rehearse(run.logger)
         if self._rehearsal is not None:
             self._say(self._rehearsal, run.start_step)
 
