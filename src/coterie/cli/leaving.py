@@ -107,6 +107,7 @@ def _leave(stopped: Interrupted, last: LastLine) -> None:
         with suppress(OSError):
             child.kill()
     remove_own_unfinished()
+    sys.stderr = sys.__stderr__ or sys.stderr  # a live line of progress redirects it
     if sys.stderr.isatty():
         sys.stderr.write("\x1b[?25h\n")  # a progress bar hides the cursor
     last.say(str(stopped))
