@@ -19,7 +19,6 @@ from coterie.errors import BadRun, UserError
 from coterie.exporting.backbone_file import load_backbone
 from coterie.grouping.loss import cosine_scores
 from coterie.logger import NullLogger
-from coterie.reporting.run_images import ABSOLUTE_PATHS
 from coterie.reporting.run_report import gallery_groups, report_run, rewrite_report, sample_size
 from coterie.training import checkpoint_io
 from coterie.training.build import build_student
@@ -123,12 +122,10 @@ def test_embeddings_that_are_at_hand_are_taken_and_those_that_are_no_numbers_cou
     assert "t-SNE" not in page
 
 
-def moved(copy: Path, data: str, **facts: object) -> None:
-    """Let the settings of a run name other images, and its run.json other facts."""
+def moved(copy: Path, data: str) -> None:
+    """Let the settings of a run name other images."""
     known = from_dict(read_toml(copy / "config.toml")).data[0]
     (copy / "config.toml").write_text((copy / "config.toml").read_text().replace(known, data))
-    kept = json.loads((copy / "run.json").read_text())
-    (copy / "run.json").write_text(json.dumps({key: kept[key] for key in kept if key != ABSOLUTE_PATHS} | facts))
 
 
 def test_images_that_are_not_found_leave_the_page_as_it_was(
@@ -136,19 +133,20 @@ def test_images_that_are_not_found_leave_the_page_as_it_was(
 ) -> None:
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
-    places = [f"{tmp_path}/elsewhere/gone.parquet: no such file or folder"]
-    for facts in ({}, {ABSOLUTE_PATHS: "damaged"}, {ABSOLUTE_PATHS: ["/old/gone.parquet"]}):
-        moved(copy, "gone.parquet", **facts)
+    for data, place in (
+        ("gone.parquet", f"{tmp_path}/elsewhere/gone.parquet"),
+        ("/old/gone.parquet", "/old/gone.parquet"),
+    ):
+        moved(copy, data)
         before = {path: path.stat().st_mtime_ns for path in copy.rglob("*")}
-        if facts.get(ABSOLUTE_PATHS) == ["/old/gone.parquet"]:
-            places.insert(0, "/old/gone.parquet: no such file or folder")
         with pytest.raises(UserError) as caught:
             coterie.report(copy)
         assert str(caught.value) == (
-            f"the images of {copy} were not found ({'; '.join(places)}): say where they are with --images PATH. "
+            f"the images of {copy} were not found ({place}: no such file or folder): say where they are with --images PATH. "
             "Nothing was written"
         )
         assert {path: path.stat().st_mtime_ns for path in copy.rglob("*")} == before
+    moved(copy, "gone.parquet")
     (tmp_path / "elsewhere" / "gone.parquet").mkdir()
     with pytest.raises(UserError, match=r"no image in this folder.*: say where they are with --images"):
         coterie.report(copy)
@@ -163,7 +161,7 @@ def test_images_of_which_none_can_be_read_leave_the_page_as_it_was(copy: Path, t
     assert (copy / "report.html").read_text() == "old"
 
 
-def test_images_are_found_from_anywhere_by_the_recorded_path_or_where_the_user_says(
+def test_images_are_found_from_anywhere_by_their_absolute_path_or_where_the_user_says(
     copy: Path, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     images = run.parent / "patches.parquet"
@@ -172,10 +170,10 @@ def test_images_are_found_from_anywhere_by_the_recorded_path_or_where_the_user_s
     monkeypatch.chdir(tmp_path / "elsewhere")
     coterie.report(copy, images=images)
     pages = [(copy / "report.html").read_text()]
-    moved(copy, "patches.parquet", **{ABSOLUTE_PATHS: [str(images)]})
+    moved(copy, str(images))
     coterie.report(copy)
     pages.append((copy / "report.html").read_text())
-    monkeypatch.chdir(run.parent)  # as of a run that recorded nothing
+    monkeypatch.chdir(run.parent)  # as of a run of an earlier version
     moved(copy, "patches.parquet")
     coterie.report(copy)
     pages.append((copy / "report.html").read_text())

@@ -118,7 +118,7 @@ def rewrite_report(
     folder = expand(folder)
     saved = load_run(folder, runtime.device)
     config, student, remarks = saved.config, saved.student, list(saved.remarks)
-    source = find_images(folder, config.data, read_records(folder).facts, images)
+    source = find_images(folder, config.data, images)
     if len(source) != saved.images:
         remarks.append(f"the run saw {saved.images} images, and there are {len(source)} now")
         embeddings = None
