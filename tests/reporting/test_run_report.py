@@ -178,7 +178,7 @@ def test_images_are_found_from_anywhere_by_their_absolute_path_or_where_the_user
     coterie.report(copy)
     pages.append((copy / "report.html").read_text())
     assert all('class="spot k' in page and "Nearest neighbors" in page for page in pages)
-    assert pages[0] == pages[1] == pages[2]
+    assert pages[0] == pages[1].replace(str(images), "patches.parquet") == pages[2]
     with pytest.raises(UserError, match=r"^there.parquet: no such file or folder$"):
         coterie.report(copy, images="there.parquet")
 
@@ -193,7 +193,7 @@ def test_other_images_than_the_run_saw_are_told(copy: Path, tmp_path: Path) -> N
 
 def test_no_run_or_no_checkpoint_is_one_plain_line(copy: Path, tmp_path: Path) -> None:
     shutil.rmtree(copy / "checkpoint")
-    with pytest.raises(BadRun, match="has no checkpoint"):
+    with pytest.raises(BadRun, match="has not been saved yet"):
         rewrite_report(copy, runtime=Runtime())
     assert (copy / "report.html").read_text() == "old"
     with pytest.raises(BadRun, match="nowhere is not a run's folder"):
