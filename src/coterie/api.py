@@ -1,6 +1,5 @@
 """The verbs, from plan to embed. The command line calls these and nothing else."""
 
-import json
 import os
 import shutil
 import time
@@ -9,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, Unpack
 
-from coterie.atomic import write_text, writing
+from coterie.atomic import writing
 from coterie.config.describe import summary
 from coterie.config.from_options import Resolved, resolve
 from coterie.config.hardware import Runtime
@@ -25,11 +24,11 @@ from coterie.evaluation.labeled_data import labeled_pair
 from coterie.evaluation.model_selection import Selection
 from coterie.logger import Logger, NullLogger
 from coterie.methods.presets import METHODS, plan_method
-from coterie.paths import expand, run_folder
+from coterie.paths import run_folder
 from coterie.reporting.callback import ReportCallback
 from coterie.reporting.comparison import ComparedRuns, compare_folders, write_comparison
 from coterie.reporting.run_report import report_images, rewrite_report
-from coterie.reporting.tracking import TensorBoardCallback, WandbCallback, trackers
+from coterie.reporting.tracking import closing_all, split_trackers
 from coterie.training.build import build_loader
 from coterie.training.callback import Callback
 from coterie.training.custom_parts import CustomParts
@@ -37,7 +36,7 @@ from coterie.training.profiling.advice import Profile
 from coterie.training.profiling.estimate import Plan, estimate
 from coterie.training.profiling.profile import profile_run
 from coterie.training.run import Run
-from coterie.training.run_folder import EVALUATION, LOG, RunFolder, read_log
+from coterie.training.run_folder import LOG, RunFolder, add_evaluation, read_log
 
 Paths = str | Path | Sequence[str | Path]
 
@@ -155,21 +154,15 @@ def pretrain(
         settings["probe"] = {"train": list(_strings(probe)), "test": list(_strings(probe_test))}
     wanted = resolve_run(method, data, options, settings)
     config = _with_custom_parts(wanted.config, parts)
-    tracking = [
-        *trackers(track),
-        *(each for each in callbacks if isinstance(each, (TensorBoardCallback, WandbCallback))),
-    ]
-    callbacks = [each for each in callbacks if each not in tracking]
-    with process_group(_runtime(config, NullLogger()).device):
+    others, tracking = split_trackers(callbacks, track)
+    with process_group(_runtime(config, NullLogger()).device), closing_all(tracking):
         logger = logger if logger is not None and rank() == 0 else NullLogger()
         runtime = _runtime(config, logger)
         folder = RunFolder(out, held=rank() == 0)
         try:
             own = _own_callbacks(config, wanted, runtime)
-            Run(folder, wanted.source, config, runtime, [*callbacks, *own, *tracking], parts).train(wanted.reasons)
+            Run(folder, wanted.source, config, runtime, [*others, *own, *tracking], parts).train(wanted.reasons)
         finally:
-            for each in tracking:
-                each.close()
             folder.close()
     return folder.path
 
@@ -202,7 +195,7 @@ def evaluate(
     """
     evaluator = _evaluator(run, probes, logger, options)
     result = evaluator.evaluate(_strings(train), _strings(test))
-    _note(run, result, evaluator.runtime.logger)
+    add_evaluation(run, result, evaluator.runtime.logger)
     return result
 
 
@@ -239,7 +232,9 @@ def transfer(
         table[name] = {
             f"{probe}_{metric}": value for probe, figures in found.items() for metric, value in figures.items()
         }
-        _note(run, {"transfer": table}, evaluator.runtime.logger)  # set by set: what is done stays, whatever happens
+        add_evaluation(
+            run, {"transfer": table}, evaluator.runtime.logger
+        )  # set by set: what is done stays, whatever happens
     return table
 
 
@@ -394,18 +389,3 @@ def _strings(paths: Paths) -> tuple[str, ...]:
     if isinstance(paths, (str, Path)):
         return (str(paths),)
     return tuple(str(path) for path in paths)
-
-
-def _note(run: str | Path, result: Mapping[str, Any], logger: Logger) -> None:
-    """Add to a run's ``evaluation.json``."""
-    if not expand(run).is_dir():
-        return
-    path = expand(run) / EVALUATION
-    try:
-        earlier = json.loads(path.read_text()) if path.exists() else {}
-    except ValueError:
-        logger.warning(f"{path} could not be read and is replaced")
-        earlier = {}
-    if "transfer" in result:  # a table that grows
-        result = {"transfer": earlier.get("transfer", {}) | result["transfer"]}
-    write_text(path, json.dumps(earlier | dict(result), indent=2) + "\n")

@@ -177,13 +177,12 @@ class WandbCallback(Callback):
             raise UserError(f"tracking with Weights & Biases failed ({first_cause(error)}) and ends here") from error
 
 
-TRACKERS: dict[str, type[TensorBoardCallback] | type[WandbCallback]] = {
-    each.name: each for each in (TensorBoardCallback, WandbCallback)
-}
+Tracker = TensorBoardCallback | WandbCallback
+TRACKERS: dict[str, type[Tracker]] = {each.name: each for each in (TensorBoardCallback, WandbCallback)}
 """The trackers by name."""
 
 
-def trackers(names: str | Sequence[str]) -> list[TensorBoardCallback | WandbCallback]:
+def trackers(names: str | Sequence[str]) -> list[Tracker]:
     """Make trackers.
 
     Args:
@@ -199,6 +198,27 @@ def trackers(names: str | Sequence[str]) -> list[TensorBoardCallback | WandbCall
                 f"unknown tracker {name!r}: choose from {', '.join(TRACKERS)}{did_you_mean(name, TRACKERS)}"
             )
     return [TRACKERS[name]() for name in wanted]
+
+
+def split_trackers(callbacks: Sequence[Callback], names: str | Sequence[str]) -> tuple[list[Callback], list[Tracker]]:
+    """Make trackers, and part them from other callbacks: they are called last, when the report is there.
+
+    Args:
+        callbacks: may contain trackers.
+        names: as of :func:`trackers`.
+    """
+    own = [each for each in callbacks if isinstance(each, (TensorBoardCallback, WandbCallback))]
+    return [each for each in callbacks if each not in own], [*own, *trackers(names)]
+
+
+@contextmanager
+def closing_all(tracking: Sequence[Tracker]) -> Iterator[None]:
+    """Context that closes trackers however it ends."""
+    try:
+        yield
+    finally:
+        for each in tracking:
+            each.close()
 
 
 def scalars(record: Mapping[str, Any]) -> dict[str, float]:

@@ -11,6 +11,7 @@ from typing import Any
 from coterie.atomic import make_folders, remove_empty, remove_unfinished, write_text
 from coterie.data.sources.file_names import one_line
 from coterie.errors import BadRun
+from coterie.logger import Logger
 from coterie.paths import expand
 
 LOG, EVALUATION, FACTS = "metrics.jsonl", "evaluation.json", "run.json"
@@ -193,6 +194,27 @@ def write_facts(
     """
     facts = {"images": images, "automatic": list(automatic), "environment": dict(environment)}
     write_text(folder / FACTS, json.dumps(facts, indent=2) + "\n")
+
+
+def add_evaluation(run: str | Path, result: Mapping[str, Any], logger: Logger) -> None:
+    """Add to ``evaluation.json`` in a run's folder; does nothing if ``run`` is a file of weights.
+
+    Args:
+        run: the run's folder.
+        result: ``{probe: {metric: value}}``; the table under ``transfer`` grows.
+        logger: warned if the earlier contents are damaged.
+    """
+    path = expand(run) / EVALUATION
+    if not path.parent.is_dir():
+        return
+    try:
+        earlier = json.loads(path.read_text()) if path.exists() else {}
+    except ValueError:
+        logger.warning(f"{path} could not be read and is replaced")
+        earlier = {}
+    if "transfer" in result:
+        result = {"transfer": earlier.get("transfer", {}) | result["transfer"]}
+    write_text(path, json.dumps(earlier | dict(result), indent=2) + "\n")
 
 
 def read_records(folder: Path) -> Records:
