@@ -117,7 +117,7 @@ def test_other_images_than_the_run_saw_are_told(copy: Path, tmp_path: Path) -> N
 
 def test_no_run_or_no_checkpoint_is_one_plain_line(copy: Path, tmp_path: Path) -> None:
     shutil.rmtree(copy / "checkpoint")
-    with pytest.raises(BadRun, match="has no checkpoint"):
+    with pytest.raises(BadRun, match="is a run that has not been saved yet"):
         rewrite_report(copy, runtime=Runtime())
     assert (copy / "report.html").read_text() == "old"
     with pytest.raises(BadRun, match="nowhere is not a run's folder"):
