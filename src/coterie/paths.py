@@ -36,7 +36,7 @@ def run_folder(run: str | os.PathLike[str], *holds: str) -> Path:
     if any((path / name).exists() for name in holds):
         return path
     if not (path / "config.toml").is_file():
-        raise BadRun(f"{run} is not a run's folder: it has no config.toml")
+        raise BadRun(f"{run} is not a run's folder: it has no {' or '.join(('config.toml', *holds))}")
     if holds:
         raise BadRun(f"{run} is a run that has not been saved yet: wait for its first checkpoint, or resume it")
     return path

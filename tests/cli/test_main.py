@@ -274,7 +274,7 @@ def test_an_unknown_method_verb_run_and_probe(images: Path, tmp_path: Path, call
         (["pretrain", "swaw", images, "--out", tmp_path / "run"], "swav"),
         (["pretrain", "swav", "--out", tmp_path / "run"], "name the images"),
         (["pretrian"], "pretrain"),
-        (["evaluate", tmp_path, images], "config.toml"),
+        (["evaluate", tmp_path, images], "model.safetensors"),
         (["pretrain", images, "--config", tmp_path / "x.toml", "--out", tmp_path / "run"], "no settings file"),
         (["embed", tmp_path, images, "--out", tmp_path / "x.parquet"], "config.toml"),
         (["evaluate", tmp_path, images, "--probes", "oracle"], "unknown probe oracle"),

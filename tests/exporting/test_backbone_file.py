@@ -169,7 +169,7 @@ def test_a_file_that_cannot_be_used_is_refused_in_one_line(damage, tmp_path):
 
 
 def test_a_missing_file_is_named_in_one_line(tmp_path):
-    with pytest.raises(UserError, match="not a run folder, or nothing is saved yet"):
+    with pytest.raises(UserError, match=r"is not a run's folder: it has no config\.toml or model\.safetensors"):
         load_backbone(tmp_path)
     with pytest.raises(UserError, match=r"there is no .*nowhere\.safetensors$"):
         load_backbone(tmp_path / "nowhere.safetensors")

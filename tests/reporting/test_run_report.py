@@ -196,7 +196,7 @@ def test_no_run_or_no_checkpoint_is_one_plain_line(copy: Path, tmp_path: Path) -
     with pytest.raises(BadRun, match="has not been saved yet"):
         rewrite_report(copy, runtime=Runtime())
     assert (copy / "report.html").read_text() == "old"
-    with pytest.raises(BadRun, match="nowhere is not a run's folder"):
+    with pytest.raises(BadRun, match="nowhere does not exist"):
         rewrite_report(tmp_path / "nowhere", runtime=Runtime())
 
 

@@ -139,8 +139,9 @@ def describe_backbone(path: str | Path) -> WeightsDescription:
     """
     file = _file(path)
     if not file.is_file():
-        run_folder(path, WEIGHTS)  # says what is wrong with it
-        raise UserError(f"there is no {file}: name the folder of a run, or its {WEIGHTS}")
+        if file.suffix != ".safetensors" or expand(path).is_dir():
+            run_folder(path, WEIGHTS)  # says what is wrong with it
+        raise UserError(f"there is no {file}")
     try:
         with safetensors.safe_open(file, "pt") as opened:
             metadata: dict[str, str] = opened.metadata() or {}
