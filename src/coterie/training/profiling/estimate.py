@@ -9,7 +9,8 @@ import time
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import IO, Any
+from io import TextIOWrapper
+from typing import Any
 
 from coterie.config.schema import PretrainConfig
 from coterie.config.toml import to_dict
@@ -164,6 +165,6 @@ def _rehearsal_lines(config: PretrainConfig) -> Iterator[dict[str, Any]]:
         raise RuntimeError(f"the rehearsal ended with status {child.returncode}")
 
 
-def _next_line(pipe: IO[str]) -> str:
+def _next_line(pipe: TextIOWrapper) -> str:
     with raising():
         return pipe.readline()
