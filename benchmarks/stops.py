@@ -17,6 +17,7 @@ import json
 import os
 import random
 import re
+import shutil
 import signal
 import statistics
 import subprocess
@@ -243,7 +244,13 @@ class Campaign:
 
         status, said = self.start(out)[1:]
         assert status == 0, said
-        assert_same_runs(out, self.folder / "whole")
+        try:
+            assert_same_runs(out, self.folder / "whole")
+        except AssertionError:
+            kept = Path(tempfile.mkdtemp(prefix="coterie-stops-kept-", dir=self.folder.parents[1]))
+            shutil.copytree(self.folder, kept, dirs_exist_ok=True)
+            print(f"{out.name} differs from whole, see {kept}; its stops: {json.dumps(self.stops)}", flush=True)
+            raise
         self.finished += 1
 
 

@@ -37,7 +37,13 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def started(images: Path, out: Path, command: Sequence[str]) -> subprocess.Popen[str]:
     """The command on two processes."""
-    options = [*COMMON, "run.workers=1", 'probe.probes=["knn","clusters"]', f'probe.train=["{images}"]']
+    options = [
+        *COMMON,
+        "run.log_steps=4",
+        "run.workers=1",
+        'probe.probes=["knn","clusters"]',
+        f'probe.train=["{images}"]',
+    ]
     words = [
         "pretrain",
         "deepcluster_v2",

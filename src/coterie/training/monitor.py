@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from coterie.distributed.collectives import all_reduce_max, all_reduce_sum
-from coterie.distributed.processes import world_size
+from coterie.distributed.collectives import all_gather, all_reduce_max, all_reduce_sum
+from coterie.distributed.processes import rank, world_size
 from coterie.errors import UserError
 from coterie.optim.schedule import Schedule
 from coterie.training.callback import Callback
@@ -205,13 +205,17 @@ class Monitor(Callback):
         """Means of loss, z and masses over all processes, and the latest use of each group; two collectives."""
         if world_size() == 1:
             return self._loss, self._z, self._mass, self._last
-        z = torch.zeros(0) if self._z is None else self._z
-        parts = [self._loss[None], z.to(self._loss), *(mass.to(self._loss) for mass in self._mass)]
+        parts = self._own()
         lengths = [len(part) for part in parts]
         loss, mean, *masses = torch.split(all_reduce_sum(torch.cat(parts)) / world_size(), lengths)
         lasts = torch.split(all_reduce_max(torch.cat(self._last)), [count + 1 for count in self.counts])
         mean_z = None if self._z is None else mean.to(self._z)
         return loss[0], mean_z, [mass.to(own) for mass, own in zip(masses, self._mass, strict=True)], list(lasts)
+
+    def _own(self) -> list[Tensor]:
+        """What this process has accumulated: loss, z and masses, in one precision."""
+        z = torch.zeros(0) if self._z is None else self._z
+        return [self._loss[None], z.to(self._loss), *(mass.to(self._loss) for mass in self._mass)]
 
     def _reset(self) -> None:
         for mass in self._mass:
@@ -250,6 +254,7 @@ class Monitor(Callback):
             "steps": self._steps,
             "images": self._images,
             "streak": self._streak,
+            "of_each": all_gather(torch.cat(self._own())) if world_size() > 1 else None,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -260,3 +265,9 @@ class Monitor(Callback):
         self._z = None if state["z"] is None else state["z"].to(device)
         self._loss = state["loss"].to(device)
         self._steps, self._images, self._streak = state["steps"], 0, state["streak"]
+        of_each = state.get("of_each")
+        if of_each is not None and world_size() == len(of_each):  # means would be rounded in another way
+            lengths = [1, 0 if self._z is None else len(self._z), *(len(mass) for mass in self._mass)]
+            loss, z, *masses = torch.split(of_each[rank()].to(device), lengths)
+            self._loss, self._z = loss[0], None if self._z is None else z.to(self._z)
+            self._mass = [mass.to(own) for mass, own in zip(masses, self._mass, strict=True)]

@@ -12,7 +12,8 @@ import time
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import asdict
-from typing import IO, Any
+from io import TextIOWrapper
+from typing import Any
 
 import torch
 
@@ -89,7 +90,7 @@ def _lines(config: PretrainConfig) -> Iterator[dict[str, Any]]:
         raise RuntimeError(f"the rehearsal ended with status {child.returncode}")
 
 
-def _next_line(pipe: IO[str]) -> str:
+def _next_line(pipe: TextIOWrapper) -> str:
     with raising():
         return pipe.readline()
 
