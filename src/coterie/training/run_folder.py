@@ -4,6 +4,7 @@ import fcntl
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -101,10 +102,13 @@ class RunFolder:
         """Unlock the folder. If nothing was trained in it, a new folder is removed again with its new parents."""
         if self._lock is None:
             return
-        if self._empty and {each.name for each in self.path.iterdir()} <= {LOCK, CONFIG, FACTS}:
-            for name in (CONFIG, FACTS, LOCK):
-                (self.path / name).unlink(missing_ok=True)
-            remove_empty(self._made)
+        with suppress(
+            OSError
+        ):  # the folder may have been removed, or the disk: the error that ended the run is the one to see
+            if self._empty and {each.name for each in self.path.iterdir()} <= {LOCK, CONFIG, FACTS}:
+                for name in (CONFIG, FACTS, LOCK):
+                    (self.path / name).unlink(missing_ok=True)
+                remove_empty(self._made)
         os.close(self._lock)
 
     @property
