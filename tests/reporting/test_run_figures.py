@@ -75,7 +75,7 @@ def test_what_is_missing_or_damaged_is_left_out(tmp_path: Path) -> None:
     assert len(run.remarks) == 1
     (folder / "model.safetensors").unlink()
     assert run_figures.read_run_record(folder, "run").parameters is None
-    with pytest.raises(BadRun, match=r"nothing is not a run's folder: it has no config.toml"):
+    with pytest.raises(BadRun, match=r"nothing does not exist"):
         run_figures.read_run_record(tmp_path / "nothing", "nothing")
 
 

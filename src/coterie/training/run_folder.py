@@ -4,6 +4,7 @@ import fcntl
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -109,10 +110,11 @@ class RunFolder:
         """Unlock the folder. If nothing was trained in it, a new folder is removed again with its new parents."""
         if self._lock is None:
             return
-        if self._empty and {each.name for each in self.path.iterdir()} <= {LOCK, *WRITTEN_AT_START}:
-            for name in (*WRITTEN_AT_START, LOCK):
-                (self.path / name).unlink(missing_ok=True)
-            remove_empty(self._made)
+        with suppress(OSError):  # the folder or its disk may be gone: the error that ended the run is the one to see
+            if self._empty and {each.name for each in self.path.iterdir()} <= {LOCK, *WRITTEN_AT_START}:
+                for name in (*WRITTEN_AT_START, LOCK):
+                    (self.path / name).unlink(missing_ok=True)
+                remove_empty(self._made)
         os.close(self._lock)
         _held.discard(self._inode)
 
