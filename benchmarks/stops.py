@@ -85,22 +85,9 @@ def _slow(name: str, function: Any, file: Path) -> Any:
 def as_command(folder: Path, words: list[str]) -> None:
     """Be the command, slowed; its status is left in a file, since torchrun does not tell it."""
     slowed(folder)
-    file, leave = folder / f"{os.environ.get('RANK', '0')}.status", os._exit
+    from tests.faults.paused_command import command_with_status
 
-    def leaving(status: int) -> None:
-        file.write_text(str(status))
-        leave(status)
-
-    os._exit = leaving  # type: ignore[assignment]
-    sys.argv = ["coterie", *words]
-    from coterie.cli.main import main
-
-    try:
-        main()
-        file.write_text("0")
-    except SystemExit as error:
-        file.write_text(str(error.code))
-        raise
+    command_with_status(folder, words)
 
 
 class Group:

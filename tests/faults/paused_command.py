@@ -10,13 +10,9 @@ from pathlib import Path
 from tests.faults.test_stops import STUCK, pausing
 
 
-def main() -> None:
-    folder, rank, path, call, seconds, *words = sys.argv[1:]
-    own = os.environ["RANK"]
-    at = int(call) if rank == own else -1
-    grace = 1.0 if float(seconds) == STUCK else 5.0
-    pausing(path, at, float(seconds), Path(folder) / "paused", grace)
-    file, leave = Path(folder) / f"{own}.status", os._exit
+def command_with_status(folder: Path, words: list[str]) -> None:
+    """Be the command, and leave its status in a file of the folder, named after the process."""
+    file, leave = folder / f"{os.environ.get('RANK', '0')}.status", os._exit
 
     def leaving(status: int) -> None:
         file.write_text(str(status))
@@ -32,6 +28,15 @@ def main() -> None:
     except SystemExit as error:
         file.write_text(str(error.code))
         raise
+
+
+def main() -> None:
+    folder, rank, path, call, seconds, *words = sys.argv[1:]
+    own = os.environ["RANK"]
+    at = int(call) if rank == own else -1
+    grace = 1.0 if float(seconds) == STUCK else 5.0
+    pausing(path, at, float(seconds), Path(folder) / "paused", grace)
+    command_with_status(Path(folder), words)
 
 
 if __name__ == "__main__":
