@@ -85,10 +85,12 @@ def _slow(name: str, function: Any, file: Path) -> Any:
 def as_command(folder: Path, words: list[str]) -> None:
     """Be the command, slowed; its status is left in a file, since torchrun does not tell it."""
     slowed(folder)
+    own_process = os.getpid()
     file, leave = folder / f"{os.environ.get('RANK', '0')}.status", os._exit
 
     def leaving(status: int) -> None:
-        file.write_text(str(status))
+        if os.getpid() == own_process:  # not of a loader worker
+            file.write_text(str(status))
         leave(status)
 
     os._exit = leaving  # type: ignore[assignment]

@@ -16,10 +16,12 @@ def main() -> None:
     at = int(call) if rank == own else -1
     grace = 1.0 if float(seconds) == STUCK else 5.0
     pausing(path, at, float(seconds), Path(folder) / "paused", grace)
+    own_process = os.getpid()
     file, leave = Path(folder) / f"{own}.status", os._exit
 
     def leaving(status: int) -> None:
-        file.write_text(str(status))
+        if os.getpid() == own_process:  # not of a loader worker
+            file.write_text(str(status))
         leave(status)
 
     os._exit = leaving  # type: ignore[assignment]
