@@ -143,9 +143,8 @@ class Checkpointer(Callback):
         if not broadcast_object(writing or self._written == self._done):
             self._save(self._done)
         self.settle()
-        self._done = self._written = self._agreed = broadcast_object(
-            self._written
-        )  # torchrun kills the rest when one leaves
+        kept = broadcast_object(self._written)  # torchrun kills the others when one leaves: all wait for the writer
+        self._done = self._written = self._agreed = kept
 
     def _save(self, done: int) -> None:
         self.monitor.check_finite()
