@@ -26,7 +26,8 @@ _loggers: list[Logger] = []  # of the sessions that are open, the innermost last
 def session(logger: Logger | None, quiet: bool) -> Iterator[Logger]:
     """Context of a function of the API; yields the logger that it should use.
 
-    Warnings are sent through :mod:`warnings`, whoever else receives them. Only the first process shows anything.
+    Warnings are sent through :mod:`warnings`, whoever else receives them. Of several processes only the first one shows
+    anything without a logger of the caller's.
 
     Args:
         logger: the caller's; None: progress is shown, unless the caller is itself within a session, whose logger it uses.
@@ -42,10 +43,10 @@ def session(logger: Logger | None, quiet: bool) -> Iterator[Logger]:
         )
     shown: Terminal | None = None
     try:
-        if not _is_first_process():
-            chosen: Logger = NullLogger()
-        elif logger is not None:
-            chosen = logger if _sends_warnings(logger) else WarningLogger(logger)
+        if logger is not None:
+            chosen: Logger = logger if _sends_warnings(logger) else WarningLogger(logger)
+        elif not _is_first_process():
+            chosen = NullLogger()
         elif quiet:
             chosen = WarningLogger(NullLogger())
         elif _loggers:

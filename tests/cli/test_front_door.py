@@ -26,11 +26,12 @@ def run(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:  # noqa
 
 
 @pytest.mark.parametrize("width", [60, 80, 120])
-def test_help_says_choices_and_defaults_at_every_width(call, monkeypatch: pytest.MonkeyPatch, width: int) -> None:
-    monkeypatch.setenv("COLUMNS", str(width))
-    for verb in VERBS:
-        status, out, _ = call(verb, "--help")
-        assert status == 0
+def test_help_says_choices_and_defaults_at_every_width(call, width: int) -> None:
+    for verb in VERBS:  # in processes of their own: rich looks at the width once
+        environment = os.environ | {"COLUMNS": str(width)}
+        out = subprocess.run(
+            [*COMMAND, verb, "--help"], env=environment, capture_output=True, text=True, check=True
+        ).stdout
         assert max(map(len, out.splitlines())) <= width
         entries = re.split(r"\n│ (?:[* ]  )?(?=--)", out.partition("─ Parameters")[2])[1:]
         texts = [" ".join(re.sub("[│╰─╯]", " ", each).split()) for each in entries]
@@ -137,7 +138,7 @@ def test_an_error_that_nobody_reads(tmp_path: Path) -> None:
     command = [*COMMAND, "plan", "nothing"]
     done = subprocess.run(command, stdout=subprocess.PIPE, stderr=writer, check=False, timeout=200)
     os.close(writer)
-    assert (done.returncode, done.stdout) == (141, b"")
+    assert (done.returncode, done.stdout) == (2, b"")  # the status of the error, which needs no reader
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh"])

@@ -66,7 +66,8 @@ def test_one_line_changes_in_place(width: int, tmp_path: Path) -> None:
     assert (tmp_path / "out").read_text() == ""
 
 
-def test_plain_lines_in_a_pipe(capfd: pytest.CaptureFixture[str]) -> None:
+def test_plain_lines_in_a_pipe(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("COLUMNS", raising=False)
     terminal = Terminal()
     assert isinstance(terminal.screen, screens.PlainScreen)
     terminal.log_step(Progress(0, 10, 100), None)

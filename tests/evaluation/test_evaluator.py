@@ -130,7 +130,7 @@ def test_select_says_which_and_why(folder: Path, tmp_path: Path, call: Callable[
     assert coterie.load_backbone(tmp_path / "best.safetensors")
     assert "--probe" in call("select", folder / "run", "--by", "knn")
     (tmp_path / "empty").mkdir()
-    assert "no checkpoint to choose" in call("select", tmp_path / "empty")
+    assert "is not a run's folder" in call("select", tmp_path / "empty")
 
 
 def test_compare_and_report(folder: Path, tmp_path: Path, call: Callable[..., str]) -> None:

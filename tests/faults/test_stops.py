@@ -166,7 +166,7 @@ COMMANDS = {
     "transfer {run} one={images}": ("coterie.evaluation.probes.embedding_probes.linear", 1),
     "report {run}": ("coterie.reporting.run_report.write_report", 1),
     "embed {run} {images} --out {out}": ("coterie.data.loading.center_crop.normalize", 1),
-    "plan swav {images}": ("coterie.training.profiling.estimate.json.loads", 2),
+    "plan swav {images}": ("coterie.training.profiling.rehearsal_process.json.loads", 2),
     "profile swav {images} --batch-size 16": ("coterie.training.loop.set_learning_rate", 2),
     "demo --out {out}": ("coterie.training.loop.set_learning_rate", 1),
 }

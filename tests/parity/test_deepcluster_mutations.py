@@ -43,9 +43,9 @@ def memory_stays_as_the_first_pass_left_it(patch: Patch) -> None:
 def groups_found_at_the_first_refresh_only(patch: Patch) -> None:
     for kind in (KMeansGroups, MomentumGroups):
 
-        def once(self, head, rows, starts, refit=kind.refit):
+        def once(self, head, rows, starts, *tick, refit=kind.refit):
             if not self.heads[head].any():
-                refit(self, head, rows, starts)
+                refit(self, head, rows, starts, *tick)
 
         patch.setattr(kind, "refit", once)
 

@@ -192,7 +192,7 @@ def report(run: Path, /, *, images: Sources = (), device: str = "auto") -> None:
     run
         A run's folder.
     images
-        The run's images, if they have moved; without it, they are looked for where the run found them.
+        The run's images, if they have moved; without it, they are looked for where the run found them. [default: none]
     device
         One of auto (CUDA if there is a usable GPU), cpu, cuda, cuda:N.
     """

@@ -81,7 +81,7 @@ def resolve(
         for path, value in (named | dict(settings or {})).items()
         if value is not None and path not in ("config", "settings")
     }
-    content = read_toml(file) if file is not None else copy.deepcopy(dict(saved or {}))
+    content = read_toml(file) if file is not None else _taken_over(saved or {})
     if saved and method in methods and method != saved.get("method"):
         raise BadRun(f"--out holds a run of {saved.get('method')}, not of {method}: choose another --out")
     method = _check_method(method, content, methods)
@@ -125,6 +125,14 @@ def _check_names(data: Sequence[str]) -> None:
             raise UserError(
                 f"{each!a} is not UTF-8, so it cannot be saved in config.toml: rename it, or name a link to it"
             )
+
+
+def _taken_over(saved: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a run that is resumed, but for what each command asks for anew: whether to end it early."""
+    content = copy.deepcopy(dict(saved))
+    for name in ("early_stop", "on_collapse"):
+        content.get("run", {}).pop(name, None)
+    return content
 
 
 def _set_length(content: dict[str, Any], requested: dict[str, Any], images: int) -> None:

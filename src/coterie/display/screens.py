@@ -72,14 +72,13 @@ class PlainScreen:
     redraws = False
 
     def __init__(self) -> None:
-        """Write to standard error. Lines are as long as they are, unless ``COLUMNS`` is set."""
+        """Write to standard error. Messages are as long as they are; the status fits into ``COLUMNS``, if that is set."""
         width = os.environ.get("COLUMNS", "")
         self.width = int(width) if width.isdecimal() and int(width) > 0 else None
 
     def message(self, text: str, style: str = "") -> None:
         """Write a message."""
-        for line in [text] if self.width is None else wrapped(text, self.width):
-            sys.stderr.write(line + "\n")
+        sys.stderr.write(text + "\n")  # one line each, for whoever searches in them
         sys.stderr.flush()
 
     def status(self, columns: Sequence[str], done: int, total: int) -> None:

@@ -5,8 +5,8 @@ from typing import Any
 
 from coterie.evaluation.model_selection import snapshot_records
 
-SMALLEST_RANK = 2.0
-"""Below this effective rank, one direction holds nearly all that distinguishes the features of different images."""
+SMALLEST_RANK = 1.4
+"""Below this effective rank, one direction holds nine tenths of what distinguishes the features of different images."""
 FEWEST_DIRECTIONS = 16
 """With fewer features than this, or fewer images, such a rank is nothing unusual."""
 PATIENCE_SNAPSHOTS = 3

@@ -57,7 +57,7 @@ def test_parts_make_up_the_step(images: Path, tmp_path: Path, monkeypatch: pytes
     settings = (*TINY, *counts.get(method, ()))
     result = coterie.profile(method, images, epochs=2, batch_size=16, settings=settings, seconds=0.5, logger=ticks)
     assert torch.get_num_threads() == 2
-    assert ticks.counts == {"profiling": 20}
+    assert ticks.counts == {"measuring the images": 80, "profiling": 20}
     assert not list(tmp_path.iterdir())
     assert result.steps > 0
     assert sum(result.parts.values()) == pytest.approx(result.step, rel=0.05)
