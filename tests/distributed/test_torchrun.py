@@ -71,6 +71,7 @@ def left(out: Path) -> tuple[dict[str, torch.Tensor], list[dict]]:
     return safetensors.torch.load_file(out / "model.safetensors"), log_lines(out)
 
 
+@pytest.mark.slow
 def test_a_killed_worker_brings_the_group_back_and_nothing_is_lost(images: Path, tmp_path: Path) -> None:
     whole = started(images, tmp_path / "whole", 2)
     spoken, said = whole.communicate(timeout=400)
@@ -125,6 +126,7 @@ def test_asked_to_stop_all_save_after_the_same_step_and_one_process_goes_on(
     assert left(tmp_path)[1][-1]["step"] == EPOCHS * STEPS_PER_EPOCH - 1
 
 
+@pytest.mark.slow
 def test_two_processes_extend_a_run_as_one_does(images: Path, tmp_path: Path) -> None:
     for out, processes in ((tmp_path / "two", 2), (tmp_path / "one", 0)):
         for epochs in (1, 2):

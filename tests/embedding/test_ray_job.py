@@ -39,6 +39,7 @@ def actors(process: subprocess.Popen[str]) -> list[int]:
 
 
 @needs_ray
+@pytest.mark.slow
 def test_an_actor_is_killed_and_every_image_is_there_once(made: Made, tmp_path: Path) -> None:
     out = tmp_path / "out"
     process = made.started(out, "--workers", "1", "--ray", "local", "--actors", "2")

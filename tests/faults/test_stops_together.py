@@ -90,6 +90,7 @@ def whole(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("phase", "rank", "seconds", "number", "to", "step"), CASES)
 def test_all_leave_and_nothing_is_lost(
     images: Path,

@@ -55,6 +55,7 @@ def killed(images: Path, out: Path, workers: int, inside_the_write: bool, wait: 
     return output, bool(list((out / "checkpoint").glob(".*.part")))
 
 
+@pytest.mark.slow
 def test_killed_at_random_moments(images: Path, tmp_path: Path) -> None:
     uninterrupted, broken = tmp_path / "uninterrupted", tmp_path / "broken"
     subprocess.run(command(images, uninterrupted, workers=2), check=True, capture_output=True)

@@ -32,10 +32,12 @@ def train(images: Path, out: Path, *settings: str, on_collapse: str | None = Non
     return coterie.pretrain("swav", images, out=out, epochs=16, batch_size=64, settings=every, on_collapse=on_collapse)
 
 
+@pytest.mark.slow
 def test_the_healthy_preset_is_not_warned_of(images: Path, tmp_path: Path) -> None:
     assert warnings(train(images, tmp_path / "run")) == []
 
 
+@pytest.mark.slow
 def test_temperature_one_without_freezing_collapses_and_is_told(images: Path, tmp_path: Path) -> None:
     told = warnings(train(images, tmp_path / "run", *COLLAPSING))
     assert len(told) == 1
@@ -43,6 +45,7 @@ def test_temperature_one_without_freezing_collapses_and_is_told(images: Path, tm
     assert "assignment.temperature" in told[0]
 
 
+@pytest.mark.slow
 def test_it_may_be_stopped(images: Path, tmp_path: Path) -> None:
     with pytest.raises(Collapsed, match="looks collapsed"):
         train(images, tmp_path / "run", *COLLAPSING, on_collapse="stop")

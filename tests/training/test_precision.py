@@ -49,6 +49,7 @@ def losses(cell: Cell, autocast: torch.dtype | None) -> Tensor:
     return torch.stack(curve)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", CELLS)
 def test_bfloat16_leaves_the_loss_curve_where_it_was(method: str) -> None:
     single, half = (losses(CELLS[method], autocast) for autocast in (None, torch.bfloat16))

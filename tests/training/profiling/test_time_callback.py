@@ -170,6 +170,7 @@ def test_nothing_is_rehearsed_where_nobody_listens(
     assert "of a run on" in about_time(texts)[0]  # but the next run knows
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("processes", [2])
 def test_several_processes_wait_for_nothing(images: Path, tmp_path: Path, processes: int) -> None:
     launch = [
