@@ -2,6 +2,7 @@
 
 import math
 import re
+from collections.abc import Sequence
 from typing import Any, TypeGuard
 
 _SPELLINGS = {"knn": "kNN", "svm": "SVM", "nmi": "NMI", "ari": "ARI", "map": "mAP", "kmeans": "k-means"}
@@ -48,6 +49,12 @@ def format_cell(value: Any) -> str:
     if value is None:
         return "–"
     return format_number(value) if isinstance(value, int | float) and not isinstance(value, bool) else str(value)
+
+
+def first_few(names: Sequence[str], separator: str = " ") -> str:
+    """Write the first three of some names, and how many more there are: a shell may have made thousands of a pattern."""
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return separator.join(names[:3]) + more
 
 
 def metric_name(key: str) -> str:

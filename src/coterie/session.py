@@ -1,7 +1,6 @@
 """Around each function of :mod:`coterie.api`: who receives its messages, and the caller's state, which stays as it was."""
 
 import os
-import random
 import sys
 import threading
 import warnings
@@ -10,11 +9,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
-import numpy as np
-import torch
-
 from coterie.display.terminal import Terminal
 from coterie.errors import CoterieWarning, UserError
+from coterie.global_state import restoring_global_state
 from coterie.logger import CheckedLogger, Logger, NullLogger, StepLogger
 
 _PACKAGE = str(Path(__file__).parent) + os.sep
@@ -88,27 +85,6 @@ class WarningLogger:
         warnings.warn_explicit(text, CoterieWarning, *place, registry=registry)
 
 
-@contextmanager
-def restoring_global_state() -> Iterator[None]:
-    """Context after which random generators, threads and cuDNN's settings are as they were before."""
-    python, numpy, cpu = random.getstate(), np.random.get_state(), torch.random.get_rng_state()  # noqa: NPY002
-    cuda = torch.cuda.get_rng_state_all() if _cuda_is_initialized() else None
-    threads, benchmark = torch.get_num_threads(), torch.backends.cudnn.benchmark
-    try:
-        yield
-    finally:
-        random.setstate(python)
-        np.random.set_state(numpy)  # noqa: NPY002
-        torch.random.set_rng_state(cpu)
-        if cuda is not None:
-            torch.cuda.set_rng_state_all(cuda)
-        elif _cuda_is_initialized():  # what the caller's seed would have made of generators that did not exist
-            torch.cuda.manual_seed_all(torch.initial_seed())
-        if torch.get_num_threads() != threads:
-            torch.set_num_threads(threads)
-        torch.backends.cudnn.benchmark = benchmark
-
-
 def refuse_torchrun() -> None:
     """Refuse to plan or profile in several processes: each would do all of it, and they would be in each other's way.
 
@@ -117,10 +93,6 @@ def refuse_torchrun() -> None:
     """
     if os.environ.get("WORLD_SIZE", "1") != "1":
         raise UserError("plan and profile run on one process: start them without torchrun")
-
-
-def _cuda_is_initialized() -> bool:
-    return bool(torch.cuda.is_initialized())  # type: ignore[no-untyped-call]
 
 
 def _is_first_process() -> bool:

@@ -1,5 +1,6 @@
 """Results as tables: lines of text for a terminal, HTML for a notebook."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
@@ -42,12 +43,12 @@ class TextTable:
         return self.align or "<" * len(self.header)
 
 
-class ShownInTables:
+class ShownInTables(ABC):
     """A result that ``print`` shows as text, and a notebook as tables and paragraphs: both from the same parts."""
 
+    @abstractmethod
     def tables(self) -> Sequence[TextTable | str]:
         """The parts in their order: tables, and lines of text."""
-        raise NotImplementedError
 
     def __str__(self) -> str:
         """Return the text that the command of the same name prints."""

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from coterie.config.overrides import value_at
 from coterie.config.schema import PretrainConfig
 from coterie.config.toml import to_dict
 from coterie.grouping.batch_objective import BatchGroupsConfig
@@ -38,16 +39,7 @@ def explain(config: PretrainConfig, reasons: Mapping[str, str]) -> list[tuple[st
     settings = to_dict(config)
     order = {name: number for number, name in enumerate(settings)}
     paths = sorted(reasons, key=lambda path: order.get(path.partition(".")[0], len(order)))
-    return [(path, _text(_at(settings, path)), reasons[path]) for path in paths]
-
-
-def _at(settings: Any, path: str) -> Any:
-    for part in path.split("."):
-        if isinstance(settings, list):
-            settings = settings[int(part)]
-        elif isinstance(settings, dict):
-            settings = settings.get(part)
-    return settings
+    return [(path, _text(value_at(settings, path)), reasons[path]) for path in paths]
 
 
 def _text(value: Any) -> str:

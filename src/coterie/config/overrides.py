@@ -77,7 +77,7 @@ def set_path(settings: dict[str, Any], path: str, value: Any) -> None:
         raise BadConfig(f"--set {path}: there is no such setting{did_you_mean(path, known)}")
     kind = known[path]
     if value is not None:
-        _check_value(kind, path, value, _at(settings, path))
+        _check_value(kind, path, value, value_at(settings, path))
     *parents, name = path.split(".")
     place: Any = settings
     for part in parents:
@@ -107,7 +107,7 @@ def _check_value(kind: Any, path: str, value: Any, present: Any) -> None:
         raise BadConfig(f"--set {path}={inline(value)}: {why}{wanted(kind, path, present)}{choice}")
 
 
-def _at(settings: Any, path: str) -> Any:
+def value_at(settings: Any, path: str) -> Any:
     """The present value at ``path``; None if there is none."""
     for part in path.split("."):
         if isinstance(settings, list) and part.isdecimal() and int(part) < len(settings):

@@ -51,9 +51,7 @@ class TimeLeft:
         pauses = max(0.0, self.latest - self._counting_since - self._working)
         own = self.total - self.started
         each = self._step + (pauses / steps if steps >= PAUSES_COUNT * own else 0.0)
-        since = min(
-            self.clock() - self.latest, each
-        )  # more than a step is a pause, which does not bring the end nearer
+        since = min(self.clock() - self.latest, each)  # more than that is a pause, which does not bring the end nearer
         return max(0.0, (self.total - self.done) * each - since)
 
     @property

@@ -16,9 +16,9 @@ from coterie.embedding.parquet import bad_lines, write_rows
 from coterie.embedding.parts import BAD_IMAGES, EmbeddingParts
 from coterie.embedding.ray_job import import_ray, write_on_ray
 from coterie.errors import NoImages, UserError
-from coterie.logger import CheckedLogger, Logger, NullLogger
+from coterie.logger import Logger, NullLogger
 from coterie.models.backbone import feature_width
-from coterie.signals import check_interrupted, if_stopped, listening, raising
+from coterie.signals import if_stopped, listening, raising
 from coterie.training.loaded_run import load_run
 
 RESUME = ": run the same command again to write the missing parts"
@@ -83,8 +83,8 @@ def embed_to_file(run: str | Path, data: Sequence[str], out: str | Path, runtime
             f"{out}: several processes write a folder of parts; give --out a name that does not end in .parquet"
         )
     embedder = open_embedder(run, data, runtime)
-    with _stopping_on_signals(runtime.logger, ": nothing was written") as logger, writing(out) as part:
-        written, bad = write_rows(part, embedder.width, embedder.source, embedder.batches(logger))
+    with _stopping_on_signals(": nothing was written"), writing(out) as part:
+        written, bad = write_rows(part, embedder.width, embedder.source, embedder.batches(runtime.logger))
         if not written:
             raise NoImages(f"not one of the {len(embedder.source)} images can be decoded; the first: {bad[0][1]}")
     if bad:
@@ -116,9 +116,9 @@ def embed_to_folder(run: str | Path, data: Sequence[str], out: str | Path, runti
     logger = NullLogger() if rank else runtime.logger
     parts = EmbeddingParts(out, open_embedder(run, data, runtime), part_images)
     missing = _missing(parts, logger)
-    with _stopping_on_signals(logger, RESUME) as checked:
+    with _stopping_on_signals(RESUME):
         what = "embedding" if world == 1 else f"embedding, the first of {world} processes"
-        parts.write([each for each in missing if each % world == rank], checked, what)
+        parts.write([each for each in missing if each % world == rank], logger, what)
     return _images_there(parts, rank, runtime.logger)
 
 
@@ -158,10 +158,10 @@ def embed_with_ray(
     import_ray()  # before the folder is made
     parts = EmbeddingParts(out, open_embedder(run, data, Runtime(logger=logger)), part_images)
     missing = _missing(parts, logger)
-    with _stopping_on_signals(logger, RESUME, at_once=True) as checked:
+    with _stopping_on_signals(RESUME, at_once=True):
         if missing:
             write = partial(open_parts, run, data, out, device, part_images)
-            write_on_ray(write, missing, checked, address=address, actors=actors, device=device, workers=workers)
+            write_on_ray(write, missing, logger, address=address, actors=actors, device=device, workers=workers)
     return _images_there(parts, 0, logger)
 
 
@@ -198,10 +198,10 @@ def _share() -> tuple[int, int]:
 
 
 @contextmanager
-def _stopping_on_signals(logger: Logger, then: str, *, at_once: bool = False) -> Iterator[Logger]:
+def _stopping_on_signals(then: str, *, at_once: bool = False) -> Iterator[None]:
     """Inside, signals end the work after this batch, or ``at_once`` where nothing but waiting is interrupted.
 
-    Nothing half-written is left. The work is to report its progress to the logger that is given here.
+    Nothing half-written is left.
     """
     with listening(), if_stopped(lambda: then), raising() if at_once else nullcontext():
-        yield CheckedLogger(logger, check_interrupted)
+        yield

@@ -1,5 +1,6 @@
 """Evaluations while a run trains: label-free metrics with a snapshot of the weights, and probes with labels."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -60,9 +61,9 @@ class LabelFreeCallback(Callback):
     def on_due(self, student: Student, progress: Progress) -> None:
         """Measure, and keep the weights."""
         assert self._run is not None
-        run, snapshot = self._run, snapshot_name(progress.epoch + 1)
+        run, snapshot, log = self._run, snapshot_name(progress.epoch + 1), read_log(self._run.folder)
         try:
-            metrics = self._metrics(student, progress.epoch + 1, snapshot)
+            metrics = self._metrics(student, progress.epoch + 1, snapshot, log)
         except NoImages:  # not one image of the sample can be decoded
             return
         if metrics is None:
@@ -70,7 +71,7 @@ class LabelFreeCallback(Callback):
         look, backbone = preprocessing_of(self.config), student.encoder.backbone
         save_backbone(run.folder / snapshot, backbone, self.config.backbone, look.size, look.mean, look.std)
         record: dict[str, Any] = {"label_free": metrics, "snapshot": snapshot}
-        log = [*read_log(run.folder), {"step": progress.step, "epoch": progress.epoch} | record]
+        log.append({"step": progress.step, "epoch": progress.epoch} | record)
         width, images = self._earlier[1].shape[::-1] if self._earlier is not None else (0, 0)
         warning = low_rank_warning(log, width, images, last=progress.step + 1 == progress.total_steps)
         if warning and not any("warning" in line and "label_free" in line for line in log):  # once in a run
@@ -85,7 +86,9 @@ class LabelFreeCallback(Callback):
         wanted, epochs = self.config.run.snapshots, self.config.epochs
         return wanted * done // epochs > wanted * (done - 1) // epochs
 
-    def _metrics(self, student: Student, done: int, snapshot: str) -> dict[str, float] | None:
+    def _metrics(
+        self, student: Student, done: int, snapshot: str, log: Sequence[Mapping[str, Any]]
+    ) -> dict[str, float] | None:
         """None where embeddings are not finite: the monitor warns of that."""
         found = self._embed(student.encoder.backbone)
         predict = predict_groups(student, self.config.temperature)
@@ -94,7 +97,7 @@ class LabelFreeCallback(Callback):
         )
         if not (found.rows.isfinite().all() and views.isfinite().all()):
             return None
-        earlier = self._embeddings_before(done)
+        earlier = self._embeddings_before(done, log)
         if earlier is not None and len(earlier) != len(found.rows):  # an image has become unreadable since
             earlier = None
         self._earlier = (snapshot, found.rows)
@@ -102,10 +105,10 @@ class LabelFreeCallback(Callback):
         count = len(student.groups.centers()[0]) if student.groups is not None else 0
         return label_free(found.rows, views.float(), groups if lasting else None, count, earlier)
 
-    def _embeddings_before(self, done: int) -> Tensor | None:
+    def _embeddings_before(self, done: int, log: Sequence[Mapping[str, Any]]) -> Tensor | None:
         """Those of the snapshot before: remembered, or made again from its weights if the run was resumed since."""
         assert self._run is not None
-        earlier = [line for line in read_log(self._run.folder) if "snapshot" in line and line["epoch"] + 1 < done]
+        earlier = [line for line in log if "snapshot" in line and line["epoch"] + 1 < done]
         if not earlier:
             return None
         name = str(earlier[-1]["snapshot"])

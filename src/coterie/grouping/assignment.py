@@ -334,12 +334,9 @@ def label_rows(
 
     def chunks() -> Iterator[Tensor]:
         check_interrupted_together()
-        yield from scores()
-        tick()
-
-    def scores() -> Iterator[Tensor]:
         for part in chunk_slices(len(rows), len(centers), rows.device):
             yield cosine_scores(rows[part], centers) / temperature
+        tick()
 
     bias = assignment.group_bias(chunks, temperature, head)
     labels, total = [], torch.zeros_like(centers[:, 0])

@@ -18,6 +18,7 @@ from coterie.embedding.embed import Embeddings, embed_source
 from coterie.errors import NoImages, UserError
 from coterie.evaluation.callbacks import SAMPLED_IMAGES
 from coterie.evaluation.low_rank import low_rank_warning
+from coterie.formatting import first_few
 from coterie.paths import expand
 from coterie.reporting.embedding_map import MAX_MAP_POINTS
 from coterie.reporting.gallery import GroupAssignment
@@ -74,7 +75,7 @@ def report_run(
     write_report(
         folder / "report.html",
         Report(
-            title=_title(config),
+            title=f"{config.method} on {first_few([Path(each).name for each in config.data], ', ')}",
             answer=found.answer,
             summary=(*found.details, _summary(config, images)),
             metrics=records.log,
@@ -87,11 +88,6 @@ def report_run(
             environment=facts.get("environment") or environment(runtime.device),
         ),
     )
-
-
-def _title(config: PretrainConfig) -> str:
-    names = [Path(each).name for each in config.data]
-    return f"{config.method} on {', '.join(names[:3])}" + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 def rewrite_report(

@@ -16,7 +16,27 @@ from coterie.training.run_folder import read_log
 from coterie.training.student import Student
 
 
-class TensorBoardCallback(Callback):
+class Tracker(Callback):
+    """What the trackers have in common: after an error nothing more is passed on, and the run goes on without it."""
+
+    on_error = "continue"
+    service: str
+    _sink: Any = None  # what the log is passed on to; None: it is not open, or no longer
+
+    def close(self) -> None:
+        """Close it; called in any case when the run ends or stops."""
+
+    @contextmanager
+    def _giving_up(self) -> Iterator[None]:
+        """After an error, which the run warns of once, nothing more is passed on."""
+        try:
+            yield
+        except Exception as error:
+            self._sink = None
+            raise UserError(f"tracking with {self.service} failed ({first_cause(error)}) and ends here") from error
+
+
+class TensorBoardCallback(Tracker):
     """Writes settings, log and the place of the report to ``tensorboard/`` in the run's folder.
 
     ``tensorboard --logdir RUN`` shows them. A resumed run continues in the same folder: steps that it trains again replace the
@@ -24,7 +44,7 @@ class TensorBoardCallback(Callback):
     """
 
     name = "tensorboard"
-    on_error = "continue"
+    service = "TensorBoard"
 
     def __init__(self) -> None:
         """Prepare to track a run.
@@ -37,8 +57,7 @@ class TensorBoardCallback(Callback):
             from torch.utils.tensorboard import SummaryWriter
         except ImportError as error:
             raise _not_installed("tensorboard") from error
-        self._open: Callable[..., Any] = SummaryWriter
-        self._writer: Any = None
+        self._make: Callable[..., Any] = SummaryWriter
         self._report = ""
 
     def on_start(self, run: RunContext) -> None:
@@ -46,30 +65,30 @@ class TensorBoardCallback(Callback):
         folder = run.folder / "tensorboard"
         with self._giving_up():
             present = _scalars_in(folder, run.start_step)
-            self._writer = self._open(str(folder), purge_step=run.start_step)
+            self._sink = self._make(str(folder), purge_step=run.start_step)
             self._report = str((run.folder / "report.html").resolve())
-            self._writer.add_text("config", f"```toml\n{to_toml(run.config)}```", run.start_step)
+            self._sink.add_text("config", f"```toml\n{to_toml(run.config)}```", run.start_step)
             for record in read_log(run.folder):
                 self._write(record, present)
-            self._writer.flush()
+            self._sink.flush()
 
     def on_metrics(self, record: dict[str, Any]) -> None:
         """Pass a line on."""
-        if self._writer is not None:
+        if self._sink is not None:
             with self._giving_up():
                 self._write(record)
-                self._writer.flush()
+                self._sink.flush()
 
     def on_end(self, student: Student) -> None:
         """Say where the report is."""
-        if self._writer is not None:
+        if self._sink is not None:
             with self._giving_up():
-                self._writer.add_text("report", self._report)
+                self._sink.add_text("report", self._report)
         self.close()
 
     def close(self) -> None:
         """Close the files; called in any case when the run ends or stops."""
-        writer, self._writer = self._writer, None
+        writer, self._sink = self._sink, None
         if writer is not None:
             writer.close()
 
@@ -77,21 +96,12 @@ class TensorBoardCallback(Callback):
         step = record["step"]
         for name, value in scalars(record).items():
             if step not in (present or {}).get(name, ()):
-                self._writer.add_scalar(name, value, step)
+                self._sink.add_scalar(name, value, step)
         if "warning" in record and present is None:
-            self._writer.add_text("warning", str(record["warning"]), step)
-
-    @contextmanager
-    def _giving_up(self) -> Iterator[None]:
-        """After an error, which the run warns of once, nothing more is written."""
-        try:
-            yield
-        except Exception as error:
-            self._writer = None
-            raise UserError(f"tracking with TensorBoard failed ({first_cause(error)}) and ends here") from error
+            self._sink.add_text("warning", str(record["warning"]), step)
 
 
-class WandbCallback(Callback):
+class WandbCallback(Tracker):
     """Passes settings, log and report on to Weights & Biases; its files are in ``wandb/`` in the run's folder.
 
     The run there has the name of the folder and, after a resume too, the ID in ``wandb/run_id.txt``. Its project is
@@ -100,7 +110,7 @@ class WandbCallback(Callback):
     """
 
     name = "wandb"
-    on_error = "continue"
+    service = "Weights & Biases"
 
     def __init__(self) -> None:
         """Prepare to track a run.
@@ -113,7 +123,6 @@ class WandbCallback(Callback):
         except ImportError as error:
             raise _not_installed("wandb") from error
         self._wandb: Any = wandb
-        self._run: Any = None
         self._report = Path()
 
     def on_start(self, run: RunContext) -> None:
@@ -130,7 +139,7 @@ class WandbCallback(Callback):
         self._report = run.folder / "report.html"
         with self._giving_up():
             write_text(place, f"{run_id}\n")
-            self._run = self._wandb.init(
+            self._sink = self._wandb.init(
                 project=os.environ.get("WANDB_PROJECT", "coterie"),
                 name=run.folder.resolve().name,
                 dir=str(run.folder),
@@ -142,42 +151,32 @@ class WandbCallback(Callback):
                 settings=self._wandb.Settings(console="off", silent=True, disable_git=True, disable_code=True),
             )
             for record in [] if known else read_log(run.folder):  # tracked from this resume on
-                self._run.log(scalars(record), step=record["step"])
+                self._sink.log(scalars(record), step=record["step"])
 
     def on_metrics(self, record: dict[str, Any]) -> None:
         """Pass a line on."""
-        if self._run is not None:
+        if self._sink is not None:
             with self._giving_up():
-                self._run.log(scalars(record), step=record["step"])
+                self._sink.log(scalars(record), step=record["step"])
                 if "warning" in record:
-                    self._run.alert("warning", str(record["warning"]))
+                    self._sink.alert("warning", str(record["warning"]))
 
     def on_end(self, student: Student) -> None:
         """Add the report."""
-        if self._run is not None:
+        if self._sink is not None:
             with self._giving_up():
                 if self._report.is_file():
-                    self._run.log({"report": self._wandb.Html(self._report.read_text("utf-8"), inject=False)})
-                run, self._run = self._run, None
+                    self._sink.log({"report": self._wandb.Html(self._report.read_text("utf-8"), inject=False)})
+                run, self._sink = self._sink, None
                 run.finish()
 
     def close(self) -> None:
         """Close the run there as one that stopped, unless it has ended; called in any case."""
-        run, self._run = self._run, None
+        run, self._sink = self._sink, None
         if run is not None:
             run.finish(exit_code=1)
 
-    @contextmanager
-    def _giving_up(self) -> Iterator[None]:
-        """After an error, which the run warns of once, nothing more is passed on."""
-        try:
-            yield
-        except Exception as error:
-            self._run = None
-            raise UserError(f"tracking with Weights & Biases failed ({first_cause(error)}) and ends here") from error
 
-
-Tracker = TensorBoardCallback | WandbCallback
 TRACKERS: dict[str, type[Tracker]] = {each.name: each for each in (TensorBoardCallback, WandbCallback)}
 """The trackers by name."""
 

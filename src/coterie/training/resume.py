@@ -1,23 +1,23 @@
 """What a resumed run takes over, what may change in it, and what is refused."""
 
 import textwrap
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from coterie.config.describe import REQUESTED
+from coterie.config.from_options import PATHS
 from coterie.config.schema import PretrainConfig
 from coterie.config.toml import from_dict, read_toml, to_dict
 from coterie.data.sources.fingerprint import Fingerprint
 from coterie.data.sources.open import absolute
 from coterie.errors import BadRun
+from coterie.formatting import first_few
 from coterie.paths import expand
 from coterie.training import checkpoint_io
 from coterie.training.run_folder import CONFIG, RunFolder
 
-OPTIONS = {"backbone.name": "--backbone", "batch_size": "--batch-size", "seed": "--seed"}
-"""The options that set a setting by another name."""
 MAY_CHANGE = ("data", "epochs", "images", "probe", "run", "custom")
 """Tables and settings that are compared in another way, or not: what a run is computed, saved and probed with may change."""
 
@@ -28,12 +28,10 @@ class Resumed:
 
     Attributes:
         total_steps: its steps, by its settings.
-        epochs: its epochs.
         moved_from: where its images were, if they are elsewhere now; else ().
     """
 
     total_steps: int
-    epochs: int
     moved_from: tuple[str, ...] = ()
 
 
@@ -91,7 +89,7 @@ def check_same_run(
             f"{folder.path} holds a run of {_length(saved)} ({before} steps), and {_length(config)} ({now} steps) are fewer: a "
             f"run can be extended but not shortened; leave out --{length} to resume it, or choose another --out"
         )
-    return Resumed(before, saved.epochs, saved.data if saved.data != config.data else ())
+    return Resumed(before, saved.data if saved.data != config.data else ())
 
 
 def _length(config: PretrainConfig) -> str:
@@ -152,18 +150,13 @@ def _short(value: Any) -> str:
     return textwrap.shorten(str(value), 60, placeholder=" ...")
 
 
-def named(sources: Sequence[str]) -> str:
-    """Sources on one line, however many files a shell has made of a pattern."""
-    more = f" and {len(sources) - 3} more" if len(sources) > 3 else ""
-    return " ".join(sources[:3]) + more
-
-
 def _asked_for(path: str, reasons: Mapping[str, str]) -> str | None:
     """The option by which the user has set a path, or the table or the kind that it belongs to; None: by none."""
     for asked, why in reasons.items():
         place = asked.removesuffix(".kind")
         if why in REQUESTED and f"{path}.".startswith(f"{place}."):
-            return OPTIONS[asked] if why == "requested" and asked in OPTIONS else f"--set {asked}"
+            option = next((option for option, setting in PATHS.items() if setting == asked), asked)
+            return f"--{option.replace('_', '-')}" if why == "requested" else f"--set {asked}"
     return None
 
 
@@ -175,14 +168,14 @@ def _check_images(
     if known is None or fingerprint is None:  # a run of an earlier version, or a source that lists no files
         if tuple(map(absolute, saved.data)) != tuple(map(absolute, config.data)):
             raise BadRun(
-                f"{folder.path} holds a run on {named(saved.data)}, and has no list of its images to compare with "
-                f"{named(config.data)}: name the images as at its start, or choose another --out"
+                f"{folder.path} holds a run on {first_few(saved.data)}, and has no list of its images to compare with "
+                f"{first_few(config.data)}: name the images as at its start, or choose another --out"
             )
         return
     if known.same_images(fingerprint):
         return
     model = Path(folder.model).absolute()
     raise BadRun(
-        f"{folder.path} holds a run on other images than {named(config.data)} ({known.differences(fingerprint)}): restore "
+        f"{folder.path} holds a run on other images than {first_few(config.data)} ({known.differences(fingerprint)}): restore "
         f"them to resume it, or start a new run from its weights: add --set backbone.weights={model} and choose another --out"
     )

@@ -19,6 +19,7 @@ from coterie.distributed.fsdp import ShardedStudent, check_can_shard, full_tenso
 from coterie.distributed.processes import broadcast_object, rank, wrap_ddp
 from coterie.errors import UserError
 from coterie.exporting.backbone_file import save_backbone
+from coterie.formatting import first_few
 from coterie.grouping.objective import Objective
 from coterie.logger import CheckedLogger
 from coterie.signals import check_interrupted
@@ -30,7 +31,7 @@ from coterie.training.custom_parts import CustomParts
 from coterie.training.environment import environment
 from coterie.training.loop import fit
 from coterie.training.monitor import Collapsed, Monitor, NotFinite
-from coterie.training.resume import check_same_run, named
+from coterie.training.resume import check_same_run
 from coterie.training.run_folder import RunFolder, write_facts
 from coterie.training.run_state import RunState
 from coterie.training.step_progress import StepProgress
@@ -177,7 +178,7 @@ class Run:
         text = summary(self.config, len(self.source), self.device)
         self.logger.info(text + (f"; resumes at step {start}" if start else ""))
         if self.resumed and self.resumed.moved_from:
-            here, before = named(self.config.data), named(self.resumed.moved_from)
+            here, before = first_few(self.config.data), first_few(self.resumed.moved_from)
             self.logger.info(f"the same images as before are now at {here} (they were at {before})")
         if self.state.lengths[-1][0] == start > 0:
             self._report_extension()

@@ -82,7 +82,7 @@ class RunFolder:
         self._empty = False
         if not held:
             return
-        if _inode(self.path / ".lock") in _held:  # before opening it: closing any descriptor would release the lock
+        if _inode(self.path / LOCK) in _held:  # before opening it: closing any descriptor would release the lock
             raise BadRun(f"{self.path} is in use by this process: wait for it, or choose another --out")
         if self.path.exists() and not self.path.is_dir():
             raise BadRun(f"{self.path} is a file: --out names a folder")
@@ -101,7 +101,7 @@ class RunFolder:
         except OSError as error:
             os.close(self._lock)
             raise BadRun(f"{self.path} is in use by another process: wait for it, or choose another --out") from error
-        self._inode = _inode(self.path / ".lock")
+        self._inode = _inode(self.path / LOCK)
         _held.add(self._inode)
         for folder in (self.path, self.path / "snapshots"):
             remove_unfinished(folder)

@@ -86,9 +86,8 @@ class _Watchdog:
         except UserError:
             raise
         except Exception as error:
-            if isinstance(
-                error, OSError | EOFError | RuntimeError
-            ):  # a process closes its files and sockets before it is dead
+            # A process closes its files and sockets before it is dead.
+            if isinstance(error, OSError | EOFError | RuntimeError):
                 wait([each.sentinel for each in self.workers], timeout=_DYING_SECONDS)
             self._raise_if_dead()
             raise

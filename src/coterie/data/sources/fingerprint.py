@@ -63,7 +63,7 @@ class Differences:
     changed: tuple[str, ...]
 
     def __str__(self) -> str:
-        """How many of each, with an example, as in ``2 files added (the first: cat/7.png), 1 removed (...)``."""
+        """How many of each, with an example, as in ``2 added (such as cat/7.png), 1 removed (...)``."""
         kinds = {"added": self.added, "removed": self.removed, "changed": self.changed}
         counts = [f"{len(names)} {kind} (such as {names[0]})" for kind, names in kinds.items() if names]
         return ", ".join(counts) or "the same files in another order"

@@ -6,7 +6,6 @@ whole batch takes too long, it times two parts of a batch, a few images each, an
 
 import gc
 import os
-import random
 import sys
 import time
 from collections.abc import Iterator
@@ -25,6 +24,7 @@ from coterie.config.schema import PretrainConfig
 from coterie.data.loading.center_crop import center_crop_batches
 from coterie.data.loading.device_images import ShowProgress
 from coterie.data.sources.source import ImageSource, Subset, sample_indices, shard_layout
+from coterie.global_state import restoring_global_state
 from coterie.grouping.chunks import CHUNK_ELEMENTS
 from coterie.grouping.objective import Objective
 from coterie.training.build import build_loader, build_parts
@@ -252,15 +252,11 @@ def _loader_memory(config: PretrainConfig, source: ImageSource, runtime: Runtime
 
 @contextmanager
 def undisturbed(device: torch.device) -> Iterator[None]:
-    """Context after which the generators of random numbers, the threads and the memory are as they were before."""
-    generator, legacy, threads = random.getstate(), np.random.get_state(), torch.get_num_threads()  # noqa: NPY002
+    """Context after which the global state and the memory of this process are as they were before."""
     try:
-        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        with restoring_global_state():
             yield
     finally:
-        random.setstate(generator)
-        np.random.set_state(legacy)  # noqa: NPY002
-        torch.set_num_threads(threads)
         gc.collect()
         if device.type == "cuda":
             torch.cuda.empty_cache()
