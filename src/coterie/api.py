@@ -134,8 +134,9 @@ def pretrain(
         out: the run's folder.
         probe: labeled images for a kNN probe during training.
         probe_test: labeled images to test the probe on; without it, a random fifth of ``probe``.
-        on_collapse: ``warn`` or ``stop`` when the run looks collapsed; None: what the settings say, by default ``warn``.
-        early_stop: stop early when the label-free metrics plateau; None: what the settings say, by default not.
+        on_collapse: ``warn`` or ``stop`` when the run looks collapsed; None: what ``config`` and ``settings`` say, or else
+            ``warn``, whatever a run that is resumed was started with.
+        early_stop: stop early when the label-free metrics plateau; None: what ``config`` and ``settings`` say, or else not.
         track: ``tensorboard``, ``wandb`` or both: where to pass the log on to (``docs/callbacks.md``).
         callbacks: called during training, before the product's own label-free metrics, probes and report.
         parts: parts of your own in place of those of the settings; give the same ones again to resume.

@@ -1,5 +1,6 @@
 """The same command with more epochs extends a run; given where it was extended, a resume is bit for bit the same."""
 
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -196,6 +197,28 @@ def test_other_images_are_counted_and_the_advice_works(images: Path, tmp_path: P
     settings = [*SETTINGS, "run.workers=0", "run.snapshots=0", setting]
     new = coterie.pretrain("swav", tmp_path / "moved", out=tmp_path / "new", epochs=1, batch_size=16, settings=settings)
     assert (new / "model.safetensors").exists()
+
+
+def test_another_name_of_the_same_folder_is_no_move(images: Path, tmp_path: Path) -> None:
+    folder, out = tmp_path / "data", tmp_path / "run"
+    shutil.unpack_archive(images, folder, "tar")
+    train(folder, out, epochs=1, snapshots=0)
+    assert not any("are now at" in text for text in train(Path(f"{folder}/*.png"), out, epochs=2, snapshots=0))
+    shutil.move(folder, tmp_path / "moved")
+    assert any("are now at" in text for text in train(tmp_path / "moved", out, epochs=3, snapshots=0))
+
+
+def test_a_config_that_its_user_has_edited(images: Path, tmp_path: Path) -> None:
+    train(images, tmp_path, epochs=1, snapshots=0)
+    config = (tmp_path / "config.toml").read_text()
+    lines = re.sub(r"^(mean|std) = \[[^\]]*\]\n", "", config, flags=re.MULTILINE)
+    assert lines != config
+    (tmp_path / "config.toml").write_text(lines)
+    with pytest.raises(BadRun, match=r"other settings \(views\.mean: None -> "):
+        train(None, tmp_path, None)
+    (tmp_path / "config.toml").write_text('run = "fast"\n' + lines.partition("[run]")[0])
+    with pytest.raises(UserError, match=r"^run is 'fast'"):
+        train(None, tmp_path, None)
 
 
 def test_a_run_resumes_from_any_folder(images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

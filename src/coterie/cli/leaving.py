@@ -13,6 +13,7 @@ from pathlib import Path
 
 from coterie.atomic import remove_own_unfinished
 from coterie.cli.parsing import PROCESS
+from coterie.paths import expand
 from coterie.signals import (
     AGAIN,
     SIGNALS,
@@ -77,7 +78,7 @@ def leaving_on_signals() -> Iterator[LastLine]:
 
 def kept_of_run(out: Path) -> str:
     """How the line about a stop ends while a run in the folder ``out`` starts or resumes."""
-    steps = [int(path.name.split("-")[1]) for path in out.glob("checkpoint/step-*.pt")]
+    steps = [int(path.name.split("-")[1]) for path in expand(out).glob("checkpoint/step-*.pt")]
     return saved_after(max(steps, default=0))
 
 

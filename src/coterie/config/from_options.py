@@ -130,8 +130,10 @@ def _check_names(data: Sequence[str]) -> None:
 def _taken_over(saved: Mapping[str, Any]) -> dict[str, Any]:
     """The settings of a run that is resumed, but for what each command asks for anew: whether to end it early."""
     content = copy.deepcopy(dict(saved))
-    for name in ("early_stop", "on_collapse"):
-        content.get("run", {}).pop(name, None)
+    if isinstance(content.get("run"), dict):
+        content["run"] = {
+            name: each for name, each in content["run"].items() if name not in ("early_stop", "on_collapse")
+        }
     return content
 
 
@@ -177,7 +179,7 @@ def _complete(
 ) -> tuple[PretrainConfig, dict[str, str]]:
     """Fill in what even a config file may leave to images and machine: mean, std and engine of the views."""
     views, before = config.views, saved.get("views", {})
-    if views.mean is None and before.get("channels") == views.channels:
+    if views.mean is None and "mean" in before and before.get("channels") == views.channels:
         views = replace(views, mean=tuple(before["mean"]), std=tuple(before["std"]))
     if views.mean is None:
         facts = measure_facts(source, views.channels, logger)

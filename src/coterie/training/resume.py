@@ -81,7 +81,7 @@ def check_same_run(
             "choose another --out"
         )
     _check_settings(folder, saved, config, reasons or {})
-    _check_images(folder, saved, config, fingerprint)
+    moved = _check_images(folder, saved, config, fingerprint)
     before, now = saved.total_steps(images), config.total_steps(images)
     if now < before:
         length = "images" if config.images is not None else "epochs"
@@ -89,7 +89,7 @@ def check_same_run(
             f"{folder.path} holds a run of {_length(saved)} ({before} steps), and {_length(config)} ({now} steps) are fewer: a "
             f"run can be extended but not shortened; leave out --{length} to resume it, or choose another --out"
         )
-    return Resumed(before, saved.data if saved.data != config.data else ())
+    return Resumed(before, saved.data if moved else ())
 
 
 def _length(config: PretrainConfig) -> str:
@@ -162,8 +162,8 @@ def _asked_for(path: str, reasons: Mapping[str, str]) -> str | None:
 
 def _check_images(
     folder: RunFolder, saved: PretrainConfig, config: PretrainConfig, fingerprint: Fingerprint | None
-) -> None:
-    """Refuse other images, with how many were added, removed or changed."""
+) -> bool:
+    """Refuse other images, with how many were added, removed or changed; returns whether the same ones are elsewhere now."""
     known = Fingerprint.read(folder.images)
     if known is None or fingerprint is None:  # a run of an earlier version, or a source that lists no files
         if tuple(map(absolute, saved.data)) != tuple(map(absolute, config.data)):
@@ -171,9 +171,9 @@ def _check_images(
                 f"{folder.path} holds a run on {first_few(saved.data)}, and has no list of its images to compare with "
                 f"{first_few(config.data)}: name the images as at its start, or choose another --out"
             )
-        return
+        return False
     if known.same_images(fingerprint):
-        return
+        return known.moved(fingerprint)
     model = Path(folder.model).absolute()
     raise BadRun(
         f"{folder.path} holds a run on other images than {first_few(config.data)} ({known.differences(fingerprint)}): restore "

@@ -159,7 +159,7 @@ def stored_file(root: bytes, name: bytes) -> StoredFile:
         size = os.stat(os.path.join(root, name)).st_size  # noqa: PTH116, PTH118 -- bytes
     except OSError:
         size = -1
-    return StoredFile(name, size, "", root)
+    return StoredFile(name, size, "", root.rstrip(b"/") or b"/")
 
 
 def _batches(files: Iterable[StoredFile]) -> Iterator[pa.RecordBatch]:
