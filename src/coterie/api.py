@@ -12,6 +12,8 @@ from coterie.config.from_options import Resolved
 from coterie.config.hardware import Runtime
 from coterie.config.options import EvaluationOptions, MachineOptions, RunOptions, check_options
 from coterie.config.schema import PretrainConfig
+from coterie.data.sources.open import open_source
+from coterie.data.sources.source import ImageSource
 from coterie.distributed.processes import process_group, rank
 from coterie.embedding.job import embed_to_file, embed_to_folder, embed_with_ray
 from coterie.errors import BadConfig, UserError
@@ -21,6 +23,7 @@ from coterie.evaluation.evaluator import Evaluator
 from coterie.evaluation.labeled_data import labeled_pair
 from coterie.evaluation.model_selection import Selection
 from coterie.evaluation.results import ProbeResults, TransferResults, note_results
+from coterie.exporting.model import open_model
 from coterie.logger import Logger, NullLogger
 from coterie.methods.resolve import Paths, path_strings, resolve_run
 from coterie.paths import run_folder
@@ -200,7 +203,7 @@ def evaluate(
     """
     with session(logger, quiet) as logger:
         evaluator = _evaluator(run, probes, logger, options)
-        result = ProbeResults(evaluator.evaluate(path_strings(train), path_strings(test)))
+        result = ProbeResults(evaluator.evaluate(_open(train), _open(test) if test else None))
         note_results(run, result, logger)
     return result
 
@@ -237,7 +240,7 @@ def transfer(
         evaluator = _evaluator(run, probes, logger, options)
         for name, where in sets.items():
             train, test = where if isinstance(where, tuple) and len(where) == 2 else (where, ())
-            found = evaluator.evaluate(path_strings(train), path_strings(test))
+            found = evaluator.evaluate(_open(train), _open(test) if test else None)
             table[name] = {
                 f"{probe}_{metric}": value for probe, figures in found.items() for metric, value in figures.items()
             }
@@ -346,16 +349,16 @@ def embed(
         UserError: anything that the caller can fix, in one line.
     """
     check_options(options, MachineOptions)
-    specs = path_strings(data)
     if Path(out).suffix == ".parquet" and ray is not None:
         raise UserError(f"{out}: Ray writes a folder of parts; give --out a name that does not end in .parquet")
     with session(logger, quiet) as logger:
+        source = _open(data)
         if ray is not None:
-            return embed_with_ray(run, specs, out, part_images, address=ray, actors=actors, **options, logger=logger)
+            return embed_with_ray(run, source, out, part_images, address=ray, actors=actors, **options, logger=logger)
         runtime = Runtime.choose(**options, logger=logger)
         if Path(out).suffix != ".parquet":
-            return embed_to_folder(run, specs, out, runtime, part_images)
-        return embed_to_file(run, specs, out, runtime)
+            return embed_to_folder(run, source, out, runtime, part_images)
+        return embed_to_file(run, source, out, runtime)
 
 
 def _runtime(config: PretrainConfig, logger: Logger) -> Runtime:
@@ -369,7 +372,8 @@ def _own_callbacks(config: PretrainConfig, wanted: Resolved, runtime: Runtime) -
     if config.run.snapshots:
         own.append(LabelFreeCallback(config, wanted.source, runtime))
     if config.probe is not None:
-        pair = labeled_pair(config.probe.train, config.probe.test)
+        test = open_source(*config.probe.test) if config.probe.test else None
+        pair = labeled_pair(open_source(*config.probe.train), test)
         for remark in pair.remarks:
             runtime.logger.warning(remark)
         own.append(ProbeCallback(config, config.probe, pair, runtime))
@@ -382,7 +386,12 @@ def _embedded_images(config: PretrainConfig, images: int, runtime: Runtime) -> d
     return {"label_free_images": label_free_images(config, images), "report_images": report}
 
 
+def _open(data: Paths) -> ImageSource:
+    return open_source(*path_strings(data))
+
+
 def _evaluator(run: str | Path, probes: Sequence[str], logger: Logger, options: EvaluationOptions) -> Evaluator:
     check_options(options, EvaluationOptions)
     runtime = Runtime.choose(options.get("device", "auto"), workers=options.get("workers", -1), logger=logger)
-    return Evaluator(run, probes, runtime, labels=options.get("labels", "10%"), seed=options.get("seed", 0))
+    model = open_model(run, runtime.device)
+    return Evaluator(model, probes, runtime, labels=options.get("labels", "10%"), seed=options.get("seed", 0))

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from coterie.config.hardware import Runtime
 from coterie.config.schema import OF_EMBEDDINGS
 from coterie.data.augmentation.view_plan import Crops, ViewPlan
+from coterie.data.sources.open import open_source
 from coterie.embedding.embed import EMBED_BATCH_SIZE, Embedder, Embeddings, embed_source
 from coterie.evaluation.augmented_views import embed_views
 from coterie.evaluation.label_free import label_free
@@ -90,7 +91,7 @@ def test_probes_are_computed_on_the_device_they_are_given() -> None:
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory: pytest.TempPathFactory) -> LabeledPair:
     root = tmp_path_factory.mktemp("shapes")
-    return labeled_pair((write(root / "train", 6),), (write(root / "test", 4, start=100),))
+    return labeled_pair(open_source(write(root / "train", 6)), open_source(write(root / "test", 4, start=100)))
 
 
 def test_images_are_embedded_on_the_device_they_are_given(pair: LabeledPair) -> None:

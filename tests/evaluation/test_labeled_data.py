@@ -4,18 +4,19 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from coterie.data.sources.source import random_positions
+from coterie.data.sources.open import open_source
+from coterie.data.sources.source import ImageSource, random_positions
 from coterie.errors import UserError
 from coterie.evaluation.labeled_data import held_out_fifth, labeled_pair
 
 
-def folder(root: Path, **classes: int) -> tuple[str]:
+def folder(root: Path, **classes: int) -> ImageSource:
     """A folder with so many images in each class folder."""
     for name, count in classes.items():
         (root / name).mkdir(parents=True)
         for number in range(count):
             Image.new("RGB", (4, 4)).save(root / name / f"{number:02}.png")
-    return (str(root),)
+    return open_source(root)
 
 
 def labels(source) -> list[str]:
@@ -36,7 +37,7 @@ def test_classes_are_matched_by_name_and_unknown_ones_left_out_with_a_remark(tmp
 
 def test_without_a_test_source_a_random_fifth_is_for_testing_always_the_same(tmp_path: Path) -> None:
     spec = folder(tmp_path / "a", cat=20, dog=20)
-    pairs = [labeled_pair(spec, ()) for _ in range(2)]
+    pairs = [labeled_pair(spec) for _ in range(2)]
     tested, trained = ([names(getattr(pair, part)) for pair in pairs] for part in ("test", "train"))
     assert tested[0] == tested[1]
     assert (len(tested[0]), len(trained[0])) == (8, 32)
@@ -67,6 +68,6 @@ def test_every_class_keeps_an_image_for_training() -> None:
 
 @pytest.mark.parametrize(("test", "said"), [({"ant": 2}, "shares no class"), (None, "fewer than 5")])
 def test_no_common_class_or_too_few_images_are_refused(tmp_path: Path, test: dict | None, said: str) -> None:
-    source = folder(tmp_path / "b", **test) if test else ()
+    source = folder(tmp_path / "b", **test) if test else None
     with pytest.raises(UserError, match=said):
         labeled_pair(folder(tmp_path / "a", cat=2), source)

@@ -16,6 +16,7 @@ from coterie.atomic import writing
 from coterie.config.toml import from_dict, read_toml, to_toml
 from coterie.data.loading.center_crop import Preprocessing
 from coterie.data.sources.builtin_photos import PHOTOGRAPHS, PhotoPatches, photo_patches
+from coterie.data.sources.open import open_source
 from coterie.data.sources.source import random_positions
 from coterie.embedding.embed import Embeddings, embed_source
 from coterie.evaluation.labeled_data import LabeledPair, labeled_pair
@@ -94,7 +95,7 @@ def _demo(out: Path, seed: int, logger: Logger) -> list[str]:
         settings=SETTINGS,
         logger=logger,
     )
-    pair = labeled_pair((str(train),), (str(test),))
+    pair = labeled_pair(open_source(train), open_source(test))
     spaces = evaluate_spaces(run, pair)
     before = max(space.accuracy for space in spaces[:-1])
     write_demo_report(out / "report.html", run, spaces, pair)

@@ -1,7 +1,7 @@
 """Embeddings of a whole source as parquet: one file by one process, or a folder of parts by any number of them."""
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
@@ -9,7 +9,7 @@ from pathlib import Path
 from coterie.atomic import write_text, writing
 from coterie.config.hardware import Runtime
 from coterie.data.sources.fingerprint import Fingerprint
-from coterie.data.sources.open import open_source
+from coterie.data.sources.source import ImageSource
 from coterie.embedding.cache import state_key
 from coterie.embedding.embed import Embedder
 from coterie.embedding.parquet import bad_lines, write_rows
@@ -24,50 +24,50 @@ from coterie.training.loaded_run import load_run
 RESUME = ": run the same command again to write the missing parts"
 
 
-def open_embedder(run: str | Path, data: Sequence[str], runtime: Runtime) -> Embedder:
+def open_embedder(run: str | Path, source: ImageSource, runtime: Runtime) -> Embedder:
     """The backbone and the groups of a run, and the images for them.
 
     Args:
         run: a run's folder.
-        data: sources of images.
+        source: the images.
         runtime: where the network is, and how many processes load images.
 
     Raises:
-        UserError: there is no such run, or there are no such images.
+        UserError: there is no such run.
     """
-    loaded, source = load_run(run, runtime.device), open_source(*data)
+    loaded = load_run(run, runtime.device)
     files = Fingerprint.of(source)
     facts = {
         "weights": state_key(loaded.student.state_dict()),
         "temperature": loaded.config.temperature,
-        "source": files.key if files is not None else " ".join(data),
+        "source": files.key if files is not None else f"{len(source)} images",
     }
     width = feature_width(loaded.student.encoder.backbone)
     return Embedder(loaded.predict_groups, source, loaded.preprocessing, width, facts, runtime)
 
 
 def open_parts(
-    run: str | Path, data: Sequence[str], out: str | Path, device: str, part_images: int, workers: int
+    run: str | Path, source: ImageSource, out: str | Path, device: str, part_images: int, workers: int
 ) -> EmbeddingParts:
     """A folder of parts, new or to be resumed; for an actor of Ray, which chooses its own device.
 
     Args:
         run: a run's folder.
-        data: sources of images.
+        source: the images.
         out: the folder.
         device: ``auto``, ``cpu`` or ``cuda``.
         part_images: images per part.
         workers: processes that load images.
     """
-    return EmbeddingParts(out, open_embedder(run, data, Runtime.choose(device, workers=workers)), part_images)
+    return EmbeddingParts(out, open_embedder(run, source, Runtime.choose(device, workers=workers)), part_images)
 
 
-def embed_to_file(run: str | Path, data: Sequence[str], out: str | Path, runtime: Runtime) -> int:
+def embed_to_file(run: str | Path, source: ImageSource, out: str | Path, runtime: Runtime) -> int:
     """Write one parquet file. Images that could not be decoded are listed beside it.
 
     Args:
         run: a run's folder.
-        data: sources of images.
+        source: the images.
         out: the file.
         runtime: where and how to compute.
 
@@ -82,7 +82,7 @@ def embed_to_file(run: str | Path, data: Sequence[str], out: str | Path, runtime
         raise UserError(
             f"{out}: several processes write a folder of parts; give --out a name that does not end in .parquet"
         )
-    embedder = open_embedder(run, data, runtime)
+    embedder = open_embedder(run, source, runtime)
     with _stopping_on_signals(": nothing was written"), writing(out) as part:
         written, bad = write_rows(part, embedder.width, embedder.source, embedder.batches(runtime.logger))
         if not written:
@@ -93,7 +93,7 @@ def embed_to_file(run: str | Path, data: Sequence[str], out: str | Path, runtime
     return written
 
 
-def embed_to_folder(run: str | Path, data: Sequence[str], out: str | Path, runtime: Runtime, part_images: int) -> int:
+def embed_to_folder(run: str | Path, source: ImageSource, out: str | Path, runtime: Runtime, part_images: int) -> int:
     """Write the parts that are missing, or of several processes this one's share of them.
 
     Process r of W takes every W-th part, whatever is there already: no two ever take the same, and none is left out,
@@ -101,7 +101,7 @@ def embed_to_folder(run: str | Path, data: Sequence[str], out: str | Path, runti
 
     Args:
         run: a run's folder.
-        data: sources of images.
+        source: the images.
         out: the folder of parts.
         runtime: where and how to compute.
         part_images: images per part.
@@ -114,7 +114,7 @@ def embed_to_folder(run: str | Path, data: Sequence[str], out: str | Path, runti
     """
     rank, world = _share()
     logger = NullLogger() if rank else runtime.logger
-    parts = EmbeddingParts(out, open_embedder(run, data, runtime), part_images)
+    parts = EmbeddingParts(out, open_embedder(run, source, runtime), part_images)
     missing = _missing(parts, logger)
     with _stopping_on_signals(RESUME):
         what = "embedding" if world == 1 else f"embedding, the first of {world} processes"
@@ -124,7 +124,7 @@ def embed_to_folder(run: str | Path, data: Sequence[str], out: str | Path, runti
 
 def embed_with_ray(
     run: str | Path,
-    data: Sequence[str],
+    source: ImageSource,
     out: str | Path,
     part_images: int,
     *,
@@ -138,7 +138,7 @@ def embed_with_ray(
 
     Args:
         run: a run's folder.
-        data: sources of images.
+        source: the images.
         out: the folder of parts.
         part_images: images per part.
         address: of a Ray cluster, ``auto``, or ``local`` for one on this machine.
@@ -156,11 +156,11 @@ def embed_with_ray(
     if _share()[1] > 1:
         raise UserError("--ray starts processes of its own: run it without torchrun")
     import_ray()  # before the folder is made
-    parts = EmbeddingParts(out, open_embedder(run, data, Runtime(logger=logger)), part_images)
+    parts = EmbeddingParts(out, open_embedder(run, source, Runtime(logger=logger)), part_images)
     missing = _missing(parts, logger)
     with _stopping_on_signals(RESUME, at_once=True):
         if missing:
-            write = partial(open_parts, run, data, out, device, part_images)
+            write = partial(open_parts, run, source, out, device, part_images)
             write_on_ray(write, missing, logger, address=address, actors=actors, device=device, workers=workers)
     return _images_there(parts, 0, logger)
 

@@ -1,15 +1,12 @@
 """Evaluating a backbone on labeled images by any number of probes; every image is embedded once."""
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from coterie.config.hardware import Runtime
 from coterie.config.schema import OF_EMBEDDINGS, check_known
-from coterie.data.loading.center_crop import Preprocessing
-from coterie.data.sources.open import open_source
 from coterie.data.sources.source import ImageSource, Subset, label_matrix
 from coterie.embedding.cache import EmbeddingCache
 from coterie.embedding.embed import Embeddings, embed_source
@@ -19,9 +16,8 @@ from coterie.evaluation.probes.embedding_probes import probe_embeddings
 from coterie.evaluation.probes.finetuning import finetune
 from coterie.evaluation.probes.supervised import linear_published_images
 from coterie.evaluation.probes.svm import low_shot, svm
-from coterie.exporting.backbone_file import describe_backbone, load_backbone
-from coterie.models.backbone import build_backbone
-from coterie.paths import expand
+from coterie.exporting.backbone_file import WEIGHTS
+from coterie.exporting.model import Model
 from coterie.training.loaded_run import load_run
 from coterie.training.student import assigned_groups
 
@@ -38,57 +34,54 @@ class Evaluator:
     """A frozen backbone with its preprocessing, evaluated by probes on labeled images."""
 
     def __init__(
-        self, run: str | Path, probes: Sequence[str], runtime: Runtime, *, labels: str = "10%", seed: int = 0
+        self, model: Model, probes: Sequence[str], runtime: Runtime, *, labels: str = "10%", seed: int = 0
     ) -> None:
-        """Load the backbone of a run's folder, whose embeddings are kept there, or of a ``model.safetensors``.
+        """Evaluate a model; if it is a run's, its embeddings are kept in the run's folder.
 
         Args:
-            run: the folder or the file.
+            model: the network, on the device of ``runtime``.
             probes: of ``PROBES``.
             runtime: where and how to compute.
             labels: for ``finetune``: a share of the training labels, such as ``1%``, or a number per class, such as ``5``.
             seed: for what is drawn.
 
         Raises:
-            UserError: no such run or file, or an unknown probe.
+            BadConfig: an unknown probe.
         """
         check_known(probes, PROBES)
         self.probes, self.labels, self.seed = tuple(probes), labels, seed
-        self.run, self.runtime = expand(run), runtime
-        self.description = describe_backbone(run)
-        self.network = load_backbone(run).to(runtime.device)
-        seen = self.description
-        self.preprocessing = Preprocessing(seen.image_size, seen.backbone.channels, seen.mean, seen.std)
-        folder = self.run / "embeddings"
-        self.store = EmbeddingCache(folder, self.run / "model.safetensors") if self.run.is_dir() else None
+        self.model, self.runtime = model, runtime
+        run = model.run
+        self.store = EmbeddingCache(run / "embeddings", run / WEIGHTS) if run is not None else None
 
-    def evaluate(self, train: Sequence[str], test: Sequence[str] = ()) -> Figures:
+    def evaluate(self, train: ImageSource, test: ImageSource | None = None) -> Figures:
         """Run the probes: train on ``train`` and test on ``test``, or, without it, on a random fifth of ``train``."""
         found: Figures = {}
         single = [name for name in self.probes if name not in OF_SETS]
         if single:
-            pair = labeled_pair(tuple(train), tuple(test))
+            pair = labeled_pair(train, test)
             for remark in pair.remarks:
                 self.runtime.logger.warning(remark)
             found |= self._of_embeddings([name for name in single if name in OF_EMBEDDINGS], pair)
             if "linear_images" in single:
                 found["linear_images"] = linear_published_images(
-                    self.network, pair, self.preprocessing, seed=self.seed, runtime=self.runtime
+                    self.model.network, pair, self.model.preprocessing, seed=self.seed, runtime=self.runtime
                 )
             if "finetune" in single:
                 found["finetune"] = self._finetuned(pair)
         several = [name for name in self.probes if name in OF_SETS]
         if several:
-            found |= self._of_sets(several, tuple(train), tuple(test))
+            found |= self._of_sets(several, train, test)
         return {name: found[name] for name in self.probes}
 
     def embeddings(self, source: ImageSource, what: str) -> Embeddings:
         """Embed a source with the backbone, or read its embeddings from the run's folder."""
+        network, preprocessing = self.model.network, self.model.preprocessing
 
         def make() -> Embeddings:
-            return embed_source(self.network, source, self.preprocessing, self.runtime, what=f"embedding {what} images")
+            return embed_source(network, source, preprocessing, self.runtime, what=f"embedding {what} images")
 
-        return self.store.get(source, self.preprocessing, make) if self.store is not None else make()
+        return self.store.get(source, preprocessing, make) if self.store is not None else make()
 
     def _of_embeddings(self, probes: Sequence[str], pair: LabeledPair) -> Figures:
         if not probes:
@@ -99,28 +92,29 @@ class Evaluator:
 
     def _groups(self, found: Embeddings) -> Tensor | None:
         """The run's own group of each embedded image; None without a run, or where it has no lasting groups."""
-        if not self.run.is_dir():
+        if self.model.run is None:
             return None
-        nearest = assigned_groups(load_run(self.run, self.runtime.device).student, found.rows)
+        nearest = assigned_groups(load_run(self.model.run, self.runtime.device).student, found.rows)
         return None if nearest is None else nearest[0].to(self.runtime.device)
 
     def _finetuned(self, pair: LabeledPair) -> dict[str, float]:
-        described = self.description
-
-        def anew() -> torch.nn.Module:
-            return build_backbone(described.backbone, described.image_size)
-
+        model = self.model
         return finetune(
-            self.network, pair, self.preprocessing, build=anew, labels=self.labels, seed=self.seed, runtime=self.runtime
+            model.network,
+            pair,
+            model.preprocessing,
+            build=model.untrained,
+            labels=self.labels,
+            seed=self.seed,
+            runtime=self.runtime,
         )
 
-    def _of_sets(self, probes: Sequence[str], train: Sequence[str], test: Sequence[str]) -> Figures:
-        if not test:
+    def _of_sets(self, probes: Sequence[str], train: ImageSource, test: ImageSource | None) -> Figures:
+        if test is None:
             raise UserError("svm and low_shot need separate test images: name them with --test")
         classes: tuple[str, ...] = ()
         rows: list[Tensor] = []
-        for specs, name, what in ((train, "TRAIN", "training"), (test, "TEST", "test")):
-            source = open_source(*specs)
+        for source, name, what in ((train, "TRAIN", "training"), (test, "TEST", "test")):
             matrix = label_matrix(source)
             if not matrix.known.any():
                 raise UserError(f"{name} has no labels: use a parquet file with a column 'labels', or class subfolders")

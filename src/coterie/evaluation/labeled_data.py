@@ -5,7 +5,6 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Int
 
-from coterie.data.sources.open import open_source
 from coterie.data.sources.source import ImageSource, Subset, labels, random_positions
 from coterie.errors import UserError
 
@@ -25,35 +24,35 @@ class LabeledPair:
     remarks: tuple[str, ...] = ()
 
 
-def labeled_pair(train: tuple[str, ...], test: tuple[str, ...]) -> LabeledPair:
-    """Open training and test images, match their classes by name and leave out images without a label.
+def labeled_pair(train: ImageSource, test: ImageSource | None = None) -> LabeledPair:
+    """Match the classes of training and test images by name, and leave out images without a label.
 
     Args:
-        train: paths or addresses of training images.
-        test: those of test images; empty: a random fifth of the labeled images of ``train`` is for testing, the others
+        train: training images.
+        test: test images; None: a random fifth of the labeled images of ``train`` is for testing, the others
             are for training (:func:`held_out_fifth`).
 
     Raises:
         UserError: a source has no labels, or the two share no class.
     """
     remarks: list[str] = []
-    source, positions, numbers = _labeled(train, "TRAIN", remarks)
-    if not test:
+    positions, numbers = _labeled(train, "TRAIN", remarks)
+    if test is None:
         held_out = held_out_fifth(numbers)
         training, held = (
-            Subset(source, positions[rows], numbers[rows], source.classes) for rows in (~held_out, held_out)
+            Subset(train, positions[rows], numbers[rows], train.classes) for rows in (~held_out, held_out)
         )
         return LabeledPair(training, held, tuple(remarks))
-    test_source, test_positions, test_numbers = _labeled(test, "TEST", remarks)
-    test_numbers = _renumbered(test_numbers, test_source.classes, source.classes)
+    test_positions, test_numbers = _labeled(test, "TEST", remarks)
+    test_numbers = _renumbered(test_numbers, test.classes, train.classes)
     known = np.isin(test_numbers, numbers)
     if not known.any():
         raise UserError("TEST shares no class with TRAIN: check that both name their classes alike")
     if not known.all():
         remarks.append(f"{(~known).sum()} images of TEST are left out: TRAIN has no image of their class")
     return LabeledPair(
-        Subset(source, positions, numbers, source.classes),
-        Subset(test_source, test_positions[known], test_numbers[known], source.classes),
+        Subset(train, positions, numbers, train.classes),
+        Subset(test, test_positions[known], test_numbers[known], train.classes),
         tuple(remarks),
     )
 
@@ -81,18 +80,15 @@ def held_out_fifth(labels: Int[np.ndarray, " n"]) -> Bool[np.ndarray, " n"]:
     return held
 
 
-def _labeled(specs: tuple[str, ...], what: str, remarks: list[str]) -> tuple[ImageSource, np.ndarray, np.ndarray]:
-    """A source, the positions of its labeled images, and their labels."""
-    source = open_source(*specs)
+def _labeled(source: ImageSource, what: str, remarks: list[str]) -> tuple[np.ndarray, np.ndarray]:
+    """The positions of the labeled images of a source, and their labels."""
     found = labels(source)
     positions = np.flatnonzero(found >= 0)
     if not len(positions):
-        raise UserError(
-            f"{what} ({' '.join(specs)}) has no labels: use class subfolders, or a parquet file with labels"
-        )
+        raise UserError(f"{what} has no labels: use class subfolders, or a parquet file with labels")
     if len(positions) < len(found):
         remarks.append(f"{len(found) - len(positions)} images of {what} have no label and are left out")
-    return source, positions, found[positions]
+    return positions, found[positions]
 
 
 def _renumbered(labels: np.ndarray, names: tuple[str, ...], wanted: tuple[str, ...]) -> np.ndarray:

@@ -11,6 +11,7 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from coterie.config.hardware import Runtime
 from coterie.data.loading.center_crop import Preprocessing
+from coterie.data.sources.open import open_source
 from coterie.data.sources.source import Subset
 from coterie.data.sources.source import labels as labels_of
 from coterie.errors import NoImages, UserError
@@ -52,7 +53,7 @@ def write(root: Path, count: int, start: int = 0) -> str:
 @pytest.fixture(scope="module")
 def shapes(tmp_path_factory: pytest.TempPathFactory) -> LabeledPair:
     root = tmp_path_factory.mktemp("shapes")
-    return labeled_pair((write(root / "train", 12),), (write(root / "test", 10, start=100),))
+    return labeled_pair(open_source(write(root / "train", 12)), open_source(write(root / "test", 10, start=100)))
 
 
 def network(seed: int = 0) -> nn.Module:
@@ -245,7 +246,10 @@ def test_the_accuracies_are_right(tmp_path: Path) -> None:
     train = plain(tmp_path / "train", a=["red"] * 8, b=["blue"] * 8)
     test = plain(tmp_path / "test", a=["red"] * 3 + ["blue"], b=["blue"] * 2)
     figures = train_classifier(
-        Color(), labeled_pair((train,), (test,)), PREPROCESSING, Recipe(0, 1.0, epochs=5, batch_size=8)
+        Color(),
+        labeled_pair(open_source(train), open_source(test)),
+        PREPROCESSING,
+        Recipe(0, 1.0, epochs=5, batch_size=8),
     )
     assert figures == {"top1": pytest.approx(100 * 5 / 6), "top5": 100, "mean_per_class": pytest.approx(87.5)}
 
@@ -255,7 +259,7 @@ def with_broken(tmp_path: Path) -> LabeledPair:
     (root / "circle" / "002.png").write_bytes(b"\x89PNG no more")
     test = Path(write(tmp_path / "test", 4))
     (test / "cross" / "001.png").write_bytes(b"")
-    return labeled_pair((str(root),), (str(test),))
+    return labeled_pair(open_source(root), open_source(test))
 
 
 def test_the_label_of_a_broken_image_is_not_trained_on(tmp_path: Path) -> None:
