@@ -15,7 +15,6 @@ from coterie.evaluation.labeled_data import LabeledPair, labeled_pair
 from coterie.evaluation.probes.embedding_probes import probe_embeddings
 from coterie.evaluation.probes.finetuning import finetune
 from coterie.evaluation.probes.supervised import linear_published_images
-from coterie.evaluation.probes.svm import low_shot, svm
 from coterie.exporting.backbone_file import WEIGHTS
 from coterie.exporting.model import Model
 from coterie.training.loaded_run import load_run
@@ -110,6 +109,8 @@ class Evaluator:
         )
 
     def _of_sets(self, probes: Sequence[str], train: ImageSource, test: ImageSource | None) -> Figures:
+        from coterie.evaluation.probes.svm import low_shot, svm  # here: scikit-learn takes a second to import
+
         if test is None:
             raise UserError("svm and low_shot need separate test images: name them with --test")
         classes: tuple[str, ...] = ()

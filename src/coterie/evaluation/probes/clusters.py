@@ -3,9 +3,6 @@
 import numpy as np
 import torch
 from jaxtyping import Float, Int
-from scipy.optimize import linear_sum_assignment
-from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
-from sklearn.metrics.cluster import contingency_matrix
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -41,6 +38,12 @@ def cluster_figures(labels: Int[Tensor, " n"], groups: Int[Tensor, " n"]) -> dic
     Raises:
         UserError: no image, one without a label, or none with a group.
     """
+    from scipy.optimize import (
+        linear_sum_assignment,
+    )  # here, because these take a second to import and few commands need them
+    from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
+    from sklearn.metrics.cluster import contingency_matrix
+
     check_labels(labels, "TEST")
     grouped = groups >= 0
     if not grouped.any():
