@@ -48,17 +48,17 @@ def files(photo, encoded, kind: str, height: int = 75, width: int = 122) -> list
 def outcome(monkeypatch):
     """The pixels or the error of a file with simplejpeg, and without it."""
 
-    def decoded(data: bytes, factor: int) -> np.ndarray | str:
+    def decoded(data: bytes, factor: int, channels: int) -> np.ndarray | str:
         try:
-            return decode(data, 3, lambda height, width: factor)
+            return decode(data, channels, lambda height, width: factor)
         except BadImage as error:
             return str(error)
 
-    def both(data: bytes, factor: int = 1) -> tuple[np.ndarray | str, np.ndarray | str]:
-        with_it = decoded(data, factor)
+    def both(data: bytes, factor: int = 1, channels: int = 3) -> tuple[np.ndarray | str, np.ndarray | str]:
+        with_it = decoded(data, factor, channels)
         with monkeypatch.context() as patch:
             patch.setattr(jpeg, "simplejpeg", None)
-            return with_it, decoded(data, factor)
+            return with_it, decoded(data, factor, channels)
 
     return both
 
@@ -78,6 +78,22 @@ def test_pixels_equal_pillows_at_every_scale(kind, factor, photo, encoded, outco
         with_it, without = outcome(data, factor)
         np.testing.assert_array_equal(with_it, expected)
         np.testing.assert_array_equal(without, expected)
+
+
+@pytest.mark.parametrize("factor", FACTORS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_gray_is_the_luma_of_the_file(kind, factor, photo, encoded, outcome):
+    for data in files(photo, encoded, kind):
+        with Image.open(io.BytesIO(data)) as image:
+            assert decode_jpeg(data, image.mode, image.height, image.width, factor, gray=True) is not None
+            image.draft("L", (image.width // factor, image.height // factor))
+            assert image.mode == "L"
+            expected = np.asarray(ImageOps.exif_transpose(image))[..., None]
+        with_it, without = outcome(data, factor, channels=1)
+        np.testing.assert_array_equal(with_it, expected)
+        np.testing.assert_array_equal(without, expected)
+        converted = np.asarray(Image.fromarray(decode(data, 3, lambda *_: factor)).convert("L"))[..., None]
+        assert np.abs(converted.astype(int) - expected).mean() < 3  # but for colors outside of RGB, the same
 
 
 @pytest.mark.parametrize("factor", FACTORS[1:])

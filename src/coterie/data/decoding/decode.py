@@ -46,7 +46,8 @@ def decode(data: bytes | np.ndarray, channels: int = 3, downscale: Downscale | N
     Args:
         data: The bytes of a file in any supported format (`coterie.data.sources.file_names.IMAGE_SUFFIXES`), whatever its
             name; or an array ``[H, W]`` or ``[H, W, C]``.
-        channels: 1 for gray or 3 for RGB, to which images are converted; any other number must be that of the image.
+        channels: 1 for gray or 3 for RGB, to which images are converted; any other number must be that of the image. The gray
+            of a colored JPEG file is the luma that it stores, which is faster to decode than its colors.
         downscale: Called with height and width of the upright image; returns the factor by which they may be divided in
             decoding. JPEG files are divided (rounding up), which takes half the time and less memory; others are not.
             None: full size.
@@ -134,10 +135,11 @@ def _read_jpeg(data: bytes, image: Image.Image, channels: int, downscale: Downsc
     if downscale is not None and min(image.size) >= MIN_DOWNSCALED_SIDE:
         width, height = image.size[::-1] if orientation in _SIDEWAYS else image.size
         factor = downscale(height, width)
-    pixels = decode_jpeg(data, image.mode, image.height, image.width, factor)
+    gray = channels == 1 and image.mode == "RGB"
+    pixels = decode_jpeg(data, image.mode, image.height, image.width, factor, gray=gray)
     if pixels is None:
-        if factor > 1:
-            image.draft(None, (image.width // factor, image.height // factor))
+        if factor > 1 or gray:
+            image.draft("L" if gray else None, (image.width // factor, image.height // factor))
         image.load()
         pixels = _pixels(image, channels)
     return apply_orientation(pixels, orientation)

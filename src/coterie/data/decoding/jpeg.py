@@ -19,7 +19,9 @@ MIN_DOWNSCALED_SIDE = 8
 _COLOR_SPACES = {"L": "GRAY", "RGB": "RGB"}
 
 
-def decode_jpeg(data: bytes, mode: str, height: int, width: int, factor: int = 1) -> PixelArray | None:
+def decode_jpeg(
+    data: bytes, mode: str, height: int, width: int, factor: int = 1, *, gray: bool = False
+) -> PixelArray | None:
     """Decode a JPEG file whose header was read and whose size was checked.
 
     Args:
@@ -28,12 +30,14 @@ def decode_jpeg(data: bytes, mode: str, height: int, width: int, factor: int = 1
         height: Height of the full image, from its header.
         width: Width of the full image, from its header.
         factor: 1, 2, 4 or 8: divides height and width, rounding up.
+        gray: Decode only the luma of a colored file.
 
     Returns:
         ``[H, W, C]``, uint8, in the stored orientation; None if Pillow has to decode the file.
     """
     if simplejpeg is None or mode not in _COLOR_SPACES:
         return None
+    mode = "L" if gray else mode
     channels, (height, width) = 1 if mode == "L" else 3, downscaled_size(height, width, factor)
     minimum = {"min_height": height, "min_width": width} if factor > 1 else {}
     buffer = np.empty((height, width, channels), dtype=np.uint8)  # no more than this, whatever a second header says
