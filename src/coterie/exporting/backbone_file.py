@@ -167,7 +167,14 @@ def _parse(text: str, file: Path) -> WeightsDescription:
 def _check_types(description: WeightsDescription) -> None:
     """Raise TypeError if a value does not have its declared type: anyone can write a header."""
     backbone = description.backbone
-    texts = (backbone.name, backbone.stem, backbone.mlp_norm, backbone.trainable, description.whose, description.version)
+    texts = (
+        backbone.name,
+        backbone.stem,
+        backbone.mlp_norm,
+        backbone.trainable,
+        description.whose,
+        description.version,
+    )
     numbers = (backbone.width, backbone.drop_path, *description.mean, *description.std)
     whole = all(type(each) is int and each > 0 for each in (backbone.channels, description.image_size))
     finite = all(type(each) in (int, float) and abs(each) < 2**31 for each in numbers)

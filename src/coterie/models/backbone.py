@@ -67,9 +67,7 @@ def build_backbone(config: BackboneConfig, image_size: int) -> nn.Module:
         network: nn.Module = timm.create_model(config.name, **timm_arguments(config, image_size))
     except (TypeError, ValueError, RuntimeError, AssertionError) as error:
         reason = f"it takes no drop_path ({error})" if config.drop_path and isinstance(error, TypeError) else str(error)
-        raise BadConfig(
-            f"{config.name} cannot be built for {image_size}-pixel images: {first_line(reason)}"
-        ) from error
+        raise BadConfig(f"{config.name} cannot be built for {image_size}-pixel images: {first_line(reason)}") from error
     if _is_reshaped(config):
         _replace_stem(network, config)
     if config.mlp_norm == "batch":

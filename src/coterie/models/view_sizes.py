@@ -59,7 +59,9 @@ def fitting_sizes(config: BackboneConfig, sizes: Collection[int]) -> dict[int, i
         return {size: size for size in sizes}
     found = {}
     for size in sizes:
-        near = (each for each in _around(min(size, layout)) if each <= layout and _why_not(network, config, each) is None)
+        near = (
+            each for each in _around(min(size, layout)) if each <= layout and _why_not(network, config, each) is None
+        )
         found[size] = layout if size == largest else next(near, layout)
     return found
 
@@ -67,7 +69,9 @@ def fitting_sizes(config: BackboneConfig, sizes: Collection[int]) -> dict[int, i
 def _layout(config: BackboneConfig, largest: int) -> int | None:
     """The size nearest to the largest that a network takes if it is laid out for it; None: there is none."""
     network = _blank(config, largest)
-    taken = [] if network is None else [each for each in _around(largest) if _why_not(network, config, each) is None][:1]
+    taken = (
+        [] if network is None else [each for each in _around(largest) if _why_not(network, config, each) is None][:1]
+    )
     for size in [*taken, *_around(largest)]:  # few networks take none but the size that they are laid out for
         network = _blank(config, size)
         if network is not None and _why_not(network, config, size) is None:

@@ -125,8 +125,10 @@ class AdamWConfig:
 def _parameter_groups(
     model: nn.Module, scales: Mapping[str, float] | None, exempt: Mapping[str, Any] | None = None
 ) -> list[dict[str, Any]]:
-    """One group per factor on the learning rate, from the heads down; with ``exempt``, its settings are those of a second one
-    for what is not decayed. Without factors these are the groups of checkpoints from before there were factors."""
+    """One group per factor on the learning rate, from the heads down; with ``exempt`` a second one for what is not decayed.
+
+    Without factors these are the groups of checkpoints from before there were factors.
+    """
     scales = scales or {}
     parameters = [(name, each, scales.get(name, 1.0)) for name, each in model.named_parameters()]
     groups: list[dict[str, Any]] = []
@@ -156,7 +158,9 @@ def _check(momentum: float, weight_decay: Schedule, layer_decay: float) -> None:
     if lowest < 0:
         raise BadConfig(f"optimizer.weight_decay is {lowest:g}: it cannot be negative")
     if not 0 < layer_decay <= 1:
-        raise BadConfig(f"optimizer.layer_decay is {layer_decay:g}: it must be above 0 and at most 1 (1: none; MAE uses 0.75)")
+        raise BadConfig(
+            f"optimizer.layer_decay is {layer_decay:g}: it must be above 0 and at most 1 (1: none; MAE uses 0.75)"
+        )
 
 
 def _first_decay(weight_decay: Schedule) -> float:
