@@ -32,7 +32,7 @@ from coterie.reporting.comparison import ComparedRuns, compare_folders, write_co
 from coterie.reporting.run_report import report_images, rewrite_report
 from coterie.reporting.tracking import tracked
 from coterie.session import refuse_torchrun, session
-from coterie.training.build import build_loader
+from coterie.training.build import build_loader, start_line
 from coterie.training.callback import Callback
 from coterie.training.custom_parts import CustomParts, with_custom_parts
 from coterie.training.profiling.advice import Profile
@@ -62,7 +62,7 @@ def plan(
         data: folders, lists, globs, parquet files, tar shards; may be left out with ``config``.
         logger: receives messages and progress; None: they are shown.
         quiet: show nothing.
-        options: ``backbone``, ``epochs``, ``images``, ``batch_size``, ``seed``, ``config``, ``settings``
+        options: ``backbone``, ``start_from``, ``epochs``, ``images``, ``batch_size``, ``seed``, ``config``, ``settings``
             (:class:`coterie.config.options.RunOptions`).
 
     Raises:
@@ -74,11 +74,13 @@ def plan(
         wanted = resolve_run(method, data, options, logger=logger)
         config, images = wanted.config, len(wanted.source)
         runtime = _runtime(config, logger)
+        start = start_line(config, images)
         loader, resolved_in = build_loader(config, wanted.source, runtime), time.monotonic() - began
         rehearsal = planned_rehearsal(config, wanted.source, runtime)
         embedded, before = _embedded_images(config, images, runtime), resolved_in + rehearsal.ready
         expected = estimate(config, images, rehearsal, before=before, **embedded)
-        return Plan(config, wanted.reasons, summary(config, images, runtime.device), loader.steps_per_epoch, expected)
+        text = summary(config, images, runtime.device)
+        return Plan(config, wanted.reasons, text, loader.steps_per_epoch, expected, start)
 
 
 def profile(
@@ -110,6 +112,9 @@ def profile(
         raise UserError(f"--seconds is {seconds:g}: give a number above 0, such as 20, and at most 3600")
     with session(logger, quiet) as logger:
         wanted = resolve_run(method, data, options, logger=logger)
+        start = start_line(wanted.config, len(wanted.source))
+        if start is not None:
+            logger.info(f"starts from {start}")
         return profile_run(wanted.config, wanted.source, seconds, logger)
 
 
@@ -145,7 +150,7 @@ def pretrain(
         parts: parts of your own in place of those of the settings; give the same ones again to resume.
         logger: receives messages and progress; None: they are shown.
         quiet: show nothing.
-        options: ``backbone``, ``epochs``, ``images``, ``batch_size``, ``seed``, ``config``, ``settings``
+        options: ``backbone``, ``start_from``, ``epochs``, ``images``, ``batch_size``, ``seed``, ``config``, ``settings``
             (:class:`coterie.config.options.RunOptions`).
 
     Returns:

@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from coterie.config.hardware import Runtime, choose_engine, has_bfloat16
 from coterie.config.schema import PretrainConfig
@@ -20,12 +20,15 @@ from coterie.grouping.memory_queue import Memory
 from coterie.grouping.objective import Objective
 from coterie.grouping.teacher import MomentumTeacher, SameNetwork, TargetNetwork
 from coterie.models.activation_checkpointing import enable_activation_checkpointing
-from coterie.models.backbone import build_backbone, check_view_sizes, feature_width
+from coterie.models.backbone import build_backbone, feature_width
 from coterie.models.compile import compile_passes
 from coterie.models.encoder import Encoder, target_copy
 from coterie.models.head import Head
+from coterie.models.layers import freeze, layer_numbers
 from coterie.models.sync_batch_norm import convert_sync_batch_norm
+from coterie.models.view_sizes import check_view_sizes
 from coterie.training.custom_parts import CustomParts, TrainedObjective, check_is_module, check_methods, own_copy
+from coterie.training.start import start_student, start_teacher
 from coterie.training.student import Student
 
 
@@ -36,10 +39,12 @@ class TrainingParts:
     Attributes:
         student: holds all parameters that the optimizer updates.
         objective: a module that turns the student's embeddings into a loss.
+        start: one line: what they took over from ``backbone.weights``; None: nothing.
     """
 
     student: Student
     objective: TrainedObjective
+    start: str | None = None
 
 
 def build_loader(config: PretrainConfig, source: ImageSource, runtime: Runtime) -> Loader:
@@ -79,19 +84,17 @@ def build_student(
     config: PretrainConfig,
     device: torch.device | str = "cpu",
     *,
-    starting_weights: bool = True,
     custom: CustomParts | None = None,
 ) -> Student:
-    """Build a new student from ``config.seed`` alone; the global random state stays as it is.
+    """Build a student of random weights from ``config.seed`` alone; the global random state stays as it is.
 
     Args:
         config: settings of the run.
         device: device of the student.
-        starting_weights: read the file of ``backbone.weights``; not needed where a checkpoint will be loaded.
         custom: groups in place of those of the settings.
     """
     sizes = {*config.views.sizes, config.views.center_crop_size}
-    network = config.backbone if starting_weights else replace(config.backbone, weights=None)
+    network = replace(config.backbone, weights=None)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         backbone = build_backbone(network, max(sizes))
@@ -104,6 +107,7 @@ def build_student(
             predictor,
             batch_norm_scope=config.batch_norm_scope,
             micro_batches=config.micro_batches,
+            frozen=freeze(backbone, config.backbone.trainable, config.backbone.name),
         )
         groups: Groups | None = None if custom is None else own_copy(custom.groups)
         if groups is None and not isinstance(config.groups, BatchGroupsConfig):
@@ -126,7 +130,7 @@ def build_parts(
         config: settings of the run.
         device: device of both.
         images: number of images in the source, for methods that keep a label for each.
-        starting_weights: read the file of ``backbone.weights``.
+        starting_weights: take over what fits of ``backbone.weights``; not needed where a checkpoint will be loaded.
         custom: parts in place of those of the settings.
 
     Raises:
@@ -138,7 +142,8 @@ def build_parts(
     if sharded:
         check_can_shard()
     build_device = torch.device("cpu") if sharded else final_device  # a sharded network need not fit on one device
-    student = build_student(config, build_device, starting_weights=starting_weights, custom=custom)
+    student = build_student(config, build_device, custom=custom)
+    start = start_student(config, student) if starting_weights and config.backbone.weights is not None else None
     if custom.objective is not None:
         objective = custom.objective(student, config)
         check_is_module("objective", objective)
@@ -149,11 +154,53 @@ def build_parts(
     if config.run.activation_checkpointing:
         enable_activation_checkpointing(student.encoder.backbone)
     target = getattr(objective, "target", None)  # a custom objective need not have one
+    if start is not None:
+        start_teacher(config, target, start)
     for network in (student.encoder, *([target.network] if isinstance(target, MomentumTeacher) else [])):
         convert_sync_batch_norm(network, config.batch_norm_processes, final_device.type)
         if sharded:
             shard_network(network, final_device, blockwise=config.batch_norm_scope != "joint")
-    return TrainingParts(student.to(final_device), objective.to(final_device))
+    line = None if start is None else start.line
+    return TrainingParts(student.to(final_device), objective.to(final_device), line)
+
+
+def start_line(config: PretrainConfig, images: int) -> str | None:
+    """What a new run would take over from ``backbone.weights``, in one line, without keeping it; None: nothing.
+
+    Args:
+        config: settings of the run.
+        images: number of images in the source.
+
+    Raises:
+        UserError: there is no such MODEL, or it is of another network.
+    """
+    if config.backbone.weights is None:
+        return None
+    whole = replace(config, run=replace(config.run, fsdp=False))
+    return build_parts(whole, images=images).start
+
+
+def build_optimizer(config: PretrainConfig, student: Student, trained: nn.Module) -> torch.optim.Optimizer:
+    """Build the optimizer of a student, with a learning rate per layer where ``optimizer.layer_decay`` asks for it.
+
+    The rate of the heads and groups is that of the schedule; that of the backbone's last layer is ``layer_decay`` times that,
+    and so on down to the stem.
+
+    Args:
+        config: settings of the run.
+        student: the student.
+        trained: what the optimizer updates: the student, or its :class:`~coterie.distributed.fsdp.ShardedStudent`.
+
+    Raises:
+        BadConfig: timm does not order the layers of this backbone.
+    """
+    decay = config.optimizer.layer_decay
+    if decay == 1:
+        return config.optimizer.build(trained)
+    numbers = layer_numbers(student.encoder.backbone)
+    above = 1 + max(numbers.values())
+    scales = {f"encoder.backbone.{name}": decay ** (above - number) for name, number in numbers.items()}
+    return config.optimizer.build(trained, scales)
 
 
 def group_counts(config: PretrainConfig, student: Student, custom: CustomParts | None = None) -> tuple[int, ...]:
@@ -184,7 +231,7 @@ def whole_student(
     weights = full_state_dict(student.state_dict())
     if rank() > 0:
         return student
-    copied = build_student(config, "cpu", starting_weights=False, custom=custom)
+    copied = build_student(config, "cpu", custom=custom)
     copied.load_state_dict(weights)
     try:
         return copied.to(device)

@@ -61,7 +61,7 @@ def load_run(run: str | Path, device: torch.device | str = "cpu") -> LoadedRun:
     _, state, skipped = checkpoint_io.load(folder / "checkpoint")
     if state is None:
         raise BadRun(f"{run} is a run that has not been saved yet: wait for its first checkpoint, or resume it")
-    student, weights = build_student(config, device, starting_weights=False), state["student"]
+    student, weights = build_student(config, device), state["student"]
     if any(part.startswith("groups=") for part in config.custom):  # custom groups cannot be built from the settings
         student.groups = None
         weights = {name: each for name, each in weights.items() if not name.startswith("groups.")}
