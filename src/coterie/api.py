@@ -10,7 +10,7 @@ from coterie.atomic import writing
 from coterie.config.describe import summary
 from coterie.config.from_options import Resolved
 from coterie.config.hardware import Runtime
-from coterie.config.options import EvaluationOptions, MachineOptions, RunOptions, check_options
+from coterie.config.options import EvaluationOptions, MachineOptions, RunOptions, check_options, model_options
 from coterie.config.schema import PretrainConfig
 from coterie.data.sources.open import open_source
 from coterie.data.sources.source import ImageSource
@@ -393,5 +393,5 @@ def _open(data: Paths) -> ImageSource:
 def _evaluator(run: str | Path, probes: Sequence[str], logger: Logger, options: EvaluationOptions) -> Evaluator:
     check_options(options, EvaluationOptions)
     runtime = Runtime.choose(options.get("device", "auto"), workers=options.get("workers", -1), logger=logger)
-    model = open_model(run, runtime.device)
+    model = open_model(run, runtime.device, **model_options(options), logger=logger)
     return Evaluator(model, probes, runtime, labels=options.get("labels", "10%"), seed=options.get("seed", 0))
