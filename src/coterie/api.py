@@ -10,8 +10,9 @@ from coterie.atomic import writing
 from coterie.config.describe import summary
 from coterie.config.from_options import Resolved
 from coterie.config.hardware import Runtime
-from coterie.config.options import EvaluationOptions, MachineOptions, RunOptions, check_options
+from coterie.config.options import EmbedOptions, EvaluationOptions, RunOptions, check_options, label_columns
 from coterie.config.schema import PretrainConfig
+from coterie.data.sources.columns import Columns
 from coterie.data.sources.open import open_source
 from coterie.data.sources.source import ImageSource
 from coterie.distributed.processes import process_group, rank
@@ -22,6 +23,7 @@ from coterie.evaluation.callbacks import LabelFreeCallback, ProbeCallback, label
 from coterie.evaluation.evaluator import Evaluator
 from coterie.evaluation.labeled_data import labeled_pair
 from coterie.evaluation.model_selection import Selection
+from coterie.evaluation.probes.few_labels import few_labels
 from coterie.evaluation.results import ProbeResults, TransferResults, note_results
 from coterie.exporting.model import open_model
 from coterie.logger import Logger, NullLogger
@@ -62,8 +64,7 @@ def plan(
         data: folders, lists, globs, parquet files, tar shards; may be left out with ``config``.
         logger: receives messages and progress; None: they are shown.
         quiet: show nothing.
-        options: ``backbone``, ``epochs``, ``images``, ``batch_size``, ``seed``, ``config``, ``settings``
-            (:class:`coterie.config.options.RunOptions`).
+        options: the keys of :class:`coterie.config.options.RunOptions`.
 
     Raises:
         UserError: a run that must fail, and how to fix it, in one line.
@@ -145,8 +146,7 @@ def pretrain(
         parts: parts of your own in place of those of the settings; give the same ones again to resume.
         logger: receives messages and progress; None: they are shown.
         quiet: show nothing.
-        options: ``backbone``, ``epochs``, ``images``, ``batch_size``, ``seed``, ``config``, ``settings``
-            (:class:`coterie.config.options.RunOptions`).
+        options: the keys of :class:`coterie.config.options.RunOptions`.
 
     Returns:
         The run's folder.
@@ -193,7 +193,7 @@ def evaluate(
             ``linear_images`` and ``finetune`` (``docs/evaluate.md``).
         logger: receives messages and progress; None: they are shown.
         quiet: show nothing.
-        options: ``labels``, ``seed``, ``device``, ``workers`` (:class:`coterie.config.options.EvaluationOptions`).
+        options: the keys of :class:`coterie.config.options.EvaluationOptions`.
 
     Returns:
         ``{probe: {metric: value}}``, which prints as a table; also written to ``evaluation.json`` in the run's folder.
@@ -202,8 +202,8 @@ def evaluate(
         UserError: anything that the caller can fix, in one line.
     """
     with session(logger, quiet) as logger:
-        evaluator = _evaluator(run, probes, logger, options)
-        result = ProbeResults(evaluator.evaluate(_open(train), _open(test) if test else None))
+        columns, evaluator = label_columns(options), _evaluator(run, probes, logger, options)
+        result = ProbeResults(evaluator.evaluate(_open(train, columns), _open(test, columns) if test else None))
         note_results(run, result, logger)
     return result
 
@@ -237,10 +237,10 @@ def transfer(
         raise BadConfig("name at least one set: NAME=TRAIN or NAME=TRAIN,TEST")
     table = TransferResults()
     with session(logger, quiet) as logger:
-        evaluator = _evaluator(run, probes, logger, options)
+        columns, evaluator = label_columns(options), _evaluator(run, probes, logger, options)
         for name, where in sets.items():
             train, test = where if isinstance(where, tuple) and len(where) == 2 else (where, ())
-            found = evaluator.evaluate(_open(train), _open(test) if test else None)
+            found = evaluator.evaluate(_open(train, columns), _open(test, columns) if test else None)
             table[name] = {
                 f"{probe}_{metric}": value for probe, figures in found.items() for metric, value in figures.items()
             }
@@ -322,7 +322,7 @@ def embed(
     actors: int = 0,
     logger: Logger | None = None,
     quiet: bool = False,
-    **options: Unpack[MachineOptions],
+    **options: Unpack[EmbedOptions],
 ) -> int:
     """Write name, label if there is one, embedding, group and its probability of each image, as parquet.
 
@@ -340,7 +340,7 @@ def embed(
         actors: at most so many Ray actors; 0: one per GPU, or without GPUs one for every two cores.
         logger: receives messages and progress; None: they are shown.
         quiet: show nothing.
-        options: ``device``, ``workers`` (:class:`coterie.config.options.MachineOptions`).
+        options: the keys of :class:`coterie.config.options.EmbedOptions`.
 
     Returns:
         How many images are in the file, or in the parts that are there; those that could not be decoded are listed beside.
@@ -348,14 +348,16 @@ def embed(
     Raises:
         UserError: anything that the caller can fix, in one line.
     """
-    check_options(options, MachineOptions)
+    check_options(options, EmbedOptions)
     if Path(out).suffix == ".parquet" and ray is not None:
         raise UserError(f"{out}: Ray writes a folder of parts; give --out a name that does not end in .parquet")
     with session(logger, quiet) as logger:
-        source = _open(data)
+        source = _open(data, label_columns(options))
+        device, workers = options.get("device", "auto"), options.get("workers", -1)
         if ray is not None:
-            return embed_with_ray(run, source, out, part_images, address=ray, actors=actors, **options, logger=logger)
-        runtime = Runtime.choose(**options, logger=logger)
+            where: dict[str, Any] = {"address": ray, "actors": actors, "device": device, "workers": workers}
+            return embed_with_ray(run, source, out, part_images, **where, logger=logger)
+        runtime = Runtime.choose(device, workers=workers, logger=logger)
         if Path(out).suffix != ".parquet":
             return embed_to_folder(run, source, out, runtime, part_images)
         return embed_to_file(run, source, out, runtime)
@@ -372,8 +374,8 @@ def _own_callbacks(config: PretrainConfig, wanted: Resolved, runtime: Runtime) -
     if config.run.snapshots:
         own.append(LabelFreeCallback(config, wanted.source, runtime))
     if config.probe is not None:
-        test = open_source(*config.probe.test) if config.probe.test else None
-        pair = labeled_pair(open_source(*config.probe.train), test)
+        test = _open(config.probe.test, config.columns) if config.probe.test else None
+        pair = labeled_pair(_open(config.probe.train, config.columns), test)
         for remark in pair.remarks:
             runtime.logger.warning(remark)
         own.append(ProbeCallback(config, config.probe, pair, runtime))
@@ -386,12 +388,13 @@ def _embedded_images(config: PretrainConfig, images: int, runtime: Runtime) -> d
     return {"label_free_images": label_free_images(config, images), "report_images": report}
 
 
-def _open(data: Paths) -> ImageSource:
-    return open_source(*path_strings(data))
+def _open(data: Paths, columns: Columns) -> ImageSource:
+    return open_source(*path_strings(data), columns=columns)
 
 
 def _evaluator(run: str | Path, probes: Sequence[str], logger: Logger, options: EvaluationOptions) -> Evaluator:
     check_options(options, EvaluationOptions)
     runtime = Runtime.choose(options.get("device", "auto"), workers=options.get("workers", -1), logger=logger)
     model = open_model(run, runtime.device)
-    return Evaluator(model, probes, runtime, labels=options.get("labels", "10%"), seed=options.get("seed", 0))
+    few = few_labels(options.get("label_fraction"), options.get("labels_per_class"))
+    return Evaluator(model, probes, runtime, few=few, seed=options.get("seed", 0))
