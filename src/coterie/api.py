@@ -10,8 +10,16 @@ from coterie.atomic import writing
 from coterie.config.describe import summary
 from coterie.config.from_options import Resolved
 from coterie.config.hardware import Runtime
-from coterie.config.options import EmbedOptions, EvaluationOptions, RunOptions, check_options, model_options
+from coterie.config.options import (
+    EmbedOptions,
+    EvaluationOptions,
+    RunOptions,
+    check_options,
+    label_columns,
+    model_options,
+)
 from coterie.config.schema import PretrainConfig
+from coterie.data.sources.columns import Columns
 from coterie.data.sources.open import open_source
 from coterie.data.sources.source import ImageSource
 from coterie.distributed.processes import process_group, rank
@@ -61,8 +69,7 @@ def plan(
         data: folders, lists, globs, parquet files, tar shards; may be left out with ``config``.
         logger: receives messages and progress; None: they are shown.
         quiet: show nothing.
-        options: ``backbone``, ``start_from``, ``epochs``, ``images``, ``batch_size``, ``seed``, ``config``, ``settings``
-            (:class:`coterie.config.options.RunOptions`).
+        options: the keys of :class:`coterie.config.options.RunOptions`.
 
     Raises:
         UserError: a run that must fail, and how to fix it, in one line.
@@ -149,8 +156,7 @@ def pretrain(
         parts: parts of your own in place of those of the settings; give the same ones again to resume.
         logger: receives messages and progress; None: they are shown.
         quiet: show nothing.
-        options: ``backbone``, ``start_from``, ``epochs``, ``images``, ``batch_size``, ``seed``, ``config``, ``settings``
-            (:class:`coterie.config.options.RunOptions`).
+        options: the keys of :class:`coterie.config.options.RunOptions`.
 
     Returns:
         The run's folder.
@@ -213,7 +219,8 @@ def evaluate(
     """
     with session(logger, quiet) as logger:
         evaluator = evaluator_from_options(model, probes, path_strings(beside), options, logger)
-        result = evaluator.evaluate(_open(train), _open(test) if test else None)
+        columns = label_columns(options)
+        result = evaluator.evaluate(_open(train, columns), _open(test, columns) if test else None)
         note_for_run(evaluator, {"train": path_strings(train), "test": path_strings(test)}, result)
     result.details = details
     return result
@@ -235,9 +242,12 @@ def transfer(
     Args:
         model: a MODEL, as of :func:`evaluate`.
         sets: by name, a labeled source, a random fifth of which is tested on, or a pair: to learn from, to test on.
-        probes, beside, details, options: as of :func:`evaluate`.
+        probes: names of probes, as of :func:`evaluate`.
+        beside: other MODELs.
+        details: print every figure.
         logger: receives messages and progress; None: they are shown.
         quiet: show nothing.
+        options: the keys of :class:`coterie.config.options.EvaluationOptions`.
 
     Returns:
         ``{set: {"linear_top1": value, ...}}``, which prints as a table; its ``baselines`` are the same of what is beside it.
@@ -251,9 +261,10 @@ def transfer(
     table = TransferResults()
     with session(logger, quiet) as logger:
         evaluator = evaluator_from_options(model, probes, path_strings(beside), options, logger)
+        columns = label_columns(options)
         for name, where in sets.items():
             train, test = where if isinstance(where, tuple) and len(where) == 2 else (where, ())
-            found = evaluator.evaluate(_open(train), _open(test) if test else None)
+            found = evaluator.evaluate(_open(train, columns), _open(test, columns) if test else None)
             table.add(name, found)  # set by set: what is done stays, whatever happens
             sources = {"set": name, "train": path_strings(train), "test": path_strings(test)}
             note_for_run(evaluator, sources, found)
@@ -365,7 +376,7 @@ def embed(
     if Path(out).suffix == ".parquet" and ray is not None:
         raise UserError(f"{out}: Ray writes a folder of parts; give --out a name that does not end in .parquet")
     with session(logger, quiet) as logger:
-        source, opened = _open(data), model_options(options)
+        source, opened = _open(data, label_columns(options)), model_options(options)
         device, workers = options.get("device", "auto"), options.get("workers", -1)
         if ray is not None:
             where: dict[str, Any] = {"address": ray, "actors": actors, "device": device, "workers": workers}
@@ -387,8 +398,8 @@ def _own_callbacks(config: PretrainConfig, wanted: Resolved, runtime: Runtime) -
     if config.run.snapshots:
         own.append(LabelFreeCallback(config, wanted.source, runtime))
     if config.probe is not None:
-        test = open_source(*config.probe.test) if config.probe.test else None
-        pair = labeled_pair(open_source(*config.probe.train), test)
+        test = _open(config.probe.test, config.columns) if config.probe.test else None
+        pair = labeled_pair(_open(config.probe.train, config.columns), test)
         for remark in pair.remarks:
             runtime.logger.warning(remark)
         own.append(ProbeCallback(config, config.probe, pair, runtime))
@@ -401,5 +412,5 @@ def _embedded_images(config: PretrainConfig, images: int, runtime: Runtime) -> d
     return {"label_free_images": label_free_images(config, images), "report_images": report}
 
 
-def _open(data: Paths) -> ImageSource:
-    return open_source(*path_strings(data))
+def _open(data: Paths, columns: Columns) -> ImageSource:
+    return open_source(*path_strings(data), columns=columns)

@@ -16,6 +16,7 @@ from coterie.errors import UserError
 from coterie.evaluation.baselines import raw_pixels, untrained
 from coterie.evaluation.labeled_data import LabeledPair, labeled_pair
 from coterie.evaluation.probes.embedding_probes import probe_embeddings
+from coterie.evaluation.probes.few_labels import TENTH, FewLabels
 from coterie.evaluation.probes.finetuning import finetune
 from coterie.evaluation.probes.supervised import linear_published_images
 from coterie.evaluation.results import RAW_PIXELS, UNTRAINED, Figures, ProbeResults
@@ -43,7 +44,7 @@ class Evaluator:
         runtime: Runtime,
         *,
         beside: Sequence[Model] = (),
-        labels: str = "10%",
+        few: FewLabels = TENTH,
         seed: int = 0,
     ) -> None:
         """Evaluate a model; if it is a run's, its embeddings are kept in the run's folder.
@@ -53,14 +54,14 @@ class Evaluator:
             probes: of ``PROBES``.
             runtime: where and how to compute.
             beside: other models on the same device, to be compared.
-            labels: for ``finetune``: a share of the training labels, such as ``1%``, or a number per class, such as ``5``.
+            few: for ``finetune``: how many of the training labels may be used.
             seed: for what is drawn.
 
         Raises:
             BadConfig: an unknown probe.
         """
         check_known(probes, PROBES)
-        self.probes, self.labels, self.seed = tuple(probes), labels, seed
+        self.probes, self.few, self.seed = tuple(probes), few, seed
         self.model, self.runtime, self.beside = model, runtime, tuple(beside)
         run = model.run
         self.store = EmbeddingCache(run / "embeddings", run / WEIGHTS) if run is not None else None
@@ -149,7 +150,7 @@ class Evaluator:
             pair,
             model.preprocessing,
             build=model.untrained,
-            labels=self.labels,
+            few=self.few,
             seed=self.seed,
             runtime=self.runtime,
         )

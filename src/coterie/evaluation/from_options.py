@@ -8,6 +8,7 @@ from coterie.config.hardware import Runtime
 from coterie.config.options import EvaluationOptions, check_options, model_options
 from coterie.evaluation.evaluation_file import note_evaluation
 from coterie.evaluation.evaluator import Evaluator
+from coterie.evaluation.probes.few_labels import few_labels
 from coterie.evaluation.results import ProbeResults
 from coterie.exporting.model import open_beside, open_model
 from coterie.logger import Logger
@@ -37,7 +38,7 @@ def evaluator_from_options(
         probes,
         runtime,
         beside=open_beside(beside, runtime.device, opened.get("backbone"), opened.get("size"), logger),
-        labels=options.get("labels", "10%"),
+        few=few_labels(options.get("label_fraction"), options.get("labels_per_class")),
         seed=options.get("seed", 0),
     )
 
@@ -60,7 +61,7 @@ def note_for_run(evaluator: Evaluator, sources: Mapping[str, str | Sequence[str]
         **sources,
         "probes": evaluator.probes,
         "beside": [each.name for each in evaluator.beside],
-        "label_fraction": evaluator.labels,
+        "labels": str(evaluator.few),
         "seed": evaluator.seed,
         "preprocessing": model.preprocessing.facts(),
         "precision": "float32" if autocast is None else str(autocast).removeprefix("torch."),

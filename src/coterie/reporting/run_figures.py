@@ -112,8 +112,8 @@ def probe_figures(run: RunRecord) -> dict[str, float]:
                 found["kNN, k = 20, top 1"] = float(metrics[KNN_METRIC])
                 continue
             title = metric_title(probe)
-            if probe == "finetune" and (share := each.asked.get("label_fraction")):
-                title += f" ({share} of the labels)" if str(share).endswith("%") else f" ({share} labels per class)"
+            if probe == "finetune" and (few := each.asked.get("labels")):
+                title += f" ({few} of the labels)" if str(few).endswith("%") else f" ({few})"
             found |= _flat(title, metrics)
     return found
 

@@ -3,26 +3,30 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from coterie.data.sources.columns import ANY_COLUMNS, Columns
 from coterie.data.sources.open import absolute, open_source
 from coterie.data.sources.source import ImageSource
 from coterie.errors import UserError
 
 
-def find_images(folder: Path, data: Sequence[str], images: Sequence[str] = ()) -> ImageSource:
+def find_images(
+    folder: Path, data: Sequence[str], images: Sequence[str] = (), columns: Columns = ANY_COLUMNS
+) -> ImageSource:
     """Open the images of a run.
 
     Args:
         folder: the run's folder, for the message.
         data: the paths of its settings: absolute, or, of a run of an earlier version, from here.
         images: where the images are now; if given, they are looked for nowhere else.
+        columns: where images and labels are in them.
 
     Raises:
         UserError: they are not found; it says where they were looked for.
     """
     if images:
-        return open_source(*images)
+        return open_source(*images, columns=columns)
     try:
-        return open_source(*map(absolute, data))
+        return open_source(*map(absolute, data), columns=columns)
     except UserError as error:
         raise not_found(folder, str(error)) from error
 

@@ -116,7 +116,7 @@ def rewrite_report(
     folder = expand(folder)
     saved = load_run(folder, runtime.device)
     config, student, remarks = saved.config, saved.student, list(saved.remarks)
-    source = find_images(folder, config.data, images)
+    source = find_images(folder, config.data, images, config.columns)
     if len(source) != saved.images:
         remarks.append(f"the run saw {saved.images} images, and there are {len(source)} now")
         embeddings = None
@@ -208,7 +208,7 @@ def _probe_chance(config: PretrainConfig) -> float | None:
     if config.probe is None:
         return None
     try:
-        found = labels(open_source(*(config.probe.test or config.probe.train)))
+        found = labels(open_source(*(config.probe.test or config.probe.train), columns=config.columns))
     except UserError:
         return None
     known = torch.from_numpy(found[found >= 0])

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from itertools import groupby
 from pathlib import Path
 
+from coterie.data.sources.columns import ANY_COLUMNS, Columns
 from coterie.data.sources.file_names import is_image_name
 from coterie.data.sources.files import open_files, open_folder, open_list
 from coterie.data.sources.object_store import is_remote, list_store
@@ -17,7 +18,7 @@ from coterie.errors import NoImages, UserError
 from coterie.paths import expand
 
 
-def open_source(*specs: str | os.PathLike[str]) -> ImageSource:
+def open_source(*specs: str | os.PathLike[str], columns: Columns = ANY_COLUMNS) -> ImageSource:
     """Open images by where they are.
 
     Args:
@@ -26,6 +27,7 @@ def open_source(*specs: str | os.PathLike[str]) -> ImageSource:
             of these. Several are concatenated in the given order; image files given one by one are sorted, so that it
             does not matter how a shell expands a glob. Tables and shards may be in a store that fsspec reads:
             ``s3://bucket/shards/*.tar``.
+        columns: Which columns of tables hold images and labels, and a table of labels beside them.
 
     Raises:
         NoImages: A folder, list, table or shard contains no images.
