@@ -20,7 +20,7 @@ def test_a_headline_and_a_row_for_each_model() -> None:
     assert results.baselines["other"]["linear"]["top1"] == 98
     assert str(results).splitlines() == [
         "this model: 98.6 % by 20-NN, 99.4 % by a linear probe; by 20-NN +49.2 over raw pixels, +20.3 over the untrained "
-        "network, -0.4 over other",
+        "network, 0.4 below other",
         "",
         "top-1, %            kNN  linear",
         "raw pixels         49.4    42.8",

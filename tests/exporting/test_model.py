@@ -172,7 +172,11 @@ def test_a_file_beside_another_is_opened_with_the_same_backbone(own: Path, publi
             {},
             r"there is no .*missing\.safetensors: name a run's folder, a model\.safetensors, a weights",
         ),
-        ("empty", {}, r"empty is a folder that holds no model: name a run's folder"),
+        (
+            "empty",
+            {},
+            r"empty is not a run's folder: it has no config\.toml or model\.safetensors; name a run's folder",
+        ),
         (
             "model.safetensors",
             {"backbone": "resnet50"},

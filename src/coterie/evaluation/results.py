@@ -157,7 +157,7 @@ def headline(rows: Mapping[str, Mapping[str, Mapping[str, float]]], compared: Se
     others = {title: figures for title, figures in rows.items() if title != name}
     for each, value in known:
         gains = [
-            f"{value - other:+.1f} over {'the ' if title == UNTRAINED else ''}{title}"
+            _gain(value - other, f"the {title}" if title == UNTRAINED else title)
             for title, figures in others.items()
             if (other := _value(figures, each)) is not None
         ]
@@ -195,6 +195,10 @@ def leading_figures(figures: Mapping[str, object]) -> dict[Leading, float]:
     found = ((each, figures.get(each.probe)) for each in LEADING)
     values = ((each, inner.get(each.metric)) for each, inner in found if isinstance(inner, Mapping))
     return {each: float(value) for each, value in values if is_number(value)}
+
+
+def _gain(points: float, name: str) -> str:
+    return f"{points:+.1f} over {name}" if points >= 0 else f"{-points:.1f} below {name}"
 
 
 def _value(figures: Mapping[str, Mapping[str, float]], leading: Leading) -> float | None:
