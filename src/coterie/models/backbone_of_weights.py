@@ -3,7 +3,7 @@
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,14 +19,20 @@ from coterie.models.pretrained import differences, take_apart
 from coterie.models.timm_weights import TIMM, timm_name
 from coterie.models.weights_file import WeightsFile, read_weights
 
-_COMMON = (
-    "resnet18 resnet34 resnet50 resnet101 resnet152 wide_resnet50_2 "
-    "vit_tiny_patch16_224 vit_small_patch16_224 vit_base_patch16_224 vit_large_patch16_224 vit_base_patch32_224 "
-    "vit_small_patch8_224 vit_base_patch8_224 vit_small_patch14_dinov2 vit_base_patch14_dinov2 vit_large_patch14_dinov2 "
-    "vit_small_patch14_reg4_dinov2 vit_base_patch14_reg4_dinov2 vit_large_patch14_reg4_dinov2 "
-    "swin_tiny_patch4_window7_224 swin_small_patch4_window7_224 swin_base_patch4_window7_224 "
-    "convnext_tiny convnext_small convnext_base"
-).split()
+# Networks that files without a name are compared with, and what names of their tensors look like, in any project's layout
+_RESNETS = "resnet18 resnet34 resnet50 resnet101 resnet152 wide_resnet50_2".split()
+_SWINS = [f"swin_{size}_patch4_window7_224" for size in ("tiny", "small", "base", "large")]
+_CONVNEXTS = [f"convnext_{size}" for size in ("tiny", "small", "base", "large")]
+_FAMILIES = (
+    (re.compile(r"((^|\.)(layer1|\d+)\.0\.conv1|\.0\.layers\.0\.layer\.0\.convolution)\.weight$"), _RESNETS),
+    (re.compile(r"\.relative_position_bias_table$"), _SWINS),
+    (
+        re.compile(r"stages\.0\.(blocks\.|layers\.)?0\.(dwconv|conv_dw)\.weight$|features\.1\.0\.layer_scale$"),
+        _CONVNEXTS,
+    ),
+)
+_PATCHES = re.compile(r"(patch_embed(dings)?\.proj(ection)?|conv_proj)\.weight$")
+_VIT_SIZES = {192: "tiny", 384: "small", 768: "base", 1024: "large", 1280: "huge", 1536: "giant"}
 
 
 @dataclass(frozen=True)
@@ -81,9 +87,8 @@ def looks_like(file: WeightsFile) -> str | None:
         timm's name; None if it is none of the common ones.
     """
     of_another_width = None
-    for name in _COMMON:
-        network = _blank(BackboneConfig(name))
-        branch, _ = choose_branch(file, network, 3, lambda each: each.names_fit)
+    for name in _candidates(file.tensors):
+        branch = choose_branch(file, _blank(BackboneConfig(name)), 3, lambda each: each.names_fit).branch
         if branch.fits or (branch.names_fit and set(branch.shapes) <= {"pos_embed"}):
             return name
         if branch.names_fit and is_resnet(name):
@@ -91,22 +96,34 @@ def looks_like(file: WeightsFile) -> str | None:
     return of_another_width
 
 
+def _candidates(tensors: Mapping[str, Tensor]) -> list[str]:
+    """The names in timm that a file's tensors may have: few, because to compare with one means to build it."""
+    for sign, names in _FAMILIES:
+        if any(sign.search(name) for name in tensors):
+            return names
+    patches = next((each for name, each in tensors.items() if _PATCHES.search(name) and each.ndim == 4), None)
+    size = None if patches is None else _VIT_SIZES.get(patches.shape[0])
+    if patches is None or size is None:
+        return []
+    start = f"vit_{size}_patch{patches.shape[-1]}"
+    return [name for end in ("_224", "_dinov2", "_reg4_dinov2") if timm.is_model(name := start + end)]
+
+
 def _as_the_file_says(file: WeightsFile) -> tuple[str | None, int | None]:
     """Name and image size as far as the file, or the folder's config.json, says them."""
     if file.name.startswith(TIMM):
-        name = timm_name(file.name)
-        return name.partition(".")[0], _timm_size(name)
+        whole = timm_name(file.name)
+        return whole.partition(".")[0], _timm_size(whole)
     for entry in ("coterie", "timm"):
         about = _json(file.metadata.get(entry))
         backbone = about.get("backbone", about)
         name = backbone.get("name") if isinstance(backbone, dict) else None
         if isinstance(name, str):
             return name, _size(about.get("image_size"))
-    name = file.config.get("architecture")  # timm's folders
-    if isinstance(name, str) and timm.is_model(name.partition(".")[0]):
-        about = file.config.get("pretrained_cfg")
-        input_size = about.get("input_size") if isinstance(about, dict) else None
-        return name, _size(input_size[-1] if isinstance(input_size, list) and input_size else None)
+    architecture, source = file.config.get("architecture"), file.config.get("pretrained_cfg")  # timm's folders
+    if isinstance(architecture, str) and timm.is_model(architecture.partition(".")[0]):
+        sides = source.get("input_size") if isinstance(source, dict) else None
+        return architecture, _size(sides[-1] if isinstance(sides, list) and sides else None)
     if "model_type" in file.config:  # Hugging Face's: they name the kind of network only, which its tensors do too
         return looks_like(file), _size(file.config.get("image_size"))
     return None, None
@@ -114,10 +131,11 @@ def _as_the_file_says(file: WeightsFile) -> tuple[str | None, int | None]:
 
 def _settings(file: WeightsFile, config: BackboneConfig) -> tuple[Branch, BackboneConfig]:
     """The branch of a file, and the settings that its shapes have."""
-    if any(re.search(r"norm2\.(batch_norm\.)?running_mean$", each) for each in file.tensors):
-        config = replace(config, mlp_norm="batch")
     network = _blank(config)
-    branch, _ = choose_branch(file, network, 3, lambda each: each.names_fit)
+    if _has_mlp_batch_norm(file.tensors) and not _has_mlp_batch_norm(network.state_dict()):
+        config = replace(config, mlp_norm="batch")
+        network = _blank(config)
+    branch = choose_branch(file, network, 3, lambda each: each.names_fit).branch
     if not branch.names_fit:
         like = looks_like(file)
         hint = f"it looks like a {like}" if like and like != config.name else "check --backbone"
@@ -130,9 +148,14 @@ def _settings(file: WeightsFile, config: BackboneConfig) -> tuple[Branch, Backbo
     if found.shape[1] != expected.shape[1]:
         config = replace(config, channels=int(found.shape[1]))
     if is_resnet(config.name) and first == "conv1.weight":
-        stem = "small" if found.shape[-1] == 3 and expected.shape[-1] == 7 else "standard"
-        config = replace(config, width=found.shape[0] / expected.shape[0], stem=stem)
+        config = replace(config, width=found.shape[0] / expected.shape[0])
+        if found.shape[-1] == 3 and expected.shape[-1] == 7:
+            config = replace(config, stem="small")
     return branch, config
+
+
+def _has_mlp_batch_norm(names: Iterable[str]) -> bool:
+    return any(re.search(r"norm2\.(batch_norm\.)?running_mean$", name) for name in names)
 
 
 def _blank(config: BackboneConfig, size: int | None = None) -> nn.Module:
@@ -141,7 +164,7 @@ def _blank(config: BackboneConfig, size: int | None = None) -> nn.Module:
     try:
         with torch.device("meta"):
             return build_backbone(config, size)
-    except NotImplementedError:  # some layers need real numbers
+    except (BadConfig, NotImplementedError):  # some layers need real numbers
         with torch.random.fork_rng(devices=[]):
             return build_backbone(config, size)
 

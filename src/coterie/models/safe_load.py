@@ -8,7 +8,7 @@ import warnings
 import zipfile
 from collections import OrderedDict
 from collections.abc import Iterator
-from io import BufferedIOBase
+from io import BufferedReader
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +52,8 @@ def read_torch_file(path: Path, *, foreign: bool = False) -> Any:
 def _load(path: Path, classes: dict[str, type]) -> Any:
     with torch.serialization.safe_globals([(each, name) for name, each in classes.items()]), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about old pickles and sparse tensors
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with path.open("rb") as file:  # by its path, torch would read some names as other formats
+            return torch.load(file, map_location="cpu", weights_only=True)
 
 
 def _load_foreign(path: Path) -> Any:
@@ -88,12 +89,12 @@ def _class_names(path: Path) -> set[str]:
             return {name for _ in range(4) for name in _globals(file)}
     with zipfile.ZipFile(path) as packed:
         inside = [each for each in packed.namelist() if each.endswith("/data.pkl")]
-        return {name for each in inside for name in _globals(packed.open(each))}
+        return {name for each in inside for name in _globals(packed.read(each))}
 
 
-def _globals(file: BufferedIOBase) -> Iterator[str]:
+def _globals(pickled: bytes | BufferedReader) -> Iterator[str]:
     """Read a pickle up to its end without executing it; names of Python 2 are translated as torch does."""
-    for opcode, argument, _ in pickletools.genops(file):
+    for opcode, argument, _ in pickletools.genops(pickled):
         if opcode.name == "GLOBAL" and isinstance(argument, str):
             module, _, name = argument.partition(" ")
             module, name = _compat_pickle.NAME_MAPPING.get(
