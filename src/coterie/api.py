@@ -187,8 +187,7 @@ def evaluate(
     """Evaluate a network on labeled images, beside raw pixels, the untrained network and other models.
 
     Args:
-        model: a MODEL: a run's folder, a ``model.safetensors``, a weights file with ``backbone``, a folder of Hugging Face, or
-            ``timm:NAME``.
+        model: a run's folder, a ``model.safetensors``, a weights file with ``backbone``, Hugging Face's folder, ``timm:NAME``.
         train: labeled sources that the probes learn from.
         test: labeled sources that the probes are tested on; if empty, a random fifth of ``train``, always the same.
         probes: any of ``knn``, ``linear``, ``linear_published``, ``clusters``, ``retrieval``, ``svm``, ``low_shot``,
@@ -230,13 +229,15 @@ def transfer(
     Args:
         model: a MODEL, as of :func:`evaluate`.
         sets: by name, a labeled source, a random fifth of which is tested on, or a pair: to learn from, to test on.
-        probes, beside, details, options: as of :func:`evaluate`.
+        probes: as of :func:`evaluate`.
+        beside: as of :func:`evaluate`.
+        details: as of :func:`evaluate`.
         logger: receives messages and progress; None: they are shown.
         quiet: show nothing.
+        options: as of :func:`evaluate`.
 
     Returns:
-        ``{set: {"linear_top1": value, ...}}``, which prints as a table; its ``baselines`` are the same of what is beside it.
-        Also added to ``evaluation.json`` in the folder of a run.
+        ``{set: {"linear_top1": value, ...}}``, which prints as a table, and ``baselines``; kept as of :func:`evaluate`.
 
     Raises:
         UserError: anything that the caller can fix, in one line.
@@ -250,8 +251,7 @@ def transfer(
             train, test = where if isinstance(where, tuple) and len(where) == 2 else (where, ())
             found = evaluator.evaluate(_open(train), _open(test) if test else None)
             table.add(name, found)  # set by set: what is done stays, whatever happens
-            sources = {"set": name, "train": path_strings(train), "test": path_strings(test)}
-            note_for_run(evaluator, sources, found)
+            note_for_run(evaluator, {"set": name, "train": path_strings(train), "test": path_strings(test)}, found)
     table.details = details
     return table
 

@@ -12,7 +12,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from coterie.errors import UserError
+from coterie.errors import BadConfig, UserError
 from coterie.models.backbone import BackboneConfig, build_backbone, is_resnet
 from coterie.models.branches import Branch, choose_branch
 from coterie.models.pretrained import differences, take_apart
