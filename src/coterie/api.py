@@ -198,8 +198,7 @@ def evaluate(
     """Evaluate a network on labeled images, beside raw pixels, the untrained network and other models.
 
     Args:
-        model: a MODEL: a run's folder, a ``model.safetensors``, a weights file with ``backbone``, a folder of Hugging Face, or
-            ``timm:NAME``.
+        model: a run's folder, a ``model.safetensors``, a weights file with ``backbone``, Hugging Face's folder, ``timm:NAME``.
         train: labeled sources that the probes learn from.
         test: labeled sources that the probes are tested on; if empty, a random fifth of ``train``, always the same.
         probes: any of ``knn``, ``linear``, ``linear_published``, ``clusters``, ``retrieval``, ``svm``, ``low_shot``,
@@ -218,8 +217,8 @@ def evaluate(
         UserError: anything that the caller can fix, in one line.
     """
     with session(logger, quiet) as logger:
-        evaluator = evaluator_from_options(model, probes, path_strings(beside), options, logger)
         columns = label_columns(options)
+        evaluator = evaluator_from_options(model, probes, path_strings(beside), options, logger)
         result = evaluator.evaluate(_open(train, columns), _open(test, columns) if test else None)
         note_for_run(evaluator, {"train": path_strings(train), "test": path_strings(test)}, result)
     result.details = details
@@ -242,16 +241,15 @@ def transfer(
     Args:
         model: a MODEL, as of :func:`evaluate`.
         sets: by name, a labeled source, a random fifth of which is tested on, or a pair: to learn from, to test on.
-        probes: names of probes, as of :func:`evaluate`.
-        beside: other MODELs.
-        details: print every figure.
+        probes: as of :func:`evaluate`.
+        beside: as of :func:`evaluate`.
+        details: as of :func:`evaluate`.
         logger: receives messages and progress; None: they are shown.
         quiet: show nothing.
-        options: the keys of :class:`coterie.config.options.EvaluationOptions`.
+        options: as of :func:`evaluate`.
 
     Returns:
-        ``{set: {"linear_top1": value, ...}}``, which prints as a table; its ``baselines`` are the same of what is beside it.
-        Also added to ``evaluation.json`` in the folder of a run.
+        ``{set: {"linear_top1": value, ...}}``, which prints as a table, and ``baselines``; kept as of :func:`evaluate`.
 
     Raises:
         UserError: anything that the caller can fix, in one line.
@@ -260,14 +258,13 @@ def transfer(
         raise BadConfig("name at least one set: NAME=TRAIN or NAME=TRAIN,TEST")
     table = TransferResults()
     with session(logger, quiet) as logger:
-        evaluator = evaluator_from_options(model, probes, path_strings(beside), options, logger)
         columns = label_columns(options)
+        evaluator = evaluator_from_options(model, probes, path_strings(beside), options, logger)
         for name, where in sets.items():
             train, test = where if isinstance(where, tuple) and len(where) == 2 else (where, ())
             found = evaluator.evaluate(_open(train, columns), _open(test, columns) if test else None)
             table.add(name, found)  # set by set: what is done stays, whatever happens
-            sources = {"set": name, "train": path_strings(train), "test": path_strings(test)}
-            note_for_run(evaluator, sources, found)
+            note_for_run(evaluator, {"set": name, "train": path_strings(train), "test": path_strings(test)}, found)
     table.details = details
     return table
 
