@@ -21,7 +21,7 @@ from coterie.training.student import Student
 
 _PREDICTOR = "predict"
 """Only a head with this in its name becomes a predictor, and only others a projector."""
-_PROTOTYPES = "prototypes"
+_GROUPS = ("groups", "prototypes")
 _COUNTER = "num_batches_tracked"
 
 
@@ -109,7 +109,7 @@ def _parts_of_run(model: str) -> dict[str, dict[str, Tensor]]:
     places: dict[str, tuple[Mapping[str, Any], str]] = {
         "projector": (student, "encoder.projector."),
         "predictor": (student, "encoder.predictor."),
-        _PROTOTYPES: (student, "groups."),
+        "groups": (student, "groups."),
         "teacher": (objective, "target."),
     }
     found = {name: _below(values, prefix) for name, (values, prefix) in places.items()}
@@ -146,12 +146,12 @@ def _take_head(start: Start, name: str, head: nn.Module) -> None:
 
 @torch.no_grad()
 def _take_groups(start: Start, heads: nn.ParameterList) -> None:
-    """Load prototypes, in the order of their names; each row gets unit length, as the released code gives it."""
+    """Load groups in the order of their names; SwAV's prototypes get unit length, as the released code gives it to them."""
     for word, tensors in start.heads.items():
         found = [tensors[name] for name in sorted(tensors, key=lambda name: (len(name), name))]
-        if word.startswith(_PROTOTYPES) and [each.shape for each in found] == [each.shape for each in heads]:
+        if word.startswith(_GROUPS) and [each.shape for each in found] == [each.shape for each in heads]:
             for head, centers in zip(heads, found, strict=True):
-                head.copy_(F.normalize(centers.to(head), dim=1))
+                head.copy_(centers if word == "groups" else F.normalize(centers.to(head), dim=1))
             del start.heads[word]
             count = "+".join(str(len(each)) for each in heads)
             start.taken.append(f"the {count} groups")
