@@ -132,7 +132,7 @@ def test_a_tag_is_short_for_timms_weights() -> None:
 def test_a_tag_is_refused_with_something_else_to_start_from(images: str) -> None:
     for more in ({"start_from": "none"}, {"start_from": "run"}, {"settings": ["backbone.weights=run"]}):
         with pytest.raises(
-            UserError, match="--backbone resnet18.a1_in1k names weights by its tag: use --backbone resnet18"
+            UserError, match=r"--backbone resnet18.a1_in1k names weights by its tag: use --backbone resnet18"
         ):
             resolved(images, backbone="resnet18.a1_in1k", **more)
 
