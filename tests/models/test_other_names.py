@@ -79,12 +79,18 @@ def small(kind: str, transformers):
             )
             return transformers.Dinov2WithRegistersModel(config), BackboneConfig("vit_small_patch14_reg4_dinov2"), 70
         case "swin":
-            return transformers.SwinModel(transformers.SwinConfig()), BackboneConfig("swin_tiny_patch4_window7_224"), 224
+            return (
+                transformers.SwinModel(transformers.SwinConfig()),
+                BackboneConfig("swin_tiny_patch4_window7_224"),
+                224,
+            )
     config = transformers.ConvNextConfig(hidden_sizes=[96, 192, 384, 768], depths=[3, 3, 9, 3], layer_norm_eps=1e-6)
     return transformers.ConvNextModel(config), BackboneConfig("convnext_tiny"), 64
 
 
-@pytest.mark.parametrize("kind", ["resnet", "resnet-bottleneck", "vit", "dinov2", "dinov2-registers", "swin", "convnext"])
+@pytest.mark.parametrize(
+    "kind", ["resnet", "resnet-bottleneck", "vit", "dinov2", "dinov2-registers", "swin", "convnext"]
+)
 @torch.no_grad()
 def test_hugging_face(kind, tmp_path):
     transformers = pytest.importorskip("transformers", reason="needs the extra test-checkpoints")
@@ -158,7 +164,9 @@ def test_lightlys_resnet_as_a_list_of_layers(tmp_path):
 def test_a_torchvision_resnet_as_a_list_of_layers(tmp_path):
     """As in most of lightly's examples."""
     theirs = nn.Sequential(*list(shaken(torchvision.models.resnet18()).children())[:-1])
-    torch.save({"state_dict": {f"backbone.{key}": value for key, value in theirs.state_dict().items()}}, tmp_path / "x.ckpt")
+    torch.save(
+        {"state_dict": {f"backbone.{key}": value for key, value in theirs.state_dict().items()}}, tmp_path / "x.ckpt"
+    )
     ours, line = loaded(tmp_path / "x.ckpt", "resnet18", 64)
     images = torch.randn(2, 3, 64, 64)
     assert_same_features(ours(images), theirs(images).flatten(1))
@@ -170,7 +178,9 @@ def test_lightlys_masked_vit(tmp_path):
     modules = pytest.importorskip("lightly.models.modules", reason="needs the extra test-checkpoints")
     vit = shaken(timm.create_model("vit_tiny_patch16_224", img_size=96))
     theirs = modules.MaskedVisionTransformerTIMM(vit=vit)
-    torch.save({"state_dict": {f"backbone.{key}": value for key, value in theirs.state_dict().items()}}, tmp_path / "x.ckpt")
+    torch.save(
+        {"state_dict": {f"backbone.{key}": value for key, value in theirs.state_dict().items()}}, tmp_path / "x.ckpt"
+    )
     ours, line = loaded(tmp_path / "x.ckpt", "vit_tiny_patch16_224", 96)
     images = torch.randn(2, 3, 96, 96)
     assert_same_features(ours(images), vit.forward_head(vit.forward_features(images), pre_logits=True))
@@ -206,7 +216,9 @@ def test_dinov2_in_chunks_of_blocks(tmp_path):
     theirs = shaken(timm.create_model("vit_small_patch14_dinov2", num_classes=0, img_size=70))
     state = {f"backbone.{key}": value for key, value in theirs.state_dict().items()}
     state = {
-        key.replace("backbone.blocks.", f"backbone.blocks.{int(key.split('.')[2]) // 3}.") if ".blocks." in key else key: value
+        key.replace("backbone.blocks.", f"backbone.blocks.{int(key.split('.')[2]) // 3}.")
+        if ".blocks." in key
+        else key: value
         for key, value in state.items()
     }
     state["backbone.mask_token"] = torch.zeros(1, 384)

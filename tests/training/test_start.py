@@ -81,7 +81,7 @@ def test_a_run_gives_backbone_heads_groups_and_teacher(runs: dict[str, Path]) ->
     }
     assert same(teacher.state_dict(), kept)
     assert not torch.equal(teacher.network.backbone.conv1.weight, smog.student.encoder.backbone.conv1.weight)
-    assert "also took the projector, the predictor, the teacher; left groups, which does not fit" in str(smog.start)
+    assert "also took the projector, the predictor, the teacher; left groups of its checkpoint" in str(smog.start)
 
 
 def test_what_does_not_fit_is_left_as_it_is_without_weights(runs: dict[str, Path]) -> None:
@@ -92,11 +92,11 @@ def test_what_does_not_fit_is_left_as_it_is_without_weights(runs: dict[str, Path
     assert same(parts.student.encoder.predictor.state_dict(), fresh.encoder.predictor.state_dict())
     assert not same(parts.student.encoder.backbone.state_dict(), fresh.encoder.backbone.state_dict())
     assert "also took" not in str(parts.start)
-    assert "left projector, predictor, groups and 1 more" in str(parts.start)
+    assert "left projector, predictor, groups and 1 more of its checkpoint" in str(parts.start)
     teacher = parts.objective.target
     assert torch.equal(teacher.network.backbone.conv1.weight, parts.student.encoder.backbone.conv1.weight)
     other = started(runs["swav"], runs["swav"], groups={"kind": "learned", "counts": [9]})
-    assert "also took the projector; left groups" in str(other.start)
+    assert "also took the projector; left groups of its checkpoint" in str(other.start)
 
 
 def test_a_teacher_of_frozen_layers_is_the_student(runs: dict[str, Path]) -> None:
@@ -126,10 +126,24 @@ def test_the_release_of_swav_gives_its_head_and_prototypes(runs: dict[str, Path]
     }
     torch.save({"state_dict": state | {"module.prototypes.weight": prototypes}}, tmp_path / "swav.pth.tar")
     parts = started(runs["swav"], tmp_path / "swav.pth.tar", seed=9)
-    assert "also took projection_head as the projector, the 8 groups" in str(parts.start)
+    assert str(parts.start).endswith(
+        "under module; also took projection_head as the projector, prototypes as the 8 groups"
+    )
     found = parts.student.encoder.projector.layers.state_dict()
     assert same(found, {name: each + 1 for name, each in encoder.projector.layers.state_dict().items()})
     assert torch.equal(parts.student.groups.centers()[0], F.normalize(prototypes, dim=1))
+
+
+def test_heads_of_other_shapes_in_a_file_are_left(runs: dict[str, Path], tmp_path: Path) -> None:
+    encoder = build_parts(settings(runs["swav"]), images=IMAGES).student.encoder
+    state = dict(encoder.backbone.state_dict())
+    state |= {"projection_head.0.weight": torch.zeros(3, 64), "prototypes.weight": torch.zeros(8, 3)}
+    torch.save(state, tmp_path / "other.pth")
+    parts = started(runs["swav"], tmp_path / "other.pth")
+    assert str(parts.start).endswith("tensors; left projection_head, prototypes")
+    fresh = build_parts(settings(runs["swav"]), images=IMAGES).student
+    assert same(parts.student.encoder.projector.state_dict(), fresh.encoder.projector.state_dict())
+    assert torch.equal(parts.student.groups.centers()[0], fresh.groups.centers()[0])
 
 
 def test_weights_of_another_network_are_refused(runs: dict[str, Path]) -> None:
