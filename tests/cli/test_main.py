@@ -85,13 +85,24 @@ def test_the_version(call) -> None:
 def test_starting_weights_are_needed_only_to_start(images: Path, tmp_path: Path, call) -> None:
     first, second = tmp_path / "first", tmp_path / "second"
     assert call(*pretrain(images, first))[0] == 0
-    words = pretrain(images, second, "--set", f"backbone.weights='{first}'")
-    assert call(*words)[0] == 0
+    words = pretrain(images, second, "--start-from", str(first))
+    status, _, said = call(*words)
+    assert status == 0
+    line = json.loads((second / "run.json").read_text())["start"]
+    assert line.startswith(f"{first}: took ")
+    assert "the projector" in line
+    assert f"starts from {line}" in said.replace("\n", " ")
     shutil.rmtree(first)
     assert call("embed", second, images, "--out", tmp_path / "rows.parquet")[0] == 0
     (second / "report.html").unlink()  # as if it had been killed just before
     assert call(*words)[0] == 0
     assert (second / "report.html").exists()
+    status, _, said = call(*words, "--epochs", "3")  # an extended run trains on, still without the file
+    assert status == 0
+    assert "starts from" not in said
+    status, _, said = call(*words[:-1], "none")
+    assert (status, said.count("\n")) == (2, 1)
+    assert "leave out --start-from to resume it" in said
 
 
 def test_checkpoints_that_are_all_damaged_are_not_trained_over(images: Path, tmp_path: Path, call) -> None:
@@ -196,6 +207,15 @@ def test_sources_that_hold_nothing(tmp_path: Path, call) -> None:
         (["--set", "run.device=cuda"], "but torch says"),
         (["--set", "run.device=tpu"], "run.device"),
         (["--set", "backbone.weights=/nowhere.pth"], "/nowhere.pth"),
+        (["--start-from", "/nowhere.pth"], "there are no weights at /nowhere.pth"),
+        (["--start-from", "timm:resnet81"], "timm has no network resnet81"),
+        (["--backbone", "resnet18.a1_in1k"], "neither in the cache nor can it be downloaded"),
+        (["--backbone", "resnet18.a1_in2k"], "timm has no weights resnet18.a1_in2k: it has resnet18.a1_in1k"),
+        (["--backbone", "selecsls42.in1k"], "timm has no weights for selecsls42"),
+        (["--backbone", "resnet18.a1_in1k", "--start-from", "run"], "use --backbone resnet18 to start from others"),
+        (["--set", "backbone.trainable=last:0"], "give all, none, or last:N"),
+        (["--set", "backbone.trainable=last:99"], "resnet18 has 8 layers after its stem: use last:8 or fewer"),
+        (["--set", "optimizer.layer_decay=0"], "it must be above 0 and at most 1"),
         (["--config", "/nowhere.toml"], "no settings file /nowhere.toml"),
         (["--probe", "/nowhere"], "no such file or folder"),
         (["--probe-test", "x"], "name those it learns from with --probe"),

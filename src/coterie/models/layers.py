@@ -17,8 +17,8 @@ def layer_numbers(backbone: nn.Module) -> dict[str, int]:
     """The number of the layer that each parameter belongs to, by its name; 0 is the stem.
 
     The layers are those of timm's ``group_matcher``, as for layer-wise learning rates in timm: the stem, then the blocks: of a
-    ResNet, a ViT, a ConvNeXt each residual block, of a Swin the patch mergings too. Norms, class tokens and convolutions after
-    the last block belong to it.
+    ResNet, a ViT, a ConvNeXt each residual block; a Swin's patch merging belongs to the block after it. Norms, class tokens and
+    convolutions after the last block belong to that one.
 
     Args:
         backbone: a network of timm.

@@ -1,7 +1,7 @@
 """Load pretrained weights into a backbone: public files of any project, timm's, or those of a Coterie run."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,12 +23,29 @@ class Parts:
         backbone: the network's, under timm's names.
         beside: the others that belong to the same branch (projection head, prototypes, predictor), under their own names
             without the prefix; nothing of other branches and of the optimizer.
-        line: what was taken, left and renamed.
+        took: what was taken, and what was renamed or converted.
+        others: how to choose another network of the file; "" if there is none.
     """
 
     backbone: dict[str, Tensor]
     beside: dict[str, Tensor]
-    line: str
+    took: str
+    others: str
+
+    @property
+    def line(self) -> str:
+        """One line: what was taken, left and renamed."""
+        return self.line_without(())
+
+    def line_without(self, taken: Collection[str]) -> str:
+        """The same line, where some of what is beside the network was taken as well.
+
+        Args:
+            taken: first words of the names of such tensors, which are not left.
+        """
+        left = [word for word in dict.fromkeys(name.partition(".")[0] for name in self.beside) if word not in taken]
+        said = [self.took, f"left {first_few(left, ', ')}" if left else "", self.others]
+        return "; ".join(filter(None, said))
 
 
 def load_weights(network: nn.Module, spec: str | Path, channels: int) -> str:
@@ -88,8 +105,7 @@ def take_apart(file: WeightsFile, network: nn.Module, channels: int) -> Parts:
             f"{file.name} does not fit {name}: {differences(network, choice.branch)}; check backbone.name, .width, .stem "
             "and .mlp_norm"
         )
-    beside = _beside(file.tensors, choice)
-    return Parts(dict(choice.branch.state), beside, _line(file, choice, beside))
+    return Parts(dict(choice.branch.state), _beside(file.tensors, choice), *_line(file, choice))
 
 
 def _beside(tensors: Mapping[str, Tensor], choice: Choice) -> dict[str, Tensor]:
@@ -106,17 +122,15 @@ def _beside(tensors: Mapping[str, Tensor], choice: Choice) -> dict[str, Tensor]:
     return beside
 
 
-def _line(file: WeightsFile, choice: Choice, beside: Mapping[str, Tensor]) -> str:
-    """Say what was taken, converted and left, and how to choose another branch."""
-    branch = choice.branch
+def _line(file: WeightsFile, choice: Choice) -> tuple[str, str]:
+    """Say what was taken and converted, and how to choose another branch."""
+    branch, others = choice.branch, ""
     where = f" under {branch.prefix.rstrip('.')}" if branch.prefix else ""
-    parts = [f"took {len(branch.state)} tensors{where}", *branch.converted]
-    left = list(dict.fromkeys(name.partition(".")[0] for name in beside))
-    parts += [f"left {first_few(left, ', ')}"] * bool(left)
+    took = f"took {len(branch.state)} tensors{where}"
     if choice.others and file.branch is None:
-        parts[0] += ", which the authors of such files evaluate"
-        parts.append(f"{first_few(choice.others, ', ')} would fit too: choose with {file.name}#{choice.others[0]}")
-    return f"{file.name}: {'; '.join(parts)}"
+        took += ", which the authors of such files evaluate"
+        others = f"{first_few(choice.others, ', ')} would fit too: choose with {file.name}#{choice.others[0]}"
+    return f"{file.name}: {'; '.join([took, *branch.converted])}", others
 
 
 def differences(network: nn.Module, branch: Branch) -> str:

@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import replace
+from itertools import islice
 
 import torch
 from torch import nn
@@ -53,30 +54,30 @@ def fitting_sizes(config: BackboneConfig, sizes: Collection[int]) -> dict[int, i
         sizes: sides of the views in pixels.
     """
     largest = max(sizes)
-    layout = _layout(config, largest)
-    network = None if layout is None else _blank(config, layout)
-    if layout is None or network is None:
+    layout, network = _layout(config, largest)
+    if network is None:
         return {size: size for size in sizes}
-    found = {}
-    for size in sizes:
+    found = {largest: layout}
+    for size in sorted(set(sizes) - {largest}):
         near = (
-            each for each in _around(min(size, layout)) if each <= layout and _why_not(network, config, each) is None
+            each for each in _around(min(size, layout)) if each < layout and _why_not(network, config, each) is None
         )
-        found[size] = layout if size == largest else next(near, layout)
+        found[size] = next(near, layout)
     return found
 
 
-def _layout(config: BackboneConfig, largest: int) -> int | None:
-    """The size nearest to the largest that a network takes if it is laid out for it; None: there is none."""
+def _layout(config: BackboneConfig, largest: int) -> tuple[int, nn.Module | None]:
+    """The size nearest to the largest that a network takes if it is laid out for it, and that network; None: there is none."""
     network = _blank(config, largest)
-    taken = (
-        [] if network is None else [each for each in _around(largest) if _why_not(network, config, each) is None][:1]
-    )
+    fitting = (each for each in _around(largest) if network is not None and _why_not(network, config, each) is None)
+    taken = list(islice(fitting, 1))
+    if taken == [largest]:
+        return largest, network
     for size in [*taken, *_around(largest)]:  # few networks take none but the size that they are laid out for
         network = _blank(config, size)
         if network is not None and _why_not(network, config, size) is None:
-            return size
-    return None
+            return size, network
+    return largest, None
 
 
 def _nearest(backbone: nn.Module, config: BackboneConfig, size: int, layout: int) -> list[int]:
@@ -116,7 +117,7 @@ def _why_not(backbone: nn.Module, config: BackboneConfig, size: int) -> str | No
     try:
         features = backbone(image)
     except (RuntimeError, AssertionError, ValueError, NotImplementedError) as error:
-        return first_line(str(error))
+        return first_line(str(error)).rstrip(".")
     if features.shape != (1, feature_width(backbone)):
         raise BadConfig(
             f"{config.name} returns {tuple(features.shape)} for one image instead of a feature vector: choose another backbone"

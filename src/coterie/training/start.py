@@ -13,7 +13,7 @@ from coterie.errors import BadRun
 from coterie.formatting import first_few
 from coterie.grouping.groups import LearnedGroups
 from coterie.grouping.teacher import MomentumTeacher
-from coterie.models.pretrained import read_parts
+from coterie.models.pretrained import Parts, read_parts
 from coterie.models.timm_weights import TIMM
 from coterie.models.weights_file import split_branch
 from coterie.training import checkpoint_io
@@ -21,7 +21,7 @@ from coterie.training.student import Student
 
 _PREDICTOR = "predict"
 """Only a head with this in its name becomes a predictor, and only others a projector."""
-_PROTOTYPES = "prototypes"
+_GROUPS = ("groups", "prototypes")
 _COUNTER = "num_batches_tracked"
 
 
@@ -30,24 +30,25 @@ class Start:
     """What was taken over.
 
     Attributes:
-        backbone: one line: what of the file the backbone took.
-        heads: tensors beside the backbone by the name of their part: ``projector``, ``teacher``, or those of another project.
-        taken: the parts that were taken, in words.
-        left: those that do not fit, or have no place.
+        parts: of the file: the backbone, and what is beside it.
+        heads: tensors beside the backbone that are not taken, by the name of their part: ``projector`` or ``teacher`` of a run,
+            the words of another project.
+        of_run: whether these are of a run's checkpoint, and not of the file.
+        taken: the parts that were taken: their name, and in words what as.
     """
 
-    backbone: str
+    parts: Parts
     heads: dict[str, dict[str, Tensor]]
-    taken: list[str] = field(default_factory=list)
-    left: list[str] = field(default_factory=list)
+    of_run: bool
+    taken: dict[str, str] = field(default_factory=dict)
 
     @property
     def line(self) -> str:
         """What was taken over and what was left, in one line."""
-        parts = [self.backbone]
-        parts += [f"also took {first_few(self.taken, ', ')}"] * bool(self.taken)
-        parts += [f"left {first_few(self.left, ', ')}, which does not fit here"] * bool(self.left)
-        return "; ".join(parts)
+        said = [self.parts.line if self.of_run else self.parts.line_without(self.taken)]
+        said += [f"also took {first_few(list(self.taken.values()), ', ')}"] * bool(self.taken)
+        said += [f"left {first_few(list(self.heads), ', ')} of its checkpoint"] * bool(self.of_run and self.heads)
+        return "; ".join(said)
 
 
 def start_student(config: PretrainConfig, student: Student) -> Start:
@@ -67,14 +68,14 @@ def start_student(config: PretrainConfig, student: Student) -> Start:
     model, backbone = str(config.backbone.weights), student.encoder.backbone
     parts = read_parts(backbone, model, config.backbone.channels)
     backbone.load_state_dict(parts.backbone, strict=False)
-    start = Start(parts.line, _parts_of_run(model) or _by_first_word(parts.beside))
+    of_run = _parts_of_run(model)
+    start = Start(parts, of_run or _by_first_word(parts.beside), bool(of_run))
     for name in ("projector", "predictor"):
         head = getattr(student.encoder, name)
         if head is not None:
             _take_head(start, name, head)
     if isinstance(student.groups, LearnedGroups):
         _take_groups(start, student.groups.heads)
-    start.left = [name for name in start.heads if name != "teacher"]
     return start
 
 
@@ -86,14 +87,11 @@ def start_teacher(config: PretrainConfig, target: object, start: Start) -> None:
         target: the target network, changed in place if it is a teacher.
         start: what the student took over; the teacher is added to it.
     """
-    found = start.heads.pop("teacher", None)
-    if found is None:
-        return
-    if isinstance(target, MomentumTeacher) and config.backbone.trainable == "all" and _fits(found, target.state_dict()):
+    found = start.heads.get("teacher") if start.of_run and config.backbone.trainable == "all" else None
+    if found is not None and isinstance(target, MomentumTeacher) and _fits(found, target.state_dict()):
         target.load_state_dict(found, strict=False)
-        start.taken.append("the teacher")
-    else:
-        start.left.append("teacher")
+        start.taken["teacher"] = "the teacher"
+        del start.heads["teacher"]
 
 
 def _parts_of_run(model: str) -> dict[str, dict[str, Tensor]]:
@@ -109,7 +107,7 @@ def _parts_of_run(model: str) -> dict[str, dict[str, Tensor]]:
     places: dict[str, tuple[Mapping[str, Any], str]] = {
         "projector": (student, "encoder.projector."),
         "predictor": (student, "encoder.predictor."),
-        _PROTOTYPES: (student, "groups."),
+        "groups": (student, "groups."),
         "teacher": (objective, "target."),
     }
     found = {name: _below(values, prefix) for name, (values, prefix) in places.items()}
@@ -140,21 +138,21 @@ def _take_head(start: Start, name: str, head: nn.Module) -> None:
         if (_PREDICTOR in word) == (name == "predictor") and _fits(plain, head.state_dict()):
             head.load_state_dict(plain, strict=False)
             del start.heads[word]
-            start.taken.append(f"the {name}" if word == name else f"{word} as the {name}")
+            start.taken[word] = f"the {name}" if word == name else f"{word} as the {name}"
             return
 
 
 @torch.no_grad()
 def _take_groups(start: Start, heads: nn.ParameterList) -> None:
-    """Load prototypes, in the order of their names; each row gets unit length, as the released code gives it."""
+    """Load groups in the order of their names; SwAV's prototypes get unit length, as the released code gives it to them."""
     for word, tensors in start.heads.items():
         found = [tensors[name] for name in sorted(tensors, key=lambda name: (len(name), name))]
-        if word.startswith(_PROTOTYPES) and [each.shape for each in found] == [each.shape for each in heads]:
+        if word.startswith(_GROUPS) and [each.shape for each in found] == [each.shape for each in heads]:
             for head, centers in zip(heads, found, strict=True):
-                head.copy_(F.normalize(centers.to(head), dim=1))
+                head.copy_(centers if word == "groups" else F.normalize(centers.to(head), dim=1))
             del start.heads[word]
             count = "+".join(str(len(each)) for each in heads)
-            start.taken.append(f"the {count} groups")
+            start.taken[word] = f"the {count} groups" if word == "groups" else f"{word} as the {count} groups"
             return
 
 

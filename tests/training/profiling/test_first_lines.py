@@ -51,13 +51,13 @@ def test_few_images_are_few() -> None:
     line = advice_line(planned(237), 237, taking(1200), CPU)
     assert line is not None
     assert line.startswith("237 images are few")
-    assert "--set backbone.weights=FILE" in line
+    assert "--start-from MODEL" in line
     assert "CPU" not in line
     config = planned(237)
     started = replace(config, backbone=replace(config.backbone, weights="public.safetensors"))
     line = advice_line(started, 237, taking(1200), CPU)
     assert line is not None
-    assert "backbone.weights" not in line  # it does that already
+    assert "--start-from" not in line  # it does that already
 
 
 def test_days_on_a_cpu_are_days_and_what_is_proposed_is_shorter() -> None:
