@@ -137,8 +137,8 @@ class Evaluator:
         return found
 
     def _groups(self, found: Embeddings) -> Tensor | None:
-        """The run's own group of each embedded image; None without a run, or where it has no lasting groups."""
-        if self.model.run is None:
+        """The run's own group of each embedded image; None without a run and its checkpoint, or without lasting groups."""
+        if self.model.run is None or not (self.model.run / "checkpoint").is_dir():
             return None
         nearest = assigned_groups(load_run(self.model.run, self.runtime.device).student, found.rows)
         return None if nearest is None else nearest[0].to(self.runtime.device)
