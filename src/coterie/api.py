@@ -376,8 +376,7 @@ def _own_callbacks(config: PretrainConfig, wanted: Resolved, runtime: Runtime) -
     if config.probe is not None:
         test = _open(config.probe.test, config.columns) if config.probe.test else None
         pair = labeled_pair(_open(config.probe.train, config.columns), test)
-        for remark in pair.remarks:
-            runtime.logger.warning(remark)
+        pair.tell(runtime.logger)
         own.append(ProbeCallback(config, config.probe, pair, runtime))
     return [*own, ReportCallback(config, wanted.source, runtime)]
 

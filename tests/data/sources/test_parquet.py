@@ -117,7 +117,7 @@ def test_labels(values, metadata, classes, numbers, tmp_path):
         ([[1], [0], [], [1, 0]], [{"names": ["cat", "dog", "eel"]}], ("cat", "dog", "eel"), [[1], [0], [], [0, 1]]),
         ([[1], [0], [], [1, 0]], {"feature": 3}, ("0", "1"), [[1], [0], [], [0, 1]]),
         ([[1], [0], [], [1, 0]], [], ("0", "1"), [[1], [0], [], [0, 1]]),
-        (pa.array([[1, 0], [1, 1]] * 2, pa.list_(pa.int8(), 2)), None, ("0", "1"), [[0, 1], [1]] * 2),
+        (pa.array([[1, 0], [1, 1]] * 2, pa.list_(pa.int8(), 2)), None, ("0", "1"), [[0], [0, 1]] * 2),  # one per class
         (pa.array([["b"], ["a"]] * 2, pa.large_list(pa.string())), None, ("a", "b"), [[1], [0]] * 2),
         (
             pa.array([["b"], ["a"]] * 2, pa.list_(pa.dictionary(pa.int32(), pa.string()))),
