@@ -12,9 +12,6 @@ from coterie.config.from_options import Resolved
 from coterie.config.hardware import Runtime
 from coterie.config.options import EmbedOptions, EvaluationOptions, RunOptions, check_options, label_columns
 from coterie.config.schema import PretrainConfig
-from coterie.data.sources.columns import Columns
-from coterie.data.sources.open import open_source
-from coterie.data.sources.source import ImageSource
 from coterie.distributed.processes import process_group, rank
 from coterie.embedding.job import embed_to_file, embed_to_folder, embed_with_ray
 from coterie.errors import BadConfig, UserError
@@ -27,7 +24,7 @@ from coterie.evaluation.probes.few_labels import few_labels
 from coterie.evaluation.results import ProbeResults, TransferResults, note_results
 from coterie.exporting.model import open_model
 from coterie.logger import Logger, NullLogger
-from coterie.methods.resolve import Paths, path_strings, resolve_run
+from coterie.methods.resolve import Paths, open_images, path_strings, resolve_run
 from coterie.paths import run_folder
 from coterie.reporting.callback import ReportCallback
 from coterie.reporting.comparison import ComparedRuns, compare_folders, write_comparison
@@ -203,7 +200,8 @@ def evaluate(
     """
     with session(logger, quiet) as logger:
         columns, evaluator = label_columns(options), _evaluator(run, probes, logger, options)
-        result = ProbeResults(evaluator.evaluate(_open(train, columns), _open(test, columns) if test else None))
+        source = open_images(train, columns, logger)
+        result = ProbeResults(evaluator.evaluate(source, open_images(test, columns, logger) if test else None))
         note_results(run, result, logger)
     return result
 
@@ -240,7 +238,8 @@ def transfer(
         columns, evaluator = label_columns(options), _evaluator(run, probes, logger, options)
         for name, where in sets.items():
             train, test = where if isinstance(where, tuple) and len(where) == 2 else (where, ())
-            found = evaluator.evaluate(_open(train, columns), _open(test, columns) if test else None)
+            source = open_images(train, columns, logger)
+            found = evaluator.evaluate(source, open_images(test, columns, logger) if test else None)
             table[name] = {
                 f"{probe}_{metric}": value for probe, figures in found.items() for metric, value in figures.items()
             }
@@ -352,7 +351,7 @@ def embed(
     if Path(out).suffix == ".parquet" and ray is not None:
         raise UserError(f"{out}: Ray writes a folder of parts; give --out a name that does not end in .parquet")
     with session(logger, quiet) as logger:
-        source = _open(data, label_columns(options))
+        source = open_images(data, label_columns(options), logger, tell_labels=True)
         device, workers = options.get("device", "auto"), options.get("workers", -1)
         if ray is not None:
             where: dict[str, Any] = {"address": ray, "actors": actors, "device": device, "workers": workers}
@@ -374,8 +373,8 @@ def _own_callbacks(config: PretrainConfig, wanted: Resolved, runtime: Runtime) -
     if config.run.snapshots:
         own.append(LabelFreeCallback(config, wanted.source, runtime))
     if config.probe is not None:
-        test = _open(config.probe.test, config.columns) if config.probe.test else None
-        pair = labeled_pair(_open(config.probe.train, config.columns), test)
+        test = open_images(config.probe.test, config.columns, runtime.logger) if config.probe.test else None
+        pair = labeled_pair(open_images(config.probe.train, config.columns, runtime.logger), test)
         pair.tell(runtime.logger)
         own.append(ProbeCallback(config, config.probe, pair, runtime))
     return [*own, ReportCallback(config, wanted.source, runtime)]
@@ -385,10 +384,6 @@ def _embedded_images(config: PretrainConfig, images: int, runtime: Runtime) -> d
     """How many images the metrics and the report of a run embed, for estimates of its time."""
     report = report_images(config, images, runtime.device)
     return {"label_free_images": label_free_images(config, images), "report_images": report}
-
-
-def _open(data: Paths, columns: Columns) -> ImageSource:
-    return open_source(*path_strings(data), columns=columns)
 
 
 def _evaluator(run: str | Path, probes: Sequence[str], logger: Logger, options: EvaluationOptions) -> Evaluator:

@@ -33,16 +33,17 @@ def json_label(text: str, key: str | None) -> Sequence[str]:
 
 def _value(content: Any, key: str) -> Any:
     """The value at a key; one that contains dots itself goes before nested ones."""
+    if isinstance(content, list):  # by number
+        content = {str(number): value for number, value in enumerate(content)}
     if not isinstance(content, dict):
-        return content[int(key)] if isinstance(content, list) and key.isdigit() and int(key) < len(content) else None
+        return None
     if key in content:
         return content[key]
-    first, dot, rest = key.partition(".")
-    while dot:
+    parts = key.split(".")
+    for end in range(1, len(parts)):
+        first = ".".join(parts[:end])
         if first in content:
-            return _value(content[first], rest)
-        more, dot, rest = rest.partition(".")
-        first = f"{first}.{more}"
+            return _value(content[first], ".".join(parts[end:]))
     return next((value for name, value in content.items() if plain(name) == plain(key)), None)
 
 

@@ -83,7 +83,7 @@ def with_labels(source: ImageSource, table: Table, columns: Columns) -> WithLabe
     Raises:
         UserError: the table has no column of names or of labels.
     """
-    return WithLabels(source, matched_labels(*_names(source), table, columns))
+    return WithLabels(source, matched_labels(*_names(source), table, columns, guess=True))
 
 
 def for_images(columns: Columns, table: Table) -> Columns:
@@ -96,7 +96,7 @@ def _has(table: Table, column: str) -> bool:
     return plain(column) in map(plain, table.names)
 
 
-def matched_labels(names: Sequence[str], root: str, table: Table, columns: Columns) -> ImageLabels:
+def matched_labels(names: Sequence[str], root: str, table: Table, columns: Columns, guess: bool = False) -> ImageLabels:
     """The labels in a table of images with these names.
 
     Args:
@@ -104,12 +104,13 @@ def matched_labels(names: Sequence[str], root: str, table: Table, columns: Colum
         root: the folder that they are relative to; empty if there is none.
         table: names and labels; several rows of an image are several labels.
         columns: which of its columns hold them.
+        guess: as of `row_labels`.
 
     Raises:
         UserError: the table has no column of names or of labels.
     """
     image_column = _name_column(table, columns)
-    labels = row_labels(table, columns, image_column)
+    labels = row_labels(table, columns, image_column, guess)
     if labels.notes.absent:
         raise UserError(f"{table.where}: {labels.notes.absent}")
     wanted = [name_text(value) for value in table.column(image_column)]
@@ -131,25 +132,27 @@ def matched_labels(names: Sequence[str], root: str, table: Table, columns: Colum
     return ImageLabels.of(lists, labels.names, LabelNotes(labels.notes.origin if known else "", "", remarks, absent))
 
 
-def row_labels(table: Table, columns: Columns, image_column: str) -> RowLabels:
-    """The labels in the rows of a table: in a column, or in columns of zeros and ones, one per class.
+def row_labels(table: Table, columns: Columns, image_column: str, guess: bool = False) -> RowLabels:
+    """The labels in the rows of a table.
 
     Args:
         table: the table.
         columns: which of its columns the user wants.
         image_column: the column of its images, which holds no labels.
+        guess: whether labels may also be in the only other column, whatever its name, or in columns of zeros and ones, one per
+            class.
     """
     others = [name for name in table.names if name != image_column]
     named = find_columns(others, LABEL_NAMES, columns.label, "label", table.where)
     fitting = [(name, rows) for name in named if (rows := _labels_in(table, name)) is not None]
-    if not fitting and not named and len(others) == 1 and (rows := _labels_in(table, others[0])) is not None:
+    if guess and not named and len(others) == 1 and (rows := _labels_in(table, others[0])) is not None:
         fitting = [(others[0], rows)]
     origin = os.path.basename(table.where)  # noqa: PTH119 -- of a URL, too
     if fitting:
         (name, rows), *rest = fitting
         remarks = choice_remark(name, (repr(other) for other, _ in rest), "label")
         return RowLabels(rows, _class_names(table, name), LabelNotes(f"{origin}, column {name!r}", "", remarks))
-    per_class = [] if columns.label is not None else [name for name in others if _are_flags(table.column(name))]
+    per_class = [name for name in others if guess and columns.label is None and _are_flags(table.column(name))]
     if len(per_class) > 1:
         flags = [single_labels(as_numbers(table.column(name))) or [] for name in per_class]
         rows = [[name for name, flag in zip(per_class, row, strict=True) if flag] for row in zip(*flags, strict=True)]
