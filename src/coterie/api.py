@@ -19,9 +19,6 @@ from coterie.config.options import (
     model_options,
 )
 from coterie.config.schema import PretrainConfig
-from coterie.data.sources.columns import Columns
-from coterie.data.sources.open import open_source
-from coterie.data.sources.source import ImageSource
 from coterie.distributed.processes import process_group, rank
 from coterie.embedding.job import embed_to_file, embed_to_folder, embed_with_ray
 from coterie.errors import BadConfig, UserError
@@ -32,7 +29,7 @@ from coterie.evaluation.labeled_data import labeled_pair
 from coterie.evaluation.model_selection import Selection
 from coterie.evaluation.results import ProbeResults, TransferResults
 from coterie.logger import Logger, NullLogger
-from coterie.methods.resolve import Paths, path_strings, resolve_run
+from coterie.methods.resolve import Paths, open_images, path_strings, resolve_run
 from coterie.paths import run_folder
 from coterie.reporting.callback import ReportCallback
 from coterie.reporting.comparison import ComparedRuns, compare_folders, write_comparison
@@ -219,7 +216,8 @@ def evaluate(
     with session(logger, quiet) as logger:
         columns = label_columns(options)
         evaluator = evaluator_from_options(model, probes, path_strings(beside), options, logger)
-        result = evaluator.evaluate(_open(train, columns), _open(test, columns) if test else None)
+        source = open_images(train, columns, logger)
+        result = evaluator.evaluate(source, open_images(test, columns, logger) if test else None)
         note_for_run(evaluator, {"train": path_strings(train), "test": path_strings(test)}, result)
     result.details = details
     return result
@@ -262,7 +260,8 @@ def transfer(
         evaluator = evaluator_from_options(model, probes, path_strings(beside), options, logger)
         for name, where in sets.items():
             train, test = where if isinstance(where, tuple) and len(where) == 2 else (where, ())
-            found = evaluator.evaluate(_open(train, columns), _open(test, columns) if test else None)
+            source = open_images(train, columns, logger)
+            found = evaluator.evaluate(source, open_images(test, columns, logger) if test else None)
             table.add(name, found)  # set by set: what is done stays, whatever happens
             note_for_run(evaluator, {"set": name, "train": path_strings(train), "test": path_strings(test)}, found)
     table.details = details
@@ -373,7 +372,8 @@ def embed(
     if Path(out).suffix == ".parquet" and ray is not None:
         raise UserError(f"{out}: Ray writes a folder of parts; give --out a name that does not end in .parquet")
     with session(logger, quiet) as logger:
-        source, opened = _open(data, label_columns(options)), model_options(options)
+        source = open_images(data, label_columns(options), logger, tell_labels=True)
+        opened = model_options(options)
         device, workers = options.get("device", "auto"), options.get("workers", -1)
         if ray is not None:
             where: dict[str, Any] = {"address": ray, "actors": actors, "device": device, "workers": workers}
@@ -395,10 +395,9 @@ def _own_callbacks(config: PretrainConfig, wanted: Resolved, runtime: Runtime) -
     if config.run.snapshots:
         own.append(LabelFreeCallback(config, wanted.source, runtime))
     if config.probe is not None:
-        test = _open(config.probe.test, config.columns) if config.probe.test else None
-        pair = labeled_pair(_open(config.probe.train, config.columns), test)
-        for remark in pair.remarks:
-            runtime.logger.warning(remark)
+        test = open_images(config.probe.test, config.columns, runtime.logger) if config.probe.test else None
+        pair = labeled_pair(open_images(config.probe.train, config.columns, runtime.logger), test)
+        pair.tell(runtime.logger)
         own.append(ProbeCallback(config, config.probe, pair, runtime))
     return [*own, ReportCallback(config, wanted.source, runtime)]
 
@@ -407,7 +406,3 @@ def _embedded_images(config: PretrainConfig, images: int, runtime: Runtime) -> d
     """How many images the metrics and the report of a run embed, for estimates of its time."""
     report = report_images(config, images, runtime.device)
     return {"label_free_images": label_free_images(config, images), "report_images": report}
-
-
-def _open(data: Paths, columns: Columns) -> ImageSource:
-    return open_source(*path_strings(data), columns=columns)

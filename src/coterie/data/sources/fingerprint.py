@@ -3,7 +3,7 @@
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, Protocol, runtime_checkable
@@ -98,8 +98,9 @@ class Fingerprint:
         parts: list[HasFiles] = [part for part in found if isinstance(part, HasFiles)]
         if len(parts) < len(found):
             return None
-        batches = list(_batches(each for part in parts for each in part.stored_files()))
-        return cls(sum(len(part) for part in parts), pa.Table.from_batches(batches, _SCHEMA))
+        tables = [each for part in parts for each in _tables(part)]
+        files = pa.concat_tables(tables) if tables else _SCHEMA.empty_table()
+        return cls(sum(len(part) for part in parts), files)
 
     @classmethod
     def read(cls, path: Path) -> "Fingerprint | None":
@@ -160,6 +161,30 @@ def stored_file(root: bytes, name: bytes) -> StoredFile:
     except OSError:
         size = -1
     return StoredFile(name, size, "", root.rstrip(b"/") or b"/")
+
+
+def stored_table(names: pa.Array, sizes: Sequence[int], root: bytes) -> pa.Table:
+    """A table with the fields of :class:`StoredFile`, of files on this machine in one folder.
+
+    Args:
+        names: their paths below ``root``.
+        sizes: their sizes in bytes.
+        root: the folder.
+    """
+    count = len(names)
+    roots = pa.repeat(pa.scalar(root.rstrip(b"/") or b"/", pa.binary()), count)
+    columns = [names, pa.array(sizes, pa.int64()), pa.repeat(pa.scalar("", pa.string()), count), roots]
+    return pa.Table.from_arrays(columns, schema=_SCHEMA)
+
+
+def _tables(part: HasFiles) -> Iterator[pa.Table]:
+    """The files of a source, from its own table if it makes one."""
+    whole: Callable[[], pa.Table | None] = getattr(part, "stored_table", lambda: None)
+    made = whole()
+    if made is not None:
+        yield made
+    else:
+        yield pa.Table.from_batches(_batches(part.stored_files()), _SCHEMA)
 
 
 def _batches(files: Iterable[StoredFile]) -> Iterator[pa.RecordBatch]:

@@ -8,6 +8,7 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Int
 
+from coterie.data.sources.label_values import LabelNotes
 from coterie.data.sources.labels import LabelMatrix, one_hot
 from coterie.data.sources.shard_layout import ShardLayout
 
@@ -95,6 +96,20 @@ class Concatenated:
         classes = tuple(dict.fromkeys(name for part in parts for name in part.classes))
         rows = np.concatenate([part.with_classes(classes).rows for part in parts])
         return LabelMatrix(rows, np.concatenate([part.known for part in parts]), classes)
+
+    @property
+    def label_notes(self) -> LabelNotes:
+        """What there is to say about the labels of all sources."""
+        parts = [label_notes(source) for source in self.sources]
+        origins = dict.fromkeys(part.origin for part in parts if part.origin)
+        remarks = dict.fromkeys(remark for part in parts for remark in part.remarks)
+        absent = next((part.absent for part in parts if part.absent), "")
+        return LabelNotes(" and ".join(origins), parts[0].folder if len(parts) == 1 else "", tuple(remarks), absent)
+
+    @property
+    def image_remarks(self) -> tuple[str, ...]:
+        """Lines about how the images were found in tables."""
+        return tuple(dict.fromkeys(remark for source in self.sources for remark in image_remarks(source)))
 
     @property
     def shard_layout(self) -> ShardLayout:
@@ -185,6 +200,18 @@ def label_matrix(source: ImageSource) -> LabelMatrix:
     """
     stored: LabelMatrix | None = getattr(source, "label_matrix", None)
     return one_hot(labels(source), source.classes) if stored is None else stored
+
+
+def label_notes(source: ImageSource) -> LabelNotes:
+    """What there is to say about the labels of a source: its own ``label_notes``, if it has any."""
+    notes: LabelNotes = getattr(source, "label_notes", LabelNotes())
+    return notes
+
+
+def image_remarks(source: ImageSource) -> tuple[str, ...]:
+    """Lines about how the images of a source were found in tables: its own ``image_remarks``, if it has any."""
+    remarks: tuple[str, ...] = getattr(source, "image_remarks", ())
+    return remarks
 
 
 def shard_layout(source: ImageSource) -> ShardLayout:
