@@ -12,7 +12,8 @@ from coterie.config.from_options import Resolved
 from coterie.config.hardware import Runtime
 from coterie.config.options import EvaluationOptions, MachineOptions, RunOptions, check_options
 from coterie.config.schema import PretrainConfig
-from coterie.data.sources.open import open_source
+from coterie.data.sources.open import is_from_python
+from coterie.data.sources.own_data import Data, GivenData, given_data
 from coterie.data.sources.source import ImageSource
 from coterie.distributed.processes import process_group, rank
 from coterie.embedding.job import embed_to_file, embed_to_folder, embed_with_ray
@@ -25,7 +26,7 @@ from coterie.evaluation.model_selection import Selection
 from coterie.evaluation.results import ProbeResults, TransferResults, note_results
 from coterie.exporting.model import open_model
 from coterie.logger import Logger, NullLogger
-from coterie.methods.resolve import Paths, path_strings, resolve_run
+from coterie.methods.resolve import resolve_run
 from coterie.paths import run_folder
 from coterie.reporting.callback import ReportCallback
 from coterie.reporting.comparison import ComparedRuns, compare_folders, write_comparison
@@ -47,7 +48,7 @@ from coterie.training.run_folder import LOG, RunFolder, read_log
 
 def plan(
     method: str | None = None,
-    data: Paths = (),
+    data: Data = (),
     *,
     logger: Logger | None = None,
     quiet: bool = False,
@@ -59,7 +60,8 @@ def plan(
 
     Args:
         method: a preset, such as ``swav``; may be left out with ``config``.
-        data: folders, lists, globs, parquet files, tar shards; may be left out with ``config``.
+        data: folders, lists, globs, parquet files, tar shards, or images of your own, such as a list, an array or a dataset
+            of torch or Hugging Face (:data:`coterie.data.sources.own_data.Data`); may be left out with ``config``.
         logger: receives messages and progress; None: they are shown.
         quiet: show nothing.
         options: ``backbone``, ``epochs``, ``images``, ``batch_size``, ``seed``, ``config``, ``settings``
@@ -83,7 +85,7 @@ def plan(
 
 def profile(
     method: str | None = None,
-    data: Paths = (),
+    data: Data = (),
     *,
     seconds: float = 20.0,
     logger: Logger | None = None,
@@ -96,7 +98,8 @@ def profile(
 
     Args:
         method: a preset, such as ``swav``; may be left out with ``config``.
-        data: folders, lists, globs, parquet files, tar shards; may be left out with ``config``.
+        data: folders, lists, globs, parquet files, tar shards, or images of your own, such as a list, an array or a dataset
+            of torch or Hugging Face (:data:`coterie.data.sources.own_data.Data`); may be left out with ``config``.
         seconds: how long to measure steps, up to 3600; warm-up and loader stages take extra time.
         logger: receives messages and progress; None: they are shown.
         quiet: show nothing.
@@ -115,11 +118,11 @@ def profile(
 
 def pretrain(
     method: str | None = None,
-    data: Paths = (),
+    data: Data = (),
     *,
     out: str | Path,
-    probe: Paths = (),
-    probe_test: Paths = (),
+    probe: Data = (),
+    probe_test: Data = (),
     on_collapse: str | None = None,
     early_stop: bool | None = None,
     track: str | Sequence[str] = (),
@@ -133,7 +136,8 @@ def pretrain(
 
     Args:
         method: a preset, such as ``swav``; may be left out with ``config``.
-        data: folders, lists, globs, parquet files, tar shards; may be left out with ``config``.
+        data: folders, lists, globs, parquet files, tar shards, or images of your own, such as a list, an array or a dataset
+            of torch or Hugging Face (:data:`coterie.data.sources.own_data.Data`); may be left out with ``config``.
         out: the run's folder.
         probe: labeled images for a kNN probe during training.
         probe_test: labeled images to test the probe on; without it, a random fifth of ``probe``.
@@ -155,18 +159,17 @@ def pretrain(
         UserError: anything that the caller can fix, in one line.
     """
     settings: dict[str, Any] = {"run.on_collapse": on_collapse, "run.early_stop": early_stop}
-    if probe_test and not probe:
-        raise BadConfig("--probe-test names images to test a probe on; name those it learns from with --probe")
-    if probe:
-        settings["probe"] = {"train": list(path_strings(probe)), "test": list(path_strings(probe_test))}
     with session(logger, quiet) as logger:
+        probes = _given_probes(probe, probe_test, logger)
+        if probes is not None:
+            settings["probe"] = {"train": list(probes[0].specs), "test": list(probes[1].specs)}
         wanted = resolve_run(method, data, options, settings, logger, saved_settings(out))
         config = with_custom_parts(wanted.config, parts)
         with tracked(track, callbacks) as (others, tracking), process_group(_runtime(config, NullLogger()).device):
             runtime = _runtime(config, logger if rank() == 0 else NullLogger())
             folder = RunFolder(out, held=rank() == 0)
             try:
-                own = _own_callbacks(config, wanted, runtime)
+                own = _own_callbacks(config, wanted, runtime, probes)
                 Run(folder, wanted.source, config, runtime, [*others, *own, *tracking], parts, wanted.reasons).train()
             finally:
                 folder.close()
@@ -175,8 +178,8 @@ def pretrain(
 
 def evaluate(
     run: str | Path,
-    train: Paths,
-    test: Paths = (),
+    train: Data,
+    test: Data = (),
     *,
     probes: Sequence[str] = ("knn",),
     logger: Logger | None = None,
@@ -203,14 +206,14 @@ def evaluate(
     """
     with session(logger, quiet) as logger:
         evaluator = _evaluator(run, probes, logger, options)
-        result = ProbeResults(evaluator.evaluate(_open(train), _open(test) if test else None))
+        result = ProbeResults(evaluator.evaluate(*_open_pair(train, test, logger)))
         note_results(run, result, logger)
     return result
 
 
 def transfer(
     run: str | Path,
-    sets: Mapping[str, Paths | tuple[Paths, Paths]],
+    sets: Mapping[str, Data | tuple[Data, Data]],
     *,
     probes: Sequence[str] = ("linear",),
     logger: Logger | None = None,
@@ -240,7 +243,7 @@ def transfer(
         evaluator = _evaluator(run, probes, logger, options)
         for name, where in sets.items():
             train, test = where if isinstance(where, tuple) and len(where) == 2 else (where, ())
-            found = evaluator.evaluate(_open(train), _open(test) if test else None)
+            found = evaluator.evaluate(*_open_pair(train, test, logger))
             table[name] = {
                 f"{probe}_{metric}": value for probe, figures in found.items() for metric, value in figures.items()
             }
@@ -288,7 +291,7 @@ def compare(runs: Sequence[str | Path], *, out: str | Path | None = None) -> Com
 def report(
     run: str | Path,
     *,
-    images: Paths = (),
+    images: Data = (),
     device: str = "auto",
     logger: Logger | None = None,
     quiet: bool = False,
@@ -309,12 +312,14 @@ def report(
         UserError: anything that the caller can fix, in one line, such as images that are not found. The page is as it was then.
     """
     with session(logger, quiet) as logger:
-        return rewrite_report(run, runtime=Runtime.choose(device, logger=logger), images=path_strings(images))
+        given = given_data(images, "images")
+        source = given.open() if given.specs else None
+        return rewrite_report(run, runtime=Runtime.choose(device, logger=logger), images=source)
 
 
 def embed(
     run: str | Path,
-    data: Paths,
+    data: Data,
     out: str | Path,
     *,
     part_images: int = 65_536,
@@ -332,7 +337,7 @@ def embed(
 
     Args:
         run: a run's folder.
-        data: folders, lists, globs, parquet files, tar shards.
+        data: folders, lists, globs, parquet files, tar shards, or images of your own, as of :func:`pretrain`.
         out: a file ending in ``.parquet``, or else a folder of parts. A folder is resumed where it was left, and is written
             by all processes that torchrun started, or by Ray.
         part_images: images per part of a folder, a multiple of 256.
@@ -352,7 +357,7 @@ def embed(
     if Path(out).suffix == ".parquet" and ray is not None:
         raise UserError(f"{out}: Ray writes a folder of parts; give --out a name that does not end in .parquet")
     with session(logger, quiet) as logger:
-        source = _open(data)
+        source = given_data(data, read_labels=True, logger=logger).open()
         if ray is not None:
             return embed_with_ray(run, source, out, part_images, address=ray, actors=actors, **options, logger=logger)
         runtime = Runtime.choose(**options, logger=logger)
@@ -365,15 +370,21 @@ def _runtime(config: PretrainConfig, logger: Logger) -> Runtime:
     return Runtime.choose(config.run.device, config.run.precision, config.run.workers, logger)
 
 
-def _own_callbacks(config: PretrainConfig, wanted: Resolved, runtime: Runtime) -> list[Callback]:
+def _own_callbacks(
+    config: PretrainConfig, wanted: Resolved, runtime: Runtime, probes: tuple[GivenData, GivenData] | None = None
+) -> list[Callback]:
     """Those of the product, in their order: what leaves the most behind comes first."""
     embedded = _embedded_images(config, len(wanted.source), runtime)
     own: list[Callback] = [TimeCallback(config, wanted.source, runtime, **embedded)]
     if config.run.snapshots:
         own.append(LabelFreeCallback(config, wanted.source, runtime))
     if config.probe is not None:
-        test = open_source(*config.probe.test) if config.probe.test else None
-        pair = labeled_pair(open_source(*config.probe.train), test)
+        train, test = probes or (GivenData(config.probe.train), GivenData(config.probe.test))
+        if probes is None and any(map(is_from_python, (*train.specs, *test.specs))):
+            raise BadConfig(
+                "the images of the probe came from Python: give them again, or leave it out with probe=none"
+            )
+        pair = labeled_pair(train.open(), test.open() if test.specs else None)
         for remark in pair.remarks:
             runtime.logger.warning(remark)
         own.append(ProbeCallback(config, config.probe, pair, runtime))
@@ -386,8 +397,23 @@ def _embedded_images(config: PretrainConfig, images: int, runtime: Runtime) -> d
     return {"label_free_images": label_free_images(config, images), "report_images": report}
 
 
-def _open(data: Paths) -> ImageSource:
-    return open_source(*path_strings(data))
+def _given_probes(train: Data, test: Data, logger: Logger) -> tuple[GivenData, GivenData] | None:
+    """The images of a probe as they were given; None if none were."""
+    learned, tested = (
+        given_data(each, name, read_labels=True, logger=logger)
+        for each, name in ((train, "probe"), (test, "probe_test"))
+    )
+    if tested.specs and not learned.specs:
+        raise BadConfig("--probe-test names images to test a probe on; name those it learns from with --probe")
+    return (learned, tested) if learned.specs else None
+
+
+def _open_pair(train: Data, test: Data, logger: Logger) -> tuple[ImageSource, ImageSource | None]:
+    """Labeled images to learn from and to test on; None without the latter."""
+    learned, tested = (
+        given_data(each, name, read_labels=True, logger=logger) for each, name in ((train, "train"), (test, "test"))
+    )
+    return learned.open(), tested.open() if tested.specs else None
 
 
 def _evaluator(run: str | Path, probes: Sequence[str], logger: Logger, options: EvaluationOptions) -> Evaluator:

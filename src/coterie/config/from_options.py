@@ -53,6 +53,7 @@ def resolve(
     *,
     methods: Collection[str],
     plan_method: PlanMethod,
+    own: ImageSource | None = None,
     settings: Mapping[str, Any] | None = None,
     saved: Mapping[str, Any] | None = None,
     logger: Logger | None = None,
@@ -67,6 +68,7 @@ def resolve(
         options: the options that all commands about a run share.
         methods: the names of the presets.
         plan_method: completes a preset for given images.
+        own: the images, if ``data`` only describes them.
         settings: further settings of the caller, by path; None values are ignored.
         saved: the settings of the run that is resumed; None for a new run.
         logger: receives the progress of measuring the images.
@@ -91,7 +93,7 @@ def resolve(
     if (requested.get("batch_size") or 2) < 2:
         raise BadConfig(f"batch_size is {requested['batch_size']}: grouping needs at least 2 images per batch")
     _check_names(data)
-    source = open_source(*data)
+    source = open_source(*data) if own is None else own
     reasons: dict[str, str] = {}
     if content:
         _set_length(content, requested, len(source))

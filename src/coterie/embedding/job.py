@@ -36,11 +36,10 @@ def open_embedder(run: str | Path, source: ImageSource, runtime: Runtime) -> Emb
         UserError: there is no such run.
     """
     loaded = load_run(run, runtime.device)
-    files = Fingerprint.of(source)
     facts = {
         "weights": state_key(loaded.student.state_dict()),
         "temperature": loaded.config.temperature,
-        "source": files.key if files is not None else f"{len(source)} images",
+        "source": Fingerprint.of(source).key,
     }
     width = feature_width(loaded.student.encoder.backbone)
     return Embedder(loaded.predict_groups, source, loaded.preprocessing, width, facts, runtime)

@@ -1,20 +1,18 @@
 """The options of a command or a call, completed by the product's presets."""
 
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 from coterie.config.from_options import Resolved, resolve
 from coterie.config.options import RunOptions, check_options
+from coterie.data.sources.own_data import Data, given_data
 from coterie.logger import Logger
 from coterie.methods.presets import METHODS, plan_method
-
-Paths = str | Path | Sequence[str | Path]
 
 
 def resolve_run(
     method: str | None,
-    data: Paths,
+    data: Data,
     options: RunOptions,
     settings: Mapping[str, Any] | None = None,
     logger: Logger | None = None,
@@ -22,20 +20,15 @@ def resolve_run(
 ) -> Resolved:
     """Open the images and complete the config of a run: ``config.from_options.resolve`` with the product's presets."""
     check_options(options, RunOptions)
+    given = given_data(data)
     return resolve(
         method,
-        path_strings(data),
+        given.specs,
         options,
+        own=given.source,
         methods=METHODS,
         plan_method=plan_method,
         settings=settings,
         saved=saved,
         logger=logger,
     )
-
-
-def path_strings(paths: Paths) -> tuple[str, ...]:
-    """One path or several as a tuple of strings."""
-    if isinstance(paths, (str, Path)):
-        return (str(paths),)
-    return tuple(str(path) for path in paths)

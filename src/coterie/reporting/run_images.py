@@ -8,19 +8,19 @@ from coterie.data.sources.source import ImageSource
 from coterie.errors import UserError
 
 
-def find_images(folder: Path, data: Sequence[str], images: Sequence[str] = ()) -> ImageSource:
+def find_images(folder: Path, data: Sequence[str], images: ImageSource | None = None) -> ImageSource:
     """Open the images of a run.
 
     Args:
         folder: the run's folder, for the message.
         data: the paths of its settings: absolute, or, of a run of an earlier version, from here.
-        images: where the images are now; if given, they are looked for nowhere else.
+        images: the images, if they were given; then they are looked for nowhere.
 
     Raises:
         UserError: they are not found; it says where they were looked for.
     """
-    if images:
-        return open_source(*images)
+    if images is not None:
+        return images
     try:
         return open_source(*map(absolute, data))
     except UserError as error:

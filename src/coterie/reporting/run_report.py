@@ -94,7 +94,7 @@ def rewrite_report(
     folder: str | Path,
     *,
     runtime: Runtime,
-    images: Sequence[str] = (),
+    images: ImageSource | None = None,
     embeddings: Embeddings | None = None,
 ) -> Path:
     """Rewrite the ``report.html`` of a run from the present contents of its folder and its images.
@@ -102,7 +102,7 @@ def rewrite_report(
     Args:
         folder: of a run that has a checkpoint, whether it is finished or not.
         runtime: where images are embedded; its logger is warned if their number has changed.
-        images: where the run's images are now, if they have moved (:func:`coterie.reporting.run_images.find_images`).
+        images: the run's images, if they are elsewhere now (:func:`coterie.reporting.run_images.find_images`).
         embeddings: of the run's images by its backbone, if they are at hand; else a sample is embedded.
 
     Returns:

@@ -50,7 +50,7 @@ def check_same_run(
     folder: RunFolder,
     config: PretrainConfig,
     images: int,
-    fingerprint: Fingerprint | None,
+    fingerprint: Fingerprint,
     reasons: Mapping[str, str] | None = None,
 ) -> Resumed | None:
     """Compare settings and images with those of the run in the folder.
@@ -62,7 +62,7 @@ def check_same_run(
         folder: the folder, which may hold a run.
         config: the settings.
         images: the number of images.
-        fingerprint: their files; None if they do not list them.
+        fingerprint: which images they are.
         reasons: the reason for each value, by the path of its setting: shows which the user has asked for.
 
     Returns:
@@ -160,12 +160,10 @@ def _asked_for(path: str, reasons: Mapping[str, str]) -> str | None:
     return None
 
 
-def _check_images(
-    folder: RunFolder, saved: PretrainConfig, config: PretrainConfig, fingerprint: Fingerprint | None
-) -> bool:
+def _check_images(folder: RunFolder, saved: PretrainConfig, config: PretrainConfig, fingerprint: Fingerprint) -> bool:
     """Refuse other images, with how many were added, removed or changed; returns whether the same ones are elsewhere now."""
     known = Fingerprint.read(folder.images)
-    if known is None or fingerprint is None:  # a run of an earlier version, or a source that lists no files
+    if known is None:  # a run of an earlier version
         if tuple(map(absolute, saved.data)) != tuple(map(absolute, config.data)):
             raise BadRun(
                 f"{folder.path} holds a run on {first_few(saved.data)}, and has no list of its images to compare with "

@@ -108,8 +108,7 @@ class Run:
         start = self._resume()
         if self.first:
             write_text(self.folder.config, to_toml(self.config))
-            if self.fingerprint is not None:
-                self.fingerprint.write(self.folder.images)
+            self.fingerprint.write(self.folder.images)
         finished = start == self.loader.total_steps or self.state.ended is not None
         if finished:
             why = f" ({self.state.ended})" if self.state.ended else ""

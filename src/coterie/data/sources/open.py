@@ -5,6 +5,7 @@ import os
 from collections.abc import Iterable, Iterator
 from itertools import groupby
 from pathlib import Path
+from typing import TypeGuard
 
 from coterie.data.sources.file_names import is_image_name
 from coterie.data.sources.files import open_files, open_folder, open_list
@@ -15,6 +16,9 @@ from coterie.data.sources.source import Concatenated, ImageSource
 from coterie.data.sources.tar import TarShards
 from coterie.errors import NoImages, UserError
 from coterie.paths import expand
+
+FROM_PYTHON = "python: "
+"""Begins what stands in settings in place of a path: images that a caller gave in Python."""
 
 
 def open_source(*specs: str | os.PathLike[str]) -> ImageSource:
@@ -31,6 +35,12 @@ def open_source(*specs: str | os.PathLike[str]) -> ImageSource:
         NoImages: A folder, list, table or shard contains no images.
         UserError: Something is missing, unreadable or of an unknown kind.
     """
+    given = next((spec for spec in specs if is_from_python(spec)), None)
+    if given is not None:
+        what = given.removeprefix(FROM_PYTHON)
+        raise UserError(
+            f"the images came from Python ({what}): give them there again, as in coterie.pretrain(data=...)"
+        )
     if not all(specs) or not specs:
         raise UserError("no images: give a folder, a .txt list of files, *.parquet, *.tar or a glob")
     expanded = [(kind, path) for spec in specs for kind, path in _expand(os.fspath(spec))]
@@ -40,9 +50,14 @@ def open_source(*specs: str | os.PathLike[str]) -> ImageSource:
     return sources[0] if len(sources) == 1 else Concatenated(sources)
 
 
+def is_from_python(spec: str | os.PathLike[str]) -> TypeGuard[str]:
+    """Whether this stands for images that a caller gave in Python, which only the caller can give again."""
+    return isinstance(spec, str) and spec.startswith(FROM_PYTHON)
+
+
 def absolute(spec: str) -> str:
     """A source by its absolute path, with ``~`` expanded, so that it can be opened from any folder; a URL as it is."""
-    if is_remote(spec) or not spec:
+    if is_remote(spec) or not spec or is_from_python(spec):
         return spec
     return os.path.abspath(expand(spec))  # noqa: PTH100 -- resolve() would follow links
 
