@@ -15,6 +15,8 @@ def content_key(image: StoredImage) -> str:
         image: as a source gives it.
     """
     digest = hashlib.sha256()
+    if isinstance(image, Image.Image) and image.mode in ("L", "RGB"):
+        image = np.asarray(image)
     if isinstance(image, Image.Image):
         digest.update(f"{image.mode} {image.size} {image.getpalette()}".encode())
         digest.update(image.tobytes())
