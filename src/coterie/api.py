@@ -10,8 +10,9 @@ from coterie.atomic import writing
 from coterie.config.describe import summary
 from coterie.config.from_options import Resolved
 from coterie.config.hardware import Runtime
-from coterie.config.options import EvaluationOptions, MachineOptions, RunOptions, check_options
+from coterie.config.options import EmbedOptions, EvaluationOptions, RunOptions, check_options, label_columns
 from coterie.config.schema import PretrainConfig
+from coterie.data.sources.columns import Columns
 from coterie.data.sources.open import is_from_python
 from coterie.data.sources.own_data import Data, GivenData, given_data
 from coterie.data.sources.source import ImageSource
@@ -23,6 +24,7 @@ from coterie.evaluation.callbacks import LabelFreeCallback, ProbeCallback, label
 from coterie.evaluation.evaluator import Evaluator
 from coterie.evaluation.labeled_data import labeled_pair
 from coterie.evaluation.model_selection import Selection
+from coterie.evaluation.probes.few_labels import few_labels
 from coterie.evaluation.results import ProbeResults, TransferResults, note_results
 from coterie.exporting.model import open_model
 from coterie.logger import Logger, NullLogger
@@ -64,8 +66,7 @@ def plan(
             of torch or Hugging Face (:data:`coterie.data.sources.own_data.Data`); may be left out with ``config``.
         logger: receives messages and progress; None: they are shown.
         quiet: show nothing.
-        options: ``backbone``, ``epochs``, ``images``, ``batch_size``, ``seed``, ``config``, ``settings``
-            (:class:`coterie.config.options.RunOptions`).
+        options: the keys of :class:`coterie.config.options.RunOptions`.
 
     Raises:
         UserError: a run that must fail, and how to fix it, in one line.
@@ -149,8 +150,7 @@ def pretrain(
         parts: parts of your own in place of those of the settings; give the same ones again to resume.
         logger: receives messages and progress; None: they are shown.
         quiet: show nothing.
-        options: ``backbone``, ``epochs``, ``images``, ``batch_size``, ``seed``, ``config``, ``settings``
-            (:class:`coterie.config.options.RunOptions`).
+        options: the keys of :class:`coterie.config.options.RunOptions`.
 
     Returns:
         The run's folder.
@@ -160,7 +160,7 @@ def pretrain(
     """
     settings: dict[str, Any] = {"run.on_collapse": on_collapse, "run.early_stop": early_stop}
     with session(logger, quiet) as logger:
-        probes = _given_probes(probe, probe_test, logger)
+        probes = _given_probes(probe, probe_test, label_columns(options), logger)
         if probes is not None:
             settings["probe"] = {"train": list(probes[0].specs), "test": list(probes[1].specs)}
         wanted = resolve_run(method, data, options, settings, logger, saved_settings(out))
@@ -196,7 +196,7 @@ def evaluate(
             ``linear_images`` and ``finetune`` (``docs/evaluate.md``).
         logger: receives messages and progress; None: they are shown.
         quiet: show nothing.
-        options: ``labels``, ``seed``, ``device``, ``workers`` (:class:`coterie.config.options.EvaluationOptions`).
+        options: the keys of :class:`coterie.config.options.EvaluationOptions`.
 
     Returns:
         ``{probe: {metric: value}}``, which prints as a table; also written to ``evaluation.json`` in the run's folder.
@@ -205,8 +205,8 @@ def evaluate(
         UserError: anything that the caller can fix, in one line.
     """
     with session(logger, quiet) as logger:
-        evaluator = _evaluator(run, probes, logger, options)
-        result = ProbeResults(evaluator.evaluate(*_open_pair(train, test, logger)))
+        columns, evaluator = label_columns(options), _evaluator(run, probes, logger, options)
+        result = ProbeResults(evaluator.evaluate(*_open_pair(train, test, columns, logger)))
         note_results(run, result, logger)
     return result
 
@@ -240,10 +240,10 @@ def transfer(
         raise BadConfig("name at least one set: NAME=TRAIN or NAME=TRAIN,TEST")
     table = TransferResults()
     with session(logger, quiet) as logger:
-        evaluator = _evaluator(run, probes, logger, options)
+        columns, evaluator = label_columns(options), _evaluator(run, probes, logger, options)
         for name, where in sets.items():
             train, test = where if isinstance(where, tuple) and len(where) == 2 else (where, ())
-            found = evaluator.evaluate(*_open_pair(train, test, logger))
+            found = evaluator.evaluate(*_open_pair(train, test, columns, logger))
             table[name] = {
                 f"{probe}_{metric}": value for probe, figures in found.items() for metric, value in figures.items()
             }
@@ -313,8 +313,7 @@ def report(
     """
     with session(logger, quiet) as logger:
         given = given_data(images, "images")
-        source = given.open() if given.specs else None
-        return rewrite_report(run, runtime=Runtime.choose(device, logger=logger), images=source)
+        return rewrite_report(run, runtime=Runtime.choose(device, logger=logger), images=given)
 
 
 def embed(
@@ -327,7 +326,7 @@ def embed(
     actors: int = 0,
     logger: Logger | None = None,
     quiet: bool = False,
-    **options: Unpack[MachineOptions],
+    **options: Unpack[EmbedOptions],
 ) -> int:
     """Write name, label if there is one, embedding, group and its probability of each image, as parquet.
 
@@ -345,7 +344,7 @@ def embed(
         actors: at most so many Ray actors; 0: one per GPU, or without GPUs one for every two cores.
         logger: receives messages and progress; None: they are shown.
         quiet: show nothing.
-        options: ``device``, ``workers`` (:class:`coterie.config.options.MachineOptions`).
+        options: the keys of :class:`coterie.config.options.EmbedOptions`.
 
     Returns:
         How many images are in the file, or in the parts that are there; those that could not be decoded are listed beside.
@@ -353,14 +352,17 @@ def embed(
     Raises:
         UserError: anything that the caller can fix, in one line.
     """
-    check_options(options, MachineOptions)
+    check_options(options, EmbedOptions)
     if Path(out).suffix == ".parquet" and ray is not None:
         raise UserError(f"{out}: Ray writes a folder of parts; give --out a name that does not end in .parquet")
     with session(logger, quiet) as logger:
-        source = given_data(data, read_labels=True, logger=logger).open()
+        columns = label_columns(options)
+        source = given_data(data, columns=columns, read_labels=True, logger=logger).open(columns)
+        device, workers = options.get("device", "auto"), options.get("workers", -1)
         if ray is not None:
-            return embed_with_ray(run, source, out, part_images, address=ray, actors=actors, **options, logger=logger)
-        runtime = Runtime.choose(**options, logger=logger)
+            where: dict[str, Any] = {"address": ray, "actors": actors, "device": device, "workers": workers}
+            return embed_with_ray(run, source, out, part_images, **where, logger=logger)
+        runtime = Runtime.choose(device, workers=workers, logger=logger)
         if Path(out).suffix != ".parquet":
             return embed_to_folder(run, source, out, runtime, part_images)
         return embed_to_file(run, source, out, runtime)
@@ -384,7 +386,7 @@ def _own_callbacks(
             raise BadConfig(
                 "the images of the probe came from Python: give them again, or leave it out with probe=none"
             )
-        pair = labeled_pair(train.open(), test.open() if test.specs else None)
+        pair = labeled_pair(train.open(config.columns), test.open(config.columns) if test.specs else None)
         for remark in pair.remarks:
             runtime.logger.warning(remark)
         own.append(ProbeCallback(config, config.probe, pair, runtime))
@@ -397,10 +399,10 @@ def _embedded_images(config: PretrainConfig, images: int, runtime: Runtime) -> d
     return {"label_free_images": label_free_images(config, images), "report_images": report}
 
 
-def _given_probes(train: Data, test: Data, logger: Logger) -> tuple[GivenData, GivenData] | None:
+def _given_probes(train: Data, test: Data, columns: Columns, logger: Logger) -> tuple[GivenData, GivenData] | None:
     """The images of a probe as they were given; None if none were."""
     learned, tested = (
-        given_data(each, name, read_labels=True, logger=logger)
+        given_data(each, name, columns=columns, read_labels=True, logger=logger)
         for each, name in ((train, "probe"), (test, "probe_test"))
     )
     if tested.specs and not learned.specs:
@@ -408,16 +410,18 @@ def _given_probes(train: Data, test: Data, logger: Logger) -> tuple[GivenData, G
     return (learned, tested) if learned.specs else None
 
 
-def _open_pair(train: Data, test: Data, logger: Logger) -> tuple[ImageSource, ImageSource | None]:
+def _open_pair(train: Data, test: Data, columns: Columns, logger: Logger) -> tuple[ImageSource, ImageSource | None]:
     """Labeled images to learn from and to test on; None without the latter."""
     learned, tested = (
-        given_data(each, name, read_labels=True, logger=logger) for each, name in ((train, "train"), (test, "test"))
+        given_data(each, name, columns=columns, read_labels=True, logger=logger)
+        for each, name in ((train, "train"), (test, "test"))
     )
-    return learned.open(), tested.open() if tested.specs else None
+    return learned.open(columns), tested.open(columns) if tested.specs else None
 
 
 def _evaluator(run: str | Path, probes: Sequence[str], logger: Logger, options: EvaluationOptions) -> Evaluator:
     check_options(options, EvaluationOptions)
     runtime = Runtime.choose(options.get("device", "auto"), workers=options.get("workers", -1), logger=logger)
     model = open_model(run, runtime.device)
-    return Evaluator(model, probes, runtime, labels=options.get("labels", "10%"), seed=options.get("seed", 0))
+    few = few_labels(options.get("label_fraction"), options.get("labels_per_class"))
+    return Evaluator(model, probes, runtime, few=few, seed=options.get("seed", 0))

@@ -19,6 +19,7 @@ from coterie.evaluation.label_free import label_free
 from coterie.evaluation.labeled_data import LabeledPair, labeled_pair
 from coterie.evaluation.probes.clusters import clusters
 from coterie.evaluation.probes.embedding_probes import probe_embeddings
+from coterie.evaluation.probes.few_labels import FewLabels
 from coterie.evaluation.probes.finetuning import finetune, limit_head_lr
 from coterie.evaluation.probes.knn import knn, knn_predictions
 from coterie.evaluation.probes.linear import linear, linear_sgd
@@ -135,7 +136,7 @@ TRAININGS: dict[str, Callable[[LabeledPair, torch.device], dict[str, float]]] = 
         pair,
         PREPROCESSING,
         build=build,
-        labels="4",
+        few=FewLabels(per_class=4),
         recipe=SHORT,
         scratch=SHORT,
         runtime=Runtime(device=torch.device(device)),

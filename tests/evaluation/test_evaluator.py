@@ -54,7 +54,7 @@ def call(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> 
 def test_every_probe_answers_and_is_written_down(folder: Path) -> None:
     quick = [name for name in PROBES if name not in ("linear_images", "low_shot")]  # a hundred epochs; 40 fits a class
     found = coterie.evaluate(
-        folder / "run", folder / "train.parquet", folder / "test.parquet", probes=quick, labels="1", workers=0
+        folder / "run", folder / "train.parquet", folder / "test.parquet", probes=quick, labels_per_class=1, workers=0
     )
     assert list(found) == quick
     assert all(np.isfinite(list(figures.values())).all() for figures in found.values())

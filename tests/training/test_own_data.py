@@ -100,6 +100,11 @@ def files(folder: Path) -> list[Path]:
     return sorted((folder / "all").iterdir())
 
 
+def numpy_file(folder: Path) -> str:
+    np.save(folder / "images.npy", PIXELS)
+    return str(folder / "images.npy")
+
+
 KINDS: dict[str, Callable[[Path], Any]] = {
     "one array": lambda _: PIXELS,
     "arrays": lambda _: list(PIXELS),
@@ -114,6 +119,7 @@ KINDS: dict[str, Callable[[Path], Any]] = {
     "a dataset of torch": lambda _: Photos(),
     "a tensor dataset": lambda _: torch.utils.data.TensorDataset(torch.tensor(PIXELS).permute(0, 3, 1, 2)),
     "rows of Hugging Face": lambda _: Rows(),
+    "a file of NumPy": numpy_file,
     "an image source": lambda folder: open_source(folder / "all"),
     "mixed": lambda folder: [
         *files(folder)[:10],
@@ -139,7 +145,7 @@ def test_every_kind_trains_as_its_files_do(kind: str, folder: Path, from_files: 
     close(given)
     assert_same_runs(run, from_files)
     data = read_toml(run / "config.toml")["data"]
-    assert all(each.startswith("python: ") for each in data), data
+    assert all(each.startswith("python: ") or kind == "a file of NumPy" for each in data), data
 
 
 def test_with_loader_processes(folder: Path, from_files: Path, tmp_path: Path) -> None:
@@ -172,9 +178,9 @@ def test_a_stopped_run_resumes_bitwise_with_the_same_images(from_files: Path, tm
     run = tmp_path / "run"
     with pytest.raises(CallbackError):
         train(Photos(), run, callbacks=[Stop()])
-    with pytest.raises(UserError, match="the images came from Python .*Photos of 40 images.*: give them there again"):
+    with pytest.raises(UserError, match=r"the images came from Python .*Photos of 40 images.*: give them there again"):
         coterie.pretrain(out=run, quiet=True)
-    with pytest.raises(UserError, match="on other images than python: .*40 images before, 30 now"):
+    with pytest.raises(UserError, match=r"on other images than python: .*40 images before, 30 now"):
         coterie.pretrain(data=list(PIXELS[:30]), out=run, quiet=True)
     with pytest.raises(UserError, match=r"on other images than .*1 changed \(such as item 7\)"):
         coterie.pretrain(data=[*PIXELS[:7], 255 - PIXELS[7], *PIXELS[8:]], out=run, quiet=True)
@@ -193,7 +199,7 @@ def test_items_that_raise_or_are_damaged_are_bad_images(folder: Path, tmp_path: 
 
 def test_labels_reach_probes_and_tables(folder: Path, from_files: Path, tmp_path: Path) -> None:
     same = coterie.evaluate(from_files, folder / "labeled", folder / "labeled")
-    order = [path for path in open_source(folder / "labeled")._names]  # noqa: C416, SLF001
+    order = [path for path in open_source(folder / "labeled")._names]  # noqa: C416
     own = [(folder / "labeled" / name.decode(), name.decode().partition("/")[0]) for name in order]
     assert coterie.evaluate(from_files, own, own) == same
     assert coterie.evaluate(from_files, Photos(), Photos())["knn"].keys() == same["knn"].keys()
@@ -210,13 +216,13 @@ def test_a_probe_on_own_images(tmp_path: Path) -> None:
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert any("knn" in str(line) for line in lines)
     assert read_toml(run / "config.toml")["probe"]["train"] == [f"python: {__name__}.Photos of 40 images"]
-    with pytest.raises(UserError, match="the images of the probe came from Python"):
+    with pytest.raises(UserError, match=r"the images of the probe came from Python"):
         train(PIXELS, run, "seed=0")
 
 
 def test_reports_ask_for_images_that_came_from_python(tmp_path: Path) -> None:
     run = train(Photos(), tmp_path / "run")
-    with pytest.raises(UserError, match="were not found .*came from Python.*--images PATH"):
+    with pytest.raises(UserError, match=r"were not found .*came from Python.*--images PATH"):
         coterie.report(run)
     (run / "report.html").unlink()
     assert coterie.report(run, images=Photos()).exists()
@@ -232,7 +238,7 @@ def test_plan_and_profile_rehearse_in_this_process() -> None:
 def test_a_dataset_of_random_views_is_refused(tmp_path: Path) -> None:
     draw = np.random.default_rng(0)
     random = Photos(change=lambda pixels: pixels[::-1] if draw.random() < 0.5 else pixels)
-    with pytest.raises(UserError, match="of data differs when it is read twice: give the dataset without random"):
+    with pytest.raises(UserError, match=r"of data differs when it is read twice: give the dataset without random"):
         train(random, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
@@ -242,5 +248,5 @@ def test_a_dataset_that_always_raises_is_refused(tmp_path: Path) -> None:
         def __getitem__(self, index: int) -> Any:
             raise OSError("no such archive")
 
-    with pytest.raises(NoImages, match="not one of .* items of data can be read; .* OSError: no such archive"):
+    with pytest.raises(NoImages, match=r"not one of .* items of data can be read; .* OSError: no such archive"):
         train(Broken(), tmp_path / "run")

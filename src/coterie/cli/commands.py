@@ -12,9 +12,9 @@ from cyclopts import Parameter
 
 from coterie.cli.leaving import kept_of_run
 from coterie.cli.parsing import (
+    EmbedFlags,
     EvaluationFlags,
     Images,
-    MachineFlags,
     Method,
     RunFlags,
     Sources,
@@ -212,7 +212,7 @@ def embed(
     part_images: Whole = 65_536,
     ray: str | None = None,
     actors: Whole = 0,
-    options: MachineFlags = None,
+    options: EmbedFlags = None,
 ) -> None:
     """Write name, label, embedding, group and its probability of each image as parquet: one file, or a folder of parts.
 

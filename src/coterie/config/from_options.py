@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any, Protocol, runtime_checkable
 
 from coterie.config.facts import Facts, measure_facts
@@ -12,12 +12,19 @@ from coterie.config.options import RunOptions
 from coterie.config.overrides import parse_settings, set_path
 from coterie.config.schema import PretrainConfig
 from coterie.config.toml import as_strings, from_dict, read_toml, to_dict
+from coterie.data.sources.columns import Columns
 from coterie.data.sources.open import absolute, open_source
 from coterie.data.sources.source import ImageSource
 from coterie.errors import BadConfig, BadRun, UserError
 from coterie.logger import Logger, NullLogger
 
-PATHS = {"backbone": "backbone.name"}
+PATHS = {
+    "backbone": "backbone.name",
+    "labels": "columns.labels",
+    "image_column": "columns.image",
+    "label_column": "columns.label",
+    "label_key": "columns.label_key",
+}
 """The setting behind an option, where their names differ."""
 
 
@@ -78,6 +85,8 @@ def resolve(
     """
     logger, file, overrides = logger or NullLogger(), options.get("config"), parse_settings(options.get("settings", ()))
     named: dict[str, Any] = {PATHS.get(name, name): value for name, value in options.items()}
+    if named.get("columns.labels") is not None:
+        named["columns.labels"] = str(named["columns.labels"])
     requested = {
         path: value
         for path, value in (named | dict(settings or {})).items()
@@ -93,7 +102,7 @@ def resolve(
     if (requested.get("batch_size") or 2) < 2:
         raise BadConfig(f"batch_size is {requested['batch_size']}: grouping needs at least 2 images per batch")
     _check_names(data)
-    source = open_source(*data) if own is None else own
+    source = open_source(*data, columns=_columns(content, requested, overrides)) if own is None else own
     reasons: dict[str, str] = {}
     if content:
         _set_length(content, requested, len(source))
@@ -119,6 +128,19 @@ def _plan(
         backbone=requested.get("backbone.name"),
     )
     return to_dict(config), reasons
+
+
+def _columns(content: Mapping[str, Any], requested: Mapping[str, Any], overrides: Sequence[tuple[str, Any]]) -> Columns:
+    """Where images and labels are: needed before the settings are complete, to open the images."""
+    table = {"columns": dict(content.get("columns", {}))}
+    for path, value in (*requested.items(), *overrides):
+        if path.startswith("columns."):
+            set_path(table, path, value)
+    try:
+        return Columns(**table["columns"])
+    except TypeError as error:
+        known = ", ".join(each.name for each in fields(Columns))
+        raise BadConfig(f"columns: there is a setting that is none of {known} in this table") from error
 
 
 def _check_names(data: Sequence[str]) -> None:
@@ -153,7 +175,9 @@ def _make_paths_absolute(content: dict[str, Any]) -> None:
     for table, name in tables:
         if isinstance(table, dict) and isinstance(table.get(name), list):
             table[name] = [absolute(each) if isinstance(each, str) else each for each in table[name]]
-    backbone = content.get("backbone")
+    columns, backbone = content.get("columns"), content.get("backbone")
+    if isinstance(columns, dict) and isinstance(columns.get("labels"), str):
+        columns["labels"] = absolute(columns["labels"])
     if isinstance(backbone, dict) and isinstance(backbone.get("weights"), str):
         backbone["weights"] = absolute(backbone["weights"])
 

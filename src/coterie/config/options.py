@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypedDict
 
 from cyclopts import Parameter, Token
 
+from coterie.data.sources.columns import Columns
 from coterie.errors import UserError, did_you_mean
 
 
@@ -26,7 +27,28 @@ else:  # the command line reads this one
     Settings = Sequence[str]
 
 
-class RunOptions(TypedDict, total=False):
+class LabelOptions(TypedDict, total=False):
+    """Options of every command that reads images, which may have labels; each has its text here alone."""
+
+    labels: Annotated[
+        str | Path | None,
+        Parameter(help="A table (CSV, TSV, parquet) of image names and labels beside the images. [default: none]"),
+    ]
+    image_column: Annotated[
+        str | None,
+        Parameter(help="The column of a table that holds the images. [default: found by common names]"),
+    ]
+    label_column: Annotated[
+        str | None,
+        Parameter(help="The column of a table that holds the labels. [default: found by common names]"),
+    ]
+    label_key: Annotated[
+        str | None,
+        Parameter(help="The key of the label in the .json files of tar shards, as in meta.class. [default: found]"),
+    ]
+
+
+class RunOptions(LabelOptions, total=False):
     """Options of ``plan``, ``profile`` and ``pretrain``.
 
     Attributes:
@@ -60,18 +82,48 @@ class MachineOptions(TypedDict, total=False):
     workers: Whole
 
 
-class EvaluationOptions(MachineOptions, total=False):
+class EmbedOptions(MachineOptions, LabelOptions, total=False):
+    """Options of ``embed``.
+
+    Attributes:
+        device: One of auto (CUDA if there is a usable GPU), cpu, cuda, cuda:N. [default: auto]
+        workers: Processes that load images; -1: as many as there are cores to spare. [default: -1]
+    """
+
+
+class EvaluationOptions(MachineOptions, LabelOptions, total=False):
     """Options of ``evaluate`` and ``transfer``.
 
     Attributes:
-        labels: For finetune: a share of the training labels, such as 1%, or a number per class, such as 5. [default: 10%]
+        label_fraction: For finetune: the share of the training labels of each class, such as 1%. [default: 10%]
+        labels_per_class: For finetune, in place of a share: training labels per class, such as 5. [default: none]
         seed: Seed for what a probe draws. [default: 0]
         device: One of auto (CUDA if there is a usable GPU), cpu, cuda, cuda:N. [default: auto]
         workers: Processes that load images; -1: as many as there are cores to spare. [default: -1]
     """
 
-    labels: str
+    label_fraction: str | float | None
+    labels_per_class: Whole | None
     seed: Whole
+
+
+def label_columns(options: Mapping[str, Any]) -> Columns:
+    """Where images and labels are, by the :class:`LabelOptions` among some options.
+
+    Raises:
+        UserError: ``labels`` is a share or a number, which it was in an earlier version.
+    """
+    labels = options.get("labels")
+    share = re.fullmatch(r"\s*(\d+(?:\.\d*)?)\s*(%?)\s*", str(labels))
+    if share and not Path(str(labels)).exists():
+        option = "--label-fraction" if share[2] else "--labels-per-class"
+        raise UserError(f"--labels {labels}: this option names a table of labels; write {option} {share[1]}{share[2]}")
+    return Columns(
+        options.get("image_column"),
+        options.get("label_column"),
+        options.get("label_key"),
+        None if labels is None else str(labels),
+    )
 
 
 def check_options(options: Mapping[str, Any], kind: type) -> None:

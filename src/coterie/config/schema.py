@@ -6,6 +6,7 @@ from typing import Literal
 
 from coterie.data.augmentation.view_plan import ViewPlan
 from coterie.data.loading.loader import count_steps
+from coterie.data.sources.columns import Columns
 from coterie.errors import BadConfig, did_you_mean
 from coterie.grouping.assignment import AssignmentConfig, Sinkhorn
 from coterie.grouping.batch_objective import BatchGroupsConfig, Identity
@@ -124,7 +125,8 @@ class PretrainConfig:
 
     Attributes:
         method: the preset that the settings came from.
-        data: folders, lists, globs, parquet files, tar shards.
+        data: folders, lists, globs, tables, tar shards.
+        columns: where images and labels are in ``data`` and in the sources of ``probe``.
         views: crops and augmentation of each view, and the roles of the views.
         backbone: the network.
         batch_norm_scope: which views share the statistics of a batch norm: ``resolution``, ``view`` or ``joint``.
@@ -180,6 +182,7 @@ class PretrainConfig:
     probe: ProbeConfig | None = None
     run: RunConfig = field(default_factory=RunConfig)
     custom: tuple[str, ...] = ()
+    columns: Columns = field(default_factory=Columns)
 
     def __post_init__(self) -> None:
         if self.epochs < 1:

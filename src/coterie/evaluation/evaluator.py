@@ -13,6 +13,7 @@ from coterie.embedding.embed import Embeddings, embed_source
 from coterie.errors import UserError
 from coterie.evaluation.labeled_data import LabeledPair, labeled_pair
 from coterie.evaluation.probes.embedding_probes import probe_embeddings
+from coterie.evaluation.probes.few_labels import TENTH, FewLabels
 from coterie.evaluation.probes.finetuning import finetune
 from coterie.evaluation.probes.supervised import linear_published_images
 from coterie.evaluation.probes.svm import low_shot, svm
@@ -34,7 +35,7 @@ class Evaluator:
     """A frozen backbone with its preprocessing, evaluated by probes on labeled images."""
 
     def __init__(
-        self, model: Model, probes: Sequence[str], runtime: Runtime, *, labels: str = "10%", seed: int = 0
+        self, model: Model, probes: Sequence[str], runtime: Runtime, *, few: FewLabels = TENTH, seed: int = 0
     ) -> None:
         """Evaluate a model; if it is a run's, its embeddings are kept in the run's folder.
 
@@ -42,14 +43,14 @@ class Evaluator:
             model: the network, on the device of ``runtime``.
             probes: of ``PROBES``.
             runtime: where and how to compute.
-            labels: for ``finetune``: a share of the training labels, such as ``1%``, or a number per class, such as ``5``.
+            few: for ``finetune``: how many of the training labels may be used.
             seed: for what is drawn.
 
         Raises:
             BadConfig: an unknown probe.
         """
         check_known(probes, PROBES)
-        self.probes, self.labels, self.seed = tuple(probes), labels, seed
+        self.probes, self.few, self.seed = tuple(probes), few, seed
         self.model, self.runtime = model, runtime
         run = model.run
         self.store = EmbeddingCache(run / "embeddings", run / WEIGHTS) if run is not None else None
@@ -104,7 +105,7 @@ class Evaluator:
             pair,
             model.preprocessing,
             build=model.untrained,
-            labels=self.labels,
+            few=self.few,
             seed=self.seed,
             runtime=self.runtime,
         )

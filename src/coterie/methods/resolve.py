@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from coterie.config.from_options import Resolved, resolve
-from coterie.config.options import RunOptions, check_options
+from coterie.config.options import RunOptions, check_options, label_columns
 from coterie.data.sources.own_data import Data, given_data
 from coterie.logger import Logger
 from coterie.methods.presets import METHODS, plan_method
@@ -20,7 +20,7 @@ def resolve_run(
 ) -> Resolved:
     """Open the images and complete the config of a run: ``config.from_options.resolve`` with the product's presets."""
     check_options(options, RunOptions)
-    given = given_data(data)
+    given = given_data(data, columns=label_columns(options))
     return resolve(
         method,
         given.specs,

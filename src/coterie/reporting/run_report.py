@@ -13,6 +13,7 @@ from coterie.config.schema import PretrainConfig
 from coterie.config.toml import to_toml
 from coterie.data.loading.center_crop import Preprocessing
 from coterie.data.sources.open import open_source
+from coterie.data.sources.own_data import GivenData
 from coterie.data.sources.source import ImageSource, Subset, labels, sample_indices
 from coterie.embedding.embed import Embeddings, embed_source
 from coterie.errors import NoImages, UserError
@@ -94,7 +95,7 @@ def rewrite_report(
     folder: str | Path,
     *,
     runtime: Runtime,
-    images: ImageSource | None = None,
+    images: GivenData | None = None,
     embeddings: Embeddings | None = None,
 ) -> Path:
     """Rewrite the ``report.html`` of a run from the present contents of its folder and its images.
@@ -114,7 +115,7 @@ def rewrite_report(
     folder = expand(folder)
     saved = load_run(folder, runtime.device)
     config, student, remarks = saved.config, saved.student, list(saved.remarks)
-    source = find_images(folder, config.data, images)
+    source = find_images(folder, config.data, images, config.columns)
     if len(source) != saved.images:
         remarks.append(f"the run saw {saved.images} images, and there are {len(source)} now")
         embeddings = None
@@ -206,7 +207,7 @@ def _probe_chance(config: PretrainConfig) -> float | None:
     if config.probe is None:
         return None
     try:
-        found = labels(open_source(*(config.probe.test or config.probe.train)))
+        found = labels(open_source(*(config.probe.test or config.probe.train), columns=config.columns))
     except UserError:
         return None
     known = torch.from_numpy(found[found >= 0])

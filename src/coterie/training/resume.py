@@ -124,6 +124,7 @@ def _compared(config: PretrainConfig) -> dict[str, Any]:
     for name in MAY_CHANGE:
         settings.pop(name, None)
     settings["views"].pop("engine", None)
+    settings["columns"] = {name: value for name, value in settings["columns"].items() if name == "image"}
     if "weights" in settings["backbone"]:
         settings["backbone"]["weights"] = absolute(settings["backbone"]["weights"])
     return settings

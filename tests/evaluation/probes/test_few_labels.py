@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from coterie.errors import UserError
-from coterie.evaluation.probes.few_labels import FewLabels, labeled_subset, parse_labels
+from coterie.evaluation.probes.few_labels import FewLabels, few_labels, labeled_subset
 
 LABELS = st.lists(st.integers(-1, 6), min_size=1, max_size=200).map(np.array).filter(lambda labels: (labels >= 0).any())
 PINNED = [2, 5, 12, 19, 21, 26, 27, 36]
@@ -87,41 +87,50 @@ def test_small_classes_get_a_remark(amount, remark):
 
 
 @pytest.mark.parametrize(
-    ("text", "few"),
+    ("fraction", "few"),
     [
         ("1%", FewLabels(share=0.01)),
         (" 10 % ", FewLabels(share=0.1)),
         ("0.5%", FewLabels(share=0.005)),
         ("100%", FewLabels(share=1.0)),
-        ("5", FewLabels(per_class=5)),
+        ("0.25", FewLabels(share=0.25)),
+        (0.25, FewLabels(share=0.25)),
+        (1, FewLabels(share=1.0)),
+        (None, FewLabels(share=0.1)),
     ],
 )
-def test_shares_and_numbers_are_parsed(text, few):
-    assert parse_labels(text) == few
+def test_shares_are_read(fraction, few):
+    assert few_labels(fraction) == few
+
+
+def test_a_number_per_class():
+    assert few_labels(None, 5) == FewLabels(per_class=5)
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("fraction", "per_class", "said"),
     [
-        ("ten", "cannot read 'ten'; write a share"),
-        ("", "cannot read ''"),
-        ("0.1", "cannot read '0.1'"),
-        ("10%%", "cannot read"),
-        ("nan%", "out of range"),
-        ("0%", "0% is out of range"),
-        ("101%", "101% is out of range"),
-        ("0", "0 images per class is too few"),
-        ("-3", "-3 images per class"),
+        ("ten", None, "is ten: write a share of the labels, such as 1% or 0.01"),
+        ("", None, "write a share"),
+        ("10%%", None, "write a share"),
+        ("nan%", None, "write a share"),
+        ("0%", None, "is 0%: give more than 0%"),
+        ("101%", None, "is 101%: give more than 0% and at most 100%"),
+        (1.5, None, "is 150%: give more than 0%"),
+        ("5", None, "is 5: write 5% for a share, or --labels-per-class 5"),
+        (None, 0, "--labels-per-class is 0: give 1 or more"),
+        (None, -3, "--labels-per-class is -3"),
+        ("1%", 5, "give one of them"),
     ],
 )
-def test_values_that_make_no_sense_are_refused(text, said):
+def test_values_that_make_no_sense_are_refused(fraction, per_class, said):
     with pytest.raises(UserError, match=said):
-        parse_labels(text)
+        few_labels(fraction, per_class)
 
 
 @pytest.mark.parametrize("amount", [{}, {"share": 0.1, "per_class": 5}])
 def test_share_and_number_exclude_each_other(amount):
-    with pytest.raises(UserError, match="either a share"):
+    with pytest.raises(UserError, match="either --label-fraction"):
         labeled_subset(np.zeros(3, dtype=np.int64), **amount)
 
 

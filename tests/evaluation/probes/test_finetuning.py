@@ -11,7 +11,7 @@ from coterie.data.sources.source import labels as labels_of
 from coterie.errors import UserError
 from coterie.evaluation.labeled_data import LabeledPair
 from coterie.evaluation.probes import recipe as recipes
-from coterie.evaluation.probes.few_labels import labeled_subset, parse_labels
+from coterie.evaluation.probes.few_labels import FewLabels, labeled_subset
 from coterie.evaluation.probes.finetuning import (
     FROM_SCRATCH,
     ONE_PERCENT,
@@ -43,7 +43,7 @@ def test_a_good_start_beats_new_weights_with_the_same_labels(shapes: LabeledPair
         shapes,
         PREPROCESSING,
         build=new,
-        labels="4",
+        few=FewLabels(per_class=4),
         recipe=BRIEF,
         scratch=BRIEF,
         runtime=Runtime(logger=logger),
@@ -64,7 +64,9 @@ def test_a_good_start_beats_new_weights_with_the_same_labels(shapes: LabeledPair
 
 def test_the_baseline_has_the_same_images_and_weights_drawn_from_the_seed(shapes: LabeledPair) -> None:
     torch.manual_seed(9)
-    first = finetune(network(), shapes, PREPROCESSING, build=new, labels="50%", recipe=BRIEF, scratch=BRIEF, seed=5)
+    first = finetune(
+        network(), shapes, PREPROCESSING, build=new, few=FewLabels(share=0.5), recipe=BRIEF, scratch=BRIEF, seed=5
+    )
     known = labels_of(shapes.train)
     places = labeled_subset(known, share=0.5, seed=5).positions
     part = LabeledPair(Subset(shapes.train, places, known[places], shapes.train.classes), shapes.test)
@@ -72,7 +74,9 @@ def test_the_baseline_has_the_same_images_and_weights_drawn_from_the_seed(shapes
     assert {name: first[f"scratch_{name}"] for name in by_hand} == by_hand
     torch.manual_seed(10)
     assert (
-        finetune(network(), shapes, PREPROCESSING, build=new, labels="50%", recipe=BRIEF, scratch=BRIEF, seed=5)
+        finetune(
+            network(), shapes, PREPROCESSING, build=new, few=FewLabels(share=0.5), recipe=BRIEF, scratch=BRIEF, seed=5
+        )
         == first
     )
 
@@ -84,7 +88,7 @@ def test_small_classes_give_a_warning(shapes: LabeledPair) -> None:
         shapes,
         PREPROCESSING,
         build=new,
-        labels="13",
+        few=FewLabels(per_class=13),
         recipe=BRIEF,
         scratch=BRIEF,
         runtime=Runtime(logger=logger),
@@ -93,19 +97,19 @@ def test_small_classes_give_a_warning(shapes: LabeledPair) -> None:
 
 
 @pytest.mark.parametrize(
-    ("labels", "recipe"),
+    ("share", "per_class", "recipe"),
     [
-        ("1%", ONE_PERCENT),
-        ("2%", ONE_PERCENT),
-        ("10%", TEN_PERCENT),
-        ("5", ONE_PERCENT),
-        ("39", ONE_PERCENT),
-        ("40", TEN_PERCENT),
-        ("128", TEN_PERCENT),
+        (0.01, None, ONE_PERCENT),
+        (0.02, None, ONE_PERCENT),
+        (0.1, None, TEN_PERCENT),
+        (None, 5, ONE_PERCENT),
+        (None, 39, ONE_PERCENT),
+        (None, 40, TEN_PERCENT),
+        (None, 128, TEN_PERCENT),
     ],
 )
-def test_which_published_recipe(labels: str, recipe: Recipe) -> None:
-    assert published_recipe(parse_labels(labels)) == recipe
+def test_which_published_recipe(share: float | None, per_class: int | None, recipe: Recipe) -> None:
+    assert published_recipe(FewLabels(share, per_class)) == recipe
 
 
 def test_the_published_recipes() -> None:
@@ -148,7 +152,7 @@ def test_the_logger_is_informed_of_an_adapted_recipe(shapes: LabeledPair, monkey
         few,
         PREPROCESSING,
         build=lambda: Ones(2.0),
-        labels="1",
+        few=FewLabels(per_class=1),
         scratch=BRIEF,
         runtime=Runtime(logger=logger),
     )

@@ -9,27 +9,14 @@ from PIL import Image
 from torch import Tensor
 
 from coterie.data.decoding.decode import StoredImage, file_content
+from coterie.data.sources.columns import ANY_COLUMNS, IMAGE_NAMES, LABEL_NAMES, Columns, find_columns
 from coterie.data.sources.files import read_file
-from coterie.errors import UserError
+from coterie.errors import NoImages, UserError
 from coterie.formatting import first_few
 from coterie.paths import expand
 
-IMAGE_KEYS = (
-    "image",
-    "img",
-    "images",
-    "picture",
-    "photo",
-    "pixels",
-    "jpg",
-    "jpeg",
-    "png",
-    "webp",
-    "bytes",
-    "file",
-    "path",
-)
-LABEL_KEYS = ("label", "labels", "target", "targets", "class", "cls", "category", "fine_label", "y")
+KEYS = (*IMAGE_NAMES, "pixels", "pixel_values", "picture", "photo", "x", "data", "arr_0")
+"""Common names of images in dictionaries and in files of NumPy."""
 _CHANNELS = (1, 3, 4)
 _KINDS = "uint8 pixels (an array of [H, W] or [H, W, C], a tensor of [C, H, W], a PIL image), encoded bytes or a path"
 
@@ -65,18 +52,23 @@ def describe(value: object) -> str:
     return name if value is None else f"{'an' if name[0] in 'aeiouAEIOU' else 'a'} {name}"
 
 
-def image_part(item: Any) -> Any:
+def image_part(item: Any, columns: Columns = ANY_COLUMNS) -> Any:
     """The image of an item: the item itself, the first of a pair with a label, or what a dictionary holds as image.
+
+    Args:
+        item: of a dataset.
+        columns: the key of the image in dictionaries, if it has no common name.
 
     Raises:
         WrongItem: There is none, or it cannot be an image.
     """
     image = item
     if isinstance(item, Mapping) and not _is_encoded(item):
-        found = [item[key] for key in _keys(item, IMAGE_KEYS) if item[key] is not None]
+        names = find_columns([*map(str, item)], KEYS, columns.image, "image", "an item")
+        found = [item[name] for name in names if item.get(name) is not None]
         if not found:
-            raise WrongItem(item, "a dictionary needs an entry 'image', and may have a 'label'")
-        image = found[0]
+            raise WrongItem(item, "name the entry that is the image 'image', or give its name as image_column")
+        image = min(found, key=lambda each: isinstance(each, str))  # pixels rather than a name
     elif isinstance(item, list | tuple):
         if len(item) not in (1, 2):
             raise WrongItem(item, "give an image, or a pair of image and label")
@@ -87,10 +79,16 @@ def image_part(item: Any) -> Any:
     return image
 
 
-def label_part(item: Any) -> Any:
-    """The label of an item, as it is; None without one."""
+def label_part(item: Any, columns: Columns = ANY_COLUMNS) -> Any:
+    """The label of an item, as it is; None without one.
+
+    Args:
+        item: of a dataset.
+        columns: the key of the label in dictionaries, if it has no common name.
+    """
     if isinstance(item, Mapping) and not _is_encoded(item):
-        return next((item[key] for key in _keys(item, LABEL_KEYS)), None)
+        names = find_columns([*map(str, item)], LABEL_NAMES, columns.label, "label", "an item")
+        return item.get(names[0]) if names else None
     return item[1] if isinstance(item, list | tuple) and len(item) == 2 else None
 
 
@@ -135,6 +133,24 @@ def check_pixels(pixels: "np.ndarray | Tensor", image: "np.ndarray | Tensor | No
             raise WrongItem(pixels, f"tensors have channels first: x.permute({'0, 3, 1, 2' if more else '2, 0, 1'})")
         if not tensor and first and not last:
             raise WrongItem(pixels, f"arrays have channels last: x.transpose({'0, 2, 3, 1' if more else '1, 2, 0'})")
+
+
+def check_array(images: "np.ndarray | Tensor") -> None:
+    """Check an array of images, ``[n, H, W]`` or ``[n, H, W, C]``, or a tensor, ``[n, H, W]`` or ``[n, C, H, W]``.
+
+    Raises:
+        WrongItem: It has another shape or type.
+        NoImages: It is empty.
+    """
+    tensor = isinstance(images, Tensor)
+    if images.ndim == 1:
+        raise WrongItem(images, "labels go into pairs with images: list(zip(images, labels))")
+    if images.ndim not in (3, 4) or (images.ndim == 3 and images.shape[2] in _CHANNELS and not tensor):
+        one = "that is one image: " if images.ndim in (2, 3) else ""
+        raise WrongItem(images, f"{one}give uint8 pixels [n, H, W] or {'[n, C, H, W]' if tensor else '[n, H, W, C]'}")
+    if not len(images):
+        raise NoImages(f"is {describe(images)}, without images")
+    check_pixels(images, images[0])
 
 
 def _check_image(value: Any) -> None:
@@ -199,9 +215,3 @@ def read_label(value: Any) -> Label:
 def _is_encoded(value: object) -> bool:
     """Whether this is Hugging Face's dictionary of an image that is not decoded: ``bytes``, ``path``, or both."""
     return isinstance(value, Mapping) and bool(value) and {*value} <= {"bytes", "path"}
-
-
-def _keys(item: Mapping[Any, Any], known: tuple[str, ...]) -> list[Any]:
-    """The keys of an item that are known names, whatever their case, in the order of those."""
-    by_name = {str(key).casefold(): key for key in item}
-    return [by_name[name] for name in known if name in by_name]

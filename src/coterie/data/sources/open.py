@@ -7,8 +7,10 @@ from itertools import groupby
 from pathlib import Path
 from typing import TypeGuard
 
+from coterie.data.sources.columns import ANY_COLUMNS, Columns
 from coterie.data.sources.file_names import is_image_name
 from coterie.data.sources.files import open_files, open_folder, open_list
+from coterie.data.sources.numpy_files import NumpyFile
 from coterie.data.sources.object_store import is_remote, list_store
 from coterie.data.sources.parquet import open_tables
 from coterie.data.sources.remote_parquet import open_remote_tables
@@ -21,15 +23,16 @@ FROM_PYTHON = "python: "
 """Begins what stands in settings in place of a path: images that a caller gave in Python."""
 
 
-def open_source(*specs: str | os.PathLike[str]) -> ImageSource:
+def open_source(*specs: str | os.PathLike[str], columns: Columns = ANY_COLUMNS) -> ImageSource:
     """Open images by where they are.
 
     Args:
         specs: One or more of: a folder (all images below it; its first level of folders are the classes, if every image is
-            in one), a ``.txt`` list of files, image files, ``.parquet`` tables, ``.tar`` shards, or a glob that matches any
-            of these. Several are concatenated in the given order; image files given one by one are sorted, so that it
-            does not matter how a shell expands a glob. Tables and shards may be in a store that fsspec reads:
-            ``s3://bucket/shards/*.tar``.
+            in one), a ``.txt`` list of files, image files, ``.parquet`` tables, ``.tar`` shards, ``.npy`` and ``.npz`` files
+            of NumPy, or a glob that matches any of these. Several are concatenated in the given order; image files given one
+            by one are sorted, so that it does not matter how a shell expands a glob. Tables and shards may be in a store that
+            fsspec reads: ``s3://bucket/shards/*.tar``.
+        columns: Which columns of tables hold images and labels, and a table of labels beside them.
 
     Raises:
         NoImages: A folder, list, table or shard contains no images.
@@ -42,11 +45,11 @@ def open_source(*specs: str | os.PathLike[str]) -> ImageSource:
             f"the images came from Python ({what}): give them there again, as in coterie.pretrain(data=...)"
         )
     if not all(specs) or not specs:
-        raise UserError("no images: give a folder, a .txt list of files, *.parquet, *.tar or a glob")
+        raise UserError("no images: give a folder, a .txt list of files, *.parquet, *.tar, *.npz or a glob")
     expanded = [(kind, path) for spec in specs for kind, path in _expand(os.fspath(spec))]
     sources: list[ImageSource] = []
     for kind, group in groupby(expanded, key=lambda pair: pair[0]):
-        sources.extend(_open(kind, [path for _, path in group]))
+        sources.extend(_open(kind, [path for _, path in group], columns))
     return sources[0] if len(sources) == 1 else Concatenated(sources)
 
 
@@ -62,7 +65,7 @@ def absolute(spec: str) -> str:
     return os.path.abspath(expand(spec))  # noqa: PTH100 -- resolve() would follow links
 
 
-def _open(kind: str, paths: list[str]) -> Iterable[ImageSource]:
+def _open(kind: str, paths: list[str], columns: Columns) -> Iterable[ImageSource]:
     if kind == "folder":
         return [open_folder(path) for path in paths]
     if kind == "list":
@@ -71,6 +74,8 @@ def _open(kind: str, paths: list[str]) -> Iterable[ImageSource]:
         return open_tables(paths)
     if kind == "remote parquet":
         return open_remote_tables(paths)
+    if kind == "numpy":
+        return [NumpyFile(path, columns) for path in paths]
     return [open_files(paths) if kind == "file" else TarShards(paths)]
 
 
@@ -107,9 +112,11 @@ def _expand_remote(spec: str) -> Iterator[tuple[str, str]]:
 def _kind(path: str) -> str | None:
     if Path(path).is_dir():
         return "folder"
-    kinds = {".txt": "list", ".parquet": "parquet", ".tar": "tar"}
+    kinds = {".txt": "list", ".parquet": "parquet", ".tar": "tar", ".npy": "numpy", ".npz": "numpy"}
     return kinds.get(Path(path).suffix.lower(), "file" if is_image_name(os.fsencode(path)) else None)
 
 
 def _refuse(spec: str) -> str:
-    raise UserError(f"{spec}: not a source of images; give a folder, a .txt list of files, *.parquet, *.tar or a glob")
+    raise UserError(
+        f"{spec}: not a source of images; give a folder, a .txt list of files, *.parquet, *.tar, *.npz or a glob"
+    )

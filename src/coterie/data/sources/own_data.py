@@ -11,8 +11,9 @@ from torch import Tensor
 from torch.utils.data import IterableDataset
 
 from coterie.data.decoding.decode import StoredImage
+from coterie.data.sources.columns import ANY_COLUMNS, Columns
 from coterie.data.sources.content import content_key
-from coterie.data.sources.items import WrongItem, check_pixels, describe, image_part, is_image, read_image
+from coterie.data.sources.items import WrongItem, check_array, describe, image_part, is_image, read_image
 from coterie.data.sources.labels import LabelMatrix, Labels
 from coterie.data.sources.open import FROM_PYTHON, open_source
 from coterie.data.sources.own_labels import OwnLabels, find_labels
@@ -58,9 +59,13 @@ class GivenData:
     specs: tuple[str, ...]
     source: ImageSource | None = None
 
-    def open(self) -> ImageSource:
-        """The images themselves."""
-        return open_source(*self.specs) if self.source is None else self.source
+    def open(self, columns: Columns = ANY_COLUMNS) -> ImageSource:
+        """The images themselves.
+
+        Args:
+            columns: where images and labels are, if they are in files.
+        """
+        return open_source(*self.specs, columns=columns) if self.source is None else self.source
 
 
 class OwnData:
@@ -70,13 +75,16 @@ class OwnData:
 
     Args:
         items: The dataset.
+        columns: The keys of image and label in dictionaries, if they have no common names.
         read_labels: Read every item for its label, where labels are not to be had without the images.
         logger: Receives the progress of that.
     """
 
-    def __init__(self, items: Items, read_labels: bool = False, logger: Logger | None = None) -> None:
+    def __init__(
+        self, items: Items, columns: Columns = ANY_COLUMNS, read_labels: bool = False, logger: Logger | None = None
+    ) -> None:
         self.items: Items = list(items) if isinstance(items, list | tuple) else items
-        self._read_labels, self._logger = read_labels, logger or NullLogger()
+        self.columns, self._read_labels, self._logger = columns, read_labels, logger or NullLogger()
         self._found: OwnLabels | None = None
 
     def __len__(self) -> int:
@@ -91,7 +99,7 @@ class OwnData:
         if not 0 <= index < len(self):
             raise IndexError(f"image {index} of {len(self)}")
         try:
-            return read_image(image_part(self.items[int(index)]))
+            return read_image(image_part(self.items[int(index)], self.columns))
         except WrongItem as error:
             raise BadImage(f"this item {error}") from error
         except (UserError, MemoryError):
@@ -128,16 +136,24 @@ class OwnData:
     @property
     def _labels(self) -> OwnLabels:
         if self._found is None:
-            self._found = find_labels(self.items, self._read_labels, self._logger)
+            self._found = find_labels(self.items, self.columns, self._read_labels, self._logger)
         return self._found
 
 
-def given_data(data: Any, what: str = "data", *, read_labels: bool = False, logger: Logger | None = None) -> GivenData:
+def given_data(
+    data: Any,
+    what: str = "data",
+    *,
+    columns: Columns = ANY_COLUMNS,
+    read_labels: bool = False,
+    logger: Logger | None = None,
+) -> GivenData:
     """Tell paths from images, and check images before they are used.
 
     Args:
         data: what a caller gave as :data:`Data`.
         what: its name, for messages.
+        columns: the keys of image and label in dictionaries, if they have no common names.
         read_labels: labels are needed: read every item for its label, if they are not to be had without.
         logger: receives the progress of that.
 
@@ -156,10 +172,10 @@ def given_data(data: Any, what: str = "data", *, read_labels: bool = False, logg
         return GivenData((f"{FROM_PYTHON}{type(data).__name__} of {len(data)} images",), data)
     _check_kind(data, what)
     if isinstance(data, list | tuple) and any(_is_set(each) for each in data):
-        return _several(data, what, read_labels, logger)
-    source = OwnData(data, read_labels, logger)
+        return _several(data, what, columns, read_labels, logger)
+    source = OwnData(data, columns, read_labels, logger)
     _check_items(source, what)
-    return GivenData((FROM_PYTHON + _described(data),), source)
+    return GivenData((FROM_PYTHON + _described(data, columns),), source)
 
 
 def _is_source(data: object) -> TypeGuard[ImageSource]:
@@ -168,14 +184,14 @@ def _is_source(data: object) -> TypeGuard[ImageSource]:
     return all(map(callable, methods)) and isinstance(data, ImageSource)
 
 
-def _several(data: Iterable[Any], what: str, read_labels: bool, logger: Logger | None) -> GivenData:
+def _several(data: Iterable[Any], what: str, columns: Columns, read_labels: bool, logger: Logger | None) -> GivenData:
     """Several datasets one after another, or paths among them."""
     parts = [
-        given_data(each, f"item {number} of {what}", read_labels=read_labels, logger=logger)
+        given_data(each, f"item {number} of {what}", columns=columns, read_labels=read_labels, logger=logger)
         for number, each in enumerate(data)
     ]
     return GivenData(
-        tuple(spec for part in parts for spec in part.specs), Concatenated([part.open() for part in parts])
+        tuple(spec for part in parts for spec in part.specs), Concatenated([part.open(columns) for part in parts])
     )
 
 
@@ -190,7 +206,10 @@ def _is_set(value: object) -> bool:
 def _check_kind(data: Any, what: str) -> None:
     """Refuse what is no dataset, with what to give instead."""
     if isinstance(data, np.ndarray | Tensor):
-        _check_array(data, what)
+        try:
+            check_array(data)
+        except UserError as error:
+            raise UserError(f"{what} {error}") from None
         return
     module = type(data).__module__.partition(".")[0]
     advice = None
@@ -217,21 +236,6 @@ def _check_kind(data: Any, what: str) -> None:
         raise NoImages(f"{what} is {describe(data)} without images")
 
 
-def _check_array(data: "np.ndarray | Tensor", what: str) -> None:
-    if data.ndim == 1:
-        raise UserError(f"{what} {WrongItem(data, 'labels go into pairs with images: list(zip(images, labels))')}")
-    if data.ndim not in (3, 4) or (data.ndim == 3 and data.shape[2] in (1, 3, 4) and not isinstance(data, Tensor)):
-        one = "that is one image: " if data.ndim in (2, 3) else ""
-        shapes = "[n, H, W] or [n, C, H, W]" if isinstance(data, Tensor) else "[n, H, W] or [n, H, W, C]"
-        raise UserError(f"{what} {WrongItem(data, f'{one}give uint8 pixels {shapes}')}")
-    if not len(data):
-        raise NoImages(f"{what} is {describe(data)} without images")
-    try:
-        check_pixels(data, data[0])
-    except WrongItem as error:
-        raise UserError(f"{what} {error}") from None
-
-
 def _check_items(source: OwnData, what: str) -> None:
     """Check the kind of the items, and read some of them twice: views are to be made of the same images in every epoch."""
     positions = sorted({0, *random_positions(_CHECKED, len(source)).tolist()})
@@ -256,7 +260,7 @@ def _check_item(source: OwnData, position: int, what: str) -> None:
     except Exception:  # a bad image, of which there may be some
         return
     try:
-        image_part(item)
+        image_part(item, source.columns)
     except WrongItem as error:
         raise UserError(f"item {position} of {what} {error}") from None
 
@@ -269,13 +273,13 @@ def _read_key(source: OwnData, position: int, failed: list[str]) -> str | None:
         return None
 
 
-def _described(data: Any) -> str:
+def _described(data: Any, columns: Columns) -> str:
     """What a dataset is, for ``config.toml``: its kind, length and the kind of its items."""
     if isinstance(data, np.ndarray | Tensor):
         return describe(data).partition(" ")[2]
     if not isinstance(data, list | tuple):
         return f"{type(data).__module__}.{type(data).__qualname__} of {len(data)} images"
-    images = [image_part(each) for each in data]
+    images = [image_part(each, columns) for each in data]
     names = {np.ndarray: "arrays", Tensor: "tensors", Image.Image: "PIL images", bytes: "encoded images"}
     what = next((name for kind, name in names.items() if all(isinstance(each, kind) for each in images)), "images")
     return f"list of {len(data)} {what}"

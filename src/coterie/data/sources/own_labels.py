@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from coterie.data.sources.items import LABEL_KEYS, Label, WrongItem, label_part, read_label
+from coterie.data.sources.columns import LABEL_NAMES, Columns, find_columns
+from coterie.data.sources.items import Label, WrongItem, label_part, read_label
 from coterie.data.sources.labels import LabelMatrix, Labels, encode_labels, encode_multilabels
 from coterie.data.sources.source import random_positions
 from coterie.errors import UserError
@@ -32,7 +33,7 @@ class OwnLabels:
     classes: tuple[str, ...] = ()
 
 
-def find_labels(items: Any, read_items: bool, logger: Logger) -> OwnLabels:
+def find_labels(items: Any, columns: Columns, read_items: bool, logger: Logger) -> OwnLabels:
     """The labels of a dataset.
 
     Those of a list are in its items; those of a dataset of Hugging Face in a column, those of torch's in ``targets`` or
@@ -40,6 +41,7 @@ def find_labels(items: Any, read_items: bool, logger: Logger) -> OwnLabels:
 
     Args:
         items: the dataset.
+        columns: the key of the label in dictionaries, if it has no common name.
         read_items: read each item if need be, and refuse labels that cannot be used; else there are no labels then.
         logger: receives the progress of reading.
 
@@ -48,20 +50,29 @@ def find_labels(items: Any, read_items: bool, logger: Logger) -> OwnLabels:
     """
     if isinstance(items, np.ndarray | Tensor):
         return OwnLabels()
-    values, names = _without_images(items), _class_names(items)
     try:
+        values, names = _without_images(items, columns), _class_names(items, columns)
         if values is None and not read_items:
             return OwnLabels()
         if values is None:
-            values = _from_items(items, logger)
-        return _encode(values, names)
+            values = _from_items(items, columns, logger)
+        return encode_own_labels(values, names)
     except WrongItem as error:
         if read_items:
             raise UserError(f"a label {error}") from None
         return OwnLabels()
 
 
-def _encode(values: Sequence[Any], names: Sequence[str]) -> OwnLabels:
+def encode_own_labels(values: Sequence[Any], names: Sequence[str] = ()) -> OwnLabels:
+    """Number the classes of labels as users have them.
+
+    Args:
+        values: one per image: a number, a name, None, or several of these; rows of zeros and ones have one column per class.
+        names: of the classes 0, 1, 2, ..., where known.
+
+    Raises:
+        WrongItem: a label is something else.
+    """
     found: list[Label] = _several_hot(values) or [read_label(each) for each in values]
     if any(isinstance(each, tuple) for each in found):
         lists = [each if isinstance(each, tuple) or each is None else (each,) for each in found]
@@ -82,18 +93,18 @@ def _several_hot(values: Sequence[Any]) -> list[Label] | None:
     return [tuple(np.flatnonzero(row).tolist()) for row in rows]
 
 
-def _without_images(items: Any) -> Sequence[Any] | None:
+def _without_images(items: Any, columns: Columns) -> Sequence[Any] | None:
     """The labels of all items, if they are to be had without reading the items; None if not."""
     if isinstance(items, list):
-        return [label_part(each) for each in items]
-    column = _hugging_face_column(items)
+        return [label_part(each, columns) for each in items]
+    column = _hugging_face_column(items, columns)
     if column is not None:
         return list(items.with_format(None)[column])
     stored = _stored(items)
     if stored is None or len(stored) != len(items):
         return None
     compared = random_positions(_COMPARED, len(items)).tolist()
-    return stored if all(_same_label(items, index, stored[index]) for index in compared) else None
+    return stored if all(_same_label(items, columns, index, stored[index]) for index in compared) else None
 
 
 def _stored(items: Any) -> Sequence[Any] | None:
@@ -107,34 +118,34 @@ def _stored(items: Any) -> Sequence[Any] | None:
     return next((list(each) for each in found if isinstance(each, list | tuple | np.ndarray | Tensor)), None)
 
 
-def _same_label(items: Any, index: int, stored: Any) -> bool:
+def _same_label(items: Any, columns: Columns, index: int, stored: Any) -> bool:
     try:
-        return read_label(label_part(items[index])) == read_label(stored)
+        return read_label(label_part(items[index], columns)) == read_label(stored)
     except Exception:  # a bad image has a label too
         return True
 
 
-def _from_items(items: Any, logger: Logger) -> list[Any]:
+def _from_items(items: Any, columns: Columns, logger: Logger) -> list[Any]:
     found: list[Any] = []
     for index in logger.progress(range(len(items)), len(items), "reading the labels"):
         check_interrupted()
         try:
-            found.append(label_part(items[index]))
+            found.append(label_part(items[index], columns))
         except Exception:  # a bad image
             found.append(None)
     return found
 
 
-def _hugging_face_column(items: Any) -> str | None:
+def _hugging_face_column(items: Any, columns: Columns) -> str | None:
     names = getattr(items, "column_names", None)
     if not isinstance(names, list) or not hasattr(items, "with_format"):
         return None
-    return next((name for known in LABEL_KEYS for name in names if name.casefold() == known), None)
+    return next(iter(find_columns(names, LABEL_NAMES, columns.label, "label", "the dataset")), None)
 
 
-def _class_names(items: Any) -> Sequence[str]:
+def _class_names(items: Any, columns: Columns) -> Sequence[str]:
     """The names of the classes that a dataset knows, for labels that are numbers."""
-    column = _hugging_face_column(items)
+    column = _hugging_face_column(items, columns)
     if column is not None:
         feature = items.features[column]
         names = getattr(getattr(feature, "feature", feature), "names", None)

@@ -31,15 +31,19 @@ class FewLabels:
             UserError: neither or both are given, or a number is out of range.
         """
         if (self.share is None) == (self.per_class is None):
-            raise UserError('labels: give either a share, such as "10%", or a number of images per class, such as "5"')
+            raise UserError("give either --label-fraction, such as 10%, or --labels-per-class, such as 5")
         if self.share is not None and not 0 < self.share <= 1:
-            raise UserError(f"labels: {100 * self.share:g}% is out of range: give more than 0% and at most 100%")
+            raise UserError(f"--label-fraction is {100 * self.share:g}%: give more than 0% and at most 100%")
         if self.per_class is not None and self.per_class < 1:
-            raise UserError(f"labels: {self.per_class} images per class is too few: give 1 or more")
+            raise UserError(f"--labels-per-class is {self.per_class}: give 1 or more")
 
     def __str__(self) -> str:
         """As a user writes it, and for people."""
         return f"{self.per_class} per class" if self.share is None else f"{100 * self.share:g}%"
+
+
+TENTH = FewLabels(share=0.1)
+"""What is used where the user asks for nothing else."""
 
 
 @dataclass(frozen=True)
@@ -55,24 +59,37 @@ class LabeledSubset:
     remarks: tuple[str, ...] = ()
 
 
-def parse_labels(text: str) -> FewLabels:
-    """Parse what a user writes: ``"1%"`` and ``"10%"`` are shares, ``"5"`` is a number of images per class.
+def few_labels(fraction: str | float | None = None, per_class: int | None = None) -> FewLabels:
+    """How many labels a user wants.
 
     Args:
-        text: as the user wrote it.
+        fraction: a share of the labels of each class: ``"1%"``, ``"0.01"`` or ``0.01``; None: 10%, without ``per_class``.
+        per_class: labels per class.
 
     Raises:
-        UserError: it is neither of these, or out of range.
+        UserError: both are given, or one cannot be read or is out of range.
     """
-    number, percent, rest = text.strip().partition("%")
+    if fraction is not None and per_class is not None:
+        raise UserError("--label-fraction and --labels-per-class say the same thing in two ways: give one of them")
+    if per_class is not None:
+        return FewLabels(per_class=per_class)
+    return TENTH if fraction is None else FewLabels(share=_share(fraction))
+
+
+def _share(fraction: str | float) -> float:
+    """A share as a number: ``"1%"`` is 0.01, ``"0.01"`` and ``0.01`` too."""
+    number, percent, rest = str(fraction).strip().partition("%")
     try:
-        if percent and not rest.strip():
-            return FewLabels(share=float(number) / 100)
-        return FewLabels(per_class=int(text))
+        share = float(number) / (100 if percent else 1)
     except ValueError:
+        share = math.nan
+    if math.isnan(share) or rest.strip():
+        raise UserError(f"--label-fraction is {fraction}: write a share of the labels, such as 1% or 0.01")
+    if share > 1 and not percent and share == int(share):
         raise UserError(
-            f'labels: cannot read {text!r}; write a share, such as "1%" or "10%", or images per class, such as "5"'
-        ) from None
+            f"--label-fraction is {fraction}: write {number}% for a share, or --labels-per-class {number} for a number"
+        )
+    return share
 
 
 def labeled_subset(

@@ -15,7 +15,7 @@ from coterie.data.sources.source import labels as labels_of
 from coterie.embedding.embed import embed_source
 from coterie.evaluation.input_checks import check_finite
 from coterie.evaluation.labeled_data import LabeledPair
-from coterie.evaluation.probes.few_labels import FewLabels, labeled_subset, parse_labels
+from coterie.evaluation.probes.few_labels import TENTH, FewLabels, labeled_subset
 from coterie.evaluation.probes.recipe import Recipe, adapt_recipe
 from coterie.evaluation.probes.supervised import seeded, train_classifier
 from coterie.logger import NullLogger
@@ -41,7 +41,7 @@ def finetune(
     preprocessing: Preprocessing,
     *,
     build: Callable[[], nn.Module],
-    labels: str = "10%",
+    few: FewLabels = TENTH,
     recipe: Recipe | None = None,
     scratch: Recipe = FROM_SCRATCH,
     seed: int = 0,
@@ -54,7 +54,7 @@ def finetune(
         pair: the images; a stratified subset of the training images keeps its labels, the others are not used.
         preprocessing: how images are prepared for the network.
         build: gives the same network with new weights, for the baseline; they are drawn from ``seed``.
-        labels: how many: a share, such as "1%" or "10%", or images per class, such as "5" (:func:`labeled_subset`).
+        few: how many labels: a share of those of each class, or a number per class (:func:`labeled_subset`).
         recipe: None: the published one, :data:`ONE_PERCENT` below 3% or 40 labels per class, otherwise :data:`TEN_PERCENT`,
             adapted to few images (:meth:`Recipe.adapted_to`) and to large features (:func:`limit_head_lr`).
         scratch: the recipe of the baseline.
@@ -69,7 +69,6 @@ def finetune(
         UserError: see :func:`train_classifier`.
     """
     logger = runtime.logger
-    few = parse_labels(labels)
     part, remarks = _with_few_labels(pair, few, seed)
     for line in remarks:
         logger.warning(line)

@@ -126,7 +126,7 @@ def _rehearse(config: PretrainConfig) -> dict[str, Any]:
             ticked += 1
             _write_line({})
 
-    source = open_source(*config.data)
+    source = open_source(*config.data, columns=config.columns)
     _write_line({"starts": True})
     found = asdict(rehearse(config, source, runtime, STEP_SECONDS, alone=True, tick=tick))
     del found["ready"]  # known to the process that started this one
