@@ -19,7 +19,8 @@ from coterie.data.sources.builtin_photos import photo_patches
 from coterie.distributed.collectives import all_gather, all_reduce_sum
 from coterie.distributed.fsdp import ShardedStudent, full_state_dict
 from coterie.distributed.processes import rank, world_size, wrap_ddp
-from coterie.training.build import TrainingParts, build_parts
+from coterie.optim.optimizer import scheduled_decay
+from coterie.training.build import TrainingParts, build_optimizer, build_parts
 from coterie.training.loop import fit
 from coterie.types import Batch, Progress, StepResult
 from tests.matrix.cells import SIDE, Cell, settings_of
@@ -57,6 +58,18 @@ CASES: dict[str, dict[str, Any]] = {
     "msn": _cell("learned", "softmax", "same", "batch"),
     "simclr": _cell("batch", "identity", "same", "batch", groups__gradient=True),
     "resa": _cell("batch", "sinkhorn", "teacher", "batch", batch_norm_scope="view"),
+    "frozen": _cell(
+        "momentum",
+        "nearest",
+        "teacher",
+        "batch",
+        backbone__trainable="last:3",
+        optimizer={
+            "kind": "adamw",
+            "weight_decay": {"kind": "cosine", "peak": 0.04, "final": 0.4},
+            "layer_decay": 0.7,
+        },
+    ),
 }
 
 
@@ -78,7 +91,7 @@ def carry(
         adapt(parts)
     student, objective = parts.student.double(), parts.objective.double()
     trained = ShardedStudent(student) if config.run.fsdp else student
-    optimizer = config.optimizer.build(trained)
+    optimizer = build_optimizer(config, student, trained)
     if state is not None:
         for name, part in (("student", student), ("objective", objective), ("optimizer", optimizer)):
             part.load_state_dict(state[name])
@@ -102,6 +115,7 @@ def carry(
         batches,
         optimizer,
         rate,
+        weight_decay=scheduled_decay(config.optimizer),
         fill_batches=once,
         clip_grad_norm=config.clip_grad_norm,
         seed=config.seed,

@@ -53,6 +53,14 @@ SHARDED: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "smog": ("smog", {"optimizer": {"kind": "sgd", "momentum": 0.9}, "batch_norm_scope": "joint"}),
     "dino": ("dino", {"clip_grad_norm": 0.1}),
+    "frozen": ("frozen", {}),
+    "heads": (
+        "dino",
+        {
+            "backbone": CASES["dino"]["backbone"] | {"trainable": "none"},
+            "optimizer": LARS | {"weight_decay": {"kind": "cosine", "peak": 1e-3, "final": 1e-2}, "layer_decay": 0.5},
+        },
+    ),
     "vit": (
         "dino",
         {

@@ -6,6 +6,8 @@ from coterie.config.facts import Facts
 from coterie.config.toml import to_dict
 from coterie.methods.planner import Planner
 from coterie.methods.presets import METHODS
+from coterie.optim.optimizer import AdamWConfig, LarsConfig
+from coterie.optim.schedule import Constant
 
 
 def test_the_published_presets() -> None:
@@ -22,7 +24,7 @@ def test_the_published_presets() -> None:
         assert (config.projector.hidden, config.projector.width, config.projector.batch_norm) == ((2048,), 128, True)
         assert (config.groups.counts, config.temperature) == ((3000,), 0.1)
         assert (config.assignment.temperature, config.assignment.iterations) == (0.05, 3)
-        assert to_dict(config)["optimizer"] == {"kind": "lars", "momentum": 0.9, "weight_decay": 1e-6, "trust": 0.001}
+        assert config.optimizer == LarsConfig(momentum=0.9, weight_decay=Constant(1e-6), trust=0.001, layer_decay=1.0)
     rate = to_dict(large)["learning_rate"]
     assert rate == {"kind": "cosine", "peak": 4.8, "final": 0.0048, "warmup_epochs": 10, "start": 0.3}
     assert (large.batch_size, large.groups.frozen_steps, large.memory) == (4096, 313, None)
@@ -74,7 +76,7 @@ def test_smog_on_swin_as_its_scripts_intend() -> None:
     assert (roles.student_views, roles.target_views, roles.grouped_views) == ((1, 2, 3, 4, 5, 6), (7,), (1, 2))
     assert (config.backbone.drop_path, config.backbone.mlp_norm, config.clip_grad_norm) == (0.2, "batch", 3.0)
     assert (config.projector.width, config.projector.activation) == (256, "gelu")
-    assert to_dict(config)["optimizer"] == {"kind": "adamw", "betas": [0.9, 0.999], "weight_decay": 0.05}
+    assert config.optimizer == AdamWConfig(betas=(0.9, 0.999), weight_decay=Constant(0.05), layer_decay=1.0)
 
 
 @pytest.mark.parametrize(("name", "sizes", "epochs"), [("400", (160, 96), 400), ("800", (224, 96), 800)])

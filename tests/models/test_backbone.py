@@ -10,11 +10,11 @@ from coterie.errors import BadConfig
 from coterie.models.backbone import (
     BackboneConfig,
     build_backbone,
-    check_view_sizes,
     feature_width,
     is_plain_timm,
     timm_arguments,
 )
+from coterie.models.view_sizes import check_view_sizes
 
 
 @pytest.mark.parametrize(("width", "millions"), [(1.0, 23.5), (2.0, 94), (4.0, 375), (5.0, 586)])
@@ -137,12 +137,14 @@ def test_what_cannot_be_built_is_refused_in_one_line(config, message):
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize(("name", "size"), [("vit_tiny_patch16_224", 40), ("convnext_atto", 16)])
-def test_a_view_that_does_not_fit_is_refused_in_one_line(name, size):
+@pytest.mark.parametrize(
+    ("name", "size", "use"), [("vit_tiny_patch16_224", 40, "32 or 48"), ("convnext_atto", 16, "32")]
+)
+def test_a_view_that_does_not_fit_is_refused_in_one_line(name, size, use):
     config = BackboneConfig(name)
     backbone = build_backbone(config, 64)
     check_view_sizes(backbone, config, [64, 32])
-    with pytest.raises(BadConfig, match=f"cannot take views of {size} pixels") as caught:
+    with pytest.raises(BadConfig, match=f"cannot take images of {size} pixels .*; use {use}$") as caught:
         check_view_sizes(backbone, config, [64, size])
     assert "\n" not in str(caught.value)
     assert backbone.training

@@ -5,6 +5,7 @@ from torch import nn
 from coterie.errors import BadConfig
 from coterie.optim.lars import Lars
 from coterie.optim.optimizer import AdamWConfig, LarsConfig, SgdConfig, set_learning_rate
+from coterie.optim.schedule import Constant
 
 
 def model() -> nn.Module:
@@ -23,7 +24,7 @@ def test_lars_adapts_to_every_tensor_including_batch_norms() -> None:
     """The first step of a tensor has length lr * trust * |w|, however large its gradient; a tensor of zeros is not scaled."""
     network = model()
     before = {name: weight.detach().clone() for name, weight in network.named_parameters()}
-    optimizer = LarsConfig(momentum=0.9, weight_decay=0.0, trust=0.001).build(network)
+    optimizer = LarsConfig(momentum=0.9, weight_decay=Constant(0.0), trust=0.001).build(network)
     assert isinstance(optimizer, Lars)
     step(optimizer, network, 100.0)
     for name, weight in network.named_parameters():
@@ -33,7 +34,7 @@ def test_lars_adapts_to_every_tensor_including_batch_norms() -> None:
 
 
 def test_sgd_decays_every_tensor_and_adamw_only_matrices() -> None:
-    for config, vectors_decay in ((SgdConfig(weight_decay=0.1), True), (AdamWConfig(weight_decay=0.1), False)):
+    for config, vectors_decay in ((SgdConfig(weight_decay=Constant(0.1)), True), (AdamWConfig(weight_decay=Constant(0.1)), False)):
         network = model()
         before = {name: weight.detach().clone() for name, weight in network.named_parameters()}
         step(config.build(network), network, 0.0)
@@ -43,9 +44,9 @@ def test_sgd_decays_every_tensor_and_adamw_only_matrices() -> None:
 
 
 @pytest.mark.parametrize("build", [LarsConfig, SgdConfig])
-@pytest.mark.parametrize("bad", [{"momentum": 1.0}, {"momentum": -0.1}, {"weight_decay": -1.0}])
+@pytest.mark.parametrize("bad", [{"momentum": 1.0}, {"momentum": -0.1}, {"weight_decay": Constant(-1.0)}, {"layer_decay": 0.0}, {"layer_decay": 1.5}])
 def test_impossible_settings_are_refused_in_one_line(build: type, bad: dict) -> None:
-    with pytest.raises(BadConfig, match=r"^optimizer.*(at least 0 and below 1|cannot be negative)$") as caught:
+    with pytest.raises(BadConfig, match=r"^optimizer.*(at least 0 and below 1|cannot be negative|at most 1 .*)$") as caught:
         build(**bad)
     assert "\n" not in str(caught.value)
 
@@ -60,12 +61,12 @@ def test_both_betas_are_checked(betas: tuple[float, float]) -> None:
 
 def test_defaults_are_the_published_values() -> None:
     """methods.md, 2.1 (SwAV: LARS with momentum 0.9, decay 1e-6, trust 0.001), 2.8 (ReSA: SGD) and 4 (SMoG's Swin-T: AdamW)."""
-    assert LarsConfig() == LarsConfig(momentum=0.9, weight_decay=1e-6, trust=0.001)
-    assert SgdConfig() == SgdConfig(momentum=0.9, weight_decay=1e-4)
-    assert AdamWConfig() == AdamWConfig(betas=(0.9, 0.999), weight_decay=0.05)
+    assert LarsConfig() == LarsConfig(momentum=0.9, weight_decay=Constant(1e-6), trust=0.001)
+    assert SgdConfig() == SgdConfig(momentum=0.9, weight_decay=Constant(1e-4))
+    assert AdamWConfig() == AdamWConfig(betas=(0.9, 0.999), weight_decay=Constant(0.05))
 
 
-@pytest.mark.parametrize("config", [LarsConfig(0.8, 0.3, 0.02), SgdConfig(0.8, 0.3), AdamWConfig((0.8, 0.7), 0.3)])
+@pytest.mark.parametrize("config", [LarsConfig(0.8, Constant(0.3), 0.02), SgdConfig(0.8, Constant(0.3)), AdamWConfig((0.8, 0.7), Constant(0.3))])
 def test_settings_reach_the_optimizer(config: LarsConfig | SgdConfig | AdamWConfig) -> None:
     group = config.build(model()).param_groups[0]
     assert (group["lr"], group["weight_decay"]) == (0.0, 0.3)
@@ -79,7 +80,7 @@ def test_adamw_decays_matrices_only_and_no_position_embeddings() -> None:
     model.weight = torch.nn.Parameter(torch.ones(3, 3))
     model.bias = torch.nn.Parameter(torch.ones(3))
     model.relative_position_bias_table = torch.nn.Parameter(torch.ones(3, 3))
-    groups = AdamWConfig(weight_decay=0.5).build(model).param_groups
+    groups = AdamWConfig(weight_decay=Constant(0.5)).build(model).param_groups
     assert [group["weight_decay"] for group in groups] == [0.5, 0.0]
     assert [len(group["params"]) for group in groups] == [1, 2]
 
@@ -93,7 +94,7 @@ def tensors(seed: int, dtype: torch.dtype = torch.float64) -> list[torch.Tensor]
     return made
 
 
-@pytest.mark.parametrize("config", [LarsConfig(weight_decay=0.1), SgdConfig(weight_decay=0.1), AdamWConfig()])
+@pytest.mark.parametrize("config", [LarsConfig(weight_decay=Constant(0.1)), SgdConfig(weight_decay=Constant(0.1)), AdamWConfig()])
 def test_a_step_from_saved_state_is_bitwise_the_same_step(config: LarsConfig | SgdConfig | AdamWConfig) -> None:
     class Weights(nn.Module):
         def __init__(self) -> None:
@@ -117,7 +118,7 @@ def test_a_step_from_saved_state_is_bitwise_the_same_step(config: LarsConfig | S
     assert all(torch.equal(one, other) for one, other in zip(whole.parameters(), broken.parameters(), strict=True))
 
 
-@pytest.mark.parametrize("config", [SgdConfig(weight_decay=0.1), AdamWConfig(weight_decay=0.1)])
+@pytest.mark.parametrize("config", [SgdConfig(weight_decay=Constant(0.1)), AdamWConfig(weight_decay=Constant(0.1))])
 def test_fused_steps_are_the_plain_ones(config: SgdConfig | AdamWConfig) -> None:
     """torch's fused steps read raw memory: gradients must have the layout of their weights, as backward leaves them."""
     networks = []

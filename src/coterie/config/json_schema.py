@@ -8,7 +8,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from coterie.config.kinds import KINDS, union_members
 from coterie.config.schema import PretrainConfig
-from coterie.optim.schedule import Schedule
+from coterie.optim.schedule import Constant, Schedule
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 PLAIN = {bool: "boolean", int: "integer", float: "number", str: "string"}
@@ -70,6 +70,8 @@ def _table(kind: Any, tables: dict[str, Any]) -> dict[str, Any]:
 
 def _default(field: Field[Any]) -> dict[str, Any]:
     value = field.default
+    if field.default_factory is not MISSING and isinstance(made := field.default_factory(), Constant):
+        value = made.value
     if value is MISSING or value is None:
         return {}
     return {"default": list(value) if isinstance(value, tuple) else value}

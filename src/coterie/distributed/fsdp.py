@@ -159,7 +159,8 @@ def _trained(weight: nn.Parameter) -> nn.Parameter:
         part.grad = gradient if part.grad is None else part.grad.add_(gradient)
         weight.grad = None
 
-    weight.register_post_accumulate_grad_hook(hand_over)  # type: ignore[no-untyped-call]
+    if weight.requires_grad:
+        weight.register_post_accumulate_grad_hook(hand_over)  # type: ignore[no-untyped-call]
     return part
 
 

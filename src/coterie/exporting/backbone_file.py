@@ -75,7 +75,7 @@ def save_backbone(
     Raises:
         UserError: the file cannot be written; the previous contents of ``path`` stay intact.
     """
-    config = replace(config, weights=None)
+    config = replace(config, weights=None, trainable="all")  # what the run did is in its config.toml
     description = WeightsDescription(config, image_size, tuple(mean), tuple(std), whose, extra=dict(extra or {}))
     metadata = {"format": "pt", "coterie": json.dumps(asdict(description))}
     if is_plain_timm(config):
@@ -148,7 +148,7 @@ def describe_backbone(path: str | Path) -> WeightsDescription:
     except (safetensors.SafetensorError, OSError) as error:
         raise UserError(f"{file} is not a complete safetensors file: copy or download it again") from error
     if "coterie" not in metadata:
-        raise UserError(f"{file} was not written by Coterie: to start from it, set backbone.weights to its path")
+        raise UserError(f"{file} was not written by Coterie: to start a run from it, use --start-from {file}")
     return _parse(metadata["coterie"], file)
 
 
@@ -167,7 +167,14 @@ def _parse(text: str, file: Path) -> WeightsDescription:
 def _check_types(description: WeightsDescription) -> None:
     """Raise TypeError if a value does not have its declared type: anyone can write a header."""
     backbone = description.backbone
-    texts = (backbone.name, backbone.stem, backbone.mlp_norm, description.whose, description.version)
+    texts = (
+        backbone.name,
+        backbone.stem,
+        backbone.mlp_norm,
+        backbone.trainable,
+        description.whose,
+        description.version,
+    )
     numbers = (backbone.width, backbone.drop_path, *description.mean, *description.std)
     whole = all(type(each) is int and each > 0 for each in (backbone.channels, description.image_size))
     finite = all(type(each) in (int, float) and abs(each) < 2**31 for each in numbers)

@@ -168,7 +168,7 @@ def smog_imagenet_swin_tiny(plan: Planner) -> PretrainConfig:
         batch_norm_scope="resolution",
         projector=HeadConfig(hidden=(2048,), width=256, last_batch_norm=True, activation="gelu"),
         predictor=HeadConfig(hidden=(2048,), width=256, activation="gelu"),
-        optimizer=AdamWConfig(weight_decay=0.05),
+        optimizer=AdamWConfig(weight_decay=Constant(0.05)),
         learning_rate=Cosine(peak=0.001, final=4e-5, warmup_epochs=10, start=4e-5),
         clip_grad_norm=3.0,
     )

@@ -22,7 +22,7 @@ from coterie.methods.planner import SMALL_STEM_SIDE, Planner
 from coterie.models.backbone import BackboneConfig, is_resnet
 from coterie.models.head import HeadConfig
 from coterie.optim.optimizer import AdamWConfig, LarsConfig
-from coterie.optim.schedule import Cosine, Linear
+from coterie.optim.schedule import Constant, Cosine, Linear
 
 
 def swav(plan: Planner) -> PretrainConfig:
@@ -167,7 +167,7 @@ def _recipe(plan: Planner, small_rate: float = 4e-3) -> dict[str, Any]:
         "data": (),
         "views": views,
         "backbone": BackboneConfig(name=network, stem=stem, channels=facts.channels),
-        "optimizer": AdamWConfig(weight_decay=1e-4) if optimizer == "adamw" else LarsConfig(),
+        "optimizer": AdamWConfig(weight_decay=Constant(1e-4)) if optimizer == "adamw" else LarsConfig(),
         "learning_rate": rate,
         "epochs": plan.epochs(),
         "batch_size": batch,

@@ -1,7 +1,6 @@
 """Backbones: any timm network by name, for images of any size and number of channels."""
 
 import difflib
-from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, Literal, final
@@ -11,6 +10,7 @@ import torch
 from torch import nn
 
 from coterie.errors import BadConfig
+from coterie.models.layers import check_trainable
 from coterie.models.pretrained import load_weights
 from coterie.models.token_batch_norm import replace_mlp_norms
 
@@ -29,7 +29,9 @@ class BackboneConfig:
         drop_path: rate of stochastic depth, in [0, 1).
         mlp_norm: "batch" gives timm's Swins and ViTs a batch norm over all tokens instead of the layer norm before each MLP, as
             in SMoG's Swin-T; "layer" leaves the network as it is.
-        weights: file or run folder with weights to start from; None: random weights.
+        weights: MODEL whose weights to start from: a run's folder, a weights file, ``timm:NAME``; None: random weights.
+        trainable: layers that are trained: ``all``, ``last:N`` (the last N blocks, as timm orders them) or ``none`` (only heads
+            and groups). Frozen layers stay in evaluation mode.
     """
 
     name: str = "resnet50"
@@ -39,6 +41,7 @@ class BackboneConfig:
     drop_path: float = 0.0
     mlp_norm: Literal["layer", "batch"] = "layer"
     weights: str | None = None
+    trainable: str = "all"
 
 
 def build_backbone(config: BackboneConfig, image_size: int) -> nn.Module:
@@ -59,13 +62,12 @@ def build_backbone(config: BackboneConfig, image_size: int) -> nn.Module:
         UserError: the starting weights are missing or belong to another network.
     """
     _check(config)
+    check_trainable(config.trainable)
     try:
         network: nn.Module = timm.create_model(config.name, **timm_arguments(config, image_size))
     except (TypeError, ValueError, RuntimeError, AssertionError) as error:
         reason = f"it takes no drop_path ({error})" if config.drop_path and isinstance(error, TypeError) else str(error)
-        raise BadConfig(
-            f"{config.name} cannot be built for {image_size}-pixel images: {_first_line(reason)}"
-        ) from error
+        raise BadConfig(f"{config.name} cannot be built for {image_size}-pixel images: {first_line(reason)}") from error
     if _is_reshaped(config):
         _replace_stem(network, config)
     if config.mlp_norm == "batch":
@@ -119,42 +121,6 @@ def feature_width(backbone: nn.Module) -> int:
         backbone: a network of timm.
     """
     return int(getattr(backbone, "head_hidden_size", None) or backbone.num_features)  # type: ignore[arg-type]
-
-
-def check_view_sizes(backbone: nn.Module, config: BackboneConfig, sizes: Iterable[int]) -> None:
-    """Check that the network accepts all view sizes, by encoding one blank image of each; changes nothing.
-
-    Args:
-        backbone: the network.
-        config: its settings.
-        sizes: sides of the views in pixels.
-
-    Raises:
-        BadConfig: the network does not accept a size, or does not return one vector per image.
-    """
-    training = backbone.training
-    backbone.eval()
-    try:
-        for size in sorted(set(sizes)):
-            _check_view_size(backbone, config, size)
-    finally:
-        backbone.train(training)
-
-
-@torch.no_grad()
-def _check_view_size(backbone: nn.Module, config: BackboneConfig, size: int) -> None:
-    like = next(backbone.parameters())
-    image = torch.zeros(1, config.channels, size, size, dtype=like.dtype, device=like.device)
-    try:
-        features = backbone(image)
-    except (RuntimeError, AssertionError, ValueError) as error:
-        raise BadConfig(
-            f"{config.name} cannot take views of {size} pixels (views.crops.N.size): {_first_line(str(error))}"
-        ) from error
-    if features.shape != (1, feature_width(backbone)):
-        raise BadConfig(
-            f"{config.name} returns {tuple(features.shape)} for one image instead of a feature vector: choose another backbone"
-        )
 
 
 def _check(config: BackboneConfig) -> None:
@@ -227,5 +193,6 @@ def _size_flag(name: str) -> dict[str, bool] | None:
     return None
 
 
-def _first_line(text: str) -> str:
+def first_line(text: str) -> str:
+    """Return the first line of another library's message, shortened."""
     return text.strip().partition("\n")[0][:200]

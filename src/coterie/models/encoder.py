@@ -44,6 +44,7 @@ class Encoder(nn.Module):
         *,
         batch_norm_scope: BatchNormScope = "resolution",
         micro_batches: int = 1,
+        frozen: Sequence[str] = (),
     ) -> None:
         """Combine the networks.
 
@@ -53,6 +54,7 @@ class Encoder(nn.Module):
             predictor: turns embeddings ``[N, D]`` into predictions ``[N, D]``; None: predictions are the embeddings.
             batch_norm_scope: which views a batch norm sees together.
             micro_batches: number of parts that a training batch is split into; 1: none.
+            frozen: names of modules of the backbone that stay in evaluation mode (:func:`coterie.models.layers.freeze`).
 
         Raises:
             BadConfig: the scope is unknown, or this backbone does not support it.
@@ -64,7 +66,23 @@ class Encoder(nn.Module):
         self.predictor = predictor
         self.batch_norm_scope = batch_norm_scope
         self.micro_batches = micro_batches
+        self.frozen = tuple(frozen)
+        self._rest_frozen()
         self._compiled: dict[nn.Module, Callable[..., Any]] | None = None
+
+    def train(self, mode: bool = True) -> "Encoder":
+        """Set the mode of all modules but the frozen ones, which stay in evaluation mode.
+
+        Args:
+            mode: True for training.
+        """
+        super().train(mode)
+        self._rest_frozen()
+        return self
+
+    def _rest_frozen(self) -> None:
+        for name in self.frozen:
+            self.backbone.get_submodule(name).eval()
 
     def compile_backbone(self, enabled: bool = True) -> None:
         """Compile the backbone's training passes from now on, once per view size.
@@ -79,7 +97,7 @@ class Encoder(nn.Module):
 
     def _maybe_compiled(self, network: nn.Module) -> Callable[..., Any]:
         """The network, or its compiled form in training: with gradient for a student, without for a teacher."""
-        learns = next(self.parameters()).requires_grad
+        learns = any(each.requires_grad for each in self.parameters())
         if self._compiled is None or not self.training or learns != torch.is_grad_enabled():
             return network
         if network not in self._compiled:
@@ -181,6 +199,7 @@ def target_copy(encoder: Encoder) -> Encoder:
         copy.deepcopy(encoder.projector),
         batch_norm_scope=encoder.batch_norm_scope,
         micro_batches=encoder.micro_batches,
+        frozen=encoder.frozen,
     )
     for module in target.modules():
         if isinstance(module, DropPath):

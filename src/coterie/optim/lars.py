@@ -24,7 +24,7 @@ class Lars(torch.optim.Optimizer):
 
     def __init__(
         self,
-        params: Iterable[Tensor],
+        params: Iterable[Tensor] | Iterable[dict[str, Any]],
         lr: float = 0.0,
         *,
         momentum: float = 0.9,
@@ -36,7 +36,7 @@ class Lars(torch.optim.Optimizer):
         """Create the optimizer.
 
         Args:
-            params: parameters to update, all of one floating-point type.
+            params: parameters to update, all of one floating-point type; or groups of them, as torch's optimizers take them.
             lr: learning rate.
             momentum: share of the previous update that is kept.
             weight_decay: L2 penalty, on all tensors.

@@ -54,7 +54,7 @@ class Cosine:
 
     def __post_init__(self) -> None:
         if self.warmup_epochs < 0:
-            raise BadConfig(f"learning_rate.warmup_epochs is {self.warmup_epochs:g}: it cannot be negative")
+            raise BadConfig(f"the warmup_epochs of a cosine are {self.warmup_epochs:g}: they cannot be negative")
 
     def at(self, progress: Progress) -> float:
         """Return the value at this step.

@@ -131,7 +131,9 @@ def label_free_figures(line: Mapping[str, Any]) -> dict[str, float]:
 
 
 def flat_settings(value: Any, path: str = "") -> list[tuple[str, Cell]]:
-    """(path, value) of every setting below ``path``."""
+    """(path, value) of every setting below ``path``; a constant schedule is its value."""
+    if isinstance(value, Mapping) and value.get("kind") == "constant":
+        return flat_settings(value.get("value"), path)
     if isinstance(value, Mapping):
         return [leaf for key, inner in value.items() for leaf in flat_settings(inner, f"{path}.{key}".lstrip("."))]
     if isinstance(value, list) and any(isinstance(each, Mapping) for each in value):

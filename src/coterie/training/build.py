@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from coterie.config.hardware import Runtime, choose_engine, has_bfloat16
 from coterie.config.schema import PretrainConfig
@@ -20,11 +20,13 @@ from coterie.grouping.memory_queue import Memory
 from coterie.grouping.objective import Objective
 from coterie.grouping.teacher import MomentumTeacher, SameNetwork, TargetNetwork
 from coterie.models.activation_checkpointing import enable_activation_checkpointing
-from coterie.models.backbone import build_backbone, check_view_sizes, feature_width
+from coterie.models.backbone import build_backbone, feature_width
 from coterie.models.compile import compile_passes
 from coterie.models.encoder import Encoder, target_copy
 from coterie.models.head import Head
+from coterie.models.layers import freeze, layer_numbers
 from coterie.models.sync_batch_norm import convert_sync_batch_norm
+from coterie.models.view_sizes import check_view_sizes
 from coterie.training.custom_parts import CustomParts, TrainedObjective, check_is_module, check_methods, own_copy
 from coterie.training.student import Student
 
@@ -104,6 +106,7 @@ def build_student(
             predictor,
             batch_norm_scope=config.batch_norm_scope,
             micro_batches=config.micro_batches,
+            frozen=freeze(backbone, config.backbone.trainable, config.backbone.name),
         )
         groups: Groups | None = None if custom is None else own_copy(custom.groups)
         if groups is None and not isinstance(config.groups, BatchGroupsConfig):
@@ -154,6 +157,29 @@ def build_parts(
         if sharded:
             shard_network(network, final_device, blockwise=config.batch_norm_scope != "joint")
     return TrainingParts(student.to(final_device), objective.to(final_device))
+
+
+def build_optimizer(config: PretrainConfig, student: Student, trained: nn.Module) -> torch.optim.Optimizer:
+    """Build the optimizer of a student, with a learning rate per layer where ``optimizer.layer_decay`` asks for it.
+
+    The rate of the heads and groups is that of the schedule; that of the backbone's last layer is ``layer_decay`` times that,
+    and so on down to the stem.
+
+    Args:
+        config: settings of the run.
+        student: the student.
+        trained: what the optimizer updates: the student, or its :class:`~coterie.distributed.fsdp.ShardedStudent`.
+
+    Raises:
+        BadConfig: timm does not order the layers of this backbone.
+    """
+    decay = config.optimizer.layer_decay
+    if decay == 1:
+        return config.optimizer.build(trained)
+    numbers = layer_numbers(student.encoder.backbone)
+    above = 1 + max(numbers.values())
+    scales = {f"encoder.backbone.{name}": decay ** (above - number) for name, number in numbers.items()}
+    return config.optimizer.build(trained, scales)
 
 
 def group_counts(config: PretrainConfig, student: Student, custom: CustomParts | None = None) -> tuple[int, ...]:

@@ -9,7 +9,7 @@ from torch import nn
 
 from coterie.distributed.fsdp import gradient_norm
 from coterie.models.activation_checkpointing import freeze_running_stats
-from coterie.optim.optimizer import set_learning_rate
+from coterie.optim.optimizer import set_learning_rate, set_weight_decay
 from coterie.types import Batch, Progress, StepResult
 
 Batches = Iterable[tuple[Progress, Batch]]
@@ -53,6 +53,7 @@ def fit(
     optimizer: torch.optim.Optimizer,
     learning_rate: Callable[[Progress], float],
     *,
+    weight_decay: Callable[[Progress], float] | None = None,
     fill_batches: Callable[[], Batches] | None = None,
     autocast: torch.dtype | None = None,
     clip_grad_norm: float | None = None,
@@ -67,6 +68,7 @@ def fit(
         batches: the progress and the batch of each step, from the first step or, after a resume, from the next one.
         optimizer: updates the student's parameters.
         learning_rate: returns the learning rate of a step (a schedule's ``at``).
+        weight_decay: returns the weight decay of a step; None: as the optimizer was built.
         fill_batches: returns one pass over the images, for objectives that fill a memory before the first step.
         autocast: precision of the student's forward pass under autocast (bfloat16); None: that of the weights.
         clip_grad_norm: largest norm of the gradient; None: unlimited.
@@ -88,6 +90,8 @@ def fit(
         if objective.refresh_due(progress):
             objective.refresh(progress)
         set_learning_rate(optimizer, learning_rate(progress))
+        if weight_decay is not None:
+            set_weight_decay(optimizer, weight_decay(progress))
         with torch.autocast(device, dtype=autocast, enabled=autocast is not None):
             result = objective(student, batch, progress)
         with freeze_running_stats(student):

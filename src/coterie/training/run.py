@@ -22,8 +22,17 @@ from coterie.exporting.backbone_file import save_backbone
 from coterie.formatting import first_few
 from coterie.grouping.objective import Objective
 from coterie.logger import CheckedLogger
+from coterie.optim.optimizer import scheduled_decay
 from coterie.signals import check_interrupted
-from coterie.training.build import build_loader, build_parts, compile_parts, group_counts, out_of_memory, whole_student
+from coterie.training.build import (
+    build_loader,
+    build_optimizer,
+    build_parts,
+    compile_parts,
+    group_counts,
+    out_of_memory,
+    whole_student,
+)
 from coterie.training.callback import Callback, RunContext
 from coterie.training.callback_runner import CallbackRunner, Ended
 from coterie.training.checkpoint_schedule import Checkpointer
@@ -78,7 +87,7 @@ class Run:
         new = self.resumed is None
         self.parts = build_parts(config, self.device, images=len(source), starting_weights=new, custom=custom)
         self.trained = ShardedStudent(self.parts.student) if config.run.fsdp else self.parts.student
-        self.optimizer = config.optimizer.build(self.trained)
+        self.optimizer = build_optimizer(config, self.parts.student, self.trained)
         self.state = RunState(config.run.threads or torch.get_num_threads(), len(source))
         self.monitor = Monitor(
             group_counts(config, self.parts.student, custom),
@@ -226,6 +235,7 @@ class Run:
             shown.starting(self._recording_bad_images(self.monitor.timed(self.loader.batches(start))), first),
             self.optimizer,
             config.learning_rate.at,
+            weight_decay=scheduled_decay(config.optimizer),
             fill_batches=self._fill_batches,
             autocast=self.runtime.autocast,
             clip_grad_norm=config.clip_grad_norm,

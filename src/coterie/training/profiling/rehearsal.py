@@ -28,7 +28,8 @@ from coterie.errors import UserError
 from coterie.global_state import restoring_global_state
 from coterie.grouping.chunks import CHUNK_ELEMENTS
 from coterie.grouping.objective import Objective
-from coterie.training.build import build_loader, build_parts, out_of_memory
+from coterie.optim.optimizer import scheduled_decay
+from coterie.training.build import build_loader, build_optimizer, build_parts, out_of_memory
 from coterie.training.custom_parts import CustomParts
 from coterie.training.loop import fit
 from coterie.training.monitor import Monitor
@@ -86,8 +87,8 @@ class ShortRun:
         self.config, self.runtime, self.images = config, runtime, images or len(source)
         longer = replace(config, epochs=config.epochs + steps, images=None)  # enough steps, always
         self.loader = build_loader(longer, source, runtime)
-        self.parts = build_parts(config, runtime.device, images=self.images, custom=custom)
-        self.optimizer = config.optimizer.build(self.parts.student)
+        self.parts = build_parts(config, runtime.device, images=self.images, starting_weights=False, custom=custom)
+        self.optimizer = build_optimizer(config, self.parts.student, self.parts.student)
         self.monitor = Monitor(
             config.group_counts,
             config.assigned_rows,
@@ -132,6 +133,7 @@ class ShortRun:
             self.monitor.timed(filled()),
             self.optimizer,
             config.learning_rate.at,
+            weight_decay=scheduled_decay(config.optimizer),
             fill_batches=lambda: filling.over(self.loader.fill_batches()),
             autocast=self.runtime.autocast,
             clip_grad_norm=config.clip_grad_norm,

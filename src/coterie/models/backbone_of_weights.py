@@ -1,0 +1,190 @@
+"""The settings of the network that a MODEL holds: its name from the file or the user, the rest from its tensors."""
+
+import json
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from torch import Tensor, nn
+
+from coterie.errors import BadConfig, UserError
+from coterie.models.backbone import BackboneConfig, build_backbone, is_resnet
+from coterie.models.branches import Branch, choose_branch
+from coterie.models.pretrained import differences, take_apart
+from coterie.models.timm_weights import TIMM, timm_name
+from coterie.models.weights_file import WeightsFile, read_weights
+
+_COMMON = (
+    "resnet18 resnet34 resnet50 resnet101 resnet152 wide_resnet50_2 "
+    "vit_tiny_patch16_224 vit_small_patch16_224 vit_base_patch16_224 vit_large_patch16_224 vit_base_patch32_224 "
+    "vit_small_patch8_224 vit_base_patch8_224 vit_small_patch14_dinov2 vit_base_patch14_dinov2 vit_large_patch14_dinov2 "
+    "vit_small_patch14_reg4_dinov2 vit_base_patch14_reg4_dinov2 vit_large_patch14_reg4_dinov2 "
+    "swin_tiny_patch4_window7_224 swin_small_patch4_window7_224 swin_base_patch4_window7_224 "
+    "convnext_tiny convnext_small convnext_base"
+).split()
+
+
+@dataclass(frozen=True)
+class FoundBackbone:
+    """The settings of a network in a file.
+
+    Attributes:
+        config: its settings; ``weights`` is None.
+        image_size: side in pixels that it was trained at, as far as the file says; None: unknown.
+        line: what was found, and in which part of the file.
+    """
+
+    config: BackboneConfig
+    image_size: int | None
+    line: str
+
+
+def find_backbone(spec: str | Path, name: str | None = None) -> FoundBackbone:
+    """Find the settings of the network that a MODEL holds.
+
+    Args:
+        spec: a run's folder, a file of weights, a folder of Hugging Face, or ``timm:NAME``; see
+            :func:`~coterie.models.pretrained.load_weights`.
+        name: timm's name of the network; None: from the file (ours, timm's or Hugging Face's), or from ``timm:NAME``.
+
+    Raises:
+        UserError: there is no such file, it does not say which network it is, or it is not the one named; in one line.
+        BadConfig: the name is unknown.
+    """
+    file = read_weights(spec)
+    own_name, size = _as_the_file_says(file)
+    name = name or own_name
+    if name is None:
+        like = looks_like(file)
+        raise UserError(
+            f"{file.name} does not say which network it holds: name it with --backbone NAME"
+            + (f" (it looks like --backbone {like})" if like else "")
+        )
+    branch, config = _settings(file, BackboneConfig(name))
+    size = size or _size_of_positions(file.tensors, branch.prefix, _blank(config))
+    parts = take_apart(file, _blank(config, size), config.channels)
+    return FoundBackbone(config, size, f"{parts.line}; it is {_in_words(config)}")
+
+
+def looks_like(file: WeightsFile) -> str | None:
+    """Name the common network whose names and shapes a file has; a ResNet may have another width and stem.
+
+    Args:
+        file: a file that has been read.
+
+    Returns:
+        timm's name; None if it is none of the common ones.
+    """
+    of_another_width = None
+    for name in _COMMON:
+        network = _blank(BackboneConfig(name))
+        branch, _ = choose_branch(file, network, 3, lambda each: each.names_fit)
+        if branch.fits or (branch.names_fit and set(branch.shapes) <= {"pos_embed"}):
+            return name
+        if branch.names_fit and is_resnet(name):
+            of_another_width = of_another_width or name
+    return of_another_width
+
+
+def _as_the_file_says(file: WeightsFile) -> tuple[str | None, int | None]:
+    """Name and image size as far as the file, or the folder's config.json, says them."""
+    if file.name.startswith(TIMM):
+        name = timm_name(file.name)
+        return name.partition(".")[0], _timm_size(name)
+    for entry in ("coterie", "timm"):
+        about = _json(file.metadata.get(entry))
+        backbone = about.get("backbone", about)
+        name = backbone.get("name") if isinstance(backbone, dict) else None
+        if isinstance(name, str):
+            return name, _size(about.get("image_size"))
+    name = file.config.get("architecture")  # timm's folders
+    if isinstance(name, str) and timm.is_model(name.partition(".")[0]):
+        about = file.config.get("pretrained_cfg")
+        input_size = about.get("input_size") if isinstance(about, dict) else None
+        return name, _size(input_size[-1] if isinstance(input_size, list) and input_size else None)
+    if "model_type" in file.config:  # Hugging Face's: they name the kind of network only, which its tensors do too
+        return looks_like(file), _size(file.config.get("image_size"))
+    return None, None
+
+
+def _settings(file: WeightsFile, config: BackboneConfig) -> tuple[Branch, BackboneConfig]:
+    """The branch of a file, and the settings that its shapes have."""
+    if any(re.search(r"norm2\.(batch_norm\.)?running_mean$", each) for each in file.tensors):
+        config = replace(config, mlp_norm="batch")
+    network = _blank(config)
+    branch, _ = choose_branch(file, network, 3, lambda each: each.names_fit)
+    if not branch.names_fit:
+        like = looks_like(file)
+        hint = f"it looks like a {like}" if like and like != config.name else "check --backbone"
+        raise UserError(f"{file.name} does not fit {config.name}: {differences(network, branch)}; {hint}")
+    source: dict[str, Any] = getattr(network, "pretrained_cfg", {})
+    first = f"{source.get('first_conv')}.weight"
+    if first not in branch.state or branch.state[first].ndim != 4:
+        return branch, config
+    expected, found = network.state_dict()[first], branch.state[first]
+    if found.shape[1] != expected.shape[1]:
+        config = replace(config, channels=int(found.shape[1]))
+    if is_resnet(config.name) and first == "conv1.weight":
+        stem = "small" if found.shape[-1] == 3 and expected.shape[-1] == 7 else "standard"
+        config = replace(config, width=found.shape[0] / expected.shape[0], stem=stem)
+    return branch, config
+
+
+def _blank(config: BackboneConfig, size: int | None = None) -> nn.Module:
+    """The network without values, where it can be built that way."""
+    size = size or _timm_size(config.name) or 224
+    try:
+        with torch.device("meta"):
+            return build_backbone(config, size)
+    except NotImplementedError:  # some layers need real numbers
+        with torch.random.fork_rng(devices=[]):
+            return build_backbone(config, size)
+
+
+def _size_of_positions(tensors: Mapping[str, Tensor], prefix: str, network: nn.Module) -> int | None:
+    """The image size that a transformer's positions were laid out for."""
+    patch = getattr(getattr(network, "patch_embed", None), "patch_size", None)
+    for name in ("pos_embed", "embeddings.position_embeddings", "encoder.pos_embedding"):
+        positions = tensors.get(prefix + name)
+        if positions is None or positions.ndim != 3 or not isinstance(patch, tuple):
+            continue
+        count = positions.shape[1]
+        for extra in (0, 1, getattr(network, "num_prefix_tokens", 1)):
+            if count > extra and math.isqrt(count - extra) ** 2 == count - extra:
+                return math.isqrt(count - extra) * int(patch[0])
+    return None
+
+
+def _timm_size(name: str) -> int | None:
+    if not timm.is_model(name.partition(".")[0]):
+        return None
+    source = timm.get_pretrained_cfg(name, allow_unregistered=True)
+    return int(source.input_size[-1]) if source is not None else None
+
+
+def _size(value: Any) -> int | None:
+    return value if type(value) is int and 0 < value < 2**15 else None
+
+
+def _json(text: str | None) -> dict[str, Any]:
+    try:
+        content = json.loads(text or "{}")
+    except (ValueError, RecursionError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _in_words(config: BackboneConfig) -> str:
+    default = BackboneConfig()
+    return ", ".join(
+        [f"a {config.name}"]
+        + [f"width {config.width:g}"] * (config.width != default.width)
+        + ["small stem"] * (config.stem != default.stem)
+        + [f"{config.channels} channels"] * (config.channels != default.channels)
+        + ["batch norm before each MLP"] * (config.mlp_norm != default.mlp_norm)
+    )
