@@ -10,7 +10,14 @@ from coterie.atomic import writing
 from coterie.config.describe import summary
 from coterie.config.from_options import Resolved
 from coterie.config.hardware import Runtime
-from coterie.config.options import EmbedOptions, EvaluationOptions, RunOptions, check_options, label_columns
+from coterie.config.options import (
+    EmbedOptions,
+    EvaluationOptions,
+    RunOptions,
+    check_options,
+    label_columns,
+    model_options,
+)
 from coterie.config.schema import PretrainConfig
 from coterie.data.sources.columns import Columns
 from coterie.data.sources.open import is_from_python
@@ -422,6 +429,6 @@ def _open_pair(train: Data, test: Data, columns: Columns, logger: Logger) -> tup
 def _evaluator(run: str | Path, probes: Sequence[str], logger: Logger, options: EvaluationOptions) -> Evaluator:
     check_options(options, EvaluationOptions)
     runtime = Runtime.choose(options.get("device", "auto"), workers=options.get("workers", -1), logger=logger)
-    model = open_model(run, runtime.device)
+    model = open_model(run, runtime.device, **model_options(options), logger=logger)
     few = few_labels(options.get("label_fraction"), options.get("labels_per_class"))
     return Evaluator(model, probes, runtime, few=few, seed=options.get("seed", 0))

@@ -107,7 +107,7 @@ def pretrain(
 
 
 def evaluate(
-    run: Path, /, *train: str, test: Sources = (), probes: str = "knn", options: EvaluationFlags = None
+    run: str, /, *train: str, test: Sources = (), probes: str = "knn", options: EvaluationFlags = None
 ) -> None:
     """Evaluate a run's backbone on labeled images.
 

@@ -19,12 +19,25 @@ def _whole_number(kind: Any, tokens: Sequence[Token]) -> int:
     return int(token.value)
 
 
+def _numbers(kind: Any, tokens: Sequence[Token]) -> tuple[float, ...]:
+    """Read numbers between commas or spaces."""
+    try:
+        return tuple(float(word) for token in tokens for word in token.value.split(",") if word.strip())
+    except ValueError:
+        name = tokens[0].keyword
+        raise UserError(
+            f"{name} is {' '.join(token.value for token in tokens)}: give numbers, such as {name} .5,.5,.5"
+        ) from None
+
+
 Whole = Annotated[int, Parameter(converter=_whole_number)]
 
 if TYPE_CHECKING:  # in Python also a dictionary of values by path, such as {"groups.counts": 300}
     Settings = Sequence[str] | Mapping[str, Any]
-else:  # the command line reads this one
+    Numbers = Sequence[float] | float
+else:  # the command line reads these
     Settings = Sequence[str]
+    Numbers = Annotated[tuple[float, ...], Parameter(converter=_numbers, consume_multiple=True, negative=())]
 
 
 class LabelOptions(TypedDict, total=False):
@@ -91,13 +104,41 @@ class EmbedOptions(MachineOptions, LabelOptions, total=False):
     """
 
 
-class EvaluationOptions(MachineOptions, LabelOptions, total=False):
+class ModelOptions(MachineOptions, total=False):
+    """Options of every command that takes a MODEL: how it is opened, and how images are prepared for it.
+
+    Attributes:
+        backbone: Network of a weights file that does not say it, such as resnet50 or vit_small_patch16_224.dino. [default: none]
+        size: Side in pixels of the images that the network sees. [default: the model's]
+        mean: Mean of each channel, for pixels from 0 to 1, such as .485,.456,.406. [default: the model's]
+        std: Standard deviation of each channel, such as .229,.224,.225. [default: the model's]
+        crop: Share of the resized short side that is cropped, such as .875. [default: the model's]
+        interpolation: One of bilinear, bicubic, lanczos, nearest: how images are resized. [default: the model's]
+        device: One of auto (CUDA if there is a usable GPU), cpu, cuda, cuda:N. [default: auto]
+        workers: Processes that load images; -1: as many as there are cores to spare. [default: -1]
+    """
+
+    backbone: str | None
+    size: Whole | None
+    mean: Numbers | None
+    std: Numbers | None
+    crop: float | None
+    interpolation: str | None
+
+
+class EvaluationOptions(ModelOptions, LabelOptions, total=False):
     """Options of ``evaluate`` and ``transfer``.
 
     Attributes:
         label_fraction: For finetune: the share of the training labels of each class, such as 1%. [default: 10%]
         labels_per_class: For finetune, in place of a share: training labels per class, such as 5. [default: none]
         seed: Seed for what a probe draws. [default: 0]
+        backbone: Network of a weights file that does not say it, such as resnet50 or vit_small_patch16_224.dino. [default: none]
+        size: Side in pixels of the images that the network sees. [default: the model's]
+        mean: Mean of each channel, for pixels from 0 to 1, such as .485,.456,.406. [default: the model's]
+        std: Standard deviation of each channel, such as .229,.224,.225. [default: the model's]
+        crop: Share of the resized short side that is cropped, such as .875. [default: the model's]
+        interpolation: One of bilinear, bicubic, lanczos, nearest: how images are resized. [default: the model's]
         device: One of auto (CUDA if there is a usable GPU), cpu, cuda, cuda:N. [default: auto]
         workers: Processes that load images; -1: as many as there are cores to spare. [default: -1]
     """
@@ -124,6 +165,12 @@ def label_columns(options: Mapping[str, Any]) -> Columns:
         options.get("label_key"),
         None if labels is None else str(labels),
     )
+
+
+def model_options(options: ModelOptions) -> dict[str, Any]:
+    """Those of some options that say how a MODEL is opened."""
+    own = ModelOptions.__annotations__.keys() - MachineOptions.__annotations__.keys()
+    return {name: value for name, value in options.items() if name in own}
 
 
 def check_options(options: Mapping[str, Any], kind: type) -> None:

@@ -78,7 +78,9 @@ class EmbeddingCache:
         key = source_key(source)
         if key is None:
             return make()
-        path = self.folder / f"{self.weights}-{_digest([key.encode(), repr(preprocessing).encode()])}.safetensors"
+        path = (
+            self.folder / f"{self.weights}-{_digest([key.encode(), repr(preprocessing.facts()).encode()])}.safetensors"
+        )
         cached = _read(path, source) if path.exists() else None
         if cached is not None:
             return cached

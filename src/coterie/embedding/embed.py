@@ -68,6 +68,8 @@ def embedded_batches(
         channels=preprocessing.channels,
         mean=preprocessing.mean,
         std=preprocessing.std,
+        crop=preprocessing.crop,
+        interpolation=preprocessing.interpolation,
         batch_size=EMBED_BATCH_SIZE,
         workers=runtime.workers,
         device=runtime.device,
