@@ -19,17 +19,14 @@ from coterie.config.options import (
     model_options,
 )
 from coterie.config.schema import PretrainConfig
-from coterie.data.sources.columns import Columns
-from coterie.data.sources.open import is_from_python
-from coterie.data.sources.own_data import Data, GivenData, given_data
-from coterie.data.sources.source import ImageSource
+from coterie.data.sources.own_data import Data, given_data
 from coterie.distributed.processes import process_group, rank
 from coterie.embedding.job import embed_to_file, embed_to_folder, embed_with_ray
 from coterie.errors import BadConfig, UserError
 from coterie.evaluation import model_selection
 from coterie.evaluation.callbacks import LabelFreeCallback, ProbeCallback, label_free_images
 from coterie.evaluation.evaluator import Evaluator
-from coterie.evaluation.labeled_data import labeled_pair
+from coterie.evaluation.given_sets import GivenSets, given_probe, given_sets, probe_pair
 from coterie.evaluation.model_selection import Selection
 from coterie.evaluation.probes.few_labels import few_labels
 from coterie.evaluation.results import ProbeResults, TransferResults, note_results
@@ -44,7 +41,7 @@ from coterie.reporting.tracking import tracked
 from coterie.session import refuse_torchrun, session
 from coterie.training.build import build_loader
 from coterie.training.callback import Callback
-from coterie.training.custom_parts import CustomParts, with_custom_parts
+from coterie.training.custom_parts import CustomParts, take_backbone, with_custom_parts
 from coterie.training.profiling.advice import Profile
 from coterie.training.profiling.estimate import Plan, estimate
 from coterie.training.profiling.profile import profile_run
@@ -69,8 +66,7 @@ def plan(
 
     Args:
         method: a preset, such as ``swav``; may be left out with ``config``.
-        data: folders, lists, globs, parquet files, tar shards, or images of your own, such as a list, an array or a dataset
-            of torch or Hugging Face (:data:`coterie.data.sources.own_data.Data`); may be left out with ``config``.
+        data: paths, or images of your own (:data:`coterie.data.sources.own_data.Data`); may be left out with ``config``.
         logger: receives messages and progress; None: they are shown.
         quiet: show nothing.
         options: the keys of :class:`coterie.config.options.RunOptions`.
@@ -81,11 +77,12 @@ def plan(
     refuse_torchrun()
     began = time.monotonic()
     with session(logger, quiet) as logger:
+        options, parts = take_backbone(options)
         wanted = resolve_run(method, data, options, logger=logger)
-        config, images = wanted.config, len(wanted.source)
+        config, images = with_custom_parts(wanted.config, parts), len(wanted.source)
         runtime = _runtime(config, logger)
         loader, resolved_in = build_loader(config, wanted.source, runtime), time.monotonic() - began
-        rehearsal = planned_rehearsal(config, wanted.source, runtime)
+        rehearsal = planned_rehearsal(config, wanted.source, runtime, parts)
         embedded, before = _embedded_images(config, images, runtime), resolved_in + rehearsal.ready
         expected = estimate(config, images, rehearsal, before=before, **embedded)
         return Plan(config, wanted.reasons, summary(config, images, runtime.device), loader.steps_per_epoch, expected)
@@ -106,8 +103,7 @@ def profile(
 
     Args:
         method: a preset, such as ``swav``; may be left out with ``config``.
-        data: folders, lists, globs, parquet files, tar shards, or images of your own, such as a list, an array or a dataset
-            of torch or Hugging Face (:data:`coterie.data.sources.own_data.Data`); may be left out with ``config``.
+        data: paths, or images of your own (:data:`coterie.data.sources.own_data.Data`); may be left out with ``config``.
         seconds: how long to measure steps, up to 3600; warm-up and loader stages take extra time.
         logger: receives messages and progress; None: they are shown.
         quiet: show nothing.
@@ -120,8 +116,9 @@ def profile(
     if not 0 < seconds <= 3600:
         raise UserError(f"--seconds is {seconds:g}: give a number above 0, such as 20, and at most 3600")
     with session(logger, quiet) as logger:
+        options, parts = take_backbone(options)
         wanted = resolve_run(method, data, options, logger=logger)
-        return profile_run(wanted.config, wanted.source, seconds, logger)
+        return profile_run(with_custom_parts(wanted.config, parts), wanted.source, seconds, logger, parts)
 
 
 def pretrain(
@@ -144,8 +141,7 @@ def pretrain(
 
     Args:
         method: a preset, such as ``swav``; may be left out with ``config``.
-        data: folders, lists, globs, parquet files, tar shards, or images of your own, such as a list, an array or a dataset
-            of torch or Hugging Face (:data:`coterie.data.sources.own_data.Data`); may be left out with ``config``.
+        data: paths, or images of your own (:data:`coterie.data.sources.own_data.Data`); may be left out with ``config``.
         out: the run's folder.
         probe: labeled images for a kNN probe during training.
         probe_test: labeled images to test the probe on; without it, a random fifth of ``probe``.
@@ -167,9 +163,10 @@ def pretrain(
     """
     settings: dict[str, Any] = {"run.on_collapse": on_collapse, "run.early_stop": early_stop}
     with session(logger, quiet) as logger:
-        probes = _given_probes(probe, probe_test, label_columns(options), logger)
+        probes = given_probe(probe, probe_test, label_columns(options), logger)
         if probes is not None:
-            settings["probe"] = {"train": list(probes[0].specs), "test": list(probes[1].specs)}
+            settings["probe"] = probes.settings
+        options, parts = take_backbone(options, parts)
         wanted = resolve_run(method, data, options, settings, logger, saved_settings(out))
         config = with_custom_parts(wanted.config, parts)
         with tracked(track, callbacks) as (others, tracking), process_group(_runtime(config, NullLogger()).device):
@@ -213,7 +210,7 @@ def evaluate(
     """
     with session(logger, quiet) as logger:
         columns, evaluator = label_columns(options), _evaluator(run, probes, logger, options)
-        result = ProbeResults(evaluator.evaluate(*_open_pair(train, test, columns, logger)))
+        result = ProbeResults(evaluator.evaluate(*given_sets(train, test, columns, logger).open(columns)))
         note_results(run, result, logger)
     return result
 
@@ -250,7 +247,7 @@ def transfer(
         columns, evaluator = label_columns(options), _evaluator(run, probes, logger, options)
         for name, where in sets.items():
             train, test = where if isinstance(where, tuple) and len(where) == 2 else (where, ())
-            found = evaluator.evaluate(*_open_pair(train, test, columns, logger))
+            found = evaluator.evaluate(*given_sets(train, test, columns, logger).open(columns))
             table[name] = {
                 f"{probe}_{metric}": value for probe, figures in found.items() for metric, value in figures.items()
             }
@@ -343,7 +340,7 @@ def embed(
 
     Args:
         run: a run's folder.
-        data: folders, lists, globs, parquet files, tar shards, or images of your own, as of :func:`pretrain`.
+        data: paths, or images of your own, as of :func:`pretrain`.
         out: a file ending in ``.parquet``, or else a folder of parts. A folder is resumed where it was left, and is written
             by all processes that torchrun started, or by Ray.
         part_images: images per part of a folder, a multiple of 256.
@@ -380,7 +377,7 @@ def _runtime(config: PretrainConfig, logger: Logger) -> Runtime:
 
 
 def _own_callbacks(
-    config: PretrainConfig, wanted: Resolved, runtime: Runtime, probes: tuple[GivenData, GivenData] | None = None
+    config: PretrainConfig, wanted: Resolved, runtime: Runtime, probes: GivenSets | None
 ) -> list[Callback]:
     """Those of the product, in their order: what leaves the most behind comes first."""
     embedded = _embedded_images(config, len(wanted.source), runtime)
@@ -388,12 +385,7 @@ def _own_callbacks(
     if config.run.snapshots:
         own.append(LabelFreeCallback(config, wanted.source, runtime))
     if config.probe is not None:
-        train, test = probes or (GivenData(config.probe.train), GivenData(config.probe.test))
-        if probes is None and any(map(is_from_python, (*train.specs, *test.specs))):
-            raise BadConfig(
-                "the images of the probe came from Python: give them again, or leave it out with probe=none"
-            )
-        pair = labeled_pair(train.open(config.columns), test.open(config.columns) if test.specs else None)
+        pair = probe_pair(config.probe, probes, config.columns)
         for remark in pair.remarks:
             runtime.logger.warning(remark)
         own.append(ProbeCallback(config, config.probe, pair, runtime))
@@ -404,26 +396,6 @@ def _embedded_images(config: PretrainConfig, images: int, runtime: Runtime) -> d
     """How many images the metrics and the report of a run embed, for estimates of its time."""
     report = report_images(config, images, runtime.device)
     return {"label_free_images": label_free_images(config, images), "report_images": report}
-
-
-def _given_probes(train: Data, test: Data, columns: Columns, logger: Logger) -> tuple[GivenData, GivenData] | None:
-    """The images of a probe as they were given; None if none were."""
-    learned, tested = (
-        given_data(each, name, columns=columns, read_labels=True, logger=logger)
-        for each, name in ((train, "probe"), (test, "probe_test"))
-    )
-    if tested.specs and not learned.specs:
-        raise BadConfig("--probe-test names images to test a probe on; name those it learns from with --probe")
-    return (learned, tested) if learned.specs else None
-
-
-def _open_pair(train: Data, test: Data, columns: Columns, logger: Logger) -> tuple[ImageSource, ImageSource | None]:
-    """Labeled images to learn from and to test on; None without the latter."""
-    learned, tested = (
-        given_data(each, name, columns=columns, read_labels=True, logger=logger)
-        for each, name in ((train, "train"), (test, "test"))
-    )
-    return learned.open(columns), tested.open(columns) if tested.specs else None
 
 
 def _evaluator(run: str | Path, probes: Sequence[str], logger: Logger, options: EvaluationOptions) -> Evaluator:

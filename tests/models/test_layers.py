@@ -70,5 +70,7 @@ def test_other_values_are_refused(bad: str) -> None:
 
 def test_more_layers_than_there_are() -> None:
     network = timm.create_model("resnet18", num_classes=0)
-    with pytest.raises(BadConfig, match="'last:99', but resnet18 has 8 layers after its stem: use last:8 or fewer, or all"):
+    with pytest.raises(
+        BadConfig, match="'last:99', but resnet18 has 8 layers after its stem: use last:8 or fewer, or all"
+    ):
         freeze(network, "last:99", "resnet18")

@@ -34,7 +34,10 @@ def test_lars_adapts_to_every_tensor_including_batch_norms() -> None:
 
 
 def test_sgd_decays_every_tensor_and_adamw_only_matrices() -> None:
-    for config, vectors_decay in ((SgdConfig(weight_decay=Constant(0.1)), True), (AdamWConfig(weight_decay=Constant(0.1)), False)):
+    for config, vectors_decay in (
+        (SgdConfig(weight_decay=Constant(0.1)), True),
+        (AdamWConfig(weight_decay=Constant(0.1)), False),
+    ):
         network = model()
         before = {name: weight.detach().clone() for name, weight in network.named_parameters()}
         step(config.build(network), network, 0.0)
@@ -44,9 +47,20 @@ def test_sgd_decays_every_tensor_and_adamw_only_matrices() -> None:
 
 
 @pytest.mark.parametrize("build", [LarsConfig, SgdConfig])
-@pytest.mark.parametrize("bad", [{"momentum": 1.0}, {"momentum": -0.1}, {"weight_decay": Constant(-1.0)}, {"layer_decay": 0.0}, {"layer_decay": 1.5}])
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"momentum": 1.0},
+        {"momentum": -0.1},
+        {"weight_decay": Constant(-1.0)},
+        {"layer_decay": 0.0},
+        {"layer_decay": 1.5},
+    ],
+)
 def test_impossible_settings_are_refused_in_one_line(build: type, bad: dict) -> None:
-    with pytest.raises(BadConfig, match=r"^optimizer.*(at least 0 and below 1|cannot be negative|at most 1 .*)$") as caught:
+    with pytest.raises(
+        BadConfig, match=r"^optimizer.*(at least 0 and below 1|cannot be negative|at most 1 .*)$"
+    ) as caught:
         build(**bad)
     assert "\n" not in str(caught.value)
 
@@ -66,7 +80,10 @@ def test_defaults_are_the_published_values() -> None:
     assert AdamWConfig() == AdamWConfig(betas=(0.9, 0.999), weight_decay=Constant(0.05))
 
 
-@pytest.mark.parametrize("config", [LarsConfig(0.8, Constant(0.3), 0.02), SgdConfig(0.8, Constant(0.3)), AdamWConfig((0.8, 0.7), Constant(0.3))])
+@pytest.mark.parametrize(
+    "config",
+    [LarsConfig(0.8, Constant(0.3), 0.02), SgdConfig(0.8, Constant(0.3)), AdamWConfig((0.8, 0.7), Constant(0.3))],
+)
 def test_settings_reach_the_optimizer(config: LarsConfig | SgdConfig | AdamWConfig) -> None:
     group = config.build(model()).param_groups[0]
     assert (group["lr"], group["weight_decay"]) == (0.0, 0.3)
@@ -94,7 +111,9 @@ def tensors(seed: int, dtype: torch.dtype = torch.float64) -> list[torch.Tensor]
     return made
 
 
-@pytest.mark.parametrize("config", [LarsConfig(weight_decay=Constant(0.1)), SgdConfig(weight_decay=Constant(0.1)), AdamWConfig()])
+@pytest.mark.parametrize(
+    "config", [LarsConfig(weight_decay=Constant(0.1)), SgdConfig(weight_decay=Constant(0.1)), AdamWConfig()]
+)
 def test_a_step_from_saved_state_is_bitwise_the_same_step(config: LarsConfig | SgdConfig | AdamWConfig) -> None:
     class Weights(nn.Module):
         def __init__(self) -> None:

@@ -28,7 +28,9 @@ def settings(case: str, trainable: str, optimizer: str, **more: Any) -> dict[str
     }
 
 
-def trained(case: str, changes: dict[str, Any], until: int = 5) -> tuple[dict[str, Tensor], dict[str, Any], TrainingParts]:
+def trained(
+    case: str, changes: dict[str, Any], until: int = 5
+) -> tuple[dict[str, Tensor], dict[str, Any], TrainingParts]:
     """The student before the first step, everything after the last, and the parts."""
     kept: list[TrainingParts] = []
     before: dict[str, Tensor] = {}
@@ -68,9 +70,9 @@ def test_frozen_layers_stay_and_all_others_move(case: str, trainable: str, optim
     assert len(places) == len(names)
     if optimizer != "adamw":  # its groups have an order of their own
         held = {names[place] for place in done["state"]["optimizer"]["state"]}
-        assert held == {
-            name for name in names if name.startswith("encoder.") and not is_frozen(name, trainable)
-        } | {name for name in names if name.startswith("groups.") and case == "dino"}
+        assert held == {name for name in names if name.startswith("encoder.") and not is_frozen(name, trainable)} | {
+            name for name in names if name.startswith("groups.") and case == "dino"
+        }
 
 
 def test_frozen_layers_are_computed_as_in_evaluation() -> None:
@@ -96,7 +98,12 @@ def test_each_layer_has_the_rate_of_the_one_above_times_the_decay(optimizer: str
 
     start = build_parts(from_dict(CASES["swav"]), images=IMAGES).student.double().state_dict()
     decayed = after(0.5, rate)
-    for below, names in ((0, "encoder.projector."), (1, f"{PREFIX}layer4.1."), (2, f"{PREFIX}layer4.0."), (9, f"{PREFIX}conv1")):
+    for below, names in (
+        (0, "encoder.projector."),
+        (1, f"{PREFIX}layer4.1."),
+        (2, f"{PREFIX}layer4.0."),
+        (9, f"{PREFIX}conv1"),
+    ):
         alike = after(1.0, rate * 0.5**below)
         for name in (each for each in decayed if each.startswith(names)):
             assert torch.equal(decayed[name], alike[name]), name
@@ -126,7 +133,9 @@ def test_a_decay_follows_its_schedule(optimizer: str) -> None:
     assert at is not None
     assert at(Progress(0, 3, 9)) == pytest.approx(0.04)
     assert 0.04 < at(Progress(5, 3, 9)) < at(Progress(8, 3, 9)) < 0.4
-    decays = [group["weight_decay"] for group in carry("dino", 0, 6, None, changes)["state"]["optimizer"]["param_groups"]]
+    decays = [
+        group["weight_decay"] for group in carry("dino", 0, 6, None, changes)["state"]["optimizer"]["param_groups"]
+    ]
     expected = at(Progress(5, STEPS // 3, STEPS))
     assert decays == ([expected, 0.0] if optimizer == "adamw" else [expected])
 

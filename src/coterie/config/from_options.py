@@ -71,11 +71,10 @@ def resolve(
 
     Args:
         method: a preset; may be left out with a config file.
-        data: folders, lists, globs, parquet files, tar shards; may be left out with a config file.
+        data: where the images are, or what ``own`` images are; may be left out with a config file.
         options: the options that all commands about a run share.
         methods: the names of the presets.
         plan_method: completes a preset for given images.
-        own: the images, if ``data`` only describes them.
         settings: further settings of the caller, by path; None values are ignored.
         saved: the settings of the run that is resumed; None for a new run.
         logger: receives the progress of measuring the images.

@@ -32,10 +32,14 @@ def _numbers(kind: Any, tokens: Sequence[Token]) -> tuple[float, ...]:
 
 Whole = Annotated[int, Parameter(converter=_whole_number)]
 
-if TYPE_CHECKING:  # in Python also a dictionary of values by path, such as {"groups.counts": 300}
+if TYPE_CHECKING:  # in Python also a module, and a dictionary of values by path, such as {"groups.counts": 300}
+    from torch import nn
+
+    Backbone = str | nn.Module
     Settings = Sequence[str] | Mapping[str, Any]
     Numbers = Sequence[float] | float
 else:  # the command line reads these
+    Backbone = str
     Settings = Sequence[str]
     Numbers = Annotated[tuple[float, ...], Parameter(converter=_numbers, consume_multiple=True, negative=())]
 
@@ -74,7 +78,7 @@ class RunOptions(LabelOptions, total=False):
         settings: Override a setting, as in --set groups.counts=300. May be given several times. [default: none]
     """
 
-    backbone: str | None
+    backbone: Backbone | None
     epochs: Whole | None
     images: Whole | None
     batch_size: Whole | None

@@ -19,7 +19,7 @@ from coterie.grouping.memory_queue import MemoryConfig, Refresh
 from coterie.grouping.teacher import MomentumTeacherConfig
 from coterie.methods.imagenet import PUBLISHED, imagenet_views
 from coterie.methods.planner import SMALL_STEM_SIDE, Planner
-from coterie.models.backbone import BackboneConfig, is_resnet
+from coterie.models.backbone import OWN, BackboneConfig, is_resnet
 from coterie.models.head import HeadConfig
 from coterie.optim.optimizer import AdamWConfig, LarsConfig
 from coterie.optim.schedule import Constant, Cosine, Linear
@@ -145,7 +145,7 @@ def _recipe(plan: Planner, small_rate: float = 4e-3) -> dict[str, Any]:
         why = "keep the resolution" if stem == "small" else "the network's own"
         plan.because("backbone.stem", stem, f"images of {facts.side} pixels: {why}")
     if facts.small:
-        views = _small_views(facts, 1 if resnet else 32)
+        views = _small_views(facts, 1 if resnet or network.startswith(OWN) else 32)
         peak = plan.because(
             "learning_rate.peak",
             small_rate * (batch / 256) ** 0.5,

@@ -16,6 +16,7 @@ from coterie.errors import BadRun
 from coterie.formatting import first_few
 from coterie.paths import expand
 from coterie.training import checkpoint_io
+from coterie.training.custom_parts import PASS_AGAIN
 from coterie.training.run_folder import CONFIG, RunFolder
 
 MAY_CHANGE = ("data", "epochs", "images", "probe", "run", "custom")
@@ -77,8 +78,7 @@ def check_same_run(
     if saved.custom != config.custom:
         raise BadRun(
             f"{folder.path} holds a run with custom parts ({', '.join(saved.custom) or 'none'}), not "
-            f"({', '.join(config.custom) or 'none'}): pass the same coterie.CustomParts to coterie.pretrain(parts=...), or "
-            "choose another --out"
+            f"({', '.join(config.custom) or 'none'}): {PASS_AGAIN}, or choose another --out"
         )
     _check_settings(folder, saved, config, reasons or {})
     moved = _check_images(folder, saved, config, fingerprint)
