@@ -385,9 +385,7 @@ def _own_callbacks(
     if config.run.snapshots:
         own.append(LabelFreeCallback(config, wanted.source, runtime))
     if config.probe is not None:
-        pair = probe_pair(config.probe, probes, config.columns)
-        for remark in pair.remarks:
-            runtime.logger.warning(remark)
+        pair = probe_pair(config.probe, probes, config.columns, runtime.logger)
         own.append(ProbeCallback(config, config.probe, pair, runtime))
     return [*own, ReportCallback(config, wanted.source, runtime)]
 

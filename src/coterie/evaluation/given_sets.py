@@ -72,13 +72,14 @@ def given_probe(train: Data, test: Data, columns: Columns, logger: Logger) -> Gi
     return given if given.train.specs else None
 
 
-def probe_pair(probe: ProbeConfig, given: GivenSets | None, columns: Columns) -> LabeledPair:
+def probe_pair(probe: ProbeConfig, given: GivenSets | None, columns: Columns, logger: Logger) -> LabeledPair:
     """The images of a run's probe, by its settings or as they were given.
 
     Args:
         probe: its settings.
         given: its images, if they were given.
         columns: where images and labels are, if they are in files.
+        logger: is warned of images that are left out.
 
     Raises:
         BadConfig: they came from Python, and were not given again.
@@ -86,4 +87,7 @@ def probe_pair(probe: ProbeConfig, given: GivenSets | None, columns: Columns) ->
     if given is None and any(map(is_from_python, (*probe.train, *probe.test))):
         raise BadConfig("the images of the probe came from Python: give them again, or leave it out with probe=none")
     given = given or GivenSets(GivenData(probe.train), GivenData(probe.test))
-    return labeled_pair(*given.open(columns))
+    pair = labeled_pair(*given.open(columns))
+    for remark in pair.remarks:
+        logger.warning(remark)
+    return pair
