@@ -39,7 +39,7 @@ from coterie.reporting.comparison import ComparedRuns, compare_folders, write_co
 from coterie.reporting.run_report import report_images, rewrite_report
 from coterie.reporting.tracking import tracked
 from coterie.session import refuse_torchrun, session
-from coterie.training.build import build_loader
+from coterie.training.build import build_loader, start_line
 from coterie.training.callback import Callback
 from coterie.training.custom_parts import CustomParts, take_backbone, with_custom_parts
 from coterie.training.profiling.advice import Profile
@@ -81,11 +81,13 @@ def plan(
         wanted = resolve_run(method, data, options, logger=logger)
         config, images = with_custom_parts(wanted.config, parts), len(wanted.source)
         runtime = _runtime(config, logger)
+        start = start_line(config, images)
         loader, resolved_in = build_loader(config, wanted.source, runtime), time.monotonic() - began
         rehearsal = planned_rehearsal(config, wanted.source, runtime, parts)
         embedded, before = _embedded_images(config, images, runtime), resolved_in + rehearsal.ready
         expected = estimate(config, images, rehearsal, before=before, **embedded)
-        return Plan(config, wanted.reasons, summary(config, images, runtime.device), loader.steps_per_epoch, expected)
+        text = summary(config, images, runtime.device)
+        return Plan(config, wanted.reasons, text, loader.steps_per_epoch, expected, start)
 
 
 def profile(
@@ -118,6 +120,9 @@ def profile(
     with session(logger, quiet) as logger:
         options, parts = take_backbone(options)
         wanted = resolve_run(method, data, options, logger=logger)
+        start = start_line(wanted.config, len(wanted.source))
+        if start is not None:
+            logger.info(f"starts from {start}")
         return profile_run(with_custom_parts(wanted.config, parts), wanted.source, seconds, logger, parts)
 
 

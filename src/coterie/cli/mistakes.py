@@ -15,6 +15,9 @@ OTHER_OPTIONS = {
     "--epochs": "--max-epochs --num-epochs --num-train-epochs -e",
     "--batch-size": "--batch --bs --per-device-train-batch-size --train-batch-size -b",
     "--backbone": "--arch --model --model-name --encoder --network --net -a -m",
+    "--start-from": (
+        "--init --init-from --pretrained --pretrained-weights --weights --ckpt --ckpt-path --checkpoint --finetune --from"
+    ),
     "--config": "--config-file --cfg -c",
     "--set": "--override --opts",
     "--seed": "--random-seed --manual-seed",
@@ -44,7 +47,6 @@ SETTINGS = {
     "groups.counts=300": "--groups --num-groups --clusters --num-clusters --prototypes --num-prototypes --nmb-prototypes -k",
     "memory.length=3840": "--queue --queue-length --queue-size --memory",
     "views.crops.0.size=96": "--image-size --img-size --crop-size --size-crops --input-size",
-    "backbone.weights=FILE": "--weights --pretrained --checkpoint --ckpt --init",
     "probe.probes=['knn','linear']": "--probes",
     "probe.every_epochs=5": "--probe-every --eval-every",
 }

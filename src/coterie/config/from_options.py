@@ -11,15 +11,27 @@ from coterie.config.method_name import check_method_name
 from coterie.config.options import RunOptions
 from coterie.config.overrides import parse_settings, set_path
 from coterie.config.schema import PretrainConfig
+from coterie.config.start_from import (
+    FROM_TAG,
+    NAME,
+    WEIGHTS,
+    absolute_model,
+    find_start,
+    named,
+    plain_start,
+    split_tag,
+)
 from coterie.config.toml import as_strings, from_dict, read_toml, to_dict
 from coterie.data.sources.columns import Columns
 from coterie.data.sources.open import absolute, open_source
 from coterie.data.sources.source import ImageSource
 from coterie.errors import BadConfig, BadRun, UserError
 from coterie.logger import Logger, NullLogger
+from coterie.models.backbone_of_weights import FoundBackbone
 
 PATHS = {
     "backbone": "backbone.name",
+    "start_from": "backbone.weights",
     "labels": "columns.labels",
     "image_column": "columns.image",
     "label_column": "columns.label",
@@ -33,7 +45,14 @@ class PlanMethod(Protocol):
     """Completes a preset for given images: :func:`coterie.methods.presets.plan_method`."""
 
     def __call__(
-        self, method: str, facts: Facts, *, epochs: int | None, batch_size: int | None, backbone: str | None
+        self,
+        method: str,
+        facts: Facts,
+        *,
+        epochs: int | None,
+        batch_size: int | None,
+        backbone: str | None,
+        start: FoundBackbone | None,
     ) -> tuple[PretrainConfig, dict[str, str]]:
         """The config, and the reason for each automatic value by the path of its setting."""
 
@@ -71,10 +90,11 @@ def resolve(
 
     Args:
         method: a preset; may be left out with a config file.
-        data: where the images are, or what ``own`` images are; may be left out with a config file.
+        data: where the images are, or what they are; may be left out with a config file.
         options: the options that all commands about a run share.
         methods: the names of the presets.
         plan_method: completes a preset for given images.
+        own: the images, if ``data`` only says what they are.
         settings: further settings of the caller, by path; None values are ignored.
         saved: the settings of the run that is resumed; None for a new run.
         logger: receives the progress of measuring the images.
@@ -83,14 +103,7 @@ def resolve(
         UserError: anything that the caller can fix, in one line.
     """
     logger, file, overrides = logger or NullLogger(), options.get("config"), parse_settings(options.get("settings", ()))
-    named: dict[str, Any] = {PATHS.get(name, name): value for name, value in options.items()}
-    if named.get("columns.labels") is not None:
-        named["columns.labels"] = str(named["columns.labels"])
-    requested = {
-        path: value
-        for path, value in (named | dict(settings or {})).items()
-        if value is not None and path not in ("config", "settings")
-    }
+    requested, overrides, tagged = split_tag(_requested(options, settings or {}), overrides, saved or {})
     content = read_toml(file) if file is not None else _taken_over(saved or {})
     if saved and method in methods and method != saved.get("method"):
         raise BadRun(f"--out holds a run of {saved.get('method')}, not of {method}: choose another --out")
@@ -106,26 +119,53 @@ def resolve(
     if content:
         _set_length(content, requested, len(source))
     else:
-        channels = next((value for path, value in overrides if path == "views.channels"), None)
-        facts = measure_facts(source, channels if type(channels) is int and channels > 0 else None, logger)
-        content, reasons = _plan(plan_method, method, facts, requested)
+        content, reasons = _plan(plan_method, method, source, requested, overrides, tagged, logger)
     content |= {"data": list(data), "method": method}
+    if tagged is not None:
+        set_path(content, WEIGHTS, tagged)
+        reasons[WEIGHTS] = FROM_TAG
     reasons = _override(content, reasons, requested, overrides)
     _make_paths_absolute(content)
     return Resolved(source, *_complete(from_dict(content), source, reasons, saved or {}, logger))
 
 
+def _requested(options: RunOptions, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """What options and further settings give, by the path of the setting; None only where ``none`` takes something away."""
+    by_path: dict[str, Any] = {PATHS.get(name, name): value for name, value in options.items()}
+    given = {path: value for path, value in (by_path | dict(settings)).items() if value is not None}
+    if given.get(PATHS["labels"]) is not None:
+        given[PATHS["labels"]] = str(given[PATHS["labels"]])
+    if WEIGHTS in given:
+        given[WEIGHTS] = plain_start(given[WEIGHTS])
+    return {path: value for path, value in given.items() if path not in ("config", "settings")}
+
+
 def _plan(
-    plan_method: PlanMethod, method: str, facts: Facts, requested: Mapping[str, Any]
+    plan_method: PlanMethod,
+    method: str,
+    source: ImageSource,
+    requested: Mapping[str, Any],
+    overrides: Sequence[tuple[str, Any]],
+    tagged: str | None,
+    logger: Logger,
 ) -> tuple[dict[str, Any], dict[str, str]]:
-    images = requested.get("images", 0)
+    """Complete the preset for the images, and for the network in the weights to start from."""
+    start = find_start({**requested, **({} if tagged is None else {WEIGHTS: tagged})}, overrides)
+    channels, from_weights = named("views.channels", {}, overrides), None
+    if type(channels) is not int or channels <= 0:
+        channels = from_weights = 1 if start is not None and start.config.channels == 1 else None
+    facts = measure_facts(source, channels, logger)
+    images, name = requested.get("images", 0), named(NAME, requested, overrides)
     config, reasons = plan_method(
         method,
         facts,
         epochs=requested.get("epochs") or (-(-images // facts.images) if images > 0 else None),
         batch_size=requested.get("batch_size"),
-        backbone=requested.get("backbone.name"),
+        backbone=name if isinstance(name, str) else None,
+        start=start,
     )
+    if from_weights:
+        reasons["views.channels"] = "from the weights"
     return to_dict(config), reasons
 
 
@@ -178,7 +218,7 @@ def _make_paths_absolute(content: dict[str, Any]) -> None:
     if isinstance(columns, dict) and isinstance(columns.get("labels"), str):
         columns["labels"] = absolute(columns["labels"])
     if isinstance(backbone, dict) and isinstance(backbone.get("weights"), str):
-        backbone["weights"] = absolute(backbone["weights"])
+        backbone["weights"] = absolute_model(backbone["weights"])
 
 
 def _override(

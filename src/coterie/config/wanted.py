@@ -16,6 +16,7 @@ ONE = {
 """By type of one value, its description and an example."""
 EXAMPLES = {
     "backbone.weights": "model.safetensors",
+    "backbone.trainable": "last:2",
     "probe.train": ["labeled/train"],
     "probe.test": ["labeled/test"],
     "clip_grad_norm": 1.0,

@@ -1,7 +1,7 @@
 """A MODEL as users name it: a run, our weights or public ones; opened for use, with the preprocessing of its images."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch

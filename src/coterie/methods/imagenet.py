@@ -145,8 +145,7 @@ def smog_imagenet_w2(plan: Planner) -> PretrainConfig:
     Command: ``coterie pretrain smog_imagenet_w2 IMAGENET/train --out RUN``. The authors used 256 GPUs of 16 images and publish
     78.3 % linear top-1 in their README. Not measured here.
     """
-    narrow = smog_imagenet(plan)
-    return replace(narrow, method="smog_imagenet_w2", backbone=replace(narrow.backbone, width=2.0))
+    return replace(smog_imagenet(plan), method="smog_imagenet_w2", backbone=_backbone(plan, width=2.0))
 
 
 def smog_imagenet_swin_tiny(plan: Planner) -> PretrainConfig:
@@ -158,13 +157,13 @@ def smog_imagenet_swin_tiny(plan: Planner) -> PretrainConfig:
     where the release encodes them a second time without drop path; and the heads see all resolutions together.
     """
     resnet = smog_imagenet(plan)
-    name = plan.backbone("swin_tiny_patch4_window7_224")
+    swin = BackboneConfig(name="swin_tiny_patch4_window7_224", drop_path=0.2, mlp_norm="batch")
     views = family_views(plan.facts, sizes=(224, 96), small=4, scales=((0.2, 1.0), (0.05, 0.2)), deciding=1)
     return replace(
         resnet,
         method="smog_imagenet_swin_tiny",
         views=views,
-        backbone=BackboneConfig(name=name, channels=plan.facts.channels, drop_path=0.2, mlp_norm="batch"),
+        backbone=plan.backbone(swin),
         batch_norm_scope="resolution",
         projector=HeadConfig(hidden=(2048,), width=256, last_batch_norm=True, activation="gelu"),
         predictor=HeadConfig(hidden=(2048,), width=256, activation="gelu"),
@@ -234,8 +233,8 @@ def swav_augmentation(facts: Facts) -> Augmentation:
     return Augmentation() if facts.color else Augmentation(jitter=0.0, grayscale=0.0)
 
 
-def _backbone(plan: Planner) -> BackboneConfig:
-    return BackboneConfig(name=plan.backbone("resnet50"), channels=plan.facts.channels)
+def _backbone(plan: Planner, width: float = 1.0) -> BackboneConfig:
+    return plan.backbone(BackboneConfig(name="resnet50", width=width))
 
 
 PUBLISHED: tuple[Callable[[Planner], PretrainConfig], ...] = (

@@ -1,8 +1,11 @@
 """Plans automatic values: what follows from the images and from what the user requested, each with its reason."""
 
+from dataclasses import replace
 from typing import TypeVar
 
 from coterie.config.facts import SMALL_SIDE, Facts
+from coterie.models.backbone import BackboneConfig, is_resnet
+from coterie.models.backbone_of_weights import FoundBackbone
 
 Value = TypeVar("Value")
 
@@ -12,20 +15,30 @@ MOST_ROWS = 1_281_167
 """Most rows of a memory: the number of ImageNet's images, as published."""
 LABEL_STEPS = 240
 """Fewest steps between two changes of labels that are kept."""
+PUBLIC_SIDE = 224
+"""Side of the images that public weights were trained at, where they do not say it."""
+MOST_ENLARGED = 4.0
+"""At most so many times small images are enlarged for weights: what a standard stem reduces more than a small one does."""
 
 
 class Planner:
     """Chooses automatic values from facts and requests; ``reasons`` collects why, under the path of each setting.
 
-    A preset calls it for what its recipe leaves open. The user's requests (``epochs``, ``batch_size``, ``backbone``) are here
-    too, because other values follow from them.
+    A preset calls it for what its recipe leaves open. The user's requests (``epochs``, ``batch_size``, ``backbone``, ``start``)
+    are here too, because other values follow from them.
     """
 
     def __init__(
-        self, facts: Facts, *, epochs: int | None = None, batch_size: int | None = None, backbone: str | None = None
+        self,
+        facts: Facts,
+        *,
+        epochs: int | None = None,
+        batch_size: int | None = None,
+        backbone: str | None = None,
+        start: FoundBackbone | None = None,
     ) -> None:
-        """Plan for these images; requests that are None are chosen."""
-        self.facts = facts
+        """Plan for these images; requests that are None are chosen. ``start`` is the network in the weights to start from."""
+        self.facts, self.start = facts, start
         self.requested_epochs, self.requested_batch_size, self.requested_backbone = epochs, batch_size, backbone
         self.reasons: dict[str, str] = {}
         self._batch_size = self._epochs = 0
@@ -64,15 +77,51 @@ class Planner:
             self.reasons["epochs"] = "requested" if self.requested_epochs else why
         return self._epochs
 
-    def backbone(self, published: str | None = None) -> str:
-        """ResNet-18 for small images, ResNet-50 for others."""
-        if self.requested_backbone:
-            return self.because("backbone.name", self.requested_backbone, "requested")
-        if published:
-            return self.because("backbone.name", published, "as published")
-        side = self.facts.side
-        name, size = ("resnet18", "small") if self.facts.small else ("resnet50", "large")
-        return self.because("backbone.name", name, f"images of {side} pixels are {size} (small: up to {SMALL_SIDE})")
+    def backbone(self, published: BackboneConfig | None = None) -> BackboneConfig:
+        """The network: of the weights to start from, or as requested or published, or else chosen from the images.
+
+        ResNet-18 for small images, ResNet-50 for others. A ResNet that is not published has a small stem for small images.
+        """
+        if self.start is not None:
+            return self._backbone_of_weights(self.start, published)
+        if published is not None:
+            name = self.requested_backbone or published.name
+            self.reasons["backbone.name"] = "requested" if self.requested_backbone else "as published"
+            return replace(published, name=name, channels=self.facts.channels)
+        side, small = self.facts.side, self.facts.small
+        why = f"images of {side} pixels are {'small' if small else 'large'} (small: up to {SMALL_SIDE})"
+        name = self.requested_backbone or ("resnet18" if small else "resnet50")
+        self.reasons["backbone.name"] = "requested" if self.requested_backbone else why
+        backbone = BackboneConfig(name=name, channels=self.facts.channels)
+        if not is_resnet(name):
+            return backbone
+        if side <= SMALL_STEM_SIDE:
+            self.reasons["backbone.stem"] = f"images of {side} pixels: keep the resolution"
+            return replace(backbone, stem="small")
+        self.reasons["backbone.stem"] = f"images of {side} pixels: the network's own"
+        return backbone
+
+    def _backbone_of_weights(self, start: FoundBackbone, published: BackboneConfig | None) -> BackboneConfig:
+        found, default, why = start.config, BackboneConfig(), "from the weights"
+        self.reasons["backbone.name"] = "requested" if self.requested_backbone else why
+        if is_resnet(found.name):
+            self.reasons["backbone.stem"] = why
+        if found.width != default.width:
+            self.reasons["backbone.width"] = why
+        if found.mlp_norm != default.mlp_norm:
+            self.reasons["backbone.mlp_norm"] = why
+        drop_path = 0.0 if published is None else published.drop_path
+        return replace(found, channels=self.facts.channels, drop_path=drop_path)
+
+    def enlargement(self) -> float:
+        """How many times small images are enlarged, so that the weights to start from see sizes near those they know.
+
+        ImageNet networks reduce an image 32 times: of the 24 pixels of a crop of CIFAR-10 they would leave one.
+        """
+        if self.start is None or self.start.config.stem == "small":
+            return 1.0
+        trained_at = self.start.image_size or PUBLIC_SIDE
+        return max(1.0, min(MOST_ENLARGED, trained_at / self.facts.side))
 
     @property
     def steps_per_epoch(self) -> int:

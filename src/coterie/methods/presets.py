@@ -7,7 +7,7 @@ can be compared. The published settings are in :mod:`coterie.methods.imagenet`. 
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any
 
 from coterie.config.facts import Facts
 from coterie.config.schema import PretrainConfig
@@ -18,9 +18,11 @@ from coterie.grouping.groups import KMeansGroupsConfig, LearnedGroupsConfig, Mom
 from coterie.grouping.memory_queue import MemoryConfig, Refresh
 from coterie.grouping.teacher import MomentumTeacherConfig
 from coterie.methods.imagenet import PUBLISHED, imagenet_views
-from coterie.methods.planner import SMALL_STEM_SIDE, Planner
-from coterie.models.backbone import OWN, BackboneConfig, is_resnet
+from coterie.methods.planner import Planner
+from coterie.models.backbone import OWN, is_resnet
+from coterie.models.backbone_of_weights import FoundBackbone
 from coterie.models.head import HeadConfig
+from coterie.models.view_sizes import fitting_sizes
 from coterie.optim.optimizer import AdamWConfig, LarsConfig
 from coterie.optim.schedule import Constant, Cosine, Linear
 
@@ -138,14 +140,10 @@ def _recipe(plan: Planner, small_rate: float = 4e-3) -> dict[str, Any]:
     ``small_rate`` is the peak of the learning rate for small images at batch size 256.
     """
     facts, batch = plan.facts, plan.batch_size()
-    network = plan.backbone()
-    resnet = is_resnet(network)
-    stem: Literal["small", "standard"] = "small" if facts.side <= SMALL_STEM_SIDE and resnet else "standard"
-    if resnet:
-        why = "keep the resolution" if stem == "small" else "the network's own"
-        plan.because("backbone.stem", stem, f"images of {facts.side} pixels: {why}")
+    backbone, larger = plan.backbone(), plan.enlargement() if facts.small else 1.0
     if facts.small:
-        views = _small_views(facts, 1 if resnet or network.startswith(OWN) else 32)
+        patches = not (is_resnet(backbone.name) or backbone.name.startswith(OWN))
+        views = _small_views(facts, 32 if patches else 1, larger)
         peak = plan.because(
             "learning_rate.peak",
             small_rate * (batch / 256) ** 0.5,
@@ -159,14 +157,18 @@ def _recipe(plan: Planner, small_rate: float = 4e-3) -> dict[str, Any]:
         )
         rate = Cosine(peak=peak, final=peak / 1000)
     sizes = " + ".join(f"{each.count}x{each.size}" for each in views.crops)
-    plan.because("views.crops", sizes, "3/4 and 1/2 of the side of the images" if facts.small else "as published")
+    why = "3/4 and 1/2 of the side of the images" if facts.small else "as published"
+    if larger > 1:
+        why += f", enlarged {larger:.3g} times: the weights know larger ones"
+        plan.reasons["views.image_size"] = f"the side of the images, enlarged {larger:.3g} times"
+    plan.because("views.crops", sizes, why)
     optimizer = plan.because(
         "optimizer.kind", "adamw" if facts.small else "lars", "few steps" if facts.small else "as published"
     )
     return {
         "data": (),
         "views": views,
-        "backbone": BackboneConfig(name=network, stem=stem, channels=facts.channels),
+        "backbone": backbone,
         "optimizer": AdamWConfig(weight_decay=Constant(1e-4)) if optimizer == "adamw" else LarsConfig(),
         "learning_rate": rate,
         "epochs": plan.epochs(),
@@ -181,14 +183,15 @@ def _projector(plan: Planner) -> HeadConfig:
     return HeadConfig(hidden=(2048,), width=128)
 
 
-def _small_views(facts: Facts, multiple: int) -> ViewPlan:
+def _small_views(facts: Facts, multiple: int, larger: float = 1.0) -> ViewPlan:
     """Two crops of three quarters of the side of the images and two of half of it: 24 and 16 pixels of 32.
 
     A random crop enlarges a part of the image: at three quarters of the side, objects have the size that they have in the
     whole image at test time (Touvron et al. 2019, arXiv 1906.06423), at half the cost. Networks that split an image into
-    patches need sizes that are a multiple of ``multiple``.
+    patches need sizes that are a multiple of ``multiple``. All sizes are those of images that are ``larger`` times as large.
     """
-    large, small = (-(-max(16, round(facts.side * share)) // multiple) * multiple for share in (3 / 4, 1 / 2))
+    side = round(facts.side * larger)
+    large, small = (-(-max(16, round(side * share)) // multiple) * multiple for share in (3 / 4, 1 / 2))
     own = Augmentation(brightness=0.4, contrast=0.4, saturation=0.4, hue=0.1, blur=0.0)
     augmentation = own if facts.color else replace(own, jitter=0.0, grayscale=0.0)
     return ViewPlan(
@@ -199,7 +202,7 @@ def _small_views(facts: Facts, multiple: int) -> ViewPlan:
         channels=facts.channels,
         mean=facts.mean,
         std=facts.std,
-        image_size=-(-facts.side // multiple) * multiple,
+        image_size=-(-side // multiple) * multiple,
     )
 
 
@@ -216,6 +219,7 @@ def plan_method(
     epochs: int | None = None,
     batch_size: int | None = None,
     backbone: str | None = None,
+    start: FoundBackbone | None = None,
 ) -> tuple[PretrainConfig, dict[str, str]]:
     """Complete a preset for given images.
 
@@ -225,9 +229,30 @@ def plan_method(
         epochs: passes over the images; None: chosen.
         batch_size: images per step; None: chosen.
         backbone: a network of timm; None: chosen.
+        start: the network in the weights to start from; None: random weights.
 
     Returns:
         The config, and the reason for each automatic value by the path of its setting.
     """
-    planner = Planner(facts, epochs=epochs, batch_size=batch_size, backbone=backbone)
-    return METHODS[method](planner), planner.reasons
+    planner = Planner(facts, epochs=epochs, batch_size=batch_size, backbone=backbone, start=start)
+    config = METHODS[method](planner)
+    return replace(config, views=_fitting_views(config, planner.reasons)), planner.reasons
+
+
+def _fitting_views(config: PretrainConfig, reasons: dict[str, str]) -> ViewPlan:
+    """The views in the nearest sizes that the network takes, with the reason; ResNets take all."""
+    views, name = config.views, config.backbone.name
+    if is_resnet(name):
+        return views
+    fitting = fitting_sizes(config.backbone, {*views.sizes, views.center_crop_size})
+    rounded = f"the nearest sizes that {name} takes"
+    if any(fitting[each.size] != each.size for each in views.crops):
+        before = " + ".join(f"{each.count}x{each.size}" for each in views.crops)
+        why = reasons.get("views.crops", "as published")
+        reasons["views.crops"] = f"{why}; {before} rounded to {rounded}"
+    crops = tuple(replace(each, size=fitting[each.size]) for each in views.crops)
+    if views.image_size is None:
+        return replace(views, crops=crops)
+    if fitting[views.image_size] != views.image_size:
+        reasons["views.image_size"] = f"{views.image_size}, rounded to {rounded}"
+    return replace(views, crops=crops, image_size=fitting[views.image_size])

@@ -26,8 +26,8 @@ def enable_activation_checkpointing(backbone: nn.Module) -> None:
         backbone.set_grad_checkpointing(True)  # type: ignore[operator]
     except (AttributeError, AssertionError) as error:
         raise BadConfig(
-            f"run.activation_checkpointing: timm does not support it for a {type(users_module(backbone)).__name__}; set it to false and "
-            "micro_batches to 2 or more"
+            f"run.activation_checkpointing: timm does not support it for a {type(users_module(backbone)).__name__}; set it to "
+            "false and micro_batches to 2 or more"
         ) from error
 
 

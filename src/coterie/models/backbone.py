@@ -24,8 +24,8 @@ class BackboneConfig:
     """Settings of the backbone.
 
     Attributes:
-        name: a timm name, such as resnet50, vit_small_patch16_224, swin_tiny_patch4_window7_224, convnext_atto; ``python:CLASS``
-            of a module that was given in Python.
+        name: a timm name, such as resnet50, vit_small_patch16_224, swin_tiny_patch4_window7_224, convnext_atto; of a module
+            that was given in Python, ``python:CLASS``.
         width: factor on the channels of a ResNet, including the stem; 2, 4 and 5 give SwAV's RN50-w2, -w4 and -w5.
         stem: "small" gives a ResNet a 3x3 first convolution with stride 1 and no pooling, for images below about 64 pixels;
             "standard" leaves the network as it is.

@@ -12,7 +12,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from coterie.errors import BadConfig, UserError
+from coterie.errors import UserError
 from coterie.models.backbone import BackboneConfig, build_backbone, is_resnet
 from coterie.models.branches import Branch, choose_branch
 from coterie.models.pretrained import differences, take_apart
@@ -81,9 +81,11 @@ def looks_like(file: WeightsFile) -> str | None:
         timm's name; None if it is none of the common ones.
     """
     of_another_width = None
-    for name in _COMMON:
+    for name in _COMMON:  # ResNets first
+        if of_another_width and not is_resnet(name):
+            break
         network = _blank(BackboneConfig(name))
-        branch, _ = choose_branch(file, network, 3, lambda each: each.names_fit)
+        branch = choose_branch(file, network, 3, lambda each: each.names_fit).branch
         if branch.fits or (branch.names_fit and set(branch.shapes) <= {"pos_embed"}):
             return name
         if branch.names_fit and is_resnet(name):
@@ -94,19 +96,18 @@ def looks_like(file: WeightsFile) -> str | None:
 def _as_the_file_says(file: WeightsFile) -> tuple[str | None, int | None]:
     """Name and image size as far as the file, or the folder's config.json, says them."""
     if file.name.startswith(TIMM):
-        name = timm_name(file.name)
-        return name.partition(".")[0], _timm_size(name)
+        whole = timm_name(file.name)
+        return whole.partition(".")[0], _timm_size(whole)
     for entry in ("coterie", "timm"):
         about = _json(file.metadata.get(entry))
         backbone = about.get("backbone", about)
         name = backbone.get("name") if isinstance(backbone, dict) else None
         if isinstance(name, str):
             return name, _size(about.get("image_size"))
-    name = file.config.get("architecture")  # timm's folders
-    if isinstance(name, str) and timm.is_model(name.partition(".")[0]):
-        about = file.config.get("pretrained_cfg")
-        input_size = about.get("input_size") if isinstance(about, dict) else None
-        return name, _size(input_size[-1] if isinstance(input_size, list) and input_size else None)
+    architecture, source = file.config.get("architecture"), file.config.get("pretrained_cfg")  # timm's folders
+    if isinstance(architecture, str) and timm.is_model(architecture.partition(".")[0]):
+        sides = source.get("input_size") if isinstance(source, dict) else None
+        return architecture, _size(sides[-1] if isinstance(sides, list) and sides else None)
     if "model_type" in file.config:  # Hugging Face's: they name the kind of network only, which its tensors do too
         return looks_like(file), _size(file.config.get("image_size"))
     return None, None
@@ -117,7 +118,7 @@ def _settings(file: WeightsFile, config: BackboneConfig) -> tuple[Branch, Backbo
     if any(re.search(r"norm2\.(batch_norm\.)?running_mean$", each) for each in file.tensors):
         config = replace(config, mlp_norm="batch")
     network = _blank(config)
-    branch, _ = choose_branch(file, network, 3, lambda each: each.names_fit)
+    branch = choose_branch(file, network, 3, lambda each: each.names_fit).branch
     if not branch.names_fit:
         like = looks_like(file)
         hint = f"it looks like a {like}" if like and like != config.name else "check --backbone"
@@ -130,8 +131,9 @@ def _settings(file: WeightsFile, config: BackboneConfig) -> tuple[Branch, Backbo
     if found.shape[1] != expected.shape[1]:
         config = replace(config, channels=int(found.shape[1]))
     if is_resnet(config.name) and first == "conv1.weight":
-        stem = "small" if found.shape[-1] == 3 and expected.shape[-1] == 7 else "standard"
-        config = replace(config, width=found.shape[0] / expected.shape[0], stem=stem)
+        config = replace(config, width=found.shape[0] / expected.shape[0])
+        if found.shape[-1] == 3 and expected.shape[-1] == 7:
+            config = replace(config, stem="small")
     return branch, config
 
 

@@ -1,20 +1,20 @@
 """Find a network among the tensors of a file: under which prefix, and which one of several (student, teacher ...)."""
 
 import re
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 from torch import Tensor, nn
 
 from coterie.errors import UserError
 from coterie.formatting import first_few
-from coterie.models.other_names import Converted, as_timm_names_it
+from coterie.models.timm_names import as_timm_names_it
 from coterie.models.weights_file import WeightsFile
 
-_PREFERRED = re.compile(r"(teacher|target_encoder)(_|$)|(^|_)ema$")  # DINO, DINOv2, iBOT; MSN, I-JEPA; timm
-_AVOIDED = re.compile(r"momentum|encoder_k$|^key_|_key$|^target_(network|backbone|model)$")  # MoCo, solo-learn; BYOL
+_PREFERRED = re.compile(r"(^|_)(teacher|target_encoder|ema)(_|$)")  # DINO, DINOv2, iBOT; MSN, I-JEPA; timm
+_AVOIDED = re.compile(r"momentum|(^|_)(k|key)(_|$)|^target_(network|backbone|model)$")  # MoCo, solo-learn; BYOL
 _COUNTER = "num_batches_tracked"  # files from before torch 0.4.1 have none; nothing reads them
-_HARMLESS = re.compile(r"mask_token|queue|pos_embed_|center$|pred")  # used by the pretext task only
+_TOKENS = ("cls_token", "dist_token", "reg_token", "register_tokens", "storage_tokens", "pos_embed")
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,20 +24,20 @@ class Branch:
     Attributes:
         prefix: the prefix with its last dot, or "".
         state: what the network takes, under timm's names, in shapes that may still differ from the network's.
-        renamed: in a few words, what was renamed or converted.
-        missing: names that the network needs and the file lacks.
-        foreign: names in the file that belong to a similar, larger network.
+        converted: in a few words each, what was renamed or converted.
+        missing: names that the network needs and the branch lacks.
+        foreign: names in the branch that belong to a similar, larger network.
         shapes: names whose shapes differ.
-        left: tensors under the prefix that the network does not need, such as heads.
+        left: tensors of the branch that the network does not need, such as heads, under the file's names.
     """
 
     prefix: str
     state: Mapping[str, Tensor]
-    renamed: tuple[str, ...]
+    converted: tuple[str, ...]
     missing: tuple[str, ...]
     foreign: tuple[str, ...]
     shapes: tuple[str, ...]
-    left: Mapping[str, Tensor] = field(default_factory=dict)
+    left: Mapping[str, Tensor]
 
     @property
     def names_fit(self) -> bool:
@@ -50,39 +50,27 @@ class Branch:
         return self.names_fit and not self.shapes
 
 
-def compare(prefix: str, tensors: Mapping[str, Tensor], network: nn.Module, channels: int) -> Branch:
-    """Compare the tensors under a prefix with a network.
+@dataclass(frozen=True)
+class Choice:
+    """The branch that is taken.
 
-    Args:
-        prefix: the prefix with its last dot, or "".
-        tensors: these tensors, without the prefix.
-        network: a network of timm.
-        channels: number of channels of its images.
+    Attributes:
+        branch: the branch; the closest one if none fits.
+        others: names of the others that fit, which choose them behind ``#``.
     """
-    expected = network.state_dict()
-    converted: Converted = as_timm_names_it(tensors, network, channels)
-    state = {name: each for name, each in converted.state.items() if name in expected}
-    others = {name: each for name, each in converted.state.items() if name not in expected}
-    foreign = [name for name in others if _belongs(name, expected, converted.heads)]
-    left = {name: each for name, each in others.items() if name not in foreign}
-    missing = [name for name in expected if name not in state and not name.endswith(_COUNTER)]
-    shapes = [name for name, each in state.items() if each.shape != expected[name].shape]
-    return Branch(prefix, state, converted.what, tuple(missing), tuple(foreign), tuple(shapes), left)
+
+    branch: Branch
+    others: tuple[str, ...] = ()
 
 
-def choose_branch(
-    file: WeightsFile, network: nn.Module, channels: int, good: Callable[[Branch], bool]
-) -> tuple[Branch, list[Branch]]:
+def choose_branch(file: WeightsFile, network: nn.Module, channels: int, good: Callable[[Branch], bool]) -> Choice:
     """Find the network in a file: the branch that was asked for, or the one that its authors evaluate.
 
     Args:
         file: the file.
         network: a network of timm.
         channels: number of channels of its images.
-        good: what a branch must be, such as ``fits``.
-
-    Returns:
-        The branch, which is the closest one if none is good, and the others that are good.
+        good: what a branch must be: ``fits`` or ``names_fit``.
 
     Raises:
         UserError: no branch has the name that was asked for.
@@ -91,43 +79,52 @@ def choose_branch(
     enough = sum(not name.endswith(_COUNTER) for name in network.state_dict()) / 4
     most = sorted(under, key=lambda prefix: -len(under[prefix]))
     large = [prefix for prefix in most if len(under[prefix]) >= enough] or most[:8]
-    branches = [compare(prefix, under[prefix], network, channels) for prefix in large]
+    branches = [_compared(prefix, under[prefix], network, channels) for prefix in large]
     fitting = sorted(filter(good, branches), key=lambda branch: (_rank(branch.prefix), -len(branch.state)))
     if file.branch is not None:
-        branches = [each for each in branches if is_named(each.prefix, file.branch)]
-        if not branches:
-            names = list(dict.fromkeys(prefix.rstrip(".").rpartition(".")[2] for prefix in large if prefix))
-            has = f"it has {first_few(names, ', ')}" if names else "it has no branches"
-            raise UserError(f"{file.name} has no branch {file.branch}: {has}")
+        branches = [each for each in branches if _is_named(each.prefix, file.branch)]
+    if not branches:
+        has = _names([each.prefix for each in fitting]) or _names([prefix for prefix in large if prefix])
+        raise UserError(f"{file.name} has no branch {file.branch}: it has {first_few(has, ', ') or 'none with a name'}")
     chosen = next((each for each in fitting if each in branches), None)
     if chosen is None:
-        return max(branches, key=lambda branch: len(branch.state) - len(branch.shapes) / 2), []
-    return chosen, [each for each in fitting if each is not chosen]
+        return Choice(max(branches, key=lambda branch: len(branch.state) - len(branch.shapes) / 2))
+    names = dict(zip(fitting, _names([each.prefix for each in fitting]), strict=True))
+    return Choice(chosen, tuple(name for branch, name in names.items() if branch is not chosen))
 
 
-def is_named(prefix: str, name: str) -> bool:
-    """Whether a prefix is, or has, the branch that someone named.
+def _compared(prefix: str, tensors: Mapping[str, Tensor], network: nn.Module, channels: int) -> Branch:
+    expected = network.state_dict()
+    converted = as_timm_names_it(tensors, network, channels)
+    state: dict[str, Tensor] = {}
+    others: dict[str, Tensor] = {}
+    for name, tensor in converted.state.items():
+        fits = name in expected and tensor.is_floating_point() == expected[name].is_floating_point()
+        (state if fits else others)[name] = tensor
+    foreign = tuple(name for name in others if _belongs(name, expected, converted.heads))
+    return Branch(
+        prefix=prefix,
+        state=state,
+        converted=converted.what,
+        missing=tuple(name for name in expected if name not in state and not name.endswith(_COUNTER)),
+        foreign=foreign,
+        shapes=tuple(name for name, tensor in state.items() if tensor.shape != expected[name].shape),
+        left={name: tensor for name, tensor in others.items() if name not in foreign},
+    )
 
-    Args:
-        prefix: the prefix with its last dot.
-        name: what stands behind ``#``: one or several of its words.
-    """
-    return f".{name.strip('.')}." in f".{prefix}"
 
-
-def name_of(branch: Branch, chosen: Branch) -> str:
-    """The shortest name that chooses a branch rather than the chosen one.
-
-    Args:
-        branch: one of the others that fit.
-        chosen: the one that was taken.
-    """
-    words = branch.prefix.rstrip(".").split(".")
-    return next((word for word in words if not is_named(chosen.prefix, word)), branch.prefix.rstrip("."))
+def _belongs(name: str, expected: Iterable[str], heads: tuple[str, ...]) -> bool:
+    """Whether a name that the network lacks is part of a similar, larger one, rather than of a head beside it."""
+    first, _, rest = name.partition(".")
+    if name.startswith(heads) or name.endswith(_COUNTER):
+        return False
+    if not rest:
+        return name in _TOKENS  # they change the features
+    return any(each.startswith(f"{first}.") for each in expected)
 
 
 def _prefixes(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
-    """The tensors under every prefix where names part, without the prefix."""
+    """The tensors under every prefix after which names part, without the prefix."""
     under: dict[str, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
         position = 0
@@ -146,11 +143,17 @@ def _rank(prefix: str) -> int:
     return -1 if any(_PREFERRED.search(word) for word in words) else 0
 
 
-def _belongs(name: str, expected: Iterable[str], heads: tuple[str, ...]) -> bool:
-    """Whether a name that the network lacks is part of a larger one, rather than a head beside it."""
-    first, _, rest = name.partition(".")
-    if name.startswith(heads) or name.endswith(_COUNTER) or _HARMLESS.search(name):
-        return False
-    if not rest:
-        return first.endswith(("_token", "_tokens", "pos_embed"))  # it changes the features, wherever it comes from
-    return any(each.startswith(f"{first}.") for each in expected)
+def _is_named(prefix: str, name: str) -> bool:
+    """Whether a prefix has the name: one or several of its words."""
+    return f".{name.strip('.')}." in f".{prefix}"
+
+
+def _names(prefixes: Sequence[str]) -> list[str]:
+    """The shortest name of each prefix: a word of it that none of the others has, or all of it."""
+    names = []
+    for prefix in prefixes:
+        others = [each for each in prefixes if each != prefix]
+        words = prefix.rstrip(".").split(".")
+        own = (word for word in words if word and not any(_is_named(each, word) for each in others))
+        names.append(next(own, prefix.rstrip(".")))
+    return names

@@ -65,8 +65,8 @@ def freeze(backbone: nn.Module, trainable: str, name: str) -> tuple[str, ...]:
         count = max(numbers.values())  # the stem is none of them
         if last > count:
             raise BadConfig(
-                f"backbone.trainable is {trainable!r}, but {name} has {count} layers after its stem: use last:{count} or fewer, "
-                "or all"
+                f"backbone.trainable is {trainable!r}, but {name} has {count} layers after its stem: use last:{count} or "
+                "fewer, or all"
             )
         frozen = {parameter for parameter, number in numbers.items() if number <= count - last}
     for parameter, weight in backbone.named_parameters():

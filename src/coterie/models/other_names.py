@@ -1,64 +1,230 @@
-"""Other projects' names for the parts of a network, and timm's conversions of shapes."""
+"""Other projects' names for the parts of a network, translated into timm's."""
 
-import sys
-import warnings
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
-import timm.models
-from torch import Tensor, nn
+import torch
+from torch import Tensor
+
+Replacement = str | Callable[[re.Match[str]], str]
 
 
 @dataclass(frozen=True)
-class Converted:
-    """Tensors under timm's names.
+class OtherNames:
+    """How one project names the parts of one kind of network.
 
     Attributes:
-        state: the tensors; those of heads have their own names.
-        what: in a few words each, what was renamed or converted.
-        heads: prefixes of the network's own classifiers, which it does not take.
+        whose: the project, for messages.
+        sign: a pattern that one of the names matches whole, and no name of timm's in such a network.
+        rules: patterns and what replaces them, applied to each name in this order. Parts of a tensor end in ``[0]``, ``[1]``
+            and so on, and are then joined.
     """
 
-    state: dict[str, Tensor]
-    what: tuple[str, ...]
-    heads: tuple[str, ...]
+    whose: str
+    sign: str
+    rules: tuple[tuple[str, Replacement], ...]
 
 
-def as_timm_names_it(tensors: Mapping[str, Tensor], network: nn.Module, channels: int) -> Converted:
-    """Convert a network's tensors to timm's names and to this network's image size and channels.
+def _one_up(text: str) -> Callable[[re.Match[str]], str]:
+    """A replacement in which ``{0}``, ``{1}`` ... are the groups, as numbers, and ``{0+1}`` is the first one plus 1."""
+
+    def replaced(match: re.Match[str]) -> str:
+        def number(each: re.Match[str]) -> str:
+            return str(int(match[int(each[1]) + 1]) + int(each[2] or 0))
+
+        return re.sub(r"\{(\d)(\+1)?\}", number, text)
+
+    return replaced
+
+
+def _halved(text: str) -> Callable[[re.Match[str]], str]:
+    """Torchvision numbers stages and what lies between them together: stage S is 2 S + 1, what leads to it 2 S."""
+    return lambda match: text.format(int(match[1]) // 2)
+
+
+_TRANSFORMER_OF_HUGGING_FACE = (
+    (r"\.attention\.(attention\.|self\.)?(query|q_proj)\.(\w+)$", r".attn.qkv.\3[0]"),
+    (r"\.attention\.(attention\.|self\.)?(key|k_proj)\.(\w+)$", r".attn.qkv.\3[1]"),
+    (r"\.attention\.(attention\.|self\.)?(value|v_proj)\.(\w+)$", r".attn.qkv.\3[2]"),
+    (r"\.attention\.(output\.dense|o_proj)\.", ".attn.proj."),
+    (r"\.attention\.\w+\.relative_position_bias_table$", ".attn.relative_position_bias_table"),
+    (r"\.layernorm_before\.", ".norm1."),
+    (r"\.layernorm_after\.", ".norm2."),
+    (r"\.intermediate\.dense\.", ".mlp.fc1."),
+    (r"\.output\.dense\.", ".mlp.fc2."),
+    (r"^layernorm\.", "norm."),
+)
+_KNOWN = (
+    OtherNames(
+        "Hugging Face",
+        r"embedder\.embedder\.convolution\.weight",  # ResNet
+        (
+            (r"^embedder\.embedder\.convolution\.", "conv1."),
+            (r"^embedder\.embedder\.normalization\.", "bn1."),
+            (
+                r"^encoder\.stages\.(\d+)\.layers\.(\d+)\.layer\.(\d+)\.convolution\.",
+                _one_up("layer{0+1}.{1}.conv{2+1}."),
+            ),
+            (
+                r"^encoder\.stages\.(\d+)\.layers\.(\d+)\.layer\.(\d+)\.normalization\.",
+                _one_up("layer{0+1}.{1}.bn{2+1}."),
+            ),
+            (
+                r"^encoder\.stages\.(\d+)\.layers\.(\d+)\.shortcut\.convolution\.",
+                _one_up("layer{0+1}.{1}.downsample.0."),
+            ),
+            (
+                r"^encoder\.stages\.(\d+)\.layers\.(\d+)\.shortcut\.normalization\.",
+                _one_up("layer{0+1}.{1}.downsample.1."),
+            ),
+        ),
+    ),
+    OtherNames(
+        "Hugging Face",
+        r"embeddings\.position_embeddings",  # ViT, DeiT, DINOv2
+        (
+            (r"^embeddings\.position_embeddings$", "pos_embed"),
+            (r"^embeddings\.distillation_token$", "dist_token"),
+            (r"^embeddings\.(cls_token|mask_token|register_tokens)$", r"\1"),
+            (r"^embeddings\.patch_embeddings\.projection\.", "patch_embed.proj."),
+            (r"^(encoder\.)?layers?\.(\d+)\.", r"blocks.\2."),
+            (r"\.layer_scale(\d)\.lambda1$", r".ls\1.gamma"),
+            (r"\.mlp\.weights_in\.", ".mlp.w12."),
+            (r"\.mlp\.weights_out\.", ".mlp.w3."),
+            *_TRANSFORMER_OF_HUGGING_FACE,
+        ),
+    ),
+    OtherNames(
+        "Hugging Face",
+        r"encoder\.layers\.0\.blocks\.0\.layernorm_before\.weight",  # Swin
+        (
+            (r"^embeddings\.patch_embeddings\.projection\.", "patch_embed.proj."),
+            (r"^embeddings\.norm\.", "patch_embed.norm."),
+            (r"^encoder\.layers\.", "layers."),
+            *_TRANSFORMER_OF_HUGGING_FACE,
+        ),
+    ),
+    OtherNames(
+        "Hugging Face",
+        r"encoder\.stages\.0\.layers\.0\.dwconv\.weight",  # ConvNeXt
+        (
+            (r"^embeddings\.patch_embeddings\.", "stem.0."),
+            (r"^embeddings\.layernorm\.", "stem.1."),
+            (r"^encoder\.stages\.(\d+)\.downsampling_layer\.", r"stages.\1.downsample."),
+            (r"^encoder\.stages\.(\d+)\.layers\.", r"stages.\1.blocks."),
+            (r"\.layer_scale_parameter$", ".gamma"),
+            (r"\.dwconv\.", ".conv_dw."),
+            (r"\.pwconv(\d)\.", r".mlp.fc\1."),
+            (r"\.layernorm\.", ".norm."),
+            (r"^layernorm\.", "head.norm."),
+        ),
+    ),
+    OtherNames(
+        "torchvision",
+        r"encoder\.pos_embedding",  # ViT
+        (
+            (r"^class_token$", "cls_token"),
+            (r"^encoder\.pos_embedding$", "pos_embed"),
+            (r"^conv_proj\.", "patch_embed.proj."),
+            (r"^encoder\.layers\.encoder_layer_(\d+)\.", r"blocks.\1."),
+            (r"^encoder\.ln\.", "norm."),
+            (r"\.ln_(\d)\.", r".norm\1."),
+            (r"\.self_attention\.in_proj_", ".attn.qkv."),
+            (r"\.self_attention\.out_proj\.", ".attn.proj."),
+            (r"\.mlp\.(0|linear_1)\.", ".mlp.fc1."),
+            (r"\.mlp\.(3|linear_2)\.", ".mlp.fc2."),
+        ),
+    ),
+    OtherNames(
+        "torchvision",
+        r"features\.1\.0\.attn\.relative_position_bias_table",  # Swin
+        (
+            (r"^features\.0\.0\.", "patch_embed.proj."),
+            (r"^features\.0\.2\.", "patch_embed.norm."),
+            (r"^features\.(\d+)\.(?=\d)", _halved("layers.{}.blocks.")),
+            (r"^features\.(\d+)\.", _halved("layers.{}.downsample.")),
+            (r"\.mlp\.0\.", ".mlp.fc1."),
+            (r"\.mlp\.3\.", ".mlp.fc2."),
+        ),
+    ),
+    OtherNames(
+        "torchvision",
+        r"features\.1\.0\.layer_scale",  # ConvNeXt
+        (
+            (r"^features\.0\.", "stem."),
+            (r"^features\.(\d*[13579])\.", _halved("stages.{}.blocks.")),
+            (r"^features\.(\d+)\.", _halved("stages.{}.downsample.")),
+            (r"\.block\.0\.", ".conv_dw."),
+            (r"\.block\.2\.", ".norm."),
+            (r"\.block\.3\.", ".mlp.fc1."),
+            (r"\.block\.5\.", ".mlp.fc2."),
+            (r"\.layer_scale$", ".gamma"),
+            (r"^classifier\.0\.", "head.norm."),
+        ),
+    ),
+    OtherNames(
+        "OpenMMLab",
+        r"layers\.0\.ln1\.weight",  # ViT
+        (
+            (r"^patch_embed\.projection\.", "patch_embed.proj."),
+            (r"^layers\.(\d+)\.ln(\d)\.", r"blocks.\1.norm\2."),
+            (r"^layers\.(\d+)\.ffn\.layers\.0\.0\.", r"blocks.\1.mlp.fc1."),
+            (r"^layers\.(\d+)\.ffn\.layers\.1\.", r"blocks.\1.mlp.fc2."),
+            (r"^layers\.", "blocks."),
+            (r"^ln1\.", "norm."),
+        ),
+    ),
+    OtherNames("lightly", r"layer[1-4]\.0\.shortcut\.0\.weight", ((r"\.shortcut\.", ".downsample."),)),
+    OtherNames("DINOv2", r"blocks\.\d+\.\d+\.norm1\.weight", ((r"^blocks\.\d+\.(\d+)\.", r"blocks.\1."),)),
+)
+
+
+def translated(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+    """Give the parts of a network the names that timm has for them.
 
     Args:
-        tensors: the tensors, without prefix.
-        network: a network of timm.
-        channels: number of channels of its images.
+        tensors: the tensors of a network, without prefix.
+
+    Returns:
+        The tensors, and the projects whose names they had; tensors that no rule knows keep their names.
     """
-    expected, what = network.state_dict(), []
-    source: dict[str, Any] = getattr(network, "pretrained_cfg", {})
-    state = _filtered(network, dict(tensors))
-    for key in (f"{name}.weight" for name in _names(source.get("first_conv"))):
-        if key in state and key in expected and state[key].ndim == 4 and channels != 3 == state[key].shape[1]:
-            state[key] = timm.models.adapt_input_conv(channels, state[key])
-            what.append(f"the first convolution from 3 to {channels} channels")
-    return Converted(state, tuple(what), tuple(f"{name}." for name in _names(source.get("classifier"))))
+    numbered = _numbered_resnet(tensors)
+    state, whose = (numbered, ["a list of layers"]) if numbered else (dict(tensors), [])
+    for known in _KNOWN:
+        if any(re.fullmatch(known.sign, name) for name in state):
+            state = _joined({_renamed(name, known.rules): tensor for name, tensor in state.items()})
+            whose.append(known.whose)
+    return state, tuple(whose)
 
 
-def _filtered(network: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Convert other layouts with timm's own function for this kind of network, if there is one."""
-    convert = getattr(sys.modules[type(network).__module__], "checkpoint_filter_fn", None)
-    if convert is None:
-        return state
-    with warnings.catch_warnings():  # about how timm indexes; a test checks that its result is right
-        warnings.filterwarnings("ignore", "torch.searchsorted.*non-contiguous", UserWarning)
-        warnings.filterwarnings("ignore", "Using a non-tuple sequence", UserWarning)
-        try:
-            converted: dict[str, Tensor] = convert(dict(state), network)
-        except (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError):
-            return state  # the keys of another network, which the caller reports
-    return converted
+def _renamed(name: str, rules: tuple[tuple[str, Replacement], ...]) -> str:
+    for pattern, replacement in rules:
+        name = re.sub(pattern, replacement, name)
+    return name
 
 
-def _names(value: str | Sequence[str] | None) -> tuple[str, ...]:
-    if value is None:
-        return ()
-    return (value,) if isinstance(value, str) else tuple(value)
+def _joined(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Join the parts of tensors that end in ``[0]``, ``[1]`` ..., where they are complete."""
+    parts = {name: tensor for name, tensor in tensors.items() if name.endswith("]")}
+    whole = {name: tensor for name, tensor in tensors.items() if name not in parts}
+    for stem in dict.fromkeys(name[:-3] for name in parts):
+        rows = [parts[f"{stem}[{number}]"] for number in range(3) if f"{stem}[{number}]" in parts]
+        if len(rows) == 3 and len({row.shape for row in rows}) == 1:
+            whole[stem] = torch.cat(rows)
+    return whole
+
+
+def _numbered_resnet(tensors: Mapping[str, Tensor]) -> dict[str, Tensor] | None:
+    """The names of a ResNet that was made a list of its layers: stem, batch norm, stages, in this order; None if it is none.
+
+    Depending on the ResNet, activation and pooling have numbers of their own.
+    """
+    numbers = sorted({int(name.partition(".")[0]) for name in tensors if re.match(r"\d{1,3}\.", name)})
+    if len(numbers) < 6 or f"{numbers[0]}.weight" not in tensors or f"{numbers[1]}.running_mean" not in tensors:
+        return None
+    if not all(f"{number}.0.conv1.weight" in tensors for number in numbers[2:6]):
+        return None
+    names = dict(zip(map(str, numbers), ("conv1", "bn1", "layer1", "layer2", "layer3", "layer4"), strict=False))
+    split = ((name.partition("."), tensor) for name, tensor in tensors.items())
+    return {f"{names.get(first, first)}{dot}{rest}": tensor for (first, dot, rest), tensor in split}

@@ -1,5 +1,6 @@
 """Load pretrained weights into a backbone: public files of any project, timm's, or those of a Coterie run."""
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,7 +9,7 @@ from torch import Tensor, nn
 
 from coterie.errors import UserError
 from coterie.formatting import first_few
-from coterie.models.branches import Branch, choose_branch, name_of
+from coterie.models.branches import Branch, Choice, choose_branch
 from coterie.models.weights_file import WeightsFile, read_weights
 
 
@@ -78,41 +79,42 @@ def take_apart(file: WeightsFile, network: nn.Module, channels: int) -> Parts:
     Raises:
         UserError: as for :func:`load_weights`.
     """
-    branch, others = choose_branch(file, network, channels, lambda each: each.fits)
-    if not branch.fits:
+    choice = choose_branch(file, network, channels, lambda each: each.fits)
+    if not choice.branch.fits:
         name = getattr(network, "pretrained_cfg", {}).get("architecture", type(network).__name__)
         raise UserError(
-            f"{file.name} does not fit {name}: {differences(network, branch)}; check backbone.name, .width, .stem and "
-            ".mlp_norm"
+            f"{file.name} does not fit {name}: {differences(network, choice.branch)}; check backbone.name, .width, .stem "
+            "and .mlp_norm"
         )
-    beside = _beside(file.tensors, branch, others)
-    return Parts(dict(branch.state), beside, _line(file, branch, others, beside))
+    beside = _beside(file.tensors, choice)
+    return Parts(dict(choice.branch.state), beside, _line(file, choice, beside))
 
 
-def _beside(tensors: Mapping[str, Tensor], branch: Branch, others: list[Branch]) -> dict[str, Tensor]:
-    """What the branch itself leaves, then what stands beside it at each level above."""
-    beside, level = dict(branch.left), branch.prefix
-    taken = [branch.prefix, *(each.prefix for each in others)]
+def _beside(tensors: Mapping[str, Tensor], choice: Choice) -> dict[str, Tensor]:
+    """What the branch itself leaves, then what stands beside it at each level above, except other networks."""
+    beside, level = dict(choice.branch.left), choice.branch.prefix
     while level:
-        below, level = level, level.rstrip(".").rpartition(".")[0]
-        level += "." if level else ""
+        below, level = level, re.sub(r"[^.]*\.$", "", level)
         for name, tensor in tensors.items():
-            inside = name.removeprefix(level)
-            top = f"{level}{inside.partition('.')[0]}."
-            of_another = any(prefix.startswith(top) for prefix in taken)
-            if name.startswith(level) and not name.startswith(below) and not of_another and "optim" not in top:
+            inside = name[len(level) :]
+            first = f"{inside.partition('.')[0]}."
+            apart = any(f".{other}." in f".{level}{first}" for other in choice.others) or "optim" in first
+            if name.startswith(level) and not name.startswith(below) and not apart:
                 beside.setdefault(inside, tensor)
     return beside
 
 
-def _line(file: WeightsFile, branch: Branch, others: list[Branch], beside: Mapping[str, Tensor]) -> str:
+def _line(file: WeightsFile, choice: Choice, beside: Mapping[str, Tensor]) -> str:
+    """Say what was taken, converted and left, and how to choose another branch."""
+    branch = choice.branch
     where = f" under {branch.prefix.rstrip('.')}" if branch.prefix else ""
-    parts = [f"{file.name}: took {len(branch.state)} tensors{where}"]
-    parts += [f"converted {', '.join(branch.renamed)}"] * bool(branch.renamed)
+    parts = [f"took {len(branch.state)} tensors{where}", *branch.converted]
     left = list(dict.fromkeys(name.partition(".")[0] for name in beside))
     parts += [f"left {first_few(left, ', ')}"] * bool(left)
-    parts += [f"{name} fits too: choose it with {file.name}#{name}" for name in (name_of(o, branch) for o in others)]
-    return "; ".join(parts)
+    if choice.others and file.branch is None:
+        parts[0] += ", which the authors of such files evaluate"
+        parts.append(f"{first_few(choice.others, ', ')} would fit too: choose with {file.name}#{choice.others[0]}")
+    return f"{file.name}: {'; '.join(parts)}"
 
 
 def differences(network: nn.Module, branch: Branch) -> str:

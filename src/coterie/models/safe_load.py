@@ -8,7 +8,7 @@ import warnings
 import zipfile
 from collections import OrderedDict
 from collections.abc import Iterator
-from io import BufferedIOBase
+from io import BufferedReader
 from pathlib import Path
 from typing import Any
 
@@ -88,12 +88,12 @@ def _class_names(path: Path) -> set[str]:
             return {name for _ in range(4) for name in _globals(file)}
     with zipfile.ZipFile(path) as packed:
         inside = [each for each in packed.namelist() if each.endswith("/data.pkl")]
-        return {name for each in inside for name in _globals(packed.open(each))}
+        return {name for each in inside for name in _globals(packed.read(each))}
 
 
-def _globals(file: BufferedIOBase) -> Iterator[str]:
+def _globals(pickled: bytes | BufferedReader) -> Iterator[str]:
     """Read a pickle up to its end without executing it; names of Python 2 are translated as torch does."""
-    for opcode, argument, _ in pickletools.genops(file):
+    for opcode, argument, _ in pickletools.genops(pickled):
         if opcode.name == "GLOBAL" and isinstance(argument, str):
             module, _, name = argument.partition(" ")
             module, name = _compat_pickle.NAME_MAPPING.get(

@@ -9,6 +9,7 @@ from typing import Any
 
 import safetensors
 import safetensors.torch
+import torch
 from torch import Tensor
 
 from coterie.errors import UserError
@@ -25,6 +26,7 @@ _IN_A_FOLDER = (
     "pytorch_model.bin.index.json",
 )
 _ENDINGS = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".pth.tar", ".tar")
+_HALF = (torch.float16, torch.bfloat16)
 _COMPRESSED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd", b"7z\xbc\xaf", b"Rar!")
 
 
@@ -34,7 +36,7 @@ class WeightsFile:
 
     Attributes:
         name: the MODEL as messages name it, without the branch.
-        tensors: all tensors, by the names that lead to them, on the CPU.
+        tensors: all tensors, by the names that lead to them, on the CPU, in float32 at least.
         branch: the branch that was asked for: what follows ``#``; None: none.
         metadata: entries of a safetensors file beside the tensors.
         config: a folder's ``config.json``; empty if there is none.
@@ -51,8 +53,8 @@ def read_weights(spec: str | Path) -> WeightsFile:
     """Read all tensors of a MODEL; only tensors and plain values are ever unpickled.
 
     Args:
-        spec: a ``.safetensors`` file, a file written by ``torch.save``, a folder with one of them (a run's, Hugging Face's, also
-            in several parts), ``timm:NAME``; ``#BRANCH`` after it chooses one of several networks.
+        spec: a ``.safetensors`` file, a file written by ``torch.save``, a folder with one of them (a run's, or Hugging Face's,
+            also in several parts), or ``timm:NAME``; ``#BRANCH`` after it chooses one of several networks.
 
     Raises:
         UserError: there is no such file, or it cannot be read as weights.
@@ -66,7 +68,9 @@ def read_weights(spec: str | Path) -> WeightsFile:
     tensors, metadata = _read_parts_of(file) if file.suffix == ".json" else _read_file(file)
     if not tensors:
         raise UserError(f"{file} contains no weights: there is not a single tensor in it")
-    return WeightsFile(str(path), tensors, branch, metadata, _config_beside(file))
+    tensors = {name: each.float() if each.dtype in _HALF else each for name, each in tensors.items()}
+    config = _config_beside(file) if file.name in _IN_A_FOLDER else {}
+    return WeightsFile(str(path), tensors, branch, metadata, config)
 
 
 def split_branch(spec: str | Path) -> tuple[Path, str | None]:

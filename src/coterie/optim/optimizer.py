@@ -125,8 +125,10 @@ class AdamWConfig:
 def _parameter_groups(
     model: nn.Module, scales: Mapping[str, float] | None, exempt: Mapping[str, Any] | None = None
 ) -> list[dict[str, Any]]:
-    """One group per factor on the learning rate, from the heads down; with ``exempt``, its settings are those of a second one
-    for what is not decayed. Without factors these are the groups of checkpoints from before there were factors."""
+    """One group per factor on the learning rate, from the heads down; with ``exempt`` a second one for what is not decayed.
+
+    Without factors these are the groups of checkpoints from before there were factors.
+    """
     scales = scales or {}
     parameters = [(name, each, scales.get(name, 1.0)) for name, each in model.named_parameters()]
     groups: list[dict[str, Any]] = []

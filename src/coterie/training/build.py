@@ -29,6 +29,7 @@ from coterie.models.own_backbone import OwnBackbone, wrap_backbone
 from coterie.models.sync_batch_norm import convert_sync_batch_norm
 from coterie.models.view_sizes import check_view_sizes
 from coterie.training.custom_parts import CustomParts, TrainedObjective, check_is_module, check_methods, own_copy
+from coterie.training.start import start_student, start_teacher
 from coterie.training.student import Student
 
 
@@ -39,10 +40,12 @@ class TrainingParts:
     Attributes:
         student: holds all parameters that the optimizer updates.
         objective: a module that turns the student's embeddings into a loss.
+        start: one line: what they took over from ``backbone.weights``; None: nothing.
     """
 
     student: Student
     objective: TrainedObjective
+    start: str | None = None
 
 
 def build_loader(config: PretrainConfig, source: ImageSource, runtime: Runtime) -> Loader:
@@ -82,23 +85,23 @@ def build_student(
     config: PretrainConfig,
     device: torch.device | str = "cpu",
     *,
-    starting_weights: bool = True,
     custom: CustomParts | None = None,
 ) -> Student:
-    """Build a new student from ``config.seed`` alone; the global random state stays as it is.
+    """Build a student of random weights from ``config.seed`` alone; the global random state stays as it is.
 
     Args:
         config: settings of the run.
         device: device of the student.
-        starting_weights: read the file of ``backbone.weights``; not needed where a checkpoint will be loaded.
         custom: backbone and groups in place of those of the settings.
     """
     sizes = {*config.views.sizes, config.views.center_crop_size}
-    network = config.backbone if starting_weights else replace(config.backbone, weights=None)
+    network = replace(config.backbone, weights=None)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         own = None if custom is None else custom.backbone
-        backbone = build_backbone(network, max(sizes)) if own is None else wrap_backbone(own, network, max(sizes))
+        backbone = (
+            build_backbone(network, max(sizes)) if own is None else wrap_backbone(own, config.backbone, max(sizes))
+        )
         check_view_sizes(backbone, config.backbone, sizes)
         projector = Head(feature_width(backbone), config.projector)
         predictor = Head(config.projector.width, config.predictor) if config.predictor is not None else None
@@ -133,7 +136,7 @@ def build_parts(
         config: settings of the run.
         device: device of both.
         images: number of images in the source, for methods that keep a label for each.
-        starting_weights: read the file of ``backbone.weights``.
+        starting_weights: take over what fits of ``backbone.weights``; not needed where a checkpoint will be loaded.
         custom: parts in place of those of the settings.
 
     Raises:
@@ -145,7 +148,8 @@ def build_parts(
     if sharded:
         check_can_shard()
     build_device = torch.device("cpu") if sharded else final_device  # a sharded network need not fit on one device
-    student = build_student(config, build_device, starting_weights=starting_weights, custom=custom)
+    student = build_student(config, build_device, custom=custom)
+    start = start_student(config, student) if starting_weights and config.backbone.weights is not None else None
     if custom.objective is not None:
         objective = custom.objective(student, config)
         check_is_module("objective", objective)
@@ -156,11 +160,30 @@ def build_parts(
     if config.run.activation_checkpointing:
         enable_activation_checkpointing(student.encoder.backbone)
     target = getattr(objective, "target", None)  # a custom objective need not have one
+    if start is not None:
+        start_teacher(config, target, start)
     for network in (student.encoder, *([target.network] if isinstance(target, MomentumTeacher) else [])):
         convert_sync_batch_norm(network, config.batch_norm_processes, final_device.type)
         if sharded:
             shard_network(network, final_device, blockwise=config.batch_norm_scope != "joint")
-    return TrainingParts(student.to(final_device), objective.to(final_device))
+    line = None if start is None else start.line
+    return TrainingParts(student.to(final_device), objective.to(final_device), line)
+
+
+def start_line(config: PretrainConfig, images: int) -> str | None:
+    """What a new run would take over from ``backbone.weights``, in one line, without keeping it; None: nothing.
+
+    Args:
+        config: settings of the run.
+        images: number of images in the source.
+
+    Raises:
+        UserError: there is no such MODEL, or it is of another network.
+    """
+    if config.backbone.weights is None:
+        return None
+    whole = replace(config, run=replace(config.run, fsdp=False))
+    return build_parts(whole, images=images).start
 
 
 def build_optimizer(config: PretrainConfig, student: Student, trained: nn.Module) -> torch.optim.Optimizer:
@@ -214,7 +237,7 @@ def whole_student(
     weights = full_state_dict(student.state_dict())
     if rank() > 0:
         return student
-    copied = build_student(config, "cpu", starting_weights=False, custom=custom)
+    copied = build_student(config, "cpu", custom=custom)
     copied.load_state_dict(weights)
     try:
         return copied.to(device)

@@ -66,7 +66,7 @@ def load_run(run: str | Path, device: torch.device | str = "cpu", backbone: nn.M
     if state is None:
         raise BadRun(f"{run} is a run that has not been saved yet: wait for its first checkpoint, or resume it")
     custom = None if backbone is None else CustomParts(backbone=backbone)
-    student, weights = build_student(config, device, starting_weights=False, custom=custom), state["student"]
+    student, weights = build_student(config, device, custom=custom), state["student"]
     if backbone is not None:
         check_fits(folder / WEIGHTS, student.encoder.backbone)
     if any(part.startswith("groups=") for part in config.custom):  # custom groups cannot be built from the settings

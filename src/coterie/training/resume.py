@@ -9,6 +9,7 @@ from typing import Any
 from coterie.config.describe import REQUESTED
 from coterie.config.from_options import PATHS
 from coterie.config.schema import PretrainConfig
+from coterie.config.start_from import absolute_model
 from coterie.config.toml import from_dict, read_toml, to_dict
 from coterie.data.sources.fingerprint import Fingerprint
 from coterie.data.sources.open import absolute
@@ -126,7 +127,7 @@ def _compared(config: PretrainConfig) -> dict[str, Any]:
     settings["views"].pop("engine", None)
     settings["columns"] = {name: value for name, value in settings["columns"].items() if name == "image"}
     if "weights" in settings["backbone"]:
-        settings["backbone"]["weights"] = absolute(settings["backbone"]["weights"])
+        settings["backbone"]["weights"] = absolute_model(settings["backbone"]["weights"])
     return settings
 
 
@@ -176,5 +177,5 @@ def _check_images(folder: RunFolder, saved: PretrainConfig, config: PretrainConf
     model = Path(folder.model).absolute()
     raise BadRun(
         f"{folder.path} holds a run on other images than {first_few(config.data)} ({known.differences(fingerprint)}): restore "
-        f"them to resume it, or start a new run from its weights: add --set backbone.weights={model} and choose another --out"
+        f"them to resume it, or start a new run from its weights: add --start-from {model} and choose another --out"
     )

@@ -196,7 +196,10 @@ class Run:
             return
         explained = explain(self.config, self.reasons)
         where = environment(self.device)
-        write_facts(self.folder.path, images=len(self.source), automatic=explained, environment=where)
+        start_line = self.parts.start
+        write_facts(self.folder.path, images=len(self.source), automatic=explained, environment=where, start=start_line)
+        if start_line is not None:
+            self.logger.info(f"starts from {start_line}")
         for path, value, reason in explained:
             if reason not in REQUESTED:
                 self.logger.info(f"  {path} {value}: {reason}")

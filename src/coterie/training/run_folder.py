@@ -206,7 +206,12 @@ class RunFolder:
 
 
 def write_facts(
-    folder: Path, *, images: int, automatic: Sequence[tuple[str, str, str]], environment: Mapping[str, str]
+    folder: Path,
+    *,
+    images: int,
+    automatic: Sequence[tuple[str, str, str]],
+    environment: Mapping[str, str],
+    start: str | None = None,
 ) -> None:
     """Write facts from the start of a run to ``run.json``, for its report and for comparisons.
 
@@ -215,8 +220,10 @@ def write_facts(
         images: number of images in its source.
         automatic: (setting, value, reason) of each automatic value.
         environment: hardware and versions.
+        start: what the run took over from the weights that it starts from; None: nothing.
     """
     facts = {"images": images, "automatic": list(automatic), "environment": dict(environment)}
+    facts |= {} if start is None else {"start": start}
     write_text(folder / FACTS, json.dumps(facts, indent=2) + "\n")
 
 

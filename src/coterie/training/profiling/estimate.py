@@ -66,6 +66,7 @@ class Plan(ShownInTables):
         summary: the run in one line.
         steps_per_epoch: whole batches in the images.
         estimate: its time and memory.
+        start: what it would take over from the weights that it starts from; None: nothing.
     """
 
     config: PretrainConfig
@@ -73,6 +74,7 @@ class Plan(ShownInTables):
     summary: str
     steps_per_epoch: int
     estimate: Estimate
+    start: str | None = None
 
     def tables(self) -> Sequence[TextTable | str]:
         """The chosen settings with their reasons, then time and memory."""
@@ -94,6 +96,7 @@ class Plan(ShownInTables):
         lines = [
             "",
             self.summary,
+            *([] if self.start is None else [f"starts from {self.start}"]),
             f"time    about {format_duration(estimate.seconds)}: {parts} ({estimate.step:.3g} s per step)",
             f"memory  {memory if estimate.memory else 'not measured, as images or parts were given in Python'}",
         ]

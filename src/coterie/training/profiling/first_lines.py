@@ -51,7 +51,7 @@ def advice_line(config: PretrainConfig, images: int, estimate: Estimate, device:
     """What to know, and to change, before such a run: few images, a long run on a CPU; None: nothing."""
     lines = []
     if images < FEW_IMAGES:
-        weights = "" if config.backbone.weights else ", or start from public weights (--set backbone.weights=FILE)"
+        weights = "" if config.backbone.weights else ", or start from public weights (--start-from MODEL)"
         lines.append(
             f"{images:,} images are few, as training has been seen to help from some 6,000: add images{weights}"
         )
@@ -78,7 +78,9 @@ def format_seconds(seconds: float) -> str:
 
 
 def _smaller_network(config: PretrainConfig, estimate: Estimate) -> list[str]:
-    """The time with a smaller network, from how much it computes."""
+    """The time with a smaller network, from how much it computes; none where the weights are those of this one."""
+    if config.backbone.weights is not None:
+        return []
     own = config.backbone.name
     name = next((smaller for start, smaller in SMALLER.items() if own.startswith(start)), own)
     share = 1.0 if name == own else _computing(config, name) / _computing(config, own)
