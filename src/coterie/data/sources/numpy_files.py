@@ -43,7 +43,7 @@ class NumpyFile:
             check_array(self._images)
         except UserError as error:
             inside = f" {self._name!r}" if self._name else ""
-            raise type(error)(f"{path}:{inside} {error}") from None
+            raise UserError(f"{path}:{inside} {error}") from None
         self.labels: Labels | None = None
         self.label_matrix: LabelMatrix | None = None
         self.classes: tuple[str, ...] = ()
@@ -116,20 +116,35 @@ def _choose(path: str, names: list[str], known: tuple[str, ...], wanted: str | N
 
 def _names(path: str) -> list[str]:
     """The names of the arrays in a file; that of a ``.npy`` is empty."""
-    if not path.lower().endswith(".npz"):
+    if not _is_archive(path):
         return [""]
-    with _explaining(path), np.load(path, allow_pickle=False) as file:
+    with _archive(path) as file:
         return list(file.files)
 
 
 def _read(path: str, name: str) -> np.ndarray:
     """An array of a file, mapped into memory where that is possible."""
-    with _explaining(path):
-        if not name:
-            array: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
-            return array[...]
-        with np.load(path, allow_pickle=False) as file:
+    if name:
+        with _archive(path) as file:
             return np.asarray(file[name])
+    with _explaining(path):
+        mapped: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
+        return mapped
+
+
+def _is_archive(path: str) -> bool:
+    """Whether a file is a ``.npz``, by its ending, and begins as one does; else it begins as a ``.npy`` does."""
+    archive = path.lower().endswith(".npz")
+    with _explaining(path), Path(path).open("rb") as file:
+        if not file.read(6).startswith(b"PK" if archive else b"\x93NUMPY"):
+            raise ValueError("begins otherwise")
+    return archive
+
+
+@contextmanager
+def _archive(path: str) -> Iterator[Any]:
+    with _explaining(path), Path(path).open("rb") as opened, np.load(opened, allow_pickle=False) as file:
+        yield file
 
 
 @contextmanager
@@ -139,7 +154,7 @@ def _explaining(path: str) -> Iterator[None]:
         yield
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror or error}") from error
-    except (AttributeError, EOFError, KeyError, TypeError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+    except (EOFError, KeyError, TypeError, ValueError, zipfile.BadZipFile, zlib.error) as error:
         if "pickle" in str(error) or "Python objects" in str(error):
             raise UserError(
                 f"{path}: holds Python objects, which are never unpickled: save arrays of numbers or texts, all images of "

@@ -175,6 +175,8 @@ def given_data(
         return _several(data, what, columns, read_labels, logger)
     source = OwnData(data, columns, read_labels, logger)
     _check_items(source, what)
+    if read_labels:
+        _ = source.classes  # what cannot be a label is refused now
     return GivenData((FROM_PYTHON + _described(data, columns),), source)
 
 
