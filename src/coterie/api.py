@@ -8,7 +8,6 @@ from typing import Any, Literal, Unpack
 
 from coterie.atomic import writing
 from coterie.config.describe import summary
-from coterie.config.from_options import Resolved
 from coterie.config.hardware import Runtime
 from coterie.config.options import (
     EmbedOptions,
@@ -24,19 +23,16 @@ from coterie.distributed.processes import process_group, rank
 from coterie.embedding.job import embed_to_file, embed_to_folder, embed_with_ray
 from coterie.errors import BadConfig, UserError
 from coterie.evaluation import model_selection
-from coterie.evaluation.callbacks import LabelFreeCallback, ProbeCallback, label_free_images
-from coterie.evaluation.evaluator import Evaluator
-from coterie.evaluation.given_sets import GivenSets, given_probe, given_sets, probe_pair
+from coterie.evaluation.from_options import evaluate_given, evaluator_from_options
+from coterie.evaluation.given_sets import given_probe
 from coterie.evaluation.model_selection import Selection
-from coterie.evaluation.probes.few_labels import few_labels
-from coterie.evaluation.results import ProbeResults, TransferResults, note_results
-from coterie.exporting.model import open_model
+from coterie.evaluation.results import ProbeResults, TransferResults
 from coterie.logger import Logger, NullLogger
-from coterie.methods.resolve import resolve_run
+from coterie.methods.resolve import Paths, path_strings, resolve_run
 from coterie.paths import run_folder
-from coterie.reporting.callback import ReportCallback
 from coterie.reporting.comparison import ComparedRuns, compare_folders, write_comparison
-from coterie.reporting.run_report import report_images, rewrite_report
+from coterie.reporting.run_callbacks import embedded_images, own_callbacks
+from coterie.reporting.run_report import rewrite_report
 from coterie.reporting.tracking import tracked
 from coterie.session import refuse_torchrun, session
 from coterie.training.build import build_loader, start_line
@@ -46,7 +42,6 @@ from coterie.training.profiling.advice import Profile
 from coterie.training.profiling.estimate import Plan, estimate
 from coterie.training.profiling.profile import profile_run
 from coterie.training.profiling.rehearsal_process import planned_rehearsal
-from coterie.training.profiling.time_callback import TimeCallback
 from coterie.training.resume import saved_settings
 from coterie.training.run import Run
 from coterie.training.run_folder import LOG, RunFolder, read_log
@@ -84,7 +79,7 @@ def plan(
         start = start_line(config, images)
         loader, resolved_in = build_loader(config, wanted.source, runtime), time.monotonic() - began
         rehearsal = planned_rehearsal(config, wanted.source, runtime, parts)
-        embedded, before = _embedded_images(config, images, runtime), resolved_in + rehearsal.ready
+        embedded, before = embedded_images(config, images, runtime), resolved_in + rehearsal.ready
         expected = estimate(config, images, rehearsal, before=before, **embedded)
         text = summary(config, images, runtime.device)
         return Plan(config, wanted.reasons, text, loader.steps_per_epoch, expected, start)
@@ -178,7 +173,7 @@ def pretrain(
             runtime = _runtime(config, logger if rank() == 0 else NullLogger())
             folder = RunFolder(out, held=rank() == 0)
             try:
-                own = _own_callbacks(config, wanted, runtime, probes)
+                own = own_callbacks(config, wanted, runtime, probes)
                 Run(folder, wanted.source, config, runtime, [*others, *own, *tracking], parts, wanted.reasons).train()
             finally:
                 folder.close()
@@ -186,61 +181,72 @@ def pretrain(
 
 
 def evaluate(
-    run: str | Path,
+    model: str | Path,
     train: Data,
     test: Data = (),
     *,
-    probes: Sequence[str] = ("knn",),
+    probes: Sequence[str] = ("knn", "linear"),
+    beside: Paths = (),
+    details: bool = False,
     logger: Logger | None = None,
     quiet: bool = False,
     **options: Unpack[EvaluationOptions],
 ) -> ProbeResults:
-    """Evaluate a run's backbone on labeled images. Embeddings are kept in the run's folder and computed once.
+    """Evaluate a network on labeled images, beside raw pixels, the untrained network and other models.
 
     Args:
-        run: a run's folder, or a ``model.safetensors``.
+        model: a MODEL: a run's folder, a ``model.safetensors``, a weights file with ``backbone``, a folder of Hugging Face, or
+            ``timm:NAME``.
         train: labeled sources that the probes learn from.
         test: labeled sources that the probes are tested on; if empty, a random fifth of ``train``, always the same.
         probes: any of ``knn``, ``linear``, ``linear_published``, ``clusters``, ``retrieval``, ``svm``, ``low_shot``,
             ``linear_images`` and ``finetune`` (``docs/evaluate.md``).
+        beside: other MODELs to compare; ``backbone`` and ``size`` are theirs too.
+        details: print every metric, not only the one of each probe by which models are compared.
         logger: receives messages and progress; None: they are shown.
         quiet: show nothing.
         options: the keys of :class:`coterie.config.options.EvaluationOptions`.
 
     Returns:
-        ``{probe: {metric: value}}``, which prints as a table; also written to ``evaluation.json`` in the run's folder.
+        ``{probe: {metric: value}}``, which prints as a table, and ``baselines``: the same of what is beside it. A run's folder
+        keeps its figures (``evaluation.json``) and its embeddings; for other models nothing is written.
 
     Raises:
         UserError: anything that the caller can fix, in one line.
     """
     with session(logger, quiet) as logger:
-        columns, evaluator = label_columns(options), _evaluator(run, probes, logger, options)
-        result = ProbeResults(evaluator.evaluate(*given_sets(train, test, columns, logger).open(columns)))
-        note_results(run, result, logger)
+        evaluator = evaluator_from_options(model, probes, path_strings(beside), options, logger)
+        result = evaluate_given(evaluator, train, test, label_columns(options))
+    result.details = details
     return result
 
 
 def transfer(
-    run: str | Path,
+    model: str | Path,
     sets: Mapping[str, Data | tuple[Data, Data]],
     *,
-    probes: Sequence[str] = ("linear",),
+    probes: Sequence[str] = ("knn", "linear"),
+    beside: Paths = (),
+    details: bool = False,
     logger: Logger | None = None,
     quiet: bool = False,
     **options: Unpack[EvaluationOptions],
 ) -> TransferResults:
-    """Evaluate a run's backbone on any number of other labeled sets, as the papers do on Places205, iNat18 and VOC07.
+    """Evaluate a network on any number of other labeled sets, as the papers do on Places205, iNat18 and VOC07.
 
     Args:
-        run: a run's folder, or a ``model.safetensors``.
+        model: a MODEL, as of :func:`evaluate`.
         sets: by name, a labeled source, a random fifth of which is tested on, or a pair: to learn from, to test on.
         probes: as of :func:`evaluate`.
+        beside: as of :func:`evaluate`.
+        details: as of :func:`evaluate`.
         logger: receives messages and progress; None: they are shown.
         quiet: show nothing.
         options: as of :func:`evaluate`.
 
     Returns:
-        ``{set: {"linear_top1": value, ...}}``, which prints as a table; also written to ``evaluation.json`` under ``transfer``.
+        ``{set: {"linear_top1": value, ...}}``, which prints as a table; its ``baselines`` are the same of what is beside it.
+        Also added to ``evaluation.json`` in the folder of a run.
 
     Raises:
         UserError: anything that the caller can fix, in one line.
@@ -249,14 +255,12 @@ def transfer(
         raise BadConfig("name at least one set: NAME=TRAIN or NAME=TRAIN,TEST")
     table = TransferResults()
     with session(logger, quiet) as logger:
-        columns, evaluator = label_columns(options), _evaluator(run, probes, logger, options)
+        evaluator = evaluator_from_options(model, probes, path_strings(beside), options, logger)
         for name, where in sets.items():
             train, test = where if isinstance(where, tuple) and len(where) == 2 else (where, ())
-            found = evaluator.evaluate(*given_sets(train, test, columns, logger).open(columns))
-            table[name] = {
-                f"{probe}_{metric}": value for probe, figures in found.items() for metric, value in figures.items()
-            }
-            note_results(run, {"transfer": table}, logger)  # set by set: what is done stays, whatever happens
+            found = evaluate_given(evaluator, train, test, label_columns(options), name)
+            table.add(name, found)  # set by set: what is done stays, whatever happens
+    table.details = details
     return table
 
 
@@ -326,7 +330,7 @@ def report(
 
 
 def embed(
-    run: str | Path,
+    model: str | Path,
     data: Data,
     out: str | Path,
     *,
@@ -340,11 +344,11 @@ def embed(
     """Write name, label if there is one, embedding, group and its probability of each image, as parquet.
 
     The embedding is the backbone's. The group is that of the first head whose center is nearest to the projected image, its
-    probability that in ``softmax(z . centers / temperature)``; -1 and 0 where the method has no lasting groups. Holds a few
-    batches at a time.
+    probability that in ``softmax(z . centers / temperature)``; -1 and 0 where the method has no lasting groups, and where the
+    MODEL is no run. Holds a few batches at a time.
 
     Args:
-        run: a run's folder.
+        model: a MODEL, as of :func:`evaluate`; of a run, finished or not, its newest checkpoint.
         data: paths, or images of your own, as of :func:`pretrain`.
         out: a file ending in ``.parquet``, or else a folder of parts. A folder is resumed where it was left, and is written
             by all processes that torchrun started, or by Ray.
@@ -365,45 +369,17 @@ def embed(
     if Path(out).suffix == ".parquet" and ray is not None:
         raise UserError(f"{out}: Ray writes a folder of parts; give --out a name that does not end in .parquet")
     with session(logger, quiet) as logger:
-        columns = label_columns(options)
+        columns, opened = label_columns(options), model_options(options)
         source = given_data(data, columns=columns, read_labels=True, logger=logger).open(columns)
         device, workers = options.get("device", "auto"), options.get("workers", -1)
         if ray is not None:
             where: dict[str, Any] = {"address": ray, "actors": actors, "device": device, "workers": workers}
-            return embed_with_ray(run, source, out, part_images, **where, logger=logger)
+            return embed_with_ray(model, source, out, part_images, opened, **where, logger=logger)
         runtime = Runtime.choose(device, workers=workers, logger=logger)
         if Path(out).suffix != ".parquet":
-            return embed_to_folder(run, source, out, runtime, part_images)
-        return embed_to_file(run, source, out, runtime)
+            return embed_to_folder(model, source, out, runtime, part_images, opened)
+        return embed_to_file(model, source, out, runtime, opened)
 
 
 def _runtime(config: PretrainConfig, logger: Logger) -> Runtime:
     return Runtime.choose(config.run.device, config.run.precision, config.run.workers, logger)
-
-
-def _own_callbacks(
-    config: PretrainConfig, wanted: Resolved, runtime: Runtime, probes: GivenSets | None
-) -> list[Callback]:
-    """Those of the product, in their order: what leaves the most behind comes first."""
-    embedded = _embedded_images(config, len(wanted.source), runtime)
-    own: list[Callback] = [TimeCallback(config, wanted.source, runtime, **embedded)]
-    if config.run.snapshots:
-        own.append(LabelFreeCallback(config, wanted.source, runtime))
-    if config.probe is not None:
-        pair = probe_pair(config.probe, probes, config.columns, runtime.logger)
-        own.append(ProbeCallback(config, config.probe, pair, runtime))
-    return [*own, ReportCallback(config, wanted.source, runtime)]
-
-
-def _embedded_images(config: PretrainConfig, images: int, runtime: Runtime) -> dict[str, int]:
-    """How many images the metrics and the report of a run embed, for estimates of its time."""
-    report = report_images(config, images, runtime.device)
-    return {"label_free_images": label_free_images(config, images), "report_images": report}
-
-
-def _evaluator(run: str | Path, probes: Sequence[str], logger: Logger, options: EvaluationOptions) -> Evaluator:
-    check_options(options, EvaluationOptions)
-    runtime = Runtime.choose(options.get("device", "auto"), workers=options.get("workers", -1), logger=logger)
-    model = open_model(run, runtime.device, **model_options(options), logger=logger)
-    few = few_labels(options.get("label_fraction"), options.get("labels_per_class"))
-    return Evaluator(model, probes, runtime, few=few, seed=options.get("seed", 0))

@@ -103,7 +103,35 @@ class MachineOptions(TypedDict, total=False):
     workers: Whole
 
 
-class EmbedOptions(MachineOptions, LabelOptions, total=False):
+class ModelOptions(TypedDict, total=False):
+    """Options of every command that takes a MODEL: how it is opened, and how images are prepared for it."""
+
+    backbone: Annotated[
+        Backbone | None,
+        Parameter(
+            help="The network of a weights file that does not say it, as timm names it. [default: as the file says]"
+        ),
+    ]
+    size: Annotated[
+        Whole | None, Parameter(help="Side in pixels of the images that the network sees. [default: the model's]")
+    ]
+    mean: Annotated[
+        Numbers | None,
+        Parameter(help="Mean of each channel for pixels from 0 to 1, as in .485,.456,.406. [default: the model's]"),
+    ]
+    std: Annotated[
+        Numbers | None,
+        Parameter(help="Standard deviation of each channel, as in .229,.224,.225. [default: the model's]"),
+    ]
+    crop: Annotated[
+        float | None, Parameter(help="Share of the resized short side that is cropped, as .875. [default: the model's]")
+    ]
+    interpolation: Annotated[
+        str | None, Parameter(help="One of bilinear, bicubic, lanczos, nearest. [default: the model's]")
+    ]
+
+
+class EmbedOptions(MachineOptions, ModelOptions, LabelOptions, total=False):
     """Options of ``embed``.
 
     Attributes:
@@ -112,41 +140,13 @@ class EmbedOptions(MachineOptions, LabelOptions, total=False):
     """
 
 
-class ModelOptions(MachineOptions, total=False):
-    """Options of every command that takes a MODEL: how it is opened, and how images are prepared for it.
-
-    Attributes:
-        backbone: Network of a weights file that does not say it, such as resnet50 or vit_small_patch16_224.dino. [default: none]
-        size: Side in pixels of the images that the network sees. [default: the model's]
-        mean: Mean of each channel, for pixels from 0 to 1, such as .485,.456,.406. [default: the model's]
-        std: Standard deviation of each channel, such as .229,.224,.225. [default: the model's]
-        crop: Share of the resized short side that is cropped, such as .875. [default: the model's]
-        interpolation: One of bilinear, bicubic, lanczos, nearest: how images are resized. [default: the model's]
-        device: One of auto (CUDA if there is a usable GPU), cpu, cuda, cuda:N. [default: auto]
-        workers: Processes that load images; -1: as many as there are cores to spare. [default: -1]
-    """
-
-    backbone: str | None
-    size: Whole | None
-    mean: Numbers | None
-    std: Numbers | None
-    crop: float | None
-    interpolation: str | None
-
-
-class EvaluationOptions(ModelOptions, LabelOptions, total=False):
+class EvaluationOptions(MachineOptions, ModelOptions, LabelOptions, total=False):
     """Options of ``evaluate`` and ``transfer``.
 
     Attributes:
         label_fraction: For finetune: the share of the training labels of each class, such as 1%. [default: 10%]
         labels_per_class: For finetune, in place of a share: training labels per class, such as 5. [default: none]
         seed: Seed for what a probe draws. [default: 0]
-        backbone: Network of a weights file that does not say it, such as resnet50 or vit_small_patch16_224.dino. [default: none]
-        size: Side in pixels of the images that the network sees. [default: the model's]
-        mean: Mean of each channel, for pixels from 0 to 1, such as .485,.456,.406. [default: the model's]
-        std: Standard deviation of each channel, such as .229,.224,.225. [default: the model's]
-        crop: Share of the resized short side that is cropped, such as .875. [default: the model's]
-        interpolation: One of bilinear, bicubic, lanczos, nearest: how images are resized. [default: the model's]
         device: One of auto (CUDA if there is a usable GPU), cpu, cuda, cuda:N. [default: auto]
         workers: Processes that load images; -1: as many as there are cores to spare. [default: -1]
     """
@@ -175,10 +175,9 @@ def label_columns(options: Mapping[str, Any]) -> Columns:
     )
 
 
-def model_options(options: ModelOptions) -> dict[str, Any]:
+def model_options(options: Mapping[str, Any]) -> dict[str, Any]:
     """Those of some options that say how a MODEL is opened."""
-    own = ModelOptions.__annotations__.keys() - MachineOptions.__annotations__.keys()
-    return {name: value for name, value in options.items() if name in own}
+    return {name: value for name, value in options.items() if name in ModelOptions.__annotations__}
 
 
 def check_options(options: Mapping[str, Any], kind: type) -> None:

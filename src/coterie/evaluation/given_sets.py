@@ -33,7 +33,7 @@ class GivenSets:
         return self.train.open(columns), self.test.open(columns) if self.test.specs else None
 
     @property
-    def settings(self) -> dict[str, list[str]]:
+    def settings(self) -> dict[str, str | list[str]]:
         """What ``config.toml`` says of them."""
         return {"train": list(self.train.specs), "test": list(self.test.specs)}
 

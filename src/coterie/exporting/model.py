@@ -1,8 +1,9 @@
 """A MODEL as users name it: a run, our weights or public ones; opened for use, with the preprocessing of its images."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -13,14 +14,18 @@ from coterie.exporting.backbone_file import WEIGHTS, describe_backbone, is_own_f
 from coterie.exporting.preprocessing import of_network, with_options
 from coterie.logger import Logger, NullLogger
 from coterie.models.backbone import BackboneConfig, build_backbone
-from coterie.models.image_sizes import check_image_size
+from coterie.models.backbone_of_weights import find_backbone
+from coterie.models.image_sizes import check_image_size, refused_size
+from coterie.models.own_backbone import OwnBackbone, own_name, wrap_backbone
 from coterie.models.pretrained import load_weights
-from coterie.paths import expand
+from coterie.models.timm_weights import TIMM, timm_name
+from coterie.models.weights_file import split_branch
 
 KINDS = (
     "a run's folder, a model.safetensors, a weights file with --backbone NAME, a folder of Hugging Face, or timm:NAME"
 )
 """What a MODEL can be, in words."""
+_ENDINGS = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".tar", ".json")
 
 
 @dataclass(frozen=True)
@@ -45,6 +50,8 @@ class Model:
 
     def untrained(self) -> nn.Module:
         """The same network with random weights, from torch's global generator."""
+        if isinstance(self.network, OwnBackbone):
+            return self.network.untrained()
         return build_backbone(self.backbone, self.image_size)
 
 
@@ -52,7 +59,7 @@ def open_model(
     model: str | Path,
     device: torch.device | str = "cpu",
     *,
-    backbone: str | None = None,
+    backbone: str | nn.Module | None = None,
     size: int | None = None,
     mean: Sequence[float] | float | None = None,
     std: Sequence[float] | float | None = None,
@@ -66,7 +73,8 @@ def open_model(
         model: a run's folder; a ``model.safetensors`` or a snapshot; a weights file or a folder of Hugging Face, with
             ``backbone`` where it does not name its network; ``timm:NAME``; ``FILE#student`` where a file holds several.
         device: device of the network.
-        backbone: timm's name of the network of a file that does not say it.
+        backbone: timm's name of the network of a file that does not say it; of a run whose backbone was given in Python, a
+            module of it, which stays as it is.
         size: side of the images in pixels; None: what the model says, as for the following.
         mean: of each channel, or one for all, for pixels in [0, 1].
         std: of each channel, or one for all.
@@ -80,82 +88,112 @@ def open_model(
     logger = logger or NullLogger()
     options = {"size": size, "mean": mean, "std": std, "crop": crop, "interpolation": interpolation}
     opened = _open_own if is_own(model) else _open_public
-    found, taken, origin = opened(str(model), backbone, options, device)  # type: ignore[operator]
+    found, taken, origin = opened(str(model), backbone, options, device)
     given = [name for name, value in options.items() if value is not None]
-    logger.info(f"{model}: {taken}")
-    said = f"{origin}; {', '.join(given)} from the options" if given else origin
-    logger.info(f"images of {found.preprocessing} ({said})")
+    logger.info(taken)
+    by_options = f"; {', '.join(given)} as given" if given else ""
+    logger.info(f"images: {found.preprocessing} ({origin}{by_options})")
     return found
 
 
+def open_beside(
+    models: Sequence[str],
+    device: torch.device | str,
+    backbone: str | nn.Module | None,
+    size: int | None,
+    logger: Logger,
+) -> tuple[Model, ...]:
+    """Open MODELs that are compared with another.
+
+    Args:
+        models: their names.
+        device: device of the networks.
+        backbone: of weights files that do not say their network, as for the model that they are compared with.
+        size: side of the images in pixels; None: what each model says.
+        logger: is told what was taken.
+
+    Raises:
+        UserError: as for :func:`open_model`, or one is named twice.
+    """
+    if twice := [each for each in models if models.count(each) > 1]:
+        raise BadConfig(f"--beside names {twice[0]} twice: name each model once")
+    public = {each: not is_own(each) and split_branch(each)[0].is_file() for each in models}
+    name = backbone if isinstance(backbone, str) else None
+    named = ((each, name if public[each] else None) for each in models)
+    return tuple(open_model(each, device, backbone=own, size=size, logger=logger) for each, own in named)
+
+
 def is_own(model: str | Path) -> bool:
-    """Whether a MODEL is a run or a file that Coterie wrote, or would have to be: there is nothing else of this name."""
-    path = _base(str(model))
-    if str(model).startswith("timm:"):
+    """Whether a MODEL is a run, or a file of weights that Coterie wrote."""
+    if str(model).startswith(TIMM):
         return False
+    path, _ = split_branch(model)
     if path.is_dir():
         return (path / "config.toml").is_file() or is_own_file(path / WEIGHTS)
     return is_own_file(path)
 
 
-def refuse_backbone(model: str | Path, backbone: str | None, own: str) -> None:
-    """Refuse a --backbone that contradicts what a model says of itself.
-
-    Args:
-        model: as the user wrote it.
-        backbone: the option.
-        own: the name of the model's own network.
-
-    Raises:
-        BadConfig: they differ.
-    """
-    if backbone is not None and backbone.partition(".")[0] != own.partition(".")[0]:
-        raise BadConfig(f"--backbone is {backbone}, but {model} is a {own}: leave out --backbone")
-
-
-def _open_own(model: str, backbone: str | None, options: dict, device: torch.device | str) -> tuple[Model, str, str]:
-    path, part = _base(model), _part(model)
+def _open_own(
+    model: str, backbone: str | nn.Module | None, options: Mapping[str, Any], device: torch.device | str
+) -> tuple[Model, str, str]:
+    path, branch = split_branch(model)
     described = describe_backbone(path)
-    refuse_backbone(model, backbone, described.backbone.name)
-    if part and part != described.whose:
-        raise UserError(f"{path} holds the weights of the {described.whose} only: leave out #{part}")
     settings, size = described.backbone, described.image_size
+    named = own_name(backbone) if isinstance(backbone, nn.Module) else backbone
+    if named is not None and named.partition(".")[0] != settings.name.partition(".")[0]:
+        raise BadConfig(f"--backbone is {named}, but {path} is a {settings.name}: leave out --backbone")
+    if branch is not None and branch != described.whose:
+        raise UserError(f"{path} holds the weights of the {described.whose} only: leave out #{branch}")
     look = with_options(Preprocessing(size, settings.channels, described.mean, described.std), **options)
-    network = load_backbone(path).to(device)
+    own = wrap_backbone(backbone, settings, size) if isinstance(backbone, nn.Module) else None
+    network = load_backbone(path, into=own).to(device)
     check_image_size(network, settings, look.size)
     run = path if path.is_dir() else None
-    kind = "run" if run else "weights file"
-    taken = f"{settings.name}, the {described.whose} of a {kind} of Coterie"
-    return Model(model, network, settings, size, look, run), taken, "from the file"
+    kind = "a run" if run else "a weights file of Coterie"
+    return Model(model, network, settings, size, look, run), f"{path}: {kind}, a {settings.name}", "from the file"
 
 
-def _open_public(model: str, backbone: str | None, options: dict, device: torch.device | str) -> tuple[Model, str, str]:
-    path = _base(model)
-    if not model.startswith("timm:"):
+def _open_public(
+    model: str, backbone: str | nn.Module | None, options: Mapping[str, Any], device: torch.device | str
+) -> tuple[Model, str, str]:
+    if isinstance(backbone, nn.Module):
+        raise BadConfig(
+            f"backbone is a {type(backbone).__name__}, but {model} is no run of it: give the name of timm's network"
+        )
+    path, _ = split_branch(model)
+    if not model.startswith(TIMM):
         if not path.exists():
             raise UserError(f"there is no {path}: name {KINDS}")
-        if path.is_dir() and backbone is None and not (path / "config.json").is_file():
+        if path.is_dir() and not any(each.suffix in _ENDINGS for each in path.iterdir()):
             raise UserError(f"{path} is a folder that holds no model: name {KINDS}")
-    if backbone is None:
-        raise UserError(
-            f"{path} does not say what network it is for: name it with --backbone, such as --backbone resnet50"
-        )
-    settings = BackboneConfig(backbone)
-    look, origin = of_network(backbone, settings.channels, path if path.is_dir() else None)
-    look = with_options(look, **options)
-    network = build_backbone(settings, look.size)
-    load_weights(network, model, settings.channels)
-    network = network.to(device).eval()
+    elif backbone is not None and backbone.partition(".")[0] != timm_name(model).partition(".")[0]:
+        raise BadConfig(f"--backbone is {backbone}, but the model is {model}: leave out --backbone")
+    found = find_backbone(model, backbone)
+    settings = found.config
+    name = backbone or (timm_name(model) if model.startswith(TIMM) else settings.name)
+    look, origin = of_network(name, settings.channels, path if path.is_dir() else path.parent)
+    if found.image_size is not None and origin.startswith("timm"):
+        look = replace(look, size=found.image_size)
+    own_size, look = look.size, with_options(look, **options)
+    network = _built(settings, model, look.size, own_size).to(device).eval()
     check_image_size(network, settings, look.size)
-    return Model(model, network, settings, look.size, look), f"{backbone}", origin
+    return Model(model, network, settings, look.size, look), found.line, origin
 
 
-def _base(model: str) -> Path:
-    """The path of a MODEL, without the part of a file that it may choose."""
-    path = expand(model)
-    return path if path.exists() or not _part(model) else expand(model.rpartition("#")[0])
-
-
-def _part(model: str) -> str:
-    """``student`` of ``FILE#student``; empty without, and for a path that has such a name itself."""
-    return "" if expand(model).exists() else model.rpartition("#")[2] if "#" in model else ""
+def _built(config: BackboneConfig, model: str, size: int, own_size: int) -> nn.Module:
+    """The network laid out for a size, with the weights of a MODEL; its positions are resized."""
+    with torch.random.fork_rng(devices=[]):
+        try:
+            network = build_backbone(config, size)
+        except BadConfig as error:
+            raise refused_size(config, size) from error
+    try:
+        load_weights(network, model, config.channels)
+    except UserError as error:
+        if own_size == size:
+            raise
+        raise BadConfig(
+            f"{config.name} does not take images of {size} pixels with these weights, which are laid out for {own_size}: "
+            "leave out --size"
+        ) from error
+    return network

@@ -1,7 +1,7 @@
 """How whole images are prepared for a network that Coterie did not train: its folder, timm's configuration, options."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,13 +19,13 @@ _PILLOW: dict[int, Interpolation] = {0: "nearest", 1: "lanczos", 2: "bilinear", 
 _UNCROPPED = 384  # Hugging Face's ConvNeXt processor crops only below this size
 
 
-def of_network(name: str, channels: int, folder: Path | None = None) -> tuple[Preprocessing, str]:
+def of_network(name: str, channels: int, folder: Path) -> tuple[Preprocessing, str]:
     """Find how images are prepared for public weights.
 
     Args:
         name: the network as timm names it, with a tag (``resnet18.a1_in1k``) where that is known.
         channels: of the network; mean and standard deviation are averaged where they are of other channels.
-        folder: the folder of the weights, if they came in one; its own configuration comes first.
+        folder: where the weights are; a configuration beside them comes first.
 
     Returns:
         The preprocessing, and where it is from.
@@ -33,21 +33,16 @@ def of_network(name: str, channels: int, folder: Path | None = None) -> tuple[Pr
     Raises:
         UserError: the folder's configuration is damaged.
     """
-    if folder is not None and (folder / HUGGING_FACE).is_file():
-        return _read(folder / HUGGING_FACE, _of_hugging_face, channels), f"from {folder / HUGGING_FACE}"
-    if folder is not None and (folder / "config.json").is_file():
-        content = _content(folder / "config.json")
-        if isinstance(content.get("pretrained_cfg"), Mapping):
-            found = _read(folder / "config.json", lambda each, n: _of_timm(each["pretrained_cfg"], n), channels)
-            return found, f"from {folder / 'config.json'}"
+    for file, read in ((HUGGING_FACE, _of_hugging_face), ("config.json", _of_timm_folder)):
+        found = _read(folder / file, read, channels)
+        if found is not None:
+            return found, f"{folder / file}"
     known = timm.get_pretrained_cfg(name)
     if known is None:
-        found = Preprocessing(
-            224, channels, _for(channels, IMAGENET_MEAN), _for(channels, IMAGENET_STD), 0.875, "bicubic"
-        )
-        return found, f"timm has no configuration of {name}: ImageNet's usual values"
+        mean, std = _for(channels, IMAGENET_MEAN), _for(channels, IMAGENET_STD)
+        return Preprocessing(224, channels, mean, std, 0.875, "bicubic"), f"ImageNet's values: timm has none of {name}"
     tag = f".{known.tag}" if getattr(known, "tag", None) else ""
-    return _of_timm(known.to_dict(), channels), f"from timm's configuration of {name.partition('.')[0]}{tag}"
+    return _of_timm(known.to_dict(), channels), f"timm's configuration of {name.partition('.')[0]}{tag}"
 
 
 def with_options(
@@ -119,9 +114,14 @@ def _of_timm(content: Mapping[str, Any], channels: int) -> Preprocessing:
         tuple(map(float, content.get(key) or usual)) for key, usual in (("mean", IMAGENET_MEAN), ("std", IMAGENET_STD))
     )
     size, how = int(content["input_size"][-1]), content.get("interpolation")
-    known = next((each for each in INTERPOLATIONS if each == how), "bicubic")
+    known: Interpolation = next((each for each in INTERPOLATIONS if each == how), "bicubic")
     crop = float(content.get("crop_pct") or 0.875)
     return Preprocessing(size, channels, _for(channels, mean), _for(channels, std), crop, known)
+
+
+def _of_timm_folder(content: Mapping[str, Any], channels: int) -> Preprocessing | None:
+    about = content.get("pretrained_cfg")
+    return _of_timm(about, channels) if isinstance(about, Mapping) else None
 
 
 def _of_hugging_face(content: Mapping[str, Any], channels: int) -> Preprocessing:
@@ -154,21 +154,15 @@ def _for(channels: int, values: tuple[float, ...]) -> tuple[float, ...]:
     return values if len(values) == channels else (round(sum(values) / len(values), 6),) * channels
 
 
-def _content(path: Path) -> dict[str, Any]:
+def _read(
+    path: Path, read: Callable[[Mapping[str, Any], int], Preprocessing | None], channels: int
+) -> Preprocessing | None:
+    """Read a configuration; None where there is none, or it says nothing about images."""
+    if not path.is_file():
+        return None
     try:
-        content = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError, RecursionError):
-        content = None
-    if not isinstance(content, dict):
-        raise UserError(f"{path} is damaged: copy or download it again")
-    return content
-
-
-def _read(path: Path, read: Any, channels: int) -> Preprocessing:
-    try:
-        found: Preprocessing = read(_content(path), channels)
-    except (ArithmeticError, LookupError, TypeError, ValueError) as error:
+        return read(json.loads(path.read_text("utf-8")), channels)
+    except (ArithmeticError, AttributeError, LookupError, OSError, RecursionError, TypeError, ValueError) as error:
         raise UserError(
-            f"{path} does not say how images are prepared in a way that is known here; see --size, --mean, --std"
+            f"{path} is damaged, or says in an unknown way how images are prepared: remove it, or copy it again"
         ) from error
-    return found

@@ -1,6 +1,7 @@
 """The options of a command or a call, completed by the product's presets."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from coterie.config.from_options import Resolved, resolve
@@ -8,6 +9,13 @@ from coterie.config.options import RunOptions, check_options, label_columns
 from coterie.data.sources.own_data import Data, given_data
 from coterie.logger import Logger
 from coterie.methods.presets import METHODS, plan_method
+
+Paths = str | Path | Sequence[str | Path]
+
+
+def path_strings(paths: Paths) -> tuple[str, ...]:
+    """One path or several as a tuple of strings."""
+    return (str(paths),) if isinstance(paths, str | Path) else tuple(map(str, paths))
 
 
 def resolve_run(

@@ -39,7 +39,8 @@ def refused_size(config: BackboneConfig, size: int) -> BadConfig:
     below = next((each for each in range(size - 1, max(0, size - _FARTHEST), -1) if _takes(config, each)), None)
     above = next((each for each in range(size + 1, size + _FARTHEST) if _takes(config, each)), None)
     near = [str(each) for each in (below, above) if each is not None]
-    remedy = f"the nearest sizes that it takes are {' and '.join(near)}" if near else "give another --size"
+    which = "the nearest sizes that it takes are" if len(near) == 2 else "the nearest that it takes is"
+    remedy = f"{which} {' and '.join(near)}" if near else "give another --size"
     return BadConfig(f"{config.name} does not take images of {size} pixels: {remedy}")
 
 

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -48,6 +48,12 @@ class Preprocessing:
         given = {name: value for name, value in asdict(self).items() if name not in ("crop", "interpolation")}
         given |= {"crop": self.crop} if self.crop is not None else {}
         return given | ({"interpolation": self.interpolation} if self.interpolation != "bilinear" else {})
+
+    def at_most(self, size: int) -> "Preprocessing":
+        """The same part of each image, at this size if that is smaller."""
+        if size >= self.size:
+            return self
+        return replace(self, size=size, crop=self.crop if self.crop is not None else _share(self.size))
 
     def __str__(self) -> str:
         """Say it in words: ``224 pixels, crop .875, bicubic, mean .485 .456 .406, std .229 .224 .225``."""

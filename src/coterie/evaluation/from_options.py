@@ -1,0 +1,93 @@
+"""From the options of ``evaluate`` and ``transfer`` to an evaluator, and to what is written down of them."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from coterie.config.hardware import Runtime
+from coterie.config.options import EvaluationOptions, check_options, model_options
+from coterie.data.sources.columns import Columns
+from coterie.data.sources.own_data import Data
+from coterie.evaluation.evaluation_file import note_evaluation
+from coterie.evaluation.evaluator import Evaluator
+from coterie.evaluation.given_sets import given_sets
+from coterie.evaluation.probes.few_labels import few_labels
+from coterie.evaluation.results import ProbeResults
+from coterie.exporting.model import open_beside, open_model
+from coterie.logger import Logger
+
+
+def evaluator_from_options(
+    model: str | Path, probes: Sequence[str], beside: Sequence[str], options: EvaluationOptions, logger: Logger
+) -> Evaluator:
+    """Open a MODEL, and those beside it, for evaluation.
+
+    Args:
+        model: the MODEL.
+        probes: names of probes.
+        beside: other MODELs.
+        options: as a user gave them.
+        logger: receives messages and progress.
+
+    Raises:
+        TypeError: an unknown option.
+        UserError: an unknown probe, or no such model, in one line.
+    """
+    check_options(options, EvaluationOptions)
+    runtime = Runtime.choose(options.get("device", "auto"), workers=options.get("workers", -1), logger=logger)
+    opened = model_options(options)
+    return Evaluator(
+        open_model(model, runtime.device, **opened, logger=logger),
+        probes,
+        runtime,
+        beside=open_beside(beside, runtime.device, opened.get("backbone"), opened.get("size"), logger),
+        few=few_labels(options.get("label_fraction"), options.get("labels_per_class")),
+        seed=options.get("seed", 0),
+    )
+
+
+def evaluate_given(
+    evaluator: Evaluator, train: Data, test: Data, columns: Columns, name: str | None = None
+) -> ProbeResults:
+    """Evaluate on labeled images as a caller gives them, and write it down.
+
+    Args:
+        evaluator: what evaluates.
+        train: to train probes on: paths, or images of the caller's own.
+        test: to test them on; empty: a fifth of ``train``.
+        columns: where images and labels are in them.
+        name: of the set, if it is one of a transfer.
+
+    Raises:
+        UserError: they are no labeled images, or the file cannot be written.
+    """
+    given = given_sets(train, test, columns, evaluator.runtime.logger)
+    found = evaluator.evaluate(*given.open(columns))
+    note_for_run(evaluator, given.settings | ({} if name is None else {"set": name}), found)
+    return found
+
+
+def note_for_run(evaluator: Evaluator, sources: Mapping[str, str | Sequence[str]], found: ProbeResults) -> None:
+    """Add an evaluation to ``evaluation.json`` of a run, with all that was asked; does nothing for other models.
+
+    Args:
+        evaluator: what evaluated.
+        sources: names of the sources, and of the set if it is one of a transfer.
+        found: the figures.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
+    model, autocast = evaluator.model, evaluator.runtime.autocast
+    if model.run is None:
+        return
+    asked: dict[str, Any] = {
+        **sources,
+        "probes": evaluator.probes,
+        "beside": [each.name for each in evaluator.beside],
+        "few": str(evaluator.few),
+        "seed": evaluator.seed,
+        "preprocessing": model.preprocessing.facts(),
+        "precision": "float32" if autocast is None else str(autocast).removeprefix("torch."),
+    }
+    note_evaluation(model.run, asked, found, evaluator.runtime.logger)
