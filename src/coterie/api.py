@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Unpack
 
+from torch import nn
+
 from coterie.atomic import writing
 from coterie.config.describe import summary
 from coterie.config.hardware import Runtime
@@ -305,6 +307,7 @@ def report(
     run: str | Path,
     *,
     images: Data = (),
+    backbone: nn.Module | None = None,
     device: str = "auto",
     logger: Logger | None = None,
     quiet: bool = False,
@@ -313,7 +316,9 @@ def report(
 
     Args:
         run: a run's folder.
-        images: the run's images, if they have moved; without it, they are looked for where the run found them.
+        images: the run's images, if they have moved or came from Python; without it, they are looked for where the run found
+            them.
+        backbone: the module of a run whose backbone was given in Python.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         logger: receives messages and progress; None: they are shown.
         quiet: show nothing.
@@ -326,7 +331,8 @@ def report(
     """
     with session(logger, quiet) as logger:
         given = given_data(images, "images")
-        return rewrite_report(run, runtime=Runtime.choose(device, logger=logger), images=given)
+        runtime = Runtime.choose(device, logger=logger)
+        return rewrite_report(run, runtime=runtime, images=given, backbone=backbone)
 
 
 def embed(

@@ -219,6 +219,21 @@ def test_it_is_planned_and_profiled(images: Path) -> None:
     assert coterie.profile("swav", images, backbone=Tiny(), seconds=0.3, **options).steps
 
 
+def test_it_is_evaluated_embedded_and_reported_with_the_module(run: Path, images: Path, tmp_path: Path) -> None:
+    given = Tiny()
+    before = copy.deepcopy(given.state_dict())
+    labeled = [(each, number % 2) for number, each in enumerate(photo_patches("train", 48, 16).images)]
+    found = coterie.evaluate(run, labeled, probes=("knn", "clusters"), backbone=given, quiet=True)
+    assert {"knn", "clusters"} <= found.keys()
+    assert coterie.evaluate(run / "model.safetensors", labeled, probes=("knn",), backbone=given, quiet=True)["knn"]
+    assert coterie.embed(run, images, tmp_path / "rows.parquet", backbone=given, quiet=True) == 48
+    (run / "report.html").unlink()
+    assert coterie.report(run, backbone=given, quiet=True).exists()
+    assert all(torch.equal(each, before[name]) for name, each in given.state_dict().items())
+    with pytest.raises(UserError, match=r"--backbone is python:Named, but .* is a python:Tiny"):
+        coterie.evaluate(run, labeled, backbone=Named(), quiet=True)
+
+
 def test_what_else_needs_the_module_says_so(run: Path, images: Path, tmp_path: Path) -> None:
     for call in (
         lambda: coterie.report(run),

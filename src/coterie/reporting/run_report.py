@@ -98,6 +98,7 @@ def rewrite_report(
     *,
     runtime: Runtime,
     images: GivenData | None = None,
+    backbone: nn.Module | None = None,
     embeddings: Embeddings | None = None,
 ) -> Path:
     """Rewrite the ``report.html`` of a run from the present contents of its folder and its images.
@@ -106,6 +107,7 @@ def rewrite_report(
         folder: of a run that has a checkpoint, whether it is finished or not.
         runtime: where images are embedded; its logger is warned if their number has changed.
         images: the run's images, if they are elsewhere now (:func:`coterie.reporting.run_images.find_images`).
+        backbone: the module of a run whose backbone was given in Python.
         embeddings: of the run's images by its backbone, if they are at hand; else a sample is embedded.
 
     Returns:
@@ -115,7 +117,7 @@ def rewrite_report(
         UserError: no run's folder, no whole checkpoint in it, or its images are not found. The page is as it was then.
     """
     folder = expand(folder)
-    saved = load_run(folder, runtime.device)
+    saved = load_run(folder, runtime.device, backbone)
     config, student, remarks = saved.config, saved.student, list(saved.remarks)
     source = find_images(folder, config.data, images, config.columns)
     if len(source) != saved.images:
