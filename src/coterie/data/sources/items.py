@@ -110,6 +110,8 @@ def check_pixels(pixels: "np.ndarray | Tensor", image: "np.ndarray | Tensor | No
         WrongItem: Values are not uint8 or uint16, or channels are where they cannot be.
     """
     image = pixels if image is None else image
+    if image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] in _CHANNELS:  # the usual case
+        return
     name, tensor = str(image.dtype).removeprefix("torch."), isinstance(image, Tensor)
     cast = ".to(torch.uint8)" if tensor else ".astype('uint8')"
     if isinstance(pixels, Tensor) and pixels.device.type != "cpu":

@@ -23,6 +23,8 @@ from coterie.logger import Logger, NullLogger
 
 _CHECKED = 16
 """How many items are read twice before they are used."""
+_DESCRIBED = 100
+"""By how many of its items a list is described."""
 _ITEMS = "encoded images, paths, uint8 arrays or PIL images, with or without labels"
 _GIVE = f"give a path, a list of {_ITEMS}, an array [n, H, W, C], or a dataset of torch or Hugging Face"
 
@@ -201,8 +203,9 @@ def _is_set(value: object) -> bool:
     """Whether an item of a list is itself a whole dataset."""
     if isinstance(value, np.ndarray | Tensor):
         return value.ndim == 4
-    plain = isinstance(value, str | bytes | bytearray | memoryview | list | tuple | Mapping) or is_image(value)
-    return isinstance(value, Items) and not plain
+    if isinstance(value, str | bytes | bytearray | memoryview | list | tuple | Mapping | Image.Image):
+        return False
+    return isinstance(value, Items)
 
 
 def _check_kind(data: Any, what: str) -> None:
@@ -281,7 +284,7 @@ def _described(data: Any, columns: Columns) -> str:
         return describe(data).partition(" ")[2]
     if not isinstance(data, list | tuple):
         return f"{type(data).__module__}.{type(data).__qualname__} of {len(data)} images"
-    images = [image_part(each, columns) for each in data]
+    images = [image_part(each, columns) for each in data[:_DESCRIBED]]
     names = {np.ndarray: "arrays", Tensor: "tensors", Image.Image: "PIL images", bytes: "encoded images"}
     what = next((name for kind, name in names.items() if all(isinstance(each, kind) for each in images)), "images")
     return f"list of {len(data)} {what}"
