@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Unpack
 
+from torch import nn
+
 from coterie.atomic import writing
 from coterie.config.describe import summary
-from coterie.config.from_options import Resolved
 from coterie.config.hardware import Runtime
 from coterie.config.options import (
     EmbedOptions,
@@ -19,31 +20,30 @@ from coterie.config.options import (
     model_options,
 )
 from coterie.config.schema import PretrainConfig
+from coterie.data.sources.own_data import Data, given_data
 from coterie.distributed.processes import process_group, rank
 from coterie.embedding.job import embed_to_file, embed_to_folder, embed_with_ray
 from coterie.errors import BadConfig, UserError
 from coterie.evaluation import model_selection
-from coterie.evaluation.callbacks import LabelFreeCallback, ProbeCallback, label_free_images
-from coterie.evaluation.from_options import evaluator_from_options, note_for_run
-from coterie.evaluation.labeled_data import labeled_pair
+from coterie.evaluation.from_options import evaluate_given, evaluator_from_options
+from coterie.evaluation.given_sets import given_probe
 from coterie.evaluation.model_selection import Selection
 from coterie.evaluation.results import ProbeResults, TransferResults
 from coterie.logger import Logger, NullLogger
-from coterie.methods.resolve import Paths, open_images, path_strings, resolve_run
+from coterie.methods.resolve import Paths, path_strings, resolve_run
 from coterie.paths import run_folder
-from coterie.reporting.callback import ReportCallback
 from coterie.reporting.comparison import ComparedRuns, compare_folders, write_comparison
-from coterie.reporting.run_report import report_images, rewrite_report
+from coterie.reporting.run_callbacks import embedded_images, own_callbacks
+from coterie.reporting.run_report import rewrite_report
 from coterie.reporting.tracking import tracked
 from coterie.session import refuse_torchrun, session
 from coterie.training.build import build_loader, start_line
 from coterie.training.callback import Callback
-from coterie.training.custom_parts import CustomParts, with_custom_parts
+from coterie.training.custom_parts import CustomParts, take_backbone, with_custom_parts
 from coterie.training.profiling.advice import Profile
 from coterie.training.profiling.estimate import Plan, estimate
 from coterie.training.profiling.profile import profile_run
 from coterie.training.profiling.rehearsal_process import planned_rehearsal
-from coterie.training.profiling.time_callback import TimeCallback
 from coterie.training.resume import saved_settings
 from coterie.training.run import Run
 from coterie.training.run_folder import LOG, RunFolder, read_log
@@ -51,7 +51,7 @@ from coterie.training.run_folder import LOG, RunFolder, read_log
 
 def plan(
     method: str | None = None,
-    data: Paths = (),
+    data: Data = (),
     *,
     logger: Logger | None = None,
     quiet: bool = False,
@@ -63,7 +63,7 @@ def plan(
 
     Args:
         method: a preset, such as ``swav``; may be left out with ``config``.
-        data: folders, lists, globs, parquet files, tar shards; may be left out with ``config``.
+        data: paths, or images of your own (:data:`coterie.data.sources.own_data.Data`); may be left out with ``config``.
         logger: receives messages and progress; None: they are shown.
         quiet: show nothing.
         options: the keys of :class:`coterie.config.options.RunOptions`.
@@ -74,13 +74,14 @@ def plan(
     refuse_torchrun()
     began = time.monotonic()
     with session(logger, quiet) as logger:
+        options, parts = take_backbone(options)
         wanted = resolve_run(method, data, options, logger=logger)
-        config, images = wanted.config, len(wanted.source)
+        config, images = with_custom_parts(wanted.config, parts), len(wanted.source)
         runtime = _runtime(config, logger)
         start = start_line(config, images)
         loader, resolved_in = build_loader(config, wanted.source, runtime), time.monotonic() - began
-        rehearsal = planned_rehearsal(config, wanted.source, runtime)
-        embedded, before = _embedded_images(config, images, runtime), resolved_in + rehearsal.ready
+        rehearsal = planned_rehearsal(config, wanted.source, runtime, parts)
+        embedded, before = embedded_images(config, images, runtime), resolved_in + rehearsal.ready
         expected = estimate(config, images, rehearsal, before=before, **embedded)
         text = summary(config, images, runtime.device)
         return Plan(config, wanted.reasons, text, loader.steps_per_epoch, expected, start)
@@ -88,7 +89,7 @@ def plan(
 
 def profile(
     method: str | None = None,
-    data: Paths = (),
+    data: Data = (),
     *,
     seconds: float = 20.0,
     logger: Logger | None = None,
@@ -101,7 +102,7 @@ def profile(
 
     Args:
         method: a preset, such as ``swav``; may be left out with ``config``.
-        data: folders, lists, globs, parquet files, tar shards; may be left out with ``config``.
+        data: paths, or images of your own (:data:`coterie.data.sources.own_data.Data`); may be left out with ``config``.
         seconds: how long to measure steps, up to 3600; warm-up and loader stages take extra time.
         logger: receives messages and progress; None: they are shown.
         quiet: show nothing.
@@ -114,20 +115,21 @@ def profile(
     if not 0 < seconds <= 3600:
         raise UserError(f"--seconds is {seconds:g}: give a number above 0, such as 20, and at most 3600")
     with session(logger, quiet) as logger:
+        options, parts = take_backbone(options)
         wanted = resolve_run(method, data, options, logger=logger)
         start = start_line(wanted.config, len(wanted.source))
         if start is not None:
             logger.info(f"starts from {start}")
-        return profile_run(wanted.config, wanted.source, seconds, logger)
+        return profile_run(with_custom_parts(wanted.config, parts), wanted.source, seconds, logger, parts)
 
 
 def pretrain(
     method: str | None = None,
-    data: Paths = (),
+    data: Data = (),
     *,
     out: str | Path,
-    probe: Paths = (),
-    probe_test: Paths = (),
+    probe: Data = (),
+    probe_test: Data = (),
     on_collapse: str | None = None,
     early_stop: bool | None = None,
     track: str | Sequence[str] = (),
@@ -141,7 +143,7 @@ def pretrain(
 
     Args:
         method: a preset, such as ``swav``; may be left out with ``config``.
-        data: folders, lists, globs, parquet files, tar shards; may be left out with ``config``.
+        data: paths, or images of your own (:data:`coterie.data.sources.own_data.Data`); may be left out with ``config``.
         out: the run's folder.
         probe: labeled images for a kNN probe during training.
         probe_test: labeled images to test the probe on; without it, a random fifth of ``probe``.
@@ -162,18 +164,18 @@ def pretrain(
         UserError: anything that the caller can fix, in one line.
     """
     settings: dict[str, Any] = {"run.on_collapse": on_collapse, "run.early_stop": early_stop}
-    if probe_test and not probe:
-        raise BadConfig("--probe-test names images to test a probe on; name those it learns from with --probe")
-    if probe:
-        settings["probe"] = {"train": list(path_strings(probe)), "test": list(path_strings(probe_test))}
     with session(logger, quiet) as logger:
+        probes = given_probe(probe, probe_test, label_columns(options), logger)
+        if probes is not None:
+            settings["probe"] = probes.settings
+        options, parts = take_backbone(options, parts)
         wanted = resolve_run(method, data, options, settings, logger, saved_settings(out))
         config = with_custom_parts(wanted.config, parts)
         with tracked(track, callbacks) as (others, tracking), process_group(_runtime(config, NullLogger()).device):
             runtime = _runtime(config, logger if rank() == 0 else NullLogger())
             folder = RunFolder(out, held=rank() == 0)
             try:
-                own = _own_callbacks(config, wanted, runtime)
+                own = own_callbacks(config, wanted, runtime, probes)
                 Run(folder, wanted.source, config, runtime, [*others, *own, *tracking], parts, wanted.reasons).train()
             finally:
                 folder.close()
@@ -182,8 +184,8 @@ def pretrain(
 
 def evaluate(
     model: str | Path,
-    train: Paths,
-    test: Paths = (),
+    train: Data,
+    test: Data = (),
     *,
     probes: Sequence[str] = ("knn", "linear"),
     beside: Paths = (),
@@ -213,19 +215,17 @@ def evaluate(
     Raises:
         UserError: anything that the caller can fix, in one line.
     """
+    columns = label_columns(options)
     with session(logger, quiet) as logger:
-        columns = label_columns(options)
         evaluator = evaluator_from_options(model, probes, path_strings(beside), options, logger)
-        source = open_images(train, columns, logger)
-        result = evaluator.evaluate(source, open_images(test, columns, logger) if test else None)
-        note_for_run(evaluator, {"train": path_strings(train), "test": path_strings(test)}, result)
+        result = evaluate_given(evaluator, train, test, columns)
     result.details = details
     return result
 
 
 def transfer(
     model: str | Path,
-    sets: Mapping[str, Paths | tuple[Paths, Paths]],
+    sets: Mapping[str, Data | tuple[Data, Data]],
     *,
     probes: Sequence[str] = ("knn", "linear"),
     beside: Paths = (),
@@ -254,16 +254,13 @@ def transfer(
     """
     if not sets:
         raise BadConfig("name at least one set: NAME=TRAIN or NAME=TRAIN,TEST")
-    table = TransferResults()
+    table, columns = TransferResults(), label_columns(options)
     with session(logger, quiet) as logger:
-        columns = label_columns(options)
         evaluator = evaluator_from_options(model, probes, path_strings(beside), options, logger)
         for name, where in sets.items():
             train, test = where if isinstance(where, tuple) and len(where) == 2 else (where, ())
-            source = open_images(train, columns, logger)
-            found = evaluator.evaluate(source, open_images(test, columns, logger) if test else None)
+            found = evaluate_given(evaluator, train, test, columns, name)
             table.add(name, found)  # set by set: what is done stays, whatever happens
-            note_for_run(evaluator, {"set": name, "train": path_strings(train), "test": path_strings(test)}, found)
     table.details = details
     return table
 
@@ -308,7 +305,8 @@ def compare(runs: Sequence[str | Path], *, out: str | Path | None = None) -> Com
 def report(
     run: str | Path,
     *,
-    images: Paths = (),
+    images: Data = (),
+    backbone: nn.Module | None = None,
     device: str = "auto",
     logger: Logger | None = None,
     quiet: bool = False,
@@ -317,7 +315,9 @@ def report(
 
     Args:
         run: a run's folder.
-        images: the run's images, if they have moved; without it, they are looked for where the run found them.
+        images: the run's images, if they have moved or came from Python; without it, they are looked for where the run found
+            them.
+        backbone: the module of a run whose backbone was given in Python.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         logger: receives messages and progress; None: they are shown.
         quiet: show nothing.
@@ -329,12 +329,14 @@ def report(
         UserError: anything that the caller can fix, in one line, such as images that are not found. The page is as it was then.
     """
     with session(logger, quiet) as logger:
-        return rewrite_report(run, runtime=Runtime.choose(device, logger=logger), images=path_strings(images))
+        given = given_data(images, "images")
+        runtime = Runtime.choose(device, logger=logger)
+        return rewrite_report(run, runtime=runtime, images=given, backbone=backbone)
 
 
 def embed(
     model: str | Path,
-    data: Paths,
+    data: Data,
     out: str | Path,
     *,
     part_images: int = 65_536,
@@ -352,7 +354,7 @@ def embed(
 
     Args:
         model: a MODEL, as of :func:`evaluate`; of a run, finished or not, its newest checkpoint.
-        data: folders, lists, globs, parquet files, tar shards.
+        data: paths, or images of your own, as of :func:`pretrain`.
         out: a file ending in ``.parquet``, or else a folder of parts. A folder is resumed where it was left, and is written
             by all processes that torchrun started, or by Ray.
         part_images: images per part of a folder, a multiple of 256.
@@ -372,8 +374,10 @@ def embed(
     if Path(out).suffix == ".parquet" and ray is not None:
         raise UserError(f"{out}: Ray writes a folder of parts; give --out a name that does not end in .parquet")
     with session(logger, quiet) as logger:
-        source = open_images(data, label_columns(options), logger, tell_labels=True)
-        opened = model_options(options)
+        columns, opened = label_columns(options), model_options(options)
+        source = given_data(data, columns=columns, read_labels=True, logger=logger).open(
+            columns, logger, tell_labels=True
+        )
         device, workers = options.get("device", "auto"), options.get("workers", -1)
         if ray is not None:
             where: dict[str, Any] = {"address": ray, "actors": actors, "device": device, "workers": workers}
@@ -386,23 +390,3 @@ def embed(
 
 def _runtime(config: PretrainConfig, logger: Logger) -> Runtime:
     return Runtime.choose(config.run.device, config.run.precision, config.run.workers, logger)
-
-
-def _own_callbacks(config: PretrainConfig, wanted: Resolved, runtime: Runtime) -> list[Callback]:
-    """Those of the product, in their order: what leaves the most behind comes first."""
-    embedded = _embedded_images(config, len(wanted.source), runtime)
-    own: list[Callback] = [TimeCallback(config, wanted.source, runtime, **embedded)]
-    if config.run.snapshots:
-        own.append(LabelFreeCallback(config, wanted.source, runtime))
-    if config.probe is not None:
-        test = open_images(config.probe.test, config.columns, runtime.logger) if config.probe.test else None
-        pair = labeled_pair(open_images(config.probe.train, config.columns, runtime.logger), test)
-        pair.tell(runtime.logger)
-        own.append(ProbeCallback(config, config.probe, pair, runtime))
-    return [*own, ReportCallback(config, wanted.source, runtime)]
-
-
-def _embedded_images(config: PretrainConfig, images: int, runtime: Runtime) -> dict[str, int]:
-    """How many images the metrics and the report of a run embed, for estimates of its time."""
-    report = report_images(config, images, runtime.device)
-    return {"label_free_images": label_free_images(config, images), "report_images": report}

@@ -79,6 +79,7 @@ def resolve(
     *,
     methods: Collection[str],
     plan_method: PlanMethod,
+    own: ImageSource | None = None,
     settings: Mapping[str, Any] | None = None,
     saved: Mapping[str, Any] | None = None,
     logger: Logger | None = None,
@@ -89,10 +90,11 @@ def resolve(
 
     Args:
         method: a preset; may be left out with a config file.
-        data: folders, lists, globs, parquet files, tar shards; may be left out with a config file.
+        data: where the images are, or what they are; may be left out with a config file.
         options: the options that all commands about a run share.
         methods: the names of the presets.
         plan_method: completes a preset for given images.
+        own: the images, if ``data`` only says what they are.
         settings: further settings of the caller, by path; None values are ignored.
         saved: the settings of the run that is resumed; None for a new run.
         logger: receives the progress of measuring the images.
@@ -112,7 +114,7 @@ def resolve(
     if (requested.get("batch_size") or 2) < 2:
         raise BadConfig(f"batch_size is {requested['batch_size']}: grouping needs at least 2 images per batch")
     _check_names(data)
-    source = open_source(*data, columns=_columns(content, requested, overrides))
+    source = open_source(*data, columns=_columns(content, requested, overrides)) if own is None else own
     for line in image_remarks(source):
         logger.warning(line)
     reasons: dict[str, str] = {}

@@ -32,10 +32,14 @@ def _numbers(kind: Any, tokens: Sequence[Token]) -> tuple[float, ...]:
 
 Whole = Annotated[int, Parameter(converter=_whole_number)]
 
-if TYPE_CHECKING:  # in Python also a dictionary of values by path, such as {"groups.counts": 300}
+if TYPE_CHECKING:  # in Python also a module, and a dictionary of values by path, such as {"groups.counts": 300}
+    from torch import nn
+
+    Backbone = str | nn.Module
     Settings = Sequence[str] | Mapping[str, Any]
     Numbers = Sequence[float] | float
 else:  # the command line reads these
+    Backbone = str
     Settings = Sequence[str]
     Numbers = Annotated[tuple[float, ...], Parameter(converter=_numbers, consume_multiple=True, negative=())]
 
@@ -77,7 +81,7 @@ class RunOptions(LabelOptions, total=False):
         settings: Override a setting, as in --set groups.counts=300. May be given several times. [default: none]
     """
 
-    backbone: str | None
+    backbone: Backbone | None
     start_from: str | Path | None
     epochs: Whole | None
     images: Whole | None
@@ -103,7 +107,7 @@ class ModelOptions(TypedDict, total=False):
     """Options of every command that takes a MODEL: how it is opened, and how images are prepared for it."""
 
     backbone: Annotated[
-        str | None,
+        Backbone | None,
         Parameter(
             help="The network of a weights file that does not say it, as timm names it. [default: as the file says]"
         ),
@@ -152,11 +156,6 @@ class EvaluationOptions(MachineOptions, ModelOptions, LabelOptions, total=False)
     seed: Whole
 
 
-def model_options(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Those of some options that say how a MODEL is opened."""
-    return {name: value for name, value in options.items() if name in ModelOptions.__annotations__}
-
-
 def label_columns(options: Mapping[str, Any]) -> Columns:
     """Where images and labels are, by the :class:`LabelOptions` among some options.
 
@@ -174,6 +173,11 @@ def label_columns(options: Mapping[str, Any]) -> Columns:
         options.get("label_key"),
         None if labels is None else str(labels),
     )
+
+
+def model_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of some options that say how a MODEL is opened."""
+    return {name: value for name, value in options.items() if name in ModelOptions.__annotations__}
 
 
 def check_options(options: Mapping[str, Any], kind: type) -> None:

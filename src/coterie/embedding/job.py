@@ -51,8 +51,7 @@ def open_embedder(
     """
     opened = _open_run(model, runtime, options or {})
     network, backbone, preprocessing, facts = opened or _open_file(model, runtime, options or {})
-    files = Fingerprint.of(source)
-    facts["source"] = files.key if files is not None else f"{len(source)} images"
+    facts["source"] = Fingerprint.of(source).key
     return Embedder(network, source, preprocessing, feature_width(backbone), facts, runtime)
 
 
@@ -67,9 +66,11 @@ def _open_run(model: str | Path, runtime: Runtime, options: Mapping[str, Any]) -
         return None
     if (folder / WEIGHTS).is_file() and not (folder / "checkpoint").is_dir():
         return None
-    loaded = load_run(folder, runtime.device)
+    given = options.get("backbone")
+    module = given if isinstance(given, nn.Module) else None
+    loaded = load_run(folder, runtime.device, module)
     settings, student = loaded.config.backbone, loaded.student
-    if options.get("backbone") not in (None, settings.name):
+    if module is None and given not in (None, settings.name):
         raise BadConfig(f"--backbone is {options['backbone']}, but {model} is a {settings.name}: leave out --backbone")
     changes = {name: value for name, value in options.items() if name != "backbone"}
     preprocessing = with_options(loaded.preprocessing, **changes)

@@ -1,5 +1,6 @@
 """Evaluations while a run trains: label-free metrics with a snapshot of the weights, and probes with labels."""
 
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -19,6 +20,7 @@ from coterie.evaluation.model_selection import plateau_reason
 from coterie.evaluation.probes.embedding_probes import probe_embeddings
 from coterie.exporting.backbone_file import load_backbone, save_backbone
 from coterie.logger import ProgressOnly
+from coterie.models.own_backbone import OwnBackbone
 from coterie.training.callback import Callback, RunContext
 from coterie.training.run_folder import read_log
 from coterie.training.student import Student, predict_groups, preprocessing_of
@@ -97,7 +99,7 @@ class LabelFreeCallback(Callback):
         )
         if not (found.rows.isfinite().all() and views.isfinite().all()):
             return None
-        earlier = self._embeddings_before(done, log)
+        earlier = self._embeddings_before(student, done, log)
         if earlier is not None and len(earlier) != len(found.rows):  # an image has become unreadable since
             earlier = None
         self._earlier = (snapshot, found.rows)
@@ -105,7 +107,7 @@ class LabelFreeCallback(Callback):
         count = len(student.groups.centers()[0]) if student.groups is not None else 0
         return label_free(found.rows, views.float(), groups if lasting else None, count, earlier)
 
-    def _embeddings_before(self, done: int, log: Sequence[Mapping[str, Any]]) -> Tensor | None:
+    def _embeddings_before(self, student: Student, done: int, log: Sequence[Mapping[str, Any]]) -> Tensor | None:
         """Those of the snapshot before: remembered, or made again from its weights if the run was resumed since."""
         assert self._run is not None
         earlier = [line for line in log if "snapshot" in line and line["epoch"] + 1 < done]
@@ -117,7 +119,9 @@ class LabelFreeCallback(Callback):
         file = self._run.folder / name
         if not file.exists():
             return None
-        return self._embed(load_backbone(file).to(self.runtime.device)).rows
+        backbone = student.encoder.backbone
+        own = copy.deepcopy(backbone) if isinstance(backbone, OwnBackbone) else None
+        return self._embed(load_backbone(file, into=own).to(self.runtime.device)).rows
 
     def _embed(self, network: nn.Module) -> Embeddings:
         return _embed(network, self.sample, self.config, self.runtime)

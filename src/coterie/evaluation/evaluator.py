@@ -22,6 +22,7 @@ from coterie.evaluation.probes.supervised import linear_published_images
 from coterie.evaluation.results import RAW_PIXELS, UNTRAINED, Figures, ProbeResults
 from coterie.exporting.backbone_file import WEIGHTS
 from coterie.exporting.model import Model
+from coterie.models.own_backbone import OwnBackbone, users_module
 from coterie.training.loaded_run import load_run
 from coterie.training.student import assigned_groups
 
@@ -139,7 +140,9 @@ class Evaluator:
         """The run's own group of each embedded image; None without a run and its checkpoint, or without lasting groups."""
         if self.model.run is None or not (self.model.run / "checkpoint").is_dir():
             return None
-        nearest = assigned_groups(load_run(self.model.run, self.runtime.device).student, found.rows)
+        network = self.model.network
+        module = users_module(network) if isinstance(network, OwnBackbone) else None
+        nearest = assigned_groups(load_run(self.model.run, self.runtime.device, module).student, found.rows)
         return None if nearest is None else nearest[0].to(self.runtime.device)
 
     def _finetuned(self, pair: LabeledPair) -> dict[str, float]:

@@ -6,8 +6,11 @@ from typing import Any
 
 from coterie.config.hardware import Runtime
 from coterie.config.options import EvaluationOptions, check_options, model_options
+from coterie.data.sources.columns import Columns
+from coterie.data.sources.own_data import Data
 from coterie.evaluation.evaluation_file import note_evaluation
 from coterie.evaluation.evaluator import OF_IMAGES, Evaluator
+from coterie.evaluation.given_sets import given_sets
 from coterie.evaluation.probes.few_labels import few_labels
 from coterie.evaluation.results import ProbeResults
 from coterie.exporting.model import open_beside, open_model
@@ -41,6 +44,27 @@ def evaluator_from_options(
         few=few_labels(options.get("label_fraction"), options.get("labels_per_class")),
         seed=options.get("seed", 0),
     )
+
+
+def evaluate_given(
+    evaluator: Evaluator, train: Data, test: Data, columns: Columns, name: str | None = None
+) -> ProbeResults:
+    """Evaluate on labeled images as a caller gives them, and write it down.
+
+    Args:
+        evaluator: what evaluates.
+        train: to train probes on: paths, or images of the caller's own.
+        test: to test them on; empty: a fifth of ``train``.
+        columns: where images and labels are in them.
+        name: of the set, if it is one of a transfer.
+
+    Raises:
+        UserError: they are no labeled images, or the file cannot be written.
+    """
+    given = given_sets(train, test, columns, evaluator.runtime.logger)
+    found = evaluator.evaluate(*given.open(columns, evaluator.runtime.logger))
+    note_for_run(evaluator, given.settings | ({} if name is None else {"set": name}), found)
+    return found
 
 
 def note_for_run(evaluator: Evaluator, sources: Mapping[str, str | Sequence[str]], found: ProbeResults) -> None:

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from coterie.atomic import writing
 from coterie.errors import BadConfig, UserError
-from coterie.models.backbone import BackboneConfig, build_backbone, is_plain_timm, timm_arguments
+from coterie.models.backbone import OWN, BackboneConfig, build_backbone, is_plain_timm, timm_arguments
+from coterie.models.own_backbone import shown_name, users_module
 from coterie.paths import expand, run_folder
 from coterie.version import __version__
 
@@ -81,8 +82,9 @@ def save_backbone(
     if is_plain_timm(config):
         arguments = timm_arguments(config, image_size)
         metadata["timm"] = json.dumps({"name": config.name, "arguments": arguments})
+    prefix = "network." if config.name.startswith(OWN) else ""  # the user's module has its own names in the file
     tensors = {
-        name: value.detach().cpu().clone(memory_format=torch.contiguous_format)
+        name.removeprefix(prefix): value.detach().cpu().clone(memory_format=torch.contiguous_format)
         for name, value in (backbone.state_dict() if isinstance(backbone, nn.Module) else backbone).items()
     }
     with writing(path) as part:
@@ -93,7 +95,7 @@ def save_backbone(
             raise OSError(int(code[1]) if code else 0, str(error)) from error
 
 
-def load_backbone(path: str | Path) -> nn.Module:
+def load_backbone(path: str | Path, *, into: nn.Module | None = None) -> nn.Module:
     """Load the backbone of a run, in evaluation mode on the CPU.
 
     Its ``pretrained_cfg`` contains mean, standard deviation and image size, where timm's own tools find them;
@@ -101,14 +103,24 @@ def load_backbone(path: str | Path) -> nn.Module:
 
     Args:
         path: a run folder or its ``model.safetensors``.
+        into: a module that takes the weights, and is returned in evaluation mode; needed if the run was given one as backbone.
 
     Returns:
         The network, which turns images ``[B, C, H, W]`` into features ``[B, F]``.
 
     Raises:
-        UserError: there is no such file, it is damaged, or Coterie did not write it.
+        UserError: there is no such file, it is damaged, Coterie did not write it, or the weights belong to another module.
     """
     description, file = describe_backbone(path), _file(path)
+    if into is not None:
+        check_fits(file, into)
+        users_module(into).load_state_dict(safetensors.torch.load_file(file))
+        return into.eval()
+    if description.backbone.name.startswith(OWN):
+        raise UserError(
+            f"{file} holds the weights of {shown_name(description.backbone.name)}: give a module of it, as in "
+            "coterie.load_backbone(path, into=module)"
+        )
     with torch.random.fork_rng(devices=[]):
         _refuse_too_small_a_file(description, file)
         network = build_backbone(description.backbone, description.image_size)
@@ -123,6 +135,33 @@ def load_backbone(path: str | Path) -> nn.Module:
         "input_size": (description.backbone.channels, size, size),
     }
     return network.eval()
+
+
+def check_fits(file: Path, backbone: nn.Module) -> None:
+    """Check that the weights in a file are those of a module, by names and shapes.
+
+    Args:
+        file: a ``model.safetensors``; nothing is checked if there is none.
+        backbone: the module, or one in which it is wrapped.
+
+    Raises:
+        UserError: a weight is missing in one of them, or has another shape.
+    """
+    if not file.is_file():
+        return
+    module = users_module(backbone)
+    wanted = {name: list(each.shape) for name, each in module.state_dict().items()}
+    try:
+        with safetensors.safe_open(file, "pt") as opened:
+            held = {name: opened.get_slice(name).get_shape() for name in opened.keys()}  # noqa: SIM118 -- no mapping
+    except (safetensors.SafetensorError, OSError) as error:
+        raise UserError(f"{file} is not a complete safetensors file: copy or download it again") from error
+    for name in [*wanted, *held]:
+        if wanted.get(name) != held.get(name):
+            raise UserError(
+                f"the weights in {file} are not those of this {type(module).__name__}: {name} is {held.get(name, 'missing')} "
+                f"in the file and {wanted.get(name, 'missing')} in the module"
+            )
 
 
 def describe_backbone(path: str | Path) -> WeightsDescription:

@@ -16,6 +16,7 @@ from coterie.logger import Logger, NullLogger
 from coterie.models.backbone import BackboneConfig, build_backbone
 from coterie.models.backbone_of_weights import find_backbone
 from coterie.models.image_sizes import check_image_size, refused_size
+from coterie.models.own_backbone import OwnBackbone, own_name, wrap_backbone
 from coterie.models.pretrained import load_weights
 from coterie.models.timm_weights import TIMM, timm_name
 from coterie.models.weights_file import split_branch
@@ -49,6 +50,8 @@ class Model:
 
     def untrained(self) -> nn.Module:
         """The same network with random weights, from torch's global generator."""
+        if isinstance(self.network, OwnBackbone):
+            return self.network.untrained()
         return build_backbone(self.backbone, self.image_size)
 
 
@@ -56,7 +59,7 @@ def open_model(
     model: str | Path,
     device: torch.device | str = "cpu",
     *,
-    backbone: str | None = None,
+    backbone: str | nn.Module | None = None,
     size: int | None = None,
     mean: Sequence[float] | float | None = None,
     std: Sequence[float] | float | None = None,
@@ -70,7 +73,8 @@ def open_model(
         model: a run's folder; a ``model.safetensors`` or a snapshot; a weights file or a folder of Hugging Face, with
             ``backbone`` where it does not name its network; ``timm:NAME``; ``FILE#student`` where a file holds several.
         device: device of the network.
-        backbone: timm's name of the network of a file that does not say it.
+        backbone: timm's name of the network of a file that does not say it; of a run whose backbone was given in Python, a
+            module of it, which stays as it is.
         size: side of the images in pixels; None: what the model says, as for the following.
         mean: of each channel, or one for all, for pixels in [0, 1].
         std: of each channel, or one for all.
@@ -93,7 +97,11 @@ def open_model(
 
 
 def open_beside(
-    models: Sequence[str], device: torch.device | str, backbone: str | None, size: int | None, logger: Logger
+    models: Sequence[str],
+    device: torch.device | str,
+    backbone: str | nn.Module | None,
+    size: int | None,
+    logger: Logger,
 ) -> tuple[Model, ...]:
     """Open MODELs that are compared with another.
 
@@ -110,8 +118,9 @@ def open_beside(
     if twice := [each for each in models if models.count(each) > 1]:
         raise BadConfig(f"--beside names {twice[0]} twice: name each model once")
     public = {each: not is_own(each) and split_branch(each)[0].is_file() for each in models}
-    named = ((each, backbone if public[each] else None) for each in models)
-    return tuple(open_model(each, device, backbone=name, size=size, logger=logger) for each, name in named)
+    name = backbone if isinstance(backbone, str) else None
+    named = ((each, name if public[each] else None) for each in models)
+    return tuple(open_model(each, device, backbone=own, size=size, logger=logger) for each, own in named)
 
 
 def is_own(model: str | Path) -> bool:
@@ -125,17 +134,19 @@ def is_own(model: str | Path) -> bool:
 
 
 def _open_own(
-    model: str, backbone: str | None, options: Mapping[str, Any], device: torch.device | str
+    model: str, backbone: str | nn.Module | None, options: Mapping[str, Any], device: torch.device | str
 ) -> tuple[Model, str, str]:
     path, branch = split_branch(model)
     described = describe_backbone(path)
     settings, size = described.backbone, described.image_size
-    if backbone is not None and backbone.partition(".")[0] != settings.name.partition(".")[0]:
-        raise BadConfig(f"--backbone is {backbone}, but {path} is a {settings.name}: leave out --backbone")
+    named = own_name(backbone) if isinstance(backbone, nn.Module) else backbone
+    if named is not None and named.partition(".")[0] != settings.name.partition(".")[0]:
+        raise BadConfig(f"--backbone is {named}, but {path} is a {settings.name}: leave out --backbone")
     if branch is not None and branch != described.whose:
         raise UserError(f"{path} holds the weights of the {described.whose} only: leave out #{branch}")
     look = with_options(Preprocessing(size, settings.channels, described.mean, described.std), **options)
-    network = load_backbone(path).to(device)
+    own = wrap_backbone(backbone, settings, size) if isinstance(backbone, nn.Module) else None
+    network = load_backbone(path, into=own).to(device)
     check_image_size(network, settings, look.size)
     run = path if path.is_dir() else None
     kind = "a run" if run else "a weights file of Coterie"
@@ -143,8 +154,12 @@ def _open_own(
 
 
 def _open_public(
-    model: str, backbone: str | None, options: Mapping[str, Any], device: torch.device | str
+    model: str, backbone: str | nn.Module | None, options: Mapping[str, Any], device: torch.device | str
 ) -> tuple[Model, str, str]:
+    if isinstance(backbone, nn.Module):
+        raise BadConfig(
+            f"backbone is a {type(backbone).__name__}, but {model} is no run of it: give the name of timm's network"
+        )
     path, _ = split_branch(model)
     if not model.startswith(TIMM):
         if not path.exists():

@@ -19,7 +19,7 @@ from coterie.grouping.memory_queue import MemoryConfig, Refresh
 from coterie.grouping.teacher import MomentumTeacherConfig
 from coterie.methods.imagenet import PUBLISHED, imagenet_views
 from coterie.methods.planner import Planner
-from coterie.models.backbone import is_resnet
+from coterie.models.backbone import OWN, is_resnet
 from coterie.models.backbone_of_weights import FoundBackbone
 from coterie.models.head import HeadConfig
 from coterie.models.view_sizes import fitting_sizes
@@ -142,7 +142,8 @@ def _recipe(plan: Planner, small_rate: float = 4e-3) -> dict[str, Any]:
     facts, batch = plan.facts, plan.batch_size()
     backbone, larger = plan.backbone(), plan.enlargement() if facts.small else 1.0
     if facts.small:
-        views = _small_views(facts, 1 if is_resnet(backbone.name) else 32, larger)
+        patches = not (is_resnet(backbone.name) or backbone.name.startswith(OWN))
+        views = _small_views(facts, 32 if patches else 1, larger)
         peak = plan.because(
             "learning_rate.peak",
             small_rate * (batch / 256) ** 0.5,

@@ -7,6 +7,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from coterie.errors import BadConfig
+from coterie.models.own_backbone import users_module
 
 
 def enable_activation_checkpointing(backbone: nn.Module) -> None:
@@ -25,8 +26,8 @@ def enable_activation_checkpointing(backbone: nn.Module) -> None:
         backbone.set_grad_checkpointing(True)  # type: ignore[operator]
     except (AttributeError, AssertionError) as error:
         raise BadConfig(
-            f"run.activation_checkpointing: timm does not support it for a {type(backbone).__name__}; set it to false and "
-            "micro_batches to 2 or more"
+            f"run.activation_checkpointing: timm does not support it for a {type(users_module(backbone)).__name__}; set it to "
+            "false and micro_batches to 2 or more"
         ) from error
 
 

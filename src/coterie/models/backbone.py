@@ -14,6 +14,9 @@ from coterie.models.layers import check_trainable
 from coterie.models.pretrained import load_weights
 from coterie.models.token_batch_norm import replace_mlp_norms
 
+OWN = "python:"
+"""Begins the name of a backbone that a caller gave in Python (:mod:`coterie.models.own_backbone`)."""
+
 
 @final
 @dataclass(frozen=True)
@@ -21,7 +24,8 @@ class BackboneConfig:
     """Settings of the backbone.
 
     Attributes:
-        name: a timm name, such as resnet50, vit_small_patch16_224, swin_tiny_patch4_window7_224, convnext_atto.
+        name: a timm name, such as resnet50, vit_small_patch16_224, swin_tiny_patch4_window7_224, convnext_atto; of a module
+            that was given in Python, ``python:CLASS``.
         width: factor on the channels of a ResNet, including the stem; 2, 4 and 5 give SwAV's RN50-w2, -w4 and -w5.
         stem: "small" gives a ResNet a 3x3 first convolution with stride 1 and no pooling, for images below about 64 pixels;
             "standard" leaves the network as it is.
@@ -102,7 +106,7 @@ def is_plain_timm(config: BackboneConfig) -> bool:
     Args:
         config: settings of the backbone.
     """
-    return not _is_reshaped(config) and config.mlp_norm == "layer"
+    return not _is_reshaped(config) and config.mlp_norm == "layer" and not config.name.startswith(OWN)
 
 
 def is_resnet(name: str) -> bool:
@@ -124,6 +128,11 @@ def feature_width(backbone: nn.Module) -> int:
 
 
 def _check(config: BackboneConfig) -> None:
+    if config.name.startswith(OWN):
+        raise BadConfig(
+            f"this backbone is a {config.name.removeprefix(OWN)} that was given in Python: give the module there again, as in "
+            "backbone=module"
+        )
     if not timm.is_model(config.name.partition(".")[0]):  # what follows a dot only names public weights
         near = difflib.get_close_matches(config.name, timm.list_models(), 3)
         hint = f"did you mean {', '.join(near)}?" if near else "use a timm name, such as resnet50"

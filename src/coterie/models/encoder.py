@@ -13,6 +13,7 @@ from torch.utils.checkpoint import checkpoint
 
 from coterie.errors import BadConfig
 from coterie.models.joint_batch_norm import can_join, joint_features
+from coterie.models.own_backbone import users_module
 
 BatchNormScope = Literal["view", "resolution", "joint"]
 """Which views a batch norm sees together; see :class:`Encoder`."""
@@ -178,7 +179,7 @@ def check_batch_norm_scope(backbone: nn.Module, scope: str) -> None:
         raise BadConfig(f"batch_norm_scope is {scope!r}: use {', '.join(get_args(BatchNormScope))}")
     if scope == "joint" and not can_join(backbone):
         raise BadConfig(
-            f"batch_norm_scope is joint, which works for timm's ResNets but not for a {type(backbone).__name__}: "
+            f"batch_norm_scope is joint, which works for timm's ResNets but not for a {type(users_module(backbone)).__name__}: "
             "set batch_norm_scope to resolution"
         )
 

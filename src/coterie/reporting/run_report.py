@@ -13,6 +13,7 @@ from coterie.config.schema import PretrainConfig
 from coterie.config.toml import to_toml
 from coterie.data.loading.center_crop import Preprocessing
 from coterie.data.sources.open import open_source
+from coterie.data.sources.own_data import GivenData
 from coterie.data.sources.source import ImageSource, Subset, labels, sample_indices
 from coterie.embedding.embed import Embeddings, embed_source
 from coterie.errors import NoImages, UserError
@@ -96,7 +97,8 @@ def rewrite_report(
     folder: str | Path,
     *,
     runtime: Runtime,
-    images: Sequence[str] = (),
+    images: GivenData | None = None,
+    backbone: nn.Module | None = None,
     embeddings: Embeddings | None = None,
 ) -> Path:
     """Rewrite the ``report.html`` of a run from the present contents of its folder and its images.
@@ -104,7 +106,8 @@ def rewrite_report(
     Args:
         folder: of a run that has a checkpoint, whether it is finished or not.
         runtime: where images are embedded; its logger is warned if their number has changed.
-        images: where the run's images are now, if they have moved (:func:`coterie.reporting.run_images.find_images`).
+        images: the run's images, if they are elsewhere now (:func:`coterie.reporting.run_images.find_images`).
+        backbone: the module of a run whose backbone was given in Python.
         embeddings: of the run's images by its backbone, if they are at hand; else a sample is embedded.
 
     Returns:
@@ -114,7 +117,7 @@ def rewrite_report(
         UserError: no run's folder, no whole checkpoint in it, or its images are not found. The page is as it was then.
     """
     folder = expand(folder)
-    saved = load_run(folder, runtime.device)
+    saved = load_run(folder, runtime.device, backbone)
     config, student, remarks = saved.config, saved.student, list(saved.remarks)
     source = find_images(folder, config.data, images, config.columns)
     if len(source) != saved.images:

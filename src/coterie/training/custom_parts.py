@@ -9,15 +9,22 @@ from typing import Any, Protocol, TypeVar, runtime_checkable
 import torch
 from torch import nn
 
+from coterie.config.options import RunOptions
 from coterie.config.schema import PretrainConfig
 from coterie.errors import BadConfig, UserError
 from coterie.grouping.assignment import Assignment
 from coterie.grouping.groups import Groups
 from coterie.grouping.teacher import TargetNetwork
+from coterie.models.own_backbone import own_name
 from coterie.training.loop import ObjectiveLike
 from coterie.training.student import Student
 
 Part = TypeVar("Part")
+
+PASS_AGAIN = (
+    "pass the same coterie.CustomParts to coterie.pretrain(parts=...), and a backbone of your own as backbone=module"
+)
+"""What a message says about parts that are missing."""
 
 
 @runtime_checkable
@@ -47,6 +54,7 @@ class CustomParts:
             its parameters.
         target: builds, from the student, the network whose embeddings become targets (the protocol
             :class:`coterie.grouping.teacher.TargetNetwork`).
+        backbone: turns images into features; filled in by ``backbone=module`` (``docs/python.md``).
         objective: builds, from student and config, a complete objective: a module with the methods of
             :class:`coterie.training.loop.ObjectiveLike`. The targets in its results are optional; they must match the groups
             of the student, or those of the settings where it has none.
@@ -59,6 +67,7 @@ class CustomParts:
     groups: Groups | None = None
     target: Callable[[Student], TargetNetwork] | None = None
     objective: Callable[[Student, PretrainConfig], TrainedObjective] | None = None
+    backbone: nn.Module | None = None
 
     def __post_init__(self) -> None:
         if self.assignment is not None:
@@ -66,6 +75,8 @@ class CustomParts:
         if self.groups is not None:
             check_methods("groups", self.groups, Groups)
             check_is_module("groups", self.groups)
+        if self.backbone is not None:
+            check_is_module("backbone", self.backbone)
         for name in ("target", "objective"):
             if getattr(self, name) is not None and not callable(getattr(self, name)):
                 raise UserError(f"CustomParts.{name} is {getattr(self, name)!r}: give a function that builds it")
@@ -114,6 +125,28 @@ def own_copy(part: Part) -> Part:
     return copy.deepcopy(part) if isinstance(part, nn.Module) else part
 
 
+def take_backbone(options: RunOptions, parts: CustomParts | None = None) -> tuple[RunOptions, CustomParts | None]:
+    """Turn a module that is given as backbone into a part of the user's own.
+
+    Args:
+        options: of a run; ``backbone`` may be a module.
+        parts: other parts.
+
+    Returns:
+        The options with the name of the backbone, and the parts with the module.
+
+    Raises:
+        BadConfig: the backbone is neither a name nor a module.
+    """
+    given: Any = options.get("backbone") or (parts.backbone if parts is not None else None)
+    if given is None or isinstance(given, str):
+        return options, parts
+    if not isinstance(given, nn.Module):
+        what = f"the class {given.__name__}" if isinstance(given, type) else f"a {type(given).__name__}"
+        raise BadConfig(f"backbone is {what}: give the name of a network of timm, or a torch.nn.Module")
+    return {**options, "backbone": own_name(given)}, replace(parts or CustomParts(), backbone=given)
+
+
 def with_custom_parts(config: PretrainConfig, parts: CustomParts | None) -> PretrainConfig:
     """The config of a run that records which parts are the user's own.
 
@@ -122,8 +155,5 @@ def with_custom_parts(config: PretrainConfig, parts: CustomParts | None) -> Pret
     """
     names = parts.names if parts is not None else ()
     if config.custom and config.custom != names:
-        raise BadConfig(
-            f"this config has custom parts ({', '.join(config.custom)}): pass the same coterie.CustomParts to "
-            "coterie.pretrain(parts=...)"
-        )
+        raise BadConfig(f"this config has custom parts ({', '.join(config.custom)}): {PASS_AGAIN}")
     return replace(config, custom=names)

@@ -17,6 +17,7 @@ from coterie.errors import BadRun
 from coterie.formatting import first_few
 from coterie.paths import expand
 from coterie.training import checkpoint_io
+from coterie.training.custom_parts import PASS_AGAIN
 from coterie.training.run_folder import CONFIG, RunFolder
 
 MAY_CHANGE = ("data", "epochs", "images", "probe", "run", "custom")
@@ -51,7 +52,7 @@ def check_same_run(
     folder: RunFolder,
     config: PretrainConfig,
     images: int,
-    fingerprint: Fingerprint | None,
+    fingerprint: Fingerprint,
     reasons: Mapping[str, str] | None = None,
 ) -> Resumed | None:
     """Compare settings and images with those of the run in the folder.
@@ -63,7 +64,7 @@ def check_same_run(
         folder: the folder, which may hold a run.
         config: the settings.
         images: the number of images.
-        fingerprint: their files; None if they do not list them.
+        fingerprint: which images they are.
         reasons: the reason for each value, by the path of its setting: shows which the user has asked for.
 
     Returns:
@@ -78,8 +79,7 @@ def check_same_run(
     if saved.custom != config.custom:
         raise BadRun(
             f"{folder.path} holds a run with custom parts ({', '.join(saved.custom) or 'none'}), not "
-            f"({', '.join(config.custom) or 'none'}): pass the same coterie.CustomParts to coterie.pretrain(parts=...), or "
-            "choose another --out"
+            f"({', '.join(config.custom) or 'none'}): {PASS_AGAIN}, or choose another --out"
         )
     _check_settings(folder, saved, config, reasons or {})
     moved = _check_images(folder, saved, config, fingerprint)
@@ -162,12 +162,10 @@ def _asked_for(path: str, reasons: Mapping[str, str]) -> str | None:
     return None
 
 
-def _check_images(
-    folder: RunFolder, saved: PretrainConfig, config: PretrainConfig, fingerprint: Fingerprint | None
-) -> bool:
+def _check_images(folder: RunFolder, saved: PretrainConfig, config: PretrainConfig, fingerprint: Fingerprint) -> bool:
     """Refuse other images, with how many were added, removed or changed; returns whether the same ones are elsewhere now."""
     known = Fingerprint.read(folder.images)
-    if known is None or fingerprint is None:  # a run of an earlier version, or a source that lists no files
+    if known is None:  # a run of an earlier version
         if tuple(map(absolute, saved.data)) != tuple(map(absolute, config.data)):
             raise BadRun(
                 f"{folder.path} holds a run on {first_few(saved.data)}, and has no list of its images to compare with "

@@ -18,7 +18,7 @@ from coterie.data.sources.source import ImageSource
 from coterie.distributed.fsdp import ShardedStudent, check_can_shard, full_tensor
 from coterie.distributed.processes import broadcast_object, rank, wrap_ddp
 from coterie.errors import UserError
-from coterie.exporting.backbone_file import save_backbone
+from coterie.exporting.backbone_file import check_fits, save_backbone
 from coterie.formatting import first_few
 from coterie.grouping.objective import Objective
 from coterie.logger import CheckedLogger
@@ -86,6 +86,8 @@ class Run:
         self.resumed = check_same_run(folder, config, len(source), self.fingerprint, self.reasons)
         new = self.resumed is None
         self.parts = build_parts(config, self.device, images=len(source), starting_weights=new, custom=custom)
+        if self.resumed is not None and custom is not None and custom.backbone is not None:
+            check_fits(folder.model, self.parts.student.encoder.backbone)
         self.trained = ShardedStudent(self.parts.student) if config.run.fsdp else self.parts.student
         self.optimizer = build_optimizer(config, self.parts.student, self.trained)
         self.state = RunState(config.run.threads or torch.get_num_threads(), len(source))
@@ -117,8 +119,7 @@ class Run:
         start = self._resume()
         if self.first:
             write_text(self.folder.config, to_toml(self.config))
-            if self.fingerprint is not None:
-                self.fingerprint.write(self.folder.images)
+            self.fingerprint.write(self.folder.images)
         finished = start == self.loader.total_steps or self.state.ended is not None
         if finished:
             why = f" ({self.state.ended})" if self.state.ended else ""

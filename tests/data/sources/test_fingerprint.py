@@ -113,8 +113,17 @@ def test_written_and_read(folder: Path, tmp_path: Path) -> None:
     assert Fingerprint.read(tmp_path / "missing.parquet") is None
 
 
-def test_sources_without_files_have_none() -> None:
-    assert Fingerprint.of(Arrays([np.zeros((4, 4, 3), np.uint8)])) is None
+def test_sources_without_files_are_known_by_some_of_their_items() -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (500, 4, 4, 3), np.uint8)
+    first = Fingerprint.of(Arrays(pixels))
+    assert len(first.files) == 64
+    assert first.same_images(Fingerprint.of(Arrays(list(pixels))))
+    fewer = Fingerprint.of(Arrays(pixels[:-1]))
+    assert not first.same_images(fewer)
+    assert str(first.differences(fewer)) == "500 images before, 499 now"
+    changed = Fingerprint.of(Arrays(pixels ^ 1))
+    assert first.key != changed.key
+    assert len(first.differences(changed).changed) == 64
 
 
 def test_absolute_specs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ import logging
 import re
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 from PIL import Image, JpegImagePlugin, UnidentifiedImageError
@@ -31,11 +32,14 @@ _ORIENTATION = 0x0112
 _SIDEWAYS = (5, 6, 7, 8)  # orientations whose rows are stored as columns
 _GRAY_MODES = ("1", "L", "LA", "La", "I", "F", "I;16", "I;16L", "I;16B", "I;16N")
 
+StoredImage = bytes | np.ndarray | Image.Image
+"""An image as a source gives it: the bytes of a file, an array of pixels, or an image of Pillow."""
+
 Downscale = Callable[[int, int], int]
 """The factor by which an image of this height and width may be divided: 1, 2, 4 or 8."""
 
 
-def decode(data: bytes | np.ndarray, channels: int = 3, downscale: Downscale | None = None) -> PixelArray:
+def decode(data: StoredImage, channels: int = 3, downscale: Downscale | None = None) -> PixelArray:
     """Decode an image.
 
     The EXIF orientation is applied. Of an animation or a stack, the first frame is used. Palettes become colors, alpha is
@@ -45,7 +49,7 @@ def decode(data: bytes | np.ndarray, channels: int = 3, downscale: Downscale | N
 
     Args:
         data: The bytes of a file in any supported format (`coterie.data.sources.file_names.IMAGE_SUFFIXES`), whatever its
-            name; or an array ``[H, W]`` or ``[H, W, C]``.
+            name; an array ``[H, W]`` or ``[H, W, C]``; or an image of Pillow, of any mode, which gives what its file gives.
         channels: 1 for gray or 3 for RGB, to which images are converted; any other number must be that of the image. The gray
             of a colored JPEG file is the luma that it stores, which is faster to decode than its colors.
         downscale: Called with height and width of the upright image; returns the factor by which they may be divided in
@@ -60,6 +64,8 @@ def decode(data: bytes | np.ndarray, channels: int = 3, downscale: Downscale | N
     """
     if isinstance(data, np.ndarray):
         pixels = _checked_array(data)
+    elif isinstance(data, Image.Image):
+        pixels = _of_picture(data, channels)
     elif not data:
         raise BadImage("an empty file (0 bytes)")
     else:
@@ -71,7 +77,7 @@ def decode(data: bytes | np.ndarray, channels: int = 3, downscale: Downscale | N
     return np.array(convert_channels(pixels, channels), order="C")
 
 
-def count_channels(data: bytes | np.ndarray) -> int:
+def count_channels(data: StoredImage) -> int:
     """The number of channels of an image without alpha: 1 if gray, 3 if colored, N for such a TIFF or array.
 
     Reads only the header.
@@ -81,12 +87,18 @@ def count_channels(data: bytes | np.ndarray) -> int:
     """
     if isinstance(data, np.ndarray):
         return int(_checked_array(data).shape[2])
+    if isinstance(data, Image.Image):
+        return _gray_or_color(data)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         if is_tiff(data):
             return tiff_channels(data)
         with _open(data) as image:
-            return 1 if image.mode in _GRAY_MODES else 3
+            return _gray_or_color(image)
+
+
+def _gray_or_color(image: Image.Image) -> int:
+    return 1 if image.mode in _GRAY_MODES else 3
 
 
 def _checked_array(array: np.ndarray) -> PixelArray:
@@ -94,6 +106,36 @@ def _checked_array(array: np.ndarray) -> PixelArray:
     if pixels.ndim != 3 or not pixels.size or pixels.dtype not in (np.uint8, np.uint16):
         raise BadImage(f"an array {array.dtype}{list(array.shape)}; give uint8 or uint16 of [H, W] or [H, W, C]")
     return pixels
+
+
+def file_content(image: Image.Image) -> bytes | None:
+    """The file that an image of Pillow was opened from, if its pixels have not been read yet and the format is supported.
+
+    Two processes that read one open file disturb each other, and pixels stay in memory once they are read.
+    """
+    file = getattr(image, "fp", None)
+    if not getattr(image, "tile", None) or image.format not in _FORMATS or image.tell():
+        return None
+    if isinstance(file, io.BytesIO):
+        return file.getvalue()
+    try:
+        return Path(image.filename).read_bytes()  # type: ignore[attr-defined]
+    except (AttributeError, OSError, TypeError, ValueError):
+        return None
+
+
+def _of_picture(image: Image.Image, channels: int) -> PixelArray:
+    """The pixels of an image that Pillow has opened, perhaps lazily, upright."""
+    check_size(image.height, image.width)
+    try:
+        with warnings.catch_warnings():  # as above
+            warnings.simplefilter("ignore")
+            image.load()
+            return apply_orientation(_pixels(image, channels), _orientation(image))
+    except (BadImage, MemoryError):
+        raise
+    except Exception as error:  # decoders may raise anything on a broken file
+        raise damaged_image(error) from error
 
 
 def _open(data: bytes) -> Image.Image:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from jaxtyping import Int
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from coterie.data.augmentation.cpu import augment_crops_batch, crop_batch
 from coterie.data.augmentation.gpu import pack_parameters, places_by_size
@@ -161,7 +161,8 @@ def _decode_next(
             return decode(source[position], channels, downscale), bad
         except BadImage as error:
             bad.append((position, str(error)))
-    raise NoImages(f"{len(bad)} images in a row cannot be decoded, the first: {source.name(index)}: {bad[0][1]}")
+    here = "" if get_worker_info() is None else "; if only loader processes cannot read them, set run.workers=0"
+    raise NoImages(f"{len(bad)} images in a row cannot be decoded, the first: {source.name(index)}: {bad[0][1]}{here}")
 
 
 def stack_images(images: Sequence[np.ndarray]) -> Tensor:

@@ -4,7 +4,7 @@ import hashlib
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple, Protocol, runtime_checkable
 
@@ -12,13 +12,19 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from coterie.atomic import writing
+from coterie.data.sources.content import content_key
 from coterie.data.sources.file_names import printable
+from coterie.data.sources.source import ImageSource, random_positions
+from coterie.errors import BadImage
 
 _SCHEMA = pa.schema(
     [("name", pa.large_binary()), ("size", pa.int64()), ("version", pa.string()), ("root", pa.binary())]
 )
 _IMAGES = b"coterie.images"
 _BATCH = 2**16
+_ITEM = b"item "
+_SAMPLED_ITEMS = 64
+"""Of a source without files, so many items are compared by their content."""
 
 
 class StoredFile(NamedTuple):
@@ -56,14 +62,18 @@ class Differences:
         added: names that only the other has.
         removed: names that only this one has.
         changed: names that both have, with another size or version.
+        numbers: how many images both have, where those are too few of the names to tell more; else None.
     """
 
     added: tuple[str, ...]
     removed: tuple[str, ...]
     changed: tuple[str, ...]
+    numbers: tuple[int, int] | None = None
 
     def __str__(self) -> str:
         """How many of each, with an example, as in ``2 added (such as cat/7.png), 1 removed (...)``."""
+        if self.numbers is not None:
+            return "{} images before, {} now".format(*self.numbers)
         kinds = {"added": self.added, "removed": self.removed, "changed": self.changed}
         counts = [f"{len(names)} {kind} (such as {names[0]})" for kind, names in kinds.items() if names]
         return ", ".join(counts) or "the same files in another order"
@@ -74,7 +84,7 @@ class Differences:
 
 @dataclass(frozen=True)
 class Fingerprint:
-    """The files of a source in their order.
+    """The files of a source in their order; of a source without files, the number of its items and the content of some.
 
     Two sources hold the same images if the names below their roots, the sizes and the versions are the same. The folder
     itself may be spelled differently or be elsewhere, and times do not matter: clusters stage the same files anew for each job.
@@ -88,19 +98,11 @@ class Fingerprint:
     files: pa.Table
 
     @classmethod
-    def of(cls, source: object) -> "Fingerprint | None":
-        """List the files of a source; takes one ``stat`` per file.
-
-        Returns:
-            None if the source, or a part of it, does not list its files.
-        """
-        found = getattr(source, "sources", (source,))
-        parts: list[HasFiles] = [part for part in found if isinstance(part, HasFiles)]
-        if len(parts) < len(found):
-            return None
+    def of(cls, source: ImageSource) -> "Fingerprint":
+        """List the files of a source, which takes one ``stat`` per file, or read some items of one without files."""
+        parts: tuple[ImageSource, ...] = getattr(source, "sources", (source,))
         tables = [each for part in parts for each in _tables(part)]
-        files = pa.concat_tables(tables) if tables else _SCHEMA.empty_table()
-        return cls(sum(len(part) for part in parts), files)
+        return cls(len(source), pa.concat_tables(tables) if tables else _SCHEMA.empty_table())
 
     @classmethod
     def read(cls, path: Path) -> "Fingerprint | None":
@@ -138,7 +140,11 @@ class Fingerprint:
         A file is recognized by its name below the root, or by its absolute path if that leaves fewer differences: the root of
         a pattern may move up when a folder is added.
         """
-        return min((_compare(self._keys(full), other._keys(full)) for full in (False, True)), key=len)
+        found = min((_compare(self._keys(full), other._keys(full)) for full in (False, True)), key=len)
+        sampled = any(name.startswith(_ITEM) for name in self.files["name"].to_pylist())
+        if sampled and self.images != other.images:
+            return replace(found, numbers=(self.images, other.images))
+        return found
 
     def _identity(self) -> pa.Table:
         return self.files.select(["name", "size", "version"]).combine_chunks()
@@ -177,14 +183,25 @@ def stored_table(names: pa.Array, sizes: Sequence[int], root: bytes) -> pa.Table
     return pa.Table.from_arrays(columns, schema=_SCHEMA)
 
 
-def _tables(part: HasFiles) -> Iterator[pa.Table]:
-    """The files of a source, from its own table if it makes one."""
+def _tables(part: ImageSource) -> Iterator[pa.Table]:
+    """The files of a source, from its own table if it makes one; or some of its items."""
     whole: Callable[[], pa.Table | None] = getattr(part, "stored_table", lambda: None)
     made = whole()
     if made is not None:
         yield made
     else:
-        yield pa.Table.from_batches(_batches(part.stored_files()), _SCHEMA)
+        files = part.stored_files() if isinstance(part, HasFiles) else _sampled_items(part)
+        yield pa.Table.from_batches(_batches(files), _SCHEMA)
+
+
+def _sampled_items(source: ImageSource) -> Iterator[StoredFile]:
+    """Some items of a source without files, always the same ones, as if each were a file whose version is its content."""
+    for index in random_positions(_SAMPLED_ITEMS, len(source)).tolist():
+        try:
+            key = content_key(source[index])
+        except BadImage:
+            key = "bad"
+        yield StoredFile(_ITEM + str(index).encode(), 0, key, b"")
 
 
 def _batches(files: Iterable[StoredFile]) -> Iterator[pa.RecordBatch]:

@@ -5,11 +5,13 @@ import os
 from collections.abc import Iterable, Iterator
 from itertools import groupby
 from pathlib import Path
+from typing import TypeGuard
 
 from coterie.data.sources.columns import ANY_COLUMNS, Columns
 from coterie.data.sources.file_names import is_image_name
 from coterie.data.sources.files import open_files, open_folder, open_list
 from coterie.data.sources.label_table import for_images, with_labels
+from coterie.data.sources.numpy_files import NumpyFile
 from coterie.data.sources.object_store import is_remote, list_store
 from coterie.data.sources.parquet import holds_images, open_tables
 from coterie.data.sources.parquet_labels import is_partitioned
@@ -21,6 +23,9 @@ from coterie.data.sources.tar import TarShards
 from coterie.errors import NoImages, UserError
 from coterie.paths import expand
 
+FROM_PYTHON = "python: "
+"""Begins what stands in settings in place of a path: images that a caller gave in Python."""
+
 
 def open_source(*specs: str | os.PathLike[str], columns: Columns = ANY_COLUMNS) -> ImageSource:
     """Open images by where they are.
@@ -28,18 +33,24 @@ def open_source(*specs: str | os.PathLike[str], columns: Columns = ANY_COLUMNS) 
     Args:
         specs: One or more of: a folder (all images below it; its first level of folders are the classes, if every image is
             in one), a ``.txt`` list of files, image files, ``.parquet`` tables, a folder of such tables in folders
-            ``key=value``, ``.tar`` shards, tables of paths (``.csv``, ``.tsv``, ``.jsonl``), or a glob that matches any of
-            these. Several are concatenated in the given order; image files given one by one are sorted, so that it
-            does not matter how a shell expands a glob. Tables and shards may be in a store that fsspec reads:
-            ``s3://bucket/shards/*.tar``.
+            ``key=value``, ``.tar`` shards, tables of paths (``.csv``, ``.tsv``, ``.jsonl``), ``.npy`` and ``.npz`` files of
+            NumPy, or a glob that matches any of these. Several are concatenated in the given order; image files given one by
+            one are sorted, so that it does not matter how a shell expands a glob. Tables and shards may be in a store that
+            fsspec reads: ``s3://bucket/shards/*.tar``.
         columns: Which columns of tables hold images and labels, and a table of labels beside them.
 
     Raises:
         NoImages: A folder, list, table or shard contains no images.
         UserError: Something is missing, unreadable or of an unknown kind.
     """
+    given = next((spec for spec in specs if is_from_python(spec)), None)
+    if given is not None:
+        what = given.removeprefix(FROM_PYTHON)
+        raise UserError(
+            f"the images came from Python ({what}): give them there again, as in coterie.pretrain(data=...)"
+        )
     if not all(specs) or not specs:
-        raise UserError("no images: give a folder, a .txt list of files, *.parquet, *.tar or a glob")
+        raise UserError("no images: give a folder, a .txt list of files, *.parquet, *.tar, *.npz or a glob")
     table = None if columns.labels is None else read_table(columns.labels)
     inner = columns if table is None else for_images(columns, table)
     expanded = [(kind, path) for spec in specs for kind, path in _expand(os.fspath(spec))]
@@ -50,9 +61,14 @@ def open_source(*specs: str | os.PathLike[str], columns: Columns = ANY_COLUMNS) 
     return source if table is None else with_labels(source, table, columns)
 
 
+def is_from_python(spec: str | os.PathLike[str]) -> TypeGuard[str]:
+    """Whether this stands for images that a caller gave in Python, which only the caller can give again."""
+    return isinstance(spec, str) and spec.startswith(FROM_PYTHON)
+
+
 def absolute(spec: str) -> str:
     """A source by its absolute path, with ``~`` expanded, so that it can be opened from any folder; a URL as it is."""
-    if is_remote(spec) or not spec:
+    if is_remote(spec) or not spec or is_from_python(spec):
         return spec
     return os.path.abspath(expand(spec))  # noqa: PTH100 -- resolve() would follow links
 
@@ -68,6 +84,8 @@ def _open(kind: str, paths: list[str], columns: Columns) -> Iterable[ImageSource
         return _open_parquet(paths, columns)
     if kind == "remote parquet":
         return open_remote_tables(paths, columns)
+    if kind == "numpy":
+        return [NumpyFile(path, columns) for path in paths]
     return [open_files(paths) if kind == "file" else TarShards(paths, columns.label_key)]
 
 
@@ -123,9 +141,12 @@ def _expand_remote(spec: str) -> Iterator[tuple[str, str]]:
 def _kind(path: str) -> str | None:
     if Path(path).is_dir():
         return "folder"
-    kinds = {".txt": "list", ".parquet": "parquet", ".tar": "tar", **dict.fromkeys(TEXT_SUFFIXES, "table")}
+    kinds = {".txt": "list", ".parquet": "parquet", ".tar": "tar", ".npy": "numpy", ".npz": "numpy"}
+    kinds |= dict.fromkeys(TEXT_SUFFIXES, "table")
     return kinds.get(Path(path).suffix.lower(), "file" if is_image_name(os.fsencode(path)) else None)
 
 
 def _refuse(spec: str) -> str:
-    raise UserError(f"{spec}: not a source of images; give a folder, a .txt list of files, *.parquet, *.tar or a glob")
+    raise UserError(
+        f"{spec}: not a source of images; give a folder, a .txt list of files, *.parquet, *.tar, *.npz or a glob"
+    )

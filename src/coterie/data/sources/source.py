@@ -8,6 +8,7 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Int
 
+from coterie.data.decoding.decode import StoredImage
 from coterie.data.sources.label_values import LabelNotes
 from coterie.data.sources.labels import LabelMatrix, one_hot
 from coterie.data.sources.shard_layout import ShardLayout
@@ -27,13 +28,15 @@ class ImageSource(Protocol):
     ``prefetch(start, stop)`` (see :class:`Prefetchable`).
     """
 
-    classes: tuple[str, ...]  # names of the labels 0, 1, 2, ...; () without labels
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the labels 0, 1, 2, ...; () without labels."""
 
     def __len__(self) -> int:
         """The number of images."""
 
-    def __getitem__(self, index: int) -> bytes | np.ndarray:
-        """An encoded image, or a decoded one ``[H, W, C]``, uint8 or uint16."""
+    def __getitem__(self, index: int) -> StoredImage:
+        """An encoded image, or a decoded one: Pillow's, or an array ``[H, W, C]``, uint8 or uint16."""
 
     def name(self, index: int) -> str:
         """A name to show to people: a path, or a row."""
@@ -67,7 +70,7 @@ class Concatenated:
     def __len__(self) -> int:
         return self._starts[-1]
 
-    def __getitem__(self, index: int) -> bytes | np.ndarray:
+    def __getitem__(self, index: int) -> StoredImage:
         """An image, as its source gives it."""
         source, row = self._find(index)
         return self.sources[source][row]
@@ -162,7 +165,7 @@ class Subset:
     def __len__(self) -> int:
         return len(self.positions)
 
-    def __getitem__(self, index: int) -> bytes | np.ndarray:
+    def __getitem__(self, index: int) -> StoredImage:
         """An image, as its source gives it."""
         return self.source[int(self.positions[index])]
 

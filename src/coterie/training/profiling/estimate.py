@@ -89,13 +89,16 @@ class Plan(ShownInTables):
         }
         parts = ", ".join(f"{name} {format_duration(seconds)}" for name, seconds in phases.items() if seconds >= 0.5)
         settings = TextTable(("setting", "value", "reason"), tuple(explain(self.config, self.reasons)))
+        memory = (
+            f"about {estimate.memory / 2**30:.2f} GiB: {estimate.main_memory / 2**30:.2f} in the main process, "
+            f"{estimate.worker_memory / 2**30:.2f} in loader processes"
+        )
         lines = [
             "",
             self.summary,
             *([] if self.start is None else [f"starts from {self.start}"]),
             f"time    about {format_duration(estimate.seconds)}: {parts} ({estimate.step:.3g} s per step)",
-            f"memory  about {estimate.memory / 2**30:.2f} GiB: {estimate.main_memory / 2**30:.2f} in the main process, "
-            f"{estimate.worker_memory / 2**30:.2f} in loader processes",
+            f"memory  {memory if estimate.memory else 'not measured, as images or parts were given in Python'}",
         ]
         if estimate.device_memory:
             lines.append(f"device  about {estimate.device_memory / 2**30:.2f} GiB of tensors")

@@ -1,6 +1,7 @@
 """Measures the stages of loading an image in a loader process."""
 
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -11,7 +12,7 @@ from jaxtyping import Int
 from coterie.data.augmentation.cpu import augment_crops_batch, crop_batch
 from coterie.data.augmentation.gpu import pack_parameters
 from coterie.data.augmentation.jpeg_scale import crops_downscale
-from coterie.data.decoding.decode import decode
+from coterie.data.decoding.decode import StoredImage, decode
 from coterie.data.loading.loader import Loader
 from coterie.data.loading.workers import BatchRequest, ParameterDataset, stack_images
 from coterie.errors import BadImage
@@ -77,17 +78,18 @@ def _measure_parameters(stages: Stages, loader: Loader, indices: Int[np.ndarray,
 def _measure_views(stages: Stages, loader: Loader, indices: Int[np.ndarray, " b"]) -> None:
     """Measure a batch of views, or of crops if the device augments them."""
     plan, used, began = loader.plan, loader.plan.roles.used, time.perf_counter()
-    encoded = [loader.source[int(index)] for index in indices]
+    encoded = dict[int, StoredImage]()
+    for index in indices.tolist():
+        with suppress(BadImage):  # a run replaces it by the next image
+            encoded[index] = loader.source[index]
     spent = {READ: time.perf_counter() - began}  # reading waits for a disk; all other stages compute
     images, kept, lap = [], [], _LapTimer()
     parameters = plan.sample_parameters(loader.seed, 0, indices)  # they limit how far a JPEG may be downscaled
     spent[STACK] = lap()
-    for row, (index, data) in enumerate(zip(indices, encoded, strict=True)):
-        try:
-            images.append(decode(data, plan.channels, partial(crops_downscale, plan, parameters, row)))
+    for row, index in enumerate(indices.tolist()):
+        with suppress(BadImage, KeyError):
+            images.append(decode(encoded[index], plan.channels, partial(crops_downscale, plan, parameters, row)))
             kept.append(index)
-        except BadImage:  # a run replaces it by the next image
-            continue
     spent[DECODE] = lap()
     if len(kept) < len(indices):
         parameters = plan.sample_parameters(loader.seed, 0, np.array(kept, dtype=np.int64))
@@ -104,7 +106,7 @@ def _measure_views(stages: Stages, loader: Loader, indices: Int[np.ndarray, " b"
     for stage, seconds in spent.items():
         stages.seconds[stage] += seconds
     stages.images += len(images)
-    stages.jpegs += sum(isinstance(data, bytes) and data[:2] == b"\xff\xd8" for data in encoded)
+    stages.jpegs += sum(isinstance(data, bytes) and data[:2] == b"\xff\xd8" for data in encoded.values())
 
 
 class _LapTimer:

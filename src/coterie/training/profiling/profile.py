@@ -19,6 +19,7 @@ from coterie.grouping.teacher import MomentumTeacher
 from coterie.logger import Logger
 from coterie.signals import check_interrupted
 from coterie.training.build import TrainingParts, out_of_memory
+from coterie.training.custom_parts import CustomParts
 from coterie.training.profiling.advice import (
     BACKWARD,
     BOOKKEEPING,
@@ -158,7 +159,9 @@ class _TimedSteps:
             next(self.ticks, None)
 
 
-def profile_run(config: PretrainConfig, source: ImageSource, seconds: float, logger: Logger) -> Profile:
+def profile_run(
+    config: PretrainConfig, source: ImageSource, seconds: float, logger: Logger, custom: CustomParts | None = None
+) -> Profile:
     """Train some real steps of a run in this process, and measure where their time goes.
 
     Args:
@@ -166,6 +169,7 @@ def profile_run(config: PretrainConfig, source: ImageSource, seconds: float, log
         source: its images.
         seconds: duration of the steps; warm-up, filling the memory and measuring the loader add a few seconds each.
         logger: receives messages and progress.
+        custom: parts in place of those of the settings.
 
     Raises:
         UserError: an error of the run itself, in one line.
@@ -174,16 +178,18 @@ def profile_run(config: PretrainConfig, source: ImageSource, seconds: float, log
     threads = torch.get_num_threads()
     torch.set_num_threads(config.run.threads or threads)
     try:
-        return _profile(config, source, seconds, runtime)
+        return _profile(config, source, seconds, runtime, custom)
     except torch.OutOfMemoryError as error:
         raise UserError(out_of_memory(config, runtime, error)) from error
     finally:
         torch.set_num_threads(threads)
 
 
-def _profile(config: PretrainConfig, source: ImageSource, seconds: float, runtime: Runtime) -> Profile:
+def _profile(
+    config: PretrainConfig, source: ImageSource, seconds: float, runtime: Runtime, custom: CustomParts | None
+) -> Profile:
     device, logger = runtime.device, runtime.logger
-    run = ShortRun(config, source, runtime, steps=(1 + TURNS) * MOST_STEPS)
+    run = ShortRun(config, source, runtime, steps=(1 + TURNS) * MOST_STEPS, custom=custom)
     loader, timer = run.loader, SectionTimer(device)
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)

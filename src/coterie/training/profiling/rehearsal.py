@@ -24,16 +24,18 @@ from coterie.config.schema import PretrainConfig
 from coterie.data.loading.center_crop import center_crop_batches
 from coterie.data.loading.device_images import ShowProgress
 from coterie.data.sources.source import ImageSource, Subset, sample_indices, shard_layout
+from coterie.errors import UserError
 from coterie.global_state import restoring_global_state
 from coterie.grouping.chunks import CHUNK_ELEMENTS
 from coterie.grouping.objective import Objective
 from coterie.optim.optimizer import scheduled_decay
-from coterie.training.build import build_loader, build_optimizer, build_parts
+from coterie.training.build import build_loader, build_optimizer, build_parts, out_of_memory
+from coterie.training.custom_parts import CustomParts
 from coterie.training.loop import fit
 from coterie.training.monitor import Monitor
 from coterie.training.profiling.extrapolation import Rehearsal, Timed, affordable, overlapped, whole_batch
 from coterie.training.profiling.process_memory import peak_bytes, worker_bytes
-from coterie.training.profiling.step_timer import StepTimer, Stream, Tick
+from coterie.training.profiling.step_timer import TICKS, StepTimer, Stream, Tick
 from coterie.training.student import preprocessing_of
 from coterie.types import Progress
 
@@ -60,7 +62,14 @@ class ShortRun:
     """
 
     def __init__(
-        self, config: PretrainConfig, source: ImageSource, runtime: Runtime, *, steps: int, images: int = 0
+        self,
+        config: PretrainConfig,
+        source: ImageSource,
+        runtime: Runtime,
+        *,
+        steps: int,
+        images: int = 0,
+        custom: CustomParts | None = None,
     ) -> None:
         """Build everything.
 
@@ -70,6 +79,7 @@ class ShortRun:
             runtime: where it computes.
             steps: at most how many steps there will be.
             images: number of images of the whole source; 0: of ``source``.
+            custom: parts in place of those of the settings.
 
         Raises:
             UserError: an error of the run itself.
@@ -77,7 +87,7 @@ class ShortRun:
         self.config, self.runtime, self.images = config, runtime, images or len(source)
         longer = replace(config, epochs=config.epochs + steps, images=None)  # enough steps, always
         self.loader = build_loader(longer, source, runtime)
-        self.parts = build_parts(config, runtime.device, images=self.images, starting_weights=False)
+        self.parts = build_parts(config, runtime.device, images=self.images, starting_weights=False, custom=custom)
         self.optimizer = build_optimizer(config, self.parts.student, self.parts.student)
         self.monitor = Monitor(
             config.group_counts,
@@ -186,6 +196,7 @@ def _time_steps(
     alone: bool,
     last: bool,
     tick: Tick,
+    custom: CustomParts | None,
 ) -> Timed:
     """Time steps of so many images, in a short run of their own; the ``last`` one times everything else too."""
     whole, total = images == config.batch_size, len(source)
@@ -199,7 +210,7 @@ def _time_steps(
     if not alone and runtime.device.type == "cuda" and not shard_layout(source).remote:  # it may decode all of them
         source = Subset(source, np.arange(min(total, max(4 * images, 2 * max(config.group_counts), FEW_IMAGES))))
     by = runtime if beside_workers else replace(runtime, workers=0)
-    run = ShortRun(part, source, by, steps=most, images=total)
+    run = ShortRun(part, source, by, steps=most, images=total, custom=custom)
     preparing = run.prepare()
     most_filling = MOST_FILLING if alone else min(MOST_FILLING, most)
     filling = StepTimer(min(FILLING_SECONDS, seconds / 4), most_filling, runtime.device)
@@ -272,6 +283,7 @@ def rehearse(
     *,
     alone: bool = False,
     tick: Tick = lambda share: None,
+    custom: CustomParts | None = None,
 ) -> Rehearsal:
     """Train some steps of a run in this process, and time them.
 
@@ -284,6 +296,7 @@ def rehearse(
             started where whole steps fit into the time. Otherwise images are loaded here, and the time of a step beside
             loader processes is computed.
         tick: told of the share of the time that has passed.
+        custom: parts in place of those of the settings.
 
     Raises:
         UserError: an error of the run itself.
@@ -295,7 +308,9 @@ def rehearse(
         return seconds - (time.perf_counter() - began)
 
     def timed(images: int, limit: float, most: int, last: bool) -> Timed:
-        return _time_steps(config, source, runtime, images, limit, most, alone=alone, last=last, tick=progress)
+        return _time_steps(
+            config, source, runtime, images, limit, most, alone=alone, last=last, tick=progress, custom=custom
+        )
 
     def progress(_: float) -> None:
         tick(min(1.0, 1 - left() / seconds))
@@ -313,6 +328,46 @@ def rehearse(
         found = replace(found, workers=_loader_memory(config, source, runtime))
     tick(1.0)
     return _result(found, images, runtime, alone=alone)
+
+
+def rehearse_here(
+    config: PretrainConfig,
+    source: ImageSource,
+    runtime: Runtime,
+    seconds: float,
+    *,
+    custom: CustomParts | None = None,
+) -> Rehearsal:
+    """Rehearse a run in a process that does other work too, whose state stays as it was.
+
+    Args:
+        config: settings of the run.
+        source: its images.
+        runtime: where and how it computes; its logger receives progress.
+        seconds: about how long the steps may take.
+        custom: parts in place of those of the settings.
+
+    Raises:
+        UserError: an error of the run itself.
+    """
+    ticks, ticked = iter(runtime.logger.progress(range(TICKS), TICKS, "rehearsing")), 0
+
+    def tick(share: float) -> None:
+        nonlocal ticked
+        while ticked < round(TICKS * share):
+            ticked += 1
+            next(ticks, None)
+
+    try:
+        with undisturbed(runtime.device):
+            if config.run.threads:
+                torch.set_num_threads(config.run.threads)
+            return rehearse(config, source, runtime, seconds, tick=tick, custom=custom)
+    except torch.OutOfMemoryError as error:
+        raise UserError(out_of_memory(config, runtime, error)) from error
+    finally:
+        for _ in ticks:  # complete the progress bar
+            pass
 
 
 def _few_of(steps: int) -> int:

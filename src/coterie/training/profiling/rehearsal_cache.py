@@ -27,6 +27,7 @@ from coterie.atomic import write_text
 from coterie.config.hardware import Runtime, choose_compile
 from coterie.config.schema import PretrainConfig
 from coterie.config.toml import to_dict
+from coterie.data.decoding.decode import StoredImage
 from coterie.data.sources.local_cache import cache_folder
 from coterie.data.sources.source import ImageSource, sample_indices, shard_layout
 from coterie.distributed.processes import world_size
@@ -136,9 +137,11 @@ def processor() -> str:
     return platform.processor() or platform.machine()
 
 
-def _kind(image: bytes | np.ndarray) -> tuple[str, int, int]:
+def _kind(image: StoredImage) -> tuple[str, int, int]:
     if isinstance(image, np.ndarray):
         return "array", image.shape[0], image.shape[1]
+    if isinstance(image, Image.Image):
+        return "array", image.height, image.width
     with Image.open(BytesIO(image)) as opened:
         return str(opened.format), opened.height, opened.width
 

@@ -20,13 +20,14 @@ import torch
 from coterie.config.hardware import Runtime
 from coterie.config.schema import PretrainConfig
 from coterie.config.toml import from_dict, to_dict
-from coterie.data.sources.open import open_source
+from coterie.data.sources.open import is_from_python, open_source
 from coterie.data.sources.source import ImageSource
 from coterie.errors import UserError
 from coterie.signals import raising
 from coterie.training.build import out_of_memory
+from coterie.training.custom_parts import CustomParts
 from coterie.training.profiling.extrapolation import Rehearsal
-from coterie.training.profiling.rehearsal import rehearse
+from coterie.training.profiling.rehearsal import rehearse, rehearse_here
 from coterie.training.profiling.rehearsal_cache import load_rehearsal, rehearsal_key, save_rehearsal
 from coterie.training.profiling.step_timer import TICKS
 
@@ -34,21 +35,34 @@ COMMAND = (sys.executable, "-P", "-m", "coterie.training.profiling.rehearsal_pro
 STEP_SECONDS = 20.0
 
 
-def planned_rehearsal(config: PretrainConfig, source: ImageSource, runtime: Runtime) -> Rehearsal:
+def planned_rehearsal(
+    config: PretrainConfig, source: ImageSource, runtime: Runtime, custom: CustomParts | None = None
+) -> Rehearsal:
     """An earlier rehearsal of such a run with its memory, or a new one in a fresh process.
+
+    Another process cannot have images or parts that were given in Python: with those, a run is rehearsed in this one, and its
+    memory is not measured.
 
     Args:
         config: settings of the run.
         source: its images.
         runtime: where it computes; its logger receives the progress of a new rehearsal.
+        custom: parts in place of those of the settings.
 
     Raises:
         UserError: an error of the run itself; or the rehearsal was killed, usually because memory ran out.
     """
+    if custom is not None:
+        return rehearse_here(config, source, runtime, STEP_SECONDS, custom=custom)
     key = rehearsal_key(config, source, runtime)
     earlier = load_rehearsal(key)
-    if earlier is not None and earlier.main:
+    here = any(map(is_from_python, config.data))
+    if earlier is not None and (earlier.main or here):
         return earlier
+    if here:
+        rehearsal = rehearse_here(config, source, runtime, STEP_SECONDS)
+        save_rehearsal(key, rehearsal)
+        return rehearsal
     began, measured = time.monotonic(), dict[str, Any]()
 
     def ticks() -> Iterator[None]:

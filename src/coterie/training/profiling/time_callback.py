@@ -4,8 +4,6 @@ import time
 from dataclasses import replace
 from datetime import date, datetime
 
-import torch
-
 from coterie.config.hardware import Runtime
 from coterie.config.schema import PretrainConfig
 from coterie.data.sources.source import ImageSource
@@ -17,9 +15,8 @@ from coterie.training.profiling.estimate import Estimate, estimate
 from coterie.training.profiling.extrapolation import Rehearsal
 from coterie.training.profiling.first_lines import advice_line, corrected_line, time_line
 from coterie.training.profiling.real_steps import RealSteps
-from coterie.training.profiling.rehearsal import rehearse, undisturbed
+from coterie.training.profiling.rehearsal import rehearse_here
 from coterie.training.profiling.rehearsal_cache import load_rehearsal, rehearsal_key, save_rehearsal
-from coterie.training.profiling.step_timer import TICKS
 from coterie.types import Progress, StepResult
 
 SECONDS = 9.0
@@ -134,21 +131,9 @@ class TimeCallback(Callback):
         """A new rehearsal in this process; None where it cannot be had, for reasons that the run itself will give."""
         if world_size() > 1 or self.config.run.fsdp:  # its collectives would wait for the other processes
             return None
-        ticks, ticked = iter(logger.progress(range(TICKS), TICKS, "rehearsing")), 0
-
-        def tick(share: float) -> None:
-            nonlocal ticked
-            while ticked < round(TICKS * share):
-                ticked += 1
-                next(ticks, None)
-
         try:
-            with undisturbed(self.runtime.device):
-                rehearsal = rehearse(self.config, self.source, self.runtime, SECONDS, tick=tick)
-        except (UserError, torch.OutOfMemoryError):
+            rehearsal = rehearse_here(self.config, self.source, replace(self.runtime, logger=logger), SECONDS)
+        except UserError:
             return None
-        finally:
-            for _ in ticks:  # complete the progress bar
-                pass
         save_rehearsal(self._key, rehearsal)
         return rehearsal
