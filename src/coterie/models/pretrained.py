@@ -114,7 +114,7 @@ def _line(file: WeightsFile, choice: Choice, beside: Mapping[str, Tensor]) -> st
     left = list(dict.fromkeys(name.partition(".")[0] for name in beside))
     parts += [f"left {first_few(left, ', ')}"] * bool(left)
     if choice.others and file.branch is None:
-        parts[0] += ", which the authors of such files evaluate"
+        parts[0] += f", {'which the authors of such files evaluate' if choice.known else 'the first that fits'}"
         parts.append(f"{first_few(choice.others, ', ')} would fit too: choose with {file.name}#{choice.others[0]}")
     return f"{file.name}: {'; '.join(parts)}"
 
