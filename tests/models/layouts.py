@@ -222,5 +222,6 @@ LAYOUTS = {
     "compiled": ({"model": under("_orig_mod.module.", 0)}, "model._orig_mod.module", [], []),
     "deepspeed": ({"module": under("model.", 0), "ds_version": "0.9"}, "module.model", [], []),
     "in a list": ([{"epoch": 3}, (OrderedDict(net=under("", 0)),)], "1.0.net", [], []),
+    "two of one rank": ({"net_a": under("", 0), "net_b": under("", 1)}, "net_a", [], ["net_b"]),
     "an unknown project": ({"a": {"b": [{"c": under("x.y.z.", 0, "x.w")}]}}, "a.b.0.c.x.y.z", ["w"], []),
 }

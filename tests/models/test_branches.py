@@ -25,7 +25,9 @@ def test_a_network_is_found_by_content(layout, tmp_path):
     assert ("left" in line) == bool(parts.beside)
     for other in others:
         assert f"{other} would fit too: choose with {tmp_path}/checkpoint.pth#{other}" in line
-        assert "which the authors of such files evaluate" in line
+        assert (
+            "the first that fits" if layout == "two of one rank" else "which the authors of such files evaluate"
+        ) in line
         chosen = load_weights(ours, f"{tmp_path}/checkpoint.pth#{other}", 3)
         assert torch.equal(ours(IMAGES), network(1)(IMAGES))
         assert other in chosen

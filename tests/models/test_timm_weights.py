@@ -43,6 +43,7 @@ def run(spec: str, cache: Path, **variables: str) -> object:
         [sys.executable, "-c", LOAD, spec], env=environment, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
+    assert "Retrying" not in done.stderr, "the hub was asked"
     return json.loads(done.stdout)
 
 

@@ -132,7 +132,7 @@ def damaged(kind: str, whole: bytes) -> bytes:
         ("lfs", "a pointer of git-lfs"),
         ("picture", "cannot be read as weights"),
         ("text", "cannot be read as weights"),
-        ("pickle", "never unpickled"),
+        ("pickle", "cannot be read as weights"),
         ("zeros", "cannot be read as weights"),
     ],
 )
@@ -146,6 +146,16 @@ def test_what_is_not_a_file_of_weights_is_refused_in_one_line(name, kind, messag
         read_weights(tmp_path / name)
     assert "\n" not in str(caught.value)
     assert str(tmp_path / name) in str(caught.value)
+
+
+@pytest.mark.filterwarnings("ignore")  # TorchScript is deprecated
+def test_what_torch_writes_and_does_not_read_safely(tmp_path):
+    torch.jit.save(torch.jit.trace(torch.nn.Linear(2, 2), torch.ones(1, 2)), tmp_path / "program.pt")
+    with pytest.raises(UserError, match=r"program\.pt cannot be read as weights: it is a TorchScript program: save"):
+        read_weights(tmp_path / "program.pt")
+    torch.save({"a": torch.ones(2), "b": b"text"}, tmp_path / "protocol.pt", pickle_protocol=4)
+    with pytest.raises(UserError, match=r"protocol\.pt cannot be read as weights: it was pickled with a protocol"):
+        read_weights(tmp_path / "protocol.pt")
 
 
 def test_a_zip_of_files_and_a_compressed_checkpoint(tmp_path):

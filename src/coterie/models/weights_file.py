@@ -2,7 +2,9 @@
 
 import json
 import re
+import zipfile
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -128,10 +130,20 @@ def _read_file(file: Path) -> tuple[dict[str, Tensor], Mapping[str, str]]:
                 return safetensors.torch.load_file(file), safe.metadata() or {}
         return flat_tensors(read_torch_file(file, foreign=True)), {}
     except Exception as error:
-        raise UserError(
-            f"{file} cannot be read as weights: it is damaged or compressed, or it contains other Python objects, which are "
-            "never unpickled (save only its state_dict, preferably as .safetensors)"
-        ) from error
+        raise UserError(f"{file} cannot be read as weights: {_why(file, error)}") from error
+
+
+def _why(file: Path, error: Exception) -> str:
+    """Say why torch did not read a file."""
+    with suppress(Exception), zipfile.ZipFile(file) as packed:  # it may be damaged in any way
+        if any(name.endswith("/constants.pkl") for name in packed.namelist()):
+            return "it is a TorchScript program: save the state_dict of its network with torch.save"
+    if "Unsupported operand" in str(error):
+        return "it was pickled with a protocol that torch does not read safely: save it without pickle_protocol"
+    return (
+        "it is damaged or compressed, or it contains other Python objects, which are never unpickled (save only its "
+        "state_dict, preferably as .safetensors)"
+    )
 
 
 def _not_weights(start: bytes) -> str | None:
