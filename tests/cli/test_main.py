@@ -97,7 +97,8 @@ def test_starting_weights_are_needed_only_to_start(images: Path, tmp_path: Path,
     (second / "report.html").unlink()  # as if it had been killed just before
     assert call(*words)[0] == 0
     assert (second / "report.html").exists()
-    status, _, said = call(*pretrain(images, second, "--start-from", first, "--epochs", "3"))  # an extended run trains on, still without the file
+    # an extended run trains on, still without the file
+    status, _, said = call(*pretrain(images, second, "--start-from", first, "--epochs", "3"))
     assert status == 0
     assert "starts from" not in said
     status, _, said = call(*pretrain(images, second, "--start-from", "none", "--epochs", "3"))
