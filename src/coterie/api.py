@@ -10,7 +10,7 @@ from coterie.atomic import writing
 from coterie.config.describe import summary
 from coterie.config.from_options import Resolved
 from coterie.config.hardware import Runtime
-from coterie.config.options import EvaluationOptions, MachineOptions, RunOptions, check_options
+from coterie.config.options import EmbedOptions, EvaluationOptions, RunOptions, check_options, model_options
 from coterie.config.schema import PretrainConfig
 from coterie.data.sources.open import open_source
 from coterie.data.sources.source import ImageSource
@@ -19,11 +19,10 @@ from coterie.embedding.job import embed_to_file, embed_to_folder, embed_with_ray
 from coterie.errors import BadConfig, UserError
 from coterie.evaluation import model_selection
 from coterie.evaluation.callbacks import LabelFreeCallback, ProbeCallback, label_free_images
-from coterie.evaluation.evaluator import Evaluator
+from coterie.evaluation.from_options import evaluator_from_options, note_for_run
 from coterie.evaluation.labeled_data import labeled_pair
 from coterie.evaluation.model_selection import Selection
-from coterie.evaluation.results import ProbeResults, TransferResults, note_results
-from coterie.exporting.model import open_model
+from coterie.evaluation.results import ProbeResults, TransferResults
 from coterie.logger import Logger, NullLogger
 from coterie.methods.resolve import Paths, path_strings, resolve_run
 from coterie.paths import run_folder
@@ -179,61 +178,71 @@ def pretrain(
 
 
 def evaluate(
-    run: str | Path,
+    model: str | Path,
     train: Paths,
     test: Paths = (),
     *,
-    probes: Sequence[str] = ("knn",),
+    probes: Sequence[str] = ("knn", "linear"),
+    beside: Paths = (),
+    details: bool = False,
     logger: Logger | None = None,
     quiet: bool = False,
     **options: Unpack[EvaluationOptions],
 ) -> ProbeResults:
-    """Evaluate a run's backbone on labeled images. Embeddings are kept in the run's folder and computed once.
+    """Evaluate a network on labeled images, beside raw pixels, the untrained network and other models.
 
     Args:
-        run: a run's folder, or a ``model.safetensors``.
+        model: a run's folder, a ``model.safetensors``, a weights file with ``backbone``, Hugging Face's folder, ``timm:NAME``.
         train: labeled sources that the probes learn from.
         test: labeled sources that the probes are tested on; if empty, a random fifth of ``train``, always the same.
         probes: any of ``knn``, ``linear``, ``linear_published``, ``clusters``, ``retrieval``, ``svm``, ``low_shot``,
             ``linear_images`` and ``finetune`` (``docs/evaluate.md``).
+        beside: other MODELs to compare; ``backbone`` and ``size`` are theirs too.
+        details: print every metric, not only the one of each probe by which models are compared.
         logger: receives messages and progress; None: they are shown.
         quiet: show nothing.
-        options: ``labels``, ``seed``, ``device``, ``workers`` (:class:`coterie.config.options.EvaluationOptions`).
+        options: the keys of :class:`coterie.config.options.EvaluationOptions`.
 
     Returns:
-        ``{probe: {metric: value}}``, which prints as a table; also written to ``evaluation.json`` in the run's folder.
+        ``{probe: {metric: value}}``, which prints as a table, and ``baselines``: the same of what is beside it. A run's folder
+        keeps its figures (``evaluation.json``) and its embeddings; for other models nothing is written.
 
     Raises:
         UserError: anything that the caller can fix, in one line.
     """
     with session(logger, quiet) as logger:
-        evaluator = _evaluator(run, probes, logger, options)
-        result = ProbeResults(evaluator.evaluate(_open(train), _open(test) if test else None))
-        note_results(run, result, logger)
+        evaluator = evaluator_from_options(model, probes, path_strings(beside), options, logger)
+        result = evaluator.evaluate(_open(train), _open(test) if test else None)
+        note_for_run(evaluator, {"train": path_strings(train), "test": path_strings(test)}, result)
+    result.details = details
     return result
 
 
 def transfer(
-    run: str | Path,
+    model: str | Path,
     sets: Mapping[str, Paths | tuple[Paths, Paths]],
     *,
-    probes: Sequence[str] = ("linear",),
+    probes: Sequence[str] = ("knn", "linear"),
+    beside: Paths = (),
+    details: bool = False,
     logger: Logger | None = None,
     quiet: bool = False,
     **options: Unpack[EvaluationOptions],
 ) -> TransferResults:
-    """Evaluate a run's backbone on any number of other labeled sets, as the papers do on Places205, iNat18 and VOC07.
+    """Evaluate a network on any number of other labeled sets, as the papers do on Places205, iNat18 and VOC07.
 
     Args:
-        run: a run's folder, or a ``model.safetensors``.
+        model: a MODEL, as of :func:`evaluate`.
         sets: by name, a labeled source, a random fifth of which is tested on, or a pair: to learn from, to test on.
         probes: as of :func:`evaluate`.
+        beside: as of :func:`evaluate`.
+        details: as of :func:`evaluate`.
         logger: receives messages and progress; None: they are shown.
         quiet: show nothing.
         options: as of :func:`evaluate`.
 
     Returns:
-        ``{set: {"linear_top1": value, ...}}``, which prints as a table; also written to ``evaluation.json`` under ``transfer``.
+        ``{set: {"linear_top1": value, ...}}``, which prints as a table, and ``baselines``; kept as of :func:`evaluate`.
 
     Raises:
         UserError: anything that the caller can fix, in one line.
@@ -242,14 +251,13 @@ def transfer(
         raise BadConfig("name at least one set: NAME=TRAIN or NAME=TRAIN,TEST")
     table = TransferResults()
     with session(logger, quiet) as logger:
-        evaluator = _evaluator(run, probes, logger, options)
+        evaluator = evaluator_from_options(model, probes, path_strings(beside), options, logger)
         for name, where in sets.items():
             train, test = where if isinstance(where, tuple) and len(where) == 2 else (where, ())
             found = evaluator.evaluate(_open(train), _open(test) if test else None)
-            table[name] = {
-                f"{probe}_{metric}": value for probe, figures in found.items() for metric, value in figures.items()
-            }
-            note_results(run, {"transfer": table}, logger)  # set by set: what is done stays, whatever happens
+            table.add(name, found)  # set by set: what is done stays, whatever happens
+            note_for_run(evaluator, {"set": name, "train": path_strings(train), "test": path_strings(test)}, found)
+    table.details = details
     return table
 
 
@@ -318,7 +326,7 @@ def report(
 
 
 def embed(
-    run: str | Path,
+    model: str | Path,
     data: Paths,
     out: str | Path,
     *,
@@ -327,16 +335,16 @@ def embed(
     actors: int = 0,
     logger: Logger | None = None,
     quiet: bool = False,
-    **options: Unpack[MachineOptions],
+    **options: Unpack[EmbedOptions],
 ) -> int:
     """Write name, label if there is one, embedding, group and its probability of each image, as parquet.
 
     The embedding is the backbone's. The group is that of the first head whose center is nearest to the projected image, its
-    probability that in ``softmax(z . centers / temperature)``; -1 and 0 where the method has no lasting groups. Holds a few
-    batches at a time.
+    probability that in ``softmax(z . centers / temperature)``; -1 and 0 where the method has no lasting groups, and where the
+    MODEL is no run. Holds a few batches at a time.
 
     Args:
-        run: a run's folder.
+        model: a MODEL, as of :func:`evaluate`; of a run, finished or not, its newest checkpoint.
         data: folders, lists, globs, parquet files, tar shards.
         out: a file ending in ``.parquet``, or else a folder of parts. A folder is resumed where it was left, and is written
             by all processes that torchrun started, or by Ray.
@@ -345,7 +353,7 @@ def embed(
         actors: at most so many Ray actors; 0: one per GPU, or without GPUs one for every two cores.
         logger: receives messages and progress; None: they are shown.
         quiet: show nothing.
-        options: ``device``, ``workers`` (:class:`coterie.config.options.MachineOptions`).
+        options: the keys of :class:`coterie.config.options.EmbedOptions`.
 
     Returns:
         How many images are in the file, or in the parts that are there; those that could not be decoded are listed beside.
@@ -353,17 +361,19 @@ def embed(
     Raises:
         UserError: anything that the caller can fix, in one line.
     """
-    check_options(options, MachineOptions)
+    check_options(options, EmbedOptions)
     if Path(out).suffix == ".parquet" and ray is not None:
         raise UserError(f"{out}: Ray writes a folder of parts; give --out a name that does not end in .parquet")
     with session(logger, quiet) as logger:
-        source = _open(data)
+        source, opened = _open(data), model_options(options)
+        device, workers = options.get("device", "auto"), options.get("workers", -1)
         if ray is not None:
-            return embed_with_ray(run, source, out, part_images, address=ray, actors=actors, **options, logger=logger)
-        runtime = Runtime.choose(**options, logger=logger)
+            where: dict[str, Any] = {"address": ray, "actors": actors, "device": device, "workers": workers}
+            return embed_with_ray(model, source, out, part_images, opened, **where, logger=logger)
+        runtime = Runtime.choose(device, workers=workers, logger=logger)
         if Path(out).suffix != ".parquet":
-            return embed_to_folder(run, source, out, runtime, part_images)
-        return embed_to_file(run, source, out, runtime)
+            return embed_to_folder(model, source, out, runtime, part_images, opened)
+        return embed_to_file(model, source, out, runtime, opened)
 
 
 def _runtime(config: PretrainConfig, logger: Logger) -> Runtime:
@@ -393,10 +403,3 @@ def _embedded_images(config: PretrainConfig, images: int, runtime: Runtime) -> d
 
 def _open(data: Paths) -> ImageSource:
     return open_source(*path_strings(data))
-
-
-def _evaluator(run: str | Path, probes: Sequence[str], logger: Logger, options: EvaluationOptions) -> Evaluator:
-    check_options(options, EvaluationOptions)
-    runtime = Runtime.choose(options.get("device", "auto"), workers=options.get("workers", -1), logger=logger)
-    model = open_model(run, runtime.device)
-    return Evaluator(model, probes, runtime, labels=options.get("labels", "10%"), seed=options.get("seed", 0))

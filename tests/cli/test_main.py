@@ -60,7 +60,7 @@ def test_the_whole_way(images: Path, tmp_path: Path, call) -> None:
     assert wanted | {"loss_over_ln_k"} <= records[0].keys()
     assert records[-1]["knn"]["k1_t0.07_top1"] >= 0
 
-    status, said, _ = call("evaluate", out, images, "--probes", "knn")
+    status, said, _ = call("evaluate", out, images, "--probes", "knn", "--details")
     assert status == 0
     assert "k200_t0.1_top1" in said
     assert json.loads((out / "evaluation.json").read_text())["knn"]["k20_t0.07_top5"] > 0
@@ -209,9 +209,9 @@ def test_sources_that_hold_nothing(tmp_path: Path, call) -> None:
         (["--set", "run.device=tpu"], "run.device"),
         (["--set", "backbone.weights=/nowhere.pth"], "/nowhere.pth"),
         (["--start-from", "/nowhere.pth"], "there are no weights at /nowhere.pth"),
-        (["--start-from", "timm:resnet81"], "timm has no network resnet81"),
-        (["--backbone", "resnet18.a1_in1k"], "neither in the cache nor can it be downloaded"),
-        (["--backbone", "resnet18.a1_in2k"], "timm has no weights resnet18.a1_in2k: it has resnet18.a1_in1k"),
+        (["--start-from", "timm:resnet81"], "timm has no network 'resnet81'"),
+        (["--backbone", "resnet18.a1_in1k"], "is not in the cache and cannot be downloaded"),
+        (["--backbone", "resnet18.a1_in2k"], "timm has no weights resnet18.a1_in2k: it has timm:resnet18.a1_in1k"),
         (["--backbone", "selecsls42.in1k"], "timm has no weights for selecsls42"),
         (["--backbone", "resnet18.a1_in1k", "--start-from", "run"], "use --backbone resnet18 to start from others"),
         (["--set", "backbone.trainable=last:0"], "give all, none, or last:N"),

@@ -1,12 +1,14 @@
 """Options that commands share: the keywords that are refused, and one text for each on the command line."""
 
 import re
+from typing import get_type_hints
 
 import pytest
 
 from coterie import api
 from coterie.cli import main as cli
-from coterie.config.options import EvaluationOptions, MachineOptions, RunOptions, check_options
+from coterie.config.options import EmbedOptions, EvaluationOptions, RunOptions, check_options
+from coterie.errors import UserError
 
 
 def test_an_unknown_keyword_is_refused_with_the_one_that_was_meant() -> None:
@@ -21,17 +23,29 @@ def test_every_shared_option_has_its_text_in_the_help(capsys: pytest.CaptureFixt
         ("plan", RunOptions),
         ("pretrain", RunOptions),
         ("evaluate", EvaluationOptions),
-        ("embed", MachineOptions),
+        ("embed", EmbedOptions),
     ):
         cli.app([verb, "--help"], exit_on_error=False)
         shown = " ".join(capsys.readouterr().out.replace("│", " ").split())
-        for name in kind.__annotations__:
+        for name, annotation in get_type_hints(kind, include_extras=True).items():
             text = re.search(rf"^ +{name}: (\S+ \S+)", kind.__doc__ or "", re.MULTILINE)
-            assert text is not None
-            assert text[1] in shown
+            helps = [each.help for each in getattr(annotation, "__metadata__", ()) if getattr(each, "help", None)]
+            assert (text is None) == bool(helps), name
+            assert (helps[0] if text is None else text[1]) in shown
 
 
 def test_inherited_options_are_known() -> None:
     check_options({"labels": "1%", "device": "cpu"}, EvaluationOptions)
     with pytest.raises(TypeError, match=r"unexpected keyword argument 'zzz'$"):
         check_options({"zzz": 1}, EvaluationOptions)
+
+
+@pytest.mark.parametrize("words", [["--mean", ".1,.2,.3"], ["--mean", ".1", ".2", ".3"], ["--mean=.1,.2,.3"]])
+def test_numbers_are_written_with_commas_or_spaces(words: list[str]) -> None:
+    _, bound, _ = cli.app.parse_args(["embed", "run", "images", "--out", "x", *words], exit_on_error=False)
+    assert bound.arguments["options"]["mean"] == (0.1, 0.2, 0.3)
+
+
+def test_words_for_numbers_are_refused_in_one_line() -> None:
+    with pytest.raises(UserError, match=r"--mean is imagenet: give numbers, such as --mean \.5,\.5,\.5"):
+        cli.app.parse_args(["embed", "run", "images", "--out", "x", "--mean", "imagenet"], exit_on_error=False)

@@ -22,7 +22,7 @@ from coterie.errors import BadConfig, BadImage, UserError
 from coterie.evaluation.model_selection import snapshot_records
 from coterie.exporting.backbone_file import load_backbone, save_backbone
 from coterie.models.backbone import BackboneConfig, build_backbone
-from coterie.models.pretrained import read_weights
+from coterie.models.weights_file import read_weights
 from coterie.training.run_folder import read_log, read_records
 from tests.data.pictures import encoded, photo
 

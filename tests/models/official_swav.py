@@ -1,8 +1,8 @@
 """The network that SwAV's checkpoints hold, written from its description (arXiv 2006.09882, appendix A.1) and tiny.
 
-A ResNet in torchvision's layout with bottlenecks; the stem pads the image by one pixel before a convolution that pads it by two; a
-head of linear, batch norm, ReLU, linear; prototypes without bias. Crops of one resolution pass through the backbone together,
-the head runs once over all.
+A ResNet in torchvision's layout with bottlenecks, whose stem pads the image by one pixel before a convolution that pads it by
+two; a head of linear, batch norm, ReLU, linear; prototypes without bias. Crops of one resolution pass through the backbone
+together, the head runs once over all.
 """
 
 import itertools

@@ -1,10 +1,15 @@
 """The first thing that a researcher tries: does the official file give the official features? And its head and prototypes?"""
 
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 from coterie.models.backbone import BackboneConfig, build_backbone
@@ -89,3 +94,33 @@ def test_a_wide_official_network(width, tmp_path):
     assert find_backbone(write(theirs, tmp_path / "w.pth", "released"), "resnet26").config == replace(
         CONFIG, width=width
     )
+
+
+@pytest.mark.parametrize("layout", ["training", "released"])
+@torch.no_grad()
+def test_the_command_embeds_with_the_official_file(layout, tmp_path):
+    """Pictures of the network's size, so that nothing is resized, normalized as the authors do."""
+    theirs, size, mean, std = official(), 64, (0.485, 0.456, 0.406), (0.228, 0.224, 0.225)
+    path = write(theirs, tmp_path / "swav.pth.tar", layout)
+    pixels = np.random.default_rng(0).integers(0, 256, (5, size, size, 3), dtype=np.uint8)
+    for number, each in enumerate(pixels):
+        (tmp_path / "images" / f"class{number % 2}").mkdir(parents=True, exist_ok=True)
+        Image.fromarray(each).save(tmp_path / "images" / f"class{number % 2}" / f"{number}.png")
+    out = tmp_path / "embedded.parquet"
+    command = [sys.executable, "-m", "coterie", "embed", str(path), str(tmp_path / "images"), "--out", str(out)]
+    options = (
+        f"--backbone resnet26 --size {size} --crop 1 --mean 0.485,0.456,0.406 --std 0.228,0.224,0.225 --device cpu"
+    )
+    done = subprocess.run([*command, *options.split()], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "left projection_head, prototypes" in done.stdout + done.stderr
+    table = pq.read_table(out).to_pydict()
+    order = [int(Path(name).stem) for name in table["name"]]
+    images = (torch.from_numpy(pixels[order]).permute(0, 3, 1, 2) / 255 - _column(mean)) / _column(std)
+    expected = theirs.forward_backbone(images)
+    found = torch.tensor(table["embedding"])
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5 * float(expected.abs().max()))
+
+
+def _column(values: tuple[float, ...]) -> torch.Tensor:
+    return torch.tensor(values)[None, :, None, None]

@@ -10,7 +10,7 @@ from torch import nn
 
 from coterie.errors import UserError
 from coterie.models.backbone import BackboneConfig, build_backbone
-from coterie.models.pretrained import read_weights
+from coterie.models.weights_file import read_weights
 
 
 def started(path, name="resnet18", size=64, **more) -> nn.Module:

@@ -1,6 +1,6 @@
 import argparse
 import collections
-import datetime
+import datetime as dt
 import enum
 import functools
 import os
@@ -10,7 +10,6 @@ import sys
 import time
 import types
 import zipfile
-from collections import OrderedDict
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -82,7 +81,7 @@ def test_objects_of_all_kinds_have_stand_ins(tmp_path: Path, new_format: bool) -
         Kind.SWAV: {Slotted(0.2), Path("x")},
         "function": functools.partial(print, 3),
         "class": Settings,
-        "date": datetime.datetime(2026, 11, 29),
+        "date": dt.datetime(2026, 11, 29),
         "space": types.SimpleNamespace(a=1),
         "complex": 1j,
         "tensor": torch.arange(3.0),

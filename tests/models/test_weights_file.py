@@ -58,7 +58,7 @@ def test_a_folder_with_several_files(tmp_path):
 
 
 def test_a_folder_without_weights(tmp_path):
-    with pytest.raises(UserError, match="there are no weights at .*model.safetensors"):
+    with pytest.raises(UserError, match=r"there are no weights at .*model\.safetensors"):
         read_weights(tmp_path)
 
 
@@ -87,7 +87,7 @@ def test_an_index_cannot_name_files_elsewhere(outside, tmp_path):
     (tmp_path / "a").mkdir()
     index = tmp_path / "a" / "model.safetensors.index.json"
     index.write_text(json.dumps({"weight_map": {"x": outside}}))
-    with pytest.raises(UserError, match="not a file beside it|no weight_map") as caught:
+    with pytest.raises(UserError, match=r"not a file beside it|no weight_map") as caught:
         read_weights(tmp_path / "a")
     assert "\n" not in str(caught.value)
 
@@ -95,7 +95,7 @@ def test_an_index_cannot_name_files_elsewhere(outside, tmp_path):
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"weight_map": []}', "{" * 5000, '{"weight_map": {}}', "\udcff"])
 def test_a_damaged_index(text, tmp_path):
     (tmp_path / "model.safetensors.index.json").write_text(text, errors="surrogateescape")
-    with pytest.raises(UserError, match="index.json") as caught:
+    with pytest.raises(UserError, match=r"index\.json") as caught:
         read_weights(tmp_path)
     assert "\n" not in str(caught.value)
 

@@ -12,9 +12,9 @@ from cyclopts import Parameter
 
 from coterie.cli.leaving import kept_of_run
 from coterie.cli.parsing import (
+    EmbedFlags,
     EvaluationFlags,
     Images,
-    MachineFlags,
     Method,
     RunFlags,
     Sources,
@@ -107,48 +107,74 @@ def pretrain(
 
 
 def evaluate(
-    run: Path, /, *train: str, test: Sources = (), probes: str = "knn", options: EvaluationFlags = None
+    model: str,
+    /,
+    *train: str,
+    test: Sources = (),
+    probes: str = "knn,linear",
+    beside: Sources = (),
+    details: bool = False,
+    options: EvaluationFlags = None,
 ) -> None:
-    """Evaluate a run's backbone on labeled images.
+    """Evaluate a network on labeled images, beside raw pixels, the untrained network and other models.
 
     Parameters
     ----------
-    run
-        A run's folder, or a model.safetensors.
+    model
+        A run's folder, a model.safetensors, a weights file with --backbone, a folder of Hugging Face, or timm:NAME.
     train
         Labeled images that the probes learn from.
     test
         Labeled images to test the probes on; without it, a random fifth of TRAIN. [default: none]
     probes
         Separated by commas: knn, linear, linear_published, clusters, retrieval, svm, low_shot, linear_images, finetune.
+    beside
+        Other models to compare; --backbone and --size are theirs too. [default: none]
+    details
+        Print every metric: each k and temperature of kNN, top 5, mean per class. [default: no]
     """
     from coterie import api
     from coterie.display.terminal import Terminal
 
     with closing(Terminal()) as terminal:
-        names = comma_separated(probes)
-        result = api.evaluate(run, train, test, probes=names, logger=terminal, **(options or {}))
+        names, opened = comma_separated(probes), options or {}
+        result = api.evaluate(
+            model, train, test, probes=names, beside=beside, details=details, logger=terminal, **opened
+        )
     show(str(result))
 
 
-def transfer(run: Path, /, *sets: str, probes: str = "linear", options: EvaluationFlags = None) -> None:
-    """Evaluate a run's backbone on several other labeled sets, in one table.
+def transfer(
+    model: str,
+    /,
+    *sets: str,
+    probes: str = "knn,linear",
+    beside: Sources = (),
+    details: bool = False,
+    options: EvaluationFlags = None,
+) -> None:
+    """Evaluate a network on several other labeled sets, in one table.
 
     Parameters
     ----------
-    run
-        A run's folder, or a model.safetensors.
+    model
+        A run's folder, a model.safetensors, a weights file with --backbone, a folder of Hugging Face, or timm:NAME.
     sets
         Each NAME=TRAIN, a random fifth of which is tested on, or NAME=TRAIN,TEST.
     probes
         Separated by commas: knn, linear, linear_published, clusters, retrieval, svm, low_shot, linear_images, finetune.
+    beside
+        Other models to compare; --backbone and --size are theirs too. [default: none]
+    details
+        Print every metric. [default: no]
     """
     from coterie import api
     from coterie.display.terminal import Terminal
 
     named = dict(named_set(each) for each in sets)
     with closing(Terminal()) as terminal:
-        table = api.transfer(run, named, probes=comma_separated(probes), logger=terminal, **(options or {}))
+        names, opened = comma_separated(probes), options or {}
+        table = api.transfer(model, named, probes=names, beside=beside, details=details, logger=terminal, **opened)
     show(str(table))
 
 
@@ -205,14 +231,14 @@ def report(run: Path, /, *, images: Sources = (), device: str = "auto") -> None:
 
 
 def embed(
-    run: Path,
+    model: str,
     /,
     *data: str,
     out: Annotated[Path, Parameter(name="--out")],
     part_images: Whole = 65_536,
     ray: str | None = None,
     actors: Whole = 0,
-    options: MachineFlags = None,
+    options: EmbedFlags = None,
 ) -> None:
     """Write name, label, embedding, group and its probability of each image as parquet: one file, or a folder of parts.
 
@@ -220,8 +246,8 @@ def embed(
 
     Parameters
     ----------
-    run
-        A run's folder.
+    model
+        A run's folder, a model.safetensors, a weights file with --backbone, a folder of Hugging Face, or timm:NAME.
     data
         Folders, text lists of files, globs, *.parquet, *.tar.
     out
@@ -238,7 +264,7 @@ def embed(
 
     with closing(Terminal()) as terminal:
         written = api.embed(
-            run, data, out, part_images=part_images, ray=ray, actors=actors, logger=terminal, **(options or {})
+            model, data, out, part_images=part_images, ray=ray, actors=actors, logger=terminal, **(options or {})
         )
     show(f"{out}: {written} images")
 

@@ -19,8 +19,10 @@ from coterie.data.sources.builtin_photos import PHOTOGRAPHS, PhotoPatches, photo
 from coterie.data.sources.open import open_source
 from coterie.data.sources.source import random_positions
 from coterie.embedding.embed import Embeddings, embed_source
+from coterie.evaluation.baselines import raw_pixels
 from coterie.evaluation.labeled_data import LabeledPair, labeled_pair
 from coterie.evaluation.probes.knn import knn
+from coterie.evaluation.results import RAW_PIXELS, UNTRAINED
 from coterie.exporting.backbone_file import load_backbone
 from coterie.logger import Logger
 from coterie.paths import expand
@@ -113,12 +115,12 @@ def evaluate_spaces(run: Path, pair: LabeledPair) -> list[Space]:
     config = from_dict(read_toml(run / "config.toml"))
     preprocessing = preprocessing_of(config)
     untrained = build_student(config).encoder.backbone.eval()
-    networks: list[tuple[str, nn.Module]] = [
-        ("raw pixels", nn.Flatten()),
-        ("untrained network", untrained),
-        ("pretrained network", load_backbone(run)),
+    networks: list[tuple[str, nn.Module, Preprocessing]] = [
+        (RAW_PIXELS, *raw_pixels(preprocessing)),
+        (UNTRAINED, untrained, preprocessing),
+        ("pretrained network", load_backbone(run), preprocessing),
     ]
-    return [_space(name, network, pair, preprocessing) for name, network in networks]
+    return [_space(name, network, pair, prepared) for name, network, prepared in networks]
 
 
 def write_demo_report(path: Path, run: Path, spaces: list[Space], pair: LabeledPair) -> None:

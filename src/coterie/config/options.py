@@ -18,12 +18,25 @@ def _whole_number(kind: Any, tokens: Sequence[Token]) -> int:
     return int(token.value)
 
 
+def _numbers(kind: Any, tokens: Sequence[Token]) -> tuple[float, ...]:
+    """Read numbers between commas or spaces."""
+    try:
+        return tuple(float(word) for token in tokens for word in token.value.split(",") if word.strip())
+    except ValueError:
+        name = tokens[0].keyword
+        raise UserError(
+            f"{name} is {' '.join(token.value for token in tokens)}: give numbers, such as {name} .5,.5,.5"
+        ) from None
+
+
 Whole = Annotated[int, Parameter(converter=_whole_number)]
 
 if TYPE_CHECKING:  # in Python also a dictionary of values by path, such as {"groups.counts": 300}
     Settings = Sequence[str] | Mapping[str, Any]
-else:  # the command line reads this one
+    Numbers = Sequence[float] | float
+else:  # the command line reads these
     Settings = Sequence[str]
+    Numbers = Annotated[tuple[float, ...], Parameter(converter=_numbers, consume_multiple=True, negative=())]
 
 
 class RunOptions(TypedDict, total=False):
@@ -64,7 +77,44 @@ class MachineOptions(TypedDict, total=False):
     workers: Whole
 
 
-class EvaluationOptions(MachineOptions, total=False):
+class ModelOptions(TypedDict, total=False):
+    """Options of every command that takes a MODEL: how it is opened, and how images are prepared for it."""
+
+    backbone: Annotated[
+        str | None,
+        Parameter(
+            help="The network of a weights file that does not say it, as timm names it. [default: as the file says]"
+        ),
+    ]
+    size: Annotated[
+        Whole | None, Parameter(help="Side in pixels of the images that the network sees. [default: the model's]")
+    ]
+    mean: Annotated[
+        Numbers | None,
+        Parameter(help="Mean of each channel for pixels from 0 to 1, as in .485,.456,.406. [default: the model's]"),
+    ]
+    std: Annotated[
+        Numbers | None,
+        Parameter(help="Standard deviation of each channel, as in .229,.224,.225. [default: the model's]"),
+    ]
+    crop: Annotated[
+        float | None, Parameter(help="Share of the resized short side that is cropped, as .875. [default: the model's]")
+    ]
+    interpolation: Annotated[
+        str | None, Parameter(help="One of bilinear, bicubic, lanczos, nearest. [default: the model's]")
+    ]
+
+
+class EmbedOptions(MachineOptions, ModelOptions, total=False):
+    """Options of ``embed``.
+
+    Attributes:
+        device: One of auto (CUDA if there is a usable GPU), cpu, cuda, cuda:N. [default: auto]
+        workers: Processes that load images; -1: as many as there are cores to spare. [default: -1]
+    """
+
+
+class EvaluationOptions(MachineOptions, ModelOptions, total=False):
     """Options of ``evaluate`` and ``transfer``.
 
     Attributes:
@@ -76,6 +126,11 @@ class EvaluationOptions(MachineOptions, total=False):
 
     labels: str
     seed: Whole
+
+
+def model_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of some options that say how a MODEL is opened."""
+    return {name: value for name, value in options.items() if name in ModelOptions.__annotations__}
 
 
 def check_options(options: Mapping[str, Any], kind: type) -> None:

@@ -65,7 +65,9 @@ class EmbeddingCache:
         """Cache in ``folder`` the embeddings by the network whose weights are in the file ``weights``."""
         self.folder, self.weights = Path(folder), weights_key(weights)
 
-    def get(self, source: ImageSource, preprocessing: Preprocessing, make: Callable[[], Embeddings]) -> Embeddings:
+    def get(
+        self, source: ImageSource, preprocessing: Preprocessing, make: Callable[[], Embeddings], instead: str = ""
+    ) -> Embeddings:
         """Return the cached embeddings of a source, or compute and cache them.
 
         Labels are those that the source has now, whatever they were when its embeddings were computed.
@@ -74,11 +76,13 @@ class EmbeddingCache:
             source: the images.
             preprocessing: how they are prepared for the network.
             make: computes the embeddings.
+            instead: names what is embedded with in place of the network, such as raw pixels.
         """
         key = source_key(source)
         if key is None:
             return make()
-        path = self.folder / f"{self.weights}-{_digest([key.encode(), repr(preprocessing).encode()])}.safetensors"
+        asked = (key, repr(preprocessing.facts()), *([instead] if instead else []))
+        path = self.folder / f"{self.weights}-{_digest(each.encode() for each in asked)}.safetensors"
         cached = _read(path, source) if path.exists() else None
         if cached is not None:
             return cached

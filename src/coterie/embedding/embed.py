@@ -17,6 +17,8 @@ from coterie.logger import Logger, NullLogger
 from coterie.signals import check_interrupted
 
 EMBED_BATCH_SIZE = 256
+CPU_PIXELS = 16 * 224**2
+"""Pixels that each thread of a CPU encodes at a time: activations of more than its caches hold take twice the time."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,8 @@ def embedded_batches(
         channels=preprocessing.channels,
         mean=preprocessing.mean,
         std=preprocessing.std,
+        crop=preprocessing.crop,
+        interpolation=preprocessing.interpolation,
         batch_size=EMBED_BATCH_SIZE,
         workers=runtime.workers,
         device=runtime.device,
@@ -75,10 +79,20 @@ def embedded_batches(
     total = -(-len(source) // EMBED_BATCH_SIZE)
     for batch in runtime.logger.progress(batches, total, what):
         check_interrupted()
-        with torch.inference_mode():
-            outputs = network(batch.views[0]) if batch.views else ()
-        outputs = outputs if isinstance(outputs, tuple) else (outputs,)
-        yield batch.index.numpy(), outputs, batch.bad
+        yield batch.index.numpy(), _encode(network, batch.views[0]) if batch.views else (), batch.bad
+
+
+@torch.inference_mode()
+def _encode(
+    network: Callable[[Tensor], Tensor | tuple[Tensor, ...]], views: Float[Tensor, "b c h w"]
+) -> tuple[Tensor, ...]:
+    """Encode a batch, on a CPU in parts if the images are large."""
+    rows = len(views)
+    if views.device.type == "cpu":
+        rows = max(1, min(rows, CPU_PIXELS * torch.get_num_threads() // views[0, 0].numel()))
+    parts = [network(part) for part in torch.split(views, rows)]
+    found = [part if isinstance(part, tuple) else (part,) for part in parts]
+    return found[0] if len(found) == 1 else tuple(torch.cat(each) for each in zip(*found, strict=True))
 
 
 @dataclass(frozen=True)

@@ -1,13 +1,18 @@
 """Embeddings of a whole source as parquet: one file by one process, or a folder of parts by any number of them."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
+
+from torch import nn
 
 from coterie.atomic import write_text, writing
 from coterie.config.hardware import Runtime
+from coterie.data.loading.center_crop import Preprocessing
 from coterie.data.sources.fingerprint import Fingerprint
 from coterie.data.sources.source import ImageSource
 from coterie.embedding.cache import state_key
@@ -15,61 +20,117 @@ from coterie.embedding.embed import Embedder
 from coterie.embedding.parquet import bad_lines, write_rows
 from coterie.embedding.parts import BAD_IMAGES, EmbeddingParts
 from coterie.embedding.ray_job import import_ray, write_on_ray
-from coterie.errors import NoImages, UserError
+from coterie.errors import BadConfig, NoImages, UserError
+from coterie.exporting.backbone_file import WEIGHTS
+from coterie.exporting.model import open_model
+from coterie.exporting.preprocessing import with_options
 from coterie.logger import Logger, NullLogger
 from coterie.models.backbone import feature_width
+from coterie.models.image_sizes import check_image_size
+from coterie.paths import expand
 from coterie.signals import if_stopped, listening, raising
 from coterie.training.loaded_run import load_run
+from coterie.training.student import GroupPrediction, without_groups
 
 RESUME = ": run the same command again to write the missing parts"
 
 
-def open_embedder(run: str | Path, source: ImageSource, runtime: Runtime) -> Embedder:
-    """The backbone and the groups of a run, and the images for them.
+def open_embedder(
+    model: str | Path, source: ImageSource, runtime: Runtime, options: Mapping[str, Any] | None = None
+) -> Embedder:
+    """The backbone and, of a run, the groups of a MODEL, and the images for them.
 
     Args:
-        run: a run's folder.
+        model: a MODEL; of a run, finished or not, its newest checkpoint.
         source: the images.
-        runtime: where the network is, and how many processes load images.
+        runtime: where the network is, and how many processes load images; its logger is told what was taken.
+        options: of :func:`coterie.exporting.model.open_model`.
 
     Raises:
-        UserError: there is no such run.
+        UserError: there is no such model.
     """
-    loaded = load_run(run, runtime.device)
+    opened = _open_run(model, runtime, options or {})
+    network, backbone, preprocessing, facts = opened or _open_file(model, runtime, options or {})
     files = Fingerprint.of(source)
-    facts = {
-        "weights": state_key(loaded.student.state_dict()),
-        "temperature": loaded.config.temperature,
-        "source": files.key if files is not None else f"{len(source)} images",
-    }
-    width = feature_width(loaded.student.encoder.backbone)
-    return Embedder(loaded.predict_groups, source, loaded.preprocessing, width, facts, runtime)
+    facts["source"] = files.key if files is not None else f"{len(source)} images"
+    return Embedder(network, source, preprocessing, feature_width(backbone), facts, runtime)
+
+
+Opened = tuple[GroupPrediction, nn.Module, Preprocessing, dict[str, Any]]
+"""What images become, the backbone, how images are prepared, and plain values that identify the network."""
+
+
+def _open_run(model: str | Path, runtime: Runtime, options: Mapping[str, Any]) -> Opened | None:
+    """The student of a run's newest checkpoint; None if the MODEL is no run, or one of which only the weights are left."""
+    folder = expand(model)
+    if not (folder / "config.toml").is_file():
+        return None
+    if (folder / WEIGHTS).is_file() and not (folder / "checkpoint").is_dir():
+        return None
+    loaded = load_run(folder, runtime.device)
+    settings, student = loaded.config.backbone, loaded.student
+    if options.get("backbone") not in (None, settings.name):
+        raise BadConfig(f"--backbone is {options['backbone']}, but {model} is a {settings.name}: leave out --backbone")
+    changes = {name: value for name, value in options.items() if name != "backbone"}
+    preprocessing = with_options(loaded.preprocessing, **changes)
+    if preprocessing.size != loaded.preprocessing.size:
+        check_image_size(student.encoder.backbone, settings, preprocessing.size)
+    if student.groups is None:
+        _say_no_groups(model, runtime.logger)
+    facts = {"weights": state_key(student.state_dict()), "temperature": loaded.config.temperature}
+    return loaded.predict_groups, student.encoder.backbone, preprocessing, facts
+
+
+def _open_file(model: str | Path, runtime: Runtime, options: Mapping[str, Any]) -> Opened:
+    opened = open_model(model, runtime.device, **options, logger=runtime.logger)
+    _say_no_groups(model, runtime.logger)
+    facts = {"weights": state_key(opened.network.state_dict())}
+    return without_groups(opened.network), opened.network, opened.preprocessing, facts
+
+
+def _say_no_groups(model: str | Path, logger: Logger) -> None:
+    logger.info(f"{model} has no groups: each image gets group -1 and probability 0")
 
 
 def open_parts(
-    run: str | Path, source: ImageSource, out: str | Path, device: str, part_images: int, workers: int
+    model: str | Path,
+    source: ImageSource,
+    out: str | Path,
+    options: Mapping[str, Any],
+    device: str,
+    part_images: int,
+    workers: int,
 ) -> EmbeddingParts:
     """A folder of parts, new or to be resumed; for an actor of Ray, which chooses its own device.
 
     Args:
-        run: a run's folder.
+        model: a MODEL.
         source: the images.
         out: the folder.
+        options: of :func:`coterie.exporting.model.open_model`.
         device: ``auto``, ``cpu`` or ``cuda``.
         part_images: images per part.
         workers: processes that load images.
     """
-    return EmbeddingParts(out, open_embedder(run, source, Runtime.choose(device, workers=workers)), part_images)
+    runtime = Runtime.choose(device, workers=workers)
+    return EmbeddingParts(out, open_embedder(model, source, runtime, options), part_images)
 
 
-def embed_to_file(run: str | Path, source: ImageSource, out: str | Path, runtime: Runtime) -> int:
+def embed_to_file(
+    model: str | Path,
+    source: ImageSource,
+    out: str | Path,
+    runtime: Runtime,
+    options: Mapping[str, Any] | None = None,
+) -> int:
     """Write one parquet file. Images that could not be decoded are listed beside it.
 
     Args:
-        run: a run's folder.
+        model: a MODEL.
         source: the images.
         out: the file.
         runtime: where and how to compute.
+        options: of :func:`coterie.exporting.model.open_model`.
 
     Returns:
         How many images the file holds.
@@ -82,7 +143,7 @@ def embed_to_file(run: str | Path, source: ImageSource, out: str | Path, runtime
         raise UserError(
             f"{out}: several processes write a folder of parts; give --out a name that does not end in .parquet"
         )
-    embedder = open_embedder(run, source, runtime)
+    embedder = open_embedder(model, source, runtime, options)
     with _stopping_on_signals(": nothing was written"), writing(out) as part:
         written, bad = write_rows(part, embedder.width, embedder.source, embedder.batches(runtime.logger))
         if not written:
@@ -93,18 +154,26 @@ def embed_to_file(run: str | Path, source: ImageSource, out: str | Path, runtime
     return written
 
 
-def embed_to_folder(run: str | Path, source: ImageSource, out: str | Path, runtime: Runtime, part_images: int) -> int:
+def embed_to_folder(
+    model: str | Path,
+    source: ImageSource,
+    out: str | Path,
+    runtime: Runtime,
+    part_images: int,
+    options: Mapping[str, Any] | None = None,
+) -> int:
     """Write the parts that are missing, or of several processes this one's share of them.
 
     Process r of W takes every W-th part, whatever is there already: no two ever take the same, and none is left out,
     at whatever moments they start.
 
     Args:
-        run: a run's folder.
+        model: a MODEL.
         source: the images.
         out: the folder of parts.
         runtime: where and how to compute.
         part_images: images per part.
+        options: of :func:`coterie.exporting.model.open_model`.
 
     Returns:
         How many images are in the parts that are there.
@@ -114,7 +183,8 @@ def embed_to_folder(run: str | Path, source: ImageSource, out: str | Path, runti
     """
     rank, world = _share()
     logger = NullLogger() if rank else runtime.logger
-    parts = EmbeddingParts(out, open_embedder(run, source, runtime), part_images)
+    embedder = open_embedder(model, source, replace(runtime, logger=logger), options)
+    parts = EmbeddingParts(out, embedder, part_images)
     missing = _missing(parts, logger)
     with _stopping_on_signals(RESUME):
         what = "embedding" if world == 1 else f"embedding, the first of {world} processes"
@@ -123,10 +193,11 @@ def embed_to_folder(run: str | Path, source: ImageSource, out: str | Path, runti
 
 
 def embed_with_ray(
-    run: str | Path,
+    model: str | Path,
     source: ImageSource,
     out: str | Path,
     part_images: int,
+    options: Mapping[str, Any] | None = None,
     *,
     address: str,
     actors: int = 0,
@@ -137,10 +208,11 @@ def embed_with_ray(
     """Have Ray's actors write the parts that are missing.
 
     Args:
-        run: a run's folder.
+        model: a MODEL.
         source: the images.
         out: the folder of parts.
         part_images: images per part.
+        options: of :func:`coterie.exporting.model.open_model`.
         address: of a Ray cluster, ``auto``, or ``local`` for one on this machine.
         actors: at most so many; 0: one per GPU, or without GPUs one for every two cores.
         device: of each actor: ``auto``, ``cpu`` or ``cuda``.
@@ -156,11 +228,11 @@ def embed_with_ray(
     if _share()[1] > 1:
         raise UserError("--ray starts processes of its own: run it without torchrun")
     import_ray()  # before the folder is made
-    parts = EmbeddingParts(out, open_embedder(run, source, Runtime(logger=logger)), part_images)
+    parts = EmbeddingParts(out, open_embedder(model, source, Runtime(logger=logger), options), part_images)
     missing = _missing(parts, logger)
     with _stopping_on_signals(RESUME, at_once=True):
         if missing:
-            write = partial(open_parts, run, source, out, device, part_images)
+            write = partial(open_parts, model, source, out, options or {}, device, part_images)
             write_on_ray(write, missing, logger, address=address, actors=actors, device=device, workers=workers)
     return _images_there(parts, 0, logger)
 

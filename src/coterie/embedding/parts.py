@@ -5,7 +5,6 @@ import os
 import re
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -31,6 +30,7 @@ _LOADER_PARTS = 64  # parts that share a loader, which then need not be restarte
 _NAME = re.compile(r"part-(\d{8,})\.parquet")
 _DIFFERENCES = {
     "weights": "embeddings by other weights (the run may have been trained further)",
+    "preprocessing": "embeddings of images that were prepared in another way (--size, --mean, --std, --crop, --interpolation)",
     "source": "embeddings of other images, or their files have changed since",
     "images": "embeddings of another number of images",
     "part_images": "parts of another size (--part-images)",
@@ -148,7 +148,7 @@ class EmbeddingParts:
         own = {"layout": _LAYOUT, "batch": EMBED_BATCH_SIZE, "images": self.total, "part_images": self.images}
         facts = {
             **own,
-            "preprocessing": asdict(self.embedder.preprocessing),
+            "preprocessing": self.embedder.preprocessing.facts(),
             "width": self.embedder.width,
             **self.embedder.facts,
         }

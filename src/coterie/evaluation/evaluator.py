@@ -1,21 +1,25 @@
 """Evaluating a backbone on labeled images by any number of probes; every image is embedded once."""
 
 from collections.abc import Callable, Sequence
+from functools import cache
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from coterie.config.hardware import Runtime
 from coterie.config.schema import OF_EMBEDDINGS, check_known
+from coterie.data.loading.center_crop import Preprocessing
 from coterie.data.sources.source import ImageSource, Subset, label_matrix
 from coterie.embedding.cache import EmbeddingCache
 from coterie.embedding.embed import Embeddings, embed_source
 from coterie.errors import UserError
+from coterie.evaluation.baselines import raw_pixels, untrained
 from coterie.evaluation.labeled_data import LabeledPair, labeled_pair
 from coterie.evaluation.probes.embedding_probes import probe_embeddings
 from coterie.evaluation.probes.finetuning import finetune
 from coterie.evaluation.probes.supervised import linear_published_images
 from coterie.evaluation.probes.svm import low_shot, svm
+from coterie.evaluation.results import RAW_PIXELS, UNTRAINED, Figures, ProbeResults
 from coterie.exporting.backbone_file import WEIGHTS
 from coterie.exporting.model import Model
 from coterie.training.loaded_run import load_run
@@ -26,15 +30,22 @@ OF_SETS = ("svm", "low_shot")
 OF_IMAGES = ("linear_images", "finetune")
 """Probes that pass the images through the network again in every epoch."""
 PROBES = (*OF_EMBEDDINGS, *OF_SETS, *OF_IMAGES)
-
-Figures = dict[str, dict[str, float]]
+COMPARED = ("knn", "linear", "retrieval")
+"""Probes that are quick enough to be run on raw pixels, the untrained network and other models too."""
 
 
 class Evaluator:
     """A frozen backbone with its preprocessing, evaluated by probes on labeled images."""
 
     def __init__(
-        self, model: Model, probes: Sequence[str], runtime: Runtime, *, labels: str = "10%", seed: int = 0
+        self,
+        model: Model,
+        probes: Sequence[str],
+        runtime: Runtime,
+        *,
+        beside: Sequence[Model] = (),
+        labels: str = "10%",
+        seed: int = 0,
     ) -> None:
         """Evaluate a model; if it is a run's, its embeddings are kept in the run's folder.
 
@@ -42,6 +53,7 @@ class Evaluator:
             model: the network, on the device of ``runtime``.
             probes: of ``PROBES``.
             runtime: where and how to compute.
+            beside: other models on the same device, to be compared.
             labels: for ``finetune``: a share of the training labels, such as ``1%``, or a number per class, such as ``5``.
             seed: for what is drawn.
 
@@ -50,19 +62,21 @@ class Evaluator:
         """
         check_known(probes, PROBES)
         self.probes, self.labels, self.seed = tuple(probes), labels, seed
-        self.model, self.runtime = model, runtime
+        self.model, self.runtime, self.beside = model, runtime, tuple(beside)
         run = model.run
         self.store = EmbeddingCache(run / "embeddings", run / WEIGHTS) if run is not None else None
 
-    def evaluate(self, train: ImageSource, test: ImageSource | None = None) -> Figures:
+    def evaluate(self, train: ImageSource, test: ImageSource | None = None) -> ProbeResults:
         """Run the probes: train on ``train`` and test on ``test``, or, without it, on a random fifth of ``train``."""
         found: Figures = {}
+        baselines: dict[str, Figures] = {}
         single = [name for name in self.probes if name not in OF_SETS]
         if single:
             pair = labeled_pair(train, test)
             for remark in pair.remarks:
                 self.runtime.logger.warning(remark)
             found |= self._of_embeddings([name for name in single if name in OF_EMBEDDINGS], pair)
+            baselines = self._baselines([name for name in single if name in COMPARED], pair)
             if "linear_images" in single:
                 found["linear_images"] = linear_published_images(
                     self.model.network, pair, self.model.preprocessing, seed=self.seed, runtime=self.runtime
@@ -72,16 +86,24 @@ class Evaluator:
         several = [name for name in self.probes if name in OF_SETS]
         if several:
             found |= self._of_sets(several, train, test)
-        return {name: found[name] for name in self.probes}
+        return ProbeResults({name: found[name] for name in self.probes}, baselines)
 
     def embeddings(self, source: ImageSource, what: str) -> Embeddings:
         """Embed a source with the backbone, or read its embeddings from the run's folder."""
-        network, preprocessing = self.model.network, self.model.preprocessing
+        return self._embedded(lambda: self.model.network, source, self.model.preprocessing, f"embedding {what} images")
 
+    def _embedded(
+        self,
+        network: Callable[[], nn.Module],
+        source: ImageSource,
+        preprocessing: Preprocessing,
+        what: str,
+        instead: str = "",
+    ) -> Embeddings:
         def make() -> Embeddings:
-            return embed_source(network, source, preprocessing, self.runtime, what=f"embedding {what} images")
+            return embed_source(network(), source, preprocessing, self.runtime, what=what)
 
-        return self.store.get(source, preprocessing, make) if self.store is not None else make()
+        return self.store.get(source, preprocessing, make, instead) if self.store is not None else make()
 
     def _of_embeddings(self, probes: Sequence[str], pair: LabeledPair) -> Figures:
         if not probes:
@@ -89,6 +111,30 @@ class Evaluator:
         train, test = self.embeddings(pair.train, "training"), self.embeddings(pair.test, "test")
         groups = self._groups(test) if "clusters" in probes else None
         return probe_embeddings(probes, train, test, groups=groups, seed=self.seed, runtime=self.runtime)
+
+    def _baselines(self, probes: Sequence[str], pair: LabeledPair) -> dict[str, Figures]:
+        """What the same probes find in raw pixels, in the untrained network and in the other models."""
+        if not probes:
+            return {}
+        network, pixels = raw_pixels(self.model.preprocessing)
+        new = cache(lambda: untrained(self.model, self.seed, self.runtime.device))
+        found: dict[str, Figures] = {}
+        for name, build, preprocessing, instead in (
+            (RAW_PIXELS, lambda: network, pixels, RAW_PIXELS),
+            (UNTRAINED, new, self.model.preprocessing, f"{UNTRAINED} {self.seed} {torch.__version__}"),
+        ):
+            train, test = (
+                self._embedded(build, part, preprocessing, f"embedding {what} images, {name}", instead)
+                for part, what in ((pair.train, "training"), (pair.test, "test"))
+            )
+            if train.rows.isfinite().all() and test.rows.isfinite().all():
+                found[name] = probe_embeddings(probes, train, test, seed=self.seed, runtime=self.runtime)
+            else:
+                self.runtime.logger.warning(f"{name}: left out, its features are not finite")
+        for model in self.beside:
+            other = Evaluator(model, probes, self.runtime, seed=self.seed)
+            found[model.name] = other._of_embeddings(probes, pair)
+        return found
 
     def _groups(self, found: Embeddings) -> Tensor | None:
         """The run's own group of each embedded image; None without a run, or where it has no lasting groups."""

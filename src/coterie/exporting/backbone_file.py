@@ -152,6 +152,19 @@ def describe_backbone(path: str | Path) -> WeightsDescription:
     return _parse(metadata["coterie"], file)
 
 
+def is_own_file(path: Path) -> bool:
+    """Whether a file is one of weights that Coterie wrote; whatever cannot be read is not.
+
+    Args:
+        path: of the file.
+    """
+    try:
+        with safetensors.safe_open(path, "pt") as opened:
+            return "coterie" in (opened.metadata() or {})
+    except (safetensors.SafetensorError, OSError):
+        return False
+
+
 def _parse(text: str, file: Path) -> WeightsDescription:
     try:
         content: dict[str, Any] = json.loads(text)

@@ -135,7 +135,9 @@ def _settings(file: WeightsFile, config: BackboneConfig) -> tuple[Branch, Backbo
     if _has_mlp_batch_norm(file.tensors) and not _has_mlp_batch_norm(network.state_dict()):
         config = replace(config, mlp_norm="batch")
         network = _blank(config)
-    branch = choose_branch(file, network, 3, lambda each: each.names_fit).branch
+    branch = choose_branch(file, network, 3, lambda each: each.fits).branch
+    if not branch.fits:  # it may have another width, stem, image size or number of channels
+        branch = choose_branch(file, network, 3, lambda each: each.names_fit).branch
     if not branch.names_fit:
         like = looks_like(file)
         hint = f"it looks like a {like}" if like and like != config.name else "check --backbone"

@@ -57,10 +57,12 @@ class Choice:
     Attributes:
         branch: the branch; the closest one if none fits.
         others: names of the others that fit, which choose them behind ``#``.
+        known: whether the name of one of them says which one its authors evaluate.
     """
 
     branch: Branch
     others: tuple[str, ...] = ()
+    known: bool = False
 
 
 def choose_branch(file: WeightsFile, network: nn.Module, channels: int, good: Callable[[Branch], bool]) -> Choice:
@@ -90,7 +92,8 @@ def choose_branch(file: WeightsFile, network: nn.Module, channels: int, good: Ca
     if chosen is None:
         return Choice(max(branches, key=lambda branch: len(branch.state) - len(branch.shapes) / 2))
     names = dict(zip(fitting, _names([each.prefix for each in fitting]), strict=True))
-    return Choice(chosen, tuple(name for branch, name in names.items() if branch is not chosen))
+    others = tuple(name for branch, name in names.items() if branch is not chosen)
+    return Choice(chosen, others, known=len({_rank(each.prefix) for each in fitting}) > 1)
 
 
 def _compared(prefix: str, tensors: Mapping[str, Tensor], network: nn.Module, channels: int) -> Branch:

@@ -128,7 +128,7 @@ def _line(file: WeightsFile, choice: Choice) -> tuple[str, str]:
     where = f" under {branch.prefix.rstrip('.')}" if branch.prefix else ""
     took = f"took {len(branch.state)} tensors{where}"
     if choice.others and file.branch is None:
-        took += ", which the authors of such files evaluate"
+        took += f", {'which the authors of such files evaluate' if choice.known else 'the first that fits'}"
         others = f"{first_few(choice.others, ', ')} would fit too: choose with {file.name}#{choice.others[0]}"
     return f"{file.name}: {'; '.join([took, *branch.converted])}", others
 

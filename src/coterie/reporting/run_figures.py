@@ -9,6 +9,8 @@ from typing import Any
 import safetensors
 
 from coterie.config.toml import read_run_toml
+from coterie.evaluation.evaluation_file import evaluations
+from coterie.evaluation.results import KNN_METRIC, flat_figures
 from coterie.formatting import format_cell, format_duration, is_number, metric_name, metric_title
 from coterie.reporting.curves import LABEL_FREE_CHARTS, Log, probe_curves
 from coterie.training import checkpoint_io
@@ -16,8 +18,6 @@ from coterie.training.run_folder import read_records
 
 Cell = str | float | None
 """A value of a table; None: the run has no such figure."""
-KNN_METRIC = "k20_t0.07_top1"
-"""The one metric of the kNN probe by which runs are compared."""
 BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
 """Ends of the names of tensors that are not parameters."""
 
@@ -101,13 +101,24 @@ def unfinished_remarks(run: RunRecord) -> tuple[str, ...]:
 
 
 def probe_figures(run: RunRecord) -> dict[str, float]:
-    """The results of ``evaluation.json`` by name; of the kNN probe only ``KNN_METRIC``."""
+    """The latest results of ``evaluation.json`` by name: of kNN only ``KNN_METRIC``, of fine-tuning each number of labels."""
     found: dict[str, float] = {}
-    for probe, metrics in run.evaluation.items():
-        if probe == "knn" and isinstance(metrics, Mapping) and is_number(metrics.get(KNN_METRIC)):
-            found["kNN, k = 20, top 1"] = float(metrics[KNN_METRIC])
-        else:
-            found |= _flat(metric_title(probe), metrics)
+    for each in evaluations(run.evaluation):
+        if each.set is not None:
+            flat = flat_figures(each.figures).items()
+            figures = {
+                name: value for name, value in flat if not name.startswith("knn_k") or name == f"knn_{KNN_METRIC}"
+            }
+            found |= _flat("Transfer", {each.set: figures})
+            continue
+        for probe, metrics in each.figures.items():
+            if probe == "knn" and is_number(metrics.get(KNN_METRIC)):
+                found["kNN, k = 20, top 1"] = float(metrics[KNN_METRIC])
+                continue
+            title = metric_title(probe)
+            if probe == "finetune" and (share := each.asked.get("label_fraction")):
+                title += f" ({share} of the labels)" if str(share).endswith("%") else f" ({share} labels per class)"
+            found |= _flat(title, metrics)
     return found
 
 

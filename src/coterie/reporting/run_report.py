@@ -20,6 +20,7 @@ from coterie.evaluation.callbacks import SAMPLED_IMAGES
 from coterie.evaluation.low_rank import low_rank_warning
 from coterie.formatting import first_few
 from coterie.paths import expand
+from coterie.reporting.baselines import beside_tables, latest_bars
 from coterie.reporting.embedding_map import MAX_MAP_POINTS
 from coterie.reporting.gallery import GroupAssignment
 from coterie.reporting.pictures import report_pictures
@@ -78,11 +79,12 @@ def report_run(
             title=f"{config.method} on {first_few([Path(each).name for each in config.data], ', ')}",
             answer=found.answer,
             summary=(*found.details, _summary(config, images)),
+            bars=latest_bars(records.evaluation),
             metrics=records.log,
             warnings=[{"step": None, "message": text} for text in (*remarks, *records.remarks, *warnings)],
             map=pictures.map if pictures else None,
             galleries=pictures.galleries if pictures else (),
-            tables=probe_tables(records.evaluation),
+            tables=(*beside_tables(records.evaluation), *probe_tables(records.evaluation)),
             automatic=[tuple(map(str, each)) for each in facts.get("automatic", ())],  # type: ignore[misc]
             config_text=to_toml(config),
             environment=facts.get("environment") or environment(runtime.device),

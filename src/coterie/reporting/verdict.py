@@ -10,27 +10,17 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from coterie.embedding.embed import Embeddings
+from coterie.evaluation.evaluation_file import evaluations
 from coterie.evaluation.low_rank import is_low_rank
 from coterie.evaluation.model_selection import MIN_STABILITY
 from coterie.evaluation.neighbors import nearest, vote
+from coterie.evaluation.results import RAW_PIXELS, UNTRAINED, leading_figures
 from coterie.formatting import is_number
 from coterie.reporting.curves import label_free_log
-from coterie.reporting.run_figures import KNN_METRIC
 from coterie.training.monitor import LARGEST_LOSS, SMALLEST_SPREAD
 
-LEADING = (
-    ("knn", KNN_METRIC, "kNN"),
-    ("linear", "top1", "linear classifier"),
-    ("linear_published", "top1", "linear classifier (SGD)"),
-    ("linear_images", "top1", "linear classifier (crops)"),
-    ("finetune", "top1", "fine-tuning"),
-    ("svm", "map", "SVM mAP"),
-    ("retrieval", "map", "retrieval mAP"),
-    ("clusters", "kmeans_hungarian_accuracy", "k-means clusters"),
-)
-"""Probes in the order in which the page names them: key, metric in percent, name."""
 MAX_NAMED = 2
-"""So many probes are named first."""
+"""So many probes are named first, in the order of :data:`coterie.evaluation.results.LEADING`."""
 NEIGHBORS, TEMPERATURE = 20, 0.07
 FEWEST_NEIGHBORS = 5
 """Fewer labeled images than this and one more say nothing about accuracy."""
@@ -133,17 +123,30 @@ def chance_accuracy(labels: Int[Tensor, " n"]) -> float:
 
 
 def _evaluated(evaluation: Mapping[str, Any]) -> str | None:
+    """The latest figure of each probe, and what raw pixels and the untrained network reach; else those of a transfer."""
     found = _named(evaluation)
     if found:
-        return f"Accuracy on labeled images: {found}."
-    transfer = evaluation.get("transfer")
-    sets = transfer if isinstance(transfer, Mapping) else {}
-    for name, figures in sets.items():
-        if isinstance(figures, Mapping):
-            flat = {probe: {metric: figures.get(f"{probe}_{metric}")} for probe, metric, _ in LEADING}
-            if found := _named(flat):
-                return f"Accuracy on the labeled images of {name}: {found}."
+        return f"Accuracy on labeled images: {found}.{_baselines(evaluation)}"
+    for each in evaluations(evaluation):
+        if each.set is not None and (found := _named(each.figures)):
+            return f"Accuracy on the labeled images of {each.set}: {found}."
     return None
+
+
+def _baselines(evaluation: Mapping[str, Any]) -> str:
+    for each in reversed(evaluations(evaluation)):
+        for leading in leading_figures(each.figures) if each.set is None else ():
+            others = {
+                name: value
+                for name, figures in each.baselines.items()
+                if (value := leading_figures(figures).get(leading)) is not None
+            }
+            if others.keys() >= {RAW_PIXELS, UNTRAINED}:
+                return (
+                    f" With {leading.name}, raw pixels reach {others[RAW_PIXELS]:.1f} % and the untrained network "
+                    f"{others[UNTRAINED]:.1f} %."
+                )
+    return ""
 
 
 def _probed(log: Sequence[Mapping[str, Any]], chance: float | None) -> str | None:
@@ -180,13 +183,7 @@ def _how_sampled(sample: SampleAccuracy) -> str:
 
 def _figures(probes: Mapping[str, Any]) -> list[tuple[str, float]]:
     """(name, percent) of the leading probes among ``{probe: {metric: value}}``."""
-    found = []
-    for probe, metric, name in LEADING:
-        metrics = probes.get(probe)
-        value = metrics.get(metric) if isinstance(metrics, Mapping) else None
-        if is_number(value):
-            found.append((name, float(value)))
-    return found[:MAX_NAMED]
+    return [(each.name, value) for each, value in leading_figures(probes).items()][:MAX_NAMED]
 
 
 def _named(probes: Mapping[str, Any]) -> str:

@@ -49,16 +49,26 @@ def predict_groups(student: Student, temperature: float) -> GroupPrediction:
         nearest to the projected image, and its probability ``[B]`` in ``softmax(z . centers / temperature)``; -1 and 0 where
         the method has no lasting groups.
     """
+    if student.groups is None:
+        return without_groups(student.encoder.backbone)
 
     def predict(images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         features = student.encoder.backbone(images)
-        if student.groups is None:
-            return features, torch.full((len(images),), -1), torch.zeros(len(images))
+        assert student.groups is not None
         logits = cosine_scores(student.encoder.project(features), student.groups.centers()[0]) / temperature
         probability, group = logits.softmax(dim=1).max(dim=1)
         return features, group, probability
 
     return predict
+
+
+def without_groups(backbone: nn.Module) -> GroupPrediction:
+    """Create the same function for a backbone without groups: all images get group -1 and probability 0.
+
+    Args:
+        backbone: maps images ``[B, C, H, W]`` to embeddings ``[B, F]``.
+    """
+    return lambda images: (backbone(images), torch.full((len(images),), -1), torch.zeros(len(images)))
 
 
 @torch.inference_mode()

@@ -1,8 +1,9 @@
 """Center crops for embedding and evaluation: each image of a source once, in order."""
 
+import math
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -18,6 +19,9 @@ from coterie.data.sources.source import ImageSource
 from coterie.errors import BadImage
 from coterie.types import Batch
 
+Interpolation = Literal["bilinear", "bicubic", "lanczos", "nearest"]
+INTERPOLATIONS: tuple[Interpolation, ...] = get_args(Interpolation)
+
 
 @dataclass(frozen=True)
 class Preprocessing:
@@ -28,12 +32,34 @@ class Preprocessing:
         channels: Number of channels.
         mean: Mean of each channel, for values in [0, 1].
         std: Standard deviation of each channel.
+        crop: Share of the resized short side that is cropped, in (0, 1]; None: 0.875 from 96 pixels on, below that all of it.
+        interpolation: How images are resized.
     """
 
     size: int
     channels: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    crop: float | None = None
+    interpolation: Interpolation = "bilinear"
+
+    def facts(self) -> dict[str, Any]:
+        """Plain values that identify it; those that earlier versions did not know are left out where they say nothing new."""
+        given = {name: value for name, value in asdict(self).items() if name not in ("crop", "interpolation")}
+        given |= {"crop": self.crop} if self.crop is not None else {}
+        return given | ({"interpolation": self.interpolation} if self.interpolation != "bilinear" else {})
+
+    def at_most(self, size: int) -> "Preprocessing":
+        """The same part of each image, at this size if that is smaller."""
+        if size >= self.size:
+            return self
+        return replace(self, size=size, crop=self.crop if self.crop is not None else _share(self.size))
+
+    def __str__(self) -> str:
+        """Say it in words: ``224 pixels, crop .875, bicubic, mean .485 .456 .406, std .229 .224 .225``."""
+        share = _share(self.size) if self.crop is None else self.crop
+        mean, std = (" ".join(map(_short, values)) for values in (self.mean, self.std))
+        return f"{self.size} pixels, crop {_short(share)}, {self.interpolation}, mean {mean}, std {std}"
 
 
 def center_crop_batches(
@@ -43,6 +69,8 @@ def center_crop_batches(
     channels: int,
     mean: tuple[float, ...],
     std: tuple[float, ...],
+    crop: float | None = None,
+    interpolation: Interpolation = "bilinear",
     batch_size: int = 256,
     workers: int = 0,
     device: torch.device | str = "cpu",
@@ -57,6 +85,8 @@ def center_crop_batches(
         channels: Number of channels to decode.
         mean: Mean of each channel.
         std: Standard deviation of each channel.
+        crop: As of :class:`Preprocessing`.
+        interpolation: As of :class:`Preprocessing`.
         batch_size: Images per batch; the last batch may be smaller.
         workers: Number of worker processes; 0: this process.
         device: Device of the batches.
@@ -64,14 +94,17 @@ def center_crop_batches(
     order = np.arange(len(source))
     requests = (order[first : first + batch_size] for first in range(0, len(source), batch_size))
     device = torch.device(device)
-    for batch in worker_batches(_CenterCropDataset(source, size, channels), requests, workers, device):
+    crops = _CenterCropDataset(source, size, channels, crop, interpolation)
+    for batch in worker_batches(crops, requests, workers, device):
         views = {
             number: normalize(view.to(device, non_blocking=True), mean, std) for number, view in batch.pixels.items()
         }
         yield Batch(batch.index, views, batch.bad)
 
 
-def center_crop(image: np.ndarray, size: int) -> np.ndarray:
+def center_crop(
+    image: np.ndarray, size: int, crop: float | None = None, interpolation: Interpolation = "bilinear"
+) -> np.ndarray:
     """The center crop of an image.
 
     The usual protocol: the short side is resized to ``size / 0.875`` (256 for 224), or to ``size`` itself for sizes below
@@ -80,44 +113,62 @@ def center_crop(image: np.ndarray, size: int) -> np.ndarray:
     Args:
         image: ``[H, W, C]``, uint8 or uint16.
         size: Height and width of the crop, in pixels.
+        crop: Share of the resized short side that is cropped; None: as above.
+        interpolation: How the image is resized.
 
     Returns:
         ``[C, size, size]``: uint8 for 8-bit images of 1 or 3 channels, otherwise float32 in [0, 1].
     """
     height, width, _ = image.shape
-    side = _square_side(height, width, size)
+    side = _square_side(height, width, size, crop)
     left, top = (width - side) / 2, (height - side) / 2
-    box = (left, top, left + side, top + side)
+    box, how = (left, top, left + side, top + side), Image.Resampling[interpolation.upper()]
     if image.dtype == np.uint8 and image.shape[2] in (1, 3):
         picture = Image.fromarray(image if image.shape[2] == 3 else image[:, :, 0])
-        resized = np.asarray(picture.resize((size, size), Image.Resampling.BILINEAR, box=box))
+        resized = np.asarray(picture.resize((size, size), how, box=box))
         return np.ascontiguousarray(resized.reshape(size, size, -1).transpose(2, 0, 1))
     scale = np.float32(1 / np.iinfo(image.dtype).max)
     planes = [Image.fromarray(image[:, :, c].astype(np.float32) * scale) for c in range(image.shape[2])]
-    return np.stack([np.asarray(p.resize((size, size), Image.Resampling.BILINEAR, box=box)) for p in planes])
+    floats = np.stack([np.asarray(p.resize((size, size), how, box=box)) for p in planes])
+    return floats if interpolation == "bilinear" else floats.clip(0, 1)  # the others overshoot at edges
 
 
 class _CenterCropDataset(Dataset[Any]):
     """In a worker: makes the center crops of the images at some positions."""
 
-    def __init__(self, source: ImageSource, size: int, channels: int) -> None:
+    def __init__(
+        self, source: ImageSource, size: int, channels: int, crop: float | None, interpolation: Interpolation
+    ) -> None:
         self.source, self.size, self.channels = source, size, channels
+        self.crop, self.interpolation = crop, interpolation
 
     def __getitem__(self, indices: Int[np.ndarray, " b"]) -> WorkerBatch:
         decoded, crops, bad = [], [], []
         for index in indices:
             try:
-                crops.append(center_crop(decode(self.source[int(index)], self.channels, self._downscale), self.size))
-                decoded.append(index)
+                image = decode(self.source[int(index)], self.channels, self._downscale)
             except BadImage as error:
                 bad.append((int(index), str(error)))
+            else:
+                crops.append(center_crop(image, self.size, self.crop, self.interpolation))
+                decoded.append(index)
         views = {0: stack_images(crops)} if crops else {}
         return WorkerBatch(torch.tensor(decoded, dtype=torch.int64), views, bad=tuple(bad))
 
     def _downscale(self, height: int, width: int) -> int:
-        return square_downscale(_square_side(height, width, self.size), self.size)
+        return square_downscale(_square_side(height, width, self.size, self.crop), self.size)
 
 
-def _square_side(height: int, width: int, size: int) -> float:
+def _share(size: int) -> float:
+    """The usual share of the resized short side that is cropped: 0.875; all of it for sizes below 96."""
+    return 0.875 if size >= 96 else 1.0
+
+
+def _square_side(height: int, width: int, size: int, crop: float | None) -> float:
     """The side of the central square that becomes a crop of this size, in pixels of the image."""
-    return min(height, width) * (size / round(size / 0.875) if size >= 96 else 1.0)
+    resized = round(size / _share(size)) if crop is None else math.floor(size / crop)  # timm rounds down
+    return min(height, width) * (size / resized)
+
+
+def _short(number: float) -> str:
+    return f"{number:.4g}".removeprefix("0") or "0"
