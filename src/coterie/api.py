@@ -30,7 +30,7 @@ from coterie.evaluation.given_sets import given_probe
 from coterie.evaluation.model_selection import Selection
 from coterie.evaluation.results import ProbeResults, TransferResults
 from coterie.logger import Logger, NullLogger
-from coterie.methods.resolve import Paths, path_strings, resolve_run
+from coterie.methods.resolve import Paths, open_images, path_strings, resolve_run
 from coterie.paths import run_folder
 from coterie.reporting.comparison import ComparedRuns, compare_folders, write_comparison
 from coterie.reporting.run_callbacks import embedded_images, own_callbacks
@@ -375,8 +375,7 @@ def embed(
     if Path(out).suffix == ".parquet" and ray is not None:
         raise UserError(f"{out}: Ray writes a folder of parts; give --out a name that does not end in .parquet")
     with session(logger, quiet) as logger:
-        columns, opened = label_columns(options), model_options(options)
-        source = given_data(data, columns=columns, read_labels=True, logger=logger).open(columns)
+        opened, source = model_options(options), open_images(data, label_columns(options), logger, tell_labels=True)
         device, workers = options.get("device", "auto"), options.get("workers", -1)
         if ray is not None:
             where: dict[str, Any] = {"address": ray, "actors": actors, "device": device, "workers": workers}

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from coterie.data.sources.columns import Columns
 from coterie.data.sources.open import open_source
 from coterie.data.sources.source import ImageSource, random_positions
 from coterie.errors import UserError
@@ -32,7 +33,11 @@ def test_classes_are_matched_by_name_and_unknown_ones_left_out_with_a_remark(tmp
     assert labels(pair.train) == ["cat", "cat", "dog", "dog", "dog"]
     assert labels(pair.test) == ["dog"]
     assert pair.test.name(0) == "dog/00.png"
-    assert pair.remarks == ("2 images of TEST are left out: TRAIN has no image of their class",)
+    assert pair.remarks == ("2 images of TEST are left out: TRAIN has no image of their class (ant)",)
+    assert pair.classes == (
+        "TRAIN: 5 images of 2 classes (folders): cat, dog",
+        "TEST: 3 images of 2 classes (folders): ant, dog",
+    )
 
 
 def test_without_a_test_source_a_random_fifth_is_for_testing_always_the_same(tmp_path: Path) -> None:
@@ -70,4 +75,31 @@ def test_every_class_keeps_an_image_for_training() -> None:
 def test_no_common_class_or_too_few_images_are_refused(tmp_path: Path, test: dict | None, said: str) -> None:
     source = folder(tmp_path / "b", **test) if test else None
     with pytest.raises(UserError, match=said):
-        labeled_pair(folder(tmp_path / "a", cat=2), source)
+        labeled_pair(folder(tmp_path / "a", cat=2, dog=1), source)
+
+
+def test_what_is_wrong_with_the_names_of_classes_is_said(tmp_path: Path) -> None:
+    train = folder(tmp_path / "a", Cat=2, dog=2, train=1)
+    pair = labeled_pair(train, folder(tmp_path / "b", cat=1, dog=2))
+    assert pair.remarks == (
+        "TRAIN: is train a class? It is named like splits",
+        "1 images of TEST are left out: TRAIN has no image of their class (cat; perhaps cat is Cat in TRAIN)",
+    )
+    with pytest.raises(UserError, match=r"alike \(TEST: x; TRAIN: Cat, dog, train\)"):
+        labeled_pair(train, folder(tmp_path / "c", x=2))
+
+
+def test_labels_that_are_several_per_image_are_not_single_ones(tmp_path: Path) -> None:
+    (tmp_path / "labels.csv").write_text("name,label\n00.png,x\n00.png,y\n01.png,x\n")
+    folder(tmp_path / "a", cat=2)
+    source = open_source(tmp_path / "a", columns=Columns(labels=str(tmp_path / "labels.csv")))
+    with pytest.raises(
+        UserError, match="TRAIN has several labels per image, which only --probes svm and low_shot take"
+    ):
+        labeled_pair(source)
+
+
+def test_without_labels_the_reason_is_said(tmp_path: Path) -> None:
+    folder(tmp_path / "a", cat=2)
+    with pytest.raises(UserError, match=r"TRAIN has no labels \(its images are not all in class folders\): use class"):
+        labeled_pair(open_source(tmp_path / "a" / "cat"))

@@ -16,7 +16,8 @@ PROCESS = os.environ.get("RANK", "0")
 METHOD_HELP = f"One of {', '.join(METHOD_NAMES)} (docs/methods.md). May be left out with --config."
 Method = Annotated[str | None, Parameter(help=METHOD_HELP)]
 Images = Annotated[
-    str, Parameter(help="Folders, text lists of files, globs, *.parquet with an image column, *.tar shards, *.npy, *.npz.")
+    str,
+    Parameter(help="Folders, text lists of files, globs, *.parquet with an image column, *.tar shards, *.npy, *.npz."),
 ]
 Sources = Annotated[tuple[str, ...], Parameter(consume_multiple=True, negative=(), show_default=False)]
 Trackers = Annotated[

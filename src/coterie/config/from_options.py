@@ -24,7 +24,7 @@ from coterie.config.start_from import (
 from coterie.config.toml import as_strings, from_dict, read_toml, to_dict
 from coterie.data.sources.columns import Columns
 from coterie.data.sources.open import absolute, open_source
-from coterie.data.sources.source import ImageSource
+from coterie.data.sources.source import ImageSource, image_remarks
 from coterie.errors import BadConfig, BadRun, UserError
 from coterie.logger import Logger, NullLogger
 from coterie.models.backbone_of_weights import FoundBackbone
@@ -115,6 +115,8 @@ def resolve(
         raise BadConfig(f"batch_size is {requested['batch_size']}: grouping needs at least 2 images per batch")
     _check_names(data)
     source = open_source(*data, columns=_columns(content, requested, overrides)) if own is None else own
+    for line in image_remarks(source):
+        logger.warning(line)
     reasons: dict[str, str] = {}
     if content:
         _set_length(content, requested, len(source))

@@ -14,7 +14,7 @@ from coterie.embedding.cache import EmbeddingCache
 from coterie.embedding.embed import Embeddings, embed_source
 from coterie.errors import UserError
 from coterie.evaluation.baselines import raw_pixels, untrained
-from coterie.evaluation.labeled_data import LabeledPair, labeled_pair
+from coterie.evaluation.labeled_data import LabeledPair, labeled_pair, no_labels
 from coterie.evaluation.probes.embedding_probes import probe_embeddings
 from coterie.evaluation.probes.few_labels import TENTH, FewLabels
 from coterie.evaluation.probes.finetuning import finetune
@@ -75,8 +75,7 @@ class Evaluator:
         single = [name for name in self.probes if name not in OF_SETS]
         if single:
             pair = labeled_pair(train, test)
-            for remark in pair.remarks:
-                self.runtime.logger.warning(remark)
+            pair.tell(self.runtime.logger)
             found |= self._of_embeddings([name for name in single if name in OF_EMBEDDINGS], pair)
             baselines = self._baselines([name for name in single if name in COMPARED], pair)
             if "linear_images" in single:
@@ -167,7 +166,7 @@ class Evaluator:
         for source, name, what in ((train, "TRAIN", "training"), (test, "TEST", "test")):
             matrix = label_matrix(source)
             if not matrix.known.any():
-                raise UserError(f"{name} has no labels: use a parquet file with a column 'labels', or class subfolders")
+                raise no_labels(source, name)
             if not matrix.known.all():
                 self.runtime.logger.warning(f"{(~matrix.known).sum()} images of {name} have no label and are left out")
             classes = classes or matrix.classes

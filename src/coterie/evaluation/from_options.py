@@ -62,7 +62,7 @@ def evaluate_given(
         UserError: they are no labeled images, or the file cannot be written.
     """
     given = given_sets(train, test, columns, evaluator.runtime.logger)
-    found = evaluator.evaluate(*given.open(columns))
+    found = evaluator.evaluate(*given.open(columns, evaluator.runtime.logger))
     note_for_run(evaluator, given.settings | ({} if name is None else {"set": name}), found)
     return found
 

@@ -6,7 +6,7 @@ from coterie.config.schema import ProbeConfig
 from coterie.data.sources.columns import Columns
 from coterie.data.sources.open import is_from_python
 from coterie.data.sources.own_data import Data, GivenData, given_data
-from coterie.data.sources.source import ImageSource
+from coterie.data.sources.source import ImageSource, image_remarks
 from coterie.errors import BadConfig
 from coterie.evaluation.labeled_data import LabeledPair, labeled_pair
 from coterie.logger import Logger
@@ -24,13 +24,17 @@ class GivenSets:
     train: GivenData
     test: GivenData
 
-    def open(self, columns: Columns) -> tuple[ImageSource, ImageSource | None]:
+    def open(self, columns: Columns, logger: Logger) -> tuple[ImageSource, ImageSource | None]:
         """The images; None for those to test on if none were given.
 
         Args:
             columns: where images and labels are, if they are in files.
+            logger: is warned where it was a choice how they were found.
         """
-        return self.train.open(columns), self.test.open(columns) if self.test.specs else None
+        train, test = self.train.open(columns), self.test.open(columns) if self.test.specs else None
+        for line in (line for source in (train, test) if source is not None for line in image_remarks(source)):
+            logger.warning(line)
+        return train, test
 
     @property
     def settings(self) -> dict[str, str | list[str]]:
@@ -87,7 +91,6 @@ def probe_pair(probe: ProbeConfig, given: GivenSets | None, columns: Columns, lo
     if given is None and any(map(is_from_python, (*probe.train, *probe.test))):
         raise BadConfig("the images of the probe came from Python: give them again, or leave it out with probe=none")
     given = given or GivenSets(GivenData(probe.train), GivenData(probe.test))
-    pair = labeled_pair(*given.open(columns))
-    for remark in pair.remarks:
-        logger.warning(remark)
+    pair = labeled_pair(*given.open(columns, logger))
+    pair.tell(logger)
     return pair

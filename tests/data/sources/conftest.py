@@ -19,9 +19,9 @@ def reads(monkeypatch) -> list[str]:
     """The names of the shards whose headers are read."""
     seen: list[str] = []
 
-    def read(file, path):
+    def read(file, path, label_key):
         seen.append(Path(path).name)
-        return read_index(file, path)
+        return read_index(file, path, label_key)
 
     monkeypatch.setattr(shards_module, "read_index", read)
     return seen

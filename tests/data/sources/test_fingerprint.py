@@ -132,3 +132,30 @@ def test_absolute_specs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None
     assert absolute("x/") == str(tmp_path / "x")
     assert absolute("~/x/*.png") == "/home/me/x/*.png"
     assert absolute("s3://bucket/x") == "s3://bucket/x"
+
+
+def test_the_key_of_a_folder_is_that_of_earlier_versions(tmp_path: Path) -> None:
+    """Taken before folders were listed in another way: a resumed run and a folder of parts compare theirs with it."""
+    given = [
+        "a/0.png",
+        "a-b/1.png",
+        "cat/2.JPG",
+        "cat/x/3.png",
+        "cat/1.jpg",
+        "\u00e9/\u00fc.png",
+        ".hid/a.png",
+        "t/.c.jpg",
+        "n.txt",
+    ]
+    for size, name in enumerate(given):
+        write(tmp_path / "f", name, data=b"x" * size)
+    names = ["f/cat/1.jpg", "f/missing.jpg", f"{tmp_path}/f/a/0.png"]
+    (tmp_path / "list.txt").write_text("".join(f"{name}\n" for name in names))
+    assert of(tmp_path / "f").key == "64ad3adae7021acc"
+    assert of(tmp_path / "f", tmp_path / "f" / "cat").key == "e6d15f43858b9d03"
+    rows = of(tmp_path / "list.txt").files.to_pylist()
+    assert [(row["name"], row["size"]) for row in rows] == [
+        (b"f/cat/1.jpg", 4),
+        (b"f/missing.jpg", -1),
+        (f"{tmp_path}/f/a/0.png".encode()[1:], 0),
+    ]

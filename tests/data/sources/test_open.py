@@ -73,7 +73,7 @@ def test_every_mistake_is_one_plain_line(tmp_path):
     assert "shards/*.tar" in message(str(tmp_path / "shards"))
     assert "this list is empty" in message(str(tmp_path / "empty.txt"))
     assert "UTF-8" in message(str(tmp_path / "utf16.txt"))
-    assert "not a source of images" in message(str(tmp_path / "table.csv"))
+    assert "no column holds paths of images; there are: a, b" in message(str(tmp_path / "table.csv"))
     assert "this pattern matches no image" in message(f"{tmp_path}/*.nothing")
     assert "give a folder" in message()
     assert "give a folder" in message("")

@@ -9,9 +9,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from coterie.data.sources.columns import Columns
 from coterie.data.sources.open import open_source
 from coterie.data.sources.parquet import ParquetTable, open_tables
-from coterie.data.sources.source import Concatenated, Subset, label_matrix, labels
+from coterie.data.sources.source import Concatenated, Subset, image_remarks, label_matrix, label_notes, labels
+from coterie.embedding.cache import source_key
 from coterie.errors import BadImage, NoImages, UserError
 
 IMAGES = [f"image {n}".encode() * (n + 1) for n in range(1100)]  # several batches of rows
@@ -117,7 +119,7 @@ def test_labels(values, metadata, classes, numbers, tmp_path):
         ([[1], [0], [], [1, 0]], [{"names": ["cat", "dog", "eel"]}], ("cat", "dog", "eel"), [[1], [0], [], [0, 1]]),
         ([[1], [0], [], [1, 0]], {"feature": 3}, ("0", "1"), [[1], [0], [], [0, 1]]),
         ([[1], [0], [], [1, 0]], [], ("0", "1"), [[1], [0], [], [0, 1]]),
-        (pa.array([[1, 0], [1, 1]] * 2, pa.list_(pa.int8(), 2)), None, ("0", "1"), [[0, 1], [1]] * 2),
+        (pa.array([[1, 0], [1, 1]] * 2, pa.list_(pa.int8(), 2)), None, ("0", "1"), [[0], [0, 1]] * 2),  # one per class
         (pa.array([["b"], ["a"]] * 2, pa.large_list(pa.string())), None, ("a", "b"), [[1], [0]] * 2),
         (
             pa.array([["b"], ["a"]] * 2, pa.list_(pa.dictionary(pa.int32(), pa.string()))),
@@ -275,3 +277,96 @@ def test_cifar10(shared):
     assert source.name(0) == "automobile/1690.jpg"
     assert source[49_999].startswith(b"\xff\xd8")
     assert open_source(folder / "test.parquet").classes == source.classes
+
+
+@pytest.mark.parametrize(
+    ("column", "values", "classes", "numbers"),
+    [
+        ("Target", [1, 0, 1], ("0", "1"), [1, 0, 1]),
+        ("Fine Label", ["b", "a", "b"], ("a", "b"), [1, 0, 1]),
+        ("cls", [True, None, False], ("False", "True"), [1, -1, 0]),
+        ("category", [2.0, 0.0, float("nan")], ("0", "1", "2"), [2, 0, -1]),
+        ("y", pa.array(["b", "a", "b"]).dictionary_encode(), ("a", "b"), [1, 0, 1]),
+        ("species", pa.array([3, 2, 3], pa.uint8()), ("0", "1", "2", "3"), [3, 2, 3]),
+        ("text", ["b", "a", "b"], (), [-1, -1, -1]),
+    ],
+)
+def test_columns_of_labels_are_found_by_common_names(column, values, classes, numbers, tmp_path):
+    source = ParquetTable(table(tmp_path / "x.parquet", image=IMAGES[:3], **{column: values}))
+    assert (source.classes, labels(source).tolist()) == (classes, numbers)
+    if not classes:
+        assert label_notes(source).absent.endswith(f"there are: image, {column}; choose one with --label-column")
+        chosen = ParquetTable(source._path, columns=Columns(label=column))
+        assert labels(chosen).tolist() == [1, 0, 1]
+
+
+def test_of_two_columns_of_labels_one_is_taken_and_said(tmp_path):
+    path = table(tmp_path / "x.parquet", coarse_label=[7, 7, 8], fine_label=[1, 2, 3], img=IMAGES[:3])
+    source = open_source(path)
+    assert labels(source).tolist() == [1, 2, 3]
+    assert label_notes(source).remarks == (
+        "labels are from column 'fine_label', although 'coarse_label' would do as well: choose with --label-column",
+    )
+    chosen = open_source(path, columns=Columns(label="COARSE_LABEL"))
+    assert (labels(chosen).tolist(), label_notes(chosen).remarks) == ([7, 7, 8], ())
+    several = Concatenated([open_source(path)] * 3)
+    assert len(label_notes(several).remarks) == 1
+
+
+def test_a_column_that_holds_no_labels_is_passed_over_or_refused(tmp_path):
+    path = table(tmp_path / "x.parquet", image=IMAGES[:3], target=[0.5, 1.5, 2.0], category=["a", "b", "a"])
+    assert open_source(path).classes == ("a", "b")
+    with pytest.raises(
+        UserError, match=r"column 'target' holds no labels \(double\): choose another with --label-column"
+    ):
+        open_source(path, columns=Columns(label="target"))
+    with pytest.raises(UserError, match=r"no column 'kind' .*the columns are: image, target, category"):
+        open_source(path, columns=Columns(label="kind"))
+
+
+def test_the_column_of_images_is_chosen(tmp_path, cache):
+    path = table(tmp_path / "x.parquet", before=IMAGES[:3], after=IMAGES[3:6], label=[0, 1, 0])
+    with pytest.raises(
+        UserError, match="which column holds the images\\? Choose with --image-column; the columns are: before"
+    ):
+        open_source(path)
+    source = open_source(path, columns=Columns(image="After"))
+    assert images(source) == IMAGES[3:6]
+    for column, expected in (("before", IMAGES[:3]), ("after", IMAGES[3:6])):
+        assert images(ParquetTable(path, False, Columns(image=column))) == expected
+    keys = {source_key(open_source(path, columns=Columns(image=column))) for column in ("before", "after")}
+    assert len(keys) == 2  # or the embeddings of one would be taken for those of the other
+    with pytest.raises(UserError, match=r"column 'label' holds no bytes of images \(int64\)"):
+        open_source(path, columns=Columns(image="label"))
+    both = open_source(table(tmp_path / "y.parquet", png=IMAGES[:3], image=IMAGES[3:6]))
+    assert images(both) == IMAGES[3:6]
+    assert image_remarks(both) == (
+        "images are from column 'image', although 'png' would do as well: choose with --image-column",
+    )
+
+
+def test_one_value_per_class(tmp_path):
+    values = [[0.0, 1.0, 1.0], [0.0, 0.0, 0.0], None]
+    found = label_matrix(ParquetTable(table(tmp_path / "x.parquet", image=IMAGES[:3], labels=values)))
+    assert found.rows[:, 1:].tolist() == [[True, True], [False, False], [False, False]]
+    assert found.known.tolist() == [True, True, False]
+
+
+@pytest.mark.parametrize("spec", ["", "/**/*.parquet", "/*/*.parquet"])
+def test_folders_called_key_value_are_columns(spec, tmp_path):
+    for number, folder in enumerate(["class=dog", "class=cat", "class=a%20b", "class=__HIVE_DEFAULT_PARTITION__"]):
+        (tmp_path / "set" / folder).mkdir(parents=True)
+        table(tmp_path / "set" / folder / "part-0.parquet", image=[IMAGES[number]], other=[5])
+    source = open_source(f"{tmp_path}/set{spec}")
+    found = {source[place]: source.label(place) for place in range(4)}
+    classes = {image: None if number is None else source.classes[number] for image, number in found.items()}
+    assert classes == {IMAGES[0]: "dog", IMAGES[1]: "cat", IMAGES[2]: "a b", IMAGES[3]: None}
+    other = open_source(f"{tmp_path}/set{spec}", columns=Columns(label="other"))
+
+    assert set(np.array(other.classes)[labels(other)]) == {"5"}
+
+
+def test_cifar(shared):
+    source = open_source(shared / "data" / "cifar10" / "test.parquet")
+    assert (len(source), len(source.classes), label_notes(source).remarks) == (10_000, 10, ())
+    assert np.bincount(labels(source)).tolist() == [1000] * 10

@@ -99,10 +99,10 @@ def test_bad_shards_among_many_are_reported_by_the_process_that_opens_them(many,
 
 
 def test_shards_whose_index_is_not_saved_are_read_by_one_process(many, tmp_path, monkeypatch):
-    def read(file, path):
+    def read(file, path, label_key):
         with (tmp_path / "pids").open("a") as pids:
             pids.write(f"{os.getpid()}\n")
-        return read_index(file, path)
+        return read_index(file, path, label_key)
 
     monkeypatch.setattr(shards_module, "read_index", read)
     monkeypatch.setattr(tar_index, "MIN_SAVED_IMAGES", 1000)
@@ -113,10 +113,10 @@ def test_shards_whose_index_is_not_saved_are_read_by_one_process(many, tmp_path,
 def test_shards_are_read_even_if_the_other_processes_are_killed(many, cache, reads, monkeypatch):
     parent = os.getpid()
 
-    def read(file, path):
+    def read(file, path, label_key):
         if os.getpid() != parent:
             os.kill(os.getpid(), signal.SIGKILL)
-        return read_index(file, path)
+        return read_index(file, path, label_key)
 
     monkeypatch.setattr(shards_module, "read_index", read)
     assert len(TarShards(many)) == 45

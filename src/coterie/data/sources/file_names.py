@@ -2,7 +2,10 @@
 
 from array import array
 from collections.abc import Iterable, Iterator
-from itertools import pairwise
+from itertools import islice, pairwise
+
+import numpy as np
+import pyarrow as pa
 
 # Names of images in folders, globs and tar shards. A text list may name any file: its content decides.
 IMAGE_SUFFIXES = (
@@ -10,6 +13,7 @@ IMAGE_SUFFIXES = (
     *(".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".j2k"),
 )
 _ESCAPES = {ord(each): each.encode("unicode_escape").decode() for each in "\t\n\v\f\r\x1c\x1d\x1e\x85\u2028\u2029"}
+_AT_ONCE = 2**14  # names that are joined at once
 _SUFFIXES = tuple(suffix.encode() for suffix in IMAGE_SUFFIXES)
 
 
@@ -39,10 +43,11 @@ class FileNames:
     """
 
     def __init__(self, names: Iterable[bytes]) -> None:
-        buffer, ends = bytearray(), array("q", [0])
-        for name in names:
-            buffer += name
-            ends.append(len(buffer))
+        buffer, ends, waiting = bytearray(), array("q", [0]), iter(names)
+        while some := list(islice(waiting, _AT_ONCE)):
+            lengths = np.fromiter(map(len, some), np.int64, len(some))
+            ends.frombytes((len(buffer) + np.cumsum(lengths)).tobytes())
+            buffer += b"".join(some)
         self._buffer = bytes(buffer)
         self._ends = ends
 
@@ -52,6 +57,11 @@ class FileNames:
     def __iter__(self) -> Iterator[bytes]:
         """The names as they are on disk."""
         return (self._buffer[start:end] for start, end in pairwise(self._ends))
+
+    def as_arrow(self) -> pa.LargeBinaryArray:
+        """The names as they are on disk, without copying them."""
+        buffers = [None, pa.py_buffer(self._ends), pa.py_buffer(self._buffer)]
+        return pa.LargeBinaryArray.from_buffers(pa.large_binary(), len(self), buffers)
 
     def __getitem__(self, index: int) -> str:
         """A name as text (see `printable`)."""

@@ -4,38 +4,63 @@ import io
 import os
 import stat
 from array import array
+from bisect import bisect_left
 from collections.abc import Iterable, Iterator
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 
-from coterie.data.sources.file_names import IMAGE_SUFFIXES, FileNames, is_image_name, printable
-from coterie.data.sources.fingerprint import StoredFile, stored_file
-from coterie.data.sources.labels import Labels
+from coterie.data.sources.columns import ANY_COLUMNS, Columns
+from coterie.data.sources.file_names import IMAGE_SUFFIXES, FileNames, printable
+from coterie.data.sources.fingerprint import StoredFile, stored_file, stored_table
+from coterie.data.sources.label_table import matched_labels
+from coterie.data.sources.label_values import ImageLabels, LabelNotes
+from coterie.data.sources.tables import read_table
+from coterie.data.sources.walk import walk
 from coterie.errors import BadImage, NoImages, UserError
 
+METADATA = (b"metadata.csv", b"metadata.jsonl", b"metadata.parquet")
+"""Files that may hold the labels of an image folder, by the convention of Hugging Face."""
 READ_LIMIT = 2**32  # bytes of an encoded image; larger files are not read into memory
 
 
 class ImageFiles:
     """An image source over files.
 
-    The label of an image is the first folder of its name below ``shared``, if every image has one there; otherwise there
-    are no labels.
+    Unless labels are given, the label of an image is the first folder of its name below ``shared``, if every image has one
+    there; otherwise there are no labels.
 
     Args:
         root: Folder to which names are relative (absolute names are used as they are).
         names: One name per image.
         shared: Common prefix of all names, down to the level of the class folders: empty, or ends in a slash.
+        ordered: Whether the names are in byte order.
+        given: Labels, in place of those by folders.
     """
 
-    def __init__(self, root: bytes, names: FileNames, shared: bytes = b"") -> None:
+    def __init__(
+        self,
+        root: bytes,
+        names: FileNames,
+        shared: bytes = b"",
+        *,
+        ordered: bool = False,
+        given: ImageLabels | None = None,
+    ) -> None:
         self._root = root
         self._names = names
         self._shared = shared
-        self.labels: Labels | None
-        self.classes: tuple[str, ...]
-        self.labels, self.classes = _folder_labels(names, len(shared))
+        self._ordered = ordered
+        self._given = _folder_labels(root, names, shared, ordered) if given is None else given
+        self.labels, self.classes = self._given.numbers, self._given.classes
+        self.label_matrix, self.label_notes = self._given.matrix, self._given.notes
+
+    @property
+    def root(self) -> str:
+        """The folder to which names are relative."""
+        return printable(self._root)
 
     def __len__(self) -> int:
         return len(self._names)
@@ -54,7 +79,7 @@ class ImageFiles:
 
     def label(self, index: int) -> int | None:
         """The class number of an image, or None."""
-        return None if self.labels is None else int(self.labels[index])
+        return None if self.labels is None or self.labels[index] < 0 else int(self.labels[index])
 
     def files(self) -> Iterator[bytes]:
         """The paths of all files."""
@@ -68,18 +93,37 @@ class ImageFiles:
             else:
                 yield stored_file(self._root, name)
 
+    def stored_table(self) -> pa.Table | None:
+        """What `stored_files` gives, as a table, in a fraction of the time; None if a name is absolute or a file is missing."""
+        if not self._ordered and any(name[:1] == b"/" for name in self._names):
+            return None
+        try:
+            folder = os.open(self._root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except OSError:
+            return None
+        try:
+            sizes = [os.stat(name, dir_fd=folder).st_size for name in self._names]
+        except OSError:
+            return None
+        finally:
+            os.close(folder)
+        return stored_table(self._names.as_arrow(), sizes, self._root)
 
-def open_folder(folder: str) -> ImageFiles:
+
+def open_folder(folder: str, columns: Columns = ANY_COLUMNS) -> ImageFiles:
     """Open all images below a folder, in the byte order of their paths; hidden files and folders are skipped.
+
+    A ``metadata.csv``, ``.jsonl`` or ``.parquet`` in it with the column ``file_name`` (Hugging Face's convention) and one of
+    labels gives the labels; otherwise its first level of folders does.
 
     Raises:
         NoImages: No file in it has the name of an image.
         UserError: A folder in it cannot be listed.
     """
     root = os.fsencode(Path(folder).absolute())
-    names = FileNames(_walk(root))
+    names = FileNames(chain.from_iterable(walk(root)))
     if len(names):
-        return ImageFiles(root, names)
+        return ImageFiles(root, names, ordered=True, given=_metadata_labels(root, names, columns))
     for suffix in (".tar", ".parquet"):
         if any(Path(folder).glob(f"*{suffix}")):
             raise NoImages(f"{folder}: no image in this folder, but {suffix} files; give them as '{folder}/*{suffix}'")
@@ -106,7 +150,7 @@ def open_files(paths: Iterable[str]) -> ImageFiles:
     """Open image files that were given one by one (or found by a glob), in the byte order of their paths."""
     ordered = sorted(os.fsencode(Path(path).absolute()) for path in paths)
     shared = _shared_folder(ordered)
-    return ImageFiles(shared, FileNames(path.removeprefix(shared) for path in ordered))
+    return ImageFiles(shared, FileNames(path.removeprefix(shared) for path in ordered), ordered=True)
 
 
 def read_file(path: bytes) -> bytes:
@@ -126,50 +170,6 @@ def read_file(path: bytes) -> bytes:
             return file.readall()
     except OSError as error:
         raise BadImage(f"cannot be read: {error.strerror}") from error
-
-
-def _walk(root: bytes) -> Iterator[bytes]:
-    """The relative paths of all images below a folder, in byte order, listing a folder at a time.
-
-    A link to a folder is followed unless it leads back to a folder that is being walked.
-    """
-    waiting = [(b"", iter(_entries(root)), _identity(root))]
-    while waiting:
-        prefix, entries, _ = waiting[-1]
-        entry = next(entries, None)
-        if entry is None:
-            waiting.pop()
-        elif not entry.endswith(b"/"):
-            yield prefix + entry
-        else:
-            folder = os.path.join(root, prefix + entry)  # noqa: PTH118 -- bytes
-            if all(identity != _identity(folder) for *_, identity in waiting):
-                waiting.append((prefix + entry, iter(_entries(folder)), _identity(folder)))
-
-
-def _entries(folder: bytes) -> list[bytes]:
-    """Images and (ending in a slash) subfolders of a folder; sorted like this, whole paths come in byte order."""
-    try:
-        with os.scandir(folder) as found:
-            entries = [entry.name + b"/" if _is_folder(entry) else entry.name for entry in found]
-    except OSError as error:
-        raise UserError(f"{printable(folder)}: cannot list this folder: {error.strerror}") from error
-    return sorted(e for e in entries if is_image_name(e) or (e.endswith(b"/") and not e.startswith(b".")))
-
-
-def _is_folder(entry: os.DirEntry[bytes]) -> bool:
-    try:
-        return entry.is_dir()
-    except OSError:  # a link to itself is not a folder; reading it will say so
-        return False
-
-
-def _identity(folder: bytes) -> tuple[int, int]:
-    try:
-        status = os.stat(folder)  # noqa: PTH116 -- bytes
-    except OSError as error:
-        raise UserError(f"{printable(folder)}: cannot list this folder: {error.strerror}") from error
-    return status.st_dev, status.st_ino
 
 
 def _lines(path: str) -> Iterator[bytes]:
@@ -198,16 +198,44 @@ def _shared_folder(names: Iterable[bytes]) -> bytes:
     return shared or b""
 
 
-def _folder_labels(names: FileNames, skip: int) -> tuple[Labels | None, tuple[str, ...]]:
-    """Number the first folder of each name after ``skip`` bytes, in sorted order; (None, ()) if one name has none."""
+def _folder_labels(root: bytes, names: FileNames, shared: bytes, ordered: bool) -> ImageLabels:
+    """Number the first folder of each name after ``shared``, in sorted order; no labels if one name has none.
+
+    If the names are in byte order, those in one folder follow each other, and their end is searched.
+    """
     known: dict[bytes, int] = {}
-    codes = array("i")
-    for name in names:
+    codes, counts = array("q"), array("q")
+    start, skip = 0, len(shared)
+    while start < len(names):
+        name = names.raw(start)
         folder, slash, _ = name[skip:].partition(b"/")
         if not (folder and slash):
-            return None, ()
+            return ImageLabels(notes=LabelNotes(absent="its images are not all in class folders"))
+        after = name[:skip] + folder + bytes([slash[0] + 1])  # the next name after all in this folder
+        stop = bisect_left(range(len(names)), after, lo=start, key=names.raw) if ordered else start + 1
         codes.append(known.setdefault(folder, len(known)))
+        counts.append(stop - start)
+        start = stop
     classes = sorted(known)
     numbers = np.empty(len(known), dtype=np.int32)
     numbers[[known[folder] for folder in classes]] = np.arange(len(known))
-    return numbers[np.array(codes)], tuple(printable(folder) for folder in classes)
+    where = printable(os.path.join(root, shared)).rstrip("/")  # noqa: PTH118 -- bytes
+    labels = np.repeat(numbers[np.array(codes)], np.array(counts))
+    return ImageLabels(labels, tuple(map(printable, classes)), None, LabelNotes("folders", where))
+
+
+def _metadata_labels(root: bytes, names: FileNames, columns: Columns) -> ImageLabels | None:
+    """The labels in the metadata of a folder; None if there is none, or if it has no labels."""
+    for name in METADATA:
+        path = os.path.join(root, name)  # noqa: PTH118 -- bytes
+        if os.path.isfile(path):  # noqa: PTH113 -- bytes
+            try:
+                table = read_table(os.fsdecode(path))
+                listed = [names[place] for place in range(len(names))]
+                found = matched_labels(listed, printable(root), table, columns)
+            except UserError:
+                if columns.label is not None:
+                    raise
+            else:
+                return found if found.notes.origin else None
+    return None

@@ -3,7 +3,7 @@
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple, Protocol, runtime_checkable
@@ -101,9 +101,8 @@ class Fingerprint:
     def of(cls, source: ImageSource) -> "Fingerprint":
         """List the files of a source, which takes one ``stat`` per file, or read some items of one without files."""
         parts: tuple[ImageSource, ...] = getattr(source, "sources", (source,))
-        files = (part.stored_files() if isinstance(part, HasFiles) else _sampled_items(part) for part in parts)
-        batches = list(_batches(each for part in files for each in part))
-        return cls(len(source), pa.Table.from_batches(batches, _SCHEMA))
+        tables = [each for part in parts for each in _tables(part)]
+        return cls(len(source), pa.concat_tables(tables) if tables else _SCHEMA.empty_table())
 
     @classmethod
     def read(cls, path: Path) -> "Fingerprint | None":
@@ -178,6 +177,32 @@ def _sampled_items(source: ImageSource) -> Iterator[StoredFile]:
         except BadImage:
             key = "bad"
         yield StoredFile(_ITEM + str(index).encode(), 0, key, b"")
+
+
+def stored_table(names: pa.Array, sizes: Sequence[int], root: bytes) -> pa.Table:
+    """A table with the fields of :class:`StoredFile`, of files on this machine in one folder.
+
+    Args:
+        names: their paths below ``root``.
+        sizes: their sizes in bytes.
+        root: the folder.
+    """
+    count = len(names)
+    roots = pa.repeat(pa.scalar(root.rstrip(b"/") or b"/", pa.binary()), count)
+    columns = [names, pa.array(sizes, pa.int64()), pa.repeat(pa.scalar("", pa.string()), count), roots]
+    return pa.Table.from_arrays(columns, schema=_SCHEMA)
+
+
+def _tables(part: ImageSource) -> Iterator[pa.Table]:
+    """The files of a source, from its own table if it makes one; or some of its items."""
+    whole: Callable[[], pa.Table | None] = getattr(part, "stored_table", lambda: None)
+    made = whole()
+    if made is not None:
+        yield made
+    else:
+        yield pa.Table.from_batches(
+            _batches(part.stored_files() if isinstance(part, HasFiles) else _sampled_items(part)), _SCHEMA
+        )
 
 
 def _batches(files: Iterable[StoredFile]) -> Iterator[pa.RecordBatch]:

@@ -10,11 +10,15 @@ from typing import TypeGuard
 from coterie.data.sources.columns import ANY_COLUMNS, Columns
 from coterie.data.sources.file_names import is_image_name
 from coterie.data.sources.files import open_files, open_folder, open_list
+from coterie.data.sources.label_table import for_images, with_labels
 from coterie.data.sources.numpy_files import NumpyFile
 from coterie.data.sources.object_store import is_remote, list_store
-from coterie.data.sources.parquet import open_tables
+from coterie.data.sources.parquet import holds_images, open_tables
+from coterie.data.sources.parquet_labels import is_partitioned
+from coterie.data.sources.path_table import open_path_table
 from coterie.data.sources.remote_parquet import open_remote_tables
 from coterie.data.sources.source import Concatenated, ImageSource
+from coterie.data.sources.tables import TEXT_SUFFIXES, read_table
 from coterie.data.sources.tar import TarShards
 from coterie.errors import NoImages, UserError
 from coterie.paths import expand
@@ -28,9 +32,10 @@ def open_source(*specs: str | os.PathLike[str], columns: Columns = ANY_COLUMNS) 
 
     Args:
         specs: One or more of: a folder (all images below it; its first level of folders are the classes, if every image is
-            in one), a ``.txt`` list of files, image files, ``.parquet`` tables, ``.tar`` shards, ``.npy`` and ``.npz`` files
-            of NumPy, or a glob that matches any of these. Several are concatenated in the given order; image files given one
-            by one are sorted, so that it does not matter how a shell expands a glob. Tables and shards may be in a store that
+            in one), a ``.txt`` list of files, image files, ``.parquet`` tables, a folder of such tables in folders
+            ``key=value``, ``.tar`` shards, tables of paths (``.csv``, ``.tsv``, ``.jsonl``), ``.npy`` and ``.npz`` files of
+            NumPy, or a glob that matches any of these. Several are concatenated in the given order; image files given one by
+            one are sorted, so that it does not matter how a shell expands a glob. Tables and shards may be in a store that
             fsspec reads: ``s3://bucket/shards/*.tar``.
         columns: Which columns of tables hold images and labels, and a table of labels beside them.
 
@@ -46,11 +51,14 @@ def open_source(*specs: str | os.PathLike[str], columns: Columns = ANY_COLUMNS) 
         )
     if not all(specs) or not specs:
         raise UserError("no images: give a folder, a .txt list of files, *.parquet, *.tar, *.npz or a glob")
+    table = None if columns.labels is None else read_table(columns.labels)
+    inner = columns if table is None else for_images(columns, table)
     expanded = [(kind, path) for spec in specs for kind, path in _expand(os.fspath(spec))]
     sources: list[ImageSource] = []
     for kind, group in groupby(expanded, key=lambda pair: pair[0]):
-        sources.extend(_open(kind, [path for _, path in group], columns))
-    return sources[0] if len(sources) == 1 else Concatenated(sources)
+        sources.extend(_open(kind, [path for _, path in group], inner))
+    source = sources[0] if len(sources) == 1 else Concatenated(sources)
+    return source if table is None else with_labels(source, table, columns)
 
 
 def is_from_python(spec: str | os.PathLike[str]) -> TypeGuard[str]:
@@ -67,16 +75,37 @@ def absolute(spec: str) -> str:
 
 def _open(kind: str, paths: list[str], columns: Columns) -> Iterable[ImageSource]:
     if kind == "folder":
-        return [open_folder(path) for path in paths]
+        return [source for path in paths for source in _open_folder(path, columns)]
     if kind == "list":
         return [open_list(path) for path in paths]
+    if kind == "table":
+        return [open_path_table(path, columns) for path in paths]
     if kind == "parquet":
-        return open_tables(paths)
+        return _open_parquet(paths, columns)
     if kind == "remote parquet":
-        return open_remote_tables(paths)
+        return open_remote_tables(paths, columns)
     if kind == "numpy":
         return [NumpyFile(path, columns) for path in paths]
-    return [open_files(paths) if kind == "file" else TarShards(paths)]
+    return [open_files(paths) if kind == "file" else TarShards(paths, columns.label_key)]
+
+
+def _open_folder(folder: str, columns: Columns) -> Iterable[ImageSource]:
+    """The images below a folder, or else the tables in its folders ``key=value``."""
+    try:
+        return [open_folder(folder, columns)]
+    except NoImages:
+        if not is_partitioned(folder) or not (
+            tables := sorted(map(str, Path(folder).rglob("*.parquet")), key=os.fsencode)
+        ):
+            raise
+        return _open_parquet(tables, columns)
+
+
+def _open_parquet(paths: list[str], columns: Columns) -> Iterable[ImageSource]:
+    """Tables of images, or of their paths: all of the kind that the first one is."""
+    if holds_images(paths[0], columns):
+        return open_tables(paths, columns)
+    return [open_path_table(path, columns) for path in paths]
 
 
 def _expand(spec: str) -> Iterator[tuple[str, str]]:
@@ -92,8 +121,8 @@ def _expand(spec: str) -> Iterator[tuple[str, str]]:
         raise UserError(f"{spec}: no such file or folder")
     paths = sorted(glob.glob(spec, recursive=True), key=os.fsencode)  # noqa: PTH207 -- pathlib's has no absolute patterns
     known = [(kind, path) for path in paths if (kind := _kind(path)) is not None]
-    if not spec.endswith(".txt"):  # text files next to images are notes, not lists of images
-        known = [(kind, path) for kind, path in known if kind != "list"]
+    if not spec.endswith((".txt", *TEXT_SUFFIXES)):  # text next to images is notes and labels, not lists of images
+        known = [(kind, path) for kind, path in known if kind not in ("list", "table")]
     if not known:
         raise NoImages(f"{spec}: this pattern matches no image, folder, table or shard")
     yield from known
@@ -113,6 +142,7 @@ def _kind(path: str) -> str | None:
     if Path(path).is_dir():
         return "folder"
     kinds = {".txt": "list", ".parquet": "parquet", ".tar": "tar", ".npy": "numpy", ".npz": "numpy"}
+    kinds |= dict.fromkeys(TEXT_SUFFIXES, "table")
     return kinds.get(Path(path).suffix.lower(), "file" if is_image_name(os.fsencode(path)) else None)
 
 

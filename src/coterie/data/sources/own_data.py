@@ -14,10 +14,12 @@ from coterie.data.decoding.decode import StoredImage
 from coterie.data.sources.columns import ANY_COLUMNS, Columns
 from coterie.data.sources.content import content_key
 from coterie.data.sources.items import WrongItem, check_array, describe, image_part, is_image, read_image
+from coterie.data.sources.label_table import with_labels
 from coterie.data.sources.labels import LabelMatrix, Labels
 from coterie.data.sources.open import FROM_PYTHON, open_source
 from coterie.data.sources.own_labels import OwnLabels, find_labels
 from coterie.data.sources.source import Concatenated, ImageSource, random_positions
+from coterie.data.sources.tables import read_table
 from coterie.errors import BadImage, NoImages, UserError, first_cause
 from coterie.logger import Logger, NullLogger
 
@@ -65,9 +67,11 @@ class GivenData:
         """The images themselves.
 
         Args:
-            columns: where images and labels are, if they are in files.
+            columns: where images and labels are; a table of labels replaces those that images of the caller's own have.
         """
-        return open_source(*self.specs, columns=columns) if self.source is None else self.source
+        if self.source is None:
+            return open_source(*self.specs, columns=columns)
+        return self.source if columns.labels is None else with_labels(self.source, read_table(columns.labels), columns)
 
 
 class OwnData:

@@ -1,6 +1,5 @@
 """Parquet tables with a column of encoded images (the convention of Hugging Face)."""
 
-import json
 import os
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
@@ -13,19 +12,21 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from coterie.data.sources.columns import ANY_COLUMNS, IMAGE_NAMES, Columns, choice_remark, find_columns
 from coterie.data.sources.file_names import FileNames
 from coterie.data.sources.fingerprint import StoredFile, stored_file
-from coterie.data.sources.labels import LabelMatrix, Labels, encode_labels, encode_multilabels
+from coterie.data.sources.labels import LabelMatrix
 from coterie.data.sources.local_cache import unpacked_table
 from coterie.data.sources.object_store import is_remote, open_stream
+from coterie.data.sources.parquet_labels import read_label_matrix, read_labels
 from coterie.errors import BadImage, NoImages, UserError
 
 MEMORY_LIMIT = 2**30  # bytes of images that are held in memory; larger tables are unpacked once and mapped
-_IMAGE_COLUMNS = ("image", "img", "jpg", "jpeg", "png", "webp", "image_bytes", "bytes")
-_LABEL_COLUMNS = ("label", "labels", "class", "cls")
 
 
-def open_tables(paths: Sequence[str], memory_limit: int = MEMORY_LIMIT) -> list["ParquetTable"]:
+def open_tables(
+    paths: Sequence[str], columns: Columns = ANY_COLUMNS, memory_limit: int = MEMORY_LIMIT
+) -> list["ParquetTable"]:
     """Open tables, one source each; all are held in memory if their images fit into ``memory_limit`` bytes together.
 
     Tables in a store are opened by `coterie.data.sources.remote_parquet.open_remote_tables`.
@@ -34,8 +35,8 @@ def open_tables(paths: Sequence[str], memory_limit: int = MEMORY_LIMIT) -> list[
         NoImages: The tables have no rows.
         UserError: A table is missing, unreadable or without images; or there is no room to unpack them.
     """
-    in_memory = sum(map(_size_of_images, paths)) <= memory_limit
-    tables = [ParquetTable(path, in_memory) for path in paths]
+    in_memory = sum(_size_of_images(path, columns) for path in paths) <= memory_limit
+    tables = [ParquetTable(path, in_memory, columns) for path in paths]
     if not any(len(table) for table in tables):
         raise NoImages(f"{', '.join(paths[:3])}: no rows in {'this table' if len(paths) == 1 else 'these tables'}")
     return tables
@@ -45,28 +46,31 @@ class ParquetTable:
     """An image source over one parquet file, in the order of its rows.
 
     Images are in the column ``image`` (or another of the usual names, or the only column of bytes), as bytes or Hugging
-    Face's struct of ``bytes`` and ``path``. An optional column ``label`` holds integers or class names; Hugging Face's
-    metadata names the integers. If it holds lists, they are in `label_matrix`.
+    Face's struct of ``bytes`` and ``path``. An optional column ``label`` (or another of the usual names) holds integers,
+    truth values or class names; Hugging Face's metadata names the integers. If it holds lists, they are in `label_matrix`.
+    A folder ``label=cat`` around the table is such a column as well.
 
     Args:
         path: The file.
         in_memory: Hold the images in memory. Otherwise, they are unpacked once to an Arrow file, which is mapped (see
             `coterie.data.sources.local_cache`).
+        columns: Which columns hold images and labels.
 
     Raises:
         UserError: The table is missing, unreadable or without images; or there is no room to unpack it.
     """
 
-    def __init__(self, path: str, in_memory: bool = True) -> None:
+    def __init__(self, path: str, in_memory: bool = True, columns: Columns = ANY_COLUMNS) -> None:
         self._path = str(Path(path).absolute())
         self._in_memory = in_memory
+        self._columns = columns
         with parquet_file(path) as file:
-            self._column = image_column(path, file.schema_arrow)
+            self._column = image_column(path, file.schema_arrow, columns)
+            self.image_remarks = image_remarks(file.schema_arrow, columns, self._column)
             self._rows = int(file.metadata.num_rows)
-            self._names = read_names(path, file)
-            self.labels: Labels | None
-            self.classes: tuple[str, ...]
-            self.labels, self.classes = read_labels(file)
+            self._names = read_names(path, file, self._column)
+            given = read_labels(self._path, file, columns)
+        self.labels, self.classes, self.label_notes = given.numbers, given.classes, given.notes
         self._open()
 
     def __len__(self) -> int:
@@ -101,8 +105,9 @@ class ParquetTable:
         return None if self.labels is None or self.labels[index] < 0 else int(self.labels[index])
 
     def files(self) -> tuple[bytes, ...]:
-        """The path of the table."""
-        return (os.fsencode(self._path),)
+        """The path of the table, and the column of its images if it was chosen."""
+        chosen = () if self._columns.image is None else (os.fsencode(f"{self._path}\0{self._column}"),)
+        return (os.fsencode(self._path), *chosen)
 
     def stored_files(self) -> tuple[StoredFile, ...]:
         """The table itself, named below its folder."""
@@ -113,14 +118,16 @@ class ParquetTable:
     def label_matrix(self) -> LabelMatrix | None:
         """The labels of the images if they are lists, read on each access; None if no column holds lists of labels."""
         with parquet_file(self._path) as file:
-            return read_label_matrix(file)
+            return read_label_matrix(file, self._columns)
 
     def _open(self) -> None:
         if self._in_memory:
             self._chunks = list(image_chunks(self._path, self._column))
         else:
             write = partial(unpack_images, self._path, self._column)
-            self._chunks = map_images(unpacked_table(self._path, self._column, _size_of_images(self._path), write))
+            self._chunks = map_images(
+                unpacked_table(self._path, self._column, _size_of_images(self._path, self._columns), write)
+            )
         self._starts = [0, *accumulate(len(chunk) for chunk in self._chunks)]
         if self._starts[-1] != self._rows:
             raise UserError(
@@ -148,27 +155,56 @@ def parquet_file(path: str) -> Iterator[pq.ParquetFile]:
         raise UserError(f"{path}: not a readable parquet file ({' '.join(str(error).split())[:160]})") from error
 
 
-def image_column(path: str, schema: pa.Schema) -> str:
+def image_column(path: str, schema: pa.Schema, columns: Columns = ANY_COLUMNS) -> str:
     """The column that holds the images, in the notation of Arrow's reader: ``image``, or ``image.bytes`` in a struct.
 
     Raises:
         UserError: There is none, or several are possible.
     """
-    name = _image_column(path, schema)
-    return f"{name}.bytes" if pa.types.is_struct(schema.field(name).type) else name
-
-
-def _image_column(path: str, schema: pa.Schema) -> str:
     candidates = [field.name for field in schema if _holds_bytes(field.type)]
-    for name in _IMAGE_COLUMNS:
-        if name in candidates:
-            return name
-    if len(candidates) == 1:
-        return str(candidates[0])
-    columns = ", ".join(schema.names)
+    there = ", ".join(schema.names)
+    found = find_columns(schema.names, IMAGE_NAMES, columns.image, "image", path)
+    if columns.image is not None and found[0] not in candidates:
+        kind = schema.field(found[0]).type
+        raise UserError(f"{path}: column {found[0]!r} holds no bytes of images ({kind}); the columns are: {there}")
+    fitting = [name for name in found if name in candidates] or (candidates if len(candidates) == 1 else [])
+    if fitting:
+        return f"{fitting[0]}.bytes" if pa.types.is_struct(schema.field(fitting[0]).type) else str(fitting[0])
     if candidates:
-        raise UserError(f"{path}: which column holds the images? Name it 'image'; the columns are: {columns}")
-    raise UserError(f"{path}: no column of images (bytes, or a struct with bytes); the columns are: {columns}")
+        raise UserError(f"{path}: which column holds the images? Choose with --image-column; the columns are: {there}")
+    raise UserError(f"{path}: no column of images (bytes, or a struct with bytes); the columns are: {there}")
+
+
+def image_remarks(schema: pa.Schema, columns: Columns, column: str) -> tuple[str, ...]:
+    """A line about the column of images, if others have common names of such columns and hold bytes, too."""
+    chosen = column.removesuffix(".bytes") if column not in schema.names else column
+    found = find_columns(schema.names, IMAGE_NAMES, None, "image", "") if columns.image is None else []
+    others = [name for name in found if name != chosen and _holds_bytes(schema.field(name).type)]
+    return choice_remark(chosen, map(repr, others), "image")
+
+
+def holds_images(path: str, columns: Columns) -> bool:
+    """Whether a table holds images, or rather paths of images.
+
+    Raises:
+        UserError: It is missing, unreadable or without either.
+    """
+    with parquet_file(path) as file:
+        schema = file.schema_arrow
+    try:
+        image_column(path, schema, columns)
+    except UserError:
+        names = find_columns(schema.names, IMAGE_NAMES, columns.image, "image", path)
+        kinds = [schema.field(name).type for name in names]
+        if any(_holds_bytes(field.type) for field in schema) or not any(map(_holds_text, kinds)):
+            raise
+        return False
+    return True
+
+
+def _holds_text(kind: pa.DataType) -> bool:
+    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
 
 
 def _holds_bytes(kind: pa.DataType) -> bool:
@@ -178,17 +214,16 @@ def _holds_bytes(kind: pa.DataType) -> bool:
     return any(is_kind(kind) for is_kind in kinds)
 
 
-def uncompressed_size(path: str, file: pq.ParquetFile) -> int:
+def uncompressed_size(file: pq.ParquetFile, column: str) -> int:
     """The uncompressed size of all images of a table in bytes, from its footer."""
-    column = image_column(path, file.schema_arrow)
     groups = [file.metadata.row_group(number) for number in range(file.metadata.num_row_groups)]
     columns = [group.column(number) for group in groups for number in range(group.num_columns)]
     return sum(leaf.total_uncompressed_size for leaf in columns if leaf.path_in_schema == column)
 
 
-def _size_of_images(path: str) -> int:
+def _size_of_images(path: str, columns: Columns) -> int:
     with parquet_file(path) as file:
-        return uncompressed_size(path, file)
+        return uncompressed_size(file, image_column(path, file.schema_arrow, columns))
 
 
 def image_chunks(path: str, column: str) -> Iterator[pa.Array]:
@@ -203,10 +238,11 @@ def bytes_of(images: pa.Array) -> pa.Array:
     return pc.struct_field(images, "bytes") if pa.types.is_struct(images.type) else images
 
 
-def read_names(path: str, file: pq.ParquetFile) -> FileNames | None:
+def read_names(path: str, file: pq.ParquetFile, column: str) -> FileNames | None:
     """The names of the images of a table: their paths, or `row_name` where one is missing; None if there are no paths."""
-    column = _image_column(path, file.schema_arrow)
-    kind = file.schema_arrow.field(column).type
+    schema = file.schema_arrow
+    column = column if column in schema.names else column.removesuffix(".bytes")
+    kind = schema.field(column).type
     if not pa.types.is_struct(kind) or kind.get_field_index("path") < 0:
         return None
     paths = pc.struct_field(file.read(columns=[f"{column}.path"]).column(0), "path").to_pylist()
@@ -217,42 +253,6 @@ def read_names(path: str, file: pq.ParquetFile) -> FileNames | None:
 def row_name(path: str, row: int) -> str:
     """A name for an image that has none: the name of its table and the zero-padded row."""
     return f"{Path(path).stem}/{row:08d}"
-
-
-def read_labels(file: pq.ParquetFile) -> tuple[Labels | None, tuple[str, ...]]:
-    """The single labels of a table and its class names, as of `coterie.data.sources.labels.encode_labels`."""
-    schema = file.schema_arrow
-    for name in _LABEL_COLUMNS:
-        if name in schema.names and _holds_labels(schema.field(name).type):
-            return encode_labels(file.read(columns=[name]).column(0).to_pylist(), _class_names(schema, name))
-    return None, ()
-
-
-def read_label_matrix(file: pq.ParquetFile) -> LabelMatrix | None:
-    """The labels of a table if they are lists; None if they are not."""
-    schema = file.schema_arrow
-    for name in _LABEL_COLUMNS:
-        kind = schema.field(name).type if name in schema.names else pa.null()
-        lists = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
-        if any(is_kind(kind) for is_kind in lists) and _holds_labels(kind.value_type):
-            return encode_multilabels(file.read(columns=[name]).column(0).to_pylist(), _class_names(schema, name))
-    return None
-
-
-def _holds_labels(kind: pa.DataType) -> bool:
-    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
-    return bool(pa.types.is_integer(kind) or pa.types.is_string(kind) or pa.types.is_large_string(kind))
-
-
-def _class_names(schema: pa.Schema, column: str) -> Sequence[str]:
-    """The names that Hugging Face's metadata gives to a column of class numbers, or of lists of them."""
-    try:
-        feature = json.loads(schema.metadata[b"huggingface"])["info"]["features"][column]
-        feature = feature[0] if isinstance(feature, list) else feature  # lists in the old notation
-        names = feature.get("feature", feature)["names"]  # and in the new one
-    except (AttributeError, IndexError, TypeError, KeyError, ValueError):
-        return ()
-    return names if isinstance(names, list) and all(isinstance(name, str) for name in names) else ()
 
 
 def unpack_images(path: str, column: str, target: Path) -> None:

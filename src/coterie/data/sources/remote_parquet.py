@@ -1,10 +1,11 @@
 """Parquet tables in a store, unpacked one by one to local copies of bounded total size."""
 
+import hashlib
 from bisect import bisect_right
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache, partial
-from itertools import accumulate
+from itertools import accumulate, repeat
 from pathlib import Path
 
 import numpy as np
@@ -12,11 +13,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from coterie.data.sources import parquet
+from coterie.data.sources.columns import ANY_COLUMNS, Columns
 from coterie.data.sources.file_names import FileNames
 from coterie.data.sources.fingerprint import StoredFile
-from coterie.data.sources.labels import LabelMatrix, Labels
+from coterie.data.sources.label_values import ImageLabels
+from coterie.data.sources.labels import LabelMatrix
 from coterie.data.sources.local_cache import find_copy, make_copy
 from coterie.data.sources.object_store import remote_shard
+from coterie.data.sources.parquet_labels import read_label_matrix, read_labels
 from coterie.data.sources.shard_layout import ShardLayout
 from coterie.errors import BadImage, NoImages, UserError
 
@@ -24,7 +28,7 @@ _THREADS = 16  # tables whose footers are read at the same time
 _KEPT_MAPPED = 32  # copies that a process keeps mapped; a removed copy takes space until it is unmapped
 
 
-def open_remote_tables(urls: Sequence[str]) -> list["RemoteTable"]:
+def open_remote_tables(urls: Sequence[str], columns: Columns = ANY_COLUMNS) -> list["RemoteTable"]:
     """Open tables in a store, one source each.
 
     Raises:
@@ -32,7 +36,7 @@ def open_remote_tables(urls: Sequence[str]) -> list["RemoteTable"]:
         UserError: A table is missing, unreadable or without images; or the store does not answer.
     """
     with ThreadPoolExecutor(_THREADS) as pool:
-        tables = list(pool.map(RemoteTable, urls))
+        tables = list(pool.map(RemoteTable, urls, repeat(columns)))
     if not any(len(table) for table in tables):
         raise NoImages(f"{', '.join(urls[:3])}: no rows in {'this table' if len(urls) == 1 else 'these tables'}")
     return tables
@@ -47,27 +51,33 @@ class RemoteTable:
 
     Args:
         url: Address of the table.
+        columns: Which columns hold images and labels.
 
     Raises:
         UserError: The table is missing, unreadable or without images; or the store does not answer.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, columns: Columns = ANY_COLUMNS) -> None:
+        self._columns = columns
         self._shard = remote_shard(url)
         self._group: tuple[int, pa.Array] | None = None  # number and images of the row group that was loaded
         self._names: FileNames | None = None
         self._has_names = True
-        self.labels: Labels | None
-        self.classes: tuple[str, ...]
+        self._given = ImageLabels()
 
         def read_footer() -> None:
             with parquet.parquet_file(url) as file:
-                self._column = parquet.image_column(url, file.schema_arrow)
-                self._unpacked_size = parquet.uncompressed_size(url, file)
+                self._column = parquet.image_column(url, file.schema_arrow, columns)
+                self.image_remarks = parquet.image_remarks(file.schema_arrow, columns, self._column)
+                self._unpacked_size = parquet.uncompressed_size(file, self._column)
                 self._starts = [0, *accumulate(_rows_of_groups(file))]
-                self.labels, self.classes = parquet.read_labels(file)
+                self._given = read_labels(url, file, columns)
 
         self._shard.retry(read_footer)
+        self.labels, self.classes, self.label_notes = self._given.numbers, self._given.classes, self._given.notes
+        self._key = self._shard.key  # of the copy
+        if columns.image is not None:
+            self._key = hashlib.sha256(f"{self._key}\0{self._column}".encode()).hexdigest()[:32]
 
     def __len__(self) -> int:
         return self._starts[-1]
@@ -111,7 +121,7 @@ class RemoteTable:
 
         def read() -> LabelMatrix | None:
             with parquet.parquet_file(self._shard.path) as file:
-                return parquet.read_label_matrix(file)
+                return read_label_matrix(file, self._columns)
 
         return self._shard.retry(read)
 
@@ -128,11 +138,11 @@ class RemoteTable:
             UserError: The store does not answer, or there is no room.
         """
         size = self._shard.size + self._unpacked_size + 32 * len(self) + 2**16  # both files exist for a moment
-        make_copy(self._shard.key, size, self._unpack)
+        make_copy(self._key, size, self._unpack)
 
     def _value(self, index: int) -> pa.Scalar:
         for _ in range(3):
-            copy = find_copy(self._shard.key)
+            copy = find_copy(self._key)
             if copy is None:
                 value = self._value_in_group(index)
                 if value is not None:
@@ -162,7 +172,7 @@ class RemoteTable:
 
     def _read_names(self) -> FileNames | None:
         with parquet.parquet_file(self._shard.path) as file:
-            return parquet.read_names(self._shard.path, file)
+            return parquet.read_names(self._shard.path, file, self._column)
 
     def _unpack(self, target: Path) -> None:
         packed = target.with_suffix(".parquet")

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import repeat
 from pathlib import Path
 from typing import IO
 
@@ -17,7 +18,7 @@ import pyarrow as pa
 from coterie.data.sources.fingerprint import StoredFile
 from coterie.data.sources.local_cache import exclusive
 from coterie.data.sources.object_store import RemoteShard, is_remote, remote_shard
-from coterie.data.sources.tar_index import cached_index, read_index, save_index
+from coterie.data.sources.tar_index import cached_index, index_key, read_index, save_index
 from coterie.errors import BadImage, UserError
 
 _AT_ONCE = 16  # shards that are fetched from a store, or read on this machine, at the same time
@@ -83,7 +84,7 @@ ShardSummary = tuple[int, bool, pa.RecordBatch | None]
 """Number of images, whether any has a label, and the index; None if the index is saved in a file."""
 
 
-def open_shards(paths: Sequence[str]) -> tuple[tuple[Shard, ...], list[ShardSummary]]:
+def open_shards(paths: Sequence[str], label_key: str | None = None) -> tuple[tuple[Shard, ...], list[ShardSummary]]:
     """Open shards by paths or URLs, and summarize each.
 
     Shards in a store are fetched several at a time; on this machine, several processes read where there is much to read.
@@ -93,36 +94,37 @@ def open_shards(paths: Sequence[str]) -> tuple[tuple[Shard, ...], list[ShardSumm
     """
     if not any(map(is_remote, paths)):
         local = tuple(map(_local_shard, paths))
-        cached = list(map(_cached_summary, local))
+        cached = [_cached_summary(shard, label_key) for shard in local]
         missing = [shard for shard, summary in zip(local, cached, strict=True) if summary is None]
-        _index_in_processes(missing, lock=f"index-{local[0].key[:8]}")
-        return local, [summary or _summary(shard) for shard, summary in zip(local, cached, strict=True)]
+        _index_in_processes(missing, label_key, lock=f"index-{local[0].key[:8]}")
+        return local, [summary or _summary(shard, label_key) for shard, summary in zip(local, cached, strict=True)]
     with ThreadPoolExecutor(_AT_ONCE) as pool:
         shards = tuple(pool.map(_shard, paths))
-        return shards, list(pool.map(_summary, shards))
+        return shards, list(pool.map(_summary, shards, repeat(label_key)))
 
 
-def load_index(shard: Shard) -> tuple[pa.RecordBatch, bool]:
+def load_index(shard: Shard, label_key: str | None = None) -> tuple[pa.RecordBatch, bool]:
     """The index of a shard (see `read_index`), and whether it is mapped from a file; reads headers only if it is not.
 
     Raises:
         UserError: The shard is missing, compressed, truncated or not a tar archive; or the store does not answer.
     """
-    index = cached_index(shard.key)
+    key = index_key(shard.key, label_key)
+    index = cached_index(key)
     if index is not None:
         return index, True
     with shard.open() as file:
-        index = read_index(file, shard.path)
-    mapped = cached_index(shard.key) if save_index(shard.key, index) else None
+        index = read_index(file, shard.path, label_key)
+    mapped = cached_index(key) if save_index(key, index) else None
     return (index, False) if mapped is None else (mapped, True)
 
 
-def _summary(shard: Shard) -> ShardSummary:
-    return _summarize(*load_index(shard))
+def _summary(shard: Shard, label_key: str | None) -> ShardSummary:
+    return _summarize(*load_index(shard, label_key))
 
 
-def _cached_summary(shard: Shard) -> ShardSummary | None:
-    index = cached_index(shard.key)
+def _cached_summary(shard: Shard, label_key: str | None) -> ShardSummary | None:
+    index = cached_index(index_key(shard.key, label_key))
     return None if index is None else _summarize(index, True)
 
 
@@ -131,7 +133,7 @@ def _summarize(index: pa.RecordBatch, mapped: bool) -> ShardSummary:
     return len(index), labeled, None if mapped else index
 
 
-def _index_in_processes(shards: Sequence[LocalShard], lock: str) -> None:
+def _index_in_processes(shards: Sequence[LocalShard], label_key: str | None, lock: str) -> None:
     """Save the indices of many shards, reading them in one process per core; does nothing for few shards.
 
     The processes report nothing: whoever opens the shards next finds what is wrong with them, and reads what is missing.
@@ -141,11 +143,15 @@ def _index_in_processes(shards: Sequence[LocalShard], lock: str) -> None:
     if len(large) < _MIN_SHARDS or multiprocessing.current_process().daemon:
         return
     with suppress(OSError, UserError), exclusive(lock):
-        if not load_index(large[0])[1]:  # too few images, or no place to save it: the same holds for the others
+        if not load_index(large[0], label_key)[
+            1
+        ]:  # too few images, or no place to save it: the same holds for the others
             return
         context, count = multiprocessing.get_context("fork"), min(_AT_ONCE, len(os.sched_getaffinity(0)))
         parts = [large[1 + number :: count] for number in range(count)]
-        processes = [context.Process(target=_save_indices, args=(part, os.getpid()), daemon=True) for part in parts]
+        processes = [
+            context.Process(target=_save_indices, args=(part, label_key, os.getpid()), daemon=True) for part in parts
+        ]
         try:
             for process in processes:
                 process.start()
@@ -157,7 +163,7 @@ def _index_in_processes(shards: Sequence[LocalShard], lock: str) -> None:
                     process.terminate()
 
 
-def _save_indices(shards: Sequence[LocalShard], parent: int) -> None:
+def _save_indices(shards: Sequence[LocalShard], label_key: str | None, parent: int) -> None:
     for number in (signal.SIGINT, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)  # they are for the parent, which ends this process
     signal.signal(signal.SIGTERM, lambda *_: sys.exit())  # removes what is half written
@@ -165,7 +171,7 @@ def _save_indices(shards: Sequence[LocalShard], parent: int) -> None:
         if os.getppid() != parent:  # the parent was killed
             return
         with suppress(UserError):  # the parent tries again, and reports it
-            load_index(shard)
+            load_index(shard, label_key)
 
 
 def _shard(path: str) -> Shard:

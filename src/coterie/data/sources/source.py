@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Int
 
 from coterie.data.decoding.decode import StoredImage
+from coterie.data.sources.label_values import LabelNotes
 from coterie.data.sources.labels import LabelMatrix, one_hot
 from coterie.data.sources.shard_layout import ShardLayout
 
@@ -100,6 +101,20 @@ class Concatenated:
         return LabelMatrix(rows, np.concatenate([part.known for part in parts]), classes)
 
     @property
+    def label_notes(self) -> LabelNotes:
+        """What there is to say about the labels of all sources."""
+        parts = [label_notes(source) for source in self.sources]
+        origins = dict.fromkeys(part.origin for part in parts if part.origin)
+        remarks = dict.fromkeys(remark for part in parts for remark in part.remarks)
+        absent = next((part.absent for part in parts if part.absent), "")
+        return LabelNotes(" and ".join(origins), parts[0].folder if len(parts) == 1 else "", tuple(remarks), absent)
+
+    @property
+    def image_remarks(self) -> tuple[str, ...]:
+        """Lines about how the images were found in tables."""
+        return tuple(dict.fromkeys(remark for source in self.sources for remark in image_remarks(source)))
+
+    @property
     def shard_layout(self) -> ShardLayout:
         """The shards of all sources; remote if any of them is."""
         parts = [shard_layout(source) for source in self.sources]
@@ -188,6 +203,18 @@ def label_matrix(source: ImageSource) -> LabelMatrix:
     """
     stored: LabelMatrix | None = getattr(source, "label_matrix", None)
     return one_hot(labels(source), source.classes) if stored is None else stored
+
+
+def label_notes(source: ImageSource) -> LabelNotes:
+    """What there is to say about the labels of a source: its own ``label_notes``, if it has any."""
+    notes: LabelNotes = getattr(source, "label_notes", LabelNotes())
+    return notes
+
+
+def image_remarks(source: ImageSource) -> tuple[str, ...]:
+    """Lines about how the images of a source were found in tables: its own ``image_remarks``, if it has any."""
+    remarks: tuple[str, ...] = getattr(source, "image_remarks", ())
+    return remarks
 
 
 def shard_layout(source: ImageSource) -> ShardLayout:

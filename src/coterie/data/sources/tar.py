@@ -3,20 +3,20 @@
 import os
 from array import array
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
-from itertools import accumulate, compress, count
+from collections.abc import Sequence
+from itertools import accumulate, pairwise
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from coterie.data.sources.file_names import printable
 from coterie.data.sources.files import READ_LIMIT
 from coterie.data.sources.fingerprint import StoredFile
-from coterie.data.sources.labels import Labels, encode_labels
+from coterie.data.sources.label_values import ImageLabels, LabelNotes
 from coterie.data.sources.object_store import RemoteShard
 from coterie.data.sources.shard_layout import ShardLayout
 from coterie.data.sources.shards import LocalShard, load_index, open_shards
+from coterie.data.sources.tar_labels import file_labels, folder_labels
 from coterie.errors import BadImage, NoImages
 
 _KEPT_OPEN = 256  # shards whose descriptors a process keeps open; any others are opened for each image
@@ -28,8 +28,10 @@ class TarShards:
     """An image source over tar shards, in the order of the shards and of the images in them.
 
     The key of a file is its path up to the first dot of the last component; the rest is the field: ``0001.jpg`` is the
-    image of the key ``0001``, and ``0001.cls`` its label (an integer or a class name). A key has one image, the first; a
-    field with several parts (``0001.seg.png``) is an image only if the key has no plain one.
+    image of the key ``0001``, and ``0001.cls`` its label (an integer or a class name), which may also be in
+    ``0001.json`` (see `coterie.data.sources.json_labels`). A key has one image, the first; a field with several parts
+    (``0001.seg.png``) is an image only if the key has no plain one. Without any such label, the folders in the shards are
+    the classes, as those in a folder: the first folder of each image below the one that all have in common.
 
     Opening reads only headers, and those of each shard only once: its index is saved in the cache folder, mapped when an
     image of the shard is read, and shared by all processes. Images are read with `os.pread`, which moves no shared
@@ -40,26 +42,27 @@ class TarShards:
 
     Args:
         paths: Paths or URLs of the shards.
+        label_key: The key of the label in ``.json`` files; None: found by common names.
 
     Raises:
         NoImages: There are no images in these shards.
         UserError: A shard is missing, compressed, truncated or not a tar archive; or a store does not answer.
     """
 
-    def __init__(self, paths: Sequence[str]) -> None:
+    def __init__(self, paths: Sequence[str], label_key: str | None = None) -> None:
+        self._label_key = label_key
         self._descriptors: dict[int, int] = {}
         self._mapped: dict[int, pa.RecordBatch] = {}
         self._single_reads: dict[int, int] = {}  # by shard: images that were read one by one from a store
         self._missing: dict[int, str] = {}  # by remote shard: why it cannot be read
-        self._shards, summaries = open_shards(paths)
+        self._shards, summaries = open_shards(paths, label_key)
         self._unsaved = {shard: index for shard, (*_, index) in enumerate(summaries) if index is not None}
         self._starts = array("q", [0, *accumulate(images for images, *_ in summaries)])
         if not len(self):
             raise NoImages(f"{', '.join(paths[:3])}: no image in {'this shard' if len(paths) == 1 else 'these shards'}")
-        self.labels: Labels | None = None
-        self.classes: tuple[str, ...] = ()
-        if any(labeled for _, labeled, _ in summaries):
-            self.labels, self.classes = encode_labels(self._labels([labeled for _, labeled, _ in summaries]))
+        given = self._read_labels([labeled for _, labeled, _ in summaries])
+        self.labels, self.classes, self.label_matrix = given.numbers, given.classes, given.matrix
+        self.label_notes = given.notes
 
     def __len__(self) -> int:
         return self._starts[-1]
@@ -147,7 +150,7 @@ class TarShards:
         index = self._mapped.get(shard, self._unsaved.get(shard))
         if index is not None:
             return index
-        index, mapped = load_index(self._shards[shard])
+        index, mapped = load_index(self._shards[shard], self._label_key)
         if len(index) != self._starts[shard + 1] - self._starts[shard]:
             raise BadImage(f"{self._shards[shard].path} has changed since it was opened")
         if not mapped:  # the cache folder was emptied, and is no longer writable
@@ -156,17 +159,22 @@ class TarShards:
             self._mapped.pop(next(iter(self._mapped)), None)
         return self._mapped.setdefault(shard, index)
 
-    def _labels(self, labeled: list[bool]) -> Iterator[int | str | None]:
-        """The label of each image: integers if all labels are integers."""
-        texts: set[str | None] = set()
-        for shard in compress(count(), labeled):
-            texts.update(pc.unique(self._index(shard).column("label")).to_pylist())
-        values = _label_values(texts)
-        for shard, has_labels in enumerate(labeled):
-            if has_labels:
-                yield from (values[label] for label in self._index(shard).column("label").to_pylist())
-            else:
-                yield from (None for _ in range(self._starts[shard], self._starts[shard + 1]))
+    def _read_labels(self, labeled: list[bool]) -> ImageLabels:
+        """Labels from files beside the images, or else from folders in the shards."""
+        if any(labeled):
+            return file_labels(
+                [self._texts(shard) if known else None for shard, known in enumerate(labeled)], self._counts()
+            )
+        if self._label_key is not None:
+            return ImageLabels(notes=LabelNotes(absent=f"no .json file in its shards has the key {self._label_key!r}"))
+        names = (self._index(shard).column("name") for shard in range(len(self._shards)))
+        return folder_labels(names, len(self))
+
+    def _texts(self, shard: int) -> pa.Array:
+        return self._index(shard).column("label")
+
+    def _counts(self) -> list[int]:
+        return [stop - start for start, stop in pairwise(self._starts)]
 
     def _read_local(self, where: LocalShard, shard: int, size: int, offset: int) -> bytes:
         descriptor = self._descriptors.get(shard)
@@ -194,11 +202,3 @@ class TarShards:
         except BadImage as error:  # ask the store once: no other image of this shard can be read either
             self._missing[shard] = str(error)
             raise
-
-
-def _label_values(texts: set[str | None]) -> dict[str | None, int | str | None]:
-    """The value of each label text: an integer if all of them are integers."""
-    try:
-        return {label: None if label is None else int(label) for label in texts}
-    except ValueError:
-        return {label: label for label in texts}
