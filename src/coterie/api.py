@@ -197,8 +197,7 @@ def evaluate(
     """Evaluate a network on labeled images, beside raw pixels, the untrained network and other models.
 
     Args:
-        model: a MODEL: a run's folder, a ``model.safetensors``, a weights file with ``backbone``, a folder of Hugging Face, or
-            ``timm:NAME``.
+        model: a run's folder, a ``model.safetensors``, a weights file with ``backbone``, Hugging Face's folder, ``timm:NAME``.
         train: labeled sources that the probes learn from.
         test: labeled sources that the probes are tested on; if empty, a random fifth of ``train``, always the same.
         probes: any of ``knn``, ``linear``, ``linear_published``, ``clusters``, ``retrieval``, ``svm``, ``low_shot``,
@@ -217,8 +216,9 @@ def evaluate(
         UserError: anything that the caller can fix, in one line.
     """
     with session(logger, quiet) as logger:
+        columns = label_columns(options)
         evaluator = evaluator_from_options(model, probes, path_strings(beside), options, logger)
-        result = evaluate_given(evaluator, train, test, label_columns(options))
+        result = evaluate_given(evaluator, train, test, columns)
     result.details = details
     return result
 
@@ -247,8 +247,7 @@ def transfer(
         options: as of :func:`evaluate`.
 
     Returns:
-        ``{set: {"linear_top1": value, ...}}``, which prints as a table; its ``baselines`` are the same of what is beside it.
-        Also added to ``evaluation.json`` in the folder of a run.
+        ``{set: {"linear_top1": value, ...}}``, which prints as a table, and ``baselines``; kept as of :func:`evaluate`.
 
     Raises:
         UserError: anything that the caller can fix, in one line.
@@ -257,10 +256,11 @@ def transfer(
         raise BadConfig("name at least one set: NAME=TRAIN or NAME=TRAIN,TEST")
     table = TransferResults()
     with session(logger, quiet) as logger:
+        columns = label_columns(options)
         evaluator = evaluator_from_options(model, probes, path_strings(beside), options, logger)
         for name, where in sets.items():
             train, test = where if isinstance(where, tuple) and len(where) == 2 else (where, ())
-            found = evaluate_given(evaluator, train, test, label_columns(options), name)
+            found = evaluate_given(evaluator, train, test, columns, name)
             table.add(name, found)  # set by set: what is done stays, whatever happens
     table.details = details
     return table

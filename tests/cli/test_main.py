@@ -60,7 +60,7 @@ def test_the_whole_way(images: Path, tmp_path: Path, call) -> None:
     assert wanted | {"loss_over_ln_k"} <= records[0].keys()
     assert records[-1]["knn"]["k1_t0.07_top1"] >= 0
 
-    status, said, _ = call("evaluate", out, images, "--probes", "knn")
+    status, said, _ = call("evaluate", out, images, "--probes", "knn", "--details")
     assert status == 0
     assert "k200_t0.1_top1" in said
     assert json.loads((out / "evaluation.json").read_text())["knn"]["k20_t0.07_top5"] > 0

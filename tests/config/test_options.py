@@ -55,3 +55,14 @@ def test_where_images_and_labels_are() -> None:
     options = {"labels": Path("classes.csv"), "image_column": "a", "label_column": "b", "label_key": "c", "seed": 3}
     assert label_columns(options) == Columns("a", "b", "c", "classes.csv")
     assert label_columns({}) == Columns()
+
+
+@pytest.mark.parametrize("words", [["--mean", ".1,.2,.3"], ["--mean", ".1", ".2", ".3"], ["--mean=.1,.2,.3"]])
+def test_numbers_are_written_with_commas_or_spaces(words: list[str]) -> None:
+    _, bound, _ = cli.app.parse_args(["embed", "run", "images", "--out", "x", *words], exit_on_error=False)
+    assert bound.arguments["options"]["mean"] == (0.1, 0.2, 0.3)
+
+
+def test_words_for_numbers_are_refused_in_one_line() -> None:
+    with pytest.raises(UserError, match=r"--mean is imagenet: give numbers, such as --mean \.5,\.5,\.5"):
+        cli.app.parse_args(["embed", "run", "images", "--out", "x", "--mean", "imagenet"], exit_on_error=False)

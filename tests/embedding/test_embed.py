@@ -118,3 +118,18 @@ def test_images_are_prepared_by_the_preprocessing() -> None:
         source, size=8, channels=3, mean=PREPROCESSING.mean, std=PREPROCESSING.std, batch_size=6, workers=0
     )
     assert torch.equal(embed_source(flat, source, PREPROCESSING).rows, flat(batch.views[0]))
+
+
+def test_large_images_are_encoded_in_parts_on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("coterie.embedding.embed.CPU_PIXELS", 10 * 8 * 8)
+    sizes = []
+
+    def network(images: Tensor) -> tuple[Tensor, Tensor]:
+        sizes.append(len(images))
+        return flat(images), images.mean(dim=(1, 2, 3))
+
+    source = Images(25, ())
+    ((positions, (rows, means), _),) = embedded_batches(network, source, PREPROCESSING)
+    assert sizes == [10, 10, 5]
+    torch.testing.assert_close(rows, normalized(source, positions))
+    torch.testing.assert_close(means, rows.mean(dim=1))

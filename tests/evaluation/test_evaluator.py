@@ -1,6 +1,7 @@
 """Is it good, is it learning, which checkpoint: every probe and every verb about a finished run, on a real small one."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -61,7 +62,30 @@ def test_every_probe_answers_and_is_written_down(folder: Path) -> None:
     assert found["linear"]["top1"] > 100 / 18
     assert found["finetune"].keys() >= {"top1", "scratch_top1"}
     assert any(name.startswith("groups_") for name in found["clusters"])
-    assert json.loads((folder / "run" / "evaluation.json").read_text()) == found
+    kept = json.loads((folder / "run" / "evaluation.json").read_text())
+    assert {name: kept[name] for name in found} == found
+    (entry,) = kept["entries"]
+    assert entry["figures"] == found
+    assert entry["asked"].items() >= {"probes": quick, "label_fraction": "1", "seed": 0}.items()
+    assert entry["baselines"].keys() == {"raw pixels", "untrained network"}
+    assert entry["baselines"]["raw pixels"].keys() == {"knn", "linear", "retrieval"}
+
+
+def test_other_models_stand_beside_it(folder: Path, tmp_path: Path, call: Callable[..., str]) -> None:
+    copied = tmp_path / "copied.safetensors"
+    shutil.copy(folder / "run" / "model.safetensors", copied)
+    first = folder / "run" / "snapshots" / "epoch-0001.safetensors"
+    words = (folder / "train.parquet", "--test", folder / "test.parquet", "--workers", "0", "--device", "cpu")
+    said = call("evaluate", copied, *words, "--beside", folder / "run", first).splitlines()
+    assert said[0].startswith("this model: ")
+    rows = {line.rsplit(maxsplit=2)[0]: line.split()[-2:] for line in said[3:]}
+    assert [name.rpartition("/")[2] for name in rows] == [
+        "raw pixels", "untrained network", "run", "epoch-0001.safetensors", "this model",
+    ]  # fmt: skip
+    assert list(rows.values())[2] == rows["this model"] != list(rows.values())[3]
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["copied.safetensors"]
+    assert "names" in call("evaluate", copied, *words, "--beside", first, first)
+    assert "k200_t0.1_top5" in call("evaluate", copied, *words, "--details", "--probes", "knn")
 
 
 def test_a_second_question_embeds_nothing(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -72,7 +96,8 @@ def test_a_second_question_embeds_nothing(folder: Path, monkeypatch: pytest.Monk
         raise AssertionError("it was embedded again")
 
     monkeypatch.setattr("coterie.evaluation.evaluator.embed_source", never)
-    assert coterie.evaluate(*asked, probes=["knn"], workers=0) == first
+    again = coterie.evaluate(*asked, probes=["knn"], workers=0)
+    assert (again, again.baselines) == (first, first.baselines)
     assert coterie.evaluate(*asked, probes=["retrieval"], workers=0)
 
 
@@ -114,8 +139,9 @@ def test_transfer_gives_one_table(folder: Path, call: Callable[..., str]) -> Non
         "transfer", folder / "run", f"whole={folder / 'train.parquet'}",
         f"pair={folder / 'train.parquet'},{folder / 'test.parquet'}", "--probes", "knn,retrieval", "--workers", "0",
     )  # fmt: skip
-    assert [line.split()[0] for line in said.splitlines()[1:]] == ["whole", "pair"]
-    assert "retrieval_map" in said.splitlines()[0]
+    assert [line.strip() for line in said.splitlines() if len(line.split()) == 1] == ["whole", "pair"]
+    assert said.splitlines()[2].split() == ["top-1,", "%", "kNN", "retrieval", "mAP"]
+    assert sum("this model  " in line for line in said.splitlines()) == 2
     kept = json.loads((folder / "run" / "evaluation.json").read_text())["transfer"]
     assert kept.keys() == {"whole", "pair"}
     assert "NAME=TRAIN" in call("transfer", folder / "run", "nothing")

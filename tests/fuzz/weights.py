@@ -7,6 +7,8 @@ import pickle
 import struct
 import tempfile
 import zipfile
+from argparse import Namespace
+from collections import defaultdict
 from hashlib import sha256
 from pathlib import Path
 
@@ -17,6 +19,7 @@ from torch import nn
 from coterie.evaluation.model_selection import plateau_reason, select_snapshot
 from coterie.exporting.backbone_file import load_backbone, save_backbone
 from coterie.models.backbone import BackboneConfig, build_backbone
+from coterie.models.backbone_of_weights import find_backbone
 from coterie.models.pretrained import load_weights
 from coterie.training import checkpoint_io
 from coterie.training.run_folder import read_log, read_records
@@ -135,6 +138,7 @@ def _checkpoints() -> st.SearchStrategy[bytes]:
 def _weights() -> st.SearchStrategy[bytes]:
     state = network().state_dict()
     state = {"state_dict": {f"module.{name}": value for name, value in state.items()}, "epoch": 3}
+    state["hyper_parameters"] = {"args": Namespace(lr=0.1), "many": defaultdict(list, a=[1]), "path": Path("x")}
     whole, pickled = _packed(state), _pickle_of(state)
     legacy = io.BytesIO()
     torch.save({"conv1.weight": torch.ones(8, 3, 3, 3)}, legacy, _use_new_zipfile_serialization=False)
@@ -189,5 +193,6 @@ def attempt(kind: str, data: bytes, folder: Path) -> None:
         path = folder / ("model.safetensors" if kind == "safetensors" else "weights.pt")
         path.write_bytes(data)
         load_weights(network(), path, 3)
+        find_backbone(path, SMALL.name)
         if kind == "safetensors":
             load_backbone(path)

@@ -13,6 +13,7 @@ import torch
 
 from coterie.data.loading.center_crop import Preprocessing
 from coterie.embedding.embed import Embeddings
+from coterie.reporting.baselines import beside_tables, latest_bars
 from coterie.reporting.comparison import compare_runs, write_comparison
 from coterie.reporting.gallery import GroupAssignment
 from coterie.reporting.pictures import report_pictures
@@ -22,6 +23,19 @@ from coterie.reporting.tables import probe_tables
 
 LONG = "a_very_long_name_without_any_place_to_break_" * 3
 COUNT, GROUPS = 90, 15
+BESIDE = {
+    name: {"knn": {"k20_t0.07_top1": value}, "linear": {"top1": value + 3}}
+    for name, value in (("raw pixels", 20.4), ("untrained network", 31.5), (LONG, 70.2))
+}
+EVALUATED = {
+    "entries": [
+        {
+            "asked": {"train": ["a"], "test": [LONG]},
+            "figures": {"knn": {"k20_t0.07_top1": 66.6}, "linear": {"top1": 70.0}},
+            "baselines": BESIDE,
+        }
+    ]
+}
 
 INSPECT = """<!doctype html><iframe id="page" style="border:0;width:WIDTHpx;height:900px" src="PAGE"></iframe>
 <img id="sheet" src="SHEET"><p id="found"></p>
@@ -127,7 +141,11 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
             metrics=a_log(),
             map=pictures.map,
             galleries=pictures.galleries,
-            tables=probe_tables({"linear": {"top1": 61.5, LONG: 3.0}, "knn": {"k20_t0.07_top1": 50.0}}),
+            bars=latest_bars(EVALUATED),
+            tables=(
+                *beside_tables(EVALUATED),
+                *probe_tables({"linear": {"top1": 61.5, LONG: 3.0}, "knn": {"k20_t0.07_top1": 50.0}}),
+            ),
             automatic=(("batch_size", "64", f"because {LONG}"),),
             config_text=f'data = ["{LONG}"]\n' * 3,
             environment={"device": LONG},

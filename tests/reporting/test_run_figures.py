@@ -150,3 +150,16 @@ def test_settings_become_flat() -> None:
         ("seed", 1), ("flip", "true"), ("views.crops.0.size", 32), ("views.crops.1.size", 16), ("counts", "60, 30"),
         ("none", "none"),
     ]  # fmt: skip
+
+
+def test_each_number_of_labels_is_a_figure_of_its_own() -> None:
+    entries = [
+        {"asked": {"label_fraction": share, "train": [share]}, "date": "", "figures": {"finetune": {"top1": value}}}
+        for share, value in (("1%", 40.0), ("10%", 60.0), ("5", 30.0), ("1%", 41.0))
+    ]
+    run = a_run(evaluation={"finetune": {"top1": 41.0}, "entries": entries})
+    assert run_figures.probe_figures(run) == {
+        "Finetune (1% of the labels), top 1": 41.0,
+        "Finetune (10% of the labels), top 1": 60.0,
+        "Finetune (5 labels per class), top 1": 30.0,
+    }

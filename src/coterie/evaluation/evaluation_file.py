@@ -74,10 +74,12 @@ def note_evaluation(folder: Path, asked: Mapping[str, Any], found: ProbeResults,
     path = folder / EVALUATION
     try:
         content = json.loads(path.read_text("utf-8")) if path.exists() else {}
-        earlier = evaluations(content)
-    except (ValueError, AttributeError, RecursionError):
+    except (ValueError, RecursionError):
+        content = None
+    if not isinstance(content, dict):
         logger.warning(f"{path} could not be read and is replaced")
-        content, earlier = {}, ()
+        content = {}
+    earlier = evaluations(content)
     asked = json.loads(json.dumps(asked))  # as it is read from the file: tuples become lists
     new = Evaluation(asked, datetime.now(UTC).isoformat(timespec="seconds"), dict(found), found.baselines)
     entries = [*(each for each in earlier if each.asked != asked or not asked), new]

@@ -138,8 +138,8 @@ class Evaluator:
         return found
 
     def _groups(self, found: Embeddings) -> Tensor | None:
-        """The run's own group of each embedded image; None without a run, or where it has no lasting groups."""
-        if self.model.run is None:
+        """The run's own group of each embedded image; None without a run and its checkpoint, or without lasting groups."""
+        if self.model.run is None or not (self.model.run / "checkpoint").is_dir():
             return None
         network = self.model.network
         module = users_module(network) if isinstance(network, OwnBackbone) else None

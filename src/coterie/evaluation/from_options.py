@@ -9,7 +9,7 @@ from coterie.config.options import EvaluationOptions, check_options, model_optio
 from coterie.data.sources.columns import Columns
 from coterie.data.sources.own_data import Data
 from coterie.evaluation.evaluation_file import note_evaluation
-from coterie.evaluation.evaluator import Evaluator
+from coterie.evaluation.evaluator import OF_IMAGES, Evaluator
 from coterie.evaluation.given_sets import given_sets
 from coterie.evaluation.probes.few_labels import few_labels
 from coterie.evaluation.results import ProbeResults
@@ -78,7 +78,8 @@ def note_for_run(evaluator: Evaluator, sources: Mapping[str, str | Sequence[str]
     Raises:
         UserError: the file cannot be written.
     """
-    model, autocast = evaluator.model, evaluator.runtime.autocast
+    model = evaluator.model
+    autocast = evaluator.runtime.autocast if {*OF_IMAGES} & {*evaluator.probes} else None  # embeddings are in float32
     if model.run is None:
         return
     asked: dict[str, Any] = {

@@ -29,8 +29,8 @@ class Leading(NamedTuple):
 LEADING = (
     Leading("knn", KNN_METRIC, "kNN", "kNN", "20-NN"),
     Leading("linear", "top1", "linear", "linear classifier", "a linear probe"),
-    Leading("linear_published", "top1", "linear, SGD", "linear classifier (SGD)", "a linear probe (SGD)"),
-    Leading("linear_images", "top1", "linear, crops", "linear classifier (crops)", "a linear probe (crops)"),
+    Leading("linear_published", "top1", "linear SGD", "linear classifier (SGD)", "a linear probe (SGD)"),
+    Leading("linear_images", "top1", "linear crops", "linear classifier (crops)", "a linear probe (crops)"),
     Leading("finetune", "top1", "fine-tuned", "fine-tuning", "fine-tuning"),
     Leading("svm", "map", "SVM mAP", "SVM mAP", "SVM (mAP)"),
     Leading("retrieval", "map", "retrieval mAP", "retrieval mAP", "retrieval (mAP)"),
@@ -157,7 +157,7 @@ def headline(rows: Mapping[str, Mapping[str, Mapping[str, float]]], compared: Se
     others = {title: figures for title, figures in rows.items() if title != name}
     for each, value in known:
         gains = [
-            f"{value - other:+.1f} over {'the ' if title == UNTRAINED else ''}{title}"
+            _gain(value - other, f"the {title}" if title == UNTRAINED else title)
             for title, figures in others.items()
             if (other := _value(figures, each)) is not None
         ]
@@ -197,6 +197,10 @@ def leading_figures(figures: Mapping[str, object]) -> dict[Leading, float]:
     return {each: float(value) for each, value in values if is_number(value)}
 
 
+def _gain(points: float, name: str) -> str:
+    return f"{points:+.1f} over {name}" if points >= 0 else f"{-points:.1f} below {name}"
+
+
 def _value(figures: Mapping[str, Mapping[str, float]], leading: Leading) -> float | None:
     return figures.get(leading.probe, {}).get(leading.metric)
 
@@ -213,6 +217,6 @@ def _row(name: str, figures: Mapping[str, Mapping[str, float]], shown: Sequence[
 def _table(rows: Iterable[tuple[str, ...]], shown: Sequence[Leading]) -> TextTable:
     """A table that fits into a line; of a name that is too long the end stays."""
     header = ("top-1, %", *(each.column for each in shown))
-    room = max(20, WIDTH - sum(2 + len(title) for title in header[1:]))
+    room = max(12, WIDTH - sum(2 + max(5, len(title)) for title in header[1:]))
     cut = ((name if len(name) <= room else f"…{name[1 - room :]}", *cells) for name, *cells in rows)
     return TextTable(header, tuple(cut), "<" + ">" * len(shown))

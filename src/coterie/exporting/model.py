@@ -163,9 +163,10 @@ def _open_public(
     path, _ = split_branch(model)
     if not model.startswith(TIMM):
         if not path.exists():
-            raise UserError(f"there is no {path}: name {KINDS}")
+            what = f"there is no {path}" if path.suffix in _ENDINGS else f"{path} does not exist"
+            raise UserError(f"{what}: name {KINDS}")
         if path.is_dir() and not any(each.suffix in _ENDINGS for each in path.iterdir()):
-            raise UserError(f"{path} is a folder that holds no model: name {KINDS}")
+            raise UserError(f"{path} is not a run's folder: it has no config.toml or {WEIGHTS}; name {KINDS}")
     elif backbone is not None and backbone.partition(".")[0] != timm_name(model).partition(".")[0]:
         raise BadConfig(f"--backbone is {backbone}, but the model is {model}: leave out --backbone")
     found = find_backbone(model, backbone)

@@ -3,7 +3,7 @@
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,21 +12,27 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from coterie.errors import UserError
+from coterie.errors import BadConfig, UserError
 from coterie.models.backbone import BackboneConfig, build_backbone, is_resnet
 from coterie.models.branches import Branch, choose_branch
 from coterie.models.pretrained import differences, take_apart
 from coterie.models.timm_weights import TIMM, timm_name
 from coterie.models.weights_file import WeightsFile, read_weights
 
-_COMMON = (
-    "resnet18 resnet34 resnet50 resnet101 resnet152 wide_resnet50_2 "
-    "vit_tiny_patch16_224 vit_small_patch16_224 vit_base_patch16_224 vit_large_patch16_224 vit_base_patch32_224 "
-    "vit_small_patch8_224 vit_base_patch8_224 vit_small_patch14_dinov2 vit_base_patch14_dinov2 vit_large_patch14_dinov2 "
-    "vit_small_patch14_reg4_dinov2 vit_base_patch14_reg4_dinov2 vit_large_patch14_reg4_dinov2 "
-    "swin_tiny_patch4_window7_224 swin_small_patch4_window7_224 swin_base_patch4_window7_224 "
-    "convnext_tiny convnext_small convnext_base"
-).split()
+# Networks that files without a name are compared with, and what names of their tensors look like, in any project's layout
+_RESNETS = "resnet18 resnet34 resnet50 resnet101 resnet152 wide_resnet50_2".split()
+_SWINS = [f"swin_{size}_patch4_window7_224" for size in ("tiny", "small", "base", "large")]
+_CONVNEXTS = [f"convnext_{size}" for size in ("tiny", "small", "base", "large")]
+_FAMILIES = (
+    (re.compile(r"((^|\.)(layer1|\d+)\.0\.conv1|\.0\.layers\.0\.layer\.0\.convolution)\.weight$"), _RESNETS),
+    (re.compile(r"\.relative_position_bias_table$"), _SWINS),
+    (
+        re.compile(r"stages\.0\.(blocks\.|layers\.)?0\.(dwconv|conv_dw)\.weight$|features\.1\.0\.layer_scale$"),
+        _CONVNEXTS,
+    ),
+)
+_PATCHES = re.compile(r"(patch_embed(dings)?\.proj(ection)?|conv_proj)\.weight$")
+_VIT_SIZES = {192: "tiny", 384: "small", 768: "base", 1024: "large", 1280: "huge", 1536: "giant"}
 
 
 @dataclass(frozen=True)
@@ -81,16 +87,26 @@ def looks_like(file: WeightsFile) -> str | None:
         timm's name; None if it is none of the common ones.
     """
     of_another_width = None
-    for name in _COMMON:  # ResNets first
-        if of_another_width and not is_resnet(name):
-            break
-        network = _blank(BackboneConfig(name))
-        branch = choose_branch(file, network, 3, lambda each: each.names_fit).branch
+    for name in _candidates(file.tensors):
+        branch = choose_branch(file, _blank(BackboneConfig(name)), 3, lambda each: each.names_fit).branch
         if branch.fits or (branch.names_fit and set(branch.shapes) <= {"pos_embed"}):
             return name
         if branch.names_fit and is_resnet(name):
             of_another_width = of_another_width or name
     return of_another_width
+
+
+def _candidates(tensors: Mapping[str, Tensor]) -> list[str]:
+    """The names in timm that a file's tensors may have: few, because to compare with one means to build it."""
+    for sign, names in _FAMILIES:
+        if any(sign.search(name) for name in tensors):
+            return names
+    patches = next((each for name, each in tensors.items() if _PATCHES.search(name) and each.ndim == 4), None)
+    size = None if patches is None else _VIT_SIZES.get(patches.shape[0])
+    if patches is None or size is None:
+        return []
+    start = f"vit_{size}_patch{patches.shape[-1]}"
+    return [name for end in ("_224", "_dinov2", "_reg4_dinov2") if timm.is_model(name := start + end)]
 
 
 def _as_the_file_says(file: WeightsFile) -> tuple[str | None, int | None]:
@@ -115,9 +131,10 @@ def _as_the_file_says(file: WeightsFile) -> tuple[str | None, int | None]:
 
 def _settings(file: WeightsFile, config: BackboneConfig) -> tuple[Branch, BackboneConfig]:
     """The branch of a file, and the settings that its shapes have."""
-    if any(re.search(r"norm2\.(batch_norm\.)?running_mean$", each) for each in file.tensors):
-        config = replace(config, mlp_norm="batch")
     network = _blank(config)
+    if _has_mlp_batch_norm(file.tensors) and not _has_mlp_batch_norm(network.state_dict()):
+        config = replace(config, mlp_norm="batch")
+        network = _blank(config)
     branch = choose_branch(file, network, 3, lambda each: each.names_fit).branch
     if not branch.names_fit:
         like = looks_like(file)
@@ -137,13 +154,17 @@ def _settings(file: WeightsFile, config: BackboneConfig) -> tuple[Branch, Backbo
     return branch, config
 
 
+def _has_mlp_batch_norm(names: Iterable[str]) -> bool:
+    return any(re.search(r"norm2\.(batch_norm\.)?running_mean$", name) for name in names)
+
+
 def _blank(config: BackboneConfig, size: int | None = None) -> nn.Module:
     """The network without values, where it can be built that way."""
     size = size or _timm_size(config.name) or 224
     try:
         with torch.device("meta"):
             return build_backbone(config, size)
-    except NotImplementedError:  # some layers need real numbers
+    except (BadConfig, NotImplementedError):  # some layers need real numbers
         with torch.random.fork_rng(devices=[]):
             return build_backbone(config, size)
 

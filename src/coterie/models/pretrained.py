@@ -12,6 +12,8 @@ from coterie.formatting import first_few
 from coterie.models.branches import Branch, Choice, choose_branch
 from coterie.models.weights_file import WeightsFile, read_weights
 
+_OPTIMIZER = re.compile(r"(^|_)opt")  # opt, optimizer, optimizer_states, model_optim
+
 
 @dataclass(frozen=True)
 class Parts:
@@ -98,7 +100,7 @@ def _beside(tensors: Mapping[str, Tensor], choice: Choice) -> dict[str, Tensor]:
         for name, tensor in tensors.items():
             inside = name[len(level) :]
             first = f"{inside.partition('.')[0]}."
-            apart = any(f".{other}." in f".{level}{first}" for other in choice.others) or "optim" in first
+            apart = any(f".{other}." in f".{level}{first}" for other in choice.others) or _OPTIMIZER.search(first)
             if name.startswith(level) and not name.startswith(below) and not apart:
                 beside.setdefault(inside, tensor)
     return beside

@@ -52,7 +52,8 @@ def read_torch_file(path: Path, *, foreign: bool = False) -> Any:
 def _load(path: Path, classes: dict[str, type]) -> Any:
     with torch.serialization.safe_globals([(each, name) for name, each in classes.items()]), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about old pickles and sparse tensors
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with path.open("rb") as file:  # by its path, torch would read some names as other formats
+            return torch.load(file, map_location="cpu", weights_only=True)
 
 
 def _load_foreign(path: Path) -> Any:

@@ -109,7 +109,7 @@ def _read_parts_of(index: Path) -> tuple[dict[str, Tensor], Mapping[str, str]]:
         raise UserError(f"{index} is not an index of weights: it has no weight_map") from error
     tensors: dict[str, Tensor] = {}
     for part in parts:
-        if not isinstance(part, str) or Path(part).name != part:
+        if not isinstance(part, str) or not part.strip(".") or Path(part).name != part:
             raise UserError(f"{index} lists {str(part)[:100]!r}, which is not a file beside it")
         if not (index.parent / part).is_file():
             raise UserError(f"{index.parent / part} is missing, which {index.name} lists: copy or download it again")

@@ -11,6 +11,8 @@ from coterie.reporting.report_page import BarChart
 from coterie.reporting.tables import Table
 
 THIS_RUN = "this run"
+LONGEST_NAME = 24
+"""Characters of the name of another model."""
 
 
 def latest_bars(evaluation: Mapping[str, Any]) -> BarChart | None:
@@ -37,13 +39,23 @@ def beside_tables(evaluation: Mapping[str, Any]) -> Iterator[Table]:
     latest = {_images(each): each for each in evaluations(evaluation) if each.baselines}
     for name, each in latest.items():
         rows = _rows(each)
-        compared = [leading for leading in rows[THIS_RUN] if any(leading in rows[other] for other in each.baselines)]
+        compared = [
+            leading for leading in rows[THIS_RUN] if any(leading in rows[other] for other in rows if other != THIS_RUN)
+        ]
         cells = tuple((row, *(figures.get(leading) for leading in compared)) for row, figures in rows.items())
-        yield Table(f"Beside baselines, %, on {name}", ("", *(leading.column for leading in compared)), cells)
+        yield Table(
+            f"Beside baselines, %, on {name}", ("", *(leading.column for leading in compared)), cells, decimals=1
+        )
 
 
 def _rows(each: Evaluation) -> dict[str, dict[Leading, float]]:
-    return {name: leading_figures(figures) for name, figures in {**each.baselines, THIS_RUN: each.figures}.items()}
+    named = {_short(name): figures for name, figures in each.baselines.items()} | {THIS_RUN: each.figures}
+    return {name: leading_figures(figures) for name, figures in named.items()}
+
+
+def _short(name: str) -> str:
+    """The end of a long name: of a path it tells most."""
+    return name if len(name) <= LONGEST_NAME else f"…{name[1 - LONGEST_NAME :]}"
 
 
 def _images(each: Evaluation) -> str:

@@ -105,7 +105,11 @@ def probe_figures(run: RunRecord) -> dict[str, float]:
     found: dict[str, float] = {}
     for each in evaluations(run.evaluation):
         if each.set is not None:
-            found |= _flat("Transfer", {each.set: flat_figures(each.figures)})
+            flat = flat_figures(each.figures).items()
+            figures = {
+                name: value for name, value in flat if not name.startswith("knn_k") or name == f"knn_{KNN_METRIC}"
+            }
+            found |= _flat("Transfer", {each.set: figures})
             continue
         for probe, metrics in each.figures.items():
             if probe == "knn" and is_number(metrics.get(KNN_METRIC)):

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from coterie.evaluation.results import KNN_METRIC
 from coterie.formatting import is_number, metric_name, metric_title
 
 _KNN = re.compile(r"k(\d+)_t([\d.]+)_top(\d)")
@@ -12,11 +13,19 @@ _KNN = re.compile(r"k(\d+)_t([\d.]+)_top(\d)")
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of texts and numbers below a header; None marks a missing value."""
+    """Rows of texts and numbers below a header; None marks a missing value.
+
+    Attributes:
+        title: above the table.
+        header: one title per column.
+        rows: one value per column.
+        decimals: of numbers; None: as many as :func:`coterie.formatting.format_number` shows.
+    """
 
     title: str
     header: tuple[str, ...]
     rows: tuple[tuple[str | float | None, ...], ...]
+    decimals: int | None = None
 
 
 def probe_tables(evaluation: Mapping[str, Any]) -> tuple[Table, ...]:
@@ -47,11 +56,13 @@ def _knn_table(metrics: Mapping[str, float]) -> Table:
     tops = sorted({top for _, _, top in found})
     settings = sorted({(k, temperature) for k, temperature, _ in found}, key=lambda each: (each[0], float(each[1])))
     rows = tuple((k, temperature, *(found.get((k, temperature, top)) for top in tops)) for k, temperature in settings)
-    return Table("kNN, %", ("k", "temperature", *(f"top {top}" for top in tops)), rows)
+    return Table("kNN, %", ("k", "temperature", *(f"top {top}" for top in tops)), rows, decimals=1)
 
 
 def _table_by_source(title: str, results: Mapping[str, Mapping[str, Any]]) -> Table:
+    """A row per set; of kNN only the metric by which runs are compared."""
     names = list(dict.fromkeys(metric for metrics in results.values() for metric in metrics))
+    names = [name for name in names if not name.startswith("knn_k") or name == f"knn_{KNN_METRIC}"]
     rows = tuple(
         (source, *(metrics[name] if is_number(metrics.get(name)) else None for name in names))
         for source, metrics in results.items()

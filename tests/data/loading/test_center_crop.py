@@ -5,7 +5,7 @@ from PIL import Image
 from torchvision import transforms as T
 
 from coterie.data.decoding.decode import decode
-from coterie.data.loading.center_crop import center_crop, center_crop_batches
+from coterie.data.loading.center_crop import Preprocessing, center_crop, center_crop_batches
 from coterie.data.sources.arrays import Arrays
 from tests.data.pictures import encoded, photo
 
@@ -87,3 +87,41 @@ def test_batches_are_on_the_given_device() -> None:
     """On torch's meta device, which stores no values."""
     for batch in center_crop_batches(Arrays(images()), **SETTINGS, batch_size=8, device="meta"):
         assert batch.views[0].device.type == "meta"
+
+
+@pytest.mark.parametrize(("crop", "short_side"), [(0.95, 235), (1.0, 224), (0.875, 256)])
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic", "lanczos", "nearest"])
+@pytest.mark.parametrize(("height", "width"), [(400, 400), (333, 500), (301, 300)])
+def test_crop_and_interpolation_are_timms(
+    crop: float, short_side: int, interpolation: str, height: int, width: int
+) -> None:
+    """They resize to whole pixels and crop with whole margins; borders are interpolated differently."""
+    image = photo(0, height, width)
+    mode = T.InterpolationMode(interpolation)
+    usual = T.Compose([T.Resize(short_side, mode), T.CenterCrop(224)])(Image.fromarray(image))
+    found = center_crop(image, 224, crop, interpolation).transpose(1, 2, 0).astype(int)
+    difference = np.abs(found - np.asarray(usual))[2:-2, 2:-2]
+    assert difference.mean() < (0.1 if interpolation != "nearest" else 1.5)
+    assert np.abs(found - center_crop(image, 224, 0.7).transpose(1, 2, 0)).mean() > 3
+
+
+def test_what_is_not_said_is_the_usual_protocol() -> None:
+    """Of a square image: of others, timm rounds the longer side."""
+    image = photo(0, 300, 300)
+    assert np.array_equal(center_crop(image, 224), center_crop(image, 224, 0.875, "bilinear"))
+    assert np.array_equal(center_crop(image, 64), center_crop(image, 64, 1.0, "bilinear"))
+
+
+def test_other_interpolations_do_not_leave_the_range() -> None:
+    image = np.zeros((40, 40, 1), np.uint16)
+    image[:, 20:] = 65535
+    found = center_crop(image, 60, 1.0, "bicubic")
+    assert (found.min(), found.max()) == (0.0, 1.0)
+
+
+def test_preprocessing_in_words_and_as_plain_values() -> None:
+    plain, cropped = Preprocessing(8, 1, (0.5,), (0.25,)), Preprocessing(224, 1, (0.5,), (0.25,), 0.9, "bicubic")
+    assert plain.facts() == {"size": 8, "channels": 1, "mean": (0.5,), "std": (0.25,)}
+    assert cropped.facts() == {**plain.facts(), "size": 224, "crop": 0.9, "interpolation": "bicubic"}
+    assert str(cropped) == "224 pixels, crop .9, bicubic, mean .5, std .25"
+    assert str(plain) == "8 pixels, crop 1, bilinear, mean .5, std .25"

@@ -120,9 +120,7 @@ def center_crop(
         ``[C, size, size]``: uint8 for 8-bit images of 1 or 3 channels, otherwise float32 in [0, 1].
     """
     height, width, _ = image.shape
-    side = _square_side(height, width, size, crop)
-    left, top = (width - side) / 2, (height - side) / 2
-    box, how = (left, top, left + side, top + side), Image.Resampling[interpolation.upper()]
+    box, how = _box(height, width, size, crop), Image.Resampling[interpolation.upper()]
     if image.dtype == np.uint8 and image.shape[2] in (1, 3):
         picture = Image.fromarray(image if image.shape[2] == 3 else image[:, :, 0])
         resized = np.asarray(picture.resize((size, size), how, box=box))
@@ -162,6 +160,19 @@ class _CenterCropDataset(Dataset[Any]):
 def _share(size: int) -> float:
     """The usual share of the resized short side that is cropped: 0.875; all of it for sizes below 96."""
     return 0.875 if size >= 96 else 1.0
+
+
+def _box(height: int, width: int, size: int, crop: float | None) -> tuple[float, float, float, float]:
+    """The part of the image that becomes the crop: left, top, right, bottom."""
+    if crop is None:
+        side = _square_side(height, width, size, crop)
+        left, top = (width - side) / 2, (height - side) / 2
+        return left, top, left + side, top + side
+    short = math.floor(size / crop)  # timm resizes to whole pixels, and crops with whole margins
+    across, down = (int(short * side / min(height, width)) for side in (width, height))
+    left, top = (round((side - size) / 2) for side in (across, down))
+    x, y = width / across, height / down
+    return left * x, top * y, min((left + size) * x, width), min((top + size) * y, height)
 
 
 def _square_side(height: int, width: int, size: int, crop: float | None) -> float:
