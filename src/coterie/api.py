@@ -215,8 +215,8 @@ def evaluate(
     Raises:
         UserError: anything that the caller can fix, in one line.
     """
-    columns = label_columns(options)
     with session(logger, quiet) as logger:
+        columns = label_columns(options)
         evaluator = evaluator_from_options(model, probes, path_strings(beside), options, logger)
         result = evaluate_given(evaluator, train, test, columns)
     result.details = details
@@ -254,8 +254,9 @@ def transfer(
     """
     if not sets:
         raise BadConfig("name at least one set: NAME=TRAIN or NAME=TRAIN,TEST")
-    table, columns = TransferResults(), label_columns(options)
+    table = TransferResults()
     with session(logger, quiet) as logger:
+        columns = label_columns(options)
         evaluator = evaluator_from_options(model, probes, path_strings(beside), options, logger)
         for name, where in sets.items():
             train, test = where if isinstance(where, tuple) and len(where) == 2 else (where, ())

@@ -35,12 +35,14 @@ def show(*lines: str) -> None:
 
 
 def refuse_unknown_method(method: str | None, options: RunOptions | None) -> None:
-    """Refuse a misspelt method before torch is imported; with a config file, what METHOD may be depends on the file.
+    """Refuse a misspelt method before torch is imported.
+
+    With a config file, what METHOD may be depends on the file; without METHOD, on whether ``--out`` holds a run to resume.
 
     Raises:
         UserError: it is not a method.
     """
-    if not (options or {}).get("config"):
+    if method is not None and not (options or {}).get("config"):
         check_method_name(method, METHOD_NAMES)
 
 

@@ -234,8 +234,22 @@ def embed_with_ray(
     with _stopping_on_signals(RESUME, at_once=True):
         if missing:
             write = partial(open_parts, model, source, out, options or {}, device, part_images)
-            write_on_ray(write, missing, logger, address=address, actors=actors, device=device, workers=workers)
+            with _explaining_pickling():
+                write_on_ray(write, missing, logger, address=address, actors=actors, device=device, workers=workers)
     return _images_there(parts, 0, logger)
+
+
+@contextmanager
+def _explaining_pickling() -> Iterator[None]:
+    """Context in which Ray's long message about a value that it cannot pickle becomes one line."""
+    try:
+        yield
+    except TypeError as error:
+        if "serializ" not in str(error):
+            raise
+        raise UserError(
+            "these images, or this backbone, cannot be pickled, so Ray cannot send them to its actors: embed without ray"
+        ) from error
 
 
 def _missing(parts: EmbeddingParts, logger: Logger) -> list[int]:

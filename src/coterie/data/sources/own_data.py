@@ -14,10 +14,12 @@ from coterie.data.decoding.decode import StoredImage
 from coterie.data.sources.columns import ANY_COLUMNS, Columns
 from coterie.data.sources.content import content_key
 from coterie.data.sources.items import WrongItem, check_array, describe, image_part, is_image, read_image
+from coterie.data.sources.label_table import with_labels
 from coterie.data.sources.labels import LabelMatrix, Labels
 from coterie.data.sources.open import FROM_PYTHON, open_source
 from coterie.data.sources.own_labels import OwnLabels, find_labels
 from coterie.data.sources.source import Concatenated, ImageSource, image_remarks, label_notes, random_positions
+from coterie.data.sources.tables import read_table
 from coterie.errors import BadImage, NoImages, UserError, first_cause
 from coterie.logger import Logger, NullLogger
 
@@ -67,11 +69,16 @@ class GivenData:
         """The images themselves.
 
         Args:
-            columns: where images and labels are, if they are in files.
+            columns: where images and labels are; a table of labels replaces those that images of the caller's own have.
             logger: is told how images were found, where that was a choice.
             tell_labels: say the same of their labels; what evaluates them does so itself.
         """
-        source = open_source(*self.specs, columns=columns) if self.source is None else self.source
+        if self.source is None:
+            source = open_source(*self.specs, columns=columns)
+        elif columns.labels is None:
+            source = self.source
+        else:
+            source = with_labels(self.source, read_table(columns.labels), columns)
         if logger is not None:
             for line in (*image_remarks(source), *(label_notes(source).remarks if tell_labels else ())):
                 logger.warning(line)
