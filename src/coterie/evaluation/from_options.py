@@ -9,7 +9,7 @@ from coterie.config.options import EvaluationOptions, check_options, model_optio
 from coterie.evaluation.evaluation_file import note_evaluation
 from coterie.evaluation.evaluator import OF_IMAGES, Evaluator
 from coterie.evaluation.results import ProbeResults
-from coterie.exporting.model import open_beside, open_model
+from coterie.exporting.model import is_own, is_public_file, open_beside, open_model
 from coterie.logger import Logger
 
 
@@ -32,11 +32,14 @@ def evaluator_from_options(
     check_options(options, EvaluationOptions)
     runtime = Runtime.choose(options.get("device", "auto"), workers=options.get("workers", -1), logger=logger)
     opened = model_options(options)
+    name, size = opened.get("backbone"), opened.get("size")
+    if is_own(model) and any(map(is_public_file, beside)):
+        opened["backbone"] = None  # the option names the network of those
     return Evaluator(
         open_model(model, runtime.device, **opened, logger=logger),
         probes,
         runtime,
-        beside=open_beside(beside, runtime.device, opened.get("backbone"), opened.get("size"), logger),
+        beside=open_beside(beside, runtime.device, name, size, logger),
         labels=options.get("labels", "10%"),
         seed=options.get("seed", 0),
     )
