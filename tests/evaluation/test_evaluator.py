@@ -9,6 +9,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import timm
+import torch
 
 import coterie
 from coterie.cli import main as cli
@@ -86,6 +88,16 @@ def test_other_models_stand_beside_it(folder: Path, tmp_path: Path, call: Callab
     assert sorted(each.name for each in tmp_path.iterdir()) == ["copied.safetensors"]
     assert "names" in call("evaluate", copied, *words, "--beside", first, first)
     assert "k200_t0.1_top5" in call("evaluate", copied, *words, "--details", "--probes", "knn")
+
+
+def test_a_backbone_names_the_network_of_a_file_beside_a_run(
+    folder: Path, tmp_path: Path, call: Callable[..., str]
+) -> None:
+    torch.save(timm.create_model("resnet10t").state_dict(), tmp_path / "public.pth")
+    words = ("evaluate", folder / "run", folder / "test.parquet", "--workers", "0", "--probes", "knn")
+    said = call(*words, "--beside", tmp_path / "public.pth", "--backbone", "resnet10t", "--size", "32")
+    assert [line.split()[0][-10:] for line in said.splitlines()[3:]] == ["raw", "untrained", "public.pth", "this"]
+    assert "--backbone is resnet10t, but" in call(*words, "--backbone", "resnet10t")
 
 
 def test_a_second_question_embeds_nothing(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

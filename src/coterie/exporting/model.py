@@ -117,9 +117,8 @@ def open_beside(
     """
     if twice := [each for each in models if models.count(each) > 1]:
         raise BadConfig(f"--beside names {twice[0]} twice: name each model once")
-    public = {each: not is_own(each) and split_branch(each)[0].is_file() for each in models}
     name = backbone if isinstance(backbone, str) else None
-    named = ((each, name if public[each] else None) for each in models)
+    named = ((each, name if is_public_file(each) else None) for each in models)
     return tuple(open_model(each, device, backbone=own, size=size, logger=logger) for each, own in named)
 
 
@@ -131,6 +130,11 @@ def is_own(model: str | Path) -> bool:
     if path.is_dir():
         return (path / "config.toml").is_file() or is_own_file(path / WEIGHTS)
     return is_own_file(path)
+
+
+def is_public_file(model: str | Path) -> bool:
+    """Whether a MODEL is a weights file of another project, which may not say its network."""
+    return not is_own(model) and split_branch(model)[0].is_file()
 
 
 def _open_own(
