@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from coterie.config.facts import Facts, measure_facts
@@ -13,8 +14,8 @@ from coterie.config.overrides import parse_settings, set_path
 from coterie.config.schema import PretrainConfig
 from coterie.config.toml import as_strings, from_dict, read_toml, to_dict
 from coterie.data.sources.columns import Columns
-from coterie.data.sources.open import absolute, open_source
-from coterie.data.sources.source import ImageSource, image_remarks
+from coterie.data.sources.open import absolute
+from coterie.data.sources.source import ImageSource
 from coterie.errors import BadConfig, BadRun, UserError
 from coterie.logger import Logger, NullLogger
 
@@ -82,9 +83,7 @@ def resolve(
         UserError: anything that the caller can fix, in one line.
     """
     logger, file, overrides = logger or NullLogger(), options.get("config"), parse_settings(options.get("settings", ()))
-    named: dict[str, Any] = {PATHS.get(name, name): value for name, value in options.items()}
-    if named.get("columns.labels") is not None:
-        named["columns.labels"] = str(named["columns.labels"])
+    named: dict[str, Any] = {PATHS.get(name, name): _plain(value) for name, value in options.items()}
     requested = {
         path: value
         for path, value in (named | dict(settings or {})).items()
@@ -100,9 +99,7 @@ def resolve(
     if (requested.get("batch_size") or 2) < 2:
         raise BadConfig(f"batch_size is {requested['batch_size']}: grouping needs at least 2 images per batch")
     _check_names(data)
-    source = open_source(*data, columns=_columns(content, requested, overrides))
-    for line in image_remarks(source):
-        logger.warning(line)
+    source = _open(data, _columns(content, requested, overrides), logger)
     reasons: dict[str, str] = {}
     if content:
         _set_length(content, requested, len(source))
@@ -128,6 +125,18 @@ def _plan(
         backbone=requested.get("backbone.name"),
     )
     return to_dict(config), reasons
+
+
+def _plain(value: Any) -> Any:
+    return str(value) if isinstance(value, Path) else value
+
+
+def _open(data: Sequence[str], columns: Columns, logger: Logger) -> ImageSource:
+    """Open the images, and say how they were found where that was a choice."""
+    source = open_source(*data, columns=columns)
+    for line in image_remarks(source):
+        logger.warning(line)
+    return source
 
 
 def _columns(content: Mapping[str, Any], requested: Mapping[str, Any], overrides: Sequence[tuple[str, Any]]) -> Columns:
