@@ -14,8 +14,8 @@ from coterie.config.overrides import parse_settings, set_path
 from coterie.config.schema import PretrainConfig
 from coterie.config.toml import as_strings, from_dict, read_toml, to_dict
 from coterie.data.sources.columns import Columns
-from coterie.data.sources.open import absolute
-from coterie.data.sources.source import ImageSource
+from coterie.data.sources.open import absolute, open_source
+from coterie.data.sources.source import ImageSource, image_remarks
 from coterie.errors import BadConfig, BadRun, UserError
 from coterie.logger import Logger, NullLogger
 
