@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from coterie.config.facts import Facts, measure_facts
@@ -114,9 +115,7 @@ def resolve(
     if (requested.get("batch_size") or 2) < 2:
         raise BadConfig(f"batch_size is {requested['batch_size']}: grouping needs at least 2 images per batch")
     _check_names(data)
-    source = open_source(*data, columns=_columns(content, requested, overrides)) if own is None else own
-    for line in image_remarks(source):
-        logger.warning(line)
+    source = _open(data, _columns(content, requested, overrides), logger) if own is None else own
     reasons: dict[str, str] = {}
     if content:
         _set_length(content, requested, len(source))
@@ -169,6 +168,18 @@ def _plan(
     if from_weights:
         reasons["views.channels"] = "from the weights"
     return to_dict(config), reasons
+
+
+def _plain(value: Any) -> Any:
+    return str(value) if isinstance(value, Path) else value
+
+
+def _open(data: Sequence[str], columns: Columns, logger: Logger) -> ImageSource:
+    """Open the images, and say how they were found where that was a choice."""
+    source = open_source(*data, columns=columns)
+    for line in image_remarks(source):
+        logger.warning(line)
+    return source
 
 
 def _columns(content: Mapping[str, Any], requested: Mapping[str, Any], overrides: Sequence[tuple[str, Any]]) -> Columns:

@@ -63,7 +63,7 @@ def check_classes(source: ImageSource, numbers: Int[np.ndarray, " n"], what: str
 
     Args:
         source: the images.
-        numbers: the class of each labeled image.
+        numbers: the class of each image, -1 for none; none of images that have several.
         what: ``TRAIN`` or ``TEST``.
 
     Returns:
@@ -74,6 +74,8 @@ def check_classes(source: ImageSource, numbers: Int[np.ndarray, " n"], what: str
     """
     names, notes = present(source.classes, numbers), label_notes(source)
     by_folder = notes.origin.startswith("folders")
+    if not names:
+        return ()
     roles = {name: role for name in names if (role := role_of(name)) is not None}
     listed = first_few(list(roles), ", ")
     if by_folder and len(roles) == len(names):

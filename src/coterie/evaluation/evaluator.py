@@ -9,11 +9,12 @@ from torch import Tensor, nn
 from coterie.config.hardware import Runtime
 from coterie.config.schema import OF_EMBEDDINGS, check_known
 from coterie.data.loading.center_crop import Preprocessing
-from coterie.data.sources.source import ImageSource, Subset, label_matrix
+from coterie.data.sources.source import ImageSource, Subset, label_matrix, label_notes, labels
 from coterie.embedding.cache import EmbeddingCache
 from coterie.embedding.embed import Embeddings, embed_source
 from coterie.errors import UserError
 from coterie.evaluation.baselines import raw_pixels, untrained
+from coterie.evaluation.class_checks import check_classes
 from coterie.evaluation.labeled_data import LabeledPair, labeled_pair, no_labels
 from coterie.evaluation.probes.embedding_probes import probe_embeddings
 from coterie.evaluation.probes.few_labels import TENTH, FewLabels
@@ -168,6 +169,8 @@ class Evaluator:
             matrix = label_matrix(source)
             if not matrix.known.any():
                 raise no_labels(source, name)
+            for remark in (*label_notes(source).remarks, *check_classes(source, labels(source), name)):
+                self.runtime.logger.warning(remark)
             if not matrix.known.all():
                 self.runtime.logger.warning(f"{(~matrix.known).sum()} images of {name} have no label and are left out")
             classes = classes or matrix.classes

@@ -1,5 +1,7 @@
+import io
 import os
 import pickle
+import tarfile
 from pathlib import Path
 
 import pyarrow as pa
@@ -7,9 +9,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from coterie.data.sources import local_cache
+from coterie.data.sources.columns import Columns
 from coterie.data.sources.open import open_source
 from coterie.data.sources.remote_parquet import RemoteTable, open_remote_tables
-from coterie.data.sources.source import label_matrix, labels, shard_layout
+from coterie.data.sources.source import label_matrix, label_notes, labels, shard_layout
 from coterie.errors import BadImage, NoImages, UserError
 
 pytest.importorskip("fsspec", reason="fsspec is not installed: pip install 'coterie[remote]'")
@@ -168,3 +171,35 @@ def test_tables_without_rows_and_damaged_ones_are_refused(tmp_path):
         open_remote_tables([f"file://{tmp_path}/x.parquet"])
     with pytest.raises(UserError, match="no such file in the store"):
         open_remote_tables([f"file://{tmp_path}/missing.parquet"])
+
+
+def test_columns_are_chosen_as_of_a_local_table(tmp_path):
+    url = table(
+        tmp_path / "x.parquet", other=IMAGES[::-1], fine_label=["a", "b", "c"] * 10, coarse_label=[1, 1, 0] * 10
+    )
+    for column, expected in (("image", IMAGES), ("other", IMAGES[::-1])):  # each has a copy of its own
+        assert images(open_source(url, columns=Columns(image=column))) == expected
+    assert labels(open_source(url, columns=Columns(label="Coarse Label"))).tolist() == [1, 1, 0] * 10
+    assert label_notes(open_source(url)).origin == "column 'fine_label'"
+    (tmp_path / "labels.tsv").write_text("name\tlabel\n7\tz\n")
+    given = open_source(url, columns=Columns(labels=f"file://{tmp_path}/labels.tsv"))
+    assert (given.label(7), given.classes) == (0, ("z",))
+
+
+def test_the_folder_of_a_remote_table_is_a_column(tmp_path):
+    for name in ("cat", "dog"):
+        (tmp_path / f"class={name}").mkdir()
+        table(tmp_path / f"class={name}" / "0.parquet")
+    source = open_source(f"file://{tmp_path}/*/*.parquet")
+    assert (source.classes, labels(source).tolist()) == (("cat", "dog"), [0] * 30 + [1] * 30)
+
+
+def test_json_labels_of_a_remote_shard(tmp_path):
+    with tarfile.open(tmp_path / "x.tar", "w") as tar:
+        for name, data in (("0.jpg", b"x"), ("0.json", b'{"label": "cat", "meta": {"size": 4}}')):
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            tar.addfile(member, io.BytesIO(data))
+    url = f"file://{tmp_path}/x.tar"
+    assert open_source(url).classes == ("cat",)
+    assert labels(open_source(url, columns=Columns(label_key="meta.size"))).tolist() == [4]

@@ -24,6 +24,12 @@ TEXT_SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson")
 """Files that are opened as tables of image paths."""
 
 
+def _unnamed(column: str) -> Sequence[str]:
+    """The names of class numbers in a table of text: none."""
+    del column
+    return ()
+
+
 @dataclass(frozen=True)
 class Table:
     """A table with named columns.
@@ -40,7 +46,7 @@ class Table:
     names: tuple[str, ...]
     rows: int
     column: Callable[[str], Sequence[Any]]
-    class_names: Callable[[str], Sequence[str]] = lambda _: ()
+    class_names: Callable[[str], Sequence[str]] = _unnamed
 
 
 def read_table(path: str) -> Table:
