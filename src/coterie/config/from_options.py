@@ -132,10 +132,8 @@ def resolve(
 
 def _requested(options: RunOptions, settings: Mapping[str, Any]) -> dict[str, Any]:
     """What options and further settings give, by the path of the setting; None only where ``none`` takes something away."""
-    by_path: dict[str, Any] = {PATHS.get(name, name): value for name, value in options.items()}
+    by_path: dict[str, Any] = {PATHS.get(name, name): _plain(value) for name, value in options.items()}
     given = {path: value for path, value in (by_path | dict(settings)).items() if value is not None}
-    if "columns.labels" in given:
-        given["columns.labels"] = str(given["columns.labels"])
     if WEIGHTS in given:
         given[WEIGHTS] = plain_start(given[WEIGHTS])
     return {path: value for path, value in given.items() if path not in ("config", "settings")}
