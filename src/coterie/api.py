@@ -61,8 +61,7 @@ def plan(
         data: folders, lists, globs, parquet files, tar shards; may be left out with ``config``.
         logger: receives messages and progress; None: they are shown.
         quiet: show nothing.
-        options: ``backbone``, ``start_from``, ``epochs``, ``images``, ``batch_size``, ``seed``, ``config``, ``settings``
-            (:class:`coterie.config.options.RunOptions`).
+        options: those of :class:`coterie.config.options.RunOptions`: ``backbone``, ``start_from``, ``epochs`` and so on.
 
     Raises:
         UserError: a run that must fail, and how to fix it, in one line.
@@ -111,9 +110,6 @@ def profile(
         raise UserError(f"--seconds is {seconds:g}: give a number above 0, such as 20, and at most 3600")
     with session(logger, quiet) as logger:
         wanted = resolve_run(method, data, options, logger=logger)
-        start = start_line(wanted.config, len(wanted.source))
-        if start is not None:
-            logger.info(f"starts from {start}")
         return profile_run(wanted.config, wanted.source, seconds, logger)
 
 
@@ -149,8 +145,7 @@ def pretrain(
         parts: parts of your own in place of those of the settings; give the same ones again to resume.
         logger: receives messages and progress; None: they are shown.
         quiet: show nothing.
-        options: ``backbone``, ``start_from``, ``epochs``, ``images``, ``batch_size``, ``seed``, ``config``, ``settings``
-            (:class:`coterie.config.options.RunOptions`).
+        options: those of :class:`coterie.config.options.RunOptions`: ``backbone``, ``start_from``, ``epochs`` and so on.
 
     Returns:
         The run's folder.
