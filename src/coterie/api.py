@@ -117,9 +117,6 @@ def profile(
     with session(logger, quiet) as logger:
         options, parts = take_backbone(options)
         wanted = resolve_run(method, data, options, logger=logger)
-        start = start_line(wanted.config, len(wanted.source))
-        if start is not None:
-            logger.info(f"starts from {start}")
         return profile_run(with_custom_parts(wanted.config, parts), wanted.source, seconds, logger, parts)
 
 

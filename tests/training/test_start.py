@@ -127,7 +127,7 @@ def test_the_release_of_swav_gives_its_head_and_prototypes(runs: dict[str, Path]
     torch.save({"state_dict": state | {"module.prototypes.weight": prototypes}}, tmp_path / "swav.pth.tar")
     parts = started(runs["swav"], tmp_path / "swav.pth.tar", seed=9)
     assert str(parts.start).endswith(
-        "under module; also took projection_head as the projector, prototypes as the 8 groups"
+        "under state_dict.module; also took projection_head as the projector, prototypes as the 8 groups"
     )
     found = parts.student.encoder.projector.layers.state_dict()
     assert same(found, {name: each + 1 for name, each in encoder.projector.layers.state_dict().items()})

@@ -18,7 +18,7 @@ from coterie.errors import UserError
 from coterie.grouping.teacher import MomentumTeacher
 from coterie.logger import Logger
 from coterie.signals import check_interrupted
-from coterie.training.build import TrainingParts, out_of_memory
+from coterie.training.build import TrainingParts, out_of_memory, start_line
 from coterie.training.custom_parts import CustomParts
 from coterie.training.profiling.advice import (
     BACKWARD,
@@ -174,6 +174,9 @@ def profile_run(
     Raises:
         UserError: an error of the run itself, in one line.
     """
+    start = start_line(config, len(source))
+    if start is not None:
+        logger.info(f"starts from {start}")
     runtime = Runtime.choose(config.run.device, config.run.precision, config.run.workers, logger)
     threads = torch.get_num_threads()
     torch.set_num_threads(config.run.threads or threads)
