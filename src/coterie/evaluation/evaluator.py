@@ -63,7 +63,7 @@ class Evaluator:
         check_known(probes, PROBES)
         self.probes, self.labels, self.seed = tuple(probes), labels, seed
         self.model, self.runtime, self.beside = model, runtime, tuple(beside)
-        run = model.run
+        self._introduced, run = False, model.run
         self.store = EmbeddingCache(run / "embeddings", run / WEIGHTS) if run is not None else None
 
     def evaluate(self, train: ImageSource, test: ImageSource | None = None) -> ProbeResults:
@@ -73,6 +73,7 @@ class Evaluator:
         single = [name for name in self.probes if name not in OF_SETS]
         if single:
             pair = labeled_pair(train, test)
+            self._introduce()
             for remark in pair.remarks:
                 self.runtime.logger.warning(remark)
             found |= self._of_embeddings([name for name in single if name in OF_EMBEDDINGS], pair)
@@ -87,6 +88,13 @@ class Evaluator:
         if several:
             found |= self._of_sets(several, train, test)
         return ProbeResults({name: found[name] for name in self.probes}, baselines)
+
+    def _introduce(self) -> None:
+        """Say once what is evaluated; not before the images are known to have labels, so that an error stands alone."""
+        if not self._introduced:
+            for line in (line for model in (self.model, *self.beside) for line in model.lines):
+                self.runtime.logger.info(line)
+        self._introduced = True
 
     def embeddings(self, source: ImageSource, what: str) -> Embeddings:
         """Embed a source with the backbone, or read its embeddings from the run's folder."""
@@ -166,6 +174,7 @@ class Evaluator:
                 raise UserError(f"{name} has no labels: use a parquet file with a column 'labels', or class subfolders")
             if not matrix.known.all():
                 self.runtime.logger.warning(f"{(~matrix.known).sum()} images of {name} have no label and are left out")
+            self._introduce()
             classes = classes or matrix.classes
             positions = matrix.known.nonzero()[0]
             found = self.embeddings(Subset(source, positions), what)

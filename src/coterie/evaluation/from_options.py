@@ -6,8 +6,9 @@ from typing import Any
 
 from coterie.config.hardware import Runtime
 from coterie.config.options import EvaluationOptions, check_options, model_options
+from coterie.config.schema import check_known
 from coterie.evaluation.evaluation_file import note_evaluation
-from coterie.evaluation.evaluator import OF_IMAGES, Evaluator
+from coterie.evaluation.evaluator import OF_IMAGES, PROBES, Evaluator
 from coterie.evaluation.results import ProbeResults
 from coterie.exporting.model import is_own, is_public_file, open_beside, open_model
 from coterie.logger import Logger
@@ -30,16 +31,17 @@ def evaluator_from_options(
         UserError: an unknown probe, or no such model, in one line.
     """
     check_options(options, EvaluationOptions)
+    check_known(probes, PROBES)
     runtime = Runtime.choose(options.get("device", "auto"), workers=options.get("workers", -1), logger=logger)
     opened = model_options(options)
     name, size = opened.get("backbone"), opened.get("size")
     if is_own(model) and any(map(is_public_file, beside)):
         opened["backbone"] = None  # the option names the network of those
     return Evaluator(
-        open_model(model, runtime.device, **opened, logger=logger),
+        open_model(model, runtime.device, **opened),
         probes,
         runtime,
-        beside=open_beside(beside, runtime.device, name, size, logger),
+        beside=open_beside(beside, runtime.device, name, size),
         labels=options.get("labels", "10%"),
         seed=options.get("seed", 0),
     )
