@@ -159,7 +159,7 @@ def test_channels_follow_the_network(tmp_path: Path) -> None:
 
 
 def test_a_file_beside_another_is_opened_with_the_same_backbone(own: Path, public: Path) -> None:
-    ours, theirs = open_beside([str(own), str(public)], "cpu", "resnet10t", 32, NullLogger())
+    ours, theirs = open_beside([str(own), str(public)], "cpu", "resnet10t", 32)
     assert (ours.backbone.name, theirs.backbone.name) == ("resnet18", "resnet10t")
     assert ours.preprocessing.size == theirs.preprocessing.size == 32
 

@@ -90,7 +90,7 @@ def _encode(
     rows = len(views)
     if views.device.type == "cpu":
         rows = max(1, min(rows, CPU_PIXELS * torch.get_num_threads() // views[0, 0].numel()))
-    parts = [network(part) for part in torch.split(views, rows)]
+    parts = [network(part) for part in (torch.split(views, rows) if rows < len(views) else (views,))]
     found = [part if isinstance(part, tuple) else (part,) for part in parts]
     return found[0] if len(found) == 1 else tuple(torch.cat(each) for each in zip(*found, strict=True))
 
@@ -106,6 +106,7 @@ class Embedder:
         width: f.
         facts: plain values that identify this network and these images.
         runtime: where the network is, and how many processes load images.
+        remarks: lines for the user about the network.
     """
 
     network: Callable[[Tensor], tuple[Tensor, ...]]
@@ -114,6 +115,7 @@ class Embedder:
     width: int
     facts: Mapping[str, Any] = field(default_factory=dict)
     runtime: Runtime = ON_CPU
+    remarks: tuple[str, ...] = ()
 
     def batches(self, logger: Logger | None = None) -> Iterator[EmbeddedBatch]:
         """Embed the whole source.

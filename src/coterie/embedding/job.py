@@ -3,7 +3,6 @@
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -43,20 +42,20 @@ def open_embedder(
     Args:
         model: a MODEL; of a run, finished or not, its newest checkpoint.
         source: the images.
-        runtime: where the network is, and how many processes load images; its logger is told what was taken.
+        runtime: where the network is, and how many processes load images.
         options: of :func:`coterie.exporting.model.open_model`.
 
     Raises:
         UserError: there is no such model.
     """
     opened = _open_run(model, runtime, options or {})
-    network, backbone, preprocessing, facts = opened or _open_file(model, runtime, options or {})
+    network, backbone, preprocessing, facts, remarks = opened or _open_file(model, runtime, options or {})
     facts["source"] = Fingerprint.of(source).key
-    return Embedder(network, source, preprocessing, feature_width(backbone), facts, runtime)
+    return Embedder(network, source, preprocessing, feature_width(backbone), facts, runtime, remarks)
 
 
-Opened = tuple[GroupPrediction, nn.Module, Preprocessing, dict[str, Any]]
-"""What images become, the backbone, how images are prepared, and plain values that identify the network."""
+Opened = tuple[GroupPrediction, nn.Module, Preprocessing, dict[str, Any], tuple[str, ...]]
+"""What images become, the backbone, how images are prepared, plain values that identify the network, lines about it."""
 
 
 def _open_run(model: str | Path, runtime: Runtime, options: Mapping[str, Any]) -> Opened | None:
@@ -76,21 +75,25 @@ def _open_run(model: str | Path, runtime: Runtime, options: Mapping[str, Any]) -
     preprocessing = with_options(loaded.preprocessing, **changes)
     if preprocessing.size != loaded.preprocessing.size:
         check_image_size(student.encoder.backbone, settings, preprocessing.size)
-    if student.groups is None:
-        _say_no_groups(model, runtime.logger)
+    remarks = () if student.groups is not None else (_no_groups(model),)
     facts = {"weights": state_key(student.state_dict()), "temperature": loaded.config.temperature}
-    return loaded.predict_groups, student.encoder.backbone, preprocessing, facts
+    return loaded.predict_groups, student.encoder.backbone, preprocessing, facts, remarks
 
 
 def _open_file(model: str | Path, runtime: Runtime, options: Mapping[str, Any]) -> Opened:
-    opened = open_model(model, runtime.device, **options, logger=runtime.logger)
-    _say_no_groups(model, runtime.logger)
-    facts = {"weights": state_key(opened.network.state_dict())}
-    return without_groups(opened.network), opened.network, opened.preprocessing, facts
+    opened = open_model(model, runtime.device, **options)
+    facts, remarks = {"weights": state_key(opened.network.state_dict())}, (*opened.lines, _no_groups(model))
+    return without_groups(opened.network), opened.network, opened.preprocessing, facts, remarks
 
 
-def _say_no_groups(model: str | Path, logger: Logger) -> None:
-    logger.info(f"{model} has no groups: each image gets group -1 and probability 0")
+def _no_groups(model: str | Path) -> str:
+    return f"{model} has no groups: each image gets group -1 and probability 0"
+
+
+def _introduce(embedder: Embedder, logger: Logger) -> None:
+    """Say what embeds; not before everything is known to fit, so that an error stands alone."""
+    for line in embedder.remarks:
+        logger.info(line)
 
 
 def open_parts(
@@ -145,6 +148,7 @@ def embed_to_file(
             f"{out}: several processes write a folder of parts; give --out a name that does not end in .parquet"
         )
     embedder = open_embedder(model, source, runtime, options)
+    _introduce(embedder, runtime.logger)
     with _stopping_on_signals(": nothing was written"), writing(out) as part:
         written, bad = write_rows(part, embedder.width, embedder.source, embedder.batches(runtime.logger))
         if not written:
@@ -184,8 +188,8 @@ def embed_to_folder(
     """
     rank, world = _share()
     logger = NullLogger() if rank else runtime.logger
-    embedder = open_embedder(model, source, replace(runtime, logger=logger), options)
-    parts = EmbeddingParts(out, embedder, part_images)
+    parts = EmbeddingParts(out, open_embedder(model, source, runtime, options), part_images)
+    _introduce(parts.embedder, logger)
     missing = _missing(parts, logger)
     with _stopping_on_signals(RESUME):
         what = "embedding" if world == 1 else f"embedding, the first of {world} processes"
@@ -230,6 +234,7 @@ def embed_with_ray(
         raise UserError("--ray starts processes of its own: run it without torchrun")
     import_ray()  # before the folder is made
     parts = EmbeddingParts(out, open_embedder(model, source, Runtime(logger=logger), options), part_images)
+    _introduce(parts.embedder, logger)
     missing = _missing(parts, logger)
     with _stopping_on_signals(RESUME, at_once=True):
         if missing:

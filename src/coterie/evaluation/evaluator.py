@@ -65,7 +65,7 @@ class Evaluator:
         check_known(probes, PROBES)
         self.probes, self.few, self.seed = tuple(probes), few, seed
         self.model, self.runtime, self.beside = model, runtime, tuple(beside)
-        run = model.run
+        self._introduced, run = False, model.run
         self.store = EmbeddingCache(run / "embeddings", run / WEIGHTS) if run is not None else None
 
     def evaluate(self, train: ImageSource, test: ImageSource | None = None) -> ProbeResults:
@@ -75,6 +75,7 @@ class Evaluator:
         single = [name for name in self.probes if name not in OF_SETS]
         if single:
             pair = labeled_pair(train, test)
+            self._introduce()
             pair.tell(self.runtime.logger)
             found |= self._of_embeddings([name for name in single if name in OF_EMBEDDINGS], pair)
             baselines = self._baselines([name for name in single if name in COMPARED], pair)
@@ -88,6 +89,13 @@ class Evaluator:
         if several:
             found |= self._of_sets(several, train, test)
         return ProbeResults({name: found[name] for name in self.probes}, baselines)
+
+    def _introduce(self) -> None:
+        """Say once what is evaluated; not before the images are known to have labels, so that an error stands alone."""
+        if not self._introduced:
+            for line in (line for model in (self.model, *self.beside) for line in model.lines):
+                self.runtime.logger.info(line)
+        self._introduced = True
 
     def embeddings(self, source: ImageSource, what: str) -> Embeddings:
         """Embed a source with the backbone, or read its embeddings from the run's folder."""
@@ -173,6 +181,7 @@ class Evaluator:
                 self.runtime.logger.warning(remark)
             if not matrix.known.all():
                 self.runtime.logger.warning(f"{(~matrix.known).sum()} images of {name} have no label and are left out")
+            self._introduce()
             classes = classes or matrix.classes
             positions = matrix.known.nonzero()[0]
             found = self.embeddings(Subset(source, positions), what)

@@ -43,10 +43,10 @@ def evaluator_from_options(
     if isinstance(name, str) and is_own(model) and any(map(is_public_file, beside)):
         opened["backbone"] = None  # the option names the network of those
     return Evaluator(
-        open_model(model, runtime.device, **opened, logger=logger),
+        open_model(model, runtime.device, **opened),
         probes,
         runtime,
-        beside=open_beside(beside, runtime.device, name, size, logger),
+        beside=open_beside(beside, runtime.device, name, size),
         few=few,
         seed=options.get("seed", 0),
     )

@@ -12,7 +12,7 @@ from coterie.data.loading.center_crop import Preprocessing
 from coterie.errors import BadConfig, UserError
 from coterie.exporting.backbone_file import WEIGHTS, describe_backbone, is_own_file, load_backbone
 from coterie.exporting.preprocessing import of_network, with_options
-from coterie.logger import Logger, NullLogger
+from coterie.logger import Logger
 from coterie.models.backbone import BackboneConfig, build_backbone
 from coterie.models.backbone_of_weights import find_backbone
 from coterie.models.image_sizes import check_image_size, refused_size
@@ -39,6 +39,7 @@ class Model:
         image_size: side in pixels that the network is laid out for.
         preprocessing: how whole images are prepared for it.
         run: the run's folder, which holds groups and keeps results; None for anything else.
+        lines: what was taken, and how images are prepared, in a line each.
     """
 
     name: str
@@ -47,6 +48,7 @@ class Model:
     image_size: int
     preprocessing: Preprocessing
     run: Path | None = None
+    lines: tuple[str, ...] = ()
 
     def untrained(self) -> nn.Module:
         """The same network with random weights, from torch's global generator."""
@@ -85,23 +87,20 @@ def open_model(
     Raises:
         UserError: there is no such model, it does not fit the options, or it does not take this size, in one line.
     """
-    logger = logger or NullLogger()
     options = {"size": size, "mean": mean, "std": std, "crop": crop, "interpolation": interpolation}
     opened = _open_own if is_own(model) else _open_public
     found, taken, origin = opened(str(model), backbone, options, device)
     given = [name for name, value in options.items() if value is not None]
-    logger.info(taken)
     by_options = f"; {', '.join(given)} as given" if given else ""
-    logger.info(f"images: {found.preprocessing} ({origin}{by_options})")
-    return found
+    lines = (taken, f"images: {found.preprocessing} ({origin}{by_options})")
+    if logger is not None:
+        for line in lines:
+            logger.info(line)
+    return replace(found, lines=lines)
 
 
 def open_beside(
-    models: Sequence[str],
-    device: torch.device | str,
-    backbone: str | nn.Module | None,
-    size: int | None,
-    logger: Logger,
+    models: Sequence[str], device: torch.device | str, backbone: str | nn.Module | None, size: int | None
 ) -> tuple[Model, ...]:
     """Open MODELs that are compared with another.
 
@@ -110,7 +109,6 @@ def open_beside(
         device: device of the networks.
         backbone: of weights files that do not say their network, as for the model that they are compared with.
         size: side of the images in pixels; None: what each model says.
-        logger: is told what was taken.
 
     Raises:
         UserError: as for :func:`open_model`, or one is named twice.
@@ -119,7 +117,7 @@ def open_beside(
         raise BadConfig(f"--beside names {twice[0]} twice: name each model once")
     name = backbone if isinstance(backbone, str) else None
     named = ((each, name if is_public_file(each) else None) for each in models)
-    return tuple(open_model(each, device, backbone=own, size=size, logger=logger) for each, own in named)
+    return tuple(open_model(each, device, backbone=own, size=size) for each, own in named)
 
 
 def is_own(model: str | Path) -> bool:
