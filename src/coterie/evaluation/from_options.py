@@ -86,7 +86,7 @@ def note_for_run(evaluator: Evaluator, sources: Mapping[str, str | Sequence[str]
         **sources,
         "probes": evaluator.probes,
         "beside": [each.name for each in evaluator.beside],
-        "few": str(evaluator.few),
+        "label_fraction": str(evaluator.few),
         "seed": evaluator.seed,
         "preprocessing": model.preprocessing.facts(),
         "precision": "float32" if autocast is None else str(autocast).removeprefix("torch."),
