@@ -92,7 +92,7 @@ def note_for_run(evaluator: Evaluator, sources: Mapping[str, str | Sequence[str]
         **sources,
         "probes": evaluator.probes,
         "beside": [each.name for each in evaluator.beside],
-        "labels": str(evaluator.few),
+        **evaluator.few.asked(),
         "seed": evaluator.seed,
         "preprocessing": model.preprocessing.facts(),
         "precision": "float32" if autocast is None else str(autocast).removeprefix("torch."),

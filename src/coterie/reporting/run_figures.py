@@ -116,8 +116,9 @@ def probe_figures(run: RunRecord) -> dict[str, float]:
                 found["kNN, k = 20, top 1"] = float(metrics[KNN_METRIC])
                 continue
             title = metric_title(probe)
-            if probe == "finetune" and (few := each.asked.get("labels")):
-                title += f" ({few} of the labels)" if str(few).endswith("%") else f" ({few})"
+            if probe == "finetune":
+                share, number = each.asked.get("label_fraction"), each.asked.get("labels_per_class")
+                title += f" ({share} of the labels)" if share else f" ({number} labels per class)" if number else ""
             found |= _flat(title, metrics)
     return found
 

@@ -37,9 +37,11 @@ class FewLabels:
         if self.per_class is not None and self.per_class < 1:
             raise UserError(f"--labels-per-class is {self.per_class}: give 1 or more")
 
-    def __str__(self) -> str:
-        """As a user writes it, and for people."""
-        return f"{self.per_class} per class" if self.share is None else f"{100 * self.share:g}%"
+    def asked(self) -> dict[str, str | int]:
+        """The option and its value that ask for this."""
+        if self.share is None:
+            return {"labels_per_class": self.per_class or 0}
+        return {"label_fraction": f"{100 * self.share:g}%"}
 
 
 TENTH = FewLabels(share=0.1)
