@@ -68,7 +68,7 @@ def test_every_probe_answers_and_is_written_down(folder: Path) -> None:
     assert {name: kept[name] for name in found} == found
     (entry,) = kept["entries"]
     assert entry["figures"] == found
-    assert entry["asked"].items() >= {"probes": quick, "label_fraction": "1", "seed": 0}.items()
+    assert entry["asked"].items() >= {"probes": quick, "labels_per_class": 1, "seed": 0}.items()
     assert entry["baselines"].keys() == {"raw pixels", "untrained network"}
     assert entry["baselines"]["raw pixels"].keys() == {"knn", "linear", "retrieval"}
 

@@ -154,8 +154,13 @@ def test_settings_become_flat() -> None:
 
 def test_each_number_of_labels_is_a_figure_of_its_own() -> None:
     entries = [
-        {"asked": {"label_fraction": share, "train": [share]}, "date": "", "figures": {"finetune": {"top1": value}}}
-        for share, value in (("1%", 40.0), ("10%", 60.0), ("5", 30.0), ("1%", 41.0))
+        {"asked": asked | {"train": list(asked)}, "date": "", "figures": {"finetune": {"top1": value}}}
+        for asked, value in (
+            ({"label_fraction": "1%"}, 40.0),
+            ({"label_fraction": "10%"}, 60.0),
+            ({"labels_per_class": 5}, 30.0),
+            ({"label_fraction": "1%"}, 41.0),
+        )
     ]
     run = a_run(evaluation={"finetune": {"top1": 41.0}, "entries": entries})
     assert run_figures.probe_figures(run) == {
