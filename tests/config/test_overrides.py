@@ -56,6 +56,8 @@ def test_none_removes_what_may_be_absent_and_nothing_else() -> None:
     assert "memory" not in settings
     with pytest.raises(BadConfig, match="--set epochs=none: this setting cannot be left out"):
         set_path(settings, "epochs", None)
+    set_path(settings, *parse_override("backbone.trainable=none"))  # a word that this setting takes
+    assert from_dict(settings).backbone.trainable == "none"
 
 
 def test_an_entry_that_is_not_there_is_no_path() -> None:

@@ -63,7 +63,7 @@ def _value(text: str) -> Any:
 
 
 def set_path(settings: dict[str, Any], path: str, value: Any) -> None:
-    """Set the value at ``path``, in place; None removes it.
+    """Set the value at ``path``, in place; None removes it, but is the word ``none`` for a setting that is a text.
 
     Raises:
         BadConfig: there is no such setting, it takes another type of value, or it cannot be left out.
@@ -76,6 +76,8 @@ def set_path(settings: dict[str, Any], path: str, value: Any) -> None:
     if path not in known:
         raise BadConfig(f"--set {path}: there is no such setting{did_you_mean(path, known)}")
     kind = known[path]
+    if value is None and kind is str:  # backbone.trainable=none
+        value = "none"
     if value is not None:
         _check_value(kind, path, value, value_at(settings, path))
     *parents, name = path.split(".")
