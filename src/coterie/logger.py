@@ -85,3 +85,10 @@ class CheckedLogger:
         for item in self.logger.progress(items, total, what):
             self.check()
             yield item
+
+
+def is_silent(logger: Logger) -> bool:
+    """Whether a logger, in whatever it is wrapped, discards all messages."""
+    while not isinstance(logger, NullLogger) and (inner := getattr(logger, "logger", None)) is not None:
+        logger = inner
+    return isinstance(logger, NullLogger)

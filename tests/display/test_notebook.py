@@ -43,5 +43,5 @@ def test_a_notebook_shows_what_the_command_shows(tmp_path: Path) -> None:
     assert len([line for line in lines if line.startswith(("step", "0:0"))]) == 1  # one line, changed in place
     assert not any(len(line) > 80 for text in lines for line in text.splitlines())
     assert "<table>" in table[-1]["data"]["text/html"]
-    assert "k20_t0.07_top1" in table[-1]["data"]["text/html"]
-    assert re.search(r"^knn  k20_t0.07_top1 +\d", texts(text)[-1], re.MULTILINE)
+    assert "untrained network" in table[-1]["data"]["text/html"]
+    assert re.search(r"^this model +\d", texts(text)[-1], re.MULTILINE)

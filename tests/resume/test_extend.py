@@ -193,9 +193,11 @@ def test_other_images_are_counted_and_the_advice_works(images: Path, tmp_path: P
     (tmp_path / "moved" / "0001.png").unlink()
     with pytest.raises(BadRun, match=r"1 added \(such as new\.png\), 1 removed \(such as 0001\.png\)") as raised:
         train(tmp_path / "moved", out, epochs=1, snapshots=0)
-    setting = str(raised.value).partition("--set ")[2].split()[0]
-    settings = [*SETTINGS, "run.workers=0", "run.snapshots=0", setting]
-    new = coterie.pretrain("swav", tmp_path / "moved", out=tmp_path / "new", epochs=1, batch_size=16, settings=settings)
+    model = str(raised.value).partition("--start-from ")[2].split()[0]
+    settings = [*SETTINGS, "run.workers=0", "run.snapshots=0"]
+    new = coterie.pretrain(
+        "swav", tmp_path / "moved", out=tmp_path / "new", start_from=model, epochs=1, batch_size=16, settings=settings
+    )
     assert (new / "model.safetensors").exists()
 
 

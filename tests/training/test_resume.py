@@ -4,16 +4,20 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from coterie.config.schema import PretrainConfig
 from coterie.config.toml import from_dict, to_toml
+from coterie.data.sources.arrays import Arrays
+from coterie.data.sources.fingerprint import Fingerprint
 from coterie.errors import BadRun
 from coterie.training import checkpoint_io
 from coterie.training.resume import check_same_run
 from coterie.training.run_folder import RunFolder
 from tests.matrix.cells import Cell, settings_of
 
+IMAGES = Fingerprint.of(Arrays(np.zeros((100, 4, 4), np.uint8)))
 CONFIG = from_dict(settings_of(Cell("learned", "sinkhorn", "same", "batch")))
 
 
@@ -36,7 +40,7 @@ def folder(tmp_path: Path) -> Iterator[RunFolder]:
     ids=["all", "run", "engine"],
 )
 def test_how_a_run_is_computed_may_change(folder: RunFolder, same: PretrainConfig) -> None:
-    assert check_same_run(folder, same, 100, None) is not None
+    assert check_same_run(folder, same, 100, IMAGES) is not None
 
 
 @pytest.mark.parametrize(
@@ -50,7 +54,7 @@ def test_how_a_run_is_computed_may_change(folder: RunFolder, same: PretrainConfi
 )
 def test_other_settings_are_refused(folder: RunFolder, other: PretrainConfig, message: str) -> None:
     with pytest.raises(BadRun) as raised:
-        check_same_run(folder, other, 100, None)
+        check_same_run(folder, other, 100, IMAGES)
     assert message in str(raised.value)
     assert "choose another --out" in str(raised.value)
 
@@ -58,4 +62,4 @@ def test_other_settings_are_refused(folder: RunFolder, other: PretrainConfig, me
 def test_without_a_checkpoint_there_is_nothing_to_lose(folder: RunFolder) -> None:
     for _, path in checkpoint_io.list_checkpoints(folder.checkpoints):
         path.unlink()
-    assert check_same_run(folder, replace(CONFIG, seed=5), 100, None) is None
+    assert check_same_run(folder, replace(CONFIG, seed=5), 100, IMAGES) is None

@@ -151,7 +151,7 @@ def test_what_cannot_be_rehearsed_is_said_after_some_steps(
     def failing(*_: Any, **__: Any) -> None:
         raise UserError("not here")
 
-    monkeypatch.setattr(time_callback, "rehearse", failing)
+    monkeypatch.setattr(time_callback, "rehearse_here", failing)
     _, texts = trained(images, tmp_path / "run")
     (line,) = about_time(texts)
     assert " left: 11 steps of " in line
@@ -164,7 +164,8 @@ def test_nothing_is_rehearsed_where_nobody_listens(
     def failing(*_: Any, **__: Any) -> None:
         raise AssertionError("rehearsed")
 
-    monkeypatch.setattr(time_callback, "rehearse", failing)
+    monkeypatch.setattr(time_callback, "rehearse_here", failing)
+    coterie.pretrain("swav", images, out=tmp_path / "quiet", quiet=True, **OPTIONS | {"seed": 1})
     coterie.pretrain("swav", images, out=tmp_path / "run", logger=NullLogger(), **OPTIONS)
     _, texts = trained(images, tmp_path / "next")
     assert "of a run on" in about_time(texts)[0]  # but the next run knows

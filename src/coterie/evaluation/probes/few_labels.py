@@ -41,7 +41,11 @@ class FewLabels:
         """The option and its value that ask for this."""
         if self.share is None:
             return {"labels_per_class": self.per_class or 0}
-        return {"label_fraction": f"{100 * self.share:g}%"}
+        return {"label_fraction": str(self)}
+
+    def __str__(self) -> str:
+        """As a user writes it, and for people."""
+        return f"{self.per_class} per class" if self.share is None else f"{100 * self.share:g}%"
 
 
 TENTH = FewLabels(share=0.1)

@@ -9,7 +9,7 @@ from coterie.config.schema import PretrainConfig
 from coterie.data.sources.source import ImageSource
 from coterie.distributed.processes import world_size
 from coterie.errors import UserError
-from coterie.logger import Logger, NullLogger
+from coterie.logger import Logger, is_silent
 from coterie.training.callback import Callback, RunContext
 from coterie.training.profiling.estimate import Estimate, estimate
 from coterie.training.profiling.extrapolation import Rehearsal
@@ -67,7 +67,7 @@ class TimeCallback(Callback):
         if not self.config.custom:
             self._key = rehearsal_key(self.config, self.source, self.runtime)
             self._rehearsal = load_rehearsal(self._key)
-            if self._rehearsal is None and not isinstance(self.runtime.logger, NullLogger):  # else nobody listens
+            if self._rehearsal is None and not is_silent(self.runtime.logger):
                 self._rehearsal = self._rehearse(run.logger)
         if self._rehearsal is not None:
             self._say(self._rehearsal, run.start_step)
