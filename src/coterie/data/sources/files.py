@@ -97,17 +97,25 @@ class ImageFiles:
         """What `stored_files` gives, as a table, in a fraction of the time; None if a name is absolute or a file is missing."""
         if not self._ordered and any(name[:1] == b"/" for name in self._names):
             return None
+        inner = self._inner_folder()
         try:
-            folder = os.open(self._root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            folder = os.open(os.path.join(self._root, inner), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)  # noqa: PTH118 -- bytes
         except OSError:
             return None
         try:
-            sizes = [os.stat(name, dir_fd=folder).st_size for name in self._names]
+            below = (name[len(inner) :] for name in self._names) if inner else self._names
+            sizes = [os.stat(name, dir_fd=folder).st_size for name in below]
         except OSError:
             return None
         finally:
             os.close(folder)
         return stored_table(self._names.as_arrow(), sizes, self._root)
+
+    def _inner_folder(self) -> bytes:
+        """The folder below the root, with its slash, that holds all images: walking to it for each one takes time."""
+        if not self._ordered or not len(self._names):
+            return b""
+        return _shared_folder([self._names.raw(0), self._names.raw(len(self._names) - 1)])
 
 
 def open_folder(folder: str, columns: Columns = ANY_COLUMNS) -> ImageFiles:
