@@ -113,6 +113,18 @@ def test_a_second_question_embeds_nothing(folder: Path, monkeypatch: pytest.Monk
     assert coterie.evaluate(*asked, probes=["retrieval"], workers=0)
 
 
+def test_other_labels_are_another_question(folder: Path, tmp_path: Path) -> None:
+    table = pq.read_table(folder / "train.parquet")
+    coarse = pa.array([number % 2 for number in range(len(table))])
+    pq.write_table(table.append_column("coarse", coarse), tmp_path / "both.parquet")
+    for column in ("label", "coarse"):
+        coterie.evaluate(folder / "run", tmp_path / "both.parquet", probes=["knn"], workers=0, label_column=column)
+    entries = json.loads((folder / "run" / "evaluation.json").read_text())["entries"]
+    ours = [each for each in entries if each["asked"]["train"] == [str(tmp_path / "both.parquet")]]
+    assert [each["asked"]["columns.label"] for each in ours] == ["label", "coarse"]
+    assert "columns.labels" not in ours[0]["asked"]
+
+
 def test_the_same_probe_in_training_and_afterwards(folder: Path, tmp_path: Path) -> None:
     more = ["probe.probes=['knn', 'linear']"]
     run = coterie.pretrain(

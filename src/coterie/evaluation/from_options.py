@@ -1,6 +1,7 @@
 """From the options of ``evaluate`` and ``transfer`` to an evaluator, and to what is written down of them."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +70,8 @@ def evaluate_given(
     """
     given = given_sets(train, test, columns, evaluator.runtime.logger)
     found = evaluator.evaluate(*given.open(columns, evaluator.runtime.logger))
-    note_for_run(evaluator, given.settings | ({} if name is None else {"set": name}), found)
+    asked = {"set": name} | {f"columns.{each}": value for each, value in asdict(columns).items()}
+    note_for_run(evaluator, given.settings | {key: value for key, value in asked.items() if value is not None}, found)
     return found
 
 

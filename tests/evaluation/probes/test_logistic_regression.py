@@ -229,6 +229,25 @@ def test_correlated_features_of_any_scale_cost_few_iterations() -> None:
     assert not logger.warnings
 
 
+@pytest.mark.parametrize(("count", "width", "alive"), [(50, 256, 40), (288, 512, 100), (400, 512, 511), (10, 64, 0)])
+def test_features_that_are_zero_everywhere_are_no_obstacle(count: int, width: int, alive: int) -> None:
+    """As of units that a network has lost: MKL's eigenvalues do not converge on the rows of zeros that they leave."""
+    generator = torch.Generator().manual_seed(0)
+    rows = torch.zeros(count, width)
+    some = torch.randperm(width, generator=generator)[:alive]
+    rows[:, some] = torch.randn(count, alive, generator=generator)
+    rows = rows[:, torch.arange(width) // 2]  # and each feature twice
+    found = Preconditioner.fit(rows, Standardizer.fit(rows))
+    scaled = Standardizer.fit(rows)(rows)
+    expected = torch.linalg.matrix_norm(scaled, ord=2) ** 2 / count if scaled.any() else torch.tensor(1.0)
+    assert torch.allclose(found.values.max(), expected, rtol=1e-3)
+    labels = torch.arange(count) % 3
+    fitted = logistic_regression(
+        rows, labels, 3, torch.tensor([1.0]), standardizer=Standardizer.fit(rows), preconditioner=found
+    )
+    assert fitted.weights[:, 0, rows.any(dim=0).logical_not()].abs().max() < 1e-6
+
+
 def test_a_start_at_the_optimum_needs_no_iteration() -> None:
     rows, labels = problem()
     penalty = torch.tensor([0.4], dtype=torch.float64)

@@ -74,7 +74,9 @@ class Preconditioner:
         for part in chunk_slices(len(some), rows.shape[1], rows.device):
             these = standardizer(rows[some[part]])
             total = total + these.T @ these
-        values, vectors = torch.linalg.eigh(total / len(some))
+        # A feature that is zero in all rows is an eigenvector whatever its value; MKL does not converge on rows of zeros.
+        empty = (total.diagonal() == 0).to(total.dtype)
+        values, vectors = torch.linalg.eigh(total / len(some) + torch.diag(empty))
         return cls(values.clamp(min=0), vectors)
 
 
