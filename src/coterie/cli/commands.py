@@ -131,7 +131,7 @@ def evaluate(
     beside
         Other models to compare; --backbone and --size are theirs too. [default: none]
     details
-        Print every metric: each k and temperature of kNN, top 5, mean per class. [default: no]
+        Print every metric: each k and temperature of kNN, top 5, mean per class.
     """
     from coterie import api
     from coterie.display.terminal import Terminal
