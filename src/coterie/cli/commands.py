@@ -166,7 +166,7 @@ def transfer(
     beside
         Other models to compare; --backbone and --size are theirs too. [default: none]
     details
-        Print every metric. [default: no]
+        Print every metric.
     """
     from coterie import api
     from coterie.display.terminal import Terminal
