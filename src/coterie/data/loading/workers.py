@@ -1,9 +1,11 @@
 """Worker processes: what they are asked for, what they make, and how it is returned."""
 
 import signal
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from types import TracebackType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -218,8 +220,15 @@ class _ErrorsAsValues(Dataset[Any]):
 def _init_worker(worker: int) -> None:
     """Signals of a terminal or a scheduler reach the workers too; they are for the run, which ends its workers."""
     exit_on_unsent_result()
+    sys.excepthook = _quiet_if_the_run_left
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
+
+
+def _quiet_if_the_run_left(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Python's thread that hands memory over would print a traceback when a run that was stopped leaves meanwhile."""
+    if not issubclass(kind, (ConnectionError, EOFError)):
+        sys.__excepthook__(kind, error, trace)
 
 
 def _identity(item: Any) -> Any:
