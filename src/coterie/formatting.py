@@ -57,6 +57,11 @@ def first_few(names: Sequence[str], separator: str = " ") -> str:
     return separator.join(names[:3]) + more
 
 
+def end_of(name: str, length: int) -> str:
+    """Shorten a name to so many characters by leaving out its beginning: of a path, the end tells most."""
+    return name if len(name) <= length else f"…{name[1 - length :]}"
+
+
 def metric_name(key: str) -> str:
     """Spell the key of a probe or a metric for people: ``nmi`` becomes NMI, ``top1_accuracy`` becomes top 1 accuracy."""
     words = [_SPELLINGS.get(word, re.sub(r"^(top|p|recall)(\d+)$", r"\1 \2", word)) for word in key.split("_")]

@@ -14,7 +14,7 @@ from coterie.models.backbone import (
     is_plain_timm,
     timm_arguments,
 )
-from coterie.models.view_sizes import check_view_sizes
+from coterie.models.image_sizes import check_view_sizes
 
 
 @pytest.mark.parametrize(("width", "millions"), [(1.0, 23.5), (2.0, 94), (4.0, 375), (5.0, 586)])

@@ -3,8 +3,8 @@ import torch
 from torch import nn
 
 from coterie.models.backbone import BackboneConfig, build_backbone, is_plain_timm
+from coterie.models.image_sizes import check_view_sizes
 from coterie.models.token_batch_norm import TokenBatchNorm
-from coterie.models.view_sizes import check_view_sizes
 
 NAMES = ["swin_tiny_patch4_window7_224", "vit_tiny_patch16_224"]
 

@@ -16,6 +16,7 @@ from coterie.cli.parsing import (
     EvaluationFlags,
     Images,
     Method,
+    Model,
     RunFlags,
     Sources,
     Trackers,
@@ -107,7 +108,7 @@ def pretrain(
 
 
 def evaluate(
-    model: str,
+    model: Model,
     /,
     *train: str,
     test: Sources = (),
@@ -120,8 +121,6 @@ def evaluate(
 
     Parameters
     ----------
-    model
-        A run's folder, a model.safetensors, a weights file with --backbone, a folder of Hugging Face, or timm:NAME.
     train
         Labeled images that the probes learn from.
     test
@@ -145,7 +144,7 @@ def evaluate(
 
 
 def transfer(
-    model: str,
+    model: Model,
     /,
     *sets: str,
     probes: str = "knn,linear",
@@ -157,8 +156,6 @@ def transfer(
 
     Parameters
     ----------
-    model
-        A run's folder, a model.safetensors, a weights file with --backbone, a folder of Hugging Face, or timm:NAME.
     sets
         Each NAME=TRAIN, a random fifth of which is tested on, or NAME=TRAIN,TEST.
     probes
@@ -231,7 +228,7 @@ def report(run: Path, /, *, images: Sources = (), device: str = "auto") -> None:
 
 
 def embed(
-    model: str,
+    model: Model,
     /,
     *data: str,
     out: Annotated[Path, Parameter(name="--out")],
@@ -246,8 +243,6 @@ def embed(
 
     Parameters
     ----------
-    model
-        A run's folder, a model.safetensors, a weights file with --backbone, a folder of Hugging Face, or timm:NAME.
     data
         Folders, text lists of files, globs, *.parquet, *.tar.
     out

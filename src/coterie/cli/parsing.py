@@ -15,6 +15,12 @@ PROCESS = os.environ.get("RANK", "0")
 
 METHOD_HELP = f"One of {', '.join(METHOD_NAMES)} (docs/methods.md). May be left out with --config."
 Method = Annotated[str | None, Parameter(help=METHOD_HELP)]
+Model = Annotated[
+    str,
+    Parameter(
+        help="A run's folder, a model.safetensors, a weights file with --backbone, a folder of Hugging Face, or timm:NAME."
+    ),
+]
 Images = Annotated[
     str,
     Parameter(help="Folders, text lists of files, globs, *.parquet with an image column, *.tar shards, *.npy, *.npz."),

@@ -24,8 +24,9 @@ from coterie.config.start_from import (
 )
 from coterie.config.toml import as_strings, from_dict, read_toml, to_dict
 from coterie.data.sources.columns import Columns
-from coterie.data.sources.open import absolute, open_source
-from coterie.data.sources.source import ImageSource, image_remarks
+from coterie.data.sources.open import absolute
+from coterie.data.sources.own_data import GivenData
+from coterie.data.sources.source import ImageSource
 from coterie.errors import BadConfig, BadRun, UserError
 from coterie.logger import Logger, NullLogger
 from coterie.models.backbone_of_weights import FoundBackbone
@@ -115,7 +116,7 @@ def resolve(
     if (requested.get("batch_size") or 2) < 2:
         raise BadConfig(f"batch_size is {requested['batch_size']}: grouping needs at least 2 images per batch")
     _check_names(data)
-    source = _open(data, _columns(content, requested, overrides), logger) if own is None else own
+    source = GivenData(data, own).open(_columns(content, requested, overrides), logger)
     reasons: dict[str, str] = {}
     if content:
         _set_length(content, requested, len(source))
@@ -170,14 +171,6 @@ def _plan(
 
 def _plain(value: Any) -> Any:
     return str(value) if isinstance(value, Path) else value
-
-
-def _open(data: Sequence[str], columns: Columns, logger: Logger) -> ImageSource:
-    """Open the images, and say how they were found where that was a choice."""
-    source = open_source(*data, columns=columns)
-    for line in image_remarks(source):
-        logger.warning(line)
-    return source
 
 
 def _columns(content: Mapping[str, Any], requested: Mapping[str, Any], overrides: Sequence[tuple[str, Any]]) -> Columns:

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-from coterie.formatting import is_number
+from coterie.formatting import end_of, is_number
 from coterie.table import ShownInTables, TextTable
 
 Figures = dict[str, dict[str, float]]
@@ -186,6 +186,11 @@ def flat_figures(figures: Mapping[str, Mapping[str, float]]) -> dict[str, float]
     return {f"{probe}_{metric}": value for probe, metrics in figures.items() for metric, value in metrics.items()}
 
 
+def is_compared(name: str) -> bool:
+    """Whether runs are compared by ``probe_metric``: of kNN only by the metric that is leading."""
+    return not name.startswith("knn_k") or name == f"knn_{KNN_METRIC}"
+
+
 def leading_figures(figures: Mapping[str, object]) -> dict[Leading, float]:
     """The leading metric of each probe that has one, in the order of :data:`LEADING`.
 
@@ -218,5 +223,5 @@ def _table(rows: Iterable[tuple[str, ...]], shown: Sequence[Leading]) -> TextTab
     """A table that fits into a line; of a name that is too long the end stays."""
     header = ("top-1, %", *(each.column for each in shown))
     room = max(12, WIDTH - sum(2 + max(5, len(title)) for title in header[1:]))
-    cut = ((name if len(name) <= room else f"…{name[1 - room :]}", *cells) for name, *cells in rows)
+    cut = ((end_of(name, room), *cells) for name, *cells in rows)
     return TextTable(header, tuple(cut), "<" + ">" * len(shown))

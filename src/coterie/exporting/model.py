@@ -19,13 +19,13 @@ from coterie.models.image_sizes import check_image_size, refused_size
 from coterie.models.own_backbone import OwnBackbone, own_name, wrap_backbone
 from coterie.models.pretrained import load_weights
 from coterie.models.timm_weights import TIMM, timm_name
-from coterie.models.weights_file import split_branch
+from coterie.models.weights_file import ENDINGS, WeightsFile, split_branch
 
 KINDS = (
     "a run's folder, a model.safetensors, a weights file with --backbone NAME, a folder of Hugging Face, or timm:NAME"
 )
 """What a MODEL can be, in words."""
-_ENDINGS = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".tar", ".json")
+_FILES = (*ENDINGS, ".json")
 
 
 @dataclass(frozen=True)
@@ -165,9 +165,9 @@ def _open_public(
     path, _ = split_branch(model)
     if not model.startswith(TIMM):
         if not path.exists():
-            what = f"there is no {path}" if path.suffix in _ENDINGS else f"{path} does not exist"
+            what = f"there is no {path}" if path.name.endswith(_FILES) else f"{path} does not exist"
             raise UserError(f"{what}: name {KINDS}")
-        if path.is_dir() and not any(each.suffix in _ENDINGS for each in path.iterdir()):
+        if path.is_dir() and not any(each.name.endswith(_FILES) for each in path.iterdir()):
             raise UserError(f"{path} is not a run's folder: it has no config.toml or {WEIGHTS}; name {KINDS}")
     elif backbone is not None and backbone.partition(".")[0] != timm_name(model).partition(".")[0]:
         raise BadConfig(f"--backbone is {backbone}, but the model is {model}: leave out --backbone")
@@ -178,12 +178,12 @@ def _open_public(
     if found.image_size is not None and origin.startswith("timm"):
         look = replace(look, size=found.image_size)
     own_size, look = look.size, with_options(look, **options)
-    network = _built(settings, model, look.size, own_size).to(device).eval()
+    network = _built(settings, found.file or model, look.size, own_size).to(device).eval()
     check_image_size(network, settings, look.size)
     return Model(model, network, settings, look.size, look), found.line, origin
 
 
-def _built(config: BackboneConfig, model: str, size: int, own_size: int) -> nn.Module:
+def _built(config: BackboneConfig, model: str | WeightsFile, size: int, own_size: int) -> nn.Module:
     """The network laid out for a size, with the weights of a MODEL; its positions are resized."""
     with torch.random.fork_rng(devices=[]):
         try:

@@ -22,7 +22,7 @@ from coterie.methods.planner import Planner
 from coterie.models.backbone import OWN, is_resnet
 from coterie.models.backbone_of_weights import FoundBackbone
 from coterie.models.head import HeadConfig
-from coterie.models.view_sizes import fitting_sizes
+from coterie.models.image_sizes import fitting_sizes
 from coterie.optim.optimizer import AdamWConfig, LarsConfig
 from coterie.optim.schedule import Constant, Cosine, Linear
 

@@ -4,7 +4,7 @@ import json
 import math
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from coterie.errors import BadConfig, UserError
 from coterie.models.backbone import BackboneConfig, build_backbone, is_resnet
 from coterie.models.branches import Branch, choose_branch
-from coterie.models.pretrained import differences, take_apart
+from coterie.models.pretrained import differences, read_parts
 from coterie.models.timm_weights import TIMM, timm_name
 from coterie.models.weights_file import WeightsFile, read_weights
 
@@ -43,11 +43,13 @@ class FoundBackbone:
         config: its settings; ``weights`` is None.
         image_size: side in pixels that it was trained at, as far as the file says; None: unknown.
         line: what was found, and in which part of the file.
+        file: the file, which need not be read again to load it.
     """
 
     config: BackboneConfig
     image_size: int | None
     line: str
+    file: WeightsFile | None = field(default=None, repr=False, compare=False)
 
 
 def find_backbone(spec: str | Path, name: str | None = None) -> FoundBackbone:
@@ -73,8 +75,8 @@ def find_backbone(spec: str | Path, name: str | None = None) -> FoundBackbone:
         )
     branch, config = _settings(file, BackboneConfig(name))
     size = size or _size_of_positions(file.tensors, branch.prefix, _blank(config))
-    parts = take_apart(file, _blank(config, size), config.channels)
-    return FoundBackbone(config, size, f"{parts.line}; it is {_in_words(config)}")
+    parts = read_parts(_blank(config, size), file, config.channels)
+    return FoundBackbone(config, size, f"{parts.line}; it is {_in_words(config)}", file)
 
 
 def looks_like(file: WeightsFile) -> str | None:

@@ -48,7 +48,7 @@ class Parts:
         return "; ".join(filter(None, said))
 
 
-def load_weights(network: nn.Module, spec: str | Path, channels: int) -> str:
+def load_weights(network: nn.Module, spec: str | Path | WeightsFile, channels: int) -> str:
     """Load the weights of a MODEL into a timm network.
 
     The network is found by its names and shapes, at any depth and under any prefix. Other projects' names are converted, and so
@@ -58,7 +58,7 @@ def load_weights(network: nn.Module, spec: str | Path, channels: int) -> str:
 
     Args:
         network: a network of timm, changed in place.
-        spec: a run's folder, a file of weights, a folder of Hugging Face, or ``timm:NAME``.
+        spec: a run's folder, a file of weights, a folder of Hugging Face, or ``timm:NAME``; or a file that has been read.
         channels: number of channels of the network's images.
 
     Returns:
@@ -73,31 +73,18 @@ def load_weights(network: nn.Module, spec: str | Path, channels: int) -> str:
     return parts.line
 
 
-def read_parts(network: nn.Module, spec: str | Path, channels: int) -> Parts:
+def read_parts(network: nn.Module, spec: str | Path | WeightsFile, channels: int) -> Parts:
     """Take the tensors of a MODEL apart: those of a network, and the heads beside it.
 
     Args:
-        network: the network of timm to look for; it is not changed.
+        network: the network of timm to look for, on any device; it is not changed.
         spec: as for :func:`load_weights`.
         channels: number of channels of the network's images.
 
     Raises:
         UserError: as for :func:`load_weights`.
     """
-    return take_apart(read_weights(spec), network, channels)
-
-
-def take_apart(file: WeightsFile, network: nn.Module, channels: int) -> Parts:
-    """As :func:`read_parts`, for a file that has been read.
-
-    Args:
-        file: the file.
-        network: the network of timm to look for, on any device; it is not changed.
-        channels: number of channels of the network's images.
-
-    Raises:
-        UserError: as for :func:`load_weights`.
-    """
+    file = spec if isinstance(spec, WeightsFile) else read_weights(spec)
     choice = choose_branch(file, network, channels, lambda each: each.fits)
     if not choice.branch.fits:
         name = getattr(network, "pretrained_cfg", {}).get("architecture", type(network).__name__)

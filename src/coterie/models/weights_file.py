@@ -27,7 +27,8 @@ _IN_A_FOLDER = (
     "pytorch_model.bin",
     "pytorch_model.bin.index.json",
 )
-_ENDINGS = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".pth.tar", ".tar")
+ENDINGS = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".tar")
+"""What names of files of weights end in."""
 _HALF = (torch.float16, torch.bfloat16)
 _COMPRESSED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd", b"7z\xbc\xaf", b"Rar!")
 
@@ -95,7 +96,7 @@ def _file_in(folder: Path) -> Path:
     for name in _IN_A_FOLDER:
         if (folder / name).is_file():
             return folder / name
-    files = sorted(each for each in folder.iterdir() if each.name.endswith(_ENDINGS) and each.is_file())
+    files = sorted(each for each in folder.iterdir() if each.name.endswith(ENDINGS) and each.is_file())
     if len(files) > 1:
         raise UserError(
             f"{folder} has several files of weights: name one of {first_few([each.name for each in files], ', ')}"

@@ -6,7 +6,7 @@ from typing import Any
 
 from coterie.evaluation.evaluation_file import Evaluation, evaluations
 from coterie.evaluation.results import Leading, leading_figures
-from coterie.formatting import first_few
+from coterie.formatting import end_of, first_few
 from coterie.reporting.report_page import BarChart
 from coterie.reporting.tables import Table
 
@@ -49,13 +49,8 @@ def beside_tables(evaluation: Mapping[str, Any]) -> Iterator[Table]:
 
 
 def _rows(each: Evaluation) -> dict[str, dict[Leading, float]]:
-    named = {_short(name): figures for name, figures in each.baselines.items()} | {THIS_RUN: each.figures}
+    named = {end_of(name, LONGEST_NAME): figures for name, figures in each.baselines.items()} | {THIS_RUN: each.figures}
     return {name: leading_figures(figures) for name, figures in named.items()}
-
-
-def _short(name: str) -> str:
-    """The end of a long name: of a path it tells most."""
-    return name if len(name) <= LONGEST_NAME else f"…{name[1 - LONGEST_NAME :]}"
 
 
 def _images(each: Evaluation) -> str:

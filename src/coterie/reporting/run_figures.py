@@ -10,7 +10,7 @@ import safetensors
 
 from coterie.config.toml import read_run_toml
 from coterie.evaluation.evaluation_file import evaluations
-from coterie.evaluation.results import KNN_METRIC, flat_figures
+from coterie.evaluation.results import KNN_METRIC, flat_figures, is_compared
 from coterie.formatting import format_cell, format_duration, is_number, metric_name, metric_title
 from coterie.reporting.curves import LABEL_FREE_CHARTS, Log, probe_curves
 from coterie.training import checkpoint_io
@@ -105,10 +105,7 @@ def probe_figures(run: RunRecord) -> dict[str, float]:
     found: dict[str, float] = {}
     for each in evaluations(run.evaluation):
         if each.set is not None:
-            flat = flat_figures(each.figures).items()
-            figures = {
-                name: value for name, value in flat if not name.startswith("knn_k") or name == f"knn_{KNN_METRIC}"
-            }
+            figures = {name: value for name, value in flat_figures(each.figures).items() if is_compared(name)}
             found |= _flat("Transfer", {each.set: figures})
             continue
         for probe, metrics in each.figures.items():

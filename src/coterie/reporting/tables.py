@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from coterie.evaluation.results import KNN_METRIC
+from coterie.evaluation.results import is_compared
 from coterie.formatting import is_number, metric_name, metric_title
 
 _KNN = re.compile(r"k(\d+)_t([\d.]+)_top(\d)")
@@ -61,8 +61,7 @@ def _knn_table(metrics: Mapping[str, float]) -> Table:
 
 def _table_by_source(title: str, results: Mapping[str, Mapping[str, Any]]) -> Table:
     """A row per set; of kNN only the metric by which runs are compared."""
-    names = list(dict.fromkeys(metric for metrics in results.values() for metric in metrics))
-    names = [name for name in names if not name.startswith("knn_k") or name == f"knn_{KNN_METRIC}"]
+    names = list(dict.fromkeys(name for metrics in results.values() for name in metrics if is_compared(name)))
     rows = tuple(
         (source, *(metrics[name] if is_number(metrics.get(name)) else None for name in names))
         for source, metrics in results.items()

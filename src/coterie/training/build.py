@@ -24,10 +24,10 @@ from coterie.models.backbone import build_backbone, feature_width
 from coterie.models.compile import compile_passes
 from coterie.models.encoder import Encoder, target_copy
 from coterie.models.head import Head
+from coterie.models.image_sizes import check_view_sizes
 from coterie.models.layers import freeze, layer_numbers
 from coterie.models.own_backbone import OwnBackbone, wrap_backbone
 from coterie.models.sync_batch_norm import convert_sync_batch_norm
-from coterie.models.view_sizes import check_view_sizes
 from coterie.training.custom_parts import CustomParts, TrainedObjective, check_is_module, check_methods, own_copy
 from coterie.training.start import start_student, start_teacher
 from coterie.training.student import Student

@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Int, UInt
 
 from coterie.data.sources.file_names import FileNames
-from coterie.data.sources.labels import Labels, encode_labels
+from coterie.data.sources.labels import Labels, encode_labels, label_at
 from coterie.errors import NoImages, UserError
 
 
@@ -59,4 +59,4 @@ class Arrays:
 
     def label(self, index: int) -> int | None:
         """The class number of an image, or None."""
-        return None if self.labels is None or self.labels[index] < 0 else int(self.labels[index])
+        return label_at(self.labels, index)

@@ -17,6 +17,7 @@ from coterie.data.sources.file_names import IMAGE_SUFFIXES, FileNames, printable
 from coterie.data.sources.fingerprint import StoredFile, stored_file, stored_table
 from coterie.data.sources.label_table import matched_labels
 from coterie.data.sources.label_values import ImageLabels, LabelNotes
+from coterie.data.sources.labels import label_at
 from coterie.data.sources.tables import read_table
 from coterie.data.sources.walk import walk
 from coterie.errors import BadImage, NoImages, UserError
@@ -79,7 +80,7 @@ class ImageFiles:
 
     def label(self, index: int) -> int | None:
         """The class number of an image, or None."""
-        return None if self.labels is None or self.labels[index] < 0 else int(self.labels[index])
+        return label_at(self.labels, index)
 
     def files(self) -> Iterator[bytes]:
         """The paths of all files."""

@@ -15,10 +15,11 @@ from coterie.data.sources.label_values import (
     Label,
     LabelNotes,
     as_numbers,
+    more_labels,
     several_labels,
     single_labels,
 )
-from coterie.data.sources.labels import LabelMatrix, one_hot
+from coterie.data.sources.labels import LabelMatrix, label_at, one_hot
 from coterie.data.sources.name_matching import match_names
 from coterie.data.sources.parquet_labels import no_column
 from coterie.data.sources.source import Concatenated, ImageSource
@@ -58,8 +59,7 @@ class WithLabels(Concatenated):
 
     def label(self, index: int) -> int | None:
         """The class number of an image, or None."""
-        numbers = self._given.numbers
-        return None if numbers is None or numbers[index] < 0 else int(numbers[index])
+        return label_at(self._given.numbers, index)
 
     @property
     def labels(self) -> Int[np.ndarray, " n"]:
@@ -117,9 +117,8 @@ def matched_labels(names: Sequence[str], root: str, table: Table, columns: Colum
     found = match_names(wanted, names, root)
     lists: list[list[Label] | None] = [None] * len(names)
     for images, row in zip(found.images, labels.rows, strict=True):
-        for place in images if row is not None else ():
-            so_far = lists[place] or []
-            lists[place] = so_far + [label for label in row or () if label not in so_far]
+        for place in images:
+            lists[place] = more_labels(lists[place], row)
     remarks = (*labels.notes.remarks, *_unmatched(table, wanted, found.images, names, lists))
     if found.ambiguous:
         name, *two = found.ambiguous[0]
@@ -181,9 +180,7 @@ def _labels_in(table: Table, name: str) -> list[list[Label] | None] | None:
     values = table.column(name)
     single = single_labels(values)
     if single is not None:
-        return [
-            None if label is None or label in ("",) or _negative(label) else [label] for label in as_numbers(single)
-        ]
+        return [None if label is None or _negative(label) else [label] for label in as_numbers(single)]
     lists = several_labels(values, table.class_names(name))
     if lists is None:
         return None

@@ -64,6 +64,14 @@ class ImageLabels:
         return cls(*encode_labels((None if each is None else each[0] for each in lists), names), notes=notes)
 
 
+def more_labels(so_far: Sequence[Label] | None, row: Sequence[Label] | None) -> list[Label] | None:
+    """The labels of an image after one more row of a table names it: each label once; None as long as none is known."""
+    if row is None:
+        return None if so_far is None else list(so_far)
+    known = list(so_far or ())
+    return known + [label for label in row if label not in known]
+
+
 def single_labels(values: Iterable[Any]) -> list[Label | None] | None:
     """One label per image: whole numbers, names, truth values (0 and 1); None, NaN and empty names are no label.
 

@@ -11,6 +11,11 @@ _LARGEST_CLASS = 1_000_000  # a larger integer is an identifier rather than a cl
 Labels = Int32[np.ndarray, " n"]
 
 
+def label_at(labels: Labels | None, index: int) -> int | None:
+    """The class number of an image among those of all images (-1: none); None without a label."""
+    return None if labels is None or labels[index] < 0 else int(labels[index])
+
+
 @dataclass(frozen=True)
 class LabelMatrix:
     """Classes of images that may have several, one or none.

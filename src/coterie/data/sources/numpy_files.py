@@ -14,7 +14,7 @@ from jaxtyping import UInt
 from coterie.data.sources.columns import ANY_COLUMNS, LABEL_NAMES, Columns, find_columns
 from coterie.data.sources.fingerprint import StoredFile, stored_file
 from coterie.data.sources.items import KEYS, WrongItem, check_array, describe
-from coterie.data.sources.labels import LabelMatrix, Labels
+from coterie.data.sources.labels import LabelMatrix, Labels, label_at
 from coterie.data.sources.own_labels import encode_own_labels
 from coterie.errors import UserError
 
@@ -77,7 +77,7 @@ class NumpyFile:
 
     def label(self, index: int) -> int | None:
         """The class number of an image, or None."""
-        return None if self.labels is None or self.labels[index] < 0 else int(self.labels[index])
+        return label_at(self.labels, index)
 
     def files(self) -> tuple[bytes, ...]:
         """The path of the file."""

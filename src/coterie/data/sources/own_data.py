@@ -15,9 +15,10 @@ from coterie.data.sources.columns import ANY_COLUMNS, Columns
 from coterie.data.sources.content import content_key
 from coterie.data.sources.items import WrongItem, check_array, describe, image_part, is_image, read_image
 from coterie.data.sources.label_table import with_labels
-from coterie.data.sources.labels import LabelMatrix, Labels
+from coterie.data.sources.label_values import ImageLabels
+from coterie.data.sources.labels import LabelMatrix, Labels, label_at
 from coterie.data.sources.open import FROM_PYTHON, open_source
-from coterie.data.sources.own_labels import OwnLabels, find_labels
+from coterie.data.sources.own_labels import find_labels
 from coterie.data.sources.source import Concatenated, ImageSource, image_remarks, label_notes, random_positions
 from coterie.data.sources.tables import read_table
 from coterie.errors import BadImage, NoImages, UserError, first_cause
@@ -102,7 +103,7 @@ class OwnData:
     ) -> None:
         self.items: Items = list(items) if isinstance(items, list | tuple) else items
         self.columns, self._read_labels, self._logger = columns, read_labels, logger or NullLogger()
-        self._found: OwnLabels | None = None
+        self._found: ImageLabels | None = None
 
     def __len__(self) -> int:
         return len(self.items)
@@ -132,8 +133,7 @@ class OwnData:
 
     def label(self, index: int) -> int | None:
         """The class number of an image, or None."""
-        known = self.labels
-        return None if known is None or known[index] < 0 else int(known[index])
+        return label_at(self.labels, index)
 
     @property
     def labels(self) -> Labels | None:
@@ -151,7 +151,7 @@ class OwnData:
         return self._labels.classes
 
     @property
-    def _labels(self) -> OwnLabels:
+    def _labels(self) -> ImageLabels:
         if self._found is None:
             self._found = find_labels(self.items, self.columns, self._read_labels, self._logger)
         return self._found

@@ -1,7 +1,6 @@
 """The labels of a dataset of the user's own: without reading its images where that is possible."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -9,7 +8,8 @@ from torch import Tensor
 
 from coterie.data.sources.columns import LABEL_NAMES, Columns, find_columns
 from coterie.data.sources.items import Label, WrongItem, label_part, read_label
-from coterie.data.sources.labels import LabelMatrix, Labels, encode_labels, encode_multilabels
+from coterie.data.sources.label_values import ImageLabels
+from coterie.data.sources.labels import encode_labels, encode_multilabels
 from coterie.data.sources.source import random_positions
 from coterie.errors import UserError
 from coterie.logger import Logger
@@ -18,22 +18,7 @@ from coterie.signals import check_interrupted
 _COMPARED = 16
 
 
-@dataclass(frozen=True)
-class OwnLabels:
-    """Labels of all images.
-
-    Attributes:
-        numbers: the class number of each, -1 for none; None without labels, or where images have several.
-        matrix: the classes of each, where images have several; else None.
-        classes: names of the labels of ``numbers``.
-    """
-
-    numbers: Labels | None = None
-    matrix: LabelMatrix | None = None
-    classes: tuple[str, ...] = ()
-
-
-def find_labels(items: Any, columns: Columns, read_items: bool, logger: Logger) -> OwnLabels:
+def find_labels(items: Any, columns: Columns, read_items: bool, logger: Logger) -> ImageLabels:
     """The labels of a dataset.
 
     Those of a list are in its items; those of a dataset of Hugging Face in a column, those of torch's in ``targets`` or
@@ -49,21 +34,21 @@ def find_labels(items: Any, columns: Columns, read_items: bool, logger: Logger) 
         UserError: a label is no number, name or list of these.
     """
     if isinstance(items, np.ndarray | Tensor):
-        return OwnLabels()
+        return ImageLabels()
     try:
         values, names = _without_images(items, columns), _class_names(items, columns)
         if values is None and not read_items:
-            return OwnLabels()
+            return ImageLabels()
         if values is None:
             values = _from_items(items, columns, logger)
         return encode_own_labels(values, names)
     except WrongItem as error:
         if read_items:
             raise UserError(f"a label {error}") from None
-        return OwnLabels()
+        return ImageLabels()
 
 
-def encode_own_labels(values: Sequence[Any], names: Sequence[str] = ()) -> OwnLabels:
+def encode_own_labels(values: Sequence[Any], names: Sequence[str] = ()) -> ImageLabels:
     """Number the classes of labels as users have them.
 
     Args:
@@ -76,9 +61,9 @@ def encode_own_labels(values: Sequence[Any], names: Sequence[str] = ()) -> OwnLa
     found: list[Label] = _several_hot(values) or [read_label(each) for each in values]
     if any(isinstance(each, tuple) for each in found):
         lists = [each if isinstance(each, tuple) or each is None else (each,) for each in found]
-        return OwnLabels(matrix=encode_multilabels(lists, names))
+        return ImageLabels(matrix=encode_multilabels(lists, names))
     numbers, classes = encode_labels(found, names)  # type: ignore[arg-type]
-    return OwnLabels(numbers, None, classes)
+    return ImageLabels(numbers, classes)
 
 
 def _several_hot(values: Sequence[Any]) -> list[Label] | None:

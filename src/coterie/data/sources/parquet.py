@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from coterie.data.sources.columns import ANY_COLUMNS, IMAGE_NAMES, Columns, choice_remark, find_columns
 from coterie.data.sources.file_names import FileNames
 from coterie.data.sources.fingerprint import StoredFile, stored_file
-from coterie.data.sources.labels import LabelMatrix
+from coterie.data.sources.labels import LabelMatrix, label_at
 from coterie.data.sources.local_cache import unpacked_table
 from coterie.data.sources.object_store import is_remote, open_stream
 from coterie.data.sources.parquet_labels import read_label_matrix, read_labels
@@ -102,7 +102,7 @@ class ParquetTable:
 
     def label(self, index: int) -> int | None:
         """The class number of an image, or None."""
-        return None if self.labels is None or self.labels[index] < 0 else int(self.labels[index])
+        return label_at(self.labels, index)
 
     def files(self) -> tuple[bytes, ...]:
         """The path of the table, and the column of its images if it was chosen."""

@@ -8,7 +8,7 @@ from coterie.data.sources.columns import IMAGE_NAMES, Columns, find_columns
 from coterie.data.sources.file_names import FileNames, is_image_name
 from coterie.data.sources.files import ImageFiles
 from coterie.data.sources.label_table import name_text, row_labels
-from coterie.data.sources.label_values import ImageLabels, Label
+from coterie.data.sources.label_values import ImageLabels, Label, more_labels
 from coterie.data.sources.object_store import is_remote
 from coterie.data.sources.tables import Table, read_table
 from coterie.errors import NoImages, UserError
@@ -39,9 +39,7 @@ def open_path_table(path: str, columns: Columns) -> ImageFiles:
     found: dict[str, list[Label] | None] = {}
     for each, row in zip(paths, rows, strict=True):
         if each:
-            so_far = found.setdefault(each, None)
-            if row is not None:
-                found[each] = [*(so_far or []), *(label for label in row if label not in (so_far or []))]
+            found[each] = more_labels(found.get(each), row)
     root = os.fsencode(Path(path).absolute().parent)
     given = ImageLabels.of(list(found.values()), labels.names, labels.notes)
     return ImageFiles(root, FileNames(map(os.fsencode, found)), given=given)

@@ -17,7 +17,7 @@ from coterie.data.sources.columns import ANY_COLUMNS, Columns
 from coterie.data.sources.file_names import FileNames
 from coterie.data.sources.fingerprint import StoredFile
 from coterie.data.sources.label_values import ImageLabels
-from coterie.data.sources.labels import LabelMatrix
+from coterie.data.sources.labels import LabelMatrix, label_at
 from coterie.data.sources.local_cache import find_copy, make_copy
 from coterie.data.sources.object_store import remote_shard
 from coterie.data.sources.parquet_labels import read_label_matrix, read_labels
@@ -109,7 +109,7 @@ class RemoteTable:
 
     def label(self, index: int) -> int | None:
         """The class number of an image, or None."""
-        return None if self.labels is None or self.labels[index] < 0 else int(self.labels[index])
+        return label_at(self.labels, index)
 
     def stored_files(self) -> tuple[StoredFile, ...]:
         """The table itself, in the version in which it was opened."""

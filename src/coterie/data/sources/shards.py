@@ -143,9 +143,8 @@ def _index_in_processes(shards: Sequence[LocalShard], label_key: str | None, loc
     if len(large) < _MIN_SHARDS or multiprocessing.current_process().daemon:
         return
     with suppress(OSError, UserError), exclusive(lock):
-        if not load_index(large[0], label_key)[
-            1
-        ]:  # too few images, or no place to save it: the same holds for the others
+        _, saved = load_index(large[0], label_key)
+        if not saved:  # too few images, or no place to save it: the same holds for the others
             return
         context, count = multiprocessing.get_context("fork"), min(_AT_ONCE, len(os.sched_getaffinity(0)))
         parts = [large[1 + number :: count] for number in range(count)]

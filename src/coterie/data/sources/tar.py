@@ -13,6 +13,7 @@ from coterie.data.sources.file_names import printable
 from coterie.data.sources.files import READ_LIMIT
 from coterie.data.sources.fingerprint import StoredFile
 from coterie.data.sources.label_values import ImageLabels, LabelNotes
+from coterie.data.sources.labels import label_at
 from coterie.data.sources.object_store import RemoteShard
 from coterie.data.sources.shard_layout import ShardLayout
 from coterie.data.sources.shards import LocalShard, load_index, open_shards
@@ -105,7 +106,7 @@ class TarShards:
 
     def label(self, index: int) -> int | None:
         """The class number of an image, or None."""
-        return None if self.labels is None or self.labels[index] < 0 else int(self.labels[index])
+        return label_at(self.labels, index)
 
     def files(self) -> tuple[bytes, ...]:
         """The path of each shard; in a store, its URL, size and version."""
@@ -162,19 +163,12 @@ class TarShards:
     def _read_labels(self, labeled: list[bool]) -> ImageLabels:
         """Labels from files beside the images, or else from folders in the shards."""
         if any(labeled):
-            return file_labels(
-                [self._texts(shard) if known else None for shard, known in enumerate(labeled)], self._counts()
-            )
+            texts = [self._index(shard).column("label") if known else None for shard, known in enumerate(labeled)]
+            return file_labels(texts, [stop - start for start, stop in pairwise(self._starts)])
         if self._label_key is not None:
             return ImageLabels(notes=LabelNotes(absent=f"no .json file in its shards has the key {self._label_key!r}"))
         names = (self._index(shard).column("name") for shard in range(len(self._shards)))
         return folder_labels(names, len(self))
-
-    def _texts(self, shard: int) -> pa.Array:
-        return self._index(shard).column("label")
-
-    def _counts(self) -> list[int]:
-        return [stop - start for start, stop in pairwise(self._starts)]
 
     def _read_local(self, where: LocalShard, shard: int, size: int, offset: int) -> bytes:
         descriptor = self._descriptors.get(shard)

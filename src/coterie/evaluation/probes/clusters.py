@@ -38,9 +38,8 @@ def cluster_figures(labels: Int[Tensor, " n"], groups: Int[Tensor, " n"]) -> dic
     Raises:
         UserError: no image, one without a label, or none with a group.
     """
-    from scipy.optimize import (
-        linear_sum_assignment,
-    )  # here, because these take a second to import and few commands need them
+    # Here, because these take a second to import and few commands need them
+    from scipy.optimize import linear_sum_assignment
     from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
     from sklearn.metrics.cluster import contingency_matrix
 

@@ -4,7 +4,7 @@ import pytest
 
 from coterie.errors import BadConfig
 from coterie.models.backbone import BackboneConfig, build_backbone
-from coterie.models.view_sizes import check_view_sizes, fitting_sizes
+from coterie.models.image_sizes import check_view_sizes, fitting_sizes
 
 
 @pytest.mark.parametrize(
