@@ -1,4 +1,4 @@
-"""Pillow's Gaussian blur, on the planes of many views at once.
+"""Pillow's Gaussian blur, on many views at once.
 
 Pillow approximates a Gaussian by three consecutive box filters along each axis, each with fractional edges (Gwosdek,
 Grewenig, Bruhn, Weickert: "Theoretical foundations of Gaussian convolution by extended box filtering", SSVM 2011). It
@@ -9,27 +9,26 @@ import math
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Float32, UInt8
 
 PASSES = 3
 _ROUND_DOWN = 3e-7  # Pillow truncates weights to 24 bits: at most radii, values halfway between two integers round down
 
-_Planes = Float[np.ndarray, "c n h w"]
+_Planes = Float32[np.ndarray, "n c h w"]
 
 
-def blur(planes: _Planes, sigmas: Float[np.ndarray, " n"], *, round_values: bool) -> None:
-    """Blur each plane of N views, in place.
+def blur(views: UInt8[np.ndarray, "n c h w"] | _Planes, sigmas: Float[np.ndarray, " n"]) -> None:
+    """Blur each channel of N views, in place.
 
     Args:
-        planes: The planes of the views.
+        views: The views; of whole numbers, the result of each filter is rounded.
         sigmas: Standard deviation for each view, in pixels, above 0; all must have the same reach (see ``box_filter``).
-        round_values: Round the result of each filter, for planes of whole numbers.
     """
     filters = [box_filter(sigma) for sigma in sigmas.tolist()]
     (reach,) = {each[0] for each in filters}
-    weight, edge = np.array([each[1:] for each in filters]).T[..., None, None]
+    weight, edge = np.array([each[1:] for each in filters]).T[..., None, None, None]
     ratio, weight = torch.from_numpy((edge / weight).astype(np.float32)), weight.astype(np.float32)
-    values = np.ascontiguousarray(planes)
+    values = views.astype(np.float32)
     far, near = np.empty_like(values), np.empty_like(values) if reach else values
     far_tensor, near_tensor = torch.from_numpy(far), torch.from_numpy(near)
     for axis in (3, 3, 3, 2, 2, 2):
@@ -41,12 +40,11 @@ def blur(planes: _Planes, sigmas: Float[np.ndarray, " n"], *, round_values: bool
             near += _add_neighbors(values, distance, axis, np.empty_like(values))
         torch.addcmul(near_tensor, far_tensor, ratio, out=far_tensor)
         far *= weight
-        if round_values:
+        if views.dtype == np.uint8:
             np.rint(far, out=values)
         else:
             np.copyto(values, far)
-    if values is not planes:
-        np.copyto(planes, values)
+    np.copyto(views, values, casting="unsafe")
 
 
 def box_filter(sigma: float) -> tuple[int, float, float]:

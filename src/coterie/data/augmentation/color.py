@@ -1,113 +1,144 @@
-"""Color operations on the planes of views, with exactly the results of Pillow.
+"""Color operations on views, with exactly the results of Pillow.
 
-A view is float32 ``[3, H, W]`` holding whole numbers from 0 to 255: numpy and torch process such planes two to four times
-as fast as Pillow its packed pixels. N views can be processed at once, as ``[3, N, H, W]`` with one factor each,
-``[N, 1, 1]``. Functions change the planes in place and leave whole numbers in them. Pillow computes in single precision
-and truncates, and so does this module: for the same factor, every pixel equals that of torchvision's function on a PIL
-image (for hue: no difference in a billion pixels).
+A view is uint8 ``[3, H, W]``; N views of one size are processed at once, as ``[N, 3, H, W]`` with one factor each.
+Functions change the views in place. Pillow computes in single precision and truncates. What becomes of a byte is a table
+of 256 entries, computed as Pillow does and then looked up: sixteen times as fast as arithmetic on four bytes a value. So
+for the same factor, every pixel equals that of torchvision's function on a PIL image (for hue: no difference in a billion
+pixels).
 """
 
 from functools import cache
 
 import numpy as np
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Float32, UInt8
+from torch import Tensor
 
-ColorPlanes = Float[np.ndarray, "3 *n h w"]
-GrayPlane = Float[np.ndarray, "*n h w"]
-HuePlane = UInt8[np.ndarray, "*n h w"]
-Factor = float | Float[np.ndarray, "*n 1 1"]
+from coterie.data.augmentation.lookup import look_up
 
-LUMA = np.array([19595, 38470, 7471], dtype=np.float32) / 65536  # .299, .587, .114 in 16 bits: sums are exact
-_EXACT = 2**24 // 255  # the sum of this many bytes is exact in single precision
-_MIDDLES = np.array([255, 170, 340], dtype=np.int16)  # twice the hue farthest from red, and of green and of blue
+ColorViews = UInt8[np.ndarray, "n 3 h w"]
+Plane = UInt8[np.ndarray, "n h w"]
+Factors = Float[np.ndarray, " n"]
+
+LUMA = (19595 / 65536, 38470 / 65536, 7471 / 65536)  # .299, .587, .114 in 16 bits: sums are exact in single precision
+_HALF = torch.tensor(0.5)
+_RED = torch.tensor(255 * 513, dtype=torch.int32)  # where red is in the table of hues
+_BYTES = np.arange(256, dtype=np.float32)
+_INVERTED = np.where(_BYTES < 128, _BYTES, 255 - _BYTES).astype(np.uint8)[None]
+_FROM_PEAK = np.abs(2 * _BYTES - np.array([[255], [170], [340]], dtype=np.float32))
+_FROM_PEAK[0] = 255 - _FROM_PEAK[0]  # red is at its fullest where the circle of hues begins and ends
+_SHARES = np.clip(_FROM_PEAK - 85, 0, 85).astype(np.uint8)  # of red, green and blue, at each hue
+_NEAR = 2.0**-16  # a sum with a byte may be rounded by half of this
 
 
-def adjust_brightness(planes: ColorPlanes, factor: Factor) -> None:
+def adjust_brightness(views: ColorViews, factors: Factors) -> None:
     """Multiply by the factor."""
-    planes *= np.asarray(factor, dtype=np.float32)
-    _clip_and_truncate(planes, factor)
+    look_up(views, _truncated(_BYTES * factors.astype(np.float32)[:, None]))
 
 
-def adjust_contrast(planes: ColorPlanes, factor: Factor) -> None:
+def adjust_contrast(views: ColorViews, factors: Factors) -> None:
     """Scale the difference from the mean gray of the view by the factor."""
-    gray = luma(planes)
-    pixels = gray.shape[-2] * gray.shape[-1]
-    total = gray.sum(axis=(-2, -1), keepdims=True, dtype=np.float32 if pixels <= _EXACT else np.float64)
-    _scale_around(planes, np.floor(total / np.float64(pixels) + 0.5).astype(np.float32), factor)
+    gray = luma(views)
+    total = gray.sum(axis=(1, 2), dtype=np.uint32)
+    mean = np.floor(total / (gray.shape[1] * gray.shape[2]) + 0.5).astype(np.float32)[:, None]
+    look_up(views, _truncated((_BYTES - mean) * factors.astype(np.float32)[:, None] + mean))
 
 
-def adjust_saturation(planes: ColorPlanes, factor: Factor) -> None:
-    """Scale the difference from the gray of each pixel by the factor."""
-    _scale_around(planes, luma(planes), factor)
+def adjust_saturation(views: ColorViews, factors: Factors) -> None:
+    """Scale the difference from the gray of each pixel by the factor.
+
+    A value is above or below the gray, by a byte; what that becomes is looked up. Added to the gray it gives what Pillow
+    gives, unless a scaled difference is so near to a whole number that Pillow's sum may be rounded to it.
+    """
+    scaled = _BYTES * factors.astype(np.float32)[:, None]
+    down, up = np.floor(scaled), np.ceil(scaled)
+    near = (np.maximum(down + _NEAR - scaled, scaled - up + _NEAR) > 0) & (down < up)
+    rounded = np.flatnonzero(near.any(axis=1))  # of one factor in a hundred
+    before = views[rounded]
+    gray = luma(views)[:, None]
+    above = np.maximum(views, gray)
+    above -= gray
+    look_up(above, np.minimum(down, 255).astype(np.uint8))
+    below = np.minimum(views, gray)
+    np.subtract(gray, below, out=below)
+    look_up(below, np.minimum(up, 255).astype(np.uint8))
+    stretched = factors.max() > 1  # smaller factors cannot leave the range
+    if stretched:
+        np.minimum(above, 255 - gray, out=above)
+    np.add(above, gray, out=views)
+    if stretched:
+        np.minimum(below, views, out=below)
+    views -= below
+    if len(rounded):
+        center = gray[rounded].astype(np.float32)
+        views[rounded] = _truncated((before - center) * factors.astype(np.float32)[rounded, None, None, None] + center)
 
 
-def solarize(planes: Float[np.ndarray, "c *n h w"]) -> None:
+def solarize(views: UInt8[np.ndarray, "n c h w"]) -> None:
     """Invert the values of 128 and above."""
-    np.copyto(planes, 255 - planes, where=planes >= 128)
+    look_up(views, _INVERTED)
 
 
-def luma(planes: ColorPlanes) -> GrayPlane:
+def luma(views: ColorViews) -> Plane:
     """The gray of each pixel, a whole number (ITU-R 601-2)."""
-    gray: GrayPlane = planes[0] * LUMA[0]
-    part = planes[1] * LUMA[1]
-    gray += part
-    np.multiply(planes[2], LUMA[2], out=part)
-    gray += part
-    gray += np.float32(0.5)
-    np.floor(gray, out=gray)
-    return gray
+    red, green, blue = torch.from_numpy(views).unbind(1)
+    gray = torch.add(_HALF, red, alpha=LUMA[0]).add_(green, alpha=LUMA[1]).add_(blue, alpha=LUMA[2])
+    plane: Plane = gray.numpy().astype(np.uint8)
+    return plane
 
 
-def adjust_hue(planes: ColorPlanes, shift: Factor) -> None:
+def adjust_hue(views: ColorViews, shifts: Factors) -> None:
     """Shift the hue, using 8 bits each for hue, saturation and value, as Pillow does.
 
-    A channel is ``value - chroma * share``, rounded. The share rises from 0 to 85 (of 85) and falls again as the hue goes
-    around; ``chroma`` is saturation times value, over 255. The result is never halfway between two whole numbers.
+    A channel is ``value - chroma * share``, rounded; ``chroma`` is saturation times value, over 255. The share falls from
+    85 (of 85) to 0 and rises again as the hue goes around. The result is never near the middle of two whole numbers.
 
     Args:
-        planes: Changed in place.
-        shift: Shift of the hue; 0.5 is half the color circle.
+        views: Changed in place.
+        shifts: Shift of the hue; 0.5 is half the color circle.
     """
-    hue = _hue(planes)
-    hue += (np.asarray(shift * 255).astype(np.int64) % 256).astype(np.uint8)  # uint8 wraps around by itself
-    value, chroma = _value_and_chroma(planes)
-    share = hue.astype(np.int16) * np.int16(2) - _MIDDLES.reshape(3, *[1] * hue.ndim)  # of green and blue, less 85
-    np.abs(share, out=share)
-    share[1:] -= np.int16(85)
-    np.subtract(np.int16(170), share[0], out=share[0])  # red is full where the circle begins and ends
-    torch.from_numpy(share).clamp_(0, 85)
-    np.copyto(planes, share)
-    planes *= chroma
-    np.subtract(value, planes, out=planes)
-    np.rint(planes, out=planes)
+    hue = _hue(views)
+    hue += (shifts * 255).astype(np.int64).astype(np.uint8)[:, None, None]  # uint8 wraps around by itself
+    shares = np.empty((3, *hue.shape), dtype=np.uint8)
+    shares[:] = hue
+    look_up(shares, _SHARES)
+    value, chroma = _value_and_chroma(views)
+    value += np.float32(0.5)
+    results = torch.from_numpy(shares).float()
+    torch.addcmul(torch.from_numpy(value), results, torch.from_numpy(chroma), value=-1, out=results)
+    np.copyto(views.swapaxes(0, 1), results.numpy(), casting="unsafe")
 
 
-def _hue(planes: ColorPlanes) -> HuePlane:
+def _hue(views: ColorViews) -> Plane:
     """The hue of each pixel, a function of red - green and green - blue: 0 is red, 85 green, 170 blue."""
-    position = planes[0] * np.float32(512)
-    part = planes[1] * np.float32(511)
-    position -= part
-    position -= planes[2]
-    position += np.float32(255 * 513)
-    positions = torch.from_numpy(position.astype(np.int32).reshape(-1))
-    hue: HuePlane = torch.index_select(torch.from_numpy(hue_table()), 0, positions).numpy().reshape(position.shape)
+    red, green, blue = torch.from_numpy(views).int().unbind(1)
+    place = torch.add(_RED, red, alpha=512).add_(green, alpha=-511).sub_(blue)
+    hue: Plane = torch.index_select(_hue_tensor(), 0, place.view(-1)).numpy().reshape(place.shape)
     return hue
 
 
-def _value_and_chroma(planes: ColorPlanes) -> tuple[GrayPlane, GrayPlane]:
+def _value_and_chroma(
+    views: ColorViews,
+) -> tuple[Float32[np.ndarray, "n h w"], Float32[np.ndarray, "n h w"]]:
     """The maximum of the three channels, and ``saturation * value / (255 * 85)`` with the saturation from 0 to 255."""
-    red, green, blue = planes
-    value, chroma = np.maximum(red, green), np.minimum(red, green)
-    np.maximum(value, blue, out=value)
-    np.minimum(chroma, blue, out=chroma)
-    np.subtract(value, chroma, out=chroma)
-    chroma /= torch.from_numpy(value).clamp(min=1).numpy()
+    red, green, blue = views[:, 0], views[:, 1], views[:, 2]
+    highest, lowest = np.maximum(red, green), np.minimum(red, green)
+    np.maximum(highest, blue, out=highest)
+    np.minimum(lowest, blue, out=lowest)
+    np.subtract(highest, lowest, out=lowest)
+    value, chroma = highest.astype(np.float32), lowest.astype(np.float32)
+    value += np.float32(1e-30)  # changes none but 0, which would divide 0
+    chroma /= value
     chroma *= np.float32(255)  # Pillow uses double precision here; no combination of bytes gives another result
     np.floor(chroma, out=chroma)
     chroma *= value
     chroma *= np.float32(1 / (255 * 85))
     return value, chroma
+
+
+@cache
+def _hue_tensor() -> UInt8[Tensor, " n"]:
+    return torch.from_numpy(hue_table())
 
 
 @cache
@@ -130,16 +161,7 @@ def hue_table() -> UInt8[np.ndarray, " n"]:
     return hues
 
 
-def _scale_around(planes: ColorPlanes, center: Float[np.ndarray, "*n _ _"], factor: Factor) -> None:
-    """``center + factor * (planes - center)``, in place."""
-    planes -= center
-    planes *= np.asarray(factor, dtype=np.float32)
-    planes += center
-    _clip_and_truncate(planes, factor)
-
-
-def _clip_and_truncate(planes: ColorPlanes, factor: Factor) -> None:
-    values = torch.from_numpy(planes)  # torch's clamp takes half the time of numpy's clip
-    if np.any(np.asarray(factor) > 1):  # smaller factors cannot leave the range
-        values.clamp_(0, 255)
-    values.floor_()
+def _truncated(values: Float32[np.ndarray, "..."]) -> UInt8[np.ndarray, "..."]:
+    """As bytes."""
+    truncated: UInt8[np.ndarray, ...] = np.minimum(np.maximum(values, 0), 255).astype(np.uint8)
+    return truncated

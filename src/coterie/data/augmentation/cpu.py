@@ -29,6 +29,7 @@ _JITTER = {
 
 Image = UInt[np.ndarray, "h w c"]
 View = UInt8[np.ndarray, "_ _ _"] | Float[np.ndarray, "_ _ _"]  # channels, size, size; lists hold several sizes
+_Block = UInt8[np.ndarray, "_ c _ _"] | Float[np.ndarray, "_ c _ _"]  # views of one size
 
 
 def augment(
@@ -206,37 +207,35 @@ def _chunks(views: Sequence[View], adjustments: _Adjustments) -> Iterator[list[i
 def _adjust_chunk(views: list[View], numbers: Sequence[int], adjustments: _Adjustments) -> None:
     """Adjust views of one size together: an operation on a small view takes less time than calling it."""
     order, factors, gray, sigma, reaches, solarize = adjustments
-    dtype = views[numbers[0]].dtype
-    planes = np.empty((len(views[numbers[0]]), len(numbers), *views[numbers[0]].shape[1:]), dtype=np.float32)
-    for place, number in enumerate(numbers):
-        planes[:, place] = views[number]
+    block = np.empty((len(numbers), *views[numbers[0]].shape), dtype=views[numbers[0]].dtype)
+    np.stack(
+        [views[number] for number in numbers], out=block
+    )  # alone it would keep the order in memory of rotated views
     for step in order.T:
         for operation in sorted(set(step.tolist()) - {_SKIPPED}):
-            for part, chosen in _selected(planes, step == operation):
-                _JITTER[operation](part, factors[chosen, operation, None, None])
+            for part, chosen in _selected(block, step == operation):
+                _JITTER[operation](part, factors[chosen, operation])
     if gray[0]:
-        planes = colors.luma(planes)[None]  # one plane is enough until the end
+        block = colors.luma(block)[:, None]  # one channel is enough until the end
     for reach in sorted(set(reaches.tolist()) - {-1}):
-        for part, chosen in _selected(planes, reaches == reach):
-            blur(part, sigma[chosen], round_values=dtype == np.uint8)
-    if solarize.any():
-        for part, _ in _selected(planes, solarize):
-            colors.solarize(part)
-    finished = planes.astype(dtype).swapaxes(0, 1)
-    for number, view in zip(numbers, finished, strict=True):
+        for part, chosen in _selected(block, reaches == reach):
+            blur(part, sigma[chosen])
+    for part, _ in _selected(block, solarize):
+        colors.solarize(part)
+    for number, view in zip(numbers, block, strict=True):
         views[number] = view.repeat(3, axis=0) if gray[0] else view
 
 
-def _selected(
-    planes: Float[np.ndarray, "c n h w"], mask: Bool[np.ndarray, " n"]
-) -> Iterator[tuple[Float[np.ndarray, "c few h w"], Int[np.ndarray, " few"]]]:
-    """Yield the planes of the selected views once, to be changed in place, and their numbers; then store the changes."""
+def _selected(block: _Block, mask: Bool[np.ndarray, " n"]) -> Iterator[tuple[_Block, Int[np.ndarray, " few"]]]:
+    """Yield the selected views once, if any, to be changed in place, and their numbers; then store the changes."""
     chosen = np.flatnonzero(mask)
+    if not len(chosen):
+        return
     adjacent = chosen[-1] - chosen[0] + 1 == len(chosen)
-    part = planes[:, chosen[0] : chosen[-1] + 1] if adjacent else planes[:, chosen]
+    part = block[chosen[0] : chosen[-1] + 1] if adjacent else block[chosen]
     yield part, chosen
     if not adjacent:
-        planes[:, chosen] = part
+        block[chosen] = part
 
 
 def normalize(

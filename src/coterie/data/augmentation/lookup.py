@@ -1,0 +1,29 @@
+"""Tables of bytes: by stringzilla (the extra ``fast``) where it is installed, forty times as fast as Python's own."""
+
+from typing import Any
+
+import numpy as np
+from jaxtyping import UInt8
+
+stringzilla: Any
+try:
+    import stringzilla
+except ImportError:
+    stringzilla = None
+
+
+def look_up(values: UInt8[np.ndarray, "n ..."], tables: UInt8[np.ndarray, "#n 256"]) -> None:
+    """Replace each byte by that of a table at its place.
+
+    Args:
+        values: Changed in place; contiguous in memory.
+        tables: What each byte becomes: a table for each n, or one for all.
+    """
+    flat, entries = memoryview(values).cast("B"), tables.tobytes()  # fails if not contiguous
+    step = len(flat) // len(tables)
+    for number in range(len(tables)):
+        table, part = entries[256 * number : 256 * (number + 1)], flat[step * number : step * (number + 1)]
+        if stringzilla is None:
+            part[:] = part.tobytes().translate(table)
+        else:
+            stringzilla.translate(part, table, inplace=True)
