@@ -21,8 +21,7 @@ Plane = UInt8[np.ndarray, "n h w"]
 Factors = Float[np.ndarray, " n"]
 
 LUMA = (19595 / 65536, 38470 / 65536, 7471 / 65536)  # .299, .587, .114 in 16 bits: sums are exact in single precision
-_HALF = torch.tensor(0.5)
-_RED = torch.tensor(255 * 513, dtype=torch.int32)  # where red is in the table of hues
+_LUMA = np.array(LUMA, dtype=np.float32)[:, None, None, None]
 _BYTES = np.arange(256, dtype=np.float32)
 _INVERTED = np.where(_BYTES < 128, _BYTES, 255 - _BYTES).astype(np.uint8)[None]
 _FROM_PEAK = np.abs(2 * _BYTES - np.array([[255], [170], [340]], dtype=np.float32))
@@ -81,10 +80,12 @@ def solarize(views: UInt8[np.ndarray, "n c h w"]) -> None:
 
 def luma(views: ColorViews) -> Plane:
     """The gray of each pixel, a whole number (ITU-R 601-2)."""
-    red, green, blue = torch.from_numpy(views).unbind(1)
-    gray = torch.add(_HALF, red, alpha=LUMA[0]).add_(green, alpha=LUMA[1]).add_(blue, alpha=LUMA[2])
-    plane: Plane = gray.numpy().astype(np.uint8)
-    return plane
+    red, green, blue = planes = _float_planes(views)
+    planes *= _LUMA
+    red += green
+    red += blue
+    red += np.float32(0.5)
+    return red.astype(np.uint8)
 
 
 def adjust_hue(views: ColorViews, shifts: Factors) -> None:
@@ -104,16 +105,20 @@ def adjust_hue(views: ColorViews, shifts: Factors) -> None:
     look_up(shares, _SHARES)
     value, chroma = _value_and_chroma(views)
     value += np.float32(0.5)
-    results = torch.from_numpy(shares).float()
-    torch.addcmul(torch.from_numpy(value), results, torch.from_numpy(chroma), value=-1, out=results)
-    np.copyto(views.swapaxes(0, 1), results.numpy(), casting="unsafe")
+    channels = shares.astype(np.float32)
+    channels *= chroma
+    np.subtract(value, channels, out=channels)
+    np.copyto(views.swapaxes(0, 1), channels, casting="unsafe")
 
 
 def _hue(views: ColorViews) -> Plane:
     """The hue of each pixel, a function of red - green and green - blue: 0 is red, 85 green, 170 blue."""
-    red, green, blue = torch.from_numpy(views).int().unbind(1)
-    place = torch.add(_RED, red, alpha=512).add_(green, alpha=-511).sub_(blue)
-    hue: Plane = torch.index_select(_hue_tensor(), 0, place.view(-1)).numpy().reshape(place.shape)
+    red, green, blue = views[:, 0], views[:, 1], views[:, 2]
+    place = np.subtract(red, green, dtype=np.int16).astype(np.int32)
+    place <<= 9
+    place += np.subtract(green, blue, dtype=np.int16)
+    place += 255 * 513
+    hue: Plane = torch.index_select(_hue_tensor(), 0, torch.from_numpy(place.reshape(-1))).numpy().reshape(place.shape)
     return hue
 
 
@@ -159,6 +164,12 @@ def hue_table() -> UInt8[np.ndarray, " n"]:
     turns = np.fmod(place.astype(np.float32).astype(np.float64) / 6 + 1, 1).astype(np.float32)
     hues: UInt8[np.ndarray, " n"] = (turns.astype(np.float64) * 255).astype(np.uint8).ravel()
     return hues
+
+
+def _float_planes(views: ColorViews) -> Float32[np.ndarray, "3 n h w"]:
+    planes = np.empty((3, *views.shape[:1], *views.shape[2:]), dtype=np.float32)
+    np.copyto(planes, views.swapaxes(0, 1))
+    return planes
 
 
 def _truncated(values: Float32[np.ndarray, "..."]) -> UInt8[np.ndarray, "..."]:

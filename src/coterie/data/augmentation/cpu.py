@@ -18,7 +18,7 @@ from coterie.data.augmentation.blur import blur, box_filter
 from coterie.data.augmentation.parameters import BRIGHTNESS, CONTRAST, HUE, SATURATION, CropBox, ViewParameters
 from coterie.data.augmentation.view_plan import ViewPlan
 
-_MAX_VALUES = 2**18  # values of the views that are augmented at once: more would exceed the processor's cache
+_MAX_VALUES = 2**20  # values of the views that are augmented at once: fewer cost more calls, more exceed the cache
 _SKIPPED = -1  # in an order of operations
 _JITTER = {
     BRIGHTNESS: colors.adjust_brightness,
