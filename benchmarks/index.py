@@ -37,7 +37,6 @@ STEPS = 400  # of a walk through an epoch
 DISTINCT = 20_000  # shards that have index files of their own
 MOST_TABLES = 1000
 REPEATS = 3
-MANY = 32  # shards that are opened for the first time
 
 
 def memory() -> np.ndarray:
@@ -195,18 +194,18 @@ def headers(folder: Path) -> dict[str, Any]:
     return found | {"again_microseconds_a_shard": (time.process_time() - began) * 1e6}
 
 
-def indexing(folder: Path) -> dict[str, Any]:
+def indexing(folder: Path, many: int) -> dict[str, Any]:
     """Opening real shards for the first time, by one process and by one for each core, in turn. Wall time."""
     from coterie.data.sources import shards as shard
     from coterie.data.sources.tar import TarShards
 
-    found: dict[str, Any] = {"shards": MANY, "one_process_seconds": [], "processes_seconds": []}
+    found: dict[str, Any] = {"shards": many, "one_process_seconds": [], "processes_seconds": []}
     worth = shard._MIN_SHARDS
     for repeat in range(REPEATS):
-        for which, least in (("one_process", MANY + 1), ("processes", worth)):
+        for which, least in (("one_process", many + 1), ("processes", worth)):
             place = folder / f"{which}-{repeat}"
             place.mkdir()
-            for number in range(MANY):
+            for number in range(many):
                 (place / f"{number:04d}.tar").hardlink_to(folder / "ustar.tar")
             shard._MIN_SHARDS = least
             began = time.perf_counter()
@@ -252,13 +251,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="What a source of very many images takes.")
     parser.add_argument("--millions", default="1,10,100,1000")
     parser.add_argument("--workers", type=int, default=8)
+    parser.add_argument("--many", type=int, default=32, help="shards that are opened for the first time")
     parser.add_argument("--out", type=Path, default=RESULTS / "index.json")
     given = parser.parse_args()
     found: dict[str, Any] = {"tar": {}, "parquet": {}, "mixing": {}}
     with tempfile.TemporaryDirectory() as folder:
         os.environ["COTERIE_CACHE"] = f"{folder}/cache"
         found["headers"] = fresh(headers, Path(folder))
-        found["indexing"] = fresh(indexing, Path(folder))
+        found["indexing"] = fresh(indexing, Path(folder), given.many)
         scales = [round(float(each) * 1e6) // SHARD for each in given.millions.split(",")]
         fresh(make_shards, Path(folder), max(scales))
         fresh(tables, Path(folder))

@@ -79,6 +79,16 @@ CONFIGURATIONS: dict[str, dict[str, Any]] = {
         "settings": ("views.crops.1.count=2",),
     },
 }
+TOY = {
+    "toy": {
+        "method": "swav",
+        "images": 256,
+        "epochs": 8,
+        "batch_size": 32,
+        "settings": ("backbone.width=0.125", "run.workers=0"),
+    }
+}
+"""A trial, not a measurement."""
 CLOCKS = {
     "wall": "on the wall",
     "cpu": "CPU time of all processes, in plan and run alike: one core was shared with other work all the time",
@@ -184,7 +194,7 @@ def flag(name: str, value: Any) -> list[str]:
 
 def compare(name: str, clock: str, folder: Path, plan: bool) -> dict[str, Any]:
     """Estimates and real figures of one configuration, and their ratios."""
-    given = dict(CONFIGURATIONS[name])
+    given = dict((CONFIGURATIONS | TOY)[name])
     images, seen = given.pop("images"), given.pop("seen", None)
     given |= {"data": str(images_of(images, folder)), "settings": (*given["settings"], *ONE_THREAD)}
     if seen is not None:
@@ -217,7 +227,7 @@ def hardware() -> dict[str, object]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description="Plans beside the runs that they foretell.")
-    parser.add_argument("--only", default=",".join(CONFIGURATIONS))
+    parser.add_argument("--only", default=",".join(CONFIGURATIONS), help="comma between; toy is a trial")
     parser.add_argument("--clock", choices=tuple(CLOCKS), default="wall")
     parser.add_argument("--out", type=Path, default=RESULTS / "plan.json")
     parser.add_argument("--plan", action="store_true", help="compare the plan too")

@@ -130,7 +130,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=60)
     parser.add_argument("--batch", type=int, default=64)
-    parser.add_argument("--output", type=Path, default=RESULTS / "progress_cpu.json")
+    parser.add_argument("--out", type=Path, default=RESULTS / "progress_cpu.json")
     options = parser.parse_args()
     on_a_terminal(80)
     calls = measure_calls()
@@ -149,7 +149,7 @@ def main() -> None:
         "callbacks_percent": round(100 * total["callbacks"] / total["step"], 4),
         "call_of_the_logger_cpu_us": calls,
     }
-    write_report(options.output, report)
+    write_report(options.out, report)
     sys.stdout.write(f"{report}\n")
 
 

@@ -82,6 +82,11 @@ def contestants(
     return found
 
 
+def wanted(name: str, options: argparse.Namespace) -> bool:
+    """Whether a contestant was asked for: by its whole name, or all are."""
+    return not options.contestants or name in options.contestants
+
+
 def joint(case: Case, batch: int, device: torch.device, precision: str) -> dict[str, Callable[[], Ours]]:
     """Our own SMoG with the batch norm that its release has, one over all resolutions."""
     if case.method != "smog" or len(case.crops) == 1:
@@ -100,7 +105,9 @@ def measured(case: Case, options: argparse.Namespace) -> dict[str, Any]:
         built |= contestants(case, batch, device, precision, options.compile, options.recompute) | joint(
             case, batch, device, precision
         )
-    ready = {name: build() for name, build in built.items()}
+    ready = {name: build() for name, build in built.items() if wanted(name, options)}
+    if not ready:
+        sys.exit(f"no such contestant; there are: {'; '.join(built)}")
     for each in ready.values():
         each.steps(again(views, options.warm_up))
     turns = {name: lambda each=each: each.steps(again(views, options.steps)) for name, each in ready.items()}
@@ -128,6 +135,8 @@ def peaks(name: str, case: Case, options: argparse.Namespace) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for precision in options.precision:
         for contestant in contestants(case, batch, device, precision, options.compile, options.recompute):
+            if not wanted(contestant, options):
+                continue
             how = "spawn" if device.type == "cuda" else "fork"  # a CUDA context does not survive a fork
             with ProcessPoolExecutor(1, get_context(how)) as fresh:
                 try:
@@ -135,7 +144,7 @@ def peaks(name: str, case: Case, options: argparse.Namespace) -> dict[str, Any]:
                 except (RuntimeError, BrokenProcessPool) as error:  # no memory left: of the device, or of the machine
                     found[contestant] = {"failed": str(error).splitlines()[0]}
             sys.stdout.write(f"  {contestant}: {found[contestant]}\n")
-        ours = found[f"coterie, {precision}"]
+        ours = found.get(f"coterie, {precision}", {})
         if "peak_mib" in ours:
             others = {other: row for other, row in found.items() if other.startswith("lightly") and "peak_mib" in row}
             ours["peak_over"] = {other: round(ours["peak_mib"] / row["peak_mib"], 3) for other, row in others.items()}
@@ -172,6 +181,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument(
         "--precision", type=lambda text: text.split(","), help="float32, bfloat16, or both, comma between"
+    )
+    parser.add_argument(
+        "--contestants", type=lambda text: text.split(";"), default=[], help="by their whole names, semicolons between"
     )
     parser.add_argument("--compile", action="store_true", help="lightly's best setting is compiled too")
     parser.add_argument("--memory", action="store_true", help="peak memory and not time")

@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import shutil
 import subprocess
 import sys
 import time
@@ -11,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from runs import RUNS, Job, Run, Where
+from prepare import project_files
+from runs import GPU_TESTS, LEASE, MORE, RUNS, Job, Run, Where
 
 from coterie.config.facts import Facts
 from coterie.config.overrides import parse_override, set_path
@@ -51,7 +54,11 @@ def numbers(report: Any) -> Iterator[float]:
         yield report
 
 
-@pytest.mark.parametrize("wanted", RUNS, ids=lambda each: each.name)
+@pytest.mark.parametrize(
+    "wanted",
+    [*LEASE, *(pytest.param(each, marks=pytest.mark.slow) for each in MORE)],
+    ids=lambda each: each.name,
+)
 def test_every_run_at_toy_size(wanted: Run, toy: Path, tmp_path: Path):
     jobs = [job for job in wanted.jobs(where(toy, tmp_path)) if HAS_LIGHTLY or not job.lightly]
     if not jobs:
@@ -87,30 +94,88 @@ def test_names_are_unique_and_the_list_of_what_is_owed_is_this_one(toy: Path, tm
     jobs = [job.name for each in RUNS for job in each.jobs(Where(toy, tmp_path, "cuda", toy=False))]
     assert len(set(jobs)) == len(jobs)
     owed = (BENCHMARKS / "gpu.md").read_text()
-    listed = [line.split("|")[2].strip(" `") for line in owed.splitlines() if line.startswith("| ") and "| `" in line]
+    listed = [line.split("|")[1].strip(" `") for line in owed.splitlines() if line.startswith("| ") and "| `" in line]
     assert listed == [each.name for each in RUNS]
 
 
-def test_the_driver_stops_a_job_says_so_and_goes_on(toy: Path, tmp_path: Path):
-    def driver(minutes: float) -> tuple[int, str]:
-        call = [sys.executable, str(BENCHMARKS / "gpu" / "run.py"), "grouping", "--toy", "--work", str(tmp_path)]
-        ended = subprocess.run(
-            [*call, "--minutes", str(minutes)],
-            env=os.environ | variables(toy),
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        return ended.returncode, ended.stdout + ended.stderr
+def driver(tree: Path, toy: Path, *more: str) -> tuple[int, str]:
+    """What ``run.py`` in a working tree ends with, and says."""
+    ended = subprocess.run(
+        [sys.executable, "benchmarks/gpu/run.py", "--toy", *more],
+        cwd=tree, env=os.environ | variables(toy), capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    return ended.returncode, ended.stdout + ended.stderr
 
-    status, said = driver(0.01)  # torch alone takes longer to import
-    assert (status, "grouping: unfinished" in said) == (3, True), said
-    assert not (tmp_path / "results" / "grouping.json").exists()
-    status, said = driver(5)
+
+def test_a_call_ends_in_time_and_the_next_one_does_what_is_left(toy: Path, tmp_path: Path):
+    tree, results = BENCHMARKS.parent, tmp_path / "gpu.json"
+    call = ("grouping", "--carried", str(toy), "--work", str(tmp_path / "work"), "--out", str(results))
+    status, said = driver(tree, toy, *call, "--minutes", "0.1")  # what a job may need to save and leave is not there
+    assert (status, "grouping: left for the next call: 0.01 minutes, of 0.0" in said) == (3, True), said
+    assert not results.exists()
+    status, said = driver(
+        tree, toy, *call, "--minutes", "0.38"
+    )  # torch takes longer to import than the three seconds left
+    assert (status, "grouping: stopped" in said) == (3, True), said
+    assert list(json.loads(results.read_text())["without_result"]) == ["grouping"]
+    status, said = driver(tree, toy, *call, "--minutes", "5", "--copy", str(tmp_path / "copy"))
     assert (status, "grouping: done" in said) == (0, True), said
-    assert "smog" in json.loads((tmp_path / "results" / "grouping.json").read_text())["methods"]
-    status, said = driver(0)
+    found = json.loads(results.read_text())
+    assert "smog" in found["results"]["grouping"]["methods"]
+    assert found["without_result"] == {}
+    assert json.loads((tmp_path / "copy" / "gpu.json").read_text()) == found
+    status, said = driver(tree, toy, *call, "--work", str(tmp_path / "new"), "--minutes", "0")  # another machine
     assert (status, "grouping: there" in said) == (0, True), said
+
+
+@pytest.mark.slow
+def test_the_one_command_from_a_folder_as_on_the_device(toy: Path, tmp_path: Path):
+    tree, results = tmp_path / "tree", tmp_path / "copy" / "gpu.json"
+    for path in project_files():
+        if path.is_file():
+            (tree / path.relative_to(BENCHMARKS.parent)).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(path, tree / path.relative_to(BENCHMARKS.parent))
+    prepare = (str(BENCHMARKS / "gpu" / "prepare.py"), "--without-wheels", "--out", str(tree / ".carry"))
+    status, said = run((*prepare, "--most", "1"), tmp_path / "log", variables(toy))
+    assert (status, "together more than 1 MiB" in said) == (1, True), said
+    status, said = run(prepare, tmp_path / "log", variables(toy))
+    assert status == 0, said
+    call = ("--carried", ".carry", "--copy", str(results.parent))
+    nowhere = tmp_path / "nothing"  # what the jobs read is in the folder that was carried
+    status, said = driver(tree, nowhere, *call, "--minutes", "0.6")
+    assert status == 3, said
+    some = list(json.loads(results.read_text())["results"])
+    jobs = [job.name for each in LEASE for job in each.jobs(where(toy, tmp_path)) if HAS_LIGHTLY or not job.lightly]
+    assert 0 < len(some) < len(jobs)
+    assert some == jobs[: len(some)]
+    status, said = driver(tree, nowhere, *call, "--minutes", "9")
+    assert status == 0, said
+    assert all(f"{name}: there" in said for name in some), said
+    found = json.loads(results.read_text())
+    assert list(found["results"]) == jobs
+    assert found["without_result"] == {}
+    assert found == json.loads((tree / "build" / "gpu_toy" / "gpu.json").read_text())
+    for report in found["results"].values():
+        assert sum(number > 0 for number in numbers(report)) >= 2, report
+
+
+def test_the_files_with_tests_for_a_gpu_are_named():
+    root = BENCHMARKS.parent
+    marked = {
+        str(path.relative_to(root))
+        for path in (root / "tests").rglob("test_*.py")
+        if re.search(r"^(@|pytestmark = \[?\s*)pytest\.mark\.gpu", path.read_text(), re.MULTILINE)
+    }
+    assert marked == set(GPU_TESTS)
+
+
+def test_jobs_of_a_lease_are_short_and_the_page_states_their_minutes(toy: Path, tmp_path: Path):
+    owed = [line.split("|") for line in (BENCHMARKS / "gpu.md").read_text().splitlines()]
+    stated = {row[1].strip(" `"): row[2].strip() for row in owed if len(row) == 7}
+    for each in LEASE:
+        minutes = [job.minutes for job in each.jobs(Where(toy, tmp_path, "cuda", toy=False))]
+        assert max(minutes) <= 3
+        assert stated[each.name] == f"{sum(minutes):.1f}"
 
 
 def cifar(toy: Path, work: Path, contestant: str, *more: str) -> tuple[str, ...]:

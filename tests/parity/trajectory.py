@@ -35,16 +35,21 @@ PUBLISHED_ROUNDS = 10
 VIEWS = ("family_a_large", "family_a_small", "family_b_large", "family_b_small", "views_large", "views_small")
 
 
-def run(file: Golden, dtype: torch.dtype = torch.float64, arrays: dict[str, Tensor] | None = None) -> Trace:
+def run(
+    file: Golden,
+    dtype: torch.dtype = torch.float64,
+    arrays: dict[str, Tensor] | None = None,
+    device: torch.device | None = None,
+) -> Trace:
     """Train as the file describes, from its arrays or from these in their place, and record every step."""
     meta, arrays = file.meta, file.tensors() if arrays is None else arrays
     check_sizes(meta, arrays)
-    student, objective = parts_of(meta, arrays, dtype)
+    student, objective = (part.to(device) for part in parts_of(meta, arrays, dtype))
     optimizer = torch.optim.SGD(student.parameters(), lr=0.0, **sgd_settings(meta))
     trace = record(student, objective, optimizer, meta["batch"])
 
     def starts_of_the_file(rows: int, count: int, seed: int, step: int, head: int) -> Tensor:
-        return arrays[f"kmeans_starts{head}"][step // meta["steps_per_epoch"]]
+        return arrays[f"kmeans_starts{head}"][step // meta["steps_per_epoch"]].to(device)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(coterie.grouping.objective, "random_starts", starts_of_the_file)
@@ -54,10 +59,10 @@ def run(file: Golden, dtype: torch.dtype = torch.float64, arrays: dict[str, Tens
         fit(
             student,
             objective,
-            batches(arrays, meta, dtype),
+            moved(batches(arrays, meta, dtype), device),
             optimizer,
             lambda progress: arrays["lr"][progress.step].item(),
-            fill_batches=lambda: first_pass(arrays, meta, dtype),
+            fill_batches=lambda: moved(first_pass(arrays, meta, dtype), device),
             on_step_end=[trace.after_step],
         )
     return trace
@@ -104,6 +109,12 @@ def first_pass(arrays: dict[str, Tensor], meta: dict, dtype: torch.dtype) -> Ite
     for step, index in enumerate(arrays["init_index"]):
         views = {v: arrays["init_views_large"][step][slot].to(dtype) for slot, v in enumerate(grouped)}
         yield Progress(step, meta["steps_per_epoch"], len(arrays["index"])), Batch(index, views)
+
+
+def moved(shown: Iterator[tuple[Progress, Batch]], device: torch.device | None) -> Iterator[tuple[Progress, Batch]]:
+    """The same on a device."""
+    for progress, batch in shown:
+        yield progress, Batch(batch.index.to(device), {v: view.to(device) for v, view in batch.views.items()})
 
 
 @dataclass(frozen=True)
