@@ -191,7 +191,7 @@ def select(run: Path, /, *, by: Literal["label_free", "knn"] = "label_free", out
     by
         label_free, or knn: the accuracy of the run's own probe.
     out
-        A file to copy its weights to. [default: none]
+        A file to copy its weights to, in bfloat16 as a run keeps them. [default: none]
     """
     with importing():
         from coterie import api
