@@ -271,7 +271,7 @@ def select(
     Args:
         run: a run's folder.
         by: ``label_free``, or ``knn``: the accuracy of the run's own probe.
-        out: a file to copy its weights to.
+        out: a file to copy its weights to, in bfloat16 as a run keeps them.
 
     Raises:
         UserError: the run has no snapshots with metrics.

@@ -1,6 +1,7 @@
 import json
 import os
 import resource
+from dataclasses import replace
 
 import pytest
 import safetensors
@@ -63,6 +64,20 @@ def test_running_averages_of_tokens_come_back(tmp_path):
     assert torch.equal(again(images), network(images))
     with pytest.raises(UserError, match=r"norm2.*check backbone\.name.*mlp_norm"):
         build_backbone(BackboneConfig(config.name, weights=str(tmp_path)), 32)
+
+
+def test_a_file_in_half_precision_has_half_the_size_and_loads_everywhere(tmp_path):
+    path, whole = tmp_path / "half.safetensors", tmp_path / "model.safetensors"
+    network = build_backbone(TINY, 32)
+    network(torch.randn(2, 3, 32, 32))  # in training mode, which updates the running statistics
+    for file, half in ((path, True), (whole, False)):
+        save_backbone(file, network, TINY, 32, MEAN, STD, half=half)
+    assert 0.5 < path.stat().st_size / whole.stat().st_size < 0.6
+    network.load_state_dict({name: each.bfloat16() for name, each in network.named_parameters()}, strict=False)
+    images, again = torch.randn(2, 3, 32, 32), replace(TINY, weights=str(path))
+    for loaded in (load_backbone(path), load_backbone(path, into=build_backbone(TINY, 32)), build_backbone(again, 32)):
+        assert {each.dtype for each in loaded.parameters()} == {torch.float32}
+        assert torch.equal(loaded.eval()(images), network.eval()(images))
 
 
 @pytest.mark.parametrize("name", ["resnet18", "vit_tiny_patch16_224", "swin_tiny_patch4_window7_224", "convnext_atto"])

@@ -19,7 +19,7 @@ from coterie.errors import BadRun, UserError
 from coterie.exporting.backbone_file import load_backbone
 from coterie.grouping.loss import cosine_scores
 from coterie.logger import NullLogger
-from coterie.reporting.run_report import gallery_groups, report_run, rewrite_report, sample_size
+from coterie.reporting.run_report import gallery_groups, report_images, report_run, rewrite_report
 from coterie.training import checkpoint_io
 from coterie.training.build import build_student
 from coterie.training.environment import environment
@@ -230,11 +230,17 @@ def test_where_the_batch_was_the_groups_there_is_no_gallery_of_groups(run: Path,
     assert "groups contain" not in page
 
 
-def test_fewer_large_images_are_embedded_on_a_cpu() -> None:
-    assert sample_size(50_000, 32, "cpu") == sample_size(50_000, 224, "cuda") == 2000
-    assert sample_size(300, 32, "cpu") == 300
-    assert sample_size(50_000, 224, "cpu") == 512
-    assert 512 < sample_size(50_000, 96, "cpu") < 2000
+def test_fewer_images_are_embedded_for_a_short_run_and_fewer_large_ones_on_a_cpu(run: Path) -> None:
+    short = from_dict(read_toml(run / "config.toml"))
+
+    def number(size: int, device: str, images: int = 50_000, epochs: int = 100) -> int:
+        config = replace(short, epochs=epochs, views=replace(short.views, image_size=size))
+        return report_images(config, images, device)
+
+    assert number(16, "cpu") == number(224, "cuda", epochs=10_000) == 2000
+    assert number(16, "cpu", images=300) == 300
+    assert number(224, "cpu", epochs=10_000) == number(16, "cpu", images=600, epochs=1) == 512
+    assert 512 < number(96, "cpu", epochs=10_000) < 2000
 
 
 def test_the_environment_is_told() -> None:

@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
+from coterie.cli.importing import importing
 from coterie.cli.leaving import kept_of_run
 from coterie.cli.parsing import (
     EmbedFlags,
@@ -32,8 +33,9 @@ from coterie.signals import if_stopped
 def plan(method: Method = None, /, *data: Images, options: RunFlags = None) -> None:
     """Print what pretrain would train, why each automatic value, how long it takes and how much memory; train nothing."""
     refuse_unknown_method(method, options)
-    from coterie import api
-    from coterie.display.terminal import Terminal
+    with importing():
+        from coterie import api
+        from coterie.display.terminal import Terminal
 
     with closing(Terminal()) as terminal:
         found = api.plan(method, data, logger=terminal, **(options or {}))
@@ -49,8 +51,9 @@ def profile(method: Method = None, /, *data: Images, options: RunFlags = None, s
         Seconds of steps; warm-up and the rest take some more.
     """
     refuse_unknown_method(method, options)
-    from coterie import api
-    from coterie.display.terminal import Terminal
+    with importing():
+        from coterie import api
+        from coterie.display.terminal import Terminal
 
     with closing(Terminal()) as terminal:
         found = api.profile(method, data, seconds=seconds, logger=terminal, **(options or {}))
@@ -88,8 +91,9 @@ def pretrain(
     """
     refuse_unknown_method(method, options)
     with if_stopped(partial(kept_of_run, out)):
-        from coterie import api
-        from coterie.display.terminal import Terminal
+        with importing():
+            from coterie import api
+            from coterie.display.terminal import Terminal
 
         with closing(Terminal()) as terminal:
             folder = api.pretrain(
@@ -132,8 +136,9 @@ def evaluate(
     details
         Print every metric: each k and temperature of kNN, top 5, mean per class.
     """
-    from coterie import api
-    from coterie.display.terminal import Terminal
+    with importing():
+        from coterie import api
+        from coterie.display.terminal import Terminal
 
     with closing(Terminal()) as terminal:
         names, opened = comma_separated(probes), options or {}
@@ -165,8 +170,9 @@ def transfer(
     details
         Print every metric.
     """
-    from coterie import api
-    from coterie.display.terminal import Terminal
+    with importing():
+        from coterie import api
+        from coterie.display.terminal import Terminal
 
     named = dict(named_set(each) for each in sets)
     with closing(Terminal()) as terminal:
@@ -185,9 +191,10 @@ def select(run: Path, /, *, by: Literal["label_free", "knn"] = "label_free", out
     by
         label_free, or knn: the accuracy of the run's own probe.
     out
-        A file to copy its weights to. [default: none]
+        A file to copy its weights to, in bfloat16 as a run keeps them. [default: none]
     """
-    from coterie import api
+    with importing():
+        from coterie import api
 
     show(str(api.select(run, by=by, out=out)))
 
@@ -202,7 +209,8 @@ def compare(*runs: Path, out: Path | None = None) -> None:
     out
         An HTML file: the table, and one chart per metric with the curves of all runs. [default: none]
     """
-    from coterie import api
+    with importing():
+        from coterie import api
 
     show(str(api.compare(runs, out=out)))
 
@@ -219,8 +227,9 @@ def report(run: Path, /, *, images: Sources = (), device: str = "auto") -> None:
     device
         One of auto (CUDA if there is a usable GPU), cpu, cuda, cuda:N.
     """
-    from coterie import api
-    from coterie.display.terminal import Terminal
+    with importing():
+        from coterie import api
+        from coterie.display.terminal import Terminal
 
     with closing(Terminal()) as terminal:
         page = api.report(run, images=images, device=device, logger=terminal)
@@ -254,8 +263,9 @@ def embed(
     actors
         At most so many Ray actors; 0: one per GPU, or without GPUs one for every two cores.
     """
-    from coterie import api
-    from coterie.display.terminal import Terminal
+    with importing():
+        from coterie import api
+        from coterie.display.terminal import Terminal
 
     with closing(Terminal()) as terminal:
         written = api.embed(
@@ -274,8 +284,9 @@ def demo(*, out: Annotated[Path, Parameter(name="--out")] = Path("demo"), seed: 
     seed
         Seed for weights, data order and augmentation.
     """
-    from coterie.cli.demo import demo as run_demo
-    from coterie.display.terminal import Terminal
+    with importing():
+        from coterie.cli.demo import demo as run_demo
+        from coterie.display.terminal import Terminal
 
     with closing(Terminal()) as terminal:
         lines = run_demo(out, seed=seed, logger=terminal)

@@ -12,47 +12,46 @@ from coterie.config.schema import PretrainConfig, ProbeConfig
 from coterie.data.sources.source import ImageSource, Subset, sample_indices
 from coterie.embedding.embed import Embeddings, embed_source
 from coterie.errors import NoImages
-from coterie.evaluation.augmented_views import VIEWS_PER_IMAGE, embed_views
+from coterie.evaluation.augmented_views import embed_views
 from coterie.evaluation.label_free import label_free
 from coterie.evaluation.labeled_data import LabeledPair
 from coterie.evaluation.low_rank import low_rank_warning
 from coterie.evaluation.model_selection import plateau_reason
 from coterie.evaluation.probes.embedding_probes import probe_embeddings
+from coterie.evaluation.sample_size import Sample, sample_so_far
 from coterie.exporting.backbone_file import load_backbone, save_backbone
 from coterie.logger import ProgressOnly
-from coterie.models.own_backbone import OwnBackbone
 from coterie.training.callback import Callback, RunContext
 from coterie.training.run_folder import read_log
 from coterie.training.student import Student, predict_groups, preprocessing_of
 from coterie.types import Progress
 
-SAMPLED_IMAGES = 1000
-"""Label-free metrics are measured on so many images at most: a random sample, the same at each snapshot."""
-
 
 class LabelFreeCallback(Callback):
     """Measures label-free metrics ``run.snapshots`` times, evenly, at the ends of epochs, and keeps the weights beside them.
 
-    Each time it writes ``snapshots/epoch-NNNN.safetensors``, the backbone's weights, and a line of the log with the metrics of
-    :func:`coterie.evaluation.label_free.label_free`. With ``run.early_stop`` it ends a run whose metrics have reached a
-    plateau. It warns once if the features vary along a handful of directions only (:mod:`coterie.evaluation.low_rank`). It
-    changes nothing that is learned, and is a pure function of the weights: what a resumed run measures is what an
-    uninterrupted one would have measured.
+    Each time it writes ``snapshots/epoch-NNNN.safetensors``, the backbone's weights in bfloat16, and a line of the log with the
+    metrics of :func:`coterie.evaluation.label_free.label_free`, which are those of these weights. With ``run.early_stop`` it
+    ends a run whose metrics have reached a plateau. It warns once if the features vary along a handful of directions only
+    (:mod:`coterie.evaluation.low_rank`). It changes nothing that is learned, and is a pure function of the weights: what a
+    resumed run measures is what an uninterrupted one would have measured.
     """
 
     name = "label_free"
 
     def __init__(self, config: PretrainConfig, source: ImageSource, runtime: Runtime) -> None:
-        """Measure a run of these settings, on a random sample of its images."""
-        self.config, self.runtime = config, runtime
+        """Measure a run of these settings, on a random sample of its images (:mod:`coterie.evaluation.sample_size`)."""
+        self.config, self.source, self.runtime = config, source, runtime
         self.keeps_ended = config.run.early_stop
-        self.sample = Subset(source, sample_indices(SAMPLED_IMAGES, source))
+        self.size, self.sample = Sample(0, 0), source
         self._run: RunContext | None = None
         self._earlier: tuple[str, Tensor] | None = None
 
     def on_start(self, run: RunContext) -> None:
-        """Remember where to write, and show progress in place of the steps."""
+        """Choose the sample, remember where to write, and show progress in place of the steps."""
         self._run, self.runtime = run, replace(self.runtime, logger=ProgressOnly(run.logger))
+        self.size = sample_so_far(read_log(run.folder), self.config, len(self.source))
+        self.sample = Subset(self.source, sample_indices(self.size.images, self.source))
 
     def is_due(self, progress: Progress) -> bool:
         """Whether this step ends an epoch that gets a snapshot, or the run."""
@@ -61,18 +60,20 @@ class LabelFreeCallback(Callback):
         return progress.step_in_epoch + 1 == progress.steps_per_epoch and self._has_snapshot(progress.epoch + 1)
 
     def on_due(self, student: Student, progress: Progress) -> None:
-        """Measure, and keep the weights."""
+        """Keep the weights, and measure what was kept."""
         assert self._run is not None
         run, snapshot, log = self._run, snapshot_name(progress.epoch + 1), read_log(self._run.folder)
+        look, backbone, file = preprocessing_of(self.config), student.encoder.backbone, run.folder / snapshot
+        save_backbone(file, backbone, self.config.backbone, look.size, look.mean, look.std, half=True)
         try:
             metrics = self._metrics(student, progress.epoch + 1, snapshot, log)
         except NoImages:  # not one image of the sample can be decoded
-            return
+            metrics = None
         if metrics is None:
+            file.unlink()
             return
-        look, backbone = preprocessing_of(self.config), student.encoder.backbone
-        save_backbone(run.folder / snapshot, backbone, self.config.backbone, look.size, look.mean, look.std)
-        record: dict[str, Any] = {"label_free": metrics, "snapshot": snapshot}
+        sampled = [self.size.images, self.size.views]
+        record: dict[str, Any] = {"label_free": metrics, "snapshot": snapshot, "sampled": sampled}
         log.append({"step": progress.step, "epoch": progress.epoch} | record)
         width, images = self._earlier[1].shape[::-1] if self._earlier is not None else (0, 0)
         warning = low_rank_warning(log, width, images, last=progress.step + 1 == progress.total_steps)
@@ -92,10 +93,11 @@ class LabelFreeCallback(Callback):
         self, student: Student, done: int, snapshot: str, log: Sequence[Mapping[str, Any]]
     ) -> dict[str, float] | None:
         """None where embeddings are not finite: the monitor warns of that."""
-        found = self._embed(student.encoder.backbone)
-        predict = predict_groups(student, self.config.temperature)
+        network = self._load(snapshot, student)
+        found, plan, seed = self._embed(network), self.config.views, self.config.seed
+        predict = predict_groups(student, self.config.temperature, network)
         views, groups, _ = embed_views(
-            predict, self.sample, found.index, self.config.views, self.config.seed, runtime=self.runtime
+            predict, self.sample, found.index, plan, seed, count=self.size.views, runtime=self.runtime
         )
         if not (found.rows.isfinite().all() and views.isfinite().all()):
             return None
@@ -116,12 +118,12 @@ class LabelFreeCallback(Callback):
         name = str(earlier[-1]["snapshot"])
         if self._earlier is not None and self._earlier[0] == name:
             return self._earlier[1]
-        file = self._run.folder / name
-        if not file.exists():
-            return None
-        backbone = student.encoder.backbone
-        own = copy.deepcopy(backbone) if isinstance(backbone, OwnBackbone) else None
-        return self._embed(load_backbone(file, into=own).to(self.runtime.device)).rows
+        return self._embed(self._load(name, student)).rows if (self._run.folder / name).exists() else None
+
+    def _load(self, snapshot: str, student: Student) -> nn.Module:
+        """The network of a snapshot, which is that of the run but for the rounding of its weights."""
+        assert self._run is not None
+        return load_backbone(self._run.folder / snapshot, into=copy.deepcopy(student.encoder.backbone))
 
     def _embed(self, network: nn.Module) -> Embeddings:
         return _embed(network, self.sample, self.config, self.runtime)
@@ -157,11 +159,6 @@ class ProbeCallback(Callback):
         )
         names, seed = self.probe.probes, self.config.seed
         self._run.log(probe_embeddings(names, train, test, seed=seed, runtime=self.runtime))
-
-
-def label_free_images(config: PretrainConfig, images: int) -> int:
-    """How many images, views among them, the label-free metrics of a run embed in all; for estimates of its time."""
-    return min(SAMPLED_IMAGES, images) * (1 + VIEWS_PER_IMAGE) * min(config.run.snapshots, config.epochs)
 
 
 def snapshot_name(epochs: int) -> str:

@@ -20,6 +20,7 @@ from coterie.paths import expand, run_folder
 from coterie.version import __version__
 
 WEIGHTS = "model.safetensors"
+_HALF_BYTES = 2
 
 
 @final
@@ -56,6 +57,7 @@ def save_backbone(
     *,
     whose: Literal["student", "teacher"] = "student",
     extra: Mapping[str, str] | None = None,
+    half: bool = False,
 ) -> None:
     """Write a backbone to a file, atomically and with the mode that the umask gives.
 
@@ -72,6 +74,7 @@ def save_backbone(
         std: standard deviation of each channel.
         whose: student or teacher, whose weights these are.
         extra: further metadata.
+        half: store the parameters of the network in bfloat16; its buffers, such as running statistics, stay as they are.
 
     Raises:
         UserError: the file cannot be written; the previous contents of ``path`` stay intact.
@@ -83,8 +86,12 @@ def save_backbone(
         arguments = timm_arguments(config, image_size)
         metadata["timm"] = json.dumps({"name": config.name, "arguments": arguments})
     prefix = "network." if config.name.startswith(OWN) else ""  # the user's module has its own names in the file
+    network = backbone if isinstance(backbone, nn.Module) else None
+    halved = {name for name, _ in network.named_parameters(remove_duplicate=False)} if half and network else set()
     tensors = {
-        name.removeprefix(prefix): value.detach().cpu().clone(memory_format=torch.contiguous_format)
+        name.removeprefix(prefix): (value.detach().bfloat16() if name in halved else value.detach())
+        .cpu()
+        .clone(memory_format=torch.contiguous_format)
         for name, value in (backbone.state_dict() if isinstance(backbone, nn.Module) else backbone).items()
     }
     with writing(path) as part:
@@ -243,7 +250,8 @@ def _refuse_too_small_a_file(description: WeightsDescription, file: Path) -> Non
             network = build_backbone(description.backbone, description.image_size)
     except (BadConfig, NotImplementedError):  # some layers need real numbers; whether it can be built shows later
         return
-    if sum(each.numel() * each.element_size() for each in network.state_dict().values()) > file.stat().st_size:
+    least = (each.numel() * min(each.element_size(), _HALF_BYTES) for each in network.state_dict().values())
+    if sum(least) > file.stat().st_size:
         raise UserError(f"the weights in {file} are damaged: there are fewer than {description.backbone.name} has")
 
 

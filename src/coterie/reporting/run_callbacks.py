@@ -3,8 +3,9 @@
 from coterie.config.from_options import Resolved
 from coterie.config.hardware import Runtime
 from coterie.config.schema import PretrainConfig
-from coterie.evaluation.callbacks import LabelFreeCallback, ProbeCallback, label_free_images
+from coterie.evaluation.callbacks import LabelFreeCallback, ProbeCallback
 from coterie.evaluation.given_sets import GivenSets, probe_pair
+from coterie.evaluation.sample_size import label_free_images
 from coterie.reporting.callback import ReportCallback
 from coterie.reporting.run_report import report_images
 from coterie.training.callback import Callback

@@ -17,8 +17,8 @@ from coterie.data.sources.own_data import GivenData
 from coterie.data.sources.source import ImageSource, Subset, labels, sample_indices
 from coterie.embedding.embed import Embeddings, embed_source
 from coterie.errors import NoImages, UserError
-from coterie.evaluation.callbacks import SAMPLED_IMAGES
 from coterie.evaluation.low_rank import low_rank_warning
+from coterie.evaluation.sample_size import REPORT_SHARE, forward_pixels, sample_so_far
 from coterie.formatting import first_few
 from coterie.paths import expand
 from coterie.reporting.baselines import beside_tables, latest_bars
@@ -34,9 +34,8 @@ from coterie.training.loaded_run import load_run
 from coterie.training.run_folder import Records, read_records
 from coterie.training.student import Student, assigned_groups, preprocessing_of
 
-SAMPLED = MAX_MAP_POINTS
-"""Number of images that are embedded for the page, unless embeddings are given; fewer of large images (:func:`sample_size`)."""
 FEWEST_SAMPLED = 512
+"""Number of images that are embedded for the page even of a short run, unless embeddings are given."""
 WHOLE_SIZE = 64  # pixels; of larger images, fewer are embedded on a CPU, in proportion to their area
 
 
@@ -69,7 +68,7 @@ def report_run(
     facts, pictures = records.facts, None
     images = facts["images"] if isinstance(facts.get("images"), int) else len(source)
     if embeddings is None:
-        embeddings = _embed_sample(source, network, preprocessing, runtime)
+        embeddings = _embed_sample(source, config, network, preprocessing, runtime)
     if embeddings is not None:
         assign = partial(gallery_groups, student) if student is not None else None
         pictures = report_pictures(embeddings, source, preprocessing, assign)
@@ -127,7 +126,7 @@ def rewrite_report(
         runtime.logger.warning(line)
     network, look = student.encoder.backbone, saved.preprocessing
     if embeddings is None:
-        embeddings = _embed_sample(source, network, look, runtime)
+        embeddings = _embed_sample(source, config, network, look, runtime)
         if embeddings is None:
             raise not_found(folder, f"none of a sample of {len(source)} can be read")
     kept = {"student": student, "embeddings": embeddings, "remarks": remarks}
@@ -135,17 +134,20 @@ def rewrite_report(
     return folder / "report.html"
 
 
-def report_images(config: PretrainConfig, images: int, device: torch.device) -> int:
-    """How many images the report of a run embeds; for estimates of its time."""
-    return sample_size(images, preprocessing_of(config).size, device)
+def report_images(config: PretrainConfig, images: int, device: torch.device | str) -> int:
+    """How many images are embedded for the page of a run: ``REPORT_SHARE`` of what its training computes, from 512 to 2,000.
 
-
-def sample_size(images: int, size: int, device: torch.device | str) -> int:
-    """How many images of a source are embedded for the page; on a CPU, where embedding is slow, fewer large ones."""
-    most = SAMPLED
-    if torch.device(device).type == "cpu" and size > WHOLE_SIZE:
-        most = max(FEWEST_SAMPLED, round(SAMPLED * (WHOLE_SIZE / size) ** 2))
-    return min(most, images)
+    Args:
+        config: settings of the run.
+        images: number of images in its source.
+        device: where they are embedded; on a CPU, where that is slow, fewer large ones.
+    """
+    size = preprocessing_of(config).size
+    most = float(MAX_MAP_POINTS)
+    if torch.device(device).type == "cpu":
+        most *= min(1.0, (WHOLE_SIZE / size) ** 2)
+    affordable = REPORT_SHARE * forward_pixels(config, images) / size**2
+    return min(max(FEWEST_SAMPLED, round(min(most, affordable))), images)
 
 
 def gallery_groups(student: Student, rows: Tensor) -> GroupAssignment | None:
@@ -158,13 +160,13 @@ def gallery_groups(student: Student, rows: Tensor) -> GroupAssignment | None:
 
 def _embed_sample(
     source: ImageSource,
+    config: PretrainConfig,
     network: nn.Module,
     preprocessing: Preprocessing,
     runtime: Runtime,
 ) -> Embeddings | None:
     """Embed a random sample of the source; None if none of them can be decoded."""
-    count = sample_size(len(source), preprocessing.size, runtime.device)
-    positions = sample_indices(count, source)
+    positions = sample_indices(report_images(config, len(source), runtime.device), source)
     sample = Subset(source, positions, labels(source)[positions], source.classes)
     training = network.training
     try:
@@ -181,7 +183,7 @@ def _judge(
 ) -> tuple[Verdict, tuple[str, ...]]:
     """What the page says first, and the warnings that the log lacks."""
     width = embeddings.rows.shape[1] if embeddings is not None else 0
-    measured = min(images, SAMPLED_IMAGES)
+    measured = sample_so_far(records.log, config, images).images
     unlogged = _unlogged_low_rank(config, records.log, width, measured)
     found = verdict(
         records.log,

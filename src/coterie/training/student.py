@@ -37,23 +37,25 @@ class Student(nn.Module):
         return h, z, p
 
 
-def predict_groups(student: Student, temperature: float) -> GroupPrediction:
+def predict_groups(student: Student, temperature: float, backbone: nn.Module | None = None) -> GroupPrediction:
     """Create a function from images ``[B, C, H, W]`` to embeddings, groups and probabilities.
 
     Args:
         student: the trained student.
         temperature: tau of the softmax.
+        backbone: in place of the student's, if it is given.
 
     Returns:
         A function that returns the backbone's embedding ``[B, F]``, the group ``[B]`` of the first head whose center is
         nearest to the projected image, and its probability ``[B]`` in ``softmax(z . centers / temperature)``; -1 and 0 where
         the method has no lasting groups.
     """
+    network = student.encoder.backbone if backbone is None else backbone
     if student.groups is None:
-        return without_groups(student.encoder.backbone)
+        return without_groups(network)
 
     def predict(images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        features = student.encoder.backbone(images)
+        features = network(images)
         assert student.groups is not None
         logits = cosine_scores(student.encoder.project(features), student.groups.centers()[0]) / temperature
         probability, group = logits.softmax(dim=1).max(dim=1)

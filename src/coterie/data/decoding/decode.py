@@ -5,10 +5,22 @@ import logging
 import re
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, JpegImagePlugin, UnidentifiedImageError
+from PIL import (
+    BmpImagePlugin,  # noqa: F401 -- importing a format is what makes Pillow read it
+    GifImagePlugin,  # noqa: F401
+    Image,
+    Jpeg2KImagePlugin,  # noqa: F401
+    JpegImagePlugin,
+    PngImagePlugin,  # noqa: F401
+    PpmImagePlugin,  # noqa: F401
+    TiffImagePlugin,  # noqa: F401
+    UnidentifiedImageError,
+    WebPImagePlugin,  # noqa: F401
+)
 
 from coterie.data.decoding.jpeg import MIN_DOWNSCALED_SIDE, decode_jpeg
 from coterie.data.decoding.pixels import (
@@ -26,7 +38,8 @@ logging.getLogger("PIL").addHandler(logging.NullHandler())  # what matters is ra
 
 # The supported formats, recognized by content, not by name. Pillow knows more, some of which start other programs.
 _SUPPORTED = ("JPEG", "PNG", "TIFF", "WEBP", "GIF", "BMP", "DIB", "PPM", "JPEG2000", "AVIF")
-Image.init()
+with suppress(ImportError):  # Pillow before 11.3 has none
+    from PIL import AvifImagePlugin  # noqa: F401
 _FORMATS = tuple(name for name in _SUPPORTED if name in Image.OPEN)
 _ORIENTATION = 0x0112
 _SIDEWAYS = (5, 6, 7, 8)  # orientations whose rows are stored as columns
