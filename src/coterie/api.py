@@ -41,9 +41,12 @@ from coterie.training.build import build_loader, start_line
 from coterie.training.callback import Callback
 from coterie.training.custom_parts import CustomParts, take_backbone, with_custom_parts
 from coterie.training.profiling.advice import Profile
+from coterie.training.profiling.choose_threads import ChosenThreads, choose_threads
 from coterie.training.profiling.estimate import Plan, estimate
 from coterie.training.profiling.profile import profile_run
 from coterie.training.profiling.rehearsal_process import planned_rehearsal
+from coterie.training.profiling.threads import SETTING as THREADS
+from coterie.training.profiling.threads import with_threads
 from coterie.training.resume import saved_settings
 from coterie.training.run import Run
 from coterie.training.run_folder import LOG, RunFolder, read_log
@@ -81,10 +84,13 @@ def plan(
         start = start_line(config, images)
         loader, resolved_in = build_loader(config, wanted.source, runtime), time.monotonic() - began
         rehearsal = planned_rehearsal(config, wanted.source, runtime, parts)
+        reasons = wanted.reasons
+        if not config.run.threads:
+            config, reasons = with_threads(config, rehearsal.threads), {**reasons, THREADS: rehearsal.why}
         embedded, before = embedded_images(config, images, runtime), resolved_in + rehearsal.ready
         expected = estimate(config, images, rehearsal, before=before, **embedded)
         text = summary(config, images, runtime.device)
-        return Plan(config, wanted.reasons, text, loader.steps_per_epoch, expected, start)
+        return Plan(config, reasons, text, loader.steps_per_epoch, expected, start)
 
 
 def profile(
@@ -166,14 +172,21 @@ def pretrain(
         if probes is not None:
             settings["probe"] = probes.settings
         options, parts = take_backbone(options, parts)
-        wanted = resolve_run(method, data, options, settings, logger, saved_settings(out))
+        saved = saved_settings(out)
+        wanted = resolve_run(method, data, options, settings, logger, saved)
         config = with_custom_parts(wanted.config, parts)
         with tracked(track, callbacks) as (others, tracking), process_group(_runtime(config, NullLogger()).device):
             runtime = _runtime(config, logger if rank() == 0 else NullLogger())
             folder = RunFolder(out, held=rank() == 0)
             try:
-                own = own_callbacks(config, wanted, runtime, probes)
-                Run(folder, wanted.source, config, runtime, [*others, *own, *tracking], parts, wanted.reasons).train()
+                chosen = ChosenThreads(
+                    config, wanted.reasons
+                )  # of a run that is resumed, the checkpoint has the number
+                if saved is None:
+                    chosen = choose_threads(config, wanted.reasons, wanted.source, runtime)
+                config = chosen.config
+                every = [*others, *own_callbacks(config, wanted, runtime, probes, chosen.rehearsed), *tracking]
+                Run(folder, wanted.source, config, runtime, every, parts, chosen.reasons).train()
             finally:
                 folder.close()
     return folder.path

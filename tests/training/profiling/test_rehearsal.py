@@ -14,7 +14,8 @@ from coterie.config.hardware import Runtime
 from coterie.grouping.objective import Objective
 from coterie.training.profiling import rehearsal
 from coterie.training.profiling.extrapolation import Rehearsal
-from coterie.training.profiling.rehearsal import rehearse, undisturbed
+from coterie.training.profiling.rehearsal import rehearse
+from coterie.training.profiling.rehearsal_here import undisturbed
 from coterie.training.profiling.step_timer import TICKS, WARM_UP, StepTimer
 from coterie.types import Batch, Progress
 from tests.training.profiling.conftest import TINY
