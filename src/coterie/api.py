@@ -41,12 +41,10 @@ from coterie.training.build import build_loader, start_line
 from coterie.training.callback import Callback
 from coterie.training.custom_parts import CustomParts, take_backbone, with_custom_parts
 from coterie.training.profiling.advice import Profile
-from coterie.training.profiling.choose_threads import ChosenThreads, choose_threads
+from coterie.training.profiling.choose_threads import choose_threads, with_measured_threads
 from coterie.training.profiling.estimate import Plan, estimate
 from coterie.training.profiling.profile import profile_run
 from coterie.training.profiling.rehearsal_process import planned_rehearsal
-from coterie.training.profiling.threads import SETTING as THREADS
-from coterie.training.profiling.threads import with_threads
 from coterie.training.resume import saved_settings
 from coterie.training.run import Run
 from coterie.training.run_folder import LOG, RunFolder, read_log
@@ -84,9 +82,7 @@ def plan(
         start = start_line(config, images)
         loader, resolved_in = build_loader(config, wanted.source, runtime), time.monotonic() - began
         rehearsal = planned_rehearsal(config, wanted.source, runtime, parts)
-        reasons = wanted.reasons
-        if not config.run.threads:
-            config, reasons = with_threads(config, rehearsal.threads), {**reasons, THREADS: rehearsal.why}
+        config, reasons = with_measured_threads(config, wanted.reasons, rehearsal)
         embedded, before = embedded_images(config, images, runtime), resolved_in + rehearsal.ready
         expected = estimate(config, images, rehearsal, before=before, **embedded)
         text = summary(config, images, runtime.device)
@@ -179,14 +175,10 @@ def pretrain(
             runtime = _runtime(config, logger if rank() == 0 else NullLogger())
             folder = RunFolder(out, held=rank() == 0)
             try:
-                chosen = ChosenThreads(
-                    config, wanted.reasons
-                )  # of a run that is resumed, the checkpoint has the number
-                if saved is None:
-                    chosen = choose_threads(config, wanted.reasons, wanted.source, runtime)
-                config = chosen.config
-                every = [*others, *own_callbacks(config, wanted, runtime, probes, chosen.rehearsed), *tracking]
-                Run(folder, wanted.source, config, runtime, every, parts, chosen.reasons).train()
+                chosen = choose_threads(config, wanted.reasons, wanted.source, runtime, new=saved is None)
+                config, reasons = chosen.config, chosen.reasons
+                own = own_callbacks(config, wanted, runtime, probes, chosen.rehearsed)
+                Run(folder, wanted.source, config, runtime, [*others, *own, *tracking], parts, reasons).train()
             finally:
                 folder.close()
     return folder.path

@@ -52,31 +52,48 @@ class ChosenThreads:
 
 
 def choose_threads(
-    config: PretrainConfig, reasons: Mapping[str, str], source: ImageSource, runtime: Runtime
+    config: PretrainConfig,
+    reasons: Mapping[str, str],
+    source: ImageSource,
+    runtime: Runtime,
+    *,
+    new: bool = True,
 ) -> ChosenThreads:
     """Choose the threads of a new run; of several processes, the first one's number counts.
+
+    A run that is resumed keeps its number, which is in its checkpoint: there is nothing to choose.
 
     Args:
         config: its settings, in which ``run.threads`` is 0, or the caller's number, which stays.
         reasons: the reasons so far.
         source: its images.
         runtime: where it computes, and who receives progress and messages.
+        new: false: a run is resumed.
 
     Raises:
         Interrupted: a signal asked to stop. Errors of the run itself are left to the run.
     """
-    if config.run.threads:
+    if config.run.threads or not new:
         return ChosenThreads(config, dict(reasons))
     tried = threads_to_try(config, runtime.device)
     rehearsed = _rehearsed(config, source, runtime) if len(tried) > 1 else None
-    if rehearsed is None:
-        threads, why = broadcast_object((torch.get_num_threads(), only_reason()))
-    else:
-        threads, why = rehearsed.rehearsal.threads, rehearsed.rehearsal.why
+    if rehearsed is not None:
         line = policy_line(known) if (known := known_policy(rehearsed.key["busy"])) is not None else None
-        if line is not None and threads > 1:
+        if line is not None and rehearsed.rehearsal.threads > 1:
             runtime.logger.info(line)
-    return ChosenThreads(with_threads(config, threads), {**reasons, SETTING: why}, rehearsed)
+        return ChosenThreads(*with_measured_threads(config, reasons, rehearsed.rehearsal), rehearsed)
+    threads, why = broadcast_object((torch.get_num_threads(), only_reason()))
+    return ChosenThreads(with_threads(config, threads), {**reasons, SETTING: why})
+
+
+def with_measured_threads(
+    config: PretrainConfig, reasons: Mapping[str, str], rehearsal: Rehearsal
+) -> tuple[PretrainConfig, dict[str, str]]:
+    """Settings and reasons with the number of threads that a rehearsal took, unless the caller has set one."""
+    if config.run.threads:
+        return config, dict(reasons)
+    threads = rehearsal.threads or torch.get_num_threads()
+    return with_threads(config, threads), {**reasons, SETTING: rehearsal.why or only_reason()}
 
 
 def _rehearsed(config: PretrainConfig, source: ImageSource, runtime: Runtime) -> Rehearsed | None:

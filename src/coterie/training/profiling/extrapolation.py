@@ -24,7 +24,7 @@ class Rehearsal:
         real: whether the time of a step is that of a real run.
         cached: whether it was read from the cache.
         threads: CPU threads of those steps; 0: not known.
-        why: why that number was taken.
+        why: why that number was taken; empty: there was no other one.
     """
 
     step: float

@@ -42,7 +42,7 @@ def fastest(seconds: Mapping[int, float]) -> int:
 
 
 def reason(seconds: Mapping[int, float], busy: int, cores: int) -> str:
-    """Why :func:`fastest` took its number.
+    """Why :func:`fastest` took its number; empty where there was only one.
 
     Args:
         seconds: the time of a step by the number of threads.
@@ -50,7 +50,7 @@ def reason(seconds: Mapping[int, float], busy: int, cores: int) -> str:
         cores: how many cores there are.
     """
     if len(seconds) == 1:
-        return only_reason()
+        return ""
     times = ", ".join(f"{each:.2g} s with {threads}" for threads, each in sorted(seconds.items()))
     beside = f", while other processes kept {busy} of {cores} cores busy" if busy else ""
     return f"the fastest of those tried{beside}: a step took {times}"

@@ -101,7 +101,7 @@ class TimeCallback(Callback):
         timed, self._real = self._real.timed, None
         real = self._measured(found, timed)
         for key in self._keys:
-            save_rehearsal(key, real)
+            save_rehearsal(key, real if len(key["threads"]) > 1 else replace(real, why=""))
         if steps == self._run.total_steps:
             return
         if self._said is None:
