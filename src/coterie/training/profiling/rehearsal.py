@@ -34,7 +34,7 @@ from coterie.training.monitor import Monitor
 from coterie.training.profiling.extrapolation import Rehearsal, Timed, affordable, overlapped, whole_batch
 from coterie.training.profiling.process_memory import peak_bytes, worker_bytes
 from coterie.training.profiling.step_timer import StepTimer, Stream, Tick
-from coterie.training.profiling.threads import fastest, reason
+from coterie.training.profiling.threads import fastest, reason, still_worth_trying
 from coterie.training.student import preprocessing_of
 from coterie.types import Progress
 
@@ -309,24 +309,25 @@ def rehearse(
     """
     began, whole = time.perf_counter(), config.batch_size
     smallest = min(whole, 2 * min(2, config.micro_batches))  # batch norm needs two images in each part
-    threads = threads or (config.run.threads or torch.get_num_threads(),)
+    tried = threads or (config.run.threads or torch.get_num_threads(),)
 
     def left() -> float:
         return seconds - (time.perf_counter() - began)
 
     def timed(images: int, limit: float, most: int, last: bool) -> dict[int, Timed]:
         by: dict[str, Any] = {"alone": alone, "last": last, "tick": progress, "custom": custom}
-        return _time_steps(config, source, runtime, images, limit, most * len(threads), threads, **by)
+        return _time_steps(config, source, runtime, images, limit, most * len(tried), tried, **by)
 
     def progress(_: float) -> None:
         tick(min(1.0, 1 - left() / seconds))
 
-    torch.set_num_threads(threads[-1])
+    torch.set_num_threads(tried[-1])
     small, images, limit = {}, whole, left()
     if smallest < whole:
         small = timed(smallest, seconds / 3, 2, last=False)
         gc.collect()  # or both short runs would count as the memory of one
-        per_image, limit = sum(each.work + each.load for each in small.values()) / smallest, left()
+        tried = still_worth_trying({number: each.work for number, each in small.items()})
+        per_image, limit = sum(small[number].work + small[number].load for number in tried) / smallest, left()
         images = affordable(smallest, whole, per_image, limit)
     most = MOST_STEPS if alone else _few_of(config.total_steps(len(source)))
     large = timed(images, limit, most if images == whole else 2, last=True)
@@ -335,8 +336,15 @@ def rehearse(
     if alone and images < whole and runtime.workers and found.load < LOADED_SECONDS:
         found = replace(found, workers=_loader_memory(config, source, runtime))
     tick(1.0)
-    why = reason({each: took.step or took.work for each, took in large.items()}, busy, len(os.sched_getaffinity(0)))
-    return replace(_result(found, images, runtime, alone=alone), threads=chosen, why=why)
+    return replace(_result(found, images, runtime, alone=alone), threads=chosen, why=_why(small, large, busy))
+
+
+def _why(small: Mapping[int, Timed], large: Mapping[int, Timed], busy: int) -> str:
+    """Why the threads were chosen, by the largest steps of all that were tried."""
+    compared = large if len(large) >= len(small) else small
+    times = {number: each.step or each.work for number, each in compared.items()}
+    images = next(iter(compared.values())).images
+    return reason(times, busy, len(os.sched_getaffinity(0)), images)
 
 
 def _few_of(steps: int) -> int:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 
 from coterie.training.profiling.process_memory import worker_bytes
+from coterie.training.profiling.threads import still_worth_trying
 from coterie.types import Batch, Progress
 
 WARM_UP = 4
@@ -73,7 +74,12 @@ class StepTimer:
                 break
 
     def _take_turn(self) -> None:
-        """Set the threads of the next step: a, b, b, a and so on."""
+        """Set the threads of the next step: a, b, b, a and so on, as long as they may be the fastest."""
+        if len(self.used) >= len(self.threads) > 1:
+            works = [self.of(number).works for number in self.threads]
+            same = min(map(len, works))  # the first step of each is slow for other reasons
+            best = {number: min(each[:same]) for number, each in zip(self.threads, works, strict=True)}
+            self.threads = still_worth_trying(best)
         turns = [*self.threads, *reversed(self.threads)] or [torch.get_num_threads()]
         self.used.append(turns[len(self.used) % len(turns)])
         if self.used[-1] != torch.get_num_threads():

@@ -15,6 +15,9 @@ HALF_FROM = 8
 WORTH_MORE = 0.97
 """More threads are taken where a step takes less than this share of the time."""
 
+HOPELESS, HOPELESS_SECONDS = 3.0, 0.5
+"""Threads with which a step takes so many times as long as with others, and so much longer, are not tried again."""
+
 
 def threads_to_try(config: PretrainConfig, device: torch.device) -> tuple[int, ...]:
     """The numbers of threads between which a rehearsal chooses, in rising order; one where there is nothing to choose.
@@ -41,19 +44,32 @@ def fastest(seconds: Mapping[int, float]) -> int:
     return min(threads for threads, each in seconds.items() if each * WORTH_MORE <= best)
 
 
-def reason(seconds: Mapping[int, float], busy: int, cores: int) -> str:
+def still_worth_trying(seconds: Mapping[int, float]) -> tuple[int, ...]:
+    """The numbers of threads that may be the fastest: beside a busy process, two can be eighty times as slow as one.
+
+    Args:
+        seconds: the time of a step by the number of threads.
+    """
+    best = min(seconds.values())
+    return tuple(
+        threads for threads, each in seconds.items() if each <= HOPELESS * best or each - best < HOPELESS_SECONDS
+    )
+
+
+def reason(seconds: Mapping[int, float], busy: int, cores: int, images: int) -> str:
     """Why :func:`fastest` took its number; empty where there was only one.
 
     Args:
         seconds: the time of a step by the number of threads.
         busy: how many of the cores other processes kept busy.
         cores: how many cores there are.
+        images: of how many images those steps were.
     """
     if len(seconds) == 1:
         return ""
     times = ", ".join(f"{each:.2g} s with {threads}" for threads, each in sorted(seconds.items()))
     beside = f", while other processes kept {busy} of {cores} cores busy" if busy else ""
-    return f"the fastest of those tried{beside}: a step took {times}"
+    return f"the fastest of those tried{beside}: a step of {images} images took {times}"
 
 
 def only_reason() -> str:

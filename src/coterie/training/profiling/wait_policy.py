@@ -8,6 +8,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
@@ -24,7 +25,8 @@ VARIABLE = "OMP_WAIT_POLICY"
 PASSIVE, DEFAULT = "PASSIVE", ""
 """Values of the variable; the second one stands for none."""
 TRIAL = (sys.executable, "-P", "-m", "coterie.training.profiling.wait_trial")
-ROUNDS = 6
+ROUNDS, FEWEST_ROUNDS, SECONDS = 6, 2, 6.0
+"""How often both policies have a turn; fewer times where other processes make a turn take long."""
 WORTH_SPINNING = 1.03
 """By which factor sleeping must be slower to be given up: it is what costs least when other processes come."""
 MOST_ANSWERS = 200
@@ -57,7 +59,10 @@ def measured_policy() -> str | None:
     try:
         for child in children.values():
             _next_number(child)  # it is ready
+        began = time.monotonic()
         for turn in range(ROUNDS):
+            if turn >= FEWEST_ROUNDS and time.monotonic() - began > SECONDS:
+                break
             for policy in sorted(children, reverse=turn % 2 == 1):
                 times[policy].append(_turn(children[policy]))
     except (OSError, ValueError):
@@ -93,7 +98,8 @@ def _machine(busy: int) -> str:
 def _answers() -> dict[str, str]:
     with suppress(OSError, ValueError):
         found = json.loads(_path().read_text())
-        return found if isinstance(found, dict) else {}
+        if isinstance(found, dict):
+            return {machine: policy for machine, policy in found.items() if isinstance(policy, str)}
     return {}
 
 

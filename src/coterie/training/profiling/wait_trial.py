@@ -13,7 +13,7 @@ from coterie.config.hardware import choose_autocast
 
 BATCH, SIZE, WIDTH, LAYERS = 32, 48, 64, 8
 """A network whose layers are as short as those of a ResNet-18 on small images, where waiting weighs most."""
-TURN_SECONDS, WARM_UP = 0.25, 3
+TURN_SECONDS, WARM_UP = 0.25, 2
 
 
 def _layers() -> list[nn.Module]:
