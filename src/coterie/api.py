@@ -119,7 +119,9 @@ def profile(
     with session(logger, quiet) as logger:
         options, parts = take_backbone(options)
         wanted = resolve_run(method, data, options, logger=logger)
-        return profile_run(with_custom_parts(wanted.config, parts), wanted.source, seconds, logger, parts)
+        config = with_custom_parts(wanted.config, parts)
+        config = choose_threads(config, wanted.reasons, wanted.source, _runtime(config, logger)).config
+        return profile_run(config, wanted.source, seconds, logger, parts)
 
 
 def pretrain(

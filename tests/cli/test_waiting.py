@@ -90,6 +90,34 @@ def test_a_gpu_that_is_not_used_does_not_matter(tmp_path: Path) -> None:
     assert waits(tmp_path, DEFAULT, gpu="/dev/null", CUDA_VISIBLE_DEVICES="") == ["default"]
 
 
+TRAINS = """
+import sys
+from coterie.cli import commands, main
+def wait(options):
+    print("torch" in sys.modules)
+    sys.exit(0)
+commands.wait_as_is_fastest = wait
+sys.argv = ["coterie", *{words!r}]
+main.main()
+"""
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["plan", "swav", "images"],
+        ["profile", "swav", "images"],
+        ["pretrain", "swav", "images", "--out", "run"],
+        ["demo"],
+    ],
+    ids=" ".join,
+)
+def test_what_trains_sets_it_before_torch_is_imported(words: list[str]) -> None:
+    code = TRAINS.format(words=words)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "False\n"), done.stderr
+
+
 @pytest.mark.parametrize("content", ["", "[]", "{", '{"x": 1}', "\x00"])
 def test_a_damaged_file_is_ignored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str) -> None:
     monkeypatch.setenv("COTERIE_CACHE", str(tmp_path))
