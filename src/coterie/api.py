@@ -41,6 +41,7 @@ from coterie.training.build import build_loader, start_line
 from coterie.training.callback import Callback
 from coterie.training.custom_parts import CustomParts, take_backbone, with_custom_parts
 from coterie.training.profiling.advice import Profile
+from coterie.training.profiling.choose_threads import choose_threads, with_measured_threads
 from coterie.training.profiling.estimate import Plan, estimate
 from coterie.training.profiling.profile import profile_run
 from coterie.training.profiling.rehearsal_process import planned_rehearsal
@@ -81,10 +82,11 @@ def plan(
         start = start_line(config, images)
         loader, resolved_in = build_loader(config, wanted.source, runtime), time.monotonic() - began
         rehearsal = planned_rehearsal(config, wanted.source, runtime, parts)
+        config, reasons = with_measured_threads(config, wanted.reasons, rehearsal)
         embedded, before = embedded_images(config, images, runtime), resolved_in + rehearsal.ready
         expected = estimate(config, images, rehearsal, before=before, **embedded)
         text = summary(config, images, runtime.device)
-        return Plan(config, wanted.reasons, text, loader.steps_per_epoch, expected, start)
+        return Plan(config, reasons, text, loader.steps_per_epoch, expected, start)
 
 
 def profile(
@@ -117,7 +119,9 @@ def profile(
     with session(logger, quiet) as logger:
         options, parts = take_backbone(options)
         wanted = resolve_run(method, data, options, logger=logger)
-        return profile_run(with_custom_parts(wanted.config, parts), wanted.source, seconds, logger, parts)
+        config = with_custom_parts(wanted.config, parts)
+        config = choose_threads(config, wanted.reasons, wanted.source, _runtime(config, logger)).config
+        return profile_run(config, wanted.source, seconds, logger, parts)
 
 
 def pretrain(
@@ -166,14 +170,17 @@ def pretrain(
         if probes is not None:
             settings["probe"] = probes.settings
         options, parts = take_backbone(options, parts)
-        wanted = resolve_run(method, data, options, settings, logger, saved_settings(out))
+        saved = saved_settings(out)
+        wanted = resolve_run(method, data, options, settings, logger, saved)
         config = with_custom_parts(wanted.config, parts)
         with tracked(track, callbacks) as (others, tracking), process_group(_runtime(config, NullLogger()).device):
             runtime = _runtime(config, logger if rank() == 0 else NullLogger())
             folder = RunFolder(out, held=rank() == 0)
             try:
-                own = own_callbacks(config, wanted, runtime, probes)
-                Run(folder, wanted.source, config, runtime, [*others, *own, *tracking], parts, wanted.reasons).train()
+                chosen = choose_threads(config, wanted.reasons, wanted.source, runtime, new=saved is None)
+                config, reasons = chosen.config, chosen.reasons
+                own = own_callbacks(config, wanted, runtime, probes, chosen.rehearsed)
+                Run(folder, wanted.source, config, runtime, [*others, *own, *tracking], parts, reasons).train()
             finally:
                 folder.close()
     return folder.path

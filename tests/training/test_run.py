@@ -97,13 +97,17 @@ def test_reasons_are_logged_at_the_start_but_not_what_the_user_chose(make: Make)
     assert not {"epochs", "batch_size", "groups.counts"} & shown
 
 
-def test_another_run_is_refused_and_threads_are_kept(make: Make) -> None:
-    make().train()
+def test_another_run_is_refused_and_threads_are_kept_unless_others_are_set(make: Make) -> None:
+    without = [each for each in SETTINGS if not each.startswith("run.threads")]
+    make(settings=without).train()  # on one thread, as the tests are
     with pytest.raises(BadRun, match=r"other settings \(seed: 0 -> 3\)"):
         make(seed=3)
-    resumed = make(settings=[*SETTINGS, "run.threads=2"])
-    resumed.train()
-    assert resumed.state.threads == 1
+    for settings, threads in ((without, 1), ([*without, "run.threads=2"], 2)):
+        torch.set_num_threads(3)
+        resumed = make(settings=settings)
+        resumed.train()
+        assert resumed.state.threads == torch.get_num_threads() == threads
+        assert from_dict(read_toml(resumed.folder.config)).run.threads == threads
 
 
 def test_a_loss_that_is_not_finite_is_explained_in_a_file(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -26,6 +26,7 @@ from coterie.cli.parsing import (
     refuse_unknown_method,
     show,
 )
+from coterie.cli.waiting import wait_as_is_fastest
 from coterie.config.options import Whole
 from coterie.signals import if_stopped
 
@@ -33,6 +34,7 @@ from coterie.signals import if_stopped
 def plan(method: Method = None, /, *data: Images, options: RunFlags = None) -> None:
     """Print what pretrain would train, why each automatic value, how long it takes and how much memory; train nothing."""
     refuse_unknown_method(method, options)
+    wait_as_is_fastest(options)
     with importing():
         from coterie import api
         from coterie.display.terminal import Terminal
@@ -51,6 +53,7 @@ def profile(method: Method = None, /, *data: Images, options: RunFlags = None, s
         Seconds of steps; warm-up and the rest take some more.
     """
     refuse_unknown_method(method, options)
+    wait_as_is_fastest(options)
     with importing():
         from coterie import api
         from coterie.display.terminal import Terminal
@@ -91,6 +94,7 @@ def pretrain(
     """
     refuse_unknown_method(method, options)
     with if_stopped(partial(kept_of_run, out)):
+        wait_as_is_fastest(options)
         with importing():
             from coterie import api
             from coterie.display.terminal import Terminal
@@ -284,6 +288,7 @@ def demo(*, out: Annotated[Path, Parameter(name="--out")] = Path("demo"), seed: 
     seed
         Seed for weights, data order and augmentation.
     """
+    wait_as_is_fastest(None)
     with importing():
         from coterie.cli.demo import demo as run_demo
         from coterie.display.terminal import Terminal

@@ -77,7 +77,8 @@ class RunConfig:
         fsdp: each process keeps a shard of the networks' weights, gradients and optimizer state (FSDP2); for networks that do
             not fit on one GPU.
         workers: processes that load images; -1: as many as there are cores to spare, at most 16.
-        threads: CPU threads of the main process; 0: torch's choice at the start, kept on a resume so that it is bitwise.
+        threads: CPU threads of the main process; 0: the fastest number by a rehearsal of the run (several processes and runs
+            on a GPU: torch's choice). A run keeps its number, so that a resume is bitwise, unless another one is set.
         log_steps: steps between two lines of the log.
         save_steps: steps between two checkpoints; 0: only by the clock and at the end.
         save_minutes: minutes between two checkpoints.
@@ -106,7 +107,7 @@ class RunConfig:
                 "run.compile is 'always', but with run.fsdp=true networks are not compiled: set it to 'auto'"
             )
         if self.threads < 0:
-            raise BadConfig(f"run.threads is {self.threads}: give 1 or more, or 0 (torch's choice)")
+            raise BadConfig(f"run.threads is {self.threads}: give 1 or more, or 0 (the fastest by measuring)")
         if self.log_steps < 1:
             raise BadConfig(f"run.log_steps is {self.log_steps}: it must be at least 1")
         if self.save_minutes <= 0:

@@ -1,4 +1,4 @@
-"""The product's own callbacks in a run: its time, label-free metrics, probes, the report."""
+"""The product's own callbacks in a run: its time and cores, label-free metrics, probes, the report."""
 
 from coterie.config.from_options import Resolved
 from coterie.config.hardware import Runtime
@@ -9,11 +9,17 @@ from coterie.evaluation.sample_size import label_free_images
 from coterie.reporting.callback import ReportCallback
 from coterie.reporting.run_report import report_images
 from coterie.training.callback import Callback
+from coterie.training.profiling.choose_threads import Rehearsed
+from coterie.training.profiling.shared_cores import SharedCoresCallback
 from coterie.training.profiling.time_callback import TimeCallback
 
 
 def own_callbacks(
-    config: PretrainConfig, wanted: Resolved, runtime: Runtime, probes: GivenSets | None
+    config: PretrainConfig,
+    wanted: Resolved,
+    runtime: Runtime,
+    probes: GivenSets | None,
+    rehearsed: Rehearsed | None = None,
 ) -> list[Callback]:
     """Those of the product, in their order: what leaves the most behind comes first.
 
@@ -22,12 +28,15 @@ def own_callbacks(
         wanted: its images.
         runtime: where it computes.
         probes: the images of its probe, if they were given; None: they are opened by the settings.
+        rehearsed: the rehearsal that chose its threads; None: there was none.
 
     Raises:
         UserError: the images of the probe are missing, or have no labels.
     """
     embedded = embedded_images(config, len(wanted.source), runtime)
-    own: list[Callback] = [TimeCallback(config, wanted.source, runtime, **embedded)]
+    own: list[Callback] = [TimeCallback(config, wanted.source, runtime, rehearsed, **embedded)]
+    if runtime.device.type == "cpu":
+        own.append(SharedCoresCallback())
     if config.run.snapshots:
         own.append(LabelFreeCallback(config, wanted.source, runtime))
     if config.probe is not None:

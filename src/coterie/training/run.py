@@ -40,6 +40,7 @@ from coterie.training.custom_parts import CustomParts
 from coterie.training.environment import environment
 from coterie.training.loop import fit
 from coterie.training.monitor import Collapsed, Monitor, NotFinite
+from coterie.training.profiling.threads import SETTING, with_threads
 from coterie.training.resume import check_same_run
 from coterie.training.run_folder import RunFolder, write_facts
 from coterie.training.run_state import RunState
@@ -118,7 +119,7 @@ class Run:
         """
         start = self._resume()
         if self.first:
-            write_text(self.folder.config, to_toml(self.config))
+            write_text(self.folder.config, to_toml(with_threads(self.config, self.state.threads)))
             self.fingerprint.write(self.folder.images)
         finished = start == self.loader.total_steps or self.state.ended is not None
         if finished:
@@ -156,6 +157,8 @@ class Run:
             self.logger.warning(line)
         extended = self._take_length(start)
         self.callbacks.resume(start, extended=extended)
+        if self.config.run.threads and self.reasons.get(SETTING) in REQUESTED:  # or a run keeps its number
+            self.state.threads = self.config.run.threads
         torch.set_num_threads(self.state.threads)
         return start
 

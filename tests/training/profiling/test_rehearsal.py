@@ -1,6 +1,7 @@
 """A rehearsal has the phases of its method, and leaves no trace in the process."""
 
 import random
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,8 @@ from coterie.config.hardware import Runtime
 from coterie.grouping.objective import Objective
 from coterie.training.profiling import rehearsal
 from coterie.training.profiling.extrapolation import Rehearsal
-from coterie.training.profiling.rehearsal import rehearse, undisturbed
+from coterie.training.profiling.rehearsal import rehearse
+from coterie.training.profiling.rehearsal_here import undisturbed
 from coterie.training.profiling.step_timer import TICKS, WARM_UP, StepTimer
 from coterie.types import Batch, Progress
 from tests.training.profiling.conftest import TINY
@@ -104,6 +106,27 @@ def test_memory_that_steps_do_not_read_is_small_before_a_run(images: Path, monke
     assert lengths[-1] == (16, 16000)
 
 
+@pytest.mark.parametrize("whole", [True, False])
+def test_the_fastest_number_of_threads_is_taken(images: Path, monkeypatch: pytest.MonkeyPatch, whole: bool) -> None:
+    chosen: list[int] = []
+
+    def fastest(found: Mapping[int, float]) -> int:
+        assert min(found.values()) > 0
+        chosen.append(max(found))  # two; one where the machine is so busy that two were given up
+        return chosen[-1]
+
+    monkeypatch.setattr(rehearsal, "fastest", fastest)
+    monkeypatch.setattr(rehearsal, "affordable", lambda smallest, batch, *_: batch if whole else 4)
+    settings = [*TINY, "groups.counts=[8]", "run.threads=0"]
+    resolved = resolve_run("swav", images, {"epochs": 1, "batch_size": 16, "settings": settings})
+    runtime = Runtime.choose("cpu", "float32", 1)
+    found = rehearse(resolved.config, resolved.source, runtime, 1.0, threads=(1, 2), busy=1)
+    assert found.threads == chosen[-1] == torch.get_num_threads()  # images are embedded as in the run
+    assert (found.part, found.batch) == (16 if whole else 4, 16)
+    assert " 1 of " in found.why
+    assert " with 1, " in found.why
+
+
 def test_nothing_random_is_different_afterwards(images: Path) -> None:
     resolved = resolve_run("swav", images, {"epochs": 3, "batch_size": 16, "settings": [*TINY, "groups.counts=[8]"]})
     torch.set_num_threads(2)
@@ -138,6 +161,18 @@ def test_a_clock_leaves_the_first_out_and_stops(monkeypatch: pytest.MonkeyPatch)
     assert clock.first == 7.75
     assert shares[-1] == 1.0
     assert len(shares) == 8
+
+
+def test_steps_take_turns_with_the_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    now, took = 0.0, []
+    monkeypatch.setattr("time.perf_counter", lambda: now)
+    clock = StepTimer(1000.0, 9, torch.device("cpu"), threads=(1, 2))
+    for _ in clock.over((Progress(step, 9, 99), Batch(torch.arange(2), {})) for step in range(99)):
+        took.append(torch.get_num_threads())
+        now += 10.0 if len(took) <= 2 else 3.0 / took[-1]
+    assert took == [1, 2, 2, 1, 1, 2, 2, 1, 1]
+    assert (clock.of(1).works, clock.of(2).works) == ([10.0, 3.0, 3.0, 3.0, 3.0], [10.0, 1.5, 1.5, 1.5])
+    assert (clock.of(1).typical, clock.of(2).typical) == (3.0, 1.5)  # without the warm-up of each
 
 
 def test_a_clock_makes_the_least_number_of_steps() -> None:

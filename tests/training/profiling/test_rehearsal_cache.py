@@ -14,7 +14,13 @@ from coterie.config.hardware import Runtime
 from coterie.data.sources.open import open_source
 from coterie.training.profiling import rehearsal_cache
 from coterie.training.profiling.extrapolation import Rehearsal
-from coterie.training.profiling.rehearsal_cache import images_kind, load_rehearsal, rehearsal_key, save_rehearsal
+from coterie.training.profiling.rehearsal_cache import (
+    images_kind,
+    key_with_threads,
+    load_rehearsal,
+    rehearsal_key,
+    save_rehearsal,
+)
 from tests.training.profiling.conftest import TINY
 
 FOUND = Rehearsal(2.0, 1.0, 10.0, embedding=0.1, first=0.5, batch=16, part=4, steps=9, day="2026-11-29", main=5)
@@ -97,6 +103,22 @@ def test_methods_machines_and_versions_are_told_apart(images: Path, monkeypatch:
     others.append(key(images))
     texts = [json.dumps(each, sort_keys=True) for each in (own, *others)]
     assert len(set(texts)) == len(texts)
+
+
+def test_a_choice_between_threads_holds_for_a_machine_as_busy(images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def busy(cores: int) -> dict[str, Any]:
+        monkeypatch.setattr(rehearsal_cache, "cores_of_others", lambda: cores)
+        return key(images, "swav", "run.threads=0")
+
+    torch.set_num_threads(2)
+    assert busy(0) == busy(0) != busy(1)
+    monkeypatch.setenv("OMP_WAIT_POLICY", "PASSIVE")
+    asleep = busy(0)
+    monkeypatch.delenv("OMP_WAIT_POLICY")
+    assert asleep != busy(0)
+    assert [key_with_threads(busy(1), threads) for threads in (1, 2)] == [
+        key(images, "swav", f"run.threads={threads}") for threads in (1, 2)
+    ]
 
 
 def test_images_are_told_apart_by_kind_and_rough_size(tmp_path: Path) -> None:

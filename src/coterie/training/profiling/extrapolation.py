@@ -23,6 +23,8 @@ class Rehearsal:
         device: peak memory of tensors on a CUDA device.
         real: whether the time of a step is that of a real run.
         cached: whether it was read from the cache.
+        threads: CPU threads of those steps; 0: not known.
+        why: why that number was taken; empty: there was no other one.
     """
 
     step: float
@@ -40,6 +42,8 @@ class Rehearsal:
     device: int = 0
     real: bool = False
     cached: bool = False
+    threads: int = 0
+    why: str = ""
 
     @property
     def basis(self) -> str:

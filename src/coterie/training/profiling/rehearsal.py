@@ -8,8 +8,8 @@ import gc
 import os
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import asdict, replace
 from datetime import date
 from typing import Any
@@ -24,18 +24,17 @@ from coterie.config.schema import PretrainConfig
 from coterie.data.loading.center_crop import center_crop_batches
 from coterie.data.loading.device_images import ShowProgress
 from coterie.data.sources.source import ImageSource, Subset, sample_indices, shard_layout
-from coterie.errors import UserError
-from coterie.global_state import restoring_global_state
 from coterie.grouping.chunks import CHUNK_ELEMENTS
 from coterie.grouping.objective import Objective
 from coterie.optim.optimizer import scheduled_decay
-from coterie.training.build import build_loader, build_optimizer, build_parts, out_of_memory
+from coterie.training.build import build_loader, build_optimizer, build_parts
 from coterie.training.custom_parts import CustomParts
 from coterie.training.loop import fit
 from coterie.training.monitor import Monitor
 from coterie.training.profiling.extrapolation import Rehearsal, Timed, affordable, overlapped, whole_batch
 from coterie.training.profiling.process_memory import peak_bytes, worker_bytes
-from coterie.training.profiling.step_timer import TICKS, StepTimer, Stream, Tick
+from coterie.training.profiling.step_timer import StepTimer, Stream, Tick
+from coterie.training.profiling.threads import fastest, reason, still_worth_trying
 from coterie.training.student import preprocessing_of
 from coterie.types import Progress
 
@@ -192,15 +191,16 @@ def _time_steps(
     images: int,
     seconds: float,
     most: int,
+    threads: Sequence[int],
     *,
     alone: bool,
     last: bool,
     tick: Tick,
     custom: CustomParts | None,
-) -> Timed:
-    """Time steps of so many images, in a short run of their own; the ``last`` one times everything else too."""
+) -> dict[int, Timed]:
+    """Time steps of so many images by their threads, in a short run of their own; the ``last`` one times all else too."""
     whole, total = images == config.batch_size, len(source)
-    beside_workers = whole and alone
+    beside_workers = whole and (alone or len(threads) > 1)  # loader processes need cores too
     part = replace(config, batch_size=images, micro_batches=min(config.micro_batches, max(1, images // 2)), images=None)
     memory_rows = 0
     if config.memory is not None and config.refresh is not None and not alone:  # no step reads it
@@ -209,29 +209,43 @@ def _time_steps(
         part = replace(part, memory=replace(config.memory, length=fewer))
     if not alone and runtime.device.type == "cuda" and not shard_layout(source).remote:  # it may decode all of them
         source = Subset(source, np.arange(min(total, max(4 * images, 2 * max(config.group_counts), FEW_IMAGES))))
-    by = runtime if beside_workers else replace(runtime, workers=0)
+    by, cuda = runtime if beside_workers else replace(runtime, workers=0), runtime.device.type == "cuda"
     run = ShortRun(part, source, by, steps=most, images=total, custom=custom)
     preparing = run.prepare()
     most_filling = MOST_FILLING if alone else min(MOST_FILLING, most)
     filling = StepTimer(min(FILLING_SECONDS, seconds / 4), most_filling, runtime.device)
-    steps = StepTimer(seconds, most, runtime.device, tick, least=2 if whole else 1)
+    least = len(threads) * (2 if whole else 1)
+    timer = StepTimer(seconds, most, runtime.device, tick, least=least, threads=threads)
     with closing(run.batches()) as stream:  # type: ignore[type-var]
-        run.train(steps.over(stream), filling, refresh=last, memory_rows=memory_rows)
-    peak, network = peak_bytes(), run.parts.student.encoder.backbone
-    return Timed(
-        images=images,
-        steps=len(steps.works),
-        work=steps.typical_work,
-        cpu=steps.typical_work if runtime.device.type == "cuda" else max(1e-6, steps.typical_cpu),
-        load=steps.typical_wait,
-        filling=filling.typical,
-        refresh=run.refresh,
-        first=preparing + filling.first + steps.first,
-        workers=max(filling.workers, steps.workers),
-        step=steps.typical if beside_workers else 0.0,
-        embedding=_embedding_time(network, part, source, runtime.device, seconds / 10) if last else 0.0,
-        peak=peak,
-    )
+        run.train(timer.over(stream), filling, refresh=last, memory_rows=memory_rows)
+    found = {}
+    for number in threads:
+        steps = timer.of(number)
+        found[number] = Timed(
+            images=images,
+            steps=len(steps.works),
+            work=steps.typical_work,
+            cpu=steps.typical_work if cuda else max(1e-6, steps.typical_cpu),
+            load=steps.typical_wait,
+            filling=filling.typical,
+            refresh=run.refresh,
+            first=preparing + filling.first + steps.first,
+            workers=max(filling.workers, timer.workers),
+            step=steps.typical if beside_workers else 0.0,
+            embedding=0.0,
+            peak=peak_bytes(),
+        )
+    if last:
+        torch.set_num_threads(_chosen(found))
+        network = run.parts.student.encoder.backbone
+        embedding = _embedding_time(network, part, source, runtime.device, seconds / 10)
+        found = {number: replace(each, embedding=embedding) for number, each in found.items()}
+    return found
+
+
+def _chosen(found: Mapping[int, Timed]) -> int:
+    """The number of threads that is fastest: beside loader processes where they are at work."""
+    return fastest({threads: each.step or each.work for threads, each in found.items()})
 
 
 def _embedding_time(
@@ -263,38 +277,30 @@ def _loader_memory(config: PretrainConfig, source: ImageSource, runtime: Runtime
         return worker_bytes()
 
 
-@contextmanager
-def undisturbed(device: torch.device) -> Iterator[None]:
-    """Context after which the global state and the memory of this process are as they were before."""
-    try:
-        with restoring_global_state():
-            yield
-    finally:
-        gc.collect()
-        if device.type == "cuda":
-            torch.cuda.empty_cache()
-
-
 def rehearse(
     config: PretrainConfig,
     source: ImageSource,
     runtime: Runtime,
     seconds: float,
     *,
+    threads: Sequence[int] = (),
+    busy: int = 0,
     alone: bool = False,
     tick: Tick = lambda share: None,
     custom: CustomParts | None = None,
 ) -> Rehearsal:
-    """Train some steps of a run in this process, and time them.
+    """Train some steps of a run in this process, and time them; torch's number of threads is another one afterwards.
 
     Args:
         config: settings of the run.
         source: its images.
         runtime: where and how it computes.
         seconds: about how long the steps may take; at least two are made, of at least two images.
+        threads: numbers of CPU threads: the steps take turns with them, and the fastest counts; none: that of the settings.
+        busy: how many cores other processes keep busy, for the reason.
         alone: whether this process does nothing else: then its memory is measured, and the run's loader processes are
-            started where whole steps fit into the time. Otherwise images are loaded here, and the time of a step beside
-            loader processes is computed.
+            started where whole steps fit into the time; also to choose between numbers of threads, which share the cores
+            with them. Otherwise images are loaded here, and the time of a step beside loader processes is computed.
         tick: told of the share of the time that has passed.
         custom: parts in place of those of the settings.
 
@@ -303,71 +309,42 @@ def rehearse(
     """
     began, whole = time.perf_counter(), config.batch_size
     smallest = min(whole, 2 * min(2, config.micro_batches))  # batch norm needs two images in each part
+    tried = threads or (config.run.threads or torch.get_num_threads(),)
 
     def left() -> float:
         return seconds - (time.perf_counter() - began)
 
-    def timed(images: int, limit: float, most: int, last: bool) -> Timed:
-        return _time_steps(
-            config, source, runtime, images, limit, most, alone=alone, last=last, tick=progress, custom=custom
-        )
+    def timed(images: int, limit: float, most: int, last: bool) -> dict[int, Timed]:
+        by: dict[str, Any] = {"alone": alone, "last": last, "tick": progress, "custom": custom}
+        return _time_steps(config, source, runtime, images, limit, most * len(tried), tried, **by)
 
     def progress(_: float) -> None:
         tick(min(1.0, 1 - left() / seconds))
 
-    small, images, limit = None, whole, left()
+    torch.set_num_threads(tried[-1])
+    small, images, limit = {}, whole, left()
     if smallest < whole:
         small = timed(smallest, seconds / 3, 2, last=False)
         gc.collect()  # or both short runs would count as the memory of one
-        per_image, limit = (small.work + small.load) / smallest, left()
+        tried = still_worth_trying({number: each.work for number, each in small.items()})
+        per_image, limit = sum(small[number].work + small[number].load for number in tried) / smallest, left()
         images = affordable(smallest, whole, per_image, limit)
     most = MOST_STEPS if alone else _few_of(config.total_steps(len(source)))
     large = timed(images, limit, most if images == whole else 2, last=True)
-    found = whole_batch(small or large, large, whole)
+    chosen = _chosen(large)
+    found = whole_batch((small or large)[chosen], large[chosen], whole)
     if alone and images < whole and runtime.workers and found.load < LOADED_SECONDS:
         found = replace(found, workers=_loader_memory(config, source, runtime))
     tick(1.0)
-    return _result(found, images, runtime, alone=alone)
+    return replace(_result(found, images, runtime, alone=alone), threads=chosen, why=_why(small, large, busy))
 
 
-def rehearse_here(
-    config: PretrainConfig,
-    source: ImageSource,
-    runtime: Runtime,
-    seconds: float,
-    *,
-    custom: CustomParts | None = None,
-) -> Rehearsal:
-    """Rehearse a run in a process that does other work too, whose state stays as it was.
-
-    Args:
-        config: settings of the run.
-        source: its images.
-        runtime: where and how it computes; its logger receives progress.
-        seconds: about how long the steps may take.
-        custom: parts in place of those of the settings.
-
-    Raises:
-        UserError: an error of the run itself.
-    """
-    ticks, ticked = iter(runtime.logger.progress(range(TICKS), TICKS, "rehearsing")), 0
-
-    def tick(share: float) -> None:
-        nonlocal ticked
-        while ticked < round(TICKS * share):
-            ticked += 1
-            next(ticks, None)
-
-    try:
-        with undisturbed(runtime.device):
-            if config.run.threads:
-                torch.set_num_threads(config.run.threads)
-            return rehearse(config, source, runtime, seconds, tick=tick, custom=custom)
-    except torch.OutOfMemoryError as error:
-        raise UserError(out_of_memory(config, runtime, error)) from error
-    finally:
-        for _ in ticks:  # complete the progress bar
-            pass
+def _why(small: Mapping[int, Timed], large: Mapping[int, Timed], busy: int) -> str:
+    """Why the threads were chosen, by the largest steps of all that were tried."""
+    compared = large if len(large) >= len(small) else small
+    times = {number: each.step or each.work for number, each in compared.items()}
+    images = next(iter(compared.values())).images
+    return reason(times, busy, len(os.sched_getaffinity(0)), images)
 
 
 def _few_of(steps: int) -> int:

@@ -9,7 +9,6 @@ import hashlib
 import json
 import math
 import os
-import platform
 from collections import Counter
 from contextlib import suppress
 from dataclasses import asdict, fields, replace
@@ -32,7 +31,10 @@ from coterie.data.sources.local_cache import cache_folder
 from coterie.data.sources.source import ImageSource, sample_indices, shard_layout
 from coterie.distributed.processes import world_size
 from coterie.errors import UserError
+from coterie.training.profiling.cores import cores_of_others, processor
 from coterie.training.profiling.extrapolation import Rehearsal
+from coterie.training.profiling.threads import threads_to_try
+from coterie.training.profiling.wait_policy import current_policy
 from coterie.version import __version__
 
 MOST_FILES = 500
@@ -62,8 +64,12 @@ NESTED_WITHOUT_EFFECT = (
 
 
 def rehearsal_key(config: PretrainConfig, source: ImageSource, runtime: Runtime) -> dict[str, Any]:
-    """Everything that the time of a step depends on."""
-    run, settings = config.run, to_dict(config)
+    """Everything that the time of a step depends on.
+
+    Where a rehearsal chooses between numbers of threads, that is also what the cores are busy with now, for which a quarter
+    of a second is waited.
+    """
+    run, settings, threads = config.run, to_dict(config), threads_to_try(config, runtime.device)
     for name in WITHOUT_EFFECT:
         settings.pop(name, None)
     for table, name in NESTED_WITHOUT_EFFECT:
@@ -73,7 +79,9 @@ def rehearsal_key(config: PretrainConfig, source: ImageSource, runtime: Runtime)
     key = {
         "processor": processor(),
         "cores": len(os.sched_getaffinity(0)),
-        "threads": run.threads or torch.get_num_threads(),
+        "threads": threads,
+        "waiting": current_policy() if max(threads) > 1 else None,
+        "busy": cores_of_others() if len(threads) > 1 else 0,
         "processes": world_size(),
         "device": torch.cuda.get_device_name(runtime.device) if runtime.device.type == "cuda" else "cpu",
         "precision": str(runtime.autocast),
@@ -87,6 +95,11 @@ def rehearsal_key(config: PretrainConfig, source: ImageSource, runtime: Runtime)
         "settings": settings,
     }
     return dict(json.loads(json.dumps(key)))  # as it is read again
+
+
+def key_with_threads(key: dict[str, Any], threads: int) -> dict[str, Any]:
+    """The key of the same run with a number of threads that is set."""
+    return key | {"threads": [threads], "waiting": key["waiting"] if threads > 1 else None, "busy": 0}
 
 
 def load_rehearsal(key: dict[str, Any]) -> Rehearsal | None:
@@ -126,15 +139,6 @@ def images_kind(source: ImageSource) -> dict[str, Any]:
         "size": round(2 * math.log2(median(sides))),
         "remote": shard_layout(source).remote,
     }
-
-
-def processor() -> str:
-    """The name of the processor's model."""
-    with suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
 
 
 def _kind(image: StoredImage) -> tuple[str, int, int]:

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from io import TextIOWrapper
@@ -27,8 +27,9 @@ from coterie.signals import raising
 from coterie.training.build import out_of_memory
 from coterie.training.custom_parts import CustomParts
 from coterie.training.profiling.extrapolation import Rehearsal
-from coterie.training.profiling.rehearsal import rehearse, rehearse_here
+from coterie.training.profiling.rehearsal import rehearse
 from coterie.training.profiling.rehearsal_cache import load_rehearsal, rehearsal_key, save_rehearsal
+from coterie.training.profiling.rehearsal_here import rehearse_here
 from coterie.training.profiling.step_timer import TICKS
 
 COMMAND = (sys.executable, "-P", "-m", "coterie.training.profiling.rehearsal_process")
@@ -59,14 +60,15 @@ def planned_rehearsal(
     here = any(map(is_from_python, config.data))
     if earlier is not None and (earlier.main or here):
         return earlier
+    trial = {"threads": key["threads"], "busy": key["busy"]}
     if here:
-        rehearsal = rehearse_here(config, source, runtime, STEP_SECONDS)
+        rehearsal = rehearse_here(config, source, runtime, STEP_SECONDS, **trial)
         save_rehearsal(key, rehearsal)
         return rehearsal
     began, measured = time.monotonic(), dict[str, Any]()
 
     def ticks() -> Iterator[None]:
-        for line in _lines(config):
+        for line in _lines({"config": to_dict(config), **trial}):
             measured.update({"ready": time.monotonic() - began} if "starts" in line else line)
             if not line:
                 yield
@@ -80,14 +82,14 @@ def planned_rehearsal(
     return rehearsal
 
 
-def _lines(config: PretrainConfig) -> Iterator[dict[str, Any]]:
+def _lines(asked: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """The output lines of the rehearsing process."""
     paths = {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
     apart = {"process_group": 0}  # signals of a terminal or a scheduler are for this process, which ends that one
     with subprocess.Popen(COMMAND, **pipes, **apart, text=True, env=os.environ | paths) as child:  # type: ignore[call-overload]
         try:
-            child.stdin.write(json.dumps(to_dict(config)))
+            child.stdin.write(json.dumps(asked))
             child.stdin.close()
             while line := _next_line(child.stdout):
                 yield json.loads(line)
@@ -114,10 +116,8 @@ def _write_line(line: dict[str, Any]) -> None:
     sys.stdout.flush()
 
 
-def _rehearse(config: PretrainConfig) -> dict[str, Any]:
+def _rehearse(config: PretrainConfig, threads: Sequence[int], busy: int) -> dict[str, Any]:
     runtime = Runtime.choose(config.run.device, config.run.precision, config.run.workers)
-    if config.run.threads:
-        torch.set_num_threads(config.run.threads)
     ticked = 0
 
     def tick(share: float) -> None:
@@ -128,15 +128,16 @@ def _rehearse(config: PretrainConfig) -> dict[str, Any]:
 
     source = open_source(*config.data, columns=config.columns)
     _write_line({"starts": True})
-    found = asdict(rehearse(config, source, runtime, STEP_SECONDS, alone=True, tick=tick))
+    found = asdict(rehearse(config, source, runtime, STEP_SECONDS, threads=threads, busy=busy, alone=True, tick=tick))
     del found["ready"]  # known to the process that started this one
     return found
 
 
 def _main() -> None:
-    config = from_dict(json.load(sys.stdin))
+    asked = json.load(sys.stdin)
+    config = from_dict(asked["config"])
     try:
-        _write_line(_rehearse(config))
+        _write_line(_rehearse(config, asked["threads"], asked["busy"]))
     except UserError as error:
         _write_line({"error": str(error)})
     except torch.OutOfMemoryError as error:

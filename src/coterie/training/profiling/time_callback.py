@@ -3,6 +3,7 @@
 import time
 from dataclasses import replace
 from datetime import date, datetime
+from typing import Any
 
 from coterie.config.hardware import Runtime
 from coterie.config.schema import PretrainConfig
@@ -11,16 +12,19 @@ from coterie.distributed.processes import world_size
 from coterie.errors import UserError
 from coterie.logger import Logger, is_silent
 from coterie.training.callback import Callback, RunContext
+from coterie.training.profiling.choose_threads import SECONDS, Rehearsed
 from coterie.training.profiling.estimate import Estimate, estimate
 from coterie.training.profiling.extrapolation import Rehearsal
 from coterie.training.profiling.first_lines import advice_line, corrected_line, time_line
 from coterie.training.profiling.real_steps import RealSteps
-from coterie.training.profiling.rehearsal import rehearse_here
-from coterie.training.profiling.rehearsal_cache import load_rehearsal, rehearsal_key, save_rehearsal
+from coterie.training.profiling.rehearsal_cache import (
+    key_with_threads,
+    load_rehearsal,
+    rehearsal_key,
+    save_rehearsal,
+)
+from coterie.training.profiling.rehearsal_here import rehearse_here
 from coterie.types import Progress, StepResult
-
-SECONDS = 9.0
-"""About how long a rehearsal before a run may take."""
 
 
 class TimeCallback(Callback):
@@ -38,6 +42,7 @@ class TimeCallback(Callback):
         config: PretrainConfig,
         source: ImageSource,
         runtime: Runtime,
+        rehearsed: Rehearsed | None = None,
         *,
         label_free_images: int,
         report_images: int,
@@ -48,13 +53,18 @@ class TimeCallback(Callback):
             config: its settings.
             source: its images.
             runtime: where it computes.
+            rehearsed: the rehearsal that chose its threads; None: there was none.
             label_free_images: number of images that the label-free metrics embed over the run.
             report_images: number of images that its report embeds.
         """
         self.config, self.source, self.runtime = config, source, runtime
         self.label_free_images, self.report_images = label_free_images, report_images
-        self._key: dict[str, object] = {}
+        self._keys: list[dict[str, Any]] = []
         self._rehearsal: Rehearsal | None = None
+        if rehearsed is not None:  # the run with the number that was chosen is found again too
+            known = rehearsed.rehearsal
+            self._keys = [rehearsed.key, key_with_threads(rehearsed.key, known.threads)]
+            self._rehearsal = known
         self._said: Estimate | None = None
         self._real: RealSteps | None = None
 
@@ -64,9 +74,9 @@ class TimeCallback(Callback):
             return
         self._run, self._began = run, time.perf_counter()
         self._real = RealSteps(2 + 2 * self.runtime.workers, run.start_step)
-        if not self.config.custom:
-            self._key = rehearsal_key(self.config, self.source, self.runtime)
-            self._rehearsal = load_rehearsal(self._key)
+        if self._rehearsal is None and not self.config.custom:
+            self._keys = [rehearsal_key(self.config, self.source, self.runtime)]
+            self._rehearsal = load_rehearsal(self._keys[0])
             if self._rehearsal is None and not is_silent(self.runtime.logger):
                 self._rehearsal = self._rehearse(run.logger)
         if self._rehearsal is not None:
@@ -90,8 +100,8 @@ class TimeCallback(Callback):
             return
         timed, self._real = self._real.timed, None
         real = self._measured(found, timed)
-        if self._key:
-            save_rehearsal(self._key, real)
+        for key in self._keys:
+            save_rehearsal(key, real if len(key["threads"]) > 1 else replace(real, why=""))
         if steps == self._run.total_steps:
             return
         if self._said is None:
@@ -135,5 +145,5 @@ class TimeCallback(Callback):
             rehearsal = rehearse_here(self.config, self.source, replace(self.runtime, logger=logger), SECONDS)
         except UserError:
             return None
-        save_rehearsal(self._key, rehearsal)
+        save_rehearsal(self._keys[0], rehearsal)
         return rehearsal
