@@ -384,10 +384,11 @@ def embed(
             columns, logger, tell_labels=True
         )
         device, workers = options.get("device", "auto"), options.get("workers", -1)
+        precision = options.get("precision", "auto")
         if ray is not None:
             where: dict[str, Any] = {"address": ray, "actors": actors, "device": device, "workers": workers}
-            return embed_with_ray(model, source, out, part_images, opened, **where, logger=logger)
-        runtime = Runtime.choose(device, workers=workers, logger=logger)
+            return embed_with_ray(model, source, out, part_images, opened, **where, precision=precision, logger=logger)
+        runtime = Runtime.choose(device, precision, workers, logger)
         if Path(out).suffix != ".parquet":
             return embed_to_folder(model, source, out, runtime, part_images, opened)
         return embed_to_file(model, source, out, runtime, opened)

@@ -121,7 +121,7 @@ def test_images_are_prepared_by_the_preprocessing() -> None:
 
 
 def test_large_images_are_encoded_in_parts_on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("coterie.embedding.embed.CPU_PIXELS", 10 * 8 * 8)
+    monkeypatch.setattr("coterie.embedding.forward.CPU_PIXELS", 10 * 8 * 8)
     sizes = []
 
     def network(images: Tensor) -> tuple[Tensor, Tensor]:

@@ -23,6 +23,7 @@ OTHER_OPTIONS = {
     "--seed": "--random-seed --manual-seed",
     "--workers": "--num-workers --loader-workers -j",
     "--device": "--accelerator --gpu",
+    "--precision": "--amp --bf16 --fp16 --mixed-precision",
     "--track": "--tracker --logger --report-to --log-to",
     "--test": "--val --validation --test-dir --val-dir",
     "--probes": "--probe --metrics",

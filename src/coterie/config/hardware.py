@@ -3,7 +3,7 @@
 import os
 import warnings
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 
@@ -13,6 +13,7 @@ from coterie.errors import BadConfig, UserError, did_you_mean
 from coterie.logger import Logger, NullLogger
 
 DEVICES = ("auto", "cpu", "cuda", "cuda:0")
+Precision = Literal["auto", "float32", "bfloat16"]
 STEPS_WORTH_COMPILING = 3000
 """Fewest steps worth compiling on a GPU: in a shorter run the compiler, a minute or more, takes about what it saves."""
 
@@ -50,6 +51,11 @@ class Runtime:
         """
         chosen = local_device(choose_device(device))
         return cls(chosen, choose_autocast(precision, chosen), choose_workers(workers), logger or NullLogger())
+
+    @property
+    def precision(self) -> Literal["float32", "bfloat16"]:
+        """The name of the precision of forward passes."""
+        return "float32" if self.autocast is None else "bfloat16"
 
 
 ON_CPU = Runtime()
@@ -105,7 +111,14 @@ def choose_workers(number: int) -> int:
 
 
 def choose_autocast(precision: str, device: torch.device) -> torch.dtype | None:
-    """The autocast type: bfloat16 if requested, or if ``auto`` and the device has it in hardware; None: float32."""
+    """The autocast type: bfloat16 if requested, or if ``auto`` and the device has it in hardware; None: float32.
+
+    Raises:
+        BadConfig: the name is unknown.
+    """
+    if precision not in get_args(Precision):
+        near = did_you_mean(precision, get_args(Precision))
+        raise BadConfig(f"precision is {precision!r}: use auto, float32 or bfloat16{near}")
     return torch.bfloat16 if precision == "bfloat16" or (precision == "auto" and has_bfloat16(device)) else None
 
 

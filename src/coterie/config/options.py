@@ -3,7 +3,7 @@
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypedDict
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypedDict
 
 from cyclopts import Parameter, Token
 
@@ -103,6 +103,17 @@ class MachineOptions(TypedDict, total=False):
     workers: Whole
 
 
+class PrecisionOptions(TypedDict, total=False):
+    """Options of every command that embeds images."""
+
+    precision: Annotated[
+        Literal["auto", "float32", "bfloat16"],
+        Parameter(
+            help="Of the network; auto: bfloat16 where the device has it in hardware. Embeddings are float32. [default: auto]"
+        ),
+    ]
+
+
 class ModelOptions(TypedDict, total=False):
     """Options of every command that takes a MODEL: how it is opened, and how images are prepared for it."""
 
@@ -131,7 +142,7 @@ class ModelOptions(TypedDict, total=False):
     ]
 
 
-class EmbedOptions(MachineOptions, ModelOptions, LabelOptions, total=False):
+class EmbedOptions(MachineOptions, PrecisionOptions, ModelOptions, LabelOptions, total=False):
     """Options of ``embed``.
 
     Attributes:
@@ -140,7 +151,7 @@ class EmbedOptions(MachineOptions, ModelOptions, LabelOptions, total=False):
     """
 
 
-class EvaluationOptions(MachineOptions, ModelOptions, LabelOptions, total=False):
+class EvaluationOptions(MachineOptions, PrecisionOptions, ModelOptions, LabelOptions, total=False):
     """Options of ``evaluate`` and ``transfer``.
 
     Attributes:

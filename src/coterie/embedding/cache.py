@@ -66,7 +66,12 @@ class EmbeddingCache:
         self.folder, self.weights = Path(folder), weights_key(weights)
 
     def get(
-        self, source: ImageSource, preprocessing: Preprocessing, make: Callable[[], Embeddings], instead: str = ""
+        self,
+        source: ImageSource,
+        preprocessing: Preprocessing,
+        make: Callable[[], Embeddings],
+        instead: str = "",
+        precision: str = "float32",
     ) -> Embeddings:
         """Return the cached embeddings of a source, or compute and cache them.
 
@@ -77,11 +82,12 @@ class EmbeddingCache:
             preprocessing: how they are prepared for the network.
             make: computes the embeddings.
             instead: names what is embedded with in place of the network, such as raw pixels.
+            precision: of the network in ``make``.
         """
         key = source_key(source)
         if key is None:
             return make()
-        asked = (key, repr(preprocessing.facts()), *([instead] if instead else []))
+        asked = (key, repr(preprocessing.facts()), precision, *([instead] if instead else []))
         path = self.folder / f"{self.weights}-{_digest(each.encode() for each in asked)}.safetensors"
         cached = _read(path, source) if path.exists() else None
         if cached is not None:

@@ -1,6 +1,6 @@
 """Embeds all images of a source, in memory or batch by batch."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -12,13 +12,12 @@ from torch import Tensor
 from coterie.config.hardware import ON_CPU, Runtime
 from coterie.data.loading.center_crop import Preprocessing, center_crop_batches
 from coterie.data.sources.source import ImageSource, Subset
+from coterie.embedding.forward import Network, Then, forward_pass
 from coterie.errors import NoImages
 from coterie.logger import Logger, NullLogger
 from coterie.signals import check_interrupted
 
 EMBED_BATCH_SIZE = 256
-CPU_PIXELS = 16 * 224**2
-"""Pixels that each thread of a CPU encodes at a time: activations of more than its caches hold take twice the time."""
 
 
 @dataclass(frozen=True)
@@ -38,27 +37,29 @@ class Embeddings:
     bad: tuple[tuple[int, str], ...]
 
 
-Network = Callable[[Tensor], Tensor]
 EmbeddedBatch = tuple[Int[np.ndarray, " b"], tuple[Tensor, ...], tuple[tuple[int, str], ...]]
 """Positions in the source of the images of a batch that could be decoded, the outputs of the network for them, and (position,
 reason) of the others."""
 
 
 def embedded_batches(
-    network: Callable[[Tensor], Tensor | tuple[Tensor, ...]],
+    network: Network,
     source: ImageSource,
     preprocessing: Preprocessing,
     runtime: Runtime = ON_CPU,
     *,
+    then: Then | None = None,
     what: str = "embedding",
 ) -> Iterator[EmbeddedBatch]:
     """Embed a source in order, batch by batch; one batch is held at a time, whatever the length of the source.
 
     Args:
-        network: maps images ``[b c h w]`` to one or more tensors with a row for each.
+        network: as of :func:`coterie.embedding.forward.forward_pass`, as is ``then``.
         source: the images.
         preprocessing: how they are prepared for the network.
-        runtime: where the network is, and how many processes load images; its logger receives progress.
+        runtime: where the network is, in which precision it computes, and how many processes load images; its logger
+            receives progress.
+        then: further outputs, computed from the first in float32.
         what: name of this work for the logger.
 
     Yields:
@@ -76,23 +77,10 @@ def embedded_batches(
         workers=runtime.workers,
         device=runtime.device,
     )
-    total = -(-len(source) // EMBED_BATCH_SIZE)
+    total, encode = -(-len(source) // EMBED_BATCH_SIZE), forward_pass(network, runtime, then)
     for batch in runtime.logger.progress(batches, total, what):
         check_interrupted()
-        yield batch.index.numpy(), _encode(network, batch.views[0]) if batch.views else (), batch.bad
-
-
-@torch.inference_mode()
-def _encode(
-    network: Callable[[Tensor], Tensor | tuple[Tensor, ...]], views: Float[Tensor, "b c h w"]
-) -> tuple[Tensor, ...]:
-    """Encode a batch, on a CPU in parts if the images are large."""
-    rows = len(views)
-    if views.device.type == "cpu":
-        rows = max(1, min(rows, CPU_PIXELS * torch.get_num_threads() // views[0, 0].numel()))
-    parts = [network(part) for part in (torch.split(views, rows) if rows < len(views) else (views,))]
-    found = [part if isinstance(part, tuple) else (part,) for part in parts]
-    return found[0] if len(found) == 1 else tuple(torch.cat(each) for each in zip(*found, strict=True))
+        yield batch.index.numpy(), encode(batch.views[0]) if batch.views else (), batch.bad
 
 
 @dataclass(frozen=True)
@@ -100,22 +88,24 @@ class Embedder:
     """A network, the images it is applied to, and how.
 
     Attributes:
-        network: images ``[b c h w]`` to embedding ``[b f]``, group ``[b]`` and its probability ``[b]``.
+        network: images ``[b c h w]`` to embeddings ``[b f]``.
         source: the images.
         preprocessing: how they are prepared for the network.
         width: f.
         facts: plain values that identify this network and these images.
-        runtime: where the network is, and how many processes load images.
+        runtime: where the network is, in which precision it computes, and how many processes load images.
         remarks: lines for the user about the network.
+        then: embeddings to group ``[b]`` and its probability ``[b]``.
     """
 
-    network: Callable[[Tensor], tuple[Tensor, ...]]
+    network: Network
     source: ImageSource
     preprocessing: Preprocessing
     width: int
     facts: Mapping[str, Any] = field(default_factory=dict)
     runtime: Runtime = ON_CPU
     remarks: tuple[str, ...] = ()
+    then: Then | None = None
 
     def batches(self, logger: Logger | None = None) -> Iterator[EmbeddedBatch]:
         """Embed the whole source.
@@ -124,7 +114,7 @@ class Embedder:
             logger: receives progress.
         """
         runtime = replace(self.runtime, logger=logger or NullLogger())
-        return embedded_batches(self.network, self.source, self.preprocessing, runtime)
+        return embedded_batches(self.network, self.source, self.preprocessing, runtime, then=self.then)
 
     def range_batches(self, ranges: Sequence[tuple[int, int]]) -> Iterator[EmbeddedBatch]:
         """Embed some ranges of the source; 16 bytes per image are held.
@@ -135,7 +125,7 @@ class Embedder:
         """
         positions = np.concatenate([np.arange(*each, dtype=np.int64) for each in ranges])
         source, quiet = Subset(self.source, positions), replace(self.runtime, logger=NullLogger())
-        for places, outputs, bad in embedded_batches(self.network, source, self.preprocessing, quiet):
+        for places, outputs, bad in embedded_batches(self.network, source, self.preprocessing, quiet, then=self.then):
             yield positions[places], outputs, tuple((int(positions[place]), reason) for place, reason in bad)
 
 

@@ -10,12 +10,13 @@ from typing import Any
 from torch import nn
 
 from coterie.atomic import write_text, writing
-from coterie.config.hardware import Runtime
+from coterie.config.hardware import Runtime, choose_autocast, choose_device
 from coterie.data.loading.center_crop import Preprocessing
 from coterie.data.sources.fingerprint import Fingerprint
 from coterie.data.sources.source import ImageSource
 from coterie.embedding.cache import state_key
 from coterie.embedding.embed import Embedder
+from coterie.embedding.forward import Then
 from coterie.embedding.parquet import bad_lines, write_rows
 from coterie.embedding.parts import BAD_IMAGES, EmbeddingParts
 from coterie.embedding.ray_job import import_ray, write_on_ray
@@ -29,7 +30,7 @@ from coterie.models.image_sizes import check_image_size
 from coterie.paths import expand
 from coterie.signals import if_stopped, listening, raising
 from coterie.training.loaded_run import load_run
-from coterie.training.student import GroupPrediction, without_groups
+from coterie.training.student import nearest_groups, no_groups
 
 RESUME = ": run the same command again to write the missing parts"
 
@@ -42,20 +43,21 @@ def open_embedder(
     Args:
         model: a MODEL; of a run, finished or not, its newest checkpoint.
         source: the images.
-        runtime: where the network is, and how many processes load images.
+        runtime: where the network is, its precision, and how many processes load images.
         options: of :func:`coterie.exporting.model.open_model`.
 
     Raises:
         UserError: there is no such model.
     """
     opened = _open_run(model, runtime, options or {})
-    network, backbone, preprocessing, facts, remarks = opened or _open_file(model, runtime, options or {})
+    network, groups, preprocessing, facts, remarks = opened or _open_file(model, runtime, options or {})
     facts["source"] = Fingerprint.of(source).key
-    return Embedder(network, source, preprocessing, feature_width(backbone), facts, runtime, remarks)
+    return Embedder(network, source, preprocessing, feature_width(network), facts, runtime, remarks, groups)
 
 
-Opened = tuple[GroupPrediction, nn.Module, Preprocessing, dict[str, Any], tuple[str, ...]]
-"""What images become, the backbone, how images are prepared, plain values that identify the network, lines about it."""
+Opened = tuple[nn.Module, Then, Preprocessing, dict[str, Any], tuple[str, ...]]
+"""The backbone, groups and probabilities of embeddings, how images are prepared, plain values that identify the network, lines
+about it."""
 
 
 def _open_run(model: str | Path, runtime: Runtime, options: Mapping[str, Any]) -> Opened | None:
@@ -75,15 +77,18 @@ def _open_run(model: str | Path, runtime: Runtime, options: Mapping[str, Any]) -
     preprocessing = with_options(loaded.preprocessing, **changes)
     if preprocessing.size != loaded.preprocessing.size:
         check_image_size(student.encoder.backbone, settings, preprocessing.size)
-    remarks = () if student.groups is not None else (_no_groups(model),)
+    groupless = () if student.groups is not None else (_no_groups(model),)
+    remarks = (f"{model}: a run, a {settings.name}", f"images: {preprocessing}; {runtime.precision}", *groupless)
     facts = {"weights": state_key(student.state_dict()), "temperature": loaded.config.temperature}
-    return loaded.predict_groups, student.encoder.backbone, preprocessing, facts, remarks
+    groups = nearest_groups(student, loaded.config.temperature)
+    return student.encoder.backbone, groups, preprocessing, facts, remarks
 
 
 def _open_file(model: str | Path, runtime: Runtime, options: Mapping[str, Any]) -> Opened:
     opened = open_model(model, runtime.device, **options)
-    facts, remarks = {"weights": state_key(opened.network.state_dict())}, (*opened.lines, _no_groups(model))
-    return without_groups(opened.network), opened.network, opened.preprocessing, facts, remarks
+    remarks = (*opened.described(runtime.precision), _no_groups(model))
+    facts: dict[str, Any] = {"weights": state_key(opened.network.state_dict())}
+    return opened.network, no_groups, opened.preprocessing, facts, remarks
 
 
 def _no_groups(model: str | Path) -> str:
@@ -102,6 +107,7 @@ def open_parts(
     out: str | Path,
     options: Mapping[str, Any],
     device: str,
+    precision: str,
     part_images: int,
     workers: int,
 ) -> EmbeddingParts:
@@ -113,10 +119,11 @@ def open_parts(
         out: the folder.
         options: of :func:`coterie.exporting.model.open_model`.
         device: ``auto``, ``cpu`` or ``cuda``.
+        precision: ``float32`` or ``bfloat16``.
         part_images: images per part.
         workers: processes that load images.
     """
-    runtime = Runtime.choose(device, workers=workers)
+    runtime = Runtime.choose(device, precision, workers)
     return EmbeddingParts(out, open_embedder(model, source, runtime, options), part_images)
 
 
@@ -150,7 +157,8 @@ def embed_to_file(
     embedder = open_embedder(model, source, runtime, options)
     _introduce(embedder, runtime.logger)
     with _stopping_on_signals(": nothing was written"), writing(out) as part:
-        written, bad = write_rows(part, embedder.width, embedder.source, embedder.batches(runtime.logger))
+        batches = embedder.batches(runtime.logger)
+        written, bad = write_rows(part, embedder.width, embedder.source, batches, runtime.precision)
         if not written:
             raise NoImages(f"not one of the {len(embedder.source)} images can be decoded; the first: {bad[0][1]}")
     if bad:
@@ -207,6 +215,7 @@ def embed_with_ray(
     address: str,
     actors: int = 0,
     device: str = "auto",
+    precision: str = "auto",
     workers: int = -1,
     logger: Logger,
 ) -> int:
@@ -221,6 +230,7 @@ def embed_with_ray(
         address: of a Ray cluster, ``auto``, or ``local`` for one on this machine.
         actors: at most so many; 0: one per GPU, or without GPUs one for every two cores.
         device: of each actor: ``auto``, ``cpu`` or ``cuda``.
+        precision: of each actor; ``auto`` is resolved on this machine, so that all parts have the same.
         workers: of each actor, to load images; -1: as its share of the cores allows.
         logger: receives messages and progress.
 
@@ -233,12 +243,14 @@ def embed_with_ray(
     if _share()[1] > 1:
         raise UserError("--ray starts processes of its own: run it without torchrun")
     import_ray()  # before the folder is made
-    parts = EmbeddingParts(out, open_embedder(model, source, Runtime(logger=logger), options), part_images)
+    autocast = choose_autocast(precision, choose_device("cpu" if device == "cpu" else "auto"))
+    here = Runtime(autocast=autocast, logger=logger)
+    parts = EmbeddingParts(out, open_embedder(model, source, here, options), part_images)
     _introduce(parts.embedder, logger)
     missing = _missing(parts, logger)
     with _stopping_on_signals(RESUME, at_once=True):
         if missing:
-            write = partial(open_parts, model, source, out, options or {}, device, part_images)
+            write = partial(open_parts, model, source, out, options or {}, device, here.precision, part_images)
             with _explaining_pickling():
                 write_on_ray(write, missing, logger, address=address, actors=actors, device=device, workers=workers)
     return _images_there(parts, 0, logger)

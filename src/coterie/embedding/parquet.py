@@ -15,11 +15,12 @@ _ROW_GROUP = 4096
 """Rows that are collected and written together: small row groups are slow to read and make long footers."""
 
 
-def row_schema(width: int) -> pa.Schema:
+def row_schema(width: int, precision: str = "float32") -> pa.Schema:
     """The columns of a table of embeddings.
 
     Args:
         width: of the embeddings.
+        precision: of the network; kept in the metadata of the table.
     """
     return pa.schema(
         {
@@ -29,7 +30,8 @@ def row_schema(width: int) -> pa.Schema:
             "embedding": pa.list_(pa.field("element", pa.float32()), width),  # the name that parquet gives it
             "group": pa.int32(),
             "probability": pa.float32(),
-        }
+        },
+        {"precision": precision},
     )
 
 
@@ -38,6 +40,7 @@ def write_rows(
     width: int,
     source: ImageSource,
     batches: Iterable[tuple[np.ndarray, tuple[Tensor, ...], tuple[tuple[int, str], ...]]],
+    precision: str = "float32",
 ) -> tuple[int, list[tuple[int, str]]]:
     """Write batches to a parquet file as they come; without any rows the table is empty.
 
@@ -47,18 +50,19 @@ def write_rows(
         source: provides names, labels and classes.
         batches: positions in the source, (embedding ``[b, f]``, group ``[b]``, probability ``[b]``) and bad images of each, in
             the order of the rows.
+        precision: of the network; the embeddings are float32 in any case.
 
     Returns:
         The number of rows written, and the bad images.
     """
     written, bad = 0, list[tuple[int, str]]()
-    collected: list[pa.Table] = []
-    with pq.ParquetWriter(path, row_schema(width)) as writer:
+    collected, schema = list[pa.Table](), row_schema(width, precision)
+    with pq.ParquetWriter(path, schema) as writer:
         for positions, outputs, failed in batches:
             bad += failed
             if not len(positions):
                 continue
-            collected.append(_table(source, positions, outputs))
+            collected.append(_table(schema, source, positions, outputs))
             written += len(positions)
             if sum(map(len, collected)) >= _ROW_GROUP:
                 writer.write_table(pa.concat_tables(collected))
@@ -79,11 +83,11 @@ def bad_lines(source: ImageSource, bad: Iterable[tuple[int, str]]) -> str:
     return "".join(f"{one_line(name)}\t{one_line(reason)}\n" for name, reason in named)
 
 
-def _table(source: ImageSource, positions: np.ndarray, outputs: tuple[Tensor, ...]) -> pa.Table:
+def _table(schema: pa.Schema, source: ImageSource, positions: np.ndarray, outputs: tuple[Tensor, ...]) -> pa.Table:
     embedding, group, probability = (each.cpu().numpy() for each in outputs)
     labels = [source.label(int(i)) for i in positions]
     classes = [source.classes[label] if label is not None and label < len(source.classes) else None for label in labels]
-    schema, flat = row_schema(embedding.shape[1]), pa.array(np.ascontiguousarray(embedding, dtype=np.float32).ravel())
+    flat = pa.array(np.ascontiguousarray(embedding, dtype=np.float32).ravel())
     columns = {
         "name": pa.array([_valid_utf8(source.name(int(i))) for i in positions], pa.string()),
         "label": pa.array(labels, pa.int64()),

@@ -26,6 +26,7 @@ PART_IMAGES = 65_536
 MANIFEST = "_embedding.json"
 BAD_IMAGES = "_bad_images"
 _LAYOUT = 1
+_EARLIER = "float32"  # the precision of all folders that do not say theirs
 _LOADER_PARTS = 64  # parts that share a loader, which then need not be restarted for each
 _NAME = re.compile(r"part-(\d{8,})\.parquet")
 _DIFFERENCES = {
@@ -34,6 +35,7 @@ _DIFFERENCES = {
     "source": "embeddings of other images, or their files have changed since",
     "images": "embeddings of another number of images",
     "part_images": "parts of another size (--part-images)",
+    "precision": "embeddings in another precision (--precision)",
 }
 
 
@@ -120,7 +122,7 @@ class EmbeddingParts:
             with suppress(OSError):
                 left_over.unlink()
         with writing(path) as part:
-            _, bad = write_rows(part, self.embedder.width, source, batches)
+            _, bad = write_rows(part, self.embedder.width, source, batches, self.embedder.runtime.precision)
             if bad:  # before the part exists: nothing would write a missing list later
                 write_text(self._bad_path(number), bad_lines(source, bad))
             else:
@@ -145,12 +147,14 @@ class EmbeddingParts:
         return self.folder / BAD_IMAGES / f"part-{number:08d}.txt"
 
     def _facts(self) -> dict[str, Any]:
+        precision = self.embedder.runtime.precision
         own = {"layout": _LAYOUT, "batch": EMBED_BATCH_SIZE, "images": self.total, "part_images": self.images}
         facts = {
             **own,
             "preprocessing": self.embedder.preprocessing.facts(),
             "width": self.embedder.width,
             **self.embedder.facts,
+            **({} if precision == _EARLIER else {"precision": precision}),
         }
         return dict(json.loads(json.dumps(facts)))  # as they are read from the file: tuples become lists
 

@@ -1,7 +1,5 @@
 """Augmented views of given images for evaluation: the same ones each time, and never those of a training step."""
 
-from collections.abc import Callable
-
 import numpy as np
 import torch
 from jaxtyping import Float, Int
@@ -12,6 +10,7 @@ from coterie.data.augmentation.cpu import augment_batch, normalize
 from coterie.data.augmentation.view_plan import ViewPlan
 from coterie.data.decoding.decode import decode
 from coterie.data.sources.source import ImageSource
+from coterie.embedding.forward import Network, Then, forward_pass
 from coterie.signals import check_interrupted
 
 VIEWS_PER_IMAGE = 4
@@ -52,7 +51,7 @@ def augmented_views(
 
 
 def embed_views(
-    network: Callable[[Tensor], tuple[Tensor, ...]],
+    network: Network,
     source: ImageSource,
     indices: Int[np.ndarray, " n"],
     plan: ViewPlan,
@@ -60,29 +59,30 @@ def embed_views(
     *,
     count: int = VIEWS_PER_IMAGE,
     runtime: Runtime = ON_CPU,
+    then: Then | None = None,
     what: str = "embedding augmented views",
 ) -> tuple[Tensor, ...]:
     """Apply a network to the :func:`augmented_views` of images, holding the views of one batch at a time.
 
     Args:
-        network: maps a batch of views to one or more tensors with a row for each.
+        network: as of :func:`coterie.embedding.forward.forward_pass`, as is ``then``.
         source: the images.
         indices: positions of the images to augment.
         plan: the augmentation of the run.
         seed: for the augmentation.
         count: number of views of each image.
-        runtime: where the network is; its logger receives progress.
+        runtime: where the network is, and its precision; its logger receives progress.
+        then: further outputs, computed from the first in float32.
         what: name of this work for the logger.
 
     Returns:
         The outputs of the network, ``[V, N, ...]`` each, on the CPU.
     """
     batches = [indices[first : first + IMAGES_PER_BATCH] for first in range(0, len(indices), IMAGES_PER_BATCH)]
-    found: list[tuple[Tensor, ...]] = []
+    found, encode = list[tuple[Tensor, ...]](), forward_pass(network, runtime, then)
     for batch in runtime.logger.progress(batches, len(batches), what):
         check_interrupted()
         views = augmented_views(source, batch, plan, seed, count)
-        with torch.inference_mode():
-            outputs = network(views.flatten(0, 1).to(runtime.device))
+        outputs = encode(views.flatten(0, 1).to(runtime.device))
         found.append(tuple(each.cpu().reshape(count, len(batch), *each.shape[1:]) for each in outputs))
     return tuple(torch.cat(parts, dim=1) for parts in zip(*found, strict=True))

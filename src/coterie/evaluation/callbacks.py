@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from coterie.config.hardware import Runtime
-from coterie.config.schema import PretrainConfig, ProbeConfig
+from coterie.config.schema import PUBLISHED, PretrainConfig, ProbeConfig
 from coterie.data.sources.source import ImageSource, Subset, sample_indices
 from coterie.embedding.embed import Embeddings, embed_source
 from coterie.errors import NoImages
@@ -23,7 +23,7 @@ from coterie.exporting.backbone_file import load_backbone, save_backbone
 from coterie.logger import ProgressOnly
 from coterie.training.callback import Callback, RunContext
 from coterie.training.run_folder import read_log
-from coterie.training.student import Student, predict_groups, preprocessing_of
+from coterie.training.student import Student, nearest_groups, preprocessing_of
 from coterie.types import Progress
 
 
@@ -93,11 +93,10 @@ class LabelFreeCallback(Callback):
         self, student: Student, done: int, snapshot: str, log: Sequence[Mapping[str, Any]]
     ) -> dict[str, float] | None:
         """None where embeddings are not finite: the monitor warns of that."""
-        network = self._load(snapshot, student)
+        network, then = self._load(snapshot, student), nearest_groups(student, self.config.temperature)
         found, plan, seed = self._embed(network), self.config.views, self.config.seed
-        predict = predict_groups(student, self.config.temperature, network)
         views, groups, _ = embed_views(
-            predict, self.sample, found.index, plan, seed, count=self.size.views, runtime=self.runtime
+            network, self.sample, found.index, plan, seed, count=self.size.views, runtime=self.runtime, then=then
         )
         if not (found.rows.isfinite().all() and views.isfinite().all()):
             return None
@@ -107,7 +106,7 @@ class LabelFreeCallback(Callback):
         self._earlier = (snapshot, found.rows)
         lasting = student.groups is not None
         count = len(student.groups.centers()[0]) if student.groups is not None else 0
-        return label_free(found.rows, views.float(), groups if lasting else None, count, earlier)
+        return label_free(found.rows, views, groups if lasting else None, count, earlier)
 
     def _embeddings_before(self, student: Student, done: int, log: Sequence[Mapping[str, Any]]) -> Tensor | None:
         """Those of the snapshot before: remembered, or made again from its weights if the run was resumed since."""
@@ -153,11 +152,12 @@ class ProbeCallback(Callback):
     def on_due(self, student: Student, progress: Progress) -> None:
         """Embed both sources and probe."""
         assert self._run is not None
+        names, seed, runtime = self.probe.probes, self.config.seed, self.runtime
+        if any(each in PUBLISHED for each in names):
+            runtime = replace(runtime, autocast=None)
         train, test = (
-            _embed(student.encoder.backbone, part, self.config, self.runtime)
-            for part in (self.pair.train, self.pair.test)
+            _embed(student.encoder.backbone, part, self.config, runtime) for part in (self.pair.train, self.pair.test)
         )
-        names, seed = self.probe.probes, self.config.seed
         self._run.log(probe_embeddings(names, train, test, seed=seed, runtime=self.runtime))
 
 

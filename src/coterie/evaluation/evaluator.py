@@ -1,13 +1,14 @@
 """Evaluating a backbone on labeled images by any number of probes; every image is embedded once."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import cache
 
 import torch
 from torch import Tensor, nn
 
 from coterie.config.hardware import Runtime
-from coterie.config.schema import OF_EMBEDDINGS, check_known
+from coterie.config.schema import OF_EMBEDDINGS, OF_SETS, check_known
 from coterie.data.loading.center_crop import Preprocessing
 from coterie.data.sources.source import ImageSource, Subset, label_matrix, label_notes, labels
 from coterie.embedding.cache import EmbeddingCache
@@ -27,8 +28,6 @@ from coterie.models.own_backbone import OwnBackbone, users_module
 from coterie.training.loaded_run import load_run
 from coterie.training.student import assigned_groups
 
-OF_SETS = ("svm", "low_shot")
-"""Probes on frozen embeddings, with any number of labels per image."""
 OF_IMAGES = ("linear_images", "finetune")
 """Probes that pass the images through the network again in every epoch."""
 PROBES = (*OF_EMBEDDINGS, *OF_SETS, *OF_IMAGES)
@@ -48,16 +47,19 @@ class Evaluator:
         beside: Sequence[Model] = (),
         few: FewLabels = TENTH,
         seed: int = 0,
+        exact: bool = False,
     ) -> None:
         """Evaluate a model; if it is a run's, its embeddings are kept in the run's folder.
 
         Args:
             model: the network, on the device of ``runtime``.
             probes: of ``PROBES``.
-            runtime: where and how to compute.
+            runtime: where and how to compute; its precision is that of passes with gradients, and of embedding, which
+                ``exact`` makes float32.
             beside: other models on the same device, to be compared.
             few: for ``finetune``: how many of the training labels may be used.
             seed: for what is drawn.
+            exact: whether images are embedded in float32, whatever the precision of ``runtime``.
 
         Raises:
             BadConfig: an unknown probe.
@@ -65,6 +67,7 @@ class Evaluator:
         check_known(probes, PROBES)
         self.probes, self.few, self.seed = tuple(probes), few, seed
         self.model, self.runtime, self.beside = model, runtime, tuple(beside)
+        self.exact, self.embedding = exact, replace(runtime, autocast=None) if exact else runtime
         self._introduced, run = False, model.run
         self.store = EmbeddingCache(run / "embeddings", run / WEIGHTS) if run is not None else None
 
@@ -93,8 +96,9 @@ class Evaluator:
     def _introduce(self) -> None:
         """Say once what is evaluated; not before the images are known to have labels, so that an error stands alone."""
         if not self._introduced:
-            for line in (line for model in (self.model, *self.beside) for line in model.lines):
-                self.runtime.logger.info(line)
+            for model in (self.model, *self.beside):
+                for line in model.described(self.embedding.precision):
+                    self.runtime.logger.info(line)
         self._introduced = True
 
     def embeddings(self, source: ImageSource, what: str) -> Embeddings:
@@ -110,9 +114,11 @@ class Evaluator:
         instead: str = "",
     ) -> Embeddings:
         def make() -> Embeddings:
-            return embed_source(network(), source, preprocessing, self.runtime, what=what)
+            return embed_source(network(), source, preprocessing, self.embedding, what=what)
 
-        return self.store.get(source, preprocessing, make, instead) if self.store is not None else make()
+        if self.store is None:
+            return make()
+        return self.store.get(source, preprocessing, make, instead, self.embedding.precision)
 
     def _of_embeddings(self, probes: Sequence[str], pair: LabeledPair) -> Figures:
         if not probes:
@@ -141,7 +147,7 @@ class Evaluator:
             else:
                 self.runtime.logger.warning(f"{name}: left out, its features are not finite")
         for model in self.beside:
-            other = Evaluator(model, probes, self.runtime, seed=self.seed)
+            other = Evaluator(model, probes, self.runtime, seed=self.seed, exact=self.exact)
             found[model.name] = other._of_embeddings(probes, pair)
         return found
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from coterie.config.hardware import Runtime
 from coterie.config.options import EvaluationOptions, check_options, model_options
-from coterie.config.schema import check_known
+from coterie.config.schema import PUBLISHED, check_known
 from coterie.data.sources.columns import Columns
 from coterie.data.sources.own_data import Data
 from coterie.evaluation.evaluation_file import note_evaluation
@@ -38,7 +38,8 @@ def evaluator_from_options(
     check_options(options, EvaluationOptions)
     check_known(probes, PROBES)
     few = few_labels(options.get("label_fraction"), options.get("labels_per_class"))
-    runtime = Runtime.choose(options.get("device", "auto"), workers=options.get("workers", -1), logger=logger)
+    precision = options.get("precision", "auto")
+    runtime = Runtime.choose(options.get("device", "auto"), precision, options.get("workers", -1), logger)
     opened = model_options(options)
     name, size = opened.get("backbone"), opened.get("size")
     if isinstance(name, str) and is_own(model) and any(map(is_public_file, beside)):
@@ -50,6 +51,7 @@ def evaluator_from_options(
         beside=open_beside(beside, runtime.device, name, size),
         few=few,
         seed=options.get("seed", 0),
+        exact=precision == "auto" and any(each in PUBLISHED for each in probes),
     )
 
 
@@ -87,7 +89,8 @@ def note_for_run(evaluator: Evaluator, sources: Mapping[str, str | Sequence[str]
         UserError: the file cannot be written.
     """
     model = evaluator.model
-    autocast = evaluator.runtime.autocast if {*OF_IMAGES} & {*evaluator.probes} else None  # embeddings are in float32
+    on_images = [each for each in evaluator.probes if each in OF_IMAGES]
+    embeds, passes = evaluator.embedding.precision, evaluator.runtime.precision
     if model.run is None:
         return
     asked: dict[str, Any] = {
@@ -97,6 +100,7 @@ def note_for_run(evaluator: Evaluator, sources: Mapping[str, str | Sequence[str]
         **evaluator.few.asked(),
         "seed": evaluator.seed,
         "preprocessing": model.preprocessing.facts(),
-        "precision": "float32" if autocast is None else str(autocast).removeprefix("torch."),
+        "precision": passes if len(on_images) == len(evaluator.probes) else embeds,
+        **({"precision.images": passes} if on_images and passes != embeds else {}),
     }
     note_evaluation(model.run, asked, found, evaluator.runtime.logger)

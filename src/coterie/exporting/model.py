@@ -50,6 +50,10 @@ class Model:
     run: Path | None = None
     lines: tuple[str, ...] = ()
 
+    def described(self, precision: str) -> tuple[str, ...]:
+        """The same lines, with the precision of the network in the last."""
+        return (*self.lines[:-1], f"{self.lines[-1]}; {precision}") if self.lines else ()
+
     def untrained(self) -> nn.Module:
         """The same network with random weights, from torch's global generator."""
         if isinstance(self.network, OwnBackbone):

@@ -37,40 +37,55 @@ class Student(nn.Module):
         return h, z, p
 
 
-def predict_groups(student: Student, temperature: float, backbone: nn.Module | None = None) -> GroupPrediction:
+def predict_groups(student: Student, temperature: float) -> GroupPrediction:
     """Create a function from images ``[B, C, H, W]`` to embeddings, groups and probabilities.
 
     Args:
         student: the trained student.
         temperature: tau of the softmax.
-        backbone: in place of the student's, if it is given.
 
     Returns:
-        A function that returns the backbone's embedding ``[B, F]``, the group ``[B]`` of the first head whose center is
-        nearest to the projected image, and its probability ``[B]`` in ``softmax(z . centers / temperature)``; -1 and 0 where
-        the method has no lasting groups.
+        A function that returns the backbone's embedding ``[B, F]``, and its group and probability: :func:`nearest_groups`.
     """
-    network = student.encoder.backbone if backbone is None else backbone
-    if student.groups is None:
-        return without_groups(network)
+    backbone, groups = student.encoder.backbone, nearest_groups(student, temperature)
 
     def predict(images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        features = network(images)
-        assert student.groups is not None
-        logits = cosine_scores(student.encoder.project(features), student.groups.centers()[0]) / temperature
-        probability, group = logits.softmax(dim=1).max(dim=1)
-        return features, group, probability
+        features = backbone(images)
+        return features, *groups(features)
 
     return predict
 
 
-def without_groups(backbone: nn.Module) -> GroupPrediction:
-    """Create the same function for a backbone without groups: all images get group -1 and probability 0.
+def nearest_groups(student: Student, temperature: float) -> Callable[[Float[Tensor, "b f"]], tuple[Tensor, Tensor]]:
+    """Create a function from embeddings of the backbone to groups and probabilities.
 
     Args:
-        backbone: maps images ``[B, C, H, W]`` to embeddings ``[B, F]``.
+        student: the trained student.
+        temperature: tau of the softmax.
+
+    Returns:
+        A function that returns the group ``[B]`` of the first head whose center is nearest to the projected image, and its
+        probability ``[B]`` in ``softmax(z . centers / temperature)``; -1 and 0 where the method has no lasting groups.
     """
-    return lambda images: (backbone(images), torch.full((len(images),), -1), torch.zeros(len(images)))
+    groups = student.groups
+    if groups is None:
+        return no_groups
+
+    def predict(features: Tensor) -> tuple[Tensor, Tensor]:
+        logits = cosine_scores(student.encoder.project(features), groups.centers()[0]) / temperature
+        probability, group = logits.softmax(dim=1).max(dim=1)
+        return group, probability
+
+    return predict
+
+
+def no_groups(features: Float[Tensor, "b f"]) -> tuple[Tensor, Tensor]:
+    """The same of a network without groups: all images get group -1 and probability 0.
+
+    Args:
+        features: of the images.
+    """
+    return torch.full((len(features),), -1), torch.zeros(len(features))
 
 
 @torch.inference_mode()

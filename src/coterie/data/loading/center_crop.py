@@ -119,15 +119,21 @@ def center_crop(
     Returns:
         ``[C, size, size]``: uint8 for 8-bit images of 1 or 3 channels, otherwise float32 in [0, 1].
     """
-    height, width, _ = image.shape
+    return np.ascontiguousarray(_cropped(image, size, crop, interpolation).transpose(2, 0, 1))
+
+
+def _cropped(image: np.ndarray, size: int, crop: float | None, interpolation: Interpolation) -> np.ndarray:
+    """The center crop with the channels last, as images are decoded and as convolutions prefer them."""
+    height, width, channels = image.shape
     box, how = _box(height, width, size, crop), Image.Resampling[interpolation.upper()]
-    if image.dtype == np.uint8 and image.shape[2] in (1, 3):
-        picture = Image.fromarray(image if image.shape[2] == 3 else image[:, :, 0])
-        resized = np.asarray(picture.resize((size, size), how, box=box))
-        return np.ascontiguousarray(resized.reshape(size, size, -1).transpose(2, 0, 1))
+    if image.dtype == np.uint8 and channels in (1, 3):
+        if (height, width) == (size, size) and box == (0, 0, size, size):
+            return image
+        picture = Image.fromarray(image if channels == 3 else image[:, :, 0])
+        return np.asarray(picture.resize((size, size), how, box=box)).reshape(size, size, channels)
     scale = np.float32(1 / np.iinfo(image.dtype).max)
-    planes = [Image.fromarray(image[:, :, c].astype(np.float32) * scale) for c in range(image.shape[2])]
-    floats = np.stack([np.asarray(p.resize((size, size), how, box=box)) for p in planes])
+    planes = [Image.fromarray(image[:, :, c].astype(np.float32) * scale) for c in range(channels)]
+    floats = np.stack([np.asarray(p.resize((size, size), how, box=box)) for p in planes], axis=2)
     return floats if interpolation == "bilinear" else floats.clip(0, 1)  # the others overshoot at edges
 
 
@@ -148,9 +154,9 @@ class _CenterCropDataset(Dataset[Any]):
             except BadImage as error:
                 bad.append((int(index), str(error)))
             else:
-                crops.append(center_crop(image, self.size, self.crop, self.interpolation))
+                crops.append(_cropped(image, self.size, self.crop, self.interpolation))
                 decoded.append(index)
-        views = {0: stack_images(crops)} if crops else {}
+        views = {0: stack_images(crops).permute(0, 3, 1, 2)} if crops else {}
         return WorkerBatch(torch.tensor(decoded, dtype=torch.int64), views, bad=tuple(bad))
 
     def _downscale(self, height: int, width: int) -> int:

@@ -168,7 +168,7 @@ def _decode_next(
 
 
 def stack_images(images: Sequence[np.ndarray]) -> Tensor:
-    """Stack images of one size to ``[B, C, H, W]``: uint8, or float32 in [0, 1] if any of them has 16 bits."""
+    """Stack images of one shape: uint8, or float32 in [0, 1] if any of them has 16 bits."""
     if len({image.dtype for image in images}) > 1:
         images = [image / np.float32(255) if image.dtype == np.uint8 else image for image in images]
     return torch.from_numpy(np.stack(images))

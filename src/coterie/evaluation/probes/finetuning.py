@@ -115,7 +115,7 @@ def limit_head_lr(
         UserError: NaN or infinity in the features.
     """
     places = random_positions(MEASURED_IMAGES, len(pair.train))
-    quiet = replace(runtime, logger=NullLogger())
+    quiet = replace(runtime, logger=NullLogger(), autocast=None)  # the rate is the same, whatever the precision
     measured = embed_source(network.eval(), Subset(pair.train, places), preprocessing, quiet)
     check_finite(measured.rows, "TRAIN")
     classes = len(np.unique(labels_of(pair.train)))

@@ -233,20 +233,20 @@ def _test(
     network.eval()
     hits, labels = list[Tensor](), list[Tensor]()
 
-    def classify(views: Tensor) -> Tensor:
-        logits: Tensor = head(_features(network, views, runtime.autocast))
-        return logits
+    def classify(features: Tensor) -> tuple[Tensor, ...]:
+        return (head(features),)
 
-    batches = embedded_batches(classify, test, preprocessing, runtime, what="testing the classifier")
+    batches = embedded_batches(network, test, preprocessing, runtime, then=classify, what="testing the classifier")
     bad = 0
     for positions, outputs, failed in batches:
         bad += len(failed)
         if not len(positions):
             continue
-        if not outputs[0].isfinite().all():
+        _, logits = outputs
+        if not logits.isfinite().all():
             return None
         labels.append(truth[positions])
-        best = outputs[0].topk(min(5, head.out_features), dim=1).indices.cpu()
+        best = logits.topk(min(5, head.out_features), dim=1).indices.cpu()
         hits.append(best == labels[-1][:, None])
     if bad:
         runtime.logger.warning(f"{bad} test images could not be decoded and are left out")

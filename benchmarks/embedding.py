@@ -1,0 +1,219 @@
+"""``coterie embed`` beside a plain script of timm and a DataLoader: CPU time in one process, one thread, taking turns.
+
+    python benchmarks/embedding.py [--repeats 5] [--images 2000] [--photos 96] [--out benchmarks/results/embedding.json] [--toy]
+
+Both read the same files, open the same weights, prepare the same pixels (timm's rules) and write a parquet file. The script is
+what a good user writes: ``timm.create_model(num_classes=0).eval()``, timm's own transform on Pillow's images, batches of 64,
+``inference_mode``. Coterie runs in float32 and as it comes (``auto``). A ratio is the median over the repeats of the ratio
+within a repeat. Networks here have random weights, of which only the time matters.
+
+Then with public weights (ImageNet's) on other images: the cosine between each row in bfloat16 and in float32, and the probes in
+both: steel at 224 pixels by ``coterie evaluate``, CIFAR-10 at 64.
+"""
+
+import argparse
+import io
+import os
+import tempfile
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from alternating import RESULTS, SHARED, alternate, circumstances, compared, limit_threads, show_rows, write_report
+
+limit_threads()
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import timm
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+from timm.data import create_transform
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+
+import coterie
+from coterie.config.hardware import choose_autocast
+from coterie.evaluation.probes.knn import knn
+
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+SCRIPT, FLOAT32, AUTO = "plain script", "coterie, float32", "coterie, as it comes"
+PUBLIC = "data/public_weights/tf_efficientnet_lite0.safetensors"
+PACKAGES = ("coterie", "numpy", "torch", "timm", "pillow", "simplejpeg", "pyarrow")
+
+
+class Case(NamedTuple):
+    """A network and its images."""
+
+    backbone: str
+    size: int
+    crop: float
+    interpolation: str
+
+
+CASES = {
+    "photographs, ResNet-50, 224 pixels": Case("resnet50", 224, 0.875, "bicubic"),
+    "CIFAR-10, ResNet-18, 32 pixels": Case("resnet18", 32, 1.0, "bilinear"),
+    "CIFAR-10, ResNet-18, 64 pixels": Case("resnet18", 64, 1.0, "bilinear"),
+}
+
+
+class Images(Dataset[Any]):
+    """What a user's script has: files of a folder or the rows of a table, a transform, and a name for each."""
+
+    def __init__(self, source: Path, transform: Callable[[Any], Tensor]) -> None:
+        self.transform, self.table = transform, None
+        if source.is_dir():
+            self.names = [str(each) for each in sorted(source.iterdir())]
+        else:
+            self.table = pq.read_table(source).column("image").to_pylist()
+            self.names = [str(number) for number in range(len(self.table))]
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, str]:
+        file = self.names[index] if self.table is None else io.BytesIO(self.table[index]["bytes"])
+        return self.transform(Image.open(file).convert("RGB")), self.names[index]
+
+
+def script(case: Case, weights: Path, source: Path, out: Path) -> int:
+    """The plain script."""
+    network = timm.create_model(case.backbone, num_classes=0, checkpoint_path=str(weights)).eval()
+    look = {"interpolation": case.interpolation, "mean": MEAN, "std": STD, "crop_pct": case.crop}
+    images = Images(source, create_transform((3, case.size, case.size), **look))
+    names: list[str] = []
+    rows: list[Tensor] = []
+    with torch.inference_mode():
+        for batch, named in DataLoader(images, batch_size=64):
+            rows.append(network(batch))
+            names += named
+    table = {"name": names, "embedding": list(torch.cat(rows).numpy())}
+    pq.write_table(pa.table(table), out)
+    return len(names)
+
+
+def ours(case: Case, weights: Path, source: Path, out: Path, precision: str) -> int:
+    """The same by Coterie, in this process."""
+    look = {"size": case.size, "crop": case.crop, "interpolation": case.interpolation, "mean": MEAN, "std": STD}
+    where = {"backbone": case.backbone, "precision": precision, "device": "cpu", "workers": 0, "quiet": True}
+    return coterie.embed(weights, source, out, **look, **where)
+
+
+def measure(case: Case, source: Path, folder: Path, repeats: int) -> dict[str, Any]:
+    """Times of the three, and how far their rows agree."""
+    torch.manual_seed(0)
+    weights = folder / f"{case.backbone}.safetensors"
+    save_file(timm.create_model(case.backbone, num_classes=0, zero_init_last=False).state_dict(), weights)
+    outs = {name: folder / f"{number}.parquet" for number, name in enumerate((SCRIPT, FLOAT32, AUTO))}
+    contestants = {SCRIPT: partial(script, case, weights, source, outs[SCRIPT])}
+    for name, precision in ((FLOAT32, "float32"), (AUTO, "auto")):
+        contestants[name] = partial(ours, case, weights, source, outs[name], precision)
+    for each in contestants.values():  # once before: imports, and the files come into memory
+        each()
+    times, counts = alternate(contestants, repeats)
+    (count,) = set(counts.values())
+    rows = {SCRIPT: times[SCRIPT].rounded()}
+    rows |= {name: compared(times, name, {"script": SCRIPT}) for name in (FLOAT32, AUTO)}
+    agreement = {f"cosine, {name}": cosines(outs[SCRIPT], outs[name]) for name in (FLOAT32, AUTO)}
+    return {"images": count, **case._asdict(), "contestants": rows, **agreement}
+
+
+def embeddings(path: Path) -> Tensor:
+    """The rows of a file."""
+    return torch.from_numpy(np.stack(pq.read_table(path)["embedding"].to_numpy()))
+
+
+def cosines(path: Path, other: Path) -> dict[str, float]:
+    """Of each row of a file with that of another: the least, and the mean."""
+    found = nn.functional.cosine_similarity(embeddings(path).double(), embeddings(other).double())
+    return {"least": round(float(found.min()), 7), "mean": round(float(found.mean()), 7)}
+
+
+def agreement_on_steel(shared: Path, folder: Path) -> dict[str, Any]:
+    """Public weights on steel at 224 pixels: each row, and what evaluate prints."""
+    model, where = shared / PUBLIC, {"backbone": "tf_efficientnet_lite0", "device": "cpu", "workers": 0, "quiet": True}
+    train, test = (shared / "data" / "steel" / each for each in ("train", "test"))
+    found: dict[str, Any] = {}
+    for precision in ("float32", "bfloat16"):
+        coterie.embed(model, train, folder / f"{precision}.parquet", precision=precision, **where)
+        probes = coterie.evaluate(model, train, test, precision=precision, **where)
+        found[precision] = {"knn": probes["knn"]["k20_t0.07_top1"], "linear": probes["linear"]["top1"]}
+    return {**found, "cosine": cosines(folder / "float32.parquet", folder / "bfloat16.parquet")}
+
+
+def agreement_on_cifar(shared: Path, folder: Path, images: int) -> dict[str, Any]:
+    """Public weights on CIFAR-10 at 64 pixels: each row, and the 20-NN accuracy on test images."""
+    found: dict[str, Any] = {}
+    labels = {}
+    for part in ("train", "test"):
+        source = head_of(shared / "data" / "cifar10" / f"{part}.parquet", images, folder / f"some_{part}.parquet")
+        labels[part] = torch.tensor(pq.read_table(source)["label"].to_pylist())
+        for precision in ("float32", "bfloat16"):
+            look = {"backbone": "tf_efficientnet_lite0", "size": 64, "crop": 1.0, "precision": precision}
+            out = folder / f"{part}-{precision}.parquet"
+            coterie.embed(shared / PUBLIC, source, out, **look, device="cpu", workers=0, quiet=True)
+    for precision in ("float32", "bfloat16"):
+        train, test = (embeddings(folder / f"{part}-{precision}.parquet") for part in ("train", "test"))
+        scores = knn(train, labels["train"], test, labels["test"], neighbors=(20,), temperatures=(0.07,))
+        found[precision] = {"knn": scores["k20_t0.07_top1"]}
+    return {
+        "images": images,
+        **found,
+        "cosine": cosines(folder / "test-float32.parquet", folder / "test-bfloat16.parquet"),
+    }
+
+
+def head_of(path: Path, images: int, out: Path) -> Path:
+    """The first rows of a table of images."""
+    pq.write_table(pq.read_table(path).slice(0, images), out)
+    return out
+
+
+def first_files(source: Path, count: int, folder: Path) -> Path:
+    """A folder of links to the first files of another."""
+    folder.mkdir()
+    for each in sorted(source.glob("*.jpg"))[:count]:
+        (folder / each.name).symlink_to(each.resolve())
+    return folder
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--images", type=int, default=2000, help="of CIFAR-10")
+    parser.add_argument("--photos", type=int, default=96)
+    parser.add_argument("--cases", default="", help="only those whose name contains this")
+    parser.add_argument("--no-agreement", action="store_true", help="times alone")
+    parser.add_argument("--toy", action="store_true", help="few images, small ones and a small network: a trial")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--shared", default=str(SHARED))
+    parser.add_argument("--out", type=Path, default=RESULTS / "embedding.json")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    load, cases = os.getloadavg()[0], CASES
+    if options.toy:
+        cases = {name: each._replace(backbone="resnet10t", size=32) for name, each in CASES.items()}
+        options.repeats, options.images, options.photos, options.no_agreement = 1, 40, 4, True
+    shared = Path(options.shared)
+    data, report = shared / "data", {"precision as it comes": str(choose_autocast("auto", torch.device("cpu")))}
+    with tempfile.TemporaryDirectory() as made:
+        folder = Path(made)
+        photos = first_files(data / "photos", options.photos, folder / "photos")
+        small = head_of(data / "cifar10" / "test.parquet", options.images, folder / "cifar.parquet")
+        for name, case in cases.items():
+            if options.cases in name:
+                report[name] = measure(case, photos if "photo" in name else small, folder, options.repeats)
+                show_rows({name: report[name]["contestants"][AUTO], "float32": report[name]["contestants"][FLOAT32]})
+        if not options.no_agreement:
+            report["agreement, steel"] = agreement_on_steel(shared, folder)
+            report["agreement, CIFAR-10"] = agreement_on_cifar(shared, folder, 5 * options.images)
+            show_rows({name: report[name] for name in ("agreement, steel", "agreement, CIFAR-10")})
+    write_report(options.out, {**circumstances(options, PACKAGES, load), **report})
+
+
+if __name__ == "__main__":
+    main()
