@@ -127,6 +127,7 @@ class StepResult:
         targets: targets that the views had to predict.
         index: position of each image in its source.
         gradient_norm: L2 norm of the gradient of all weights together before clipping; None before the backward pass.
+        regularization: the share of the loss that is a regularizer's, weighted, without gradient; None: there is none.
     """
 
     loss: Float[Tensor, ""]
@@ -134,3 +135,4 @@ class StepResult:
     targets: list[Target]
     index: Int[Tensor, " b"]
     gradient_norm: Float[Tensor, ""] | None = None
+    regularization: Float[Tensor, ""] | None = None

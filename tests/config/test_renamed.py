@@ -9,6 +9,7 @@ from coterie.config.overrides import known_paths, set_path
 from coterie.config.renamed import RENAMED, modernize
 from coterie.config.toml import from_dict, read_toml, to_dict, to_toml
 from coterie.errors import BadConfig
+from coterie.grouping.regularizers import MeanEntropy
 from coterie.methods.planner import Planner
 from coterie.methods.presets import METHODS
 
@@ -33,6 +34,14 @@ def test_a_file_with_earlier_names_is_read(tmp_path: Path):
     read = from_dict(read_toml(file))
     assert (read.run.snapshots, read.run.early_stop, read.run.activation_checkpointing) == (4, True, True)
     assert (read.memory.rows_from, read.views.engine, read.clip_grad_norm) == ("target", "gpu", 3.0)
+
+
+def test_the_weight_of_the_mean_entropy_has_become_a_regularizer(tmp_path: Path):
+    file, text = tmp_path / "config.toml", to_toml(CONFIG)
+    file.write_text("mean_entropy = 0.0\n" + text)
+    assert from_dict(read_toml(file)) == CONFIG
+    file.write_text("mean_entropy = 2.0\n" + text)
+    assert from_dict(read_toml(file)).regularizer == MeanEntropy(2.0)
 
 
 def test_present_names_stay():

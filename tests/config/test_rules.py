@@ -37,7 +37,7 @@ from tests.config.presets import changed, smog
         (("refresh=none", "groups.kind=learned"), "memory is used only by a balanced assignment (sinkhorn)"),
         (
             ("memory=none", "refresh=none", "groups.kind=learned"),
-            "nothing spreads the images over learned groups, and all end in a few of them: use --set mean_entropy=1",
+            "all end in a few of them: use --set regularizer.kind=mean_entropy",
         ),
     ],
 )

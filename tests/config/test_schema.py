@@ -43,7 +43,6 @@ def test_how_a_run_is_computed(values: dict, message: str) -> None:
         ({"temperature": -1.0}, "temperature is -1"),
         ({"batch_norm_processes": -1}, "batch_norm_processes is -1"),
         ({"micro_batches": 129}, "with at least 2 images each (batch_size is 256)"),
-        ({"mean_entropy": -0.5}, "mean_entropy is -0.5"),
     ],
 )
 def test_numbers_out_of_range(values: dict, message: str) -> None:

@@ -17,6 +17,7 @@ from coterie.grouping.batch_objective import BatchObjective, Identity
 from coterie.grouping.groups import KMeansGroups, LastingGroups, LearnedGroups, MomentumGroups
 from coterie.grouping.memory_queue import Memory, Refresh
 from coterie.grouping.objective import Objective
+from coterie.grouping.regularizers import MeanEntropy
 from coterie.grouping.teacher import MomentumTeacher, SameNetwork, TargetNetwork
 from coterie.optim.schedule import Constant
 from coterie.types import Batch, Progress, Roles, StepResult
@@ -97,7 +98,7 @@ def step(objective: Objective | BatchObjective, network: Network) -> StepResult:
 def test_a_step_stays_on_its_device(groups: str, assignment: str, target: str) -> None:
     network, lasting = Network(), groups_of(groups)
     parts = assignment_of(assignment), ROLES
-    objective = Objective(lasting, *parts, target=target_of(target, network, lasting), mean_entropy=1.0)
+    objective = Objective(lasting, *parts, target=target_of(target, network, lasting), regularizer=MeanEntropy(1.0))
     lasting.to(META)
     result = step(objective, network)
     assert len(result.targets) == 2 * len(COUNTS)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from coterie.grouping.loss import at_least_float32, cosine_scores, mean_entropy_loss, prediction_loss
+from coterie.grouping.loss import at_least_float32, cosine_scores, prediction_loss
 from coterie.types import Target
 
 
@@ -54,16 +54,6 @@ def test_never_below_float32(dtype: torch.dtype) -> None:
     codes = torch.full((3, 5), 0.2)
     loss = prediction_loss(unit(2, 3, 4).to(dtype), [unit(5, 4).to(dtype)], [Target(codes, 0, 0)], 0.1, (0, 1))
     assert loss.dtype == torch.float32
-
-
-def test_mean_entropy_by_hand() -> None:
-    """Two rows at the two centers, tau -> 0: the mean is (1/2, 1/2) and the loss 0; both at one center: ln 2."""
-    centers = [torch.eye(2, dtype=torch.float64)]
-    spread, collapsed = torch.eye(2, dtype=torch.float64)[None], torch.tensor([[[1.0, 0.0], [1.0, 0.0]]]).double()
-    assert mean_entropy_loss(spread, centers, 0.01).item() == pytest.approx(0, abs=1e-12)
-    assert mean_entropy_loss(collapsed, centers, 0.01).item() == pytest.approx(math.log(2))
-    both = mean_entropy_loss(collapsed, [*centers, torch.ones(2, 2, dtype=torch.float64)], 0.01)
-    assert both.item() == pytest.approx(math.log(2) / 2), "the mean over the heads"
 
 
 @pytest.mark.parametrize(("dtype", "result"), [(torch.float16, torch.float32), (torch.float64, torch.float64)])

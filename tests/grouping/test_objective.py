@@ -15,9 +15,9 @@ from coterie.errors import BadConfig
 from coterie.grouping import objective as objectives
 from coterie.grouping.assignment import Nearest, Sinkhorn, assign, label_rows
 from coterie.grouping.groups import KMeansGroups, LearnedGroups, LearnedGroupsConfig, build_groups
-from coterie.grouping.loss import mean_entropy_loss
 from coterie.grouping.memory_queue import Memory, Refresh
 from coterie.grouping.objective import Objective
+from coterie.grouping.regularizers import MeanEntropy, mean_entropy_loss
 from coterie.signals import Interrupted, listening
 from coterie.types import Batch, Progress, Roles
 
@@ -133,17 +133,19 @@ def test_half_precision_embeddings_give_float32_codes() -> None:
 
 
 def test_defaults_are_the_published_values() -> None:
-    """methods.md, 1.2: tau is 0.1; the mean entropy is MSN's own."""
+    """methods.md, 1.2: tau is 0.1."""
     objective = Objective(groups(5), Sinkhorn(), ROLES)
-    assert (objective.temperature, objective.mean_entropy, objective.rows_from) == (0.1, 0.0, "student")
+    assert (objective.temperature, objective.regularizer, objective.rows_from) == (0.1, None, "student")
 
 
-def test_the_mean_entropy_is_weighted() -> None:
+def test_a_regularizer_is_weighted() -> None:
     student, learned = OneLayer(), groups(5)
-    plain, weighted = (Objective(learned, Sinkhorn(), ROLES, mean_entropy=weight) for weight in (0.0, 3.0))
+    plain, weighted = (Objective(learned, Sinkhorn(), ROLES, regularizer=each) for each in (None, MeanEntropy(3.0)))
     result = plain(student, batch(4), START)
-    extra = weighted(student, batch(4), START).loss - result.loss
-    torch.testing.assert_close(extra, 3 * mean_entropy_loss(result.z, learned.centers(), 0.1))
+    both, term = weighted(student, batch(4), START), 3 * mean_entropy_loss(result.z, learned.centers(), 0.1)
+    torch.testing.assert_close(both.loss - result.loss, term)
+    torch.testing.assert_close(both.regularization, term.detach())
+    assert result.regularization is None
 
 
 def labeled(every_epochs: int = 1) -> tuple[OneLayer, Objective]:

@@ -66,7 +66,10 @@ def settings_of(cell: Cell) -> dict[str, Any]:
     if cell.when == "epoch" and cell.assignment == "sinkhorn":  # SeLa: balanced over all images until it converges
         settings["assignment"] |= {"iterations": 100, "tolerance": 1e-3}
     if cell.groups == "learned" and cell.assignment in ("nearest", "softmax"):
-        settings["mean_entropy"] = 2.0  # nothing else spreads the images; without it the settings are refused
+        settings["regularizer"] = {
+            "kind": "mean_entropy",
+            "weight": 2.0,
+        }  # nothing else spreads the images; without it the settings are refused
     return settings
 
 

@@ -8,6 +8,7 @@ import torch
 from coterie.config.overrides import known_paths, parse_override, set_path
 from coterie.config.toml import from_dict
 from coterie.errors import BadConfig
+from coterie.grouping.regularizers import MeanEntropy
 from tests.faults.running import assert_same
 from tests.matrix.cells import CELLS, REFUSED, TRAINED, Cell, settings_of
 from tests.matrix.running import (
@@ -86,6 +87,6 @@ def test_fewer_than_a_third_are_refused() -> None:
 def test_learned_groups_that_nothing_spreads_are_refused(assignment: str, when: str) -> None:
     """Without the regularizer, six epochs left 2 (nearest, batch) to 8 (softmax, teacher, epoch) of 16 groups in use."""
     settings = settings_of(Cell("learned", assignment, "same", when))
-    assert from_dict(settings).mean_entropy > 0
-    with pytest.raises(BadConfig, match=rf"assignment\.kind is '{assignment}'.*--set mean_entropy=1"):
-        from_dict(settings | {"mean_entropy": 0.0})
+    assert isinstance(from_dict(settings).regularizer, MeanEntropy)
+    with pytest.raises(BadConfig, match=rf"assignment\.kind is '{assignment}'.*--set regularizer\.kind=mean_entropy"):
+        from_dict({name: value for name, value in settings.items() if name != "regularizer"})

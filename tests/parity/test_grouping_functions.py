@@ -6,7 +6,8 @@ import torch
 from coterie.grouping.assignment import Nearest, Sinkhorn, Softmax, assign, label_rows
 from coterie.grouping.batch_objective import BatchObjective, Identity
 from coterie.grouping.kmeans import moved_centers, nearest_centers, spherical_kmeans
-from coterie.grouping.loss import cosine_scores, mean_entropy_loss, prediction_loss
+from coterie.grouping.loss import cosine_scores, prediction_loss
+from coterie.grouping.regularizers import mean_entropy_loss
 from coterie.types import Batch, Progress, Roles, Target
 from tests.parity.golden_files import Golden, subcases
 

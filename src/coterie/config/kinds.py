@@ -6,6 +6,7 @@ from typing import Any, Union, get_args, get_origin
 from coterie.grouping.assignment import CenteredConfig, Nearest, Sinkhorn, Softmax
 from coterie.grouping.batch_objective import BatchGroupsConfig, Identity
 from coterie.grouping.groups import KMeansGroupsConfig, LearnedGroupsConfig, MomentumGroupsConfig
+from coterie.grouping.regularizers import CodingRate, KoLeo, MeanEntropy, Uniformity, VarianceCovariance
 from coterie.grouping.teacher import MomentumTeacherConfig, SameNetwork
 from coterie.optim.optimizer import AdamWConfig, LarsConfig, SgdConfig
 from coterie.optim.schedule import Constant, Cosine, Linear
@@ -25,6 +26,11 @@ KINDS: dict[type, str] = {
     Softmax: "softmax",
     CenteredConfig: "centered",
     Identity: "identity",
+    CodingRate: "coding_rate",
+    MeanEntropy: "mean_entropy",
+    VarianceCovariance: "variance_covariance",
+    Uniformity: "uniformity",
+    KoLeo: "koleo",
     LarsConfig: "lars",
     SgdConfig: "sgd",
     AdamWConfig: "adamw",

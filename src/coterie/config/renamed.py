@@ -4,6 +4,7 @@ from typing import Any
 
 RENAMED = {
     "clip": "clip_grad_norm",
+    "mean_entropy": "regularizer",
     "memory.of": "memory.rows_from",
     "run.checkpoint_activations": "run.activation_checkpointing",
     "run.looks": "run.snapshots",
@@ -20,6 +21,10 @@ RENAMED_VALUES: dict[str, dict[Any, Any]] = {
 
 def modernize(settings: dict[str, Any]) -> dict[str, Any]:
     """Replace earlier names and values in settings from a file by the present ones; nothing else is changed or checked."""
+    weight = settings.get("mean_entropy", 0)
+    settings = {key: value for key, value in settings.items() if key != "mean_entropy"}
+    if weight != 0:  # a setting of its own before there were other regularizers
+        settings["regularizer"] = {"kind": "mean_entropy", "weight": weight}
     return {key: _modern(key, value) for key, value in _renamed(settings, "").items()}
 
 

@@ -5,6 +5,7 @@ from coterie.errors import BadConfig
 from coterie.grouping.assignment import AssignmentConfig, CenteredConfig, Nearest, Sinkhorn, Softmax
 from coterie.grouping.batch_objective import BatchGroupsConfig, Identity
 from coterie.grouping.groups import GroupsConfig, LearnedGroupsConfig
+from coterie.grouping.regularizers import MeanEntropy
 from coterie.grouping.teacher import MomentumTeacherConfig, SameNetwork
 
 FEWEST_ROWS = 1 / 8
@@ -91,8 +92,11 @@ def _check_batch_groups(config: PretrainConfig) -> None:
             "assignment.kind is 'centered', a running mean of each group's scores, but groups.kind='batch' has new "
             "groups at each step: set assignment.kind='sinkhorn', 'nearest', 'softmax' or 'identity'"
         )
-    if config.mean_entropy:
-        raise BadConfig("mean_entropy needs lasting groups: with groups.kind='batch' set it to 0")
+    if isinstance(config.regularizer, MeanEntropy):
+        raise BadConfig(
+            "regularizer.kind is 'mean_entropy', which needs lasting groups: with groups.kind='batch' use "
+            "--set regularizer=none, or another kind"
+        )
 
 
 def _check_refresh(config: PretrainConfig, groups: GroupsConfig) -> None:
@@ -159,10 +163,10 @@ def _check_spread(config: PretrainConfig, groups: GroupsConfig, assignment: Assi
     if (
         isinstance(groups, LearnedGroupsConfig)
         and isinstance(assignment, Nearest | Softmax)
-        and not config.mean_entropy
+        and not isinstance(config.regularizer, MeanEntropy)
     ):
         kind = "nearest" if isinstance(assignment, Nearest) else "softmax"
         raise BadConfig(
             f"assignment.kind is '{kind}': nothing spreads the images over learned groups, and all end in a few of them: "
-            "use --set mean_entropy=1, or assignment.kind='sinkhorn'"
+            "use --set regularizer.kind=mean_entropy, or assignment.kind='sinkhorn'"
         )

@@ -12,6 +12,7 @@ from coterie.grouping.assignment import AssignmentConfig, Sinkhorn
 from coterie.grouping.batch_objective import BatchGroupsConfig, Identity
 from coterie.grouping.groups import GroupsConfig, LearnedGroupsConfig
 from coterie.grouping.memory_queue import MemoryConfig, Refresh
+from coterie.grouping.regularizers import RegularizerConfig
 from coterie.grouping.teacher import SameNetwork, TargetConfig
 from coterie.models.backbone import BackboneConfig
 from coterie.models.encoder import BatchNormScope
@@ -146,7 +147,7 @@ class PretrainConfig:
         groups: the centers, and how they move.
         assignment: how scores become targets.
         temperature: tau, the temperature of the prediction.
-        mean_entropy: weight of the regularizer that spreads the mean prediction over all groups (MSN); 0: none.
+        regularizer: what keeps embeddings or groups from collapsing, besides the assignment; None: nothing.
         memory: past embeddings, balanced together with the batch's or used by the refresh.
         refresh: how often, and for what, the memory is used as a whole: k-means, labels, resetting the teacher.
         optimizer: updates the weights.
@@ -177,7 +178,7 @@ class PretrainConfig:
     groups: AnyGroups = field(default_factory=LearnedGroupsConfig)
     assignment: AnyAssignment = field(default_factory=Sinkhorn)
     temperature: float = 0.1
-    mean_entropy: float = 0.0
+    regularizer: RegularizerConfig | None = None
     memory: MemoryConfig | None = None
     refresh: Refresh | None = None
     optimizer: OptimizerConfig = field(default_factory=LarsConfig)
@@ -211,8 +212,6 @@ class PretrainConfig:
                 f"micro_batches is {self.micro_batches}: give 1 or more, with at least 2 images each (batch_size is "
                 f"{self.batch_size})"
             )
-        if self.mean_entropy < 0:
-            raise BadConfig(f"mean_entropy is {self.mean_entropy:g}: a weight cannot be negative (0: none)")
 
     @property
     def keeps_labels(self) -> bool:

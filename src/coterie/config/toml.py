@@ -18,6 +18,7 @@ from coterie.config.rules import check_rules
 from coterie.config.schema import AnyAssignment, AnyGroups, PretrainConfig
 from coterie.config.wanted import wanted
 from coterie.errors import BadConfig, did_you_mean
+from coterie.grouping.regularizers import RegularizerConfig
 from coterie.grouping.teacher import TargetConfig
 from coterie.optim.optimizer import OptimizerConfig
 from coterie.optim.schedule import Schedule
@@ -58,8 +59,14 @@ def _converter() -> cattrs.Converter:
         return get_origin(kind) is Literal
 
     converter.register_structure_hook_func(is_choice, read_choice)
-    for union in (Schedule, TargetConfig, AnyGroups, AnyAssignment, OptimizerConfig):  # inner unions first
+    for union in (Schedule, TargetConfig, AnyGroups, AnyAssignment, RegularizerConfig, OptimizerConfig):  # inner first
         configure_tagged_union(union, converter, tag_name="kind", tag_generator=KINDS.__getitem__)
+    some: Any = RegularizerConfig
+    optional = RegularizerConfig | None  # to cattrs a union of its own
+    converter.register_structure_hook(optional, lambda value, _: converter.structure(value, some))
+    converter.register_unstructure_hook(
+        optional, lambda value: None if value is None else converter.unstructure(value, some)
+    )
     return converter
 
 

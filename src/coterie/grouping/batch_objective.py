@@ -13,6 +13,7 @@ from coterie.distributed.collectives import all_gather, local_chunk
 from coterie.grouping.assignment import Assignment, assign
 from coterie.grouping.loss import at_least_float32, cosine_scores, prediction_loss
 from coterie.grouping.objective import Encode
+from coterie.grouping.regularizers import Regularizer, regularize
 from coterie.grouping.teacher import SameNetwork, TargetNetwork
 from coterie.types import Batch, Progress, Roles, StepResult, Target
 
@@ -58,6 +59,7 @@ class BatchObjective(nn.Module):
         target: TargetNetwork | None = None,
         temperature: float = 0.1,
         gradient: bool = False,
+        regularizer: Regularizer | None = None,
     ) -> None:
         """Combine the parts.
 
@@ -67,12 +69,13 @@ class BatchObjective(nn.Module):
             target: network whose embeddings are the groups; None: the student.
             temperature: tau, of the prediction. SimCLR with several crops: 0.1; ReSA: 0.4.
             gradient: let the gradient flow through the centers too.
+            regularizer: what keeps embeddings from collapsing, besides the other images; None: nothing.
         """
         super().__init__()
         if isinstance(assignment, Identity):  # every view is a positive of the others
             roles = replace(roles, target_views=roles.student_views)
         self.assignment, self.roles, self.temperature, self.gradient = assignment, roles, temperature, gradient
-        self.target = target or SameNetwork()
+        self.target, self.regularizer = target or SameNetwork(), regularizer
 
     def forward(self, student: Encode, batch: Batch, progress: Progress) -> StepResult:
         """Compute the loss of one batch, as the class describes.
@@ -97,7 +100,8 @@ class BatchObjective(nn.Module):
                 own = h[roles.student_views.index(roles.target_views[0])]
                 centers, targets = list(rows), self._codes(own, features[0], roles, progress)
             loss = prediction_loss(p, centers, targets, self.temperature, roles.student_views)
-        return StepResult(loss, z.detach(), targets, batch.index)
+            loss, term = regularize(self.regularizer, loss, z, p, centers, self.temperature)
+        return StepResult(loss, z.detach(), targets, batch.index, regularization=term)
 
     def _own_images(self, rows: Float[Tensor, "a b d"], roles: Roles) -> list[Target]:
         """One target per view: the column of the same image in that view, without the image's other columns."""

@@ -1,6 +1,5 @@
-"""The prediction loss that all methods share, and the mean-entropy regularizer."""
+"""The prediction loss that all methods share."""
 
-import math
 from collections.abc import Sequence
 
 import torch
@@ -97,27 +96,3 @@ def prediction_loss(
     if any(target.view is None for target in targets):  # labels may be missing, and their number differs by process
         rows_counted = all_reduce_sum(rows_counted) / world_size()
     return (torch.stack(sums) / rows_counted.clamp(min=1 / world_size())).mean()
-
-
-def mean_entropy_loss(
-    predictions: Float[Tensor, "v b d"], centers: Sequence[Float[Tensor, "_ d"]], temperature: float
-) -> Float[Tensor, ""]:
-    """Compute how far the mean prediction is from using all groups equally: ``log K - H(m)``, averaged over the heads.
-
-    m is the mean of ``softmax(p . C / temperature)`` over all views and all images of all processes: the mean entropy
-    maximization of MSN (Assran et al. 2022, arXiv 2204.07141, eq. 2). One collective per head.
-
-    Args:
-        predictions: unit predictions p, view by view.
-        centers: unit centers ``[K, D]`` of each head.
-        temperature: tau, of the prediction.
-
-    Returns:
-        The regularizer in nats, with gradient into predictions and centers; 0 when all groups are used equally.
-    """
-    terms = []
-    for each in centers:
-        probabilities = (cosine_scores(predictions, each) / temperature).softmax(dim=-1)
-        mean = all_reduce_sum(probabilities.mean(dim=(0, 1))) / world_size()
-        terms.append(math.log(len(each)) - torch.special.entr(mean).sum())
-    return torch.stack(terms).mean()

@@ -14,8 +14,9 @@ from coterie.errors import BadConfig
 from coterie.grouping.assignment import Assignment, assign, label_passes, label_rows
 from coterie.grouping.groups import Groups, KMeansGroups, MomentumGroups
 from coterie.grouping.kmeans import ITERATIONS, Tick, random_starts
-from coterie.grouping.loss import cosine_scores, mean_entropy_loss, prediction_loss
+from coterie.grouping.loss import cosine_scores, prediction_loss
 from coterie.grouping.memory_queue import Memory, Refresh
+from coterie.grouping.regularizers import Regularizer, regularize
 from coterie.grouping.teacher import SameNetwork, TargetNetwork
 from coterie.types import Batch, Progress, Roles, StepResult, Target
 
@@ -39,7 +40,7 @@ class Objective(nn.Module):
                   assignment(target network's z of the target views [+ memory rows] @ centers)
         centers = groups.update_centers(z of the grouped views)
         memory.push(z of the student or of the target network, index)
-        loss    = prediction_loss(p, centers, targets) + weight * mean_entropy_loss(p, centers)
+        loss    = prediction_loss(p, centers, targets) + regularizer.weight * regularizer(z, p, centers)
         backward -> after_backward (frozen groups lose their gradient) -> optimizer -> after_step (unit centers, teacher)
 
     SwAV: Caron et al. 2020, arXiv 2006.09882, section 3; SMoG: Pang et al. 2022, arXiv 2207.06167. The objective needs tensors
@@ -62,7 +63,7 @@ class Objective(nn.Module):
         rows_from: Literal["student", "target"] = "student",
         refresh: Refresh | None = None,
         images: int = 0,
-        mean_entropy: float = 0.0,
+        regularizer: Regularizer | None = None,
         seed: int = 0,
     ) -> None:
         """Combine the parts.
@@ -77,7 +78,7 @@ class Objective(nn.Module):
             rows_from: whose embeddings the memory keeps: those of the student or of the target network.
             refresh: when to recompute groups from the memory; None: never.
             images: number of images in the source; needed only if the refresh keeps labels.
-            mean_entropy: weight of :func:`~coterie.grouping.loss.mean_entropy_loss`. MSN: 1.
+            regularizer: what keeps embeddings or groups from collapsing, besides the assignment; None: nothing.
             seed: seed of the initial centers of k-means.
 
         Raises:
@@ -88,7 +89,7 @@ class Objective(nn.Module):
         self.assignment, self.roles, self.temperature = assignment, roles, temperature
         self.target = target or SameNetwork()
         self.memory, self.rows_from, self.refresh_rule = memory, rows_from, refresh
-        self.mean_entropy, self.seed = mean_entropy, seed
+        self.regularizer, self.seed = regularizer, seed
         if refresh is not None and memory is None:
             raise BadConfig("a refresh reads the memory, and there is none: pass a Memory, or leave the refresh out")
         keeps = refresh is not None and refresh.labels
@@ -127,9 +128,8 @@ class Objective(nn.Module):
             if self.memory is not None:
                 self.memory.push(grouped if self.rows_from == "student" else decided, batch.index, progress)
             loss = prediction_loss(p, centers, targets, self.temperature, roles.student_views)
-            if self.mean_entropy:
-                loss = loss + self.mean_entropy * mean_entropy_loss(p, centers, self.temperature)
-        return StepResult(loss, z.detach(), targets, batch.index)
+            loss, term = regularize(self.regularizer, loss, z, p, centers, self.temperature)
+        return StepResult(loss, z.detach(), targets, batch.index, regularization=term)
 
     @torch.no_grad()
     def targets(self, z: Float[Tensor, "a b d"], roles: Roles, progress: Progress) -> list[Target]:

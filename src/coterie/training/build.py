@@ -265,6 +265,7 @@ def _objective(
             target=target,
             temperature=config.temperature,
             gradient=config.groups.gradient,
+            regularizer=config.regularizer,
         )
     if assignment is None:
         if isinstance(config.assignment, Identity):
@@ -292,7 +293,7 @@ def _objective(
         rows_from=config.memory.rows_from if config.memory is not None else "student",
         refresh=config.refresh,
         images=images,
-        mean_entropy=config.mean_entropy,
+        regularizer=config.regularizer,
         seed=config.seed,
     )
 

@@ -52,7 +52,8 @@ class Monitor(Callback):
 
     Besides step, epoch, learning rate and speed, a line holds:
 
-    * ``loss``, the mean since the last line, and ``loss_over_ln_k``: 1 for predictions without any information;
+    * ``loss``, the mean since the last line; ``regularization``, the share of it that is a regularizer's, if there is one; and
+      ``loss_over_ln_k`` of the rest: 1 for predictions without any information;
     * ``groups_used``: groups that were the best of some row within the last ``window`` steps (ten assignments per group);
     * ``perplexity`` of the mean assignment since the last line: K when all groups are used alike (a balanced assignment keeps
       it high even in a collapse);
@@ -96,7 +97,8 @@ class Monitor(Callback):
         self._last = [torch.full((count + 1,), -self.window - 1, device=device) for count in counts]
         self._mass = [torch.zeros(count + 1, device=device) for count in counts]
         self._z: Tensor | None = None
-        self._loss = torch.zeros((), dtype=torch.float64, device=device)
+        self._loss = torch.zeros(2, dtype=torch.float64, device=device)  # in all, and of the regularizer
+        self._regularized = False
         # step, loss, gradient norm and images of the first step that was not finite; step -1: none was
         self._first_not_finite: tuple[Tensor, Tensor, Tensor, Tensor] | None = None
         self._predicts_groups = True  # a custom objective may have no targets: then ln K says nothing about its loss
@@ -120,7 +122,10 @@ class Monitor(Callback):
 
     def on_step_end(self, progress: Progress, result: StepResult) -> None:
         """Accumulate a step; every ``log_steps`` steps, and at the last, read the metrics and write a line."""
-        self._loss += result.loss.detach()
+        self._loss[0] += result.loss.detach()
+        if result.regularization is not None:
+            self._regularized = True
+            self._loss[1] += result.regularization
         self._predicts_groups = bool(result.targets)
         self._keep_first_not_finite(progress, result)
         total = result.z.float().mean(dim=(0, 1))
@@ -170,7 +175,7 @@ class Monitor(Callback):
     def _write_line(self, progress: Progress) -> None:
         self.check_finite()
         assert self._z is not None
-        loss_sum, z, masses, lasts = self._over_processes()
+        losses, z, masses, lasts = self._over_processes()
         assert z is not None
         used, perplexity = [], []
         for last, mass, count in zip(lasts, masses, self.counts, strict=True):
@@ -178,13 +183,15 @@ class Monitor(Callback):
             share = mass[:count] / mass[:count].sum().clamp(min=1e-12)
             perplexity.append(float(torch.special.entr(share).sum().exp()))
         fewest, count = min(used, key=lambda pair: pair[0] / pair[1])
-        loss = loss_sum.item() / self._steps
+        loss, regularization = (losses / self._steps).tolist()
         elapsed = time.perf_counter() - self._since
         record: dict[str, Any] = {
             "step": progress.step,
             "epoch": progress.epoch,
             "loss": loss,
-            "loss_over_ln_k": loss / (sum(math.log(each) for each in self.counts) / len(self.counts)),
+            **({"regularization": regularization} if self._regularized else {}),
+            "loss_over_ln_k": (loss - regularization)
+            / (sum(math.log(each) for each in self.counts) / len(self.counts)),
             "lr": self.schedule.at(progress),
             "groups_used": fewest,
             "groups": count,
@@ -210,12 +217,12 @@ class Monitor(Callback):
         loss, mean, *masses = torch.split(all_reduce_sum(torch.cat(parts)) / world_size(), lengths)
         lasts = torch.split(all_reduce_max(torch.cat(self._last)), [count + 1 for count in self.counts])
         mean_z = None if self._z is None else mean.to(self._z)
-        return loss[0], mean_z, [mass.to(own) for mass, own in zip(masses, self._mass, strict=True)], list(lasts)
+        return loss, mean_z, [mass.to(own) for mass, own in zip(masses, self._mass, strict=True)], list(lasts)
 
     def _own(self) -> list[Tensor]:
         """What this process has accumulated: loss, z and masses, in one precision."""
         z = torch.zeros(0) if self._z is None else self._z
-        return [self._loss[None], z.to(self._loss), *(mass.to(self._loss) for mass in self._mass)]
+        return [self._loss, z.to(self._loss), *(mass.to(self._loss) for mass in self._mass)]
 
     def _reset(self) -> None:
         for mass in self._mass:
@@ -237,10 +244,12 @@ class Monitor(Callback):
         what = (
             "all images have nearly the same embedding" if one_point else "the predictions do not depend on the image"
         )
+        lighter = " a smaller regularizer.weight," if self._regularized else ""
         return (
             f"the run looks collapsed: {what} (loss / ln K {record['loss_over_ln_k']:.3f}, spread {record['spread']:.3f}, "
-            f"{record['groups_used']} of {record['groups']} groups used). Try a lower learning_rate.peak, fewer groups or, "
-            "where the method has them, a smaller assignment.temperature or more groups.frozen_steps (docs/pretrain.md)"
+            f"{record['groups_used']} of {record['groups']} groups used). Try{lighter} a lower learning_rate.peak, fewer "
+            "groups or, where the method has them, a smaller assignment.temperature or more groups.frozen_steps "
+            "(docs/pretrain.md)"
         )
 
     def state_dict(self) -> dict[str, Any]:
@@ -263,11 +272,16 @@ class Monitor(Callback):
         self._last = [each.to(device) for each in state["last"]]
         self._mass = [each.to(device) for each in state["mass"]]
         self._z = None if state["z"] is None else state["z"].to(device)
-        self._loss = state["loss"].to(device)
+        self._loss = torch.zeros_like(self._loss)
+        self._loss[: state["loss"].numel()] = state["loss"].to(device)  # one number in checkpoints of earlier versions
         self._steps, self._images, self._streak = state["steps"], 0, state["streak"]
         of_each = state.get("of_each")
         if of_each is not None and world_size() == len(of_each):  # means would be rounded in another way
-            lengths = [1, 0 if self._z is None else len(self._z), *(len(mass) for mass in self._mass)]
+            lengths = [
+                state["loss"].numel(),
+                0 if self._z is None else len(self._z),
+                *(len(mass) for mass in self._mass),
+            ]
             loss, z, *masses = torch.split(of_each[rank()].to(device), lengths)
-            self._loss, self._z = loss[0], None if self._z is None else z.to(self._z)
+            self._loss[: len(loss)], self._z = loss, None if self._z is None else z.to(self._z)
             self._mass = [mass.to(own) for mass, own in zip(masses, self._mass, strict=True)]
