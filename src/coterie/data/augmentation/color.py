@@ -85,7 +85,8 @@ def luma(views: ColorViews) -> Plane:
     red += green
     red += blue
     red += np.float32(0.5)
-    return red.astype(np.uint8)
+    gray: Plane = red.astype(np.uint8)
+    return gray
 
 
 def adjust_hue(views: ColorViews, shifts: Factors) -> None:
