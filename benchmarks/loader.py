@@ -49,7 +49,7 @@ CASES = {
 }
 BATCHES = {PHOTOS: 32, CIFAR: 250}
 PILLOW, LIGHTLY = "torchvision on Pillow", "lightly"
-PACKAGES = ("coterie", "numpy", "torch", "torchvision", "pillow", "lightly", "simplejpeg")
+PACKAGES = ("coterie", "numpy", "torch", "torchvision", "pillow", "lightly", "simplejpeg", "stringzilla")
 
 Contestant = Callable[[range], object]  # the numbers of some images -> their views
 PlainDecode = Callable[[bytes], Image.Image | Tensor]

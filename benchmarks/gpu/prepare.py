@@ -21,7 +21,8 @@ from alternating import SHARED
 
 ROOT = Path(__file__).parents[2]
 LACKING = (
-    "beartype", "cattrs", "cyclopts", "docstring-parser", "docutils", "lightly", "rich-rst", "simplejpeg", "tomli-w",
+    "beartype", "cattrs", "cyclopts", "docstring-parser", "docutils", "lightly", "rich-rst", "simplejpeg", "stringzilla",
+    "tomli-w",
 )  # fmt: skip
 """What a machine with torch, torchvision, timm and the usual scientific packages does not have."""
 PLATFORMS = ("manylinux_2_28_x86_64", "manylinux_2_27_x86_64", "manylinux_2_17_x86_64", "manylinux2014_x86_64")

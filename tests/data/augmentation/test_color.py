@@ -8,7 +8,6 @@ from skimage import data
 from sklearn.datasets import load_sample_image
 
 from coterie.data.augmentation import color as colors
-from coterie.data.augmentation import lookup
 
 LEVELS = np.array([*range(0, 256, 3), 1, 254], dtype=np.uint8)
 
@@ -31,15 +30,6 @@ IMAGES = {
 @pytest.fixture(params=IMAGES, scope="module")
 def image(request) -> np.ndarray:
     return IMAGES[request.param]
-
-
-@pytest.fixture(params=["stringzilla", "python"], autouse=True)
-def tables(request, monkeypatch) -> None:
-    """With and without the extra ``fast``."""
-    if request.param == "python":
-        monkeypatch.setattr(lookup, "stringzilla", None)
-    elif lookup.stringzilla is None:
-        pytest.skip("stringzilla is not installed: scripts/install fast")
 
 
 def view_of(image: np.ndarray) -> np.ndarray:

@@ -1,10 +1,12 @@
 """Color operations on views, with exactly the results of Pillow.
 
 A view is uint8 ``[3, H, W]``; N views of one size are processed at once, as ``[N, 3, H, W]`` with one factor each.
-Functions change the views in place. Pillow computes in single precision and truncates. What becomes of a byte is a table
-of 256 entries, computed as Pillow does and then looked up: sixteen times as fast as arithmetic on four bytes a value. So
-for the same factor, every pixel equals that of torchvision's function on a PIL image (for hue: no difference in a billion
-pixels).
+Functions change the views in place. Pillow computes in single precision and truncates. What becomes of a byte is computed
+like that once for each of the 256, and looked up. So for the same factor, every pixel equals that of torchvision's
+function on a PIL image (for hue: no difference in a billion pixels).
+
+Whatever can stays bytes, a quarter of the memory of floats, and is left to numpy: between other calls, a call of torch
+costs 6 microseconds, one of numpy 1.6.
 """
 
 from functools import cache
@@ -85,7 +87,8 @@ def luma(views: ColorViews) -> Plane:
     red += green
     red += blue
     red += np.float32(0.5)
-    return red.astype(np.uint8)
+    gray: Plane = red.astype(np.uint8)
+    return gray
 
 
 def adjust_hue(views: ColorViews, shifts: Factors) -> None:

@@ -57,7 +57,7 @@ def augment(
         for view, crop in zip(numbers, _crop_views(image, plan, parameters, row, numbers), strict=True)
     ]
     _adjust(flipped, parameters, [(row, view) for view in numbers])
-    return flipped
+    return [np.ascontiguousarray(view) for view in flipped]
 
 
 def augment_batch(
@@ -126,15 +126,15 @@ def resized_crop(image: Tensor, box: CropBox, size: int) -> Tensor:
     """
     top, left, height, width = box
     part = image[None, :, top : top + height, left : left + width]
+    if image.dtype == torch.uint8 and len(image) == 3:  # else the resize copies it, and its result once more
+        part = part.contiguous(memory_format=torch.channels_last)
     return F.interpolate(part, (size, size), mode="bilinear", antialias=True)[0]
 
 
 def _flip_and_rotate(crop: View, parameters: ViewParameters, row: int, view: int) -> View:
-    axes = [2] * bool(parameters.flip[row, view]) + [1] * bool(parameters.vertical_flip[row, view])
-    if axes:
-        crop = torch.flip(torch.from_numpy(crop), axes).numpy()  # ten times as fast as copying numpy's ``[::-1]``
-    turns = int(parameters.quarter_turns[row, view])
-    return np.rot90(crop, turns, (1, 2)) if turns else crop
+    """Only the order in memory changes: the next copy follows it."""
+    vertical, horizontal = (-1 if flip[row, view] else 1 for flip in (parameters.vertical_flip, parameters.flip))
+    return np.rot90(crop[:, ::vertical, ::horizontal], int(parameters.quarter_turns[row, view]), (1, 2))
 
 
 class _Adjustments(NamedTuple):

@@ -1,15 +1,8 @@
-"""Tables of bytes: by stringzilla (the extra ``fast``) where it is installed, forty times as fast as Python's own."""
-
-from typing import Any
+"""Tables of bytes, by stringzilla: forty times as fast as Python's own, twenty times as fast as OpenCV's."""
 
 import numpy as np
+import stringzilla
 from jaxtyping import UInt8
-
-stringzilla: Any
-try:
-    import stringzilla
-except ImportError:
-    stringzilla = None
 
 
 def look_up(values: UInt8[np.ndarray, "n ..."], tables: UInt8[np.ndarray, "#n 256"]) -> None:
@@ -19,11 +12,8 @@ def look_up(values: UInt8[np.ndarray, "n ..."], tables: UInt8[np.ndarray, "#n 25
         values: Changed in place; contiguous in memory.
         tables: What each byte becomes: a table for each n, or one for all.
     """
-    flat, entries = memoryview(values).cast("B"), tables.tobytes()  # fails if not contiguous
+    flat, entries = values.data.cast("B"), tables.tobytes()  # fails if not contiguous
     step = len(flat) // len(tables)
     for number in range(len(tables)):
         table, part = entries[256 * number : 256 * (number + 1)], flat[step * number : step * (number + 1)]
-        if stringzilla is None:
-            part[:] = part.tobytes().translate(table)
-        else:
-            stringzilla.translate(part, table, inplace=True)
+        stringzilla.translate(part, table, inplace=True)

@@ -171,7 +171,9 @@ def stack_images(images: Sequence[np.ndarray]) -> Tensor:
     """Stack images of one shape: uint8, or float32 in [0, 1] if any of them has 16 bits."""
     if len({image.dtype for image in images}) > 1:
         images = [image / np.float32(255) if image.dtype == np.uint8 else image for image in images]
-    return torch.from_numpy(np.stack(images))
+    batch = np.empty((len(images), *images[0].shape), dtype=images[0].dtype)
+    np.stack(images, out=batch)  # alone it would keep the order in memory of the images
+    return torch.from_numpy(batch)
 
 
 def worker_batches(dataset: Dataset[Any], requests: Iterator[Any], workers: int, device: torch.device) -> Iterator[Any]:
