@@ -3,29 +3,15 @@
 import os
 import runpy
 import sys
-from multiprocessing import get_context
-from multiprocessing.context import ForkServerContext
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
-PRELOADED = [
-    "torch", "torchvision", "timm", "timm.optim", "coterie.api", "coterie.evaluation.probes.embedding_probes",
-    "sklearn.linear_model",
-    "sklearn.neighbors", "sklearn.cluster", "torch._dynamo", "lightly.loss", "lightly.models.modules", "lightly.transforms",
-    "lightly.data", "lightly.utils.lars",
-]  # fmt: skip
-
-
-def server() -> ForkServerContext:
-    """Where the processes are forked off; what is not installed is passed over."""
-    context = get_context("forkserver")
-    context.set_forkserver_preload(PRELOADED)
-    return context
+from tests.forkserver import SERVER
 
 
 def start(command: tuple[str, ...], log: Path, variables: dict[str, str], parse_only: bool = False) -> BaseProcess:
     """A Python script with its arguments, in a process of its own."""
-    process = server().Process(target=_run, args=(command, log, variables, parse_only))
+    process = SERVER.Process(target=_run, args=(command, log, variables, parse_only))
     process.start()
     return process
 

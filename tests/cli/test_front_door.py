@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+from itertools import product
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -113,8 +114,22 @@ def test_a_run_that_is_missing_or_is_none(
         assert err.startswith(f"coterie: {tmp_path / name} {expected}")
 
 
-@pytest.mark.parametrize("words", ["--help", "pretrain --help", "schema", "compare {run} {copy}"])
-@pytest.mark.parametrize("closed", ["pipe", "stdout", "both"])
+@pytest.mark.parametrize(
+    ("words", "closed"),
+    [
+        *(("--help", closed) for closed in ("pipe", "stdout", "both")),
+        *(("compare {run} {copy}", closed) for closed in ("pipe", "stdout")),
+        ("pretrain --help", "pipe"),
+        ("schema", "pipe"),
+        *(
+            pytest.param(words, closed, marks=pytest.mark.slow)  # each way to print was tried above
+            for words, closed in [
+                ("compare {run} {copy}", "both"),
+                *product(("pretrain --help", "schema"), ("stdout", "both")),
+            ]
+        ),
+    ],
+)
 def test_output_that_nobody_reads(words: str, closed: str, run: Path, tmp_path: Path) -> None:
     shutil.copytree(run, tmp_path / "copy")
     command = COMMAND + words.format(run=run, copy=tmp_path / "copy").split()

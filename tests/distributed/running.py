@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 
 from coterie.config.toml import from_dict
 from coterie.data.loading.loader import Loader
@@ -23,6 +22,7 @@ from coterie.optim.optimizer import scheduled_decay
 from coterie.training.build import TrainingParts, build_optimizer, build_parts
 from coterie.training.loop import fit
 from coterie.types import Batch, Progress, StepResult
+from tests.forkserver import start_processes
 from tests.matrix.cells import SIDE, Cell, settings_of
 
 IMAGES, BATCH, EPOCHS = 78, 24, 3  # 3 steps per epoch, which leave out 6 images
@@ -152,7 +152,7 @@ def on_processes(world: int, folder: Path, start: int, until: int, states: dict[
         return {case: carry(case, start, until, states and states[case]["state"]) for case in CASES}
     folder.mkdir()
     torch.save(states, folder / "before.pt")
-    mp.start_processes(_work, (world, str(folder), start, until), nprocs=world, start_method="spawn")
+    start_processes(_work, (world, str(folder), start, until), nprocs=world)
     return torch.load(folder / "after.pt", weights_only=True)
 
 

@@ -5,7 +5,6 @@ from typing import Any
 
 import pytest
 import torch
-import torch.multiprocessing as mp
 from torch import Tensor
 
 from coterie.distributed.collectives import (
@@ -18,6 +17,7 @@ from coterie.distributed.collectives import (
 )
 from coterie.errors import UserError
 from tests.distributed.running import one_of
+from tests.forkserver import start_processes
 
 WORLD = 4
 
@@ -68,7 +68,7 @@ def _work(number: int, folder: str) -> None:
 @pytest.fixture(scope="module")
 def found(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     folder: Path = tmp_path_factory.mktemp("collectives")
-    mp.start_processes(_work, (str(folder),), nprocs=WORLD, start_method="spawn")
+    start_processes(_work, (str(folder),), nprocs=WORLD)
     return [torch.load(folder / f"{number}.pt", weights_only=True) for number in range(WORLD)]
 
 

@@ -12,7 +12,6 @@ import safetensors.torch
 import timm
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch import Tensor, nn
 from torch.utils import _pytree as tree
 
@@ -40,6 +39,7 @@ from coterie.training.loop import fit
 from coterie.training.monitor import Monitor, NotFinite
 from coterie.types import Batch
 from tests.distributed.running import BATCH, CASES, IMAGES, carry, one_of
+from tests.forkserver import start_processes
 from tests.matrix.cells import SIDE
 
 CHAIN = ((2, True, 0, 4), (1, False, 4, 5), (3, True, 5, 6))  # processes, sharded or not, from step, to step
@@ -138,7 +138,7 @@ def chain(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[dict[str, Any]
         else:
             folder = tmp_path_factory.mktemp("link")
             torch.save(states, folder / "before.pt")
-            mp.start_processes(_work, (world, str(folder), start, until), nprocs=world, start_method="spawn")
+            start_processes(_work, (world, str(folder), start, until), nprocs=world)
             states, reported = torch.load(folder / "after.pt", weights_only=True)
         links.append((states, reported))
     return links

@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 import torch
-import torch.multiprocessing as mp
 from torch import nn
 
 from coterie.distributed.processes import (
@@ -21,6 +20,7 @@ from coterie.distributed.processes import (
     wrap_ddp,
 )
 from coterie.errors import UserError
+from tests.forkserver import start_processes
 
 CPU = torch.device("cpu")
 POLLED = ((3, 1), (0, 5), (2, 2), (0, 0))
@@ -64,7 +64,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    mp.start_processes(_work, (str(folder), port), nprocs=2, start_method="spawn")
+    start_processes(_work, (str(folder), port), nprocs=2)
     return [torch.load(folder / f"{number}.pt", weights_only=True) for number in range(2)]
 
 

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 
 from coterie.distributed.processes import world_size
 from coterie.grouping.assignment import Sinkhorn, assign
+from tests.forkserver import start_processes
 
 WORLD = 2
 
@@ -26,7 +26,7 @@ def worker(rank: int, folder: str) -> None:
 
 
 def test_two_processes_equal_one(tmp_path: Path) -> None:
-    mp.start_processes(worker, (str(tmp_path),), nprocs=WORLD, start_method="spawn")
+    start_processes(worker, (str(tmp_path),), nprocs=WORLD)
     saved = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(WORLD)]
     torch.testing.assert_close(torch.cat(saved), assign(Sinkhorn(), rows()), rtol=1e-12, atol=1e-12)
     alone = torch.cat([assign(Sinkhorn(), part) for part in rows().chunk(WORLD)])

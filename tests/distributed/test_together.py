@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 
 from coterie.config.toml import from_dict
 from coterie.data.loading.loader import Loader
@@ -19,6 +18,7 @@ from coterie.training.loop import fit
 from coterie.training.monitor import Monitor, NotFinite
 from coterie.types import Batch
 from tests.distributed.running import BATCH, CASES, IMAGES, one_of
+from tests.forkserver import start_processes
 from tests.matrix.cells import SIDE
 
 CALLS = ("all_reduce", "all_gather")
@@ -111,7 +111,7 @@ def _work(number: int, folder: str) -> None:
 @pytest.fixture(scope="module")
 def reported(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     folder: Path = tmp_path_factory.mktemp("together")
-    mp.start_processes(_work, (str(folder),), nprocs=2, start_method="spawn")
+    start_processes(_work, (str(folder),), nprocs=2)
     return [torch.load(folder / f"{number}.pt", weights_only=True) for number in range(2)]
 
 

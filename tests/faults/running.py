@@ -3,7 +3,6 @@
 import atexit
 import io
 import json
-import multiprocessing
 import os
 import random
 import re
@@ -23,6 +22,7 @@ from PIL import Image
 
 from coterie.data.sources.builtin_photos import photo_patches
 from coterie.training.checkpoint_io import list_checkpoints, load
+from tests.forkserver import SERVER
 
 IMAGES = 165
 STEPS_PER_EPOCH = IMAGES // 16
@@ -32,17 +32,13 @@ SETTINGS = (
     "run.snapshots=2"
 ).split()
 
-# A server that has imported everything once and forks each run, so a start takes 0.1 s of CPU time instead of 5 s.
-_SERVER = multiprocessing.get_context("forkserver")
-_SERVER.set_forkserver_preload(["coterie.api", "coterie.cli.main", "coterie.display.terminal", __name__])
-
 
 class Command:
     """``coterie`` in a process of its own, which calls ``before`` first; it leads a process group, as at a terminal."""
 
     def __init__(self, words: list[str], output: Path, before: Callable[[], None] | None = None) -> None:
         self._output_file = output
-        self.process = _SERVER.Process(target=_command, args=(words, output, before))
+        self.process = SERVER.Process(target=_command, args=(words, output, before))
         self.process.start()
 
     def children(self) -> list[int]:

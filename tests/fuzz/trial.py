@@ -4,7 +4,6 @@ import faulthandler
 import importlib
 import inspect
 import json
-import multiprocessing
 import os
 import resource
 import tempfile
@@ -17,6 +16,7 @@ import hypothesis
 from hypothesis import HealthCheck, Phase, Verbosity, given, settings
 
 from coterie.errors import UserError
+from tests.forkserver import SERVER
 
 MEMORY = 3 * 2**30
 """Bytes on top of what the program itself takes: an image of the largest size that is decoded takes about half."""
@@ -26,11 +26,6 @@ SECONDS = 60
 PRINTED_BY_LIBRARIES = ("tiff",)
 """Pillow's libtiff prints errors in compressed pixels."""
 
-_SERVER = multiprocessing.get_context("forkserver")
-_SERVER.set_forkserver_preload(
-    ["coterie.api", "coterie.cli.main", "coterie.display.terminal", "tests.fuzz.images", "tests.fuzz.weights", __name__]
-)
-
 
 def run_trials(module: str, kind: str, inputs: int, seed: int | None = None) -> dict[str, Any]:
     """Run so many inputs of a kind; returns how many were accepted and refused, and the seconds of the slowest.
@@ -39,7 +34,7 @@ def run_trials(module: str, kind: str, inputs: int, seed: int | None = None) -> 
         AssertionError: an input, which is named, gave a traceback, took too long or too much memory, or ended the process.
     """
     with tempfile.TemporaryDirectory() as folder:
-        process = _SERVER.Process(target=_run, args=(module, kind, inputs, seed, Path(folder)))
+        process = SERVER.Process(target=_run, args=(module, kind, inputs, seed, Path(folder)))
         process.start()
         process.join()
         lines = (Path(folder) / "output.txt").read_text(errors="replace").splitlines()

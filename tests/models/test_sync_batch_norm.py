@@ -5,12 +5,12 @@ from typing import Any
 
 import pytest
 import torch
-import torch.multiprocessing as mp
 from torch import Tensor, nn
 
 from coterie.distributed.processes import rank
 from coterie.models.sync_batch_norm import SyncBatchNorm1d, SyncBatchNorm2d, convert_sync_batch_norm
 from tests.distributed.running import one_of
+from tests.forkserver import start_processes
 
 CLOSE = {"rtol": 1e-10, "atol": 1e-10}
 CASES = ("plain", "no scale", "cumulative")
@@ -75,7 +75,7 @@ def _work(number: int, folder: str) -> None:
 @pytest.fixture(scope="module")
 def halves(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     folder: Path = tmp_path_factory.mktemp("batch_norm")
-    mp.start_processes(_work, (str(folder),), nprocs=2, start_method="spawn")
+    start_processes(_work, (str(folder),), nprocs=2)
     return [torch.load(folder / f"{number}.pt", weights_only=True) for number in range(2)]
 
 

@@ -4,17 +4,16 @@ import os
 import random
 import re
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from coterie.cli.demo import write_patches
 from coterie.data.sources.builtin_photos import photo_patches
 from coterie.training.checkpoint_io import load
-from tests.faults.running import assert_same_runs, newest_step
+from tests.faults.running import Command, assert_same_runs, newest_step
 
 SETTINGS = (
     "views.crops.0.size=16 views.crops.1.size=8 views.crops.1.count=2 backbone.width=0.125 groups.counts=[20] "
@@ -30,35 +29,56 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def command(images: Path, out: Path, workers: int) -> list[str]:
+def started(images: Path, out: Path, workers: int, *more: str) -> Command:
+    """The command in a process of its own."""
     settings = [part for setting in (*SETTINGS, f"run.workers={workers}") for part in ("--set", setting)]
-    sizes = ["--epochs", "15", "--batch-size", "16"]
-    return [sys.executable, "-m", "coterie", "pretrain", "swav", str(images), "--out", str(out), *sizes, *settings]
+    words = [
+        "pretrain",
+        "swav",
+        str(images),
+        "--out",
+        str(out),
+        "--epochs",
+        "15",
+        "--batch-size",
+        "16",
+        *settings,
+        *more,
+    ]
+    return Command(words, out.with_suffix(".txt"))
+
+
+def ended(*given: Any) -> str:
+    """Its output, when it has done what it should."""
+    status, output = started(*given).end()
+    assert status == 0, output
+    return output
 
 
 def killed(images: Path, out: Path, workers: int, inside_the_write: bool, wait: float) -> tuple[str, bool]:
     """Start the run and kill it after a new checkpoint; returns its output, and whether a write was interrupted."""
     before = newest_step(out)
-    process = subprocess.Popen(command(images, out, workers), stderr=subprocess.PIPE, text=True)
+    run = started(images, out, workers)
     deadline = time.monotonic() + 120
-    while newest_step(out) == before and process.poll() is None and time.monotonic() < deadline:
+    while newest_step(out) == before and run.process.is_alive() and time.monotonic() < deadline:
         time.sleep(0.002)
     if inside_the_write:
-        while not list((out / "checkpoint").glob(".*.part")) and process.poll() is None:
+        while not list((out / "checkpoint").glob(".*.part")) and run.process.is_alive():
             pass
     else:
         time.sleep(wait)
-    assert process.poll() is None, "the run ended before it was killed"
-    os.kill(process.pid, signal.SIGKILL)
-    output = process.communicate()[1]
+    assert run.process.is_alive(), f"the run ended before it was killed: {run.output()}"
+    assert run.process.pid
+    os.kill(run.process.pid, signal.SIGKILL)
+    run.process.join()
     assert newest_step(out) > before
-    return output, bool(list((out / "checkpoint").glob(".*.part")))
+    return run.output(), bool(list((out / "checkpoint").glob(".*.part")))
 
 
 @pytest.mark.slow
 def test_killed_at_random_moments(images: Path, tmp_path: Path) -> None:
     uninterrupted, broken = tmp_path / "uninterrupted", tmp_path / "broken"
-    subprocess.run(command(images, uninterrupted, workers=2), check=True, capture_output=True)
+    ended(images, uninterrupted, 2)
     seed = int.from_bytes(os.urandom(4))
     print(f"seed of the moments: {seed}")
     moments = random.Random(seed)
@@ -69,8 +89,7 @@ def test_killed_at_random_moments(images: Path, tmp_path: Path) -> None:
         )
         torn.append(cut)
         resumed_at += [int(step) for step in re.findall(r"resumes at step (\d+)", output)]
-    last = subprocess.run(command(images, broken, workers=1), check=True, capture_output=True, text=True)
-    resumed_at += [int(step) for step in re.findall(r"resumes at step (\d+)", last.stderr)]
+    resumed_at += [int(step) for step in re.findall(r"resumes at step (\d+)", ended(images, broken, 1))]
     assert len(resumed_at) == 5
     assert any(torn), "no kill landed inside a write"
     assert max(resumed_at) > 12, "no resume with the queue in use"
@@ -85,13 +104,12 @@ def test_killed_at_random_moments(images: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
 def test_on_a_signal_it_saves_and_exits(images: Path, tmp_path: Path, number: signal.Signals) -> None:
     out = tmp_path / "run"
-    words = command(images, out, workers=2)
-    process = subprocess.Popen(words, stderr=subprocess.PIPE, text=True, start_new_session=True)
-    while not newest_step(out) and process.poll() is None:
+    run = started(images, out, 2)
+    while not newest_step(out) and run.process.is_alive():
         time.sleep(0.01)
-    os.killpg(process.pid, number)  # like Ctrl-C in a terminal or a scheduler: the loader workers get it too
-    output = process.communicate(timeout=60)[1]
-    assert process.returncode == 128 + number
+    run.signal_group(number)  # like Ctrl-C in a terminal or a scheduler: the loader workers get it too
+    status, output = run.end(within=60)
+    assert status == 128 + number, output
     stopped = re.search(rf"coterie: stopped by {number.name} and saved after step (\d+)", output)
     assert stopped
     assert newest_step(out) == int(stopped[1]) > 0
@@ -99,12 +117,10 @@ def test_on_a_signal_it_saves_and_exits(images: Path, tmp_path: Path, number: si
 
 def test_other_settings_are_refused_and_nothing_is_lost(images: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
-    subprocess.run(command(images, out, workers=1), check=True, capture_output=True)
+    ended(images, out, 1)
     before = (out / "model.safetensors").read_bytes()
-    other = subprocess.run([*command(images, out, 1), "--seed", "5"], capture_output=True, text=True, check=False)
-    assert other.returncode == 2
-    assert "holds a run with other settings (seed: 0 -> 5)" in other.stderr
-    again = subprocess.run(command(images, out, 1), capture_output=True, text=True, check=False)
-    assert again.returncode == 0
-    assert f"is finished after {STEPS} steps" in again.stderr
+    status, output = started(images, out, 1, "--seed", "5").end()
+    assert status == 2
+    assert "holds a run with other settings (seed: 0 -> 5)" in output
+    assert f"is finished after {STEPS} steps" in ended(images, out, 1)
     assert (out / "model.safetensors").read_bytes() == before

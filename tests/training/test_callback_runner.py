@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-import torch.multiprocessing as mp
 
 import coterie
 from coterie.cli.demo import write_patches
@@ -20,6 +19,7 @@ from coterie.training.callback import Callback, RunContext
 from coterie.training.callback_runner import CallbackError
 from coterie.types import Progress
 from tests.faults.running import assert_same_runs
+from tests.forkserver import start_processes
 
 SETTINGS = (
     "views.crops.0.size=16 views.crops.1.size=8 views.crops.1.count=2 backbone.width=0.125 groups.counts=[8] memory=none "
@@ -200,7 +200,7 @@ def test_two_callbacks_of_one_name_are_refused(images: Path, tmp_path: Path) -> 
 @pytest.mark.parametrize("method", ["on_step_end", "on_due"])
 def test_two_processes_agree_on_an_error_and_none_hangs(images: Path, tmp_path: Path, method: str) -> None:
     began = time.monotonic()
-    mp.spawn(_work, args=(str(images), str(tmp_path), method), nprocs=2)
+    start_processes(_work, (str(images), str(tmp_path), method), nprocs=2)
     assert time.monotonic() - began < 300
     said = [(tmp_path / f"{number}.txt").read_text() for number in range(2)]
     assert said[0] == said[1]

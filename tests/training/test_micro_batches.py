@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 import torch
-import torch.multiprocessing as mp
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -18,6 +17,7 @@ from coterie.models.activation_checkpointing import enable_activation_checkpoint
 from coterie.models.encoder import Encoder
 from coterie.training.build import TrainingParts, build_parts
 from tests.distributed.running import BATCH, CASES, IMAGES, carry, one_of
+from tests.forkserver import start_processes
 
 CLOSE = {"rtol": 1e-9, "atol": 1e-9}
 SIDE = 16
@@ -48,7 +48,7 @@ ALIKE = ("swav", "smog_gradient", "simclr")
 
 
 def test_parts_on_one_process_are_processes_that_share_no_batch_norms(tmp_path: Path) -> None:
-    mp.start_processes(_work, (str(tmp_path),), nprocs=2, start_method="spawn")
+    start_processes(_work, (str(tmp_path),), nprocs=2)
     apart = torch.load(tmp_path / "after.pt", weights_only=True)
     for case in ALIKE:
         one = carry(case, 0, 5, None, {"micro_batches": 2})
