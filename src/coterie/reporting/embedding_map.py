@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 from coterie.reporting.gallery import Picture
 
 MAX_MAP_POINTS = 2_000
-"""By default: t-SNE takes about 4 s for this many on one core, and about 14 s for 5,000."""
+"""By default: t-SNE takes about 2 s for this many on one core."""
 MIN_MAP_POINTS = 10
 PCA_COMPONENTS = 50
 TSNE_ITERATIONS = 350
