@@ -1,14 +1,14 @@
 """``coterie embed`` beside a plain script of timm and a DataLoader: CPU time in one process, one thread, taking turns.
 
-    python benchmarks/embedding.py [--repeats 5] [--images 2000] [--photos 96] [--out benchmarks/results/embedding.json] [--toy]
+    python benchmarks/embedding.py [--repeats 5] [--images 1000] [--photos 48] [--out benchmarks/results/embedding.json] [--toy]
 
 Both read the same files, open the same weights, prepare the same pixels (timm's rules) and write a parquet file. The script is
 what a good user writes: ``timm.create_model(num_classes=0).eval()``, timm's own transform on Pillow's images, batches of 64,
 ``inference_mode``. Coterie runs in float32 and as it comes (``auto``). A ratio is the median over the repeats of the ratio
 within a repeat. Networks here have random weights, of which only the time matters.
 
-Then with public weights (ImageNet's) on other images: the cosine between each row in bfloat16 and in float32, and the probes in
-both: steel at 224 pixels by ``coterie evaluate``, CIFAR-10 at 64.
+Then with public weights (ImageNet's) on other images, steel at 224 pixels and CIFAR-10 at 64: the cosine between each test
+row in bfloat16 and in float32, and 20-NN and a linear probe in both.
 """
 
 import argparse
@@ -37,7 +37,8 @@ from torch.utils.data import DataLoader, Dataset
 
 import coterie
 from coterie.config.hardware import choose_autocast
-from coterie.evaluation.probes.knn import knn
+from coterie.embedding.embed import Embeddings
+from coterie.evaluation.probes.embedding_probes import probe_embeddings
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 SCRIPT, FLOAT32, AUTO = "plain script", "coterie, float32", "coterie, as it comes"
@@ -133,38 +134,21 @@ def cosines(path: Path, other: Path) -> dict[str, float]:
     return {"least": round(float(found.min()), 7), "mean": round(float(found.mean()), 7)}
 
 
-def agreement_on_steel(shared: Path, folder: Path) -> dict[str, Any]:
-    """Public weights on steel at 224 pixels: each row, and what evaluate prints."""
-    model, where = shared / PUBLIC, {"backbone": "tf_efficientnet_lite0", "device": "cpu", "workers": 0, "quiet": True}
-    train, test = (shared / "data" / "steel" / each for each in ("train", "test"))
+def agreement(model: Path, train: Path, test: Path, folder: Path, **look: Any) -> dict[str, Any]:
+    """Of public weights in both precisions: each row, 20-NN and a linear probe."""
     found: dict[str, Any] = {}
+    where = {"backbone": "tf_efficientnet_lite0", "device": "cpu", "workers": 0, "quiet": True}
     for precision in ("float32", "bfloat16"):
-        coterie.embed(model, train, folder / f"{precision}.parquet", precision=precision, **where)
-        probes = coterie.evaluate(model, train, test, precision=precision, **where)
-        found[precision] = {"knn": probes["knn"]["k20_t0.07_top1"], "linear": probes["linear"]["top1"]}
-    return {**found, "cosine": cosines(folder / "float32.parquet", folder / "bfloat16.parquet")}
-
-
-def agreement_on_cifar(shared: Path, folder: Path, images: int) -> dict[str, Any]:
-    """Public weights on CIFAR-10 at 64 pixels: each row, and the 20-NN accuracy on test images."""
-    found: dict[str, Any] = {}
-    labels = {}
-    for part in ("train", "test"):
-        source = head_of(shared / "data" / "cifar10" / f"{part}.parquet", images, folder / f"some_{part}.parquet")
-        labels[part] = torch.tensor(pq.read_table(source)["label"].to_pylist())
-        for precision in ("float32", "bfloat16"):
-            look = {"backbone": "tf_efficientnet_lite0", "size": 64, "crop": 1.0, "precision": precision}
+        rows = []
+        for part, source in (("train", train), ("test", test)):
             out = folder / f"{part}-{precision}.parquet"
-            coterie.embed(shared / PUBLIC, source, out, **look, device="cpu", workers=0, quiet=True)
-    for precision in ("float32", "bfloat16"):
-        train, test = (embeddings(folder / f"{part}-{precision}.parquet") for part in ("train", "test"))
-        scores = knn(train, labels["train"], test, labels["test"], neighbors=(20,), temperatures=(0.07,))
-        found[precision] = {"knn": scores["k20_t0.07_top1"]}
-    return {
-        "images": images,
-        **found,
-        "cosine": cosines(folder / "test-float32.parquet", folder / "test-bfloat16.parquet"),
-    }
+            coterie.embed(model, source, out, precision=precision, **look, **where)
+            labels = torch.tensor(pq.read_table(out)["label"].to_pylist())
+            rows.append(Embeddings(np.arange(len(labels)), embeddings(out), labels, ()))
+        probes = probe_embeddings(("knn", "linear"), *rows)
+        found[precision] = {"knn": probes["knn"]["k20_t0.07_top1"], "linear": probes["linear"]["top1"]}
+    found["cosine"] = cosines(*(folder / f"test-{precision}.parquet" for precision in ("float32", "bfloat16")))
+    return {"images": [len(each.index) for each in rows], **found}
 
 
 def head_of(path: Path, images: int, out: Path) -> Path:
@@ -184,8 +168,8 @@ def first_files(source: Path, count: int, folder: Path) -> Path:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--images", type=int, default=2000, help="of CIFAR-10")
-    parser.add_argument("--photos", type=int, default=96)
+    parser.add_argument("--images", type=int, default=1000, help="of CIFAR-10")
+    parser.add_argument("--photos", type=int, default=48)
     parser.add_argument("--cases", default="", help="only those whose name contains this")
     parser.add_argument("--no-agreement", action="store_true", help="times alone")
     parser.add_argument("--toy", action="store_true", help="few images, small ones and a small network: a trial")
@@ -209,8 +193,13 @@ def main() -> None:
                 report[name] = measure(case, photos if "photo" in name else small, folder, options.repeats)
                 show_rows({name: report[name]["contestants"][AUTO], "float32": report[name]["contestants"][FLOAT32]})
         if not options.no_agreement:
-            report["agreement, steel"] = agreement_on_steel(shared, folder)
-            report["agreement, CIFAR-10"] = agreement_on_cifar(shared, folder, 5 * options.images)
+            steel, model = (data / "steel" / part for part in ("train", "test")), shared / PUBLIC
+            report["agreement, steel"] = agreement(model, *steel, folder)
+            some = (
+                head_of(data / "cifar10" / f"{part}.parquet", 2 * options.images, folder / f"some-{part}.parquet")
+                for part in ("train", "test")
+            )
+            report["agreement, CIFAR-10"] = agreement(model, *some, folder, size=64, crop=1.0)
             show_rows({name: report[name] for name in ("agreement, steel", "agreement, CIFAR-10")})
     write_report(options.out, {**circumstances(options, PACKAGES, load), **report})
 

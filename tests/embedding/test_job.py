@@ -93,3 +93,25 @@ def test_options_that_contradict_a_run(made: Made, tmp_path: Path, options: dict
     with pytest.raises(UserError, match=what):
         coterie.embed(made.run, made.images, tmp_path / "out.parquet", workers=0, quiet=True, **options)
     assert not list(tmp_path.iterdir())
+
+
+def test_rows_in_bfloat16_are_near_those_in_float32_and_a_folder_has_one_precision(made: Made, tmp_path: Path) -> None:
+    logger, tables = Recorder(), {}
+    for precision in ("float32", "bfloat16"):
+        out = tmp_path / precision
+        asked = {"part_images": PART, "precision": precision, "workers": 0}
+        coterie.embed(made.run, made.images, out, logger=logger, **asked)
+        assert any(each.startswith("images: ") and each.endswith(f"; {precision}") for each in logger.lines)
+        tables[precision] = pq.read_table(out)
+        assert pq.read_schema(next(out.glob("*.parquet"))).metadata[b"precision"] == precision.encode()
+    exact, near = (torch.from_numpy(rows(table)) for table in tables.values())
+    assert near.dtype == torch.float32
+    assert not torch.equal(exact, near)
+    assert float(torch.nn.functional.cosine_similarity(exact, near).min()) > 0.999
+    same = np.mean(tables["float32"]["group"].to_numpy() == tables["bfloat16"]["group"].to_numpy())
+    assert same > 0.95
+    manifests = [json.loads((tmp_path / each / "_embedding.json").read_text()) for each in tables]
+    assert "precision" not in manifests[0]  # as in folders of earlier versions, which can be resumed
+    assert manifests[1] == manifests[0] | {"precision": "bfloat16"}
+    with pytest.raises(BadRun, match=r"contains embeddings in another precision \(--precision\)"):
+        coterie.embed(made.run, made.images, tmp_path / "bfloat16", part_images=PART, precision="float32", quiet=True)

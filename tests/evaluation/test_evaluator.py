@@ -16,8 +16,10 @@ import coterie
 from coterie.cli import main as cli
 from coterie.cli.demo import write_patches
 from coterie.data.sources.builtin_photos import photo_patches
-from coterie.errors import UserError
+from coterie.errors import BadConfig, UserError
 from coterie.evaluation.evaluator import PROBES
+from coterie.evaluation.from_options import evaluator_from_options
+from coterie.logger import NullLogger
 
 SETTINGS = (
     "views.crops.0.size=16 views.crops.1.size=8 views.crops.1.count=2 backbone.width=0.125 groups.counts=[20] run.threads=1 "
@@ -68,7 +70,8 @@ def test_every_probe_answers_and_is_written_down(folder: Path) -> None:
     assert {name: kept[name] for name in found} == found
     (entry,) = kept["entries"]
     assert entry["figures"] == found
-    assert entry["asked"].items() >= {"probes": quick, "labels_per_class": 1, "seed": 0}.items()
+    asked = {"probes": quick, "labels_per_class": 1, "seed": 0, "precision": "float32"}  # several follow a paper
+    assert entry["asked"].items() >= asked.items()
     assert entry["baselines"].keys() == {"raw pixels", "untrained network"}
     assert entry["baselines"]["raw pixels"].keys() == {"knn", "linear", "retrieval"}
 
@@ -111,6 +114,35 @@ def test_a_second_question_embeds_nothing(folder: Path, monkeypatch: pytest.Monk
     again = coterie.evaluate(*asked, probes=["knn"], workers=0)
     assert (again, again.baselines) == (first, first.baselines)
     assert coterie.evaluate(*asked, probes=["retrieval"], workers=0)
+
+
+@pytest.mark.parametrize(
+    ("probes", "precision", "kept"),
+    [
+        (("knn", "linear"), "auto", "bfloat16"),
+        (("knn", "linear_published"), "auto", "float32"),
+        (("svm",), "bfloat16", "bfloat16"),
+    ],
+)
+def test_probes_that_follow_a_paper_are_given_float32(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, probes: tuple[str, ...], precision: str, kept: str
+) -> None:
+    monkeypatch.setattr("coterie.config.hardware.has_bfloat16", lambda device: True)
+    options = {"device": "cpu", "workers": 0, "precision": precision}
+    made = evaluator_from_options(folder / "run", probes, (), options, NullLogger())
+    assert (made.embedding.precision, made.runtime.precision) == (kept, "bfloat16")
+
+
+def test_each_precision_is_another_question(folder: Path) -> None:
+    kept, entries = folder / "run" / "embeddings", folder / "run" / "evaluation.json"
+    before = len(list(kept.glob("*")))
+    for precision in ("float32", "bfloat16"):
+        options = {"probes": ["knn"], "precision": precision, "workers": 0}
+        coterie.evaluate(folder / "run", folder / "test.parquet", **options)
+        assert json.loads(entries.read_text())["entries"][-1]["asked"]["precision"] == precision
+    assert len(list(kept.glob("*"))) == before + 2 * 6  # of network, raw pixels and untrained network, two parts each
+    with pytest.raises(BadConfig, match="precision is 'bfloat': use auto, float32 or bfloat16; did you mean bfloat16"):
+        coterie.evaluate(folder / "run", folder / "test.parquet", precision="bfloat")  # type: ignore[arg-type]
 
 
 def test_other_labels_are_another_question(folder: Path, tmp_path: Path) -> None:

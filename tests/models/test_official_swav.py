@@ -108,9 +108,8 @@ def test_the_command_embeds_with_the_official_file(layout, tmp_path):
         Image.fromarray(each).save(tmp_path / "images" / f"class{number % 2}" / f"{number}.png")
     out = tmp_path / "embedded.parquet"
     command = [sys.executable, "-m", "coterie", "embed", str(path), str(tmp_path / "images"), "--out", str(out)]
-    options = (
-        f"--backbone resnet26 --size {size} --crop 1 --mean 0.485,0.456,0.406 --std 0.228,0.224,0.225 --device cpu"
-    )
+    exact = "--device cpu --precision float32"
+    options = f"--backbone resnet26 --size {size} --crop 1 --mean 0.485,0.456,0.406 --std 0.228,0.224,0.225 {exact}"
     done = subprocess.run([*command, *options.split()], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "left projection_head, prototypes" in done.stdout + done.stderr
