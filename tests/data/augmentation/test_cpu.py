@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageFilter
 from skimage import data
 from sklearn.datasets import load_sample_image
+from torch.nn.functional import interpolate
 from torchvision import transforms as T
 from torchvision.transforms import InterpolationMode
 
@@ -77,6 +78,17 @@ def test_crops_match_torchvision(image):
             differences.append(difference(ours, np.asarray(resized).transpose(2, 0, 1)).ravel())
     assert np.concatenate(differences).max() <= 2
     assert np.concatenate(differences).mean() <= 0.1
+
+
+def test_a_crop_does_not_depend_on_the_order_in_memory(image):
+    planar = torch.from_numpy(image).permute(2, 0, 1).contiguous()
+    for size in (50, 224):
+        for box in ((10, 20, 200, 150), (3, 0, 90, 400), (0, 0, *image.shape[:2])):
+            top, left, height, width = box
+            part = planar[None, :, top : top + height, left : left + width].contiguous()
+            expected = interpolate(part, (size, size), mode="bilinear", antialias=True)[0]
+            assert torch.equal(resized_crop(torch.from_numpy(image).permute(2, 0, 1), box, size), expected)
+            assert torch.equal(resized_crop(planar, box, size), expected)
 
 
 @pytest.mark.parametrize(
@@ -178,6 +190,7 @@ def test_the_image_is_not_changed_and_may_be_read_only():
     assert (image == IMAGES["noise"]).all()
     assert [view.shape for view in views] == [(3, 224, 224)] * 2 + [(3, 96, 96)] * 6
     assert {view.dtype for view in views} == {np.dtype(np.uint8)}
+    assert all(view.flags.c_contiguous for view in views)
 
 
 @settings(max_examples=60)

@@ -131,6 +131,7 @@ def test_too_many_bad_images_in_a_row_end_the_run(monkeypatch: pytest.MonkeyPatc
 def test_images_of_8_and_16_bits_are_stacked_on_one_scale() -> None:
     eight, sixteen = np.full((1, 2, 2), 51, np.uint8), np.full((1, 2, 2), 0.2, np.float32)
     assert stack_images([eight, eight]).dtype == torch.uint8
+    assert stack_images([np.rot90(eight, 1, (1, 2))] * 2).is_contiguous()
     both = stack_images([eight, sixteen])
     assert both.dtype == torch.float32
     torch.testing.assert_close(both, torch.full((2, 1, 2, 2), 0.2))

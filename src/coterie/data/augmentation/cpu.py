@@ -82,7 +82,7 @@ def crop_batch(
 ) -> list[list[View]]:
     """Make only the crops of many images: all that a worker does when the GPU does the rest.
 
-    Takes and returns the same as ``augment_batch``.
+    Takes and returns the same as ``augment_batch``, in any order in memory.
     """
     crops = [_crop_views(image, plan, parameters, row, views) for row, image in enumerate(images)]
     return [list(view) for view in zip(*crops, strict=True)]
