@@ -239,8 +239,8 @@ def test_fewer_images_are_embedded_for_a_short_run_and_fewer_large_ones_on_a_cpu
 
     assert number(16, "cpu") == number(224, "cuda", epochs=10_000) == 2000
     assert number(16, "cpu", images=300) == 300
-    assert number(224, "cpu", epochs=10_000) == number(16, "cpu", images=600, epochs=1) == 512
-    assert 512 < number(96, "cpu", epochs=10_000) < 2000
+    assert number(224, "cpu", epochs=10_000) == number(16, "cpu", images=600, epochs=1) == 384
+    assert 384 < number(96, "cpu", epochs=10_000) < 2000
 
 
 def test_the_environment_is_told() -> None:

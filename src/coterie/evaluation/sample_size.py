@@ -12,7 +12,7 @@ SNAPSHOT_SHARE = 0.01
 """Share of the pixels that pass through the network in training that the label-free metrics of all snapshots may add.
 
 Training in bfloat16 spends half the time on a pixel that the float32 of evaluation does, so it may be 2 % of the time."""
-REPORT_SHARE = 0.005
+REPORT_SHARE = 0.004
 """The same for the images of the report."""
 MOST_IMAGES, FEWEST_IMAGES = 1000, 64
 """Bounds of the images that label-free metrics are computed from, whatever the run computes."""

@@ -34,7 +34,7 @@ from coterie.training.loaded_run import load_run
 from coterie.training.run_folder import Records, read_records
 from coterie.training.student import Student, assigned_groups, preprocessing_of
 
-FEWEST_SAMPLED = 512
+FEWEST_SAMPLED = 384
 """Number of images that are embedded for the page even of a short run, unless embeddings are given."""
 WHOLE_SIZE = 64  # pixels; of larger images, fewer are embedded on a CPU, in proportion to their area
 
@@ -135,7 +135,7 @@ def rewrite_report(
 
 
 def report_images(config: PretrainConfig, images: int, device: torch.device | str) -> int:
-    """How many images are embedded for the page of a run: ``REPORT_SHARE`` of what its training computes, from 512 to 2,000.
+    """How many images are embedded for the page of a run: ``REPORT_SHARE`` of what its training computes, from 384 to 2,000.
 
     Args:
         config: settings of the run.
