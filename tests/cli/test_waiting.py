@@ -23,7 +23,8 @@ from coterie.training.profiling.wait_policy import (
 CHILD = """
 import os, sys
 from coterie.cli import waiting
-from coterie.training.profiling import wait_policy
+from coterie.training.profiling import cores, wait_policy
+cores.cores_of_others = lambda: {busy}
 for busy in range(9):
     if {answer!r} is not None:
         wait_policy.save_policy(busy, {answer!r})
@@ -43,11 +44,12 @@ def waits(
     found: str | None = None,
     options: dict[str, object] | None = None,
     gpu: str = "/nowhere",
+    busy: int = 0,
     **variables: str,
 ) -> list[str]:
     """What a fresh process, which has not imported torch, prints: whether it tried, and how it waits."""
     own = {name: value for name, value in os.environ.items() if name != VARIABLE}
-    code = CHILD.format(answer=answer, found=found, options=options, gpu=gpu)
+    code = CHILD.format(answer=answer, found=found, options=options, gpu=gpu, busy=busy)
     environment = own | {"COTERIE_CACHE": str(cache), "OMP_NUM_THREADS": "2"} | variables
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -57,6 +59,7 @@ def waits(
 def test_the_answer_of_the_machine_is_taken(tmp_path: Path) -> None:
     assert waits(tmp_path, DEFAULT) == ["default"]
     assert waits(tmp_path, PASSIVE) == ["PASSIVE"]
+    assert waits(tmp_path, None, busy=len(os.sched_getaffinity(0))) == ["PASSIVE"]  # no core is free
 
 
 def test_what_is_not_known_is_tried_once(tmp_path: Path) -> None:

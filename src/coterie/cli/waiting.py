@@ -33,6 +33,8 @@ def wait_as_is_fastest(options: RunOptions | None) -> None:
     from coterie.training.profiling.wait_policy import DEFAULT, VARIABLE, known_policy, measured_policy, save_policy
 
     busy = cores_of_others()
+    if busy >= len(os.sched_getaffinity(0)):  # no core is free for a thread that spins
+        return
     policy = known_policy(busy)
     if policy is None:
         sys.stderr.write("trying how threads wait best on this machine (once, some seconds)\n")
