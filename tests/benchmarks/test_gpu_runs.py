@@ -211,6 +211,7 @@ def test_a_training_of_ours_that_was_stopped_ends_as_if_it_had_not_been(toy: Pat
 
 
 @needs_lightly
+@pytest.mark.slow
 @pytest.mark.parametrize("contestant", ["lightly-swav", "lightly-swav-fed"])
 def test_a_training_of_lightly_that_was_stopped_ends_as_if_it_had_not_been(contestant: str, toy: Path, tmp_path: Path):
     whole, broken = tmp_path / "whole", tmp_path / "broken"
