@@ -1,6 +1,6 @@
 """``coterie embed`` beside a plain script of timm and a DataLoader: CPU time in one process, one thread, taking turns.
 
-    python benchmarks/embedding.py [--repeats 5] [--images 1000] [--photos 48] [--out benchmarks/results/embedding.json] [--toy]
+    python benchmarks/embedding.py [--repeats 5] [--images 4000] [--photos 48] [--out benchmarks/results/embedding.json] [--toy]
 
 Both read the same files, open the same weights, prepare the same pixels (timm's rules) and write a parquet file. The script is
 what a good user writes: ``timm.create_model(num_classes=0).eval()``, timm's own transform on Pillow's images, batches of 64,
@@ -168,7 +168,7 @@ def first_files(source: Path, count: int, folder: Path) -> Path:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--images", type=int, default=1000, help="of CIFAR-10")
+    parser.add_argument("--images", type=int, default=4000, help="of CIFAR-10; a quarter at 64 pixels")
     parser.add_argument("--photos", type=int, default=48)
     parser.add_argument("--cases", default="", help="only those whose name contains this")
     parser.add_argument("--no-agreement", action="store_true", help="times alone")
@@ -187,16 +187,19 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as made:
         folder = Path(made)
         photos = first_files(data / "photos", options.photos, folder / "photos")
-        small = head_of(data / "cifar10" / "test.parquet", options.images, folder / "cifar.parquet")
+        cifar, quarter = data / "cifar10" / "test.parquet", options.images // 4
+        small = head_of(cifar, options.images, folder / "cifar.parquet")
+        fewer = head_of(cifar, quarter, folder / "fewer.parquet")
+        sources = dict(zip(CASES, (photos, small, fewer), strict=True))
         for name, case in cases.items():
             if options.cases in name:
-                report[name] = measure(case, photos if "photo" in name else small, folder, options.repeats)
+                report[name] = measure(case, sources[name], folder, options.repeats)
                 show_rows({name: report[name]["contestants"][AUTO], "float32": report[name]["contestants"][FLOAT32]})
         if not options.no_agreement:
             steel, model = (data / "steel" / part for part in ("train", "test")), shared / PUBLIC
             report["agreement, steel"] = agreement(model, *steel, folder)
             some = (
-                head_of(data / "cifar10" / f"{part}.parquet", 2 * options.images, folder / f"some-{part}.parquet")
+                head_of(data / "cifar10" / f"{part}.parquet", 2 * quarter, folder / f"some-{part}.parquet")
                 for part in ("train", "test")
             )
             report["agreement, CIFAR-10"] = agreement(model, *some, folder, size=64, crop=1.0)

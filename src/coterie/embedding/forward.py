@@ -48,7 +48,7 @@ def forward_pass(
         rows = len(images)
         if images.device.type == "cpu":
             rows = max(1, min(rows, CPU_PIXELS * torch.get_num_threads() // images[0, 0].numel()))
-        parts = [encode(part) for part in torch.split(images, rows)]
+        parts = [encode(part) for part in (torch.split(images, rows) if rows < len(images) else (images,))]
         return parts[0] if len(parts) == 1 else tuple(torch.cat(each) for each in zip(*parts, strict=True))
 
     return encode_in_parts
