@@ -60,6 +60,7 @@ PILLOW, DEVICE = "times_torchvision_on_pillow", "coterie, color left to the devi
 STEP = "cases/{0}, toy, 2x16 + 2x8/contestants/coterie, float32/times_as_fast_as_cpu/lightly, float32"
 PEAK = "cases/swav, toy, 2x16 + 2x8/contestants/coterie, float32/peak_over/lightly, float32"
 TWO = "speed/methods/{0}/two processes/times_as_fast_as_cpu/one process, 1 thread"
+EMBEDDED = "{0}/contestants/coterie, {1}/times_as_fast_as_script_cpu"
 BYTES = "source/{0}/bytes_per_image_with_workers"
 TABLE = {
     "loader": Tracked(
@@ -130,12 +131,26 @@ TABLE = {
         50,
         less=True,
     ),
+    "embedding": Tracked(
+        "embedding.py --toy",
+        {
+            "photos, as it comes": f"{EMBEDDED.format('photographs, ResNet-50, 224 pixels', 'as it comes')}",
+            "cifar, float32": f"{EMBEDDED.format('CIFAR-10, ResNet-18, 64 pixels', 'float32')}",
+        },
+        30,
+    ),
+    "startup": Tracked(
+        "startup.py --toy --images 60 --repeats 1",
+        {each: f"contestants/{each}/times_torch_timm" for each in ("pretrain", "evaluate", "report")},
+        less=True,
+    ),
 }
 EXCEPTIONS = {
     "decoding": "compares a GPU's decoder with the processor's: nothing to compare on a CPU",
     "equal_bits": "says whether two checkouts differ, and measures nothing",
     "stops": "says whether runs survive random stops, and measures nothing",
     "processes_worker": "a process of processes.py",
+    "threads": "by the clock, on several threads: only on a machine that does nothing else",
     "track": "this",
 }
 """Commands of this folder that are not in the table, and why."""
