@@ -24,8 +24,8 @@ def forward_pass(
     """Create a function from images on the runtime's device to the outputs of a network, without gradients.
 
     Args:
-        network: a module in evaluation mode stays as it is: a copy with folded batch norms is applied, to images in the memory
-            layout that convolutions prefer.
+        network: stays as it is; of a module in evaluation mode, a copy with folded batch norms is applied in float32, and
+            images have the memory layout that convolutions prefer.
         runtime: where the network is, and the precision of its forward passes.
         then: further outputs, computed from the first in float32.
 
@@ -34,8 +34,9 @@ def forward_pass(
         images at a time.
     """
     layout = torch.channels_last if isinstance(network, nn.Module) else torch.contiguous_format
-    applied = inference_copy(network) if isinstance(network, nn.Module) and not network.training else network
-    autocast = runtime.autocast
+    autocast, applied = runtime.autocast, network
+    if isinstance(network, nn.Module) and not network.training and autocast is None:  # folded weights round worse
+        applied = inference_copy(network)
 
     def encode(images: Tensor) -> tuple[Tensor, ...]:
         with torch.autocast(images.device.type, dtype=autocast, enabled=autocast is not None):
