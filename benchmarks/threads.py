@@ -94,6 +94,7 @@ def trained(name: str, network: str, cache: Path, options: argparse.Namespace) -
     settings = [f"views.crops.0.size={large}", "views.crops.1.count=2", f"views.crops.1.size={small}"]
     settings += ["run.snapshots=0", "run.device=cpu", "groups.counts=[8]", "memory=none", "learning_rate.peak=1e-4"]
     settings += [f"run.threads={fixed[0]}"] if fixed else []
+    settings += ["backbone.stem=standard"] if network.startswith("resnet") else []
     settings += ["backbone.width=0.125"] if options.toy and network.startswith("resnet") else []
     settings += [f"run.precision={given['precision']}"] if "precision" in given else []
     policy = {"OMP_WAIT_POLICY": fixed[1]} if fixed and fixed[1] else {}

@@ -1,11 +1,15 @@
 """Folded networks give the same features, and the network they come from stays as it is."""
 
+from dataclasses import replace
+
 import pytest
 import timm
 import torch
 from torch import Tensor, nn
 
-from coterie.models.inference import inference_copy
+from coterie.config.hardware import Runtime
+from coterie.embedding.forward import embedding_runtime
+from coterie.models.inference import inference_copy, rounds_badly
 from coterie.models.own_backbone import OwnBackbone
 
 
@@ -73,3 +77,14 @@ def test_what_cannot_be_folded_is_left_alone() -> None:
     assert norms(inference_copy(plain)) == 0
     assert inference_copy(own := OwnBackbone(plain, 3, 8).eval()) is own
     assert inference_copy(plain.train()) is plain
+
+
+def test_batch_normalized_depthwise_convolutions_stay_in_float32_unless_asked() -> None:
+    names = {"test_efficientnet": True, "mobilenetv3_small_050": True, "resnet18": False, "convnext_atto": False}
+    automatic = Runtime(autocast=torch.bfloat16, automatic=True)
+    for name, badly in names.items():
+        with torch.device("meta"):
+            network = timm.create_model(name)
+        assert rounds_badly(network) is badly
+        assert embedding_runtime(network, automatic).precision == ("float32" if badly else "bfloat16")
+        assert embedding_runtime(network, replace(automatic, automatic=False)).precision == "bfloat16"

@@ -27,12 +27,14 @@ class Runtime:
         autocast: precision of forward passes under autocast, bfloat16; None: float32.
         workers: processes that load images.
         logger: receives messages and progress.
+        automatic: whether the precision is that of the hardware, and not of the caller's choice.
     """
 
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     autocast: torch.dtype | None = None
     workers: int = 0
     logger: Logger = field(default_factory=NullLogger)
+    automatic: bool = False
 
     @classmethod
     def choose(
@@ -50,7 +52,8 @@ class Runtime:
             UserError: the device does not exist, or torch cannot use it.
         """
         chosen = local_device(choose_device(device))
-        return cls(chosen, choose_autocast(precision, chosen), choose_workers(workers), logger or NullLogger())
+        autocast, automatic = choose_autocast(precision, chosen), precision == "auto"
+        return cls(chosen, autocast, choose_workers(workers), logger or NullLogger(), automatic)
 
     @property
     def precision(self) -> Literal["float32", "bfloat16"]:

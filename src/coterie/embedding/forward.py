@@ -1,13 +1,14 @@
 """The forward pass of evaluation: every embedding is computed by it, in the precision of a runtime."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from coterie.config.hardware import Runtime
-from coterie.models.inference import inference_copy
+from coterie.models.inference import inference_copy, rounds_badly
 
 CPU_PIXELS = 8 * 224**2
 """Pixels that each thread of a CPU encodes at a time: activations of more than its caches hold take twice the time."""
@@ -18,6 +19,19 @@ Then = Callable[[Tensor], tuple[Tensor, ...]]
 """Maps embeddings ``[b f]`` to further tensors with a row for each, such as groups."""
 
 
+def embedding_runtime(network: Network, runtime: Runtime) -> Runtime:
+    """The runtime in whose precision a network embeds: in float32 if it loses too much in an automatic bfloat16.
+
+    Args:
+        network: the network.
+        runtime: where it is, and its precision.
+    """
+    loses = (
+        runtime.automatic and runtime.autocast is not None and isinstance(network, nn.Module) and rounds_badly(network)
+    )
+    return replace(runtime, autocast=None) if loses else runtime
+
+
 def forward_pass(
     network: Network, runtime: Runtime, then: Then | None = None
 ) -> Callable[[Float[Tensor, "b c h w"]], tuple[Tensor, ...]]:
@@ -26,7 +40,7 @@ def forward_pass(
     Args:
         network: stays as it is; of a module in evaluation mode, a copy with folded batch norms is applied in float32, and
             images have the memory layout that convolutions prefer.
-        runtime: where the network is, and the precision of its forward passes.
+        runtime: where the network is, and its precision, of which :func:`embedding_runtime` has the last word.
         then: further outputs, computed from the first in float32.
 
     Returns:
@@ -34,7 +48,7 @@ def forward_pass(
         images at a time.
     """
     layout = torch.channels_last if isinstance(network, nn.Module) else torch.contiguous_format
-    autocast, applied = runtime.autocast, network
+    autocast, applied = embedding_runtime(network, runtime).autocast, network
     if isinstance(network, nn.Module) and not network.training and autocast is None:  # folded weights round worse
         applied = inference_copy(network)
 

@@ -16,7 +16,7 @@ from coterie.data.sources.fingerprint import Fingerprint
 from coterie.data.sources.source import ImageSource
 from coterie.embedding.cache import state_key
 from coterie.embedding.embed import Embedder
-from coterie.embedding.forward import Then
+from coterie.embedding.forward import Then, embedding_runtime
 from coterie.embedding.parquet import bad_lines, write_rows
 from coterie.embedding.parts import BAD_IMAGES, EmbeddingParts
 from coterie.embedding.ray_job import import_ray, write_on_ray
@@ -51,6 +51,7 @@ def open_embedder(
     """
     opened = _open_run(model, runtime, options or {})
     network, groups, preprocessing, facts, remarks = opened or _open_file(model, runtime, options or {})
+    runtime = embedding_runtime(network, runtime)
     facts["source"] = Fingerprint.of(source).key
     return Embedder(network, source, preprocessing, feature_width(network), facts, runtime, remarks, groups)
 
@@ -77,8 +78,9 @@ def _open_run(model: str | Path, runtime: Runtime, options: Mapping[str, Any]) -
     preprocessing = with_options(loaded.preprocessing, **changes)
     if preprocessing.size != loaded.preprocessing.size:
         check_image_size(student.encoder.backbone, settings, preprocessing.size)
+    precision = embedding_runtime(student.encoder.backbone, runtime).precision
     groupless = () if student.groups is not None else (_no_groups(model),)
-    remarks = (f"{model}: a run, a {settings.name}", f"images: {preprocessing}; {runtime.precision}", *groupless)
+    remarks = (f"{model}: a run, a {settings.name}", f"images: {preprocessing}; {precision}", *groupless)
     facts = {"weights": state_key(student.state_dict()), "temperature": loaded.config.temperature}
     groups = nearest_groups(student, loaded.config.temperature)
     return student.encoder.backbone, groups, preprocessing, facts, remarks
@@ -86,7 +88,7 @@ def _open_run(model: str | Path, runtime: Runtime, options: Mapping[str, Any]) -
 
 def _open_file(model: str | Path, runtime: Runtime, options: Mapping[str, Any]) -> Opened:
     opened = open_model(model, runtime.device, **options)
-    remarks = (*opened.described(runtime.precision), _no_groups(model))
+    remarks = (*opened.described(embedding_runtime(opened.network, runtime).precision), _no_groups(model))
     facts: dict[str, Any] = {"weights": state_key(opened.network.state_dict())}
     return opened.network, no_groups, opened.preprocessing, facts, remarks
 
@@ -244,13 +246,14 @@ def embed_with_ray(
         raise UserError("--ray starts processes of its own: run it without torchrun")
     import_ray()  # before the folder is made
     autocast = choose_autocast(precision, choose_device("cpu" if device == "cpu" else "auto"))
-    here = Runtime(autocast=autocast, logger=logger)
+    here = Runtime(autocast=autocast, logger=logger, automatic=precision == "auto")
     parts = EmbeddingParts(out, open_embedder(model, source, here, options), part_images)
+    same = parts.embedder.runtime.precision
     _introduce(parts.embedder, logger)
     missing = _missing(parts, logger)
     with _stopping_on_signals(RESUME, at_once=True):
         if missing:
-            write = partial(open_parts, model, source, out, options or {}, device, here.precision, part_images)
+            write = partial(open_parts, model, source, out, options or {}, device, same, part_images)
             with _explaining_pickling():
                 write_on_ray(write, missing, logger, address=address, actors=actors, device=device, workers=workers)
     return _images_there(parts, 0, logger)

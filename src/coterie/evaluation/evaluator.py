@@ -13,6 +13,7 @@ from coterie.data.loading.center_crop import Preprocessing
 from coterie.data.sources.source import ImageSource, Subset, label_matrix, label_notes, labels
 from coterie.embedding.cache import EmbeddingCache
 from coterie.embedding.embed import Embeddings, embed_source
+from coterie.embedding.forward import embedding_runtime
 from coterie.errors import UserError
 from coterie.evaluation.baselines import raw_pixels, untrained
 from coterie.evaluation.class_checks import check_classes
@@ -67,7 +68,8 @@ class Evaluator:
         check_known(probes, PROBES)
         self.probes, self.few, self.seed = tuple(probes), few, seed
         self.model, self.runtime, self.beside = model, runtime, tuple(beside)
-        self.exact, self.embedding = exact, replace(runtime, autocast=None) if exact else runtime
+        self.exact = exact
+        self.embedding = self._embedding(model)
         self._introduced, run = False, model.run
         self.store = EmbeddingCache(run / "embeddings", run / WEIGHTS) if run is not None else None
 
@@ -97,9 +99,13 @@ class Evaluator:
         """Say once what is evaluated; not before the images are known to have labels, so that an error stands alone."""
         if not self._introduced:
             for model in (self.model, *self.beside):
-                for line in model.described(self.embedding.precision):
+                for line in model.described(self._embedding(model).precision):
                     self.runtime.logger.info(line)
         self._introduced = True
+
+    def _embedding(self, model: Model) -> Runtime:
+        """Where and in which precision a model embeds."""
+        return replace(self.runtime, autocast=None) if self.exact else embedding_runtime(model.network, self.runtime)
 
     def embeddings(self, source: ImageSource, what: str) -> Embeddings:
         """Embed a source with the backbone, or read its embeddings from the run's folder."""

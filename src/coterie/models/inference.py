@@ -1,4 +1,4 @@
-"""Networks for evaluation passes alone: batch norms are folded into the convolutions before them."""
+"""Networks for evaluation passes alone: batch norms folded into the convolutions before them, and what bfloat16 costs."""
 
 import copy
 from collections import Counter
@@ -36,6 +36,16 @@ def inference_copy(network: nn.Module) -> nn.Module:
         after = nn.Sequential(was.drop, was.act) if isinstance(was, BatchNormAct2d) else nn.Identity()
         folded.set_submodule(norm, after.eval())
     return folded
+
+
+def rounds_badly(network: nn.Module) -> bool:
+    """Whether bfloat16 changes the embeddings by more than a cosine of .999, as batch-normalized depthwise convolutions do.
+
+    EfficientNet-Lite0 with public weights: .989; ResNet, RegNet, ViT and ConvNeXt: .9999 (``docs/log.md``).
+    """
+    modules = list(network.modules())
+    depthwise = any(isinstance(each, nn.Conv2d) and each.groups == each.in_channels > 1 for each in modules)
+    return depthwise and any(isinstance(each, nn.BatchNorm2d) for each in modules)
 
 
 def _pairs(network: nn.Module) -> list[tuple[str, str]]:
