@@ -115,3 +115,16 @@ def test_rows_in_bfloat16_are_near_those_in_float32_and_a_folder_has_one_precisi
     assert manifests[1] == manifests[0] | {"precision": "bfloat16"}
     with pytest.raises(BadRun, match=r"contains embeddings in another precision \(--precision\)"):
         coterie.embed(made.run, made.images, tmp_path / "bfloat16", part_images=PART, precision="float32", quiet=True)
+
+
+def test_an_efficientnet_is_embedded_in_float32_and_says_so(
+    made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("coterie.config.hardware.has_bfloat16", lambda device: True)
+    torch.save(timm.create_model("test_efficientnet").state_dict(), tmp_path / "weights.pth")
+    for precision, kept in (("auto", b"float32"), ("bfloat16", b"bfloat16")):
+        logger, out = Recorder(), tmp_path / f"{precision}.parquet"
+        asked = {"backbone": "test_efficientnet", "size": 32, "device": "cpu", "workers": 0, "precision": precision}
+        coterie.embed(tmp_path / "weights.pth", made.images, out, logger=logger, **asked)
+        assert pq.read_schema(out).metadata[b"precision"] == kept
+        assert any(line.endswith(f"; {kept.decode()}") for line in logger.lines)

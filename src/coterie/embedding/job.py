@@ -160,7 +160,7 @@ def embed_to_file(
     _introduce(embedder, runtime.logger)
     with _stopping_on_signals(": nothing was written"), writing(out) as part:
         batches = embedder.batches(runtime.logger)
-        written, bad = write_rows(part, embedder.width, embedder.source, batches, runtime.precision)
+        written, bad = write_rows(part, embedder.width, embedder.source, batches, embedder.runtime.precision)
         if not written:
             raise NoImages(f"not one of the {len(embedder.source)} images can be decoded; the first: {bad[0][1]}")
     if bad:
