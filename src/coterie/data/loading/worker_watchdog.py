@@ -86,9 +86,12 @@ class _Watchdog:
         except UserError:
             raise
         except Exception as error:
-            # A process closes its files and sockets before it is dead.
+            # A process closes its files and sockets before it is dead, its sentinel among them: until then it has no exit code.
             if isinstance(error, OSError | EOFError | RuntimeError):
-                wait([each.sentinel for each in self.workers], timeout=_DYING_SECONDS)
+                dying = wait([each.sentinel for each in self.workers], timeout=_DYING_SECONDS)
+                for each in self.workers:
+                    if each.sentinel in dying:
+                        each.join()
             self._raise_if_dead()
             raise
         finally:
