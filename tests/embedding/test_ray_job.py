@@ -59,7 +59,9 @@ def test_an_actor_is_killed_and_every_image_is_there_once(made: Made, tmp_path: 
         f"warning: 3 images could not be decoded: {out / '_bad_images'} lists them",
         "5 of 5 parts are there",
     ]
-    assert all(line.startswith("embedding, in parts: ") for line in ours[:-2]), errors
+    assert ours[0].endswith(": a run, a resnet18"), errors
+    assert ours[1].startswith("images: 16 pixels"), errors
+    assert all(line.startswith("embedding, in parts: ") for line in ours[2:-2]), errors
     assert "sage statistics" not in errors
 
 
