@@ -23,25 +23,26 @@ def test_every_number_of_the_trajectory(file: Golden) -> None:
     check(file, run(file))
 
 
+def drift_of_one_rounding(file: Golden) -> float:
+    """By how much the losses change if the start is rounded to float32 once."""
+    arrays = file.tensors()
+    rounded = {name: value.float().double() if name.startswith("init/") else value for name, value in arrays.items()}
+    return (losses(run(file, arrays=rounded)) - arrays["loss"]).abs().max().item()
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device here")
 @pytest.mark.parametrize("file", cases("lr", "loss"))
 def test_a_gpu_gives_the_same_losses(file: Golden) -> None:
     """In float64, within 1e-9 or what the trajectory itself makes of one float32 rounding of its start."""
-    arrays = file.tensors()
-    theirs = arrays["loss"]
-    rounded = {name: value.float().double() if name.startswith("init/") else value for name, value in arrays.items()}
-    drift = (losses(run(file, arrays=rounded)) - theirs).abs().max().item()
+    theirs, drift = file.tensors()["loss"], drift_of_one_rounding(file)
     file.close(losses(run(file, device=torch.device("cuda"))), theirs, max(1e-9, drift))
 
 
 @pytest.mark.parametrize("file", cases("queue_used", "views_large"))
 def test_float32_stays_near(file: Golden) -> None:
     """Within the bounds of golden/README.md, or what the trajectory itself makes of one rounding of its start."""
-    arrays = file.tensors()
-    theirs = arrays["loss"]
-    rounded = {name: value.float().double() if name.startswith("init/") else value for name, value in arrays.items()}
-    drift = (losses(run(file, arrays=rounded)) - theirs).abs().max().item()
+    theirs, drift = file.tensors()["loss"], drift_of_one_rounding(file)
     ours = losses(run(file, torch.float32))
     file.close(ours[0], theirs[0], 1e-5)
     file.close(ours, theirs, max(1e-3, ROUNDINGS * drift))

@@ -44,7 +44,8 @@ def test_student_settings_and_preprocessing(run: Path) -> None:
     assert all(torch.equal(weights[name], mine[name]) for name in weights)
     how = loaded.preprocessing
     assert (how.size, how.channels, how.mean) == (16, 3, loaded.config.views.mean)
-    rows, groups, probabilities = loaded.predict_groups(torch.zeros(2, 3, 16, 16))
+    rows = loaded.student.encoder.backbone(torch.zeros(2, 3, 16, 16))
+    groups, probabilities = loaded.nearest_groups(rows)
     assert rows.shape == (2, 64)
     assert set(groups.tolist()) <= set(range(8))
     assert 1 / 8 <= probabilities.min() <= 1

@@ -8,7 +8,7 @@ from coterie.config.toml import from_dict
 from coterie.grouping.chunks import CHUNK_ELEMENTS
 from coterie.training import student as students
 from coterie.training.build import build_student
-from coterie.training.student import assigned_groups, predict_groups, preprocessing_of
+from coterie.training.student import Student, assigned_groups, nearest_groups, preprocessing_of
 from tests.matrix.cells import GROUPS, MEAN, SIDE, STD, Cell, settings_of
 
 CONFIG = from_dict(settings_of(Cell("learned", "sinkhorn", "same", "batch")))
@@ -19,10 +19,15 @@ def images(count: int) -> torch.Tensor:
     return torch.randn(count, 1, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
 
 
+def predicted(student: Student, count: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    rows = student.encoder.backbone(images(count))
+    return rows, *nearest_groups(student, 0.1)(rows)
+
+
 @torch.inference_mode()
 def test_an_image_belongs_to_the_center_nearest_to_its_projection() -> None:
     student = build_student(CONFIG).eval()
-    rows, groups, probabilities = predict_groups(student, 0.1)(images(12))
+    rows, groups, probabilities = predicted(student, 12)
     z = student.encoder.project(student.encoder.backbone(images(12)))
     expected = (z @ student.groups.centers()[0].T / 0.1).softmax(dim=1)
     assert torch.equal(groups, expected.argmax(dim=1))
@@ -33,7 +38,7 @@ def test_an_image_belongs_to_the_center_nearest_to_its_projection() -> None:
 
 def test_without_lasting_groups_there_are_none() -> None:
     student = build_student(LASTING_NOT).eval()
-    rows, groups, probabilities = predict_groups(student, 0.1)(images(3))
+    rows, groups, probabilities = predicted(student, 3)
     assert len(rows) == 3
     assert groups.tolist() == [-1, -1, -1]
     assert probabilities.tolist() == [0, 0, 0]
@@ -43,7 +48,7 @@ def test_without_lasting_groups_there_are_none() -> None:
 def test_embeddings_are_assigned_in_chunks_and_the_student_stays_as_it_was(monkeypatch) -> None:
     student = build_student(CONFIG).eval()
     with torch.inference_mode():
-        rows, groups, _ = predict_groups(student, 0.1)(images(12))
+        rows, groups, _ = predicted(student, 12)
     sizes, chunked = [], students.chunked
 
     def small_chunks(rows: torch.Tensor, width: int) -> Iterator[torch.Tensor]:

@@ -7,13 +7,13 @@ from typing import Literal, get_args
 
 import torch
 
+from coterie.config.options import Precision
 from coterie.data.augmentation.view_plan import Engine
 from coterie.distributed.processes import local_device
 from coterie.errors import BadConfig, UserError, did_you_mean
 from coterie.logger import Logger, NullLogger
 
 DEVICES = ("auto", "cpu", "cuda", "cuda:0")
-Precision = Literal["auto", "float32", "bfloat16"]
 STEPS_WORTH_COMPILING = 3000
 """Fewest steps worth compiling on a GPU: in a shorter run the compiler, a minute or more, takes about what it saves."""
 

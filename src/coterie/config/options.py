@@ -10,6 +10,8 @@ from cyclopts import Parameter, Token
 from coterie.data.sources.columns import Columns
 from coterie.errors import UserError, did_you_mean
 
+Precision = Literal["auto", "float32", "bfloat16"]
+
 
 def _whole_number(kind: Any, tokens: Sequence[Token]) -> int:
     """Read a whole number; cyclopts would round 1.5."""
@@ -107,7 +109,7 @@ class PrecisionOptions(TypedDict, total=False):
     """Options of every command that embeds images."""
 
     precision: Annotated[
-        Literal["auto", "float32", "bfloat16"],
+        Precision,
         Parameter(
             help="Of the network; auto: bfloat16 where the device has it in hardware. Embeddings are float32. [default: auto]"
         ),

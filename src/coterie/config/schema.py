@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+from coterie.config.options import Precision
 from coterie.data.augmentation.view_plan import ViewPlan
 from coterie.data.loading.loader import count_steps
 from coterie.data.sources.columns import Columns
@@ -93,7 +94,7 @@ class RunConfig:
     """
 
     device: str = "auto"
-    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    precision: Precision = "auto"
     compile: Literal["auto", "never", "always"] = "auto"
     activation_checkpointing: bool = False
     fsdp: bool = False

@@ -30,7 +30,7 @@ from coterie.models.image_sizes import check_image_size
 from coterie.paths import expand
 from coterie.signals import if_stopped, listening, raising
 from coterie.training.loaded_run import load_run
-from coterie.training.student import nearest_groups, no_groups
+from coterie.training.student import no_groups
 
 RESUME = ": run the same command again to write the missing parts"
 
@@ -82,8 +82,7 @@ def _open_run(model: str | Path, runtime: Runtime, options: Mapping[str, Any]) -
     groupless = () if student.groups is not None else (_no_groups(model),)
     remarks = (f"{model}: a run, a {settings.name}", f"images: {preprocessing}; {precision}", *groupless)
     facts = {"weights": state_key(student.state_dict()), "temperature": loaded.config.temperature}
-    groups = nearest_groups(student, loaded.config.temperature)
-    return student.encoder.backbone, groups, preprocessing, facts, remarks
+    return student.encoder.backbone, loaded.nearest_groups, preprocessing, facts, remarks
 
 
 def _open_file(model: str | Path, runtime: Runtime, options: Mapping[str, Any]) -> Opened:

@@ -17,7 +17,7 @@ from coterie.training import checkpoint_io
 from coterie.training.build import build_student
 from coterie.training.custom_parts import CustomParts
 from coterie.training.run_state import RunState
-from coterie.training.student import GroupPrediction, Student, predict_groups, preprocessing_of
+from coterie.training.student import GroupPrediction, Student, nearest_groups, preprocessing_of
 
 
 @dataclass(frozen=True)
@@ -44,9 +44,9 @@ class LoadedRun:
         return preprocessing_of(self.config)
 
     @cached_property
-    def predict_groups(self) -> GroupPrediction:
-        """Maps images to embeddings, groups and their probabilities; see :func:`coterie.training.student.predict_groups`."""
-        return predict_groups(self.student, self.config.temperature)
+    def nearest_groups(self) -> GroupPrediction:
+        """Maps embeddings to groups and their probabilities; see :func:`coterie.training.student.nearest_groups`."""
+        return nearest_groups(self.student, self.config.temperature)
 
 
 def load_run(run: str | Path, device: torch.device | str = "cpu", backbone: nn.Module | None = None) -> LoadedRun:

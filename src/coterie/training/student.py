@@ -13,8 +13,8 @@ from coterie.grouping.groups import Groups
 from coterie.grouping.loss import cosine_scores
 from coterie.models.encoder import Encoder
 
-GroupPrediction = Callable[[Float[Tensor, "b c h w"]], tuple[Tensor, Tensor, Tensor]]
-"""Maps images to embeddings ``[B, F]``, groups ``[B]`` and their probabilities ``[B]``."""
+GroupPrediction = Callable[[Float[Tensor, "b f"]], tuple[Tensor, Tensor]]
+"""Maps embeddings of the backbone to groups ``[B]`` and their probabilities ``[B]``."""
 
 
 class Student(nn.Module):
@@ -37,26 +37,7 @@ class Student(nn.Module):
         return h, z, p
 
 
-def predict_groups(student: Student, temperature: float) -> GroupPrediction:
-    """Create a function from images ``[B, C, H, W]`` to embeddings, groups and probabilities.
-
-    Args:
-        student: the trained student.
-        temperature: tau of the softmax.
-
-    Returns:
-        A function that returns the backbone's embedding ``[B, F]``, and its group and probability: :func:`nearest_groups`.
-    """
-    backbone, groups = student.encoder.backbone, nearest_groups(student, temperature)
-
-    def predict(images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        features = backbone(images)
-        return features, *groups(features)
-
-    return predict
-
-
-def nearest_groups(student: Student, temperature: float) -> Callable[[Float[Tensor, "b f"]], tuple[Tensor, Tensor]]:
+def nearest_groups(student: Student, temperature: float) -> GroupPrediction:
     """Create a function from embeddings of the backbone to groups and probabilities.
 
     Args:
