@@ -12,6 +12,7 @@ import json
 import os
 import platform
 import statistics
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -109,6 +110,22 @@ def processor() -> str:
     """The model's name, as Linux tells it."""
     lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
     return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())
+
+
+def model() -> str:
+    """The processor, with the numbers that tell two of one name apart."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    numbers = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
+    return f"{processor()}, family {numbers.get('cpu family', '-')}, model {numbers.get('model', '-')}"
+
+
+def commit() -> str | None:
+    """The commit of this checkout, with a + if files have changed since; None where git knows nothing of it."""
+    said = [
+        subprocess.run(["git", *words], cwd=RESULTS.parent, capture_output=True, text=True, check=False).stdout.strip()
+        for words in (("rev-parse", "--short", "HEAD"), ("status", "--porcelain"))
+    ]
+    return said[0] + ("+" if said[1] else "") if said[0] else None
 
 
 def machine(packages: Sequence[str], device: str = "cpu") -> dict[str, Any]:

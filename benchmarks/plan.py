@@ -30,7 +30,7 @@ from typing import Any
 import pyarrow.parquet as pq
 from alternating import RESULTS, SHARED, processor, write_report
 
-os.environ["COTERIE_CLOCK"] = str(Path(__file__).parent / "cpu_budget")
+os.environ["COTERIE_CLOCK"] = str(Path(__file__).parent / "quality")
 sys.path.append(os.environ["COTERIE_CLOCK"])
 from clock import cpu_seconds
 

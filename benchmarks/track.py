@@ -28,7 +28,7 @@ HERE = Path(__file__).parent
 ROOT = HERE.parent
 sys.path[:0] = [str(HERE), str(HERE / "gpu")]
 
-from alternating import RESULTS, processor, write_report
+from alternating import RESULTS, commit, model, write_report
 
 SECONDS = 600
 """After which a benchmark at toy size has failed."""
@@ -207,22 +207,6 @@ def row(each: Tracked, benchmark: str, name: str, now: float, before: float | No
     change = 100 * (now / before - 1)
     mark = ("worse" if (change > 0) == each.less else "better") if abs(change) > each.tolerance else ""
     return f"{line} {before:9.3f} {change:+8.1f} %  {f'of {each.tolerance} %':8s} {mark}".rstrip()
-
-
-def model() -> str:
-    """The processor, with the numbers that tell two of one name apart."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    numbers = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
-    return f"{processor()}, family {numbers.get('cpu family', '-')}, model {numbers.get('model', '-')}"
-
-
-def commit() -> str | None:
-    """The commit of this checkout, with a + if files have changed since; None where git knows nothing of it."""
-    said = [
-        subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, check=False).stdout.strip()
-        for words in (("rev-parse", "--short", "HEAD"), ("status", "--porcelain"))
-    ]
-    return said[0] + ("+" if said[1] else "") if said[0] else None
 
 
 def main() -> None:

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parent
-sys.path[:0] = [str(HERE.parent), str(HERE.parent / "cpu_budget")]
+sys.path[:0] = [str(HERE.parent), str(HERE.parent / "quality")]
 
 from alternating import command, machine, write_report
 

@@ -3,7 +3,7 @@
     python benchmarks/labelfree/run.py swav --epochs 6
     python benchmarks/labelfree/run.py swav --epochs 6 --set learning_rate.peak=3 --tag wild
 
-Trains on the images of ``benchmarks/cpu_budget`` (10,000) with its small network, on one thread. Before the first step and at
+Trains on the images of ``benchmarks/quality`` (10,000) with its small network, on one thread. Before the first step and at
 ``--looks`` moments, evenly, it writes a line: the label-free figures of ``--images`` training images and of 4 augmented
 views of each, of the backbone's features (``features``), of these as unit rows (``unit``) and of the projected embeddings
 (``embeddings``), the training loss since the look before, and kNN accuracy on 5,000 other training images (the tuning
@@ -25,7 +25,7 @@ from typing import Any
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE.parent / "cpu_budget"))
+sys.path.insert(0, str(HERE.parent / "quality"))
 
 import numpy as np
 import torch

@@ -1,6 +1,6 @@
 """The images of the benchmark: 10,000 to train on, and two sets of questions.
 
-    python benchmarks/cpu_budget/prepare.py [--out build/cpu_budget]
+    python benchmarks/quality/prepare.py [--out build/quality]
 
 Writes ``train.parquet`` (1,000 training images of each class), ``tuning.parquet`` (500 OTHER training images of each class, for
 every choice that is made) and ``test.parquet`` (all 10,000 test images, for the published figures only).
@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 ROOT = Path(__file__).parents[2]
 SHARED = Path(os.environ.get("COTERIE_SHARED", ROOT.parent / "shared"))
-DATA = ROOT / "build" / "cpu_budget"
+DATA = ROOT / "build" / "quality"
 SEED = 20240
 TRAIN_PER_CLASS, TUNING_PER_CLASS = 1000, 500
 SPLITS = ("train", "tuning", "test")

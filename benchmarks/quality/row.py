@@ -15,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import coterie_rows
 import lightly_rows
 import torch
-from alternating import processor, write_report
+from alternating import commit, model, write_report
 from clock import Clock, Enough
 from judge import BACKBONE, IMAGENET, backbone, judge, macs, raw_pixels
 
@@ -111,7 +111,8 @@ def about(options: argparse.Namespace) -> dict[str, Any]:
             "gmacs_32px": round(macs(network) / 1e9, 5),
             "parameters": sum(each.numel() for each in network.parameters()),
         },
-        "processor": processor(),
+        "processor": model(),
+        "commit": commit(),
         "python": platform.python_version(),
         "versions": {name: version(name) for name in PACKAGES},
     }
