@@ -48,6 +48,7 @@ def test_an_actor_is_killed_and_every_image_is_there_once(made: Made, tmp_path: 
         time.sleep(0.002)
     there, working = stamps(out), actors(process)
     assert working, process.communicate()
+    assert os.getpriority(os.PRIO_PROCESS, working[0]) == os.getpriority(os.PRIO_PROCESS, process.pid), "starves"
     os.kill(working[0], signal.SIGKILL)
     said, errors = process.communicate(timeout=300)
     assert process.returncode == 0, errors

@@ -125,6 +125,8 @@ def _ray(address: str) -> Iterator[Any]:
     quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
     try:
         if connect and address == "local":
+            # Its workers would run at niceness 15: beside any busy process they would hardly run at all.
+            os.environ.setdefault("RAY_worker_niceness", "0")
             cores = len(os.sched_getaffinity(0))
             own = {"num_cpus": cores, "include_dashboard": False, "object_store_memory": _STORE_BYTES}
             ray.init(address="local", **own, **quiet)
