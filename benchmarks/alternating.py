@@ -120,10 +120,11 @@ def model() -> str:
 
 
 def commit() -> str | None:
-    """The commit of this checkout, with a + if files have changed since; None where git knows nothing of it."""
+    """The commit of this checkout, with a + if files but for results have changed since; None where git knows nothing of it."""
+    changed = ("status", "--porcelain", "--", ":(top)", f":(exclude){RESULTS.name}")
     said = [
         subprocess.run(["git", *words], cwd=RESULTS.parent, capture_output=True, text=True, check=False).stdout.strip()
-        for words in (("rev-parse", "--short", "HEAD"), ("status", "--porcelain"))
+        for words in (("rev-parse", "--short", "HEAD"), changed)
     ]
     return said[0] + ("+" if said[1] else "") if said[0] else None
 

@@ -8,8 +8,9 @@ contestants have the same.
 import copy
 
 import torch
-from lightly.loss import SwaVLoss
+from lightly.loss import NTXentLoss, SwaVLoss
 from lightly.models.modules import (
+    SimCLRProjectionHead,
     SMoGPredictionHead,
     SMoGProjectionHead,
     SMoGPrototypes,
@@ -53,6 +54,23 @@ class SwAV(nn.Module):
         decayed, others = get_weight_decay_parameters([self.backbone, self.head, self.prototypes])
         groups = [{"params": decayed}, {"params": others, "weight_decay": 0.0}]
         return LARS(groups, lr=0.6 * batch_size / 256, momentum=0.9, weight_decay=1e-6)
+
+
+class SimCLR(nn.Module):
+    """Two views, each other's positives; temperature 0.5, as in its CIFAR-10 benchmark."""
+
+    def __init__(self, backbone: nn.Module, width: int, *, hidden: int = 512, temperature: float = 0.5) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.head = SimCLRProjectionHead(width, hidden, 128)
+        self.criterion = NTXentLoss(temperature=temperature)
+
+    def loss(self, views: list[Tensor], step: int) -> Tensor:
+        return self.criterion(*(self.head(self.backbone(view)) for view in views))
+
+    def optimizer(self, batch_size: int) -> torch.optim.Optimizer:
+        """Of its CIFAR-10 benchmark."""
+        return torch.optim.SGD(self.parameters(), lr=6e-2 * batch_size / 128, momentum=0.9, weight_decay=5e-4)
 
 
 class SMoG(nn.Module):

@@ -30,7 +30,7 @@ sys.path.insert(0, str(HERE.parent / "quality"))
 import numpy as np
 import torch
 from judge import BACKBONE
-from prepare import DATA, prepare
+from prepare import BUILD, prepare
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -63,7 +63,7 @@ def main() -> None:
         sys.stdout.write(f"{out} is there\n")
         return
     torch.set_num_threads(1)
-    prepare(options.data)
+    prepare("cifar10", options.data)
     options.results.mkdir(parents=True, exist_ok=True)
     unfinished = out.with_suffix(".unfinished")
     with unfinished.open("w") as file:
@@ -92,7 +92,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--set", action="append", default=[], metavar="PATH=VALUE", help="wants --tag")
     parser.add_argument("--tag", default="", help="part of the run's name")
     parser.add_argument("--first", type=int, help="only so many images of each split: a trial, not a measurement")
-    parser.add_argument("--data", type=Path, default=DATA)
+    parser.add_argument("--data", type=Path, default=BUILD / "cifar10")
     parser.add_argument("--results", type=Path, default=RESULTS)
     options = parser.parse_args()
     if (options.set or options.first) and not options.tag:

@@ -8,8 +8,9 @@ from typing import Self
 
 TICKS = os.sysconf("SC_CLK_TCK")
 REHEARSED_EPOCHS = 3
-REHEARSAL_SECONDS = 30.0
-"""A rehearsal ends with its third epoch, or with its second if that comes after so many seconds."""
+REHEARSAL_SECONDS = (10.0, 30.0)
+"""A rehearsal ends with its third epoch or a later one, after so many seconds at least; or with its second if that comes after
+the other number of seconds. It sees one whole period from one refresh to the next."""
 
 
 class Enough(Exception):  # noqa: N818
@@ -52,32 +53,42 @@ class Clock:
 
     Attributes:
         rehearsal: whether to stop early.
+        period: epochs from one refresh of groups and labels to the next.
         epochs: what was spent at the end of each epoch.
         last: what was spent at the last step.
         steps: taken so far.
+        steps_per_epoch: of the run.
     """
 
     rehearsal: bool
+    period: int = 1
     epochs: list[Spent] = field(default_factory=list)
     last: Spent = field(default_factory=lambda: Spent(0, 0))
     steps: int = 0
+    steps_per_epoch: int = 0
     start: Spent = field(default_factory=now)
 
     def tick(self, steps: int, steps_per_epoch: int) -> None:
         """So many steps have been taken in all."""
-        self.last, self.steps = now() - self.start, steps
+        self.last, self.steps, self.steps_per_epoch = now() - self.start, steps, steps_per_epoch
         if steps % steps_per_epoch:
             return
         self.epochs.append(self.last)
-        late = self.last.wall > REHEARSAL_SECONDS and len(self.epochs) >= REHEARSED_EPOCHS - 1
-        if self.rehearsal and (late or len(self.epochs) >= REHEARSED_EPOCHS):
+        if self.rehearsal and self.enough():
             raise Enough
+
+    def enough(self) -> bool:
+        """Whether the epochs so far tell what every later one costs."""
+        least, late = REHEARSAL_SECONDS
+        wanted = REHEARSED_EPOCHS - (self.last.wall > late)
+        return len(self.epochs) >= max(wanted, self.period + 1) and self.last.wall >= least
 
     def paid_epochs(self, budget: float, clock: str, cores: int) -> int:
         """The whole epochs that ``budget`` seconds pay for, after this rehearsal; at least one.
 
-        What comes before the second epoch (starting, filling a memory) is paid once, every later epoch costs the same.
+        What comes before the second epoch (starting, filling a memory) is paid once; every later period costs the same.
         """
         times = [each.by(clock, cores) for each in self.epochs]
-        each = (times[-1] - times[0]) / (len(times) - 1)
+        seen = (len(times) - 1) // self.period * self.period  # whole periods
+        each = (times[seen] - times[0]) / seen
         return max(1, int((1.01 * budget - times[0]) / each) + 1)

@@ -1,85 +1,138 @@
-"""Coterie's presets, through its Python interface as anybody would use it."""
+"""Coterie's presets, and alignment without groups, through its Python interface as anybody would use it."""
 
 import json
 import shutil
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import alignment
 import pyarrow.parquet as pq
+import torch
 from clock import Clock
 from judge import BACKBONE, groups_used
 
 import coterie
-from coterie.config.toml import from_dict, read_toml, to_dict
+from coterie.config.facts import measure_facts
+from coterie.config.hardware import choose_autocast
+from coterie.config.options import RunOptions
+from coterie.config.schema import PretrainConfig
+from coterie.config.toml import from_dict, read_toml, to_dict, to_toml
+from coterie.data.loading.center_crop import Preprocessing
+from coterie.data.sources.open import open_source
 from coterie.logger import NullLogger
+from coterie.methods.presets import plan_method
+from coterie.methods.resolve import resolve_run
+from coterie.training.build import build_student
+from coterie.training.student import preprocessing_of
+from coterie.types import Progress, StepResult
+
+ALIGNMENT = "coterie-alignment"
+REGULARIZED = (f'regularizer={{kind="coding_rate", weight={alignment.WEIGHT}}}',)
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """A preset, and what is set differently from it for ten minutes on two cores."""
+    """A preset, and what is set differently from it."""
 
     method: str
-    batch_size: int | None = None
     settings: tuple[str, ...] = ()
+    parts: coterie.CustomParts | None = None
 
 
 RECIPES = {
-    "coterie-swav": Recipe("swav"),
-    "coterie-smog": Recipe("smog"),
-    "coterie-deepcluster_v2": Recipe("deepcluster_v2"),
-    "coterie-sela_v2": Recipe("sela_v2"),
-    "coterie-simclr": Recipe("simclr"),
-    "coterie-resa": Recipe("resa"),
+    **{f"coterie-{name}": Recipe(name) for name in ("swav", "smog", "deepcluster_v2", "sela_v2", "simclr", "resa")},
+    "coterie-simclr-regularized": Recipe("simclr", REGULARIZED),
+    "coterie-simclr-unregularized": Recipe("simclr", ("regularizer=none",)),
+    ALIGNMENT: Recipe("swav", REGULARIZED, coterie.CustomParts(objective=alignment.build)),
 }
 
 
-class Telling(NullLogger):
-    """Tells the clock of each line of the log."""
+@dataclass(frozen=True)
+class Network:
+    """The network of the contestants on a set of images.
 
-    def __init__(self, clock: Clock, epochs: int) -> None:
-        self.clock, self.epochs, self.warnings = clock, epochs, []
+    Attributes:
+        backbone: its name.
+        settings: what else it needs.
+        side: the planner is told that photographs have at most this side, so that it plans as for small images, while crops
+            are cut from the whole photographs.
+    """
 
-    def log_metrics(self, record: dict[str, Any], total_steps: int) -> None:
-        if "images_per_second" in record:
-            self.clock.tick(record["step"] + 1, total_steps // self.epochs)
+    backbone: str
+    settings: tuple[str, ...]
+    side: int | None = None
+
+
+SMALL = Network(BACKBONE.name, (f"backbone.width={BACKBONE.width}", f"backbone.stem={BACKBONE.stem}"))
+PHOTOGRAPHS = Network("resnet18", ("backbone.width=0.5",), side=96)
+"""To be replaced by the planner's budget (``--time``): today it plans ResNet-50 and large crops for such photographs."""
+NETWORKS = {"cifar10": SMALL, "patches": SMALL, "steel": PHOTOGRAPHS, "cells": PHOTOGRAPHS}
+
+
+class Warnings(NullLogger):
+    """Keeps what a run warns of."""
+
+    def __init__(self) -> None:
+        self.warnings: list[str] = []
 
     def warning(self, text: str) -> None:
         self.warnings.append(text)
 
-    def progress(self, items: Iterable[Any], total: int, what: str) -> Iterator[Any]:
-        return iter(items)
+
+class Ticks(coterie.Callback):
+    """Tells the clock of each step."""
+
+    every_process = True  # the end of a rehearsal passes through
+
+    def __init__(self, clock: Clock) -> None:
+        self.clock = clock
+
+    def on_start(self, run: Any) -> None:
+        refresh = run.config.refresh
+        self.clock.period = refresh.every_epochs if refresh else 1
+
+    def on_step_end(self, progress: Progress, result: StepResult) -> None:
+        self.clock.tick(progress.step + 1, progress.steps_per_epoch)
+
+
+def options_of(
+    recipe: Recipe, data: str, images: Path, epochs: int | None, seed: int, extra: tuple[str, ...], folder: Path
+) -> tuple[str | None, RunOptions]:
+    """The method and the options of a run, as ``coterie.pretrain`` takes them; there ``batch_size`` is an option."""
+    network = NETWORKS[data]
+    wished = [int(each.partition("=")[2]) for each in extra if each.startswith("batch_size=")]
+    settings = tuple(each for each in extra if not each.startswith("batch_size="))
+    options: RunOptions = {"seed": seed, "settings": (*network.settings, *recipe.settings, *settings)}
+    length: dict[str, Any] = {"epochs": epochs, "batch_size": wished[-1] if wished else None}
+    if network.side is None:
+        return recipe.method, options | {"backbone": network.backbone} | length
+    facts = measure_facts(open_source(str(images)), None)
+    small = replace(facts, side=min(facts.side, network.side))
+    planned = plan_method(recipe.method, small, backbone=network.backbone, **length)[0]
+    config = folder.with_suffix(".toml")
+    config.write_text(to_toml(planned))
+    return None, options | {"config": config}
+
+
+def untrained(data: str, images: Path, seed: int, folder: Path) -> tuple[torch.nn.Module, Preprocessing]:
+    """The network of a set of images as a run would begin with it, and how it wants its images."""
+    method, options = options_of(RECIPES["coterie-swav"], data, images, None, seed, (), folder)
+    config = resolve_run(method, str(images), options).config
+    return build_student(config).encoder.backbone.eval(), preprocessing_of(config)
 
 
 def train(
-    name: str, data: Path, epochs: int, seed: int, workers: int, clock: Clock, folder: Path, extra: tuple[str, ...]
-) -> dict[str, Any]:
+    name: str, data: str, images: Path, epochs: int, seed: int, workers: int, clock: Clock, folder: Path,
+    extra: tuple[str, ...],
+) -> dict[str, Any]:  # fmt: skip
     """What the run's log said last; its network lies in ``folder``, which is emptied before."""
-    recipe = RECIPES[name]
+    recipe, logger = RECIPES[name], Warnings()
     shutil.rmtree(folder, ignore_errors=True)
-    told = Telling(clock, epochs)
-    settings = (
-        f"backbone.width={BACKBONE.width}",
-        f"backbone.stem={BACKBONE.stem}",
-        f"run.workers={workers}",
-        *(("run.log_steps=1",) if clock.rehearsal else ()),
-        *recipe.settings,
-        *(each for each in extra if not each.startswith("batch_size=")),
-    )
-    wished = next((int(each.partition("=")[2]) for each in extra if each.startswith("batch_size=")), recipe.batch_size)
-    coterie.pretrain(
-        recipe.method,
-        str(data / "train.parquet"),
-        out=folder,
-        backbone=BACKBONE.name,
-        epochs=epochs,
-        batch_size=wished,
-        seed=seed,
-        settings=settings,
-        logger=told,
-    )
-    return said(folder, told.warnings)
+    method, options = options_of(recipe, data, images, epochs, seed, (f"run.workers={workers}", *extra), folder)
+    ticks = [Ticks(clock)]
+    coterie.pretrain(method, str(images), out=folder, callbacks=ticks, parts=recipe.parts, logger=logger, **options)
+    return said(folder, logger.warnings)
 
 
 def said(folder: Path, warnings: list[str]) -> dict[str, Any]:
@@ -90,21 +143,25 @@ def said(folder: Path, warnings: list[str]) -> dict[str, Any]:
     return {
         "batch_size": config.batch_size,
         "views": config.views.num_views,
-        "steps_per_epoch": (lines[-1]["step"] + 1) // config.epochs,
+        "precision": precision_of(config),
         "loss": sum(line["loss"] for line in tail) / len(tail),
         "data_wait": sum(line["data_wait"] for line in lines) / len(lines),
         "last_line": lines[-1],
         "warnings": warnings,
-        "config": {key: value for key, value in to_dict(config).items() if key not in ("data", "run")},
+        "config": {key: value for key, value in to_dict(config).items() if key != "data"},
     }
 
 
-def used(folder: Path, data: Path) -> int | None:
+def precision_of(config: PretrainConfig) -> str:
+    half = choose_autocast(config.run.precision, torch.device("cpu"))
+    return "float32" if half is None else str(half).removeprefix("torch.")
+
+
+def used(name: str, folder: Path, images: Path) -> int | None:
     """Groups that are some training image's best; None where the method has no groups of its own."""
-    table = folder / "embeddings.parquet"
-    try:
-        coterie.embed(folder, str(data / "train.parquet"), table, workers=0)
-    except coterie.UserError:
+    if RECIPES[name].parts is not None:
         return None
-    found = pq.read_table(table)
-    return groups_used(found["group"].to_numpy()) if "group" in found.column_names else None
+    table = folder / "embeddings.parquet"
+    coterie.embed(folder, str(images), table, workers=0, quiet=True)
+    groups = pq.read_table(table, columns=["group"])["group"].to_numpy()
+    return groups_used(groups) if groups.min() >= 0 else None

@@ -1,10 +1,12 @@
-"""lightly's SwAV and SMoG with its own modules, transforms and CIFAR-10 recipes.
+"""lightly's SwAV, SMoG and SimCLR with its own modules, transforms and CIFAR-10 recipes.
 
 Written from what its documentation and benchmarks say of them: two views of 32 pixels without blur, constant settings, a cosine
 per epoch without warm-up. What is not lightly's is kind to it: images are decoded beforehand, and the network and its
-input lie channels-last in memory.
+input lie channels-last in memory. Each method also has rows with its other documented batch and in bfloat16, which this library
+chooses by itself where the processor has it: ours is beside the best of them.
 """
 
+import math
 import random
 import sys
 import warnings
@@ -20,8 +22,8 @@ import numpy as np
 import pyarrow.parquet as pq
 import torch
 from clock import Clock
-from judge import IMAGENET, backbone, features, groups_used
-from lightly.transforms import SMoGTransform, SwaVTransform
+from judge import CIFAR10, backbone, features, groups_used
+from lightly.transforms import SimCLRTransform, SMoGTransform, SwaVTransform
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
@@ -57,20 +59,39 @@ class SMoGTransposed(SMoG):
     transposed = True
 
 
+class SimCLR(lightly_models.SimCLR):
+    """Its transform with the settings that it recommends for CIFAR-10; SGD."""
+
+    transform = SimCLRTransform(input_size=32, cj_strength=0.5, gaussian_blur=0.0)
+
+    def __init__(self, seed: int) -> None:
+        network = backbone(seed)
+        super().__init__(network, network.num_features)
+
+
+Model = SwAV | SMoG | SimCLR
+
+
 @dataclass(frozen=True)
 class Recipe:
-    """A contestant of lightly's: its model and the batch that it is trained with."""
+    """A contestant of lightly's: its model, the batch that it is trained with, and whether it computes in bfloat16."""
 
-    model: Callable[[int], SwAV | SMoG]
-    batch_size: int
+    model: Callable[[int], Model]
+    batch_size: int = 128
+    bfloat16: bool = False
 
 
 RECIPES = {
-    "lightly-swav": Recipe(SwAV, 128),
+    "lightly-swav": Recipe(SwAV),
     "lightly-swav-512": Recipe(SwAV, 512),
-    "lightly-smog-transposed": Recipe(SMoGTransposed, 128),
-    "lightly-smog-mended": Recipe(SMoG, 128),
+    "lightly-swav-bfloat16": Recipe(SwAV, bfloat16=True),
+    "lightly-smog-transposed": Recipe(SMoGTransposed),
+    "lightly-smog-mended": Recipe(SMoG),
     "lightly-smog-mended-512": Recipe(SMoG, 512),
+    "lightly-smog-mended-bfloat16": Recipe(SMoG, bfloat16=True),
+    "lightly-simclr": Recipe(SimCLR),
+    "lightly-simclr-512": Recipe(SimCLR, 512),
+    "lightly-simclr-bfloat16": Recipe(SimCLR, bfloat16=True),
 }
 
 
@@ -89,24 +110,26 @@ class Decoded(Dataset):
         return self.transform(self.images[index])
 
 
-def train(name: str, data: Path, epochs: int, seed: int, workers: int, clock: Clock) -> tuple[SwAV | SMoG, dict]:
+def train(name: str, images: Path, epochs: int, seed: int, workers: int, clock: Clock) -> tuple[Model, dict]:
     """The trained model, and what its last epoch said. A model that fails is judged as it stood."""
     warnings.filterwarnings("ignore", message=".*ToTensor.*")
     random.seed(seed)
     np.random.seed(seed)  # noqa: NPY002 -- scikit-learn and lightly's transforms draw from it
     recipe = RECIPES[name]
     model = recipe.model(seed)
+    decoded = Decoded(images, model.transform)
+    batch = min(recipe.batch_size, len(decoded))
     loader = DataLoader(
-        Decoded(data / "train.parquet", model.transform), recipe.batch_size, shuffle=True, drop_last=True,
-        num_workers=workers, persistent_workers=workers > 0,
-    )  # fmt: skip
-    optimizer = model.optimizer(recipe.batch_size)
+        decoded, batch, shuffle=True, drop_last=True, num_workers=workers, persistent_workers=workers > 0
+    )
+    clock.period = max(1, math.ceil(getattr(model, "every", 0) / len(loader)))  # SMoG's clustering
+    optimizer = model.optimizer(batch)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs)
-    said: dict = {"batch_size": recipe.batch_size, "views": 2, "steps_per_epoch": len(loader)}
+    said: dict = {"batch_size": batch, "views": 2, "precision": "bfloat16" if recipe.bfloat16 else "float32"}
     model.train()
     try:
         for epoch in range(epochs):
-            said["loss"] = one_epoch(model, loader, optimizer, epoch * len(loader), clock)
+            said["loss"] = one_epoch(model, loader, optimizer, epoch * len(loader), clock, recipe.bfloat16)
             schedule.step()
     except ValueError as error:
         said["failed"] = f"after {clock.steps} steps: {error}"
@@ -114,12 +137,13 @@ def train(name: str, data: Path, epochs: int, seed: int, workers: int, clock: Cl
 
 
 def one_epoch(
-    model: SwAV | SMoG, loader: DataLoader, optimizer: torch.optim.Optimizer, step: int, clock: Clock
+    model: Model, loader: DataLoader, optimizer: torch.optim.Optimizer, step: int, clock: Clock, bfloat16: bool
 ) -> float:
     """The mean loss."""
     total = 0.0
     for step, views in enumerate(loader, step):  # noqa: B020
-        loss = model.loss([view.contiguous(memory_format=torch.channels_last) for view in views], step)
+        with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
+            loss = model.loss([view.contiguous(memory_format=torch.channels_last) for view in views], step)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -128,7 +152,9 @@ def one_epoch(
     return total / len(loader)
 
 
-def used(model: SwAV | SMoG, data: Path) -> int:
-    """Groups that are some training image's best."""
+def used(model: Model, images: Path) -> int | None:
+    """Groups that are some training image's best; None for SimCLR, which has none."""
+    if isinstance(model, SimCLR):
+        return None
     model.eval()
-    return groups_used(features(model.scores, IMAGENET, data / "train.parquet").rows.argmax(dim=1).numpy())
+    return groups_used(features(model.scores, CIFAR10, images).rows.argmax(dim=1).numpy())

@@ -5,6 +5,7 @@ import os
 import platform
 import sys
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
@@ -15,20 +16,27 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import coterie_rows
 import lightly_rows
 import torch
-from alternating import commit, model, write_report
+from alternating import SHARED, commit, model, write_report
 from clock import Clock, Enough
-from judge import BACKBONE, IMAGENET, backbone, judge, macs, raw_pixels
+from judge import CIFAR10, judge, macs
+from prepare import SETS
+from torch import nn
 
-from coterie import describe_backbone, load_backbone
+from coterie.data.loading.center_crop import Preprocessing
+from coterie.evaluation.baselines import raw_pixels
+from coterie.exporting.model import open_model
 
 PACKAGES = ("coterie", "numpy", "torch", "torchvision", "timm", "pillow", "lightly", "scikit-learn")
+UNTRAINED = ("raw-pixels", "untrained", "public-weights")
+"""The rows that train nothing."""
+Judged = tuple[nn.Module, Preprocessing]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    for name in ("contestant", "split", "clock", "tag"):
+    for name in ("contestant", "data", "split", "clock", "tag", "command"):
         parser.add_argument(f"--{name}")
-    for name in ("data", "out", "folder"):
+    for name in ("images", "out", "folder"):
         parser.add_argument(f"--{name}", type=Path)
     for name in ("seed", "cores", "workers", "epochs"):
         parser.add_argument(f"--{name}", type=int)
@@ -36,67 +44,85 @@ def main() -> None:
     parser.add_argument("--set", action="append", default=[])
     options = parser.parse_args()
     torch.set_num_threads(options.cores)
+    train, asked = (name and options.images / f"{name}.parquet" for name in SETS[options.data][options.split])
     report = about(options)
-    if options.contestant in ("raw-pixels", "untrained"):
-        network = raw_pixels if options.contestant == "raw-pixels" else backbone(options.seed).eval()
-        report["figures"] = judge(network, IMAGENET, options.data, options.split)
+    if options.contestant in UNTRAINED:
+        network, preprocessing = without_training(options, train)
+        training, groups = {}, lambda: None
     else:
-        report |= rehearse_and_train(options)
+        training, network, preprocessing, groups = rehearse_and_train(options, train)
+    report |= {"training": training} if training else {}
+    report["network"] = about_network(network, preprocessing)
+    report["figures"] = judge(network, preprocessing, train, asked) | {"groups_used": groups()}
     write_report(options.out, report)
-    sys.stdout.write(f"{options.out.name}: {report['figures']} {report.get('training', '')}\n")
+    spent = {name: training[name] for name in ("epochs", "share_of_budget", "loss") if name in training}
+    sys.stdout.write(f"{options.out.name}: {report['figures']} {spent}\n")
 
 
-def rehearse_and_train(options: argparse.Namespace) -> dict[str, Any]:
+def without_training(options: argparse.Namespace, train: Path) -> Judged:
+    """Raw pixels, the network as new, or ImageNet's public weights, each with images as it wants them."""
+    if options.contestant == "public-weights":
+        (weights,) = (SHARED / "data" / "public_weights").glob("*.safetensors")
+        found = open_model(weights)
+        return found.network, found.preprocessing
+    network, preprocessing = coterie_rows.untrained(options.data, train, options.seed, options.folder)
+    return (network, preprocessing) if options.contestant == "untrained" else raw_pixels(preprocessing)
+
+
+def rehearse_and_train(
+    options: argparse.Namespace, train: Path
+) -> tuple[dict[str, Any], nn.Module, Preprocessing, Callable[[], int | None]]:
     """The epochs that the budget pays for, that training, and what came of it."""
     budget = 60 * options.minutes
     epochs, rehearsed = options.epochs, None
     if epochs is None:
         clock = Clock(rehearsal=True)
         with suppress(Enough):
-            train(options, 1000, clock)
+            trained(options, train, 1000, clock)
         epochs = clock.paid_epochs(budget, options.clock, options.cores)
         rehearsed = [[round(each.wall, 2), round(each.cpu, 2)] for each in clock.epochs]
     clock = Clock(rehearsal=False)
-    said, network, normalization, groups = train(options, epochs, clock)
+    said, network, preprocessing, groups = trained(options, train, epochs, clock)
     spent = clock.last.by(options.clock, options.cores)
+    images = clock.steps * said["batch_size"]
     training = {
         "epochs": epochs,
+        "steps_per_epoch": clock.steps_per_epoch,
         "seconds_wall": round(clock.last.wall, 1),
         "seconds_cpu": round(clock.last.cpu, 1),
         "share_of_budget": round(spent / budget, 3),
         "within_budget": bool(0.9 <= spent / budget <= 1.05),
         "rehearsed_epoch_ends_wall_cpu": rehearsed,
+        "images_seen": images,
+        "images_per_second": round(images / spent, 1),
+        "views_per_second": round(images * said["views"] / spent, 1),
     } | said
-    if "steps_per_epoch" in said:
-        images = clock.steps * said["batch_size"]
-        training["images_per_second"] = round(images / clock.last.wall, 1)
-        training["views_per_second"] = round(images * said["views"] / clock.last.wall, 1)
-        training["images_seen"] = images
-    figures = judge(network, normalization, options.data, options.split)
-    return {"training": training, "figures": figures | {"groups_used": groups()}}
+    return training, network, preprocessing, groups
 
 
-def train(options: argparse.Namespace, epochs: int, clock: Clock) -> tuple[Any, ...]:
-    """What was said, the trained backbone, what it wants its images normalized by, and how its groups are counted."""
-    where = (options.contestant, options.data, epochs, options.seed, options.workers, clock)
+def trained(options: argparse.Namespace, train: Path, epochs: int, clock: Clock) -> tuple[Any, ...]:
+    """What was said, the trained backbone, how it wants its images, and how its groups are counted."""
+    how = (epochs, options.seed, options.workers, clock)
     if options.contestant in lightly_rows.RECIPES:
-        model, said = lightly_rows.train(*where)
-        return said, model.backbone.eval(), IMAGENET, lambda: lightly_rows.used(model, options.data)
-    said = coterie_rows.train(*where, options.folder, tuple(options.set))
-    look = describe_backbone(options.folder)
-    count = lambda: coterie_rows.used(options.folder, options.data)  # noqa: E731
-    return said, load_backbone(options.folder), (look.mean, look.std), count
+        model, said = lightly_rows.train(options.contestant, train, *how)
+        return said, model.backbone.eval(), CIFAR10, lambda: lightly_rows.used(model, train)
+    folder = options.folder
+    said = coterie_rows.train(options.contestant, options.data, train, *how, folder, tuple(options.set))
+    found = open_model(folder)
+    return said, found.network, found.preprocessing, lambda: coterie_rows.used(options.contestant, folder, train)
 
 
 def about(options: argparse.Namespace) -> dict[str, Any]:
-    network = backbone(options.seed)
     return {
+        "command": options.command,
         "contestant": options.contestant,
         "tag": options.tag,
         "set": options.set,
+        "data": options.data,
         "split": options.split,
         "seed": options.seed,
         "minutes": options.minutes,
+        "epochs_given": options.epochs,
         "cores": options.cores,
         "clock": options.clock,
         "workers": options.workers,
@@ -104,17 +130,19 @@ def about(options: argparse.Namespace) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "when": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "load_average_before": [round(each, 2) for each in os.getloadavg()],
-        "backbone": {
-            "name": BACKBONE.name,
-            "width": BACKBONE.width,
-            "stem": BACKBONE.stem,
-            "gmacs_32px": round(macs(network) / 1e9, 5),
-            "parameters": sum(each.numel() for each in network.parameters()),
-        },
         "processor": model(),
         "commit": commit(),
         "python": platform.python_version(),
         "versions": {name: version(name) for name in PACKAGES},
+    }
+
+
+def about_network(network: nn.Module, preprocessing: Preprocessing) -> dict[str, Any]:
+    """What is judged, and on which images."""
+    return {
+        "gmacs": round(macs(network, preprocessing.size) / 1e9, 5),
+        "parameters": sum(each.numel() for each in network.parameters()),
+        "images": str(preprocessing),
     }
 
 

@@ -7,6 +7,7 @@ import pytest
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 sys.path[:0] = [str(BENCHMARKS), str(BENCHMARKS / "gpu")]
+sys.path.append(str(BENCHMARKS / "quality"))  # at the end: it has a prepare.py and a run.py too
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,64 @@
+"""Alignment and a regularizer without any groups: what is left of a grouping method when its groups are taken away.
+
+The loss of EMP-SSL (Tong et al. 2023, arXiv 2304.03977, eq. 1 to 3), whose views are drawn to their mean while the coding rate
+keeps them apart; here with the views, network, projector, optimizer and schedule of the preset that it is put into.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from coterie.config.schema import PretrainConfig
+from coterie.grouping.loss import at_least_float32
+from coterie.grouping.objective import Encode
+from coterie.grouping.regularizers import CodingRate, MeanEntropy, Regularizer, regularize
+from coterie.training.student import Student
+from coterie.types import Batch, Progress, StepResult
+
+WEIGHT = 0.01
+"""EMP-SSL weighs ``1 - cos`` 200 times as much as the coding rate; a squared distance is twice as large."""
+
+
+def alignment(z: Tensor) -> Tensor:
+    """The mean of ``|z_u - z_v|^2`` over all images and all pairs of views u < v; z: unit embeddings ``[V, B, D]``."""
+    rows, views = at_least_float32(z), len(z)
+    spread = (rows - rows.mean(dim=0)).square().sum(dim=2).mean()  # the distance to the mean over views
+    return 2 * views / (views - 1) * spread
+
+
+class Alignment(nn.Module):
+    """Alignment of all student views, plus a regularizer of the embeddings."""
+
+    def __init__(self, views: tuple[int, ...], regularizer: Regularizer) -> None:
+        super().__init__()
+        self.views, self.regularizer = views, regularizer
+
+    def forward(self, student: Encode, batch: Batch, progress: Progress) -> StepResult:
+        _, z, p = student([batch.views[view] for view in self.views])
+        with torch.autocast(z.device.type, enabled=False):
+            loss, term = regularize(self.regularizer, alignment(z), z, p, [], 1.0)
+        return StepResult(loss, z.detach(), [], batch.index, regularization=term)
+
+    def needs_fill(self) -> bool:
+        return False
+
+    def fill(self, student: Encode, batches: object) -> None:
+        """There is no memory."""
+
+    def refresh_due(self, progress: Progress) -> bool:
+        return False
+
+    def refresh(self, progress: Progress) -> None:
+        """There are no groups."""
+
+    def after_backward(self, progress: Progress) -> None:
+        """Nor do they have a gradient."""
+
+    def after_step(self, progress: Progress) -> None:
+        """Nor is there a teacher."""
+
+
+def build(student: Student, config: PretrainConfig) -> Alignment:
+    """The objective of a run, for ``coterie.CustomParts``; the regularizer is that of the settings, or else the coding rate."""
+    if isinstance(config.regularizer, MeanEntropy):
+        raise ValueError("regularizer.kind is mean_entropy, of groups, and here are none: set another")
+    return Alignment(config.views.roles.student_views, config.regularizer or CodingRate(WEIGHT))
