@@ -30,11 +30,12 @@ limit_threads()
 
 import torch
 from judge import BACKBONE, judge
-from prepare import DATA, prepare
+from prepare import BUILD, prepare
 from space import CROPS, OWN, REGULARIZERS, SHARED, Value, space
 
 import coterie
 from coterie import describe_backbone, load_backbone
+from coterie.data.loading.center_crop import Preprocessing
 from coterie.logger import NullLogger
 
 TRIALS = RESULTS / "quality" / "search"
@@ -68,7 +69,7 @@ def main() -> None:
     parser.add_argument("--hours", type=float, default=12, help="start no trial after so long")
     parser.add_argument("--cpu", type=int, help="pin to this core")
     parser.add_argument("--trials", type=Path, default=TRIALS)
-    parser.add_argument("--data", type=Path, default=DATA)
+    parser.add_argument("--data", type=Path, default=BUILD / "cifar10")
     parser.add_argument("--table", action="store_true", help="print what is there, best first")
     options = parser.parse_args()
     if options.table:
@@ -77,7 +78,7 @@ def main() -> None:
     if options.cpu is not None:
         os.sched_setaffinity(0, {options.cpu})
     torch.set_num_threads(1)
-    prepare(options.data)
+    prepare("cifar10", options.data)
     options.trials.mkdir(parents=True, exist_ok=True)
     end = time.monotonic() + 3600 * options.hours
     while time.monotonic() < end:
@@ -149,7 +150,7 @@ def trial(method: str, draw: Draw, options: argparse.Namespace) -> dict[str, Any
         told = Told()
         run = pretrain(method, settings, batch, options.data, f"{folder}/run", told, epochs=epochs)
         look = describe_backbone(run)
-        figures = judge(load_backbone(run), (look.mean, look.std), options.data, "tuning")
+        figures = judge(load_backbone(run), Preprocessing(32, 3, look.mean, look.std), *files(options.data))
     return figures | {
         "epochs": epochs,
         "step_seconds": round(step, 4),
@@ -161,6 +162,11 @@ def trial(method: str, draw: Draw, options: argparse.Namespace) -> dict[str, Any
         "processor": model(),
         "commit": commit(),
     }
+
+
+def files(data: Path) -> tuple[Path, Path]:
+    """What is trained on, whose images also vote, and what is asked."""
+    return data / "train.parquet", data / "tuning.parquet"
 
 
 class Told(NullLogger):
@@ -201,7 +207,7 @@ def pretrain(
 ) -> Path:
     return coterie.pretrain(
         method,
-        str(data / "train.parquet"),
+        str(files(data)[0]),
         out=out,
         backbone=BACKBONE.name,
         epochs=epochs,
