@@ -45,17 +45,18 @@ PRESET: Draw = {
     "warm_up": 1.0, "hidden": "512", "width": 128, "last_batch_norm": 1, "scope": "resolution", "regularizer": "none",
     "strength": 1.0,
 }  # fmt: skip
+_ONE_NETWORK: Draw = {"teacher": 0.0, "predictor": 0, "targets": "large"}
+_TWO_NETWORKS: Draw = _ONE_NETWORK | {"teacher": 0.99}
 OF_PRESET: dict[str, Draw] = {
-    "swav": {"tau": 0.1, "groups": 100, "heads": 1, "teacher": 0.0, "predictor": 0, "epsilon": 0.02, "queue": 128},
-    "smog": {
-        "tau": 0.1, "groups": 100, "heads": 3, "teacher": 0.99, "predictor": 1, "groups_momentum": 0.99, "refresh_epochs": 1,
-        "assignment": "nearest", "epsilon": 0.05,
-    },
+    "swav": _ONE_NETWORK | {"tau": 0.1, "groups": 100, "heads": 1, "epsilon": 0.02, "queue": 128},
+    "smog": _TWO_NETWORKS
+    | {"predictor": 1, "tau": 0.1, "groups": 100, "heads": 3, "groups_momentum": 0.99, "refresh_epochs": 1}
+    | {"assignment": "nearest", "epsilon": 0.05},
     "deepcluster_v2": {"tau": 0.1, "groups": 100, "heads": 3, "label_epochs": 2, "rate": 1.4e-3},
     "sela_v2": {"tau": 0.1, "groups": 100, "heads": 3, "label_epochs": 2, "epsilon": 0.02},
     "simclr": {"tau": 0.2},
-    "resa": {"tau": 0.4, "teacher": 0.99, "predictor": 0, "epsilon": 0.05, "scope": "view"},
-}  # fmt: skip
+    "resa": _TWO_NETWORKS | {"tau": 0.4, "epsilon": 0.05, "scope": "view"},
+}
 """The presets of 2026-11-29, as draws."""
 STARTS: tuple[Draw, ...] = ({}, {"regularizer": "coding_rate"})
 """The first trials: the preset, and the preset with what helped in a throw-away trial."""
@@ -243,8 +244,8 @@ def as_settings(method: str, draw: Draw) -> dict[str, Any]:
         "run.threads": 1,
         "run.snapshots": 0,
     }
-    if large != 2:  # codes of two views, as everywhere
-        settings |= {"views.target_views": [0, 1], "views.grouped_views": [0, 1]}
+    targets = list(range(large + small if draw.get("targets") == "all" else 2))
+    settings |= {"views.target_views": targets, "views.grouped_views": targets}
     kind = str(draw["regularizer"])
     if kind != "none":
         weight = REGULARIZERS[kind] * float(draw["strength"])

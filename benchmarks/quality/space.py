@@ -75,6 +75,7 @@ SHARED: dict[str, Choice | Log] = {
 TEACHER: dict[str, Choice | Log] = {
     "teacher": Choice((0.0, 0.9, 0.97, 0.99)),  # its first momentum; 0: none
     "predictor": Choice((0, 1)),
+    "targets": Choice(("large", "all")),  # the views whose groups are predicted
 }
 GROUPS: dict[str, Choice | Log] = {"groups": Choice((30, 100, 300, 1000)), "heads": Choice((1, 3))}
 OWN: dict[str, dict[str, Choice | Log]] = {
