@@ -107,13 +107,17 @@ MADE: dict[str, Callable[[], dict[str, pa.Table]]] = {
 
 
 def chosen(labels: np.ndarray, first: int, second: int) -> tuple[np.ndarray, np.ndarray]:
-    """Positions of the images to train on and of those to tune by: as many of each class, none in both."""
+    """Positions of the images to train on and of those to tune by: as many of each class, none in both.
+
+    A class that has too few is divided in the same proportion.
+    """
     generator = np.random.default_rng(SEED)
     train, tuning = [], []
     for label in np.unique(labels):
         mixed = generator.permutation(np.flatnonzero(labels == label))
-        train.append(mixed[:first])
-        tuning.append(mixed[first : first + second])
+        seen = min(first, len(mixed) * first // (first + second))
+        train.append(mixed[:seen])
+        tuning.append(mixed[seen : seen + second])
     return np.sort(np.concatenate(train)), np.sort(np.concatenate(tuning))
 
 

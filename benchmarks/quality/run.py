@@ -71,6 +71,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--table", action="store_true", help="print what is there")
     parser.add_argument("--toy", action="store_true", help="one epoch of a few images, under build/quality/toy")
     options = parser.parse_args()
+    if options.toy:
+        options.build, options.epochs, options.tag = options.build / "toy", options.epochs or 1, options.tag or "toy"
+        options.results = options.build / "results" if options.results == RESULTS else options.results
     allowed = sorted(os.sched_getaffinity(0))
     options.cpus = options.cpus or set(allowed[: options.cores])
     if len(options.cpus) != options.cores or not options.cpus <= set(allowed):
@@ -79,9 +82,6 @@ def arguments() -> argparse.Namespace:
         parser.error("--set and --epochs make another row: name it with --tag")
     if not options.table and options.split not in SETS[options.data]:
         parser.error(f"{options.data} has no {options.split} split: give --split {' or '.join(SETS[options.data])}")
-    if options.toy:
-        options.build, options.epochs, options.tag = options.build / "toy", options.epochs or 1, options.tag or "toy"
-        options.results = options.build / "results" if options.results == RESULTS else options.results
     options.only = options.only or list(ROWS if options.data == "cifar10" else PHOTOGRAPHS)
     if options.data != "cifar10" and any(each.startswith("lightly") for each in options.only):
         parser.error("lightly documents its recipes for CIFAR-10: leave its rows out, or --data")

@@ -159,6 +159,7 @@ def test_images_to_tune_by_are_not_trained_on() -> None:
     train, tuning = prepare.chosen(np.repeat([0, 1, 2], 10), 6, 3)
     assert (len(train), len(tuning)) == (18, 9)
     assert not set(train) & set(tuning)
+    assert [len(each) for each in prepare.chosen(np.zeros(6), 1000, 500)] == [4, 2]
 
 
 @pytest.mark.parametrize(
