@@ -128,6 +128,8 @@ class StepResult:
         index: position of each image in its source.
         gradient_norm: L2 norm of the gradient of all weights together before clipping; None before the backward pass.
         regularization: the share of the loss that is a regularizer's, weighted, without gradient; None: there is none.
+        gradient_squares: squared norms ``[2]`` of the gradients of predictions and regularizer at z and p, which the backward
+            pass fills in; None: there is no regularizer, or nobody measures them.
     """
 
     loss: Float[Tensor, ""]
@@ -136,3 +138,4 @@ class StepResult:
     index: Int[Tensor, " b"]
     gradient_norm: Float[Tensor, ""] | None = None
     regularization: Float[Tensor, ""] | None = None
+    gradient_squares: Float[Tensor, "2"] | None = None

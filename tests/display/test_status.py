@@ -37,6 +37,9 @@ def test_wide_lines_say_more() -> None:
     assert "groups 298/300" in lines[80]
     assert lines[120].endswith("1120 images/s  spread 0.90")
     assert fit(status().columns(), 200).endswith("waiting for data 5 %")
+    regularized = status()
+    regularized.metrics = LINE | {"regularization": 0.456}
+    assert "groups 298/300  regularizer 0.46  1120 images/s" in fit(regularized.columns(), 200)
 
 
 @pytest.mark.parametrize("width", [0, 1, 5, 12, 20, 40])

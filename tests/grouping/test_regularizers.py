@@ -45,9 +45,11 @@ def test_the_coding_rate_by_hand() -> None:
     assert of(CodingRate(), even).item() == pytest.approx(0, abs=1e-12)
     assert of(CodingRate(), one).item() == pytest.approx(2 * math.log(1 + 1 / 0.2) - math.log(1 + 4 / 0.2) / 2)
     z = unit(3, 7, 4)
-    rates = [torch.linalg.slogdet(torch.eye(4) + 4 / (7 * 0.5) * view.T @ view).logabsdet / 2 for view in z]
-    expected = 2 * math.log(1 + 1 / 0.5) - torch.stack(rates).mean()
-    torch.testing.assert_close(of(CodingRate(distortion=0.5), z), expected)
+    for images in (7, 3):  # more and fewer than dimensions
+        some = z[:, :images]
+        rates = [torch.linalg.slogdet(torch.eye(4) + 4 / (images * 0.5) * view.T @ view).logabsdet / 2 for view in some]
+        expected = 2 * math.log(1 + 1 / 0.5) - torch.stack(rates).mean()
+        torch.testing.assert_close(of(CodingRate(distortion=0.5), some), expected)
 
 
 def test_variance_and_covariance_by_definition() -> None:
@@ -89,12 +91,48 @@ def test_never_below_float32_and_finite_at_one_point(kind: Regularizer) -> None:
     assert point.grad.isfinite().all()
 
 
+@pytest.mark.parametrize("kind", KINDS, ids=lambda each: type(each).__name__)
+def test_the_gradient_is_that_of_the_term(kind: Regularizer) -> None:
+    rows = torch.randn(2, 7, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda each: of(kind, F.normalize(each, dim=-1)), rows)
+
+
+@pytest.mark.parametrize("images", [12, 160])
+@pytest.mark.parametrize("distortion", [1e-4, 0.2, 1000.0])
+def test_the_coding_rate_in_float32_at_both_ends_of_the_distortion(images: int, distortion: float) -> None:
+    gradients = []
+    for dtype in (torch.float64, torch.float32):
+        rows = unit(2, images, 64).to(dtype).requires_grad_()
+        (gradient,) = torch.autograd.grad(of(CodingRate(distortion=distortion), rows), rows)
+        gradients.append(gradient - (gradient * rows).sum(dim=-1, keepdim=True) * rows)  # along the sphere
+    assert (gradients[1] - gradients[0]).norm() < 1e-3 * gradients[0].norm()
+
+
+def test_koleo_of_images_that_are_close_has_digits_in_float32() -> None:
+    close = F.normalize(unit(1, 2, 16) * 1e-3 + unit(1, 1, 16, seed=5), dim=-1)
+    expected = of(KoLeo(), close)
+    assert of(KoLeo(), close.float()).item() == pytest.approx(expected.item(), rel=1e-4)
+
+
+def test_one_image_has_a_value_or_is_refused_in_one_line() -> None:
+    z = unit(2, 1, 6).requires_grad_()
+    for kind in (MeanEntropy(), CodingRate(), VarianceCovariance()):
+        (gradient,) = torch.autograd.grad(of(kind, z), z)
+        assert gradient.isfinite().all()
+    for pairwise in (Uniformity(), KoLeo()):
+        with pytest.raises(BadConfig, match="give them two or more"):
+            of(pairwise, z)
+
+
 @pytest.mark.parametrize(
     ("kind", "values", "message"),
     [
-        (CodingRate, {"weight": 0.0}, "regularizer.weight is 0: it must be above 0"),
+        (CodingRate, {"weight": 0.0}, "regularizer.weight is 0: it must be a number above 0"),
+        (KoLeo, {"weight": math.nan}, "regularizer.weight is nan"),
         (KoLeo, {"weight": math.inf}, "regularizer.weight is inf"),
         (CodingRate, {"distortion": -1.0}, "regularizer.distortion is -1"),
+        (CodingRate, {"distortion": 1e-38}, "regularizer.distortion is 1e-38: keep it from 0.0001 to 1000"),
+        (CodingRate, {"distortion": 1e6}, "regularizer.distortion is 1e.06"),
         (VarianceCovariance, {"covariance": -1.0}, "regularizer.covariance is -1"),
         (Uniformity, {"sharpness": 0.0}, "regularizer.sharpness is 0"),
     ],

@@ -63,8 +63,8 @@ def _batches(views: ViewPlan, seed: int, start: int | None) -> Batches:
     return list(loader.fill_batches() if start is None else loader.batches(start))
 
 
-def new_run(cell: Cell) -> Run:
-    config = from_dict(settings_of(cell))
+def new_run(cell: Cell, regularizer: dict[str, Any] | None = None) -> Run:
+    config = from_dict(settings_of(cell) | ({} if regularizer is None else {"regularizer": regularizer}))
     parts = build_parts(config, images=IMAGES)
     return Run(config, parts, config.optimizer.build(parts.student))
 
@@ -100,9 +100,9 @@ def uninterrupted(cell: Cell) -> Run:
     return train(new_run(cell))
 
 
-def resumed(cell: Cell, saved: bytes) -> Run:
+def resumed(cell: Cell, saved: bytes, regularizer: dict[str, Any] | None = None) -> Run:
     """New parts that load the saved state and train to the end."""
-    run = new_run(cell)
+    run = new_run(cell, regularizer)
     state = torch.load(io.BytesIO(saved), weights_only=True)
     for name, part in run.stateful().items():
         part.load_state_dict(state[name])

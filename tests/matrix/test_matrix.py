@@ -17,7 +17,9 @@ from tests.matrix.running import (
     Run,
     effective_rank,
     knn_score,
+    new_run,
     resumed,
+    train,
     uninterrupted,
     untrained_knn_score,
 )
@@ -52,6 +54,31 @@ def test_resumes_bitwise_from_the_middle_of_an_epoch(cell: Cell) -> None:
     assert len(again.losses) == len(straight.losses) - SAVED
     assert_same(again.losses, straight.losses[SAVED:], "losses")
     assert_same(again.full_state(), straight.full_state())
+
+
+REGULARIZED = {
+    "coding_rate": Cell("learned", "sinkhorn", "same", "batch"),
+    "variance_covariance": Cell("momentum", "nearest", "teacher", "epoch"),
+    "uniformity": Cell("kmeans", "nearest", "same", "batch"),
+    "koleo": Cell("batch", "identity", "same", "batch"),
+}
+"""A cell for each kind of regularizer but ``mean_entropy``, which some of the cells have anyway."""
+SLOW = ("variance_covariance", "uniformity")  # the other two have both objectives
+
+
+@pytest.mark.parametrize(
+    "kind", [pytest.param(kind, marks=[pytest.mark.slow] * (kind in SLOW)) for kind in REGULARIZED]
+)
+def test_a_regularizer_trains_without_collapse_and_resumes_bitwise(kind: str) -> None:
+    cell, settings = REGULARIZED[kind], {"kind": kind}
+    run = train(new_run(cell, settings))
+    assert torch.stack(run.losses).isfinite().all()
+    assert share_in_use(run, cell) >= 1 / 2
+    assert effective_rank(run) >= 4
+    assert knn_score(run.parts.student.encoder.backbone) > untrained_knn_score()
+    again = resumed(cell, run.saved, settings)
+    assert_same(again.losses, run.losses[SAVED:], "losses")
+    assert_same(again.full_state(), run.full_state())
 
 
 @pytest.mark.parametrize("cell", REFUSED, ids=str)

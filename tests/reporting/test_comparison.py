@@ -163,6 +163,17 @@ def test_the_text_has_a_column_for_each_run_and_a_star_for_the_best() -> None:
     assert max(map(len, lines)) < 100
 
 
+def test_a_regularizer_is_compared_where_a_run_has_one() -> None:
+    regularized = a_run("two", log=[{**line, "regularization": 0.4, "regularizer_gradient": 0.14} for line in a_log()])
+    found = compare_runs([a_run(), regularized])
+    assert row(found, "Is it learning?", "regularizer, part of the loss").cells == (None, 0.4)
+    assert [each.title for each in found.charts][:3] == ["Loss / ln K", "Regularizer", "The regularizer's share"]
+    assert [curve.name for curve in found.charts[1].curves] == ["two"]
+    plain = compare_runs([a_run(), a_run("two")])
+    assert not any("egularizer" in each.title for each in plain.charts)
+    assert "egularizer" not in str(plain)
+
+
 def test_values_that_are_not_numbers_do_no_harm(tmp_path: Path) -> None:
     log = [{"step": 3, "epoch": 0, "loss_over_ln_k": math.nan, "spread": None, "images_per_second": 0.0, "knn": "none"}]
     odd = a_run(

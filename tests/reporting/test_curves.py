@@ -40,6 +40,24 @@ def test_warnings_are_marked_in_the_charts_of_health_at_their_step() -> None:
     assert chart("Learning rate", log, [(50, "it collapsed")]).marks == ()
 
 
+def test_a_regularizer_has_its_place_beside_the_loss() -> None:
+    lines = [
+        {"step": 1, "loss": 5.0, "regularization": 1.0, "regularizer_gradient": 0.25, "loss_over_ln_k": 0.9},
+        {"step": 2, "loss": 4.0, "regularization": -0.5, "regularizer_gradient": 0.5, "loss_over_ln_k": 0.9},
+        {"step": 3, "loss": math.nan, "regularization": math.nan, "regularizer_gradient": None, "loss_over_ln_k": 0.9},
+    ]
+    parts = chart("Parts of the loss", lines)
+    assert [(curve.name, curve.last) for curve in parts.curves] == [("predictions", "4.5"), ("regularizer", "-0.5")]
+    share = chart("The regularizer's share", lines)
+    assert [curve.last for curve in share.curves] == ["50"]
+    assert share.reference is not None
+    titles = [each.title for group in run_charts(lines) for each in group.charts]
+    assert titles == ["Loss / ln K", "Parts of the loss", "The regularizer's share"]
+    plain = [{key: value for key, value in line.items() if key != "regularization"} for line in lines]
+    plain = [{key: value for key, value in line.items() if key != "regularizer_gradient"} for line in plain]
+    assert [each.title for group in run_charts(plain) for each in group.charts] == ["Loss / ln K"]
+
+
 def test_a_knn_probe_draws_one_curve_for_each_k() -> None:
     metrics = {f"k{k}_t{t}_top{top}": k + 1.0 for k in (1, 20, 200, 500) for t in (0.07, 0.1) for top in (1, 5)}
     drawn = chart("kNN, %", [{"step": 9, "knn": metrics}, {"step": 19, "knn": metrics}])

@@ -98,10 +98,15 @@ def test_the_figures_of_a_run() -> None:
     }  # fmt: skip
     assert cells(run_figures.LEARNING, run) == {
         "loss / ln K": 0.9,
+        "regularizer, part of the loss": None,
+        "regularizer, % of the gradient": None,
         "groups used": "55 of 60",
         "spread": 0.8,
         "warnings": 0,
     }
+    regularized = a_run(log=[{**line, "regularization": 0.4, "regularizer_gradient": 0.14} for line in a_log()])
+    assert cells(run_figures.LEARNING, regularized)["regularizer, part of the loss"] == 0.4
+    assert cells(run_figures.LEARNING, regularized)["regularizer, % of the gradient"] == pytest.approx(14)
     warned = a_run(log=[*a_log(), {"step": 40, "warning": "collapsed"}])
     assert cells(run_figures.LEARNING, warned)["warnings"] == 1
 

@@ -191,5 +191,7 @@ def test_what_is_refused_leaves_no_folder(images: Path, tmp_path: Path, monkeypa
 def test_the_numbers_in_a_line() -> None:
     step = {"step": 3, "epoch": 0, "loss": 1.5, "groups": 8, "warning": "look out", "collapsed": False}
     assert scalars(step) == {"train/epoch": 0, "train/loss": 1.5, "train/groups": 8}
+    regularized = scalars({"step": 3, "loss": 1.5, "regularization": 0.4, "regularizer_gradient": 0.14})
+    assert regularized == {"train/loss": 1.5, "train/regularization": 0.4, "train/regularizer_gradient": 0.14}
     line = {"step": 3, "epoch": 0, "knn": {"top1": 50.0, "note": "x"}, "snapshot": "a", "own": 2}
     assert scalars(line) == {"knn/top1": 50.0, "own": 2}

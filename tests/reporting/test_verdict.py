@@ -62,6 +62,10 @@ def test_without_labels_stability_and_rank_are_put_in_words() -> None:
     first = verdict([HEALTHY, look(effective_rank=20.4)], {}, width=128, images=1000)
     assert first.answer == "They spread over about 20 of 128 directions.".replace("They", "The features")
     assert verdict([HEALTHY], {}).answer.startswith("No sign of collapse: loss 2.50 (0.54 of ln K)")
+    regularized = verdict([HEALTHY | {"regularization": 0.4}], {}).answer
+    assert regularized.startswith(
+        "No sign of collapse: loss 2.50 (predictions 0.54 of ln K, regularizer 0.40), 99 of 100"
+    )
     assert verdict([], {}).answer == "Nothing was logged."
 
 

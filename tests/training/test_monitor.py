@@ -9,6 +9,8 @@ from coterie.optim.schedule import Constant
 from coterie.training.monitor import PATIENCE_LINES, SETTLED_STEPS, Collapsed, Monitor, NotFinite
 from coterie.types import Progress, StepResult, Target
 
+CODES = torch.full((8, 10), 0.1)
+
 
 def result(loss: float, z: torch.Tensor, codes: torch.Tensor) -> StepResult:
     return StepResult(torch.tensor(loss), z, [Target(codes, 0, 0)], torch.arange(z.shape[1]))
@@ -103,11 +105,79 @@ def test_a_gradient_that_is_no_number_ends_the_run_although_the_loss_is_one() ->
         monitor.on_step_end(Progress(1, 10, 100), result(1.0, spread_out(0), torch.full((8, 10), 0.1)))
 
 
+def test_a_regularizer_that_is_not_finite_is_named() -> None:
+    monitor, _ = watched()
+    ill = replace(result(float("inf"), spread_out(0), CODES), regularization=torch.tensor(float("inf")))
+    monitor.on_step_end(Progress(0, 10, 100), ill)
+    with pytest.raises(
+        NotFinite, match=r"loss inf at step 0 .* because of the regularizer.*smaller regularizer\.weight"
+    ):
+        monitor.check_finite()
+    broken, _ = watched()  # here it is the network: its embeddings are no numbers either
+    broken.on_step_end(Progress(0, 10, 100), replace(ill, z=spread_out(0) * math.nan))
+    with pytest.raises(NotFinite, match=r"a lower learning_rate\.peak or regularizer\.weight"):
+        broken.check_finite()
+
+
+def pulled(share: float) -> StepResult:
+    """A step with a regularizer of that share of the gradient."""
+    squares = torch.tensor([(1 - share) ** 2, share**2], dtype=torch.float64)
+    made = result(3.0, spread_out(0), CODES)
+    return replace(made, regularization=torch.tensor(1.5), gradient_squares=squares)
+
+
+def test_figures_of_a_regularizer() -> None:
+    monitor, lines = watched()
+    for step, share in enumerate((0.25, 0.25, 0.0, 0.8)):
+        monitor.on_step_end(Progress(step, 10, 100), pulled(share))
+    assert lines[0]["regularization"] == 1.5
+    assert lines[0]["loss_over_ln_k"] == pytest.approx(1.5 / math.log(10)), "that of the predictions"
+    assert lines[0]["regularizer_gradient"] == pytest.approx(0.25)
+    assert lines[1]["regularizer_gradient"] == pytest.approx(0.8 / (0.8 + math.sqrt(1 + 0.2**2))), (
+        "of both steps together"
+    )
+    plain, without = watched()
+    for step in range(2):
+        plain.on_step_end(Progress(step, 10, 100), result(1.0, spread_out(0), CODES))
+    assert not {"regularization", "regularizer_gradient"} & without[0].keys()
+
+
+def test_a_heavy_regularizer_is_warned_of_once_with_a_weight_that_is_not(tmp_path) -> None:
+    monitor, lines = watched(regularizer_weight=1.0)
+    for step in range(40):
+        if step == 20:
+            torch.save(monitor.state_dict(), tmp_path / "monitor.pt")
+            monitor = Monitor((10,), 8, Constant(0.1), log_steps=2, write=lines.append, regularizer_weight=1.0)
+            monitor.load_state_dict(torch.load(tmp_path / "monitor.pt", weights_only=True))
+        monitor.on_step_end(Progress(step, 10, 100), pulled(0.93))
+    ((step, warning),) = [(line["step"], line["warning"]) for line in lines if "warning" in line]
+    assert step == 9, "at the end of the first epoch"
+    assert warning.startswith("the regularizer is too heavy: 93.0 % of the gradient")
+    assert warning.endswith("--set regularizer.weight=0.02 or less")
+
+
+@pytest.mark.parametrize("share", [0.05, 0.14, 0.32, 0.57, 0.8])  # of weights from 0.003 to 0.3 with swav
+def test_a_regularizer_beside_predictions_is_no_reason_to_warn(share: float) -> None:
+    monitor, lines = watched(regularizer_weight=0.01)
+    for step in range(40):
+        monitor.on_step_end(Progress(step, 10, 100), pulled(share))
+    assert not any("warning" in line for line in lines)
+
+
+def test_a_regularizer_alone_is_warned_of_too() -> None:
+    monitor, lines = watched()
+    for step in range(10):
+        monitor.on_step_end(Progress(step, 10, 100), pulled(1.0))
+    assert lines[-1]["warning"].endswith("--set regularizer.weight=..., a smaller one")
+
+
 def test_state_round_trip_writes_the_same_line(tmp_path) -> None:
     whole, lines = watched()
     first, again = watched()
     for step in range(4):
-        step_result = result(1.0 + step, spread_out(step), F.one_hot(torch.arange(8) % (step + 1), 10).float())
+        plain = result(1.0 + step, spread_out(step), F.one_hot(torch.arange(8) % (step + 1), 10).float())
+        pull = torch.tensor([1.0, step], dtype=torch.float64)
+        step_result = replace(plain, regularization=torch.tensor(0.1 * step), gradient_squares=pull)
         whole.on_step_end(Progress(step, 10, 100), step_result)
         if step == 3:
             torch.save(first.state_dict(), tmp_path / "monitor.pt")

@@ -69,6 +69,7 @@ def metric_columns(record: dict[str, Any]) -> list[str]:
         f"loss {record['loss']:.3f}",
         f"{record['loss_over_ln_k']:.2f} ln K",
         f"groups {record['groups_used']}/{record['groups']}",
+        *([f"regularizer {record['regularization']:.2f}"] if "regularization" in record else []),
         f"{record['images_per_second']:.0f} images/s",
         f"spread {record['spread']:.2f}",
         f"waiting for data {100 * record['data_wait']:.0f} %",

@@ -100,8 +100,8 @@ class BatchObjective(nn.Module):
                 own = h[roles.student_views.index(roles.target_views[0])]
                 centers, targets = list(rows), self._codes(own, features[0], roles, progress)
             loss = prediction_loss(p, centers, targets, self.temperature, roles.student_views)
-            loss, term = regularize(self.regularizer, loss, z, p, centers, self.temperature)
-        return StepResult(loss, z.detach(), targets, batch.index, regularization=term)
+            loss, term, squares = regularize(self.regularizer, loss, z, p, centers, self.temperature)
+        return StepResult(loss, z.detach(), targets, batch.index, regularization=term, gradient_squares=squares)
 
     def _own_images(self, rows: Float[Tensor, "a b d"], roles: Roles) -> list[Target]:
         """One target per view: the column of the same image in that view, without the image's other columns."""

@@ -128,8 +128,8 @@ class Objective(nn.Module):
             if self.memory is not None:
                 self.memory.push(grouped if self.rows_from == "student" else decided, batch.index, progress)
             loss = prediction_loss(p, centers, targets, self.temperature, roles.student_views)
-            loss, term = regularize(self.regularizer, loss, z, p, centers, self.temperature)
-        return StepResult(loss, z.detach(), targets, batch.index, regularization=term)
+            loss, term, squares = regularize(self.regularizer, loss, z, p, centers, self.temperature)
+        return StepResult(loss, z.detach(), targets, batch.index, regularization=term, gradient_squares=squares)
 
     @torch.no_grad()
     def targets(self, z: Float[Tensor, "a b d"], roles: Roles, progress: Progress) -> list[Target]:

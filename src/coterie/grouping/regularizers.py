@@ -16,6 +16,7 @@ from torch import Tensor
 from coterie.distributed.collectives import all_gather, all_reduce_sum
 from coterie.distributed.processes import world_size
 from coterie.errors import BadConfig
+from coterie.grouping.gradient_share import measure_gradients
 from coterie.grouping.loss import at_least_float32, cosine_scores
 
 
@@ -56,7 +57,9 @@ class _Weighted:
 
     def __post_init__(self) -> None:
         if not 0 < self.weight < math.inf:
-            raise BadConfig(f"regularizer.weight is {self.weight:g}: it must be above 0 (or --set regularizer=none)")
+            raise BadConfig(
+                f"regularizer.weight is {self.weight:g}: it must be a number above 0 (or --set regularizer=none)"
+            )
 
 
 @final
@@ -85,7 +88,7 @@ class CodingRate(_Weighted):
 
     Attributes:
         weight: of this term in the loss.
-        distortion: the square of epsilon, the precision to which embeddings are coded. EMP-SSL: 0.2.
+        distortion: the square of epsilon, the precision to which embeddings are coded, from 1e-4 to 1000. EMP-SSL: 0.2.
     """
 
     weight: float = 0.01
@@ -93,24 +96,30 @@ class CodingRate(_Weighted):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 < self.distortion < math.inf:
-            raise BadConfig(f"regularizer.distortion is {self.distortion:g}: it must be above 0 (EMP-SSL uses 0.2)")
+        if not 1e-4 <= self.distortion <= 1000:  # beyond, float32 has no digits left for the rate or its gradient
+            raise BadConfig(
+                f"regularizer.distortion is {self.distortion:g}: keep it from 0.0001 to 1000 (EMP-SSL uses 0.2)"
+            )
 
     def __call__(self, z: Tensor, p: Tensor, centers: Sequence[Tensor], temperature: float) -> Tensor:
         """Compute the largest rate that there can be, that of directions used alike, less the mean rate of the views."""
-        width = z.shape[2]
-        covariances = _second_moments(at_least_float32(z))
-        identity = torch.eye(width, dtype=covariances.dtype, device=z.device)
-        rates = torch.logdet(identity + width / self.distortion * covariances) / 2
+        images, width = z.shape[1] * world_size(), z.shape[2]
+        if images < width:  # the same determinant; with Z^T Z it would be that of a nearly singular matrix
+            rows = _rows_of_all(z)
+            products = rows @ rows.mT / images
+        else:
+            products = _second_moments(at_least_float32(z))
+        identity = torch.eye(products.shape[1], dtype=products.dtype, device=z.device)
+        rates = torch.logdet(identity + width / self.distortion * products) / 2
         return width / 2 * math.log1p(1 / self.distortion) - rates.mean()
 
 
 @final
 @dataclass(frozen=True)
 class VarianceCovariance(_Weighted):
-    """Variance and covariance terms of VICReg (Bardes et al. 2022, arXiv 2105.04906, eq. 1 and 3), on unit embeddings.
+    """Variance and covariance terms of VICReg (Bardes et al. 2022, arXiv 2105.04906, eq. 1 to 4), on unit embeddings.
 
-    Embeddings are scaled by ``sqrt(D)``, so that a dimension of the variance that all share alike has a deviation of 1.
+    Embeddings are scaled by ``sqrt(D)``: where all dimensions vary alike, each then has a standard deviation of 1.
 
     Attributes:
         weight: of the variance term in the loss.
@@ -159,7 +168,7 @@ class Uniformity(_Weighted):
 
     def __call__(self, z: Tensor, p: Tensor, centers: Sequence[Tensor], temperature: float) -> Tensor:
         """Compute the mean over the views."""
-        cosines = _cosines_to_others(z)
+        cosines = _cosines_to_others(_rows_of_all(z))
         logits = (2 * self.sharpness * (cosines - 1)).flatten(1)
         return (logits.logsumexp(dim=1) - math.log(cosines.shape[1] * (cosines.shape[1] - 1))).mean()
 
@@ -167,7 +176,9 @@ class Uniformity(_Weighted):
 @final
 @dataclass(frozen=True)
 class KoLeo(_Weighted):
-    """KoLeo (Sablayrolles et al. 2019, arXiv 1806.03198, eq. 1; DINOv2, arXiv 2304.07193): the nearest image is far away.
+    """KoLeo (Sablayrolles et al. 2019, arXiv 1806.03198; Oquab et al. 2023, DINOv2, arXiv 2304.07193, section 4).
+
+    The nearest image should be far away:
 
     ``-mean_i log min_{j != i} |z_i - z_j|``.
 
@@ -179,8 +190,11 @@ class KoLeo(_Weighted):
 
     def __call__(self, z: Tensor, p: Tensor, centers: Sequence[Tensor], temperature: float) -> Tensor:
         """Compute the mean over the views."""
-        nearest = _cosines_to_others(z).amax(dim=2)
-        return -((2 - 2 * nearest).clamp(min=0) + 1e-8).log().mean() / 2
+        every = _rows_of_all(z)
+        nearest = _cosines_to_others(every.detach()).argmax(dim=2)
+        # the difference, not 2 - 2 cosines: that has no digits left where images are close, and there the gradient is largest
+        apart = every - every.take_along_dim(nearest[..., None], dim=1)
+        return -(apart.square().sum(dim=2) + 1e-8).log().mean() / 2
 
 
 RegularizerConfig = CodingRate | MeanEntropy | VarianceCovariance | Uniformity | KoLeo
@@ -193,7 +207,7 @@ def regularize(
     p: Float[Tensor, "v b d"],
     centers: Sequence[Float[Tensor, "_ d"]],
     temperature: float,
-) -> tuple[Float[Tensor, ""], Float[Tensor, ""] | None]:
+) -> tuple[Float[Tensor, ""], Float[Tensor, ""] | None, Float[Tensor, "2"] | None]:
     """Add the weighted term to the loss of the predictions.
 
     Args:
@@ -205,12 +219,14 @@ def regularize(
         temperature: tau.
 
     Returns:
-        The loss, and without gradient what was added to it.
+        The loss; without gradient what was added to it; and the squared norms of both gradients, as of
+        :func:`~coterie.grouping.gradient_share.measure_gradients`.
     """
     if regularizer is None:
-        return loss, None
+        return loss, None, None
+    z, p, squares = measure_gradients(z, p)
     term = regularizer.weight * regularizer(z, p, centers, temperature)
-    return loss + term, term.detach()
+    return loss + term, term.detach(), squares
 
 
 def mean_entropy_loss(
@@ -242,8 +258,14 @@ def _second_moments(rows: Float[Tensor, "v b d"]) -> Float[Tensor, "v d d"]:
     return all_reduce_sum(rows.mT @ rows) / (rows.shape[1] * world_size())
 
 
-def _cosines_to_others(rows: Float[Tensor, "v b d"]) -> Float[Tensor, "v n n"]:
-    """The cosine of each pair of images in a view, over all processes; -inf of an image with itself. One collective."""
-    every = all_gather(at_least_float32(rows)).movedim(0, 1).flatten(1, 2)
-    itself = torch.eye(every.shape[1], dtype=torch.bool, device=rows.device)
+def _rows_of_all(rows: Float[Tensor, "v b d"]) -> Float[Tensor, "v n d"]:
+    """The rows of all processes, view by view; one collective."""
+    return all_gather(at_least_float32(rows)).movedim(0, 1).flatten(1, 2)
+
+
+def _cosines_to_others(every: Float[Tensor, "v n d"]) -> Float[Tensor, "v n n"]:
+    """The cosine of each pair of images in a view; -inf of an image with itself."""
+    if every.shape[1] < 2:
+        raise BadConfig("uniformity and koleo compare the images of a batch: give them two or more")
+    itself = torch.eye(every.shape[1], dtype=torch.bool, device=every.device)
     return (every @ every.mT).masked_fill(itself, -math.inf)

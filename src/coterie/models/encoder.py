@@ -121,7 +121,8 @@ class Encoder(nn.Module):
             return self._encode(views)
         parts = zip(*(view.tensor_split(self.micro_batches) for view in views), strict=True)
         h, z, p = zip(*(checkpoint(self._encode, part, use_reentrant=False) for part in parts), strict=True)
-        return torch.cat(h, dim=1), torch.cat(z, dim=1), torch.cat(p, dim=1)
+        whole = torch.cat(z, dim=1)
+        return torch.cat(h, dim=1), whole, whole if self.predictor is None else torch.cat(p, dim=1)
 
     def _encode(self, views: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
         h = self._features_of_views(views)

@@ -10,7 +10,16 @@ from coterie.errors import UserError
 from coterie.formatting import format_cell, metric_title
 from coterie.paths import expand
 from coterie.reporting.chart import Chart, Points, draw_chart
-from coterie.reporting.curves import LABEL_FREE_CHARTS, Log, label_free_log, named_curves, probe_curves
+from coterie.reporting.curves import (
+    LABEL_FREE_CHARTS,
+    REGULARIZER,
+    REGULARIZER_NOTE,
+    Log,
+    label_free_log,
+    named_curves,
+    probe_curves,
+    regularizer_percent,
+)
 from coterie.reporting.html import render_template
 from coterie.reporting.run_figures import (
     COST,
@@ -218,8 +227,13 @@ def _charts(runs: Sequence[RunRecord], label_free_logs: Sequence[list[dict[str, 
             processed = [((step + 1) * run.batch_size, value) for step, value in points]
             drawn.setdefault((title, note), {})[run.name] = processed
 
-    for run, label_free in zip(runs, label_free_logs, strict=True):
+    for run in runs:
         add("Loss / ln K", "1 means uninformative predictions", run, _one_curve(run.log, "loss_over_ln_k"))
+    for run in runs:
+        add("Regularizer", "its part of the loss, in nats", run, _one_curve(run.log, "regularization"))
+    for run in runs:
+        add(REGULARIZER, REGULARIZER_NOTE, run, _one_curve(regularizer_percent(run.log), "percent"))
+    for run, label_free in zip(runs, label_free_logs, strict=True):
         add("Spread of the embeddings", "0 means collapse", run, _one_curve(run.log, "spread"))
         for probe, curves in probe_curves(run.log).items():
             metric = "k = 20" if "k = 20" in curves else next(iter(curves))

@@ -8,6 +8,7 @@ from typing import Any
 
 from coterie.formatting import is_number, metric_name, metric_title
 from coterie.reporting.chart import Chart, Points, draw_chart
+from coterie.training.monitor import LARGEST_REGULARIZER
 
 MAX_PROBE_CURVES = 3  # of one probe, in one chart
 LABEL_FREE_CHARTS: tuple[tuple[str, str, dict[str, str], float | None], ...] = (
@@ -28,6 +29,9 @@ LABEL_FREE_CHARTS: tuple[tuple[str, str, dict[str, str], float | None], ...] = (
     ("Spread of uncropped images", "0 means collapse", {"spread": "spread"}, None),
 )
 """Charts of the label-free metrics: title, note, {key: name}, and a level to compare with."""
+REGULARIZER, REGULARIZER_NOTE = "The regularizer's share", "% of the gradient"
+PERCENT, TOO_HEAVY = {"percent": "regularizer"}, (100 * LARGEST_REGULARIZER, "too heavy above this")
+LOSS_PARTS = {"predictions": "predictions", "regularization": "regularizer"}
 Log = Sequence[Mapping[str, Any]]
 """Lines of ``metrics.jsonl``."""
 
@@ -59,9 +63,6 @@ def run_charts(log: Log, warnings: Sequence[tuple[int, str]] = ()) -> tuple[Char
             return ()
         return (draw_chart(title, note, curves, span, reference=reference, warnings=warnings if mark else ()),)
 
-    def reference_at(value: float | None) -> tuple[float, str] | None:
-        return None if value is None else (value, f"{value:g}")
-
     def named(**names: str) -> dict[str, Points]:
         return named_curves(log, names)
 
@@ -73,6 +74,8 @@ def run_charts(log: Log, warnings: Sequence[tuple[int, str]] = ()) -> tuple[Char
     parts = {
         "Is it learning?": (
             *one("Loss / ln K", "1 means uninformative predictions", named(loss_over_ln_k="loss"), (1.0, "1")),
+            *one("Parts of the loss", "in nats", named_curves(loss_parts(log), LOSS_PARTS)),
+            *one(REGULARIZER, REGULARIZER_NOTE, named_curves(regularizer_percent(log), PERCENT), TOO_HEAVY),
             *one("Groups", "", named(groups_used="used", perplexity="perplexity"), all_groups),
             *one("Spread of the embeddings", "0 means collapse", named(spread="spread")),
         ),
@@ -84,7 +87,9 @@ def run_charts(log: Log, warnings: Sequence[tuple[int, str]] = ()) -> tuple[Char
             *(
                 chart
                 for title, note, names, level in LABEL_FREE_CHARTS
-                for chart in one(title, note, named_curves(label_free, names), reference_at(level))
+                for chart in one(
+                    title, note, named_curves(label_free, names), None if level is None else (level, f"{level:g}")
+                )
             ),
             *(
                 chart
@@ -99,6 +104,24 @@ def run_charts(log: Log, warnings: Sequence[tuple[int, str]] = ()) -> tuple[Char
         ),
     }
     return tuple(ChartGroup(title, charts) for title, charts in parts.items() if charts)
+
+
+def loss_parts(log: Log) -> list[dict[str, Any]]:
+    """Extract from a log what the predictions cost and what the regularizer adds, at the steps of runs that have one."""
+    return [
+        {**line, "predictions": line["loss"] - line["regularization"]}
+        for line in log
+        if is_number(line.get("regularization")) and is_number(line.get("loss"))
+    ]
+
+
+def regularizer_percent(log: Log) -> list[dict[str, Any]]:
+    """Extract the share of the gradient that is a regularizer's, in percent, at the steps of runs that have one."""
+    return [
+        {"step": line.get("step"), "percent": 100 * line["regularizer_gradient"]}
+        for line in log
+        if is_number(line.get("regularizer_gradient"))
+    ]
 
 
 def label_free_log(log: Log) -> list[dict[str, Any]]:

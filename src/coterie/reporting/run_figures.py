@@ -12,7 +12,7 @@ from coterie.config.toml import read_run_toml
 from coterie.evaluation.evaluation_file import evaluations
 from coterie.evaluation.results import KNN_METRIC, flat_figures, is_compared
 from coterie.formatting import format_cell, format_duration, is_number, metric_name, metric_title
-from coterie.reporting.curves import LABEL_FREE_CHARTS, Log, probe_curves
+from coterie.reporting.curves import LABEL_FREE_CHARTS, Log, probe_curves, regularizer_percent
 from coterie.training import checkpoint_io
 from coterie.training.run_folder import read_records
 
@@ -188,6 +188,11 @@ def _epochs(run: RunRecord) -> Cell:
     return None if reached is None else f"{reached + 1} of {epochs}"
 
 
+def _regularizer_percent(run: RunRecord) -> Cell:
+    shares = regularizer_percent(run.log)
+    return shares[-1]["percent"] if shares else None
+
+
 def _groups_used(run: RunRecord) -> Cell:
     used, groups = _latest(run, "groups_used"), _latest(run, "groups")
     return None if used is None else f"{used} of {groups}"
@@ -229,6 +234,8 @@ THE_RUN: NamedFigures = (
 )
 LEARNING: NamedFigures = (
     ("loss / ln K", lambda run: _latest(run, "loss_over_ln_k")),
+    ("regularizer, part of the loss", lambda run: _latest(run, "regularization")),
+    ("regularizer, % of the gradient", _regularizer_percent),
     ("groups used", _groups_used),
     ("spread", lambda run: _latest(run, "spread")),
     ("warnings", lambda run: sum("warning" in line for line in run.log) if run.log else None),

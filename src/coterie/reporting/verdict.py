@@ -191,9 +191,12 @@ def _named(probes: Mapping[str, Any]) -> str:
 
 
 def _training(line: Mapping[str, Any]) -> str:
+    share, added = f"{line['loss_over_ln_k']:.2f} of ln K", line.get("regularization")
+    if is_number(added):  # ln K is a measure of the predictions' part only
+        share = f"predictions {share}, regularizer {added:.2f}"
     return (
-        f"Loss {line['loss']:.2f} ({line['loss_over_ln_k']:.2f} of ln K), {line['groups_used']} of {line['groups']} groups "
-        f"used, spread {line['spread']:.2f}."
+        f"Loss {line['loss']:.2f} ({share}), {line['groups_used']} of {line['groups']} groups used, "
+        f"spread {line['spread']:.2f}."
     )
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from coterie.distributed.collectives import all_gather, all_reduce_max, all_reduce_sum
 from coterie.distributed.processes import rank, world_size
 from coterie.errors import UserError
+from coterie.grouping.gradient_share import gradient_share
 from coterie.optim.schedule import Schedule
 from coterie.training.callback import Callback
 from coterie.types import Batch, Progress, StepResult, Target
@@ -23,6 +24,10 @@ PATIENCE_LINES = 5
 """How many log lines in a row must look collapsed before there is a warning."""
 SETTLED_STEPS = 100
 """Before this step, and before the end of the first epoch, every run has a loss near ln K."""
+LARGEST_REGULARIZER = 0.9
+"""Above this share of the gradient a regularizer leaves the predictions next to nothing to train."""
+WHOLESOME_REGULARIZER = 0.2
+"""The share of the gradient that the suggested weight would have, about; what helped had 0.1 to 0.3 (docs/log.md)."""
 
 
 class Collapsed(UserError):  # noqa: N818 -- the event, as the option is called
@@ -54,6 +59,7 @@ class Monitor(Callback):
 
     * ``loss``, the mean since the last line; ``regularization``, the share of it that is a regularizer's, if there is one; and
       ``loss_over_ln_k`` of the rest: 1 for predictions without any information;
+    * ``regularizer_gradient``: the regularizer's share of the gradient at the embeddings, from 0 to 1, if there is one;
     * ``groups_used``: groups that were the best of some row within the last ``window`` steps (ten assignments per group);
     * ``perplexity`` of the mean assignment since the last line: K when all groups are used alike (a balanced assignment keeps
       it high even in a collapse);
@@ -75,6 +81,7 @@ class Monitor(Callback):
         write: Callable[[dict[str, Any]], None],
         device: torch.device | str = "cpu",
         stop_on_collapse: bool = False,
+        regularizer_weight: float | None = None,
     ) -> None:
         """Prepare to monitor a run.
 
@@ -86,6 +93,7 @@ class Monitor(Callback):
             write: receives each line.
             device: device of the results.
             stop_on_collapse: raise :class:`Collapsed` in addition to the warning.
+            regularizer_weight: of the regularizer, for the weight that a warning suggests; None: unknown.
         """
         self.counts = counts
         self.window = max(log_steps, math.ceil(10 * max(counts) / rows_per_step))
@@ -93,18 +101,22 @@ class Monitor(Callback):
         self.log_steps = log_steps
         self.write = write
         self.stop_on_collapse = stop_on_collapse
+        self.regularizer_weight = regularizer_weight
         # for each group, the last step at which it was the best of a row; one more entry for rows without a group
         self._last = [torch.full((count + 1,), -self.window - 1, device=device) for count in counts]
         self._mass = [torch.zeros(count + 1, device=device) for count in counts]
         self._z: Tensor | None = None
-        self._loss = torch.zeros(2, dtype=torch.float64, device=device)  # in all, and of the regularizer
+        # in all, and of the regularizer; the squared gradients of predictions and regularizer
+        self._loss = torch.zeros(4, dtype=torch.float64, device=device)
         self._regularized = False
-        # step, loss, gradient norm and images of the first step that was not finite; step -1: none was
-        self._first_not_finite: tuple[Tensor, Tensor, Tensor, Tensor] | None = None
+        # step, loss, gradient norm, images, and whether only the regularizer was to blame, of the first step that was not
+        # finite; step -1: none was
+        self._first_not_finite: tuple[Tensor, Tensor, Tensor, Tensor, Tensor] | None = None
         self._predicts_groups = True  # a custom objective may have no targets: then ln K says nothing about its loss
         self._steps = 0
         self._images = 0
         self._streak = 0
+        self._warned_of_regularizer = False
         self._waited = 0.0
         self._since = time.perf_counter()
 
@@ -126,6 +138,8 @@ class Monitor(Callback):
         if result.regularization is not None:
             self._regularized = True
             self._loss[1] += result.regularization
+        if result.gradient_squares is not None:
+            self._loss[2:] += result.gradient_squares
         self._predicts_groups = bool(result.targets)
         self._keep_first_not_finite(progress, result)
         total = result.z.float().mean(dim=(0, 1))
@@ -145,18 +159,29 @@ class Monitor(Callback):
         """
         if self._first_not_finite is None or int(self._first_not_finite[0]) < 0:
             return
-        step, loss, norm, images = (each.tolist() for each in self._first_not_finite)
+        step, loss, norm, images, of_regularizer = (each.tolist() for each in self._first_not_finite)
+        details = {"step": step, "loss": str(loss), "gradient_norm": str(norm), "images": images}
+        if of_regularizer:
+            raise NotFinite(
+                f"loss {loss:g} at step {step} is not finite because of the regularizer; the last checkpoint is from before. "
+                "Start over with another --out and a smaller regularizer.weight, or the defaults of its other settings",
+                details,
+            )
+        lower = "learning_rate.peak or regularizer.weight" if self._regularized else "learning_rate.peak"
         raise NotFinite(
             f"loss {loss:g}, gradient {norm:g} at step {step} are not finite; the last checkpoint is from before. Resume with "
-            "--set run.precision=float32 if it was bfloat16, or start over with another --out and a lower learning_rate.peak",
-            {"step": step, "loss": str(loss), "gradient_norm": str(norm), "images": images},
+            f"--set run.precision=float32 if it was bfloat16, or start over with another --out and a lower {lower}",
+            details,
         )
 
     def _keep_first_not_finite(self, progress: Progress, result: StepResult) -> None:
         """Keep, on the device, the first step whose loss or gradient is not finite."""
         norm = result.loss.detach() if result.gradient_norm is None else result.gradient_norm
         step = torch.full((), progress.step, device=norm.device)
-        now = (step, result.loss.detach(), norm, result.index)
+        of_regularizer = torch.zeros_like(step, dtype=torch.bool)
+        if result.regularization is not None:  # embeddings that are finite, and a term of theirs that is not
+            of_regularizer = ~result.regularization.isfinite() & result.z.isfinite().all()
+        now = (step, result.loss.detach(), norm, result.index, of_regularizer)
         kept = self._first_not_finite or (torch.full_like(step, -1), *now[1:])
         first = ~(now[1].isfinite() & norm.isfinite()) & (kept[0] < 0)
         new = (torch.where(first, fresh, old) for fresh, old in zip(now, kept, strict=True))
@@ -183,13 +208,15 @@ class Monitor(Callback):
             share = mass[:count] / mass[:count].sum().clamp(min=1e-12)
             perplexity.append(float(torch.special.entr(share).sum().exp()))
         fewest, count = min(used, key=lambda pair: pair[0] / pair[1])
-        loss, regularization = (losses / self._steps).tolist()
+        loss, regularization = (losses[:2] / self._steps).tolist()
+        regularizer_share = gradient_share(losses[2:])
         elapsed = time.perf_counter() - self._since
         record: dict[str, Any] = {
             "step": progress.step,
             "epoch": progress.epoch,
             "loss": loss,
             **({"regularization": regularization} if self._regularized else {}),
+            **({"regularizer_gradient": regularizer_share} if regularizer_share is not None else {}),
             "loss_over_ln_k": (loss - regularization)
             / (sum(math.log(each) for each in self.counts) / len(self.counts)),
             "lr": self.schedule.at(progress),
@@ -202,8 +229,9 @@ class Monitor(Callback):
         }
         self._reset()
         warning = self._collapse_warning(record, progress)
-        if warning:
-            record["warning"] = warning
+        warnings = [each for each in (warning, self._regularizer_warning(regularizer_share, progress)) if each]
+        if warnings:
+            record["warning"] = "; ".join(warnings)
         self.write(record)
         if self.stop_on_collapse and self._streak >= PATIENCE_LINES:
             raise Collapsed(warning or "the run still looks collapsed")
@@ -252,6 +280,21 @@ class Monitor(Callback):
             "(docs/pretrain.md)"
         )
 
+    def _regularizer_warning(self, share: float | None, progress: Progress) -> str | None:
+        """A warning, once, when the regularizer leaves the predictions next to nothing of what trains the network."""
+        early = progress.step + 1 < min(SETTLED_STEPS, progress.steps_per_epoch)
+        if self._warned_of_regularizer or early or share is None or share <= LARGEST_REGULARIZER:
+            return None
+        self._warned_of_regularizer = True
+        weight = "..., a smaller one"
+        if self.regularizer_weight is not None and share < 1:  # the gradient is proportional to the weight
+            wholesome = WHOLESOME_REGULARIZER / (1 - WHOLESOME_REGULARIZER) * (1 - share) / share
+            weight = f"{self.regularizer_weight * wholesome:.1g} or less"
+        return (
+            f"the regularizer is too heavy: {100 * share:.1f} % of the gradient is its own, and the predictions hardly train "
+            f"the network. Start over with another --out and --set regularizer.weight={weight}"
+        )
+
     def state_dict(self) -> dict[str, Any]:
         """The state with which a resumed run, on any number of processes, writes the lines of an uninterrupted one."""
         loss, z, masses, lasts = self._over_processes()
@@ -263,6 +306,7 @@ class Monitor(Callback):
             "steps": self._steps,
             "images": self._images,
             "streak": self._streak,
+            "warned_of_regularizer": self._warned_of_regularizer,
             "of_each": all_gather(torch.cat(self._own())) if world_size() > 1 else None,
         }
 
@@ -273,8 +317,11 @@ class Monitor(Callback):
         self._mass = [each.to(device) for each in state["mass"]]
         self._z = None if state["z"] is None else state["z"].to(device)
         self._loss = torch.zeros_like(self._loss)
-        self._loss[: state["loss"].numel()] = state["loss"].to(device)  # one number in checkpoints of earlier versions
+        self._loss[: state["loss"].numel()] = state["loss"].to(
+            device
+        )  # one number or two in checkpoints of earlier versions
         self._steps, self._images, self._streak = state["steps"], 0, state["streak"]
+        self._warned_of_regularizer = state.get("warned_of_regularizer", False)
         of_each = state.get("of_each")
         if of_each is not None and world_size() == len(of_each):  # means would be rounded in another way
             lengths = [

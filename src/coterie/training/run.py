@@ -100,6 +100,7 @@ class Run:
             write=lambda record: self.callbacks.write(record),
             device=self.device,
             stop_on_collapse=config.run.on_collapse == "stop",
+            regularizer_weight=config.regularizer.weight if config.regularizer is not None else None,
         )
         self.checkpointer = self._checkpointer()
         self.callbacks = CallbackRunner(
