@@ -20,6 +20,7 @@ from alternating import SHARED, commit, model, write_report
 from clock import Clock, Enough
 from judge import CIFAR10, judge, macs
 from prepare import SETS
+from table import UNTRAINED
 from torch import nn
 
 from coterie.data.loading.center_crop import Preprocessing
@@ -27,8 +28,6 @@ from coterie.evaluation.baselines import raw_pixels
 from coterie.exporting.model import open_model
 
 PACKAGES = ("coterie", "numpy", "torch", "torchvision", "timm", "pillow", "lightly", "scikit-learn")
-UNTRAINED = ("raw-pixels", "untrained", "public-weights")
-"""The rows that train nothing."""
 Judged = tuple[nn.Module, Preprocessing]
 
 

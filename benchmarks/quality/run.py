@@ -91,8 +91,10 @@ def arguments() -> argparse.Namespace:
 
 
 def name_of(contestant: str, seed: int, options: argparse.Namespace) -> str:
-    """The name of a row's file; what is as by default is left out at the end."""
+    """The name of a row's file, without cores and clock where they are as by default, nor a budget where nothing is trained."""
     tag = f"-{options.tag}" if options.tag else ""
+    if contestant in table.UNTRAINED:
+        return f"{contestant}{tag}_{options.data}_{options.split}_seed{seed}.json"
     unusual = (f"_{options.cores}core" if options.cores != 1 else "") + ("_wall" if options.clock == "wall" else "")
     return f"{contestant}{tag}_{options.data}_{options.split}_{options.minutes:g}min{unusual}_seed{seed}.json"
 
@@ -101,7 +103,7 @@ def row(contestant: str, seed: int, out: Path, options: argparse.Namespace) -> b
     """Run a row in a process of its own, unless it is there; whether it is there in the end."""
     if out.exists():
         known = json.loads(out.read_text())
-        same = (known["set"], known["epochs_given"]) == (options.set, options.epochs)
+        same = (known.get("set"), known.get("epochs_given")) == (options.set, options.epochs)
         sys.stdout.write(f"{out.name} is there{'' if same else ', WITH OTHER SETTINGS: choose another --tag'}\n")
         return same
     threads = str(options.cores)

@@ -16,6 +16,7 @@ Name = tuple[str, str]
 BySeed = dict[int, Report]
 METRICS = {"knn20": "kNN 20", "knn200": "kNN 200", "linear": "linear"}
 UNTRAINED = ("raw-pixels", "untrained", "public-weights")
+"""The rows that train nothing."""
 BEFORE = "before"
 """The tag of rows of the presets as they were before a search; rows of the final recipes have no tag."""
 SIMCLR = "coterie-simclr"

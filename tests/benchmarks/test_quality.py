@@ -226,11 +226,24 @@ def test_an_interrupted_row_leaves_nothing(toy: Path, tmp_path: Path) -> None:
 
 def test_rows_name_what_they_are(tmp_path: Path) -> None:
     name = "coterie-swav-final_steel_test_5min_seed2.json"
-    (tmp_path / name).write_text(json.dumps({"set": ["temperature=1"], "epochs_given": None}))
-    words = ("--only", "coterie-swav", "--tag", "final", "--data", "steel", "--minutes", "5", "--seed", "2")
+    free = "public-weights-final_steel_test_seed2.json"
+    for each in (name, free):
+        (tmp_path / each).write_text(json.dumps({"set": ["temperature=1"], "epochs_given": None}))
+    words = (
+        "--only",
+        "coterie-swav,public-weights",
+        "--tag",
+        "final",
+        "--data",
+        "steel",
+        "--minutes",
+        "5",
+        "--seed",
+        "2",
+    )
     place = ("--results", str(tmp_path), "--build", str(tmp_path), "--set", "temperature=1")
     for split in ("train", "test", "tuning_train", "tuning"):
         (tmp_path / "steel").mkdir(exist_ok=True)
         (tmp_path / "steel" / f"{split}.parquet").touch()
     status, said = run_script((str(QUALITY / "run.py"), *words, *place), tmp_path / "log", {})
-    assert (status, said) == (0, f"{name} is there\n")
+    assert (status, said) == (0, f"{name} is there\n{free} is there\n")

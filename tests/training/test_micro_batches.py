@@ -95,6 +95,11 @@ def test_what_is_computed_again_is_counted_once() -> None:
     assert all(norm.momentum == 0.1 for norm in encoder.modules() if isinstance(norm, nn.BatchNorm2d))
 
 
+def test_without_a_predictor_the_embeddings_of_all_parts_are_the_predictions() -> None:
+    _, z, p = _encoder(micro_batches=4)(_views())
+    assert p is z  # so a regularizer's gradient is measured as without parts
+
+
 @pytest.mark.parametrize("changes", [{"micro_batches": 2}, {"run": {"activation_checkpointing": True}}])
 def test_the_second_time_drops_out_what_the_first_did(changes: dict[str, Any]) -> None:
     config = CASES["swav"] | {"backbone": CASES["swav"]["backbone"] | {"drop_path": 0.5}}

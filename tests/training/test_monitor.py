@@ -156,7 +156,7 @@ def test_a_heavy_regularizer_is_warned_of_once_with_a_weight_that_is_not(tmp_pat
     assert warning.endswith("--set regularizer.weight=0.02 or less")
 
 
-@pytest.mark.parametrize("share", [0.05, 0.14, 0.32, 0.57, 0.8])  # of weights from 0.003 to 0.3 with swav
+@pytest.mark.parametrize("share", [0.05, 0.14, 0.32, 0.57])  # of weights from 0.003 to 0.1 with swav
 def test_a_regularizer_beside_predictions_is_no_reason_to_warn(share: float) -> None:
     monitor, lines = watched(regularizer_weight=0.01)
     for step in range(40):

@@ -24,10 +24,10 @@ PATIENCE_LINES = 5
 """How many log lines in a row must look collapsed before there is a warning."""
 SETTLED_STEPS = 100
 """Before this step, and before the end of the first epoch, every run has a loss near ln K."""
-LARGEST_REGULARIZER = 0.9
-"""Above this share of the gradient a regularizer leaves the predictions next to nothing to train."""
+LARGEST_REGULARIZER = 0.8
+"""Above this share of the gradient, four times that of the predictions, no run has learned anything (docs/methods.md)."""
 WHOLESOME_REGULARIZER = 0.2
-"""The share of the gradient that the suggested weight would have, about; what helped had 0.1 to 0.3 (docs/log.md)."""
+"""The share of the gradient that the suggested weight would have, about; what helped had 0.07 to 0.3."""
 
 
 class Collapsed(UserError):  # noqa: N818 -- the event, as the option is called
