@@ -24,6 +24,7 @@ from coterie.evaluation.labeled_data import LabeledPair, labeled_pair
 from coterie.evaluation.probes.knn import knn
 from coterie.evaluation.results import RAW_PIXELS, UNTRAINED
 from coterie.exporting.backbone_file import load_backbone
+from coterie.global_state import restoring_global_state
 from coterie.logger import Logger
 from coterie.paths import expand
 from coterie.reporting.gallery import Gallery, Row, Strip
@@ -120,7 +121,11 @@ def evaluate_spaces(run: Path, pair: LabeledPair) -> list[Space]:
         (UNTRAINED, untrained, preprocessing),
         ("pretrained network", load_backbone(run), preprocessing),
     ]
-    return [_space(name, network, pair, prepared) for name, network, prepared in networks]
+    with restoring_global_state():
+        torch.set_num_threads(
+            config.run.threads or torch.get_num_threads()
+        )  # as the run found best: beside other work, 1
+        return [_space(name, network, pair, prepared) for name, network, prepared in networks]
 
 
 def write_demo_report(path: Path, run: Path, spaces: list[Space], pair: LabeledPair) -> None:
