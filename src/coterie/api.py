@@ -28,7 +28,7 @@ from coterie.evaluation.given_sets import given_probe
 from coterie.evaluation.model_selection import Selection
 from coterie.evaluation.results import ProbeResults, TransferResults
 from coterie.logger import Logger, NullLogger
-from coterie.methods.fitting import fit_here, plan_run, runtime_of
+from coterie.methods.fitting import budget_clock, fit_here, plan_run, runtime_of
 from coterie.methods.resolve import Paths, path_strings
 from coterie.paths import run_folder
 from coterie.reporting.comparison import ComparedRuns, compare_folders, write_comparison
@@ -170,7 +170,8 @@ def pretrain(
                 chosen = choose_threads(config, wanted.reasons, wanted.source, runtime, **new)
                 config, reasons = chosen.config, chosen.reasons
                 own = own_callbacks(config, wanted, runtime, probes, chosen.rehearsed)
-                Run(folder, wanted.source, config, runtime, [*others, *own, *tracking], parts, reasons).train()
+                budget = budget_clock(config, fitted, runtime, began)
+                Run(folder, wanted.source, config, runtime, [*others, *own, *tracking], parts, reasons, budget).train()
             finally:
                 folder.close()
     return folder.path

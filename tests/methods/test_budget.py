@@ -10,10 +10,11 @@ import pytest
 
 from coterie.config.from_options import Resolved
 from coterie.config.hardware import Runtime
-from coterie.config.toml import to_toml
+from coterie.config.toml import to_dict, to_toml
 from coterie.errors import UserError
 from coterie.methods.budget import MARGIN, Fitted
-from coterie.methods.resolve import fit_run, resolve_run
+from coterie.methods.budget_table import budget_table, measured_line
+from coterie.methods.resolve import fit_run, open_request, resolve_run
 from coterie.reporting.run_callbacks import embedded_images
 from coterie.training.profiling.estimate import estimate
 from coterie.training.profiling.extrapolation import Rehearsal
@@ -161,3 +162,31 @@ def test_where_nothing_can_be_rehearsed_the_length_is_a_guess() -> None:
     run = fit_run("swav", SMALL, {"time": "1m", "settings": list(ON_CPU)}, lambda _: None, lambda: 0.0)
     assert run.rehearsal is None
     assert "guessed" in run.resolved.reasons["epochs"]
+
+
+def test_a_table_of_budgets_is_scaled_from_one_rehearsal() -> None:
+    request = open_request(None, LARGE, {"settings": list(ON_CPU)})
+    config = fitted(LARGE, "simclr", time="1h", speed=1e11).resolved.config
+    rehearsal = machine(1e9)(Resolved(request.source, config, {}))
+    rows = budget_table(request, config, rehearsal, 10.0, "cpu")
+    assert [row.minutes for row in rows] == [10, 60, 600]
+    seen = [row.images_seen for row in rows]
+    assert seen == sorted(seen)
+    assert seen[0] > 0
+    assert [row.cells[0] for row in rows] == ["10 min", "60 min", "10.0 h"]
+    sizes = [row.config.views.center_crop_size for row in rows if row.config is not None]
+    assert sizes == sorted(sizes)
+    assert measured_line(request.facts) is None
+    assert "CIFAR-10" in str(measured_line(open_request(None, SMALL, {}).facts))
+    slow = budget_table(request, config, replace(rehearsal, step=1e4), 10.0, "cpu")
+    assert slow[0].cells[1] == "too short for one epoch"
+
+
+def test_a_lone_word_names_the_images(tmp_path: Path) -> None:
+    np.save(tmp_path / "images.npy", SMALL)
+    run = fitted((), str(tmp_path / "images.npy"), time="1m")
+    assert (run.resolved.config.method, run.resolved.config.data) == ("simclr", (str(tmp_path / "images.npy"),))
+    assert run.resolved.reasons["method"].startswith("no method is named")
+    saved = to_dict(run.resolved.config)
+    again = fit_run(str(tmp_path / "images.npy"), (), {"time": "1m"}, machine(1e11), lambda: 0.0, saved=saved)
+    assert again.resolved.config == run.resolved.config  # the same command again

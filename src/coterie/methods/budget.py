@@ -131,7 +131,7 @@ class BudgetPlan:
         seconds = [self.guessed_step(each) for each in sizes]
         number = self._affordable(seconds, sizes[0])
         found = self._measured(scales[number], sizes[number], seconds[number])
-        scaled = [found.rehearsal.step * self._slower(each, sizes[number]) for each in sizes]
+        scaled = [found.rehearsal.step * slower(each, sizes[number]) for each in sizes]
         better = self._affordable(scaled, sizes[0])
         if better != number and not found.guessed:
             number, before = better, scaled[better]
@@ -186,12 +186,6 @@ class BudgetPlan:
         cores = len(os.sched_getaffinity(0)) if self.device == "cpu" else 1
         each = PASSES * forward_operations(config) / (OPERATIONS_PER_SECOND[self.device] * cores)
         return each * config.batch_size
-
-    def _slower(self, config: PretrainConfig, other: PretrainConfig) -> float:
-        """How many times as long as a step of ``other`` a step takes."""
-        if config == other or config.backbone.name.startswith(OWN):
-            return 1.0
-        return float((forward_operations(config) / forward_operations(other)) ** SLOWER)
 
     def _measured(self, scale: Scale, config: PretrainConfig, step: float) -> Measured:
         """Rehearse a run of about the length that fits; a guess where that is not possible."""
@@ -260,6 +254,13 @@ class BudgetPlan:
             seen = f"whole images are seen at {scale.side} pixels, crops at 3/4 and 1/2 of that"
             reasons["views.crops"] = f"{seen}; {why}"
         return reasons
+
+
+def slower(config: PretrainConfig, other: PretrainConfig) -> float:
+    """How many times as long as with ``other`` a step of as many images takes, from counted operations."""
+    if config == other or config.backbone.name.startswith(OWN):
+        return 1.0
+    return float((forward_operations(config) / forward_operations(other)) ** SLOWER)
 
 
 def is_long(request: Request, device: str) -> bool:

@@ -6,22 +6,26 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from coterie.config.describe import summary
-from coterie.config.from_options import Resolved
+from coterie.config.from_options import LENGTH, Resolved
 from coterie.config.hardware import Runtime
 from coterie.config.options import RunOptions
 from coterie.config.schema import PretrainConfig
 from coterie.data.sources.own_data import Data
 from coterie.logger import Logger
 from coterie.methods.budget import Fitted
-from coterie.methods.resolve import fit_run
+from coterie.methods.budget_table import budget_table, measured_line
+from coterie.methods.resolve import fit_request, fit_run, open_request
 from coterie.reporting.run_callbacks import embedded_images
 from coterie.training.build import build_loader, start_line
 from coterie.training.custom_parts import CustomParts, with_custom_parts
 from coterie.training.profiling.choose_threads import SECONDS, rehearse_once, with_measured_threads
-from coterie.training.profiling.estimate import Plan, estimate
+from coterie.training.profiling.estimate import Alternative, Plan, estimate
 from coterie.training.profiling.extrapolation import Rehearsal
 from coterie.training.profiling.rehearsal_process import planned_rehearsal
+from coterie.training.time_budget import Ending, TimeBudget
 
+OPEN = ("run.minutes", *LENGTH)
+"""Where the user sets none of these and no method, a plan shows what several budgets would train."""
 REHEARSAL_SHARE = 0.05
 """A rehearsal takes about this share of a short budget."""
 
@@ -73,6 +77,24 @@ def fit_here(
     return fit_run(method, data, options, measure, clock, settings=settings, logger=logger, saved=saved)
 
 
+def budget_clock(config: PretrainConfig, fitted: Fitted, runtime: Runtime, began: float) -> TimeBudget | None:
+    """The clock of a run's budget, if it has one.
+
+    Args:
+        config: settings of the run.
+        fitted: how it was fitted into the budget.
+        runtime: where it computes.
+        began: ``time.monotonic()`` when its command began.
+    """
+    if config.run.minutes is None:
+        return None
+    ending, images = Ending(), len(fitted.resolved.source)
+    if fitted.rehearsal is not None:
+        planned = estimate(config, images, fitted.rehearsal, **embedded_images(config, images, runtime))
+        ending = Ending(planned.reporting, planned.evaluating / config.total_steps(images))
+    return TimeBudget(60 * config.run.minutes, fitted.most_steps, began=began, ending=ending)
+
+
 def plan_run(
     method: str | None, data: Data, options: RunOptions, logger: Logger, parts: CustomParts | None = None
 ) -> Plan:
@@ -97,7 +119,8 @@ def plan_run(
         rehearsing += time.monotonic() - since - found.ready
         return found
 
-    fitted = fit_run(method, data, options, rehearsed, lambda: time.monotonic() - began - rehearsing, logger=logger)
+    request = open_request(method, data, options, logger=logger)
+    fitted = fit_request(request, rehearsed, lambda: time.monotonic() - began - rehearsing)
     config, images = with_custom_parts(fitted.resolved.config, parts), len(fitted.resolved.source)
     runtime = runtime_of(config, logger)
     start = start_line(config, images)
@@ -106,4 +129,8 @@ def plan_run(
     before = time.monotonic() - began - rehearsing
     config, reasons = with_measured_threads(config, fitted.resolved.reasons, rehearsal)
     expected = estimate(config, images, rehearsal, before=before, **embedded_images(config, images, runtime))
-    return Plan(config, reasons, summary(config, images, runtime.device), loader.steps_per_epoch, expected, start)
+    text, table, measured = summary(config, images, runtime.device), tuple[Alternative, ...](), None
+    if request.method is None and request.planned and not any(request.asked(path) is not None for path in OPEN):
+        table = budget_table(request, config, rehearsal, before + rehearsal.first, runtime.device.type)
+        measured = measured_line(request.facts)
+    return Plan(config, reasons, text, loader.steps_per_epoch, expected, start, table, measured)

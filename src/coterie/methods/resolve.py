@@ -31,7 +31,7 @@ def resolve_run(
     saved: Mapping[str, Any] | None = None,
 ) -> Resolved:
     """Open the images and complete the config of a run: ``config.from_options.resolve`` with the product's presets."""
-    return _request(method, data, options, settings, logger, saved).resolved()
+    return open_request(method, data, options, settings, logger, saved).resolved()
 
 
 def fit_run(
@@ -63,11 +63,25 @@ def fit_run(
     Raises:
         UserError: anything that the caller can fix, in one line.
     """
-    request = _request(method, data, options, settings, logger, saved)
+    return fit_request(open_request(method, data, options, settings, logger, saved), measure, used, new=not saved)
+
+
+def fit_request(request: Request, measure: Measure, used: Callable[[], float], *, new: bool = True) -> Fitted:
+    """Choose what a request leaves open for its budget: :func:`fit_run`.
+
+    Args:
+        request: what the caller wants, with its images opened.
+        measure: rehearses a run.
+        used: seconds of the budget that are used by now.
+        new: false: a run is resumed, and keeps what it has.
+
+    Raises:
+        UserError: anything that the caller can fix, in one line.
+    """
     minutes, images = request.asked("run.minutes"), len(request.source)
     if not request.planned:
         resolved = request.resolved()
-        minutes = None if saved else resolved.config.run.minutes
+        minutes = resolved.config.run.minutes if new else None
         if minutes is None:
             return Fitted(resolved, None, resolved.config.total_steps(images))
     device = request.asked("run.device")
@@ -81,14 +95,15 @@ def fit_run(
     return Fitted(resolved, None, resolved.config.total_steps(images))
 
 
-def _request(
+def open_request(
     method: str | None,
     data: Data,
     options: RunOptions,
-    settings: Mapping[str, Any] | None,
-    logger: Logger | None,
-    saved: Mapping[str, Any] | None,
+    settings: Mapping[str, Any] | None = None,
+    logger: Logger | None = None,
+    saved: Mapping[str, Any] | None = None,
 ) -> Request:
+    """What the options of a command or a call want, with its images opened; the arguments are those of :func:`fit_run`."""
     check_options(options, RunOptions)
     given = given_data(data, columns=label_columns(options))
     return Request(
