@@ -19,7 +19,7 @@ from coterie.config.options import (
     model_options,
 )
 from coterie.data.sources.own_data import Data, given_data
-from coterie.distributed.processes import process_group, rank
+from coterie.distributed.processes import broadcast_object, process_group, rank
 from coterie.embedding.job import embed_to_file, embed_to_folder, embed_with_ray
 from coterie.errors import BadConfig, UserError
 from coterie.evaluation import model_selection
@@ -163,11 +163,12 @@ def pretrain(
         fitted = fit_here(method, data, options, logger, used=lambda: time.monotonic() - began, **more)
         wanted, config = fitted.resolved, with_custom_parts(fitted.resolved.config, parts)
         with tracked(track, callbacks) as (others, tracking), process_group(runtime_of(config, NullLogger()).device):
+            config, reasons = broadcast_object((config, wanted.reasons))  # a guess may differ from machine to machine
             runtime = runtime_of(config, logger if rank() == 0 else NullLogger())
             folder = RunFolder(out, held=rank() == 0)
             try:
                 new: dict[str, Any] = {"new": saved is None, "known": fitted.rehearsal}
-                chosen = choose_threads(config, wanted.reasons, wanted.source, runtime, **new)
+                chosen = choose_threads(config, reasons, wanted.source, runtime, **new)
                 config, reasons = chosen.config, chosen.reasons
                 own = own_callbacks(config, wanted, runtime, probes, chosen.rehearsed)
                 budget = budget_clock(config, fitted, runtime, began)

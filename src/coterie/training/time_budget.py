@@ -23,8 +23,8 @@ LATE, EARLY = 0.02, 0.05
 """The rest is laid out again where it would end later, or earlier, by more than this share of the budget."""
 CHECKS = 16
 """After each sixteenth of the steps that are left, the clock is looked at."""
-FIRST_STEPS = 5
-"""The first look is after so many steps, those that are warm-up not counted; less would be chance."""
+FIRST_STEPS, FIRST_SHARE = 5, 50
+"""The first look is after so many steps, or a fiftieth of all, the first one not counted; less would be chance."""
 REMEMBERED = 4
 """The time of a step is that since so many looks before, so that a machine that has become slower is noticed."""
 
@@ -109,7 +109,7 @@ class TimeBudget:
         """
         self._ahead, self._warm_up = ahead, step + 1
         self._step_began = self.clock()
-        return Look(total, min(total - 1, step + 1 + FIRST_STEPS))
+        return Look(total, min(total - 1, step + 1 + max(FIRST_STEPS, (total - step) // FIRST_SHARE)))
 
     def ended(self, steps: int) -> None:
         """So many steps are done; the callbacks follow."""
