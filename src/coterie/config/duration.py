@@ -32,12 +32,12 @@ def parse_minutes(value: str | float) -> float:
 
 
 def format_minutes(minutes: float) -> str:
-    """Write a duration so that :func:`parse_minutes` reads it: 90s, 30m, 2h, 1h30m; to the second below ten minutes.
+    """Write a duration so that :func:`parse_minutes` reads it: 90s, 30m, 2h, 1h30m; to the second below three minutes.
 
     Args:
-        minutes: the minutes; from ten on, they are rounded up to whole ones.
+        minutes: the minutes; from three on, they are rounded up to whole ones.
     """
-    if minutes < 10:
+    if minutes < 3:
         seconds = max(1, math.ceil(60 * minutes - 1e-6))
         return f"{seconds // 60}m" if seconds % 60 == 0 else f"{seconds}s"
     whole = math.ceil(minutes - 1e-6)
