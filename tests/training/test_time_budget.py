@@ -22,7 +22,7 @@ from coterie.training import checkpoint_io
 from coterie.training.resume import saved_settings
 from coterie.training.run import Run
 from coterie.training.run_folder import RunFolder
-from coterie.training.time_budget import TimeBudget
+from coterie.training.time_budget import Ending, TimeBudget
 from coterie.types import Progress, StepResult, Stretch
 from tests.distributed.running import one_of
 from tests.faults.running import SETTINGS, assert_same_runs, log_lines, write_shard
@@ -91,7 +91,7 @@ def train(
     found = resolve_run(method, str(images), wanted | options, saved=saved)
     logger: Logger = clock if rank() == 0 else NullLogger()
     runtime = replace(Runtime.choose("cpu", "float32", workers), logger=logger)
-    budget = TimeBudget(seconds, most, clock=clock)
+    budget = TimeBudget(seconds, most, clock=clock, ending=Ending(0.0))
     folder = RunFolder(out, held=rank() == 0)
     try:
         own = [LabelFreeCallback(found.config, found.source, runtime)]
@@ -191,7 +191,7 @@ def test_a_larger_budget_extends_and_one_that_is_used_up_is_refused(images: Path
     train(images, tmp_path, Clock(lambda step: 2.0))
     total = state(tmp_path)["lengths"][-1][1]
     assert any("is finished" in text for text in train(images, tmp_path, Clock(lambda step: 2.0)).texts)
-    with pytest.raises(BadRun, match=r"has used 36 s of training: give more than --time 36s, or leave it out"):
+    with pytest.raises(BadRun, match=r"has used 40 s of training: give more than --time 40s, or leave it out"):
         train(images, tmp_path, Clock(lambda step: 2.0), seconds=30.0)
     clock = train(images, tmp_path, Clock(lambda step: 2.0), seconds=60.0)
     assert any(f"extended from {total} to " in text for text in clock.texts)

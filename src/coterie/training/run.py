@@ -177,7 +177,7 @@ class Run:
             lengths = [(0, self.resumed.total_steps if self.resumed else total)]
         if self.budget is not None:
             self.budget.resume(state, lengths[-1][1] if self.resumed else 0, self.folder.path)
-        if state.most:
+        if state.most and self.resumed:
             asked = total if any(self.reasons.get(path) in REQUESTED for path in LENGTH) else state.most
             total = lengths[-1][1]
             if asked != state.most:
@@ -303,7 +303,10 @@ class Run:
         if self.first and self.budget is not None:
             facts = self.budget.facts(self.state)
             add_fact(self.folder.path, "budget", facts)
-            self.logger.info(f"used {format_duration(facts['used'])} of the {format_duration(facts['seconds'])}")
+            used, seconds = facts["used"], facts["seconds"]
+            self.logger.info(
+                f"used {format_duration(used)} of {format_duration(seconds)} ({100 * used / seconds:.0f} %)"
+            )
         if self.first and bad:
             self.logger.warning(f"{len(bad)} images could not be decoded: {self.folder.path}/bad_images.txt lists them")
 
