@@ -9,7 +9,6 @@ from typing import Any, Literal, Unpack
 from torch import nn
 
 from coterie.atomic import writing
-from coterie.config.describe import summary
 from coterie.config.hardware import Runtime
 from coterie.config.options import (
     EmbedOptions,
@@ -19,9 +18,8 @@ from coterie.config.options import (
     label_columns,
     model_options,
 )
-from coterie.config.schema import PretrainConfig
 from coterie.data.sources.own_data import Data, given_data
-from coterie.distributed.processes import process_group, rank
+from coterie.distributed.processes import broadcast_object, process_group, rank
 from coterie.embedding.job import embed_to_file, embed_to_folder, embed_with_ray
 from coterie.errors import BadConfig, UserError
 from coterie.evaluation import model_selection
@@ -30,21 +28,20 @@ from coterie.evaluation.given_sets import given_probe
 from coterie.evaluation.model_selection import Selection
 from coterie.evaluation.results import ProbeResults, TransferResults
 from coterie.logger import Logger, NullLogger
-from coterie.methods.resolve import Paths, path_strings, resolve_run
+from coterie.methods.fitting import budget_clock, fit_here, plan_run, runtime_of
+from coterie.methods.resolve import Paths, path_strings
 from coterie.paths import run_folder
 from coterie.reporting.comparison import ComparedRuns, compare_folders, write_comparison
-from coterie.reporting.run_callbacks import embedded_images, own_callbacks
+from coterie.reporting.run_callbacks import own_callbacks
 from coterie.reporting.run_report import rewrite_report
 from coterie.reporting.tracking import tracked
 from coterie.session import refuse_torchrun, session
-from coterie.training.build import build_loader, start_line
 from coterie.training.callback import Callback
 from coterie.training.custom_parts import CustomParts, take_backbone, with_custom_parts
 from coterie.training.profiling.advice import Profile
-from coterie.training.profiling.choose_threads import choose_threads, with_measured_threads
-from coterie.training.profiling.estimate import Plan, estimate
+from coterie.training.profiling.choose_threads import choose_threads
+from coterie.training.profiling.estimate import Plan
 from coterie.training.profiling.profile import profile_run
-from coterie.training.profiling.rehearsal_process import planned_rehearsal
 from coterie.training.resume import saved_settings
 from coterie.training.run import Run
 from coterie.training.run_folder import LOG, RunFolder, read_log
@@ -63,7 +60,7 @@ def plan(
     Time and memory are extrapolated from some real steps in another process, of half a minute or less, or from earlier ones.
 
     Args:
-        method: a preset, such as ``swav``; may be left out with ``config``.
+        method: a preset, such as ``swav``; None: chosen, or that of ``config``.
         data: paths, or images of your own (:data:`coterie.data.sources.own_data.Data`); may be left out with ``config``.
         logger: receives messages and progress; None: they are shown.
         quiet: show nothing.
@@ -73,20 +70,9 @@ def plan(
         UserError: a run that must fail, and how to fix it, in one line.
     """
     refuse_torchrun()
-    began = time.monotonic()
     with session(logger, quiet) as logger:
         options, parts = take_backbone(options)
-        wanted = resolve_run(method, data, options, logger=logger)
-        config, images = with_custom_parts(wanted.config, parts), len(wanted.source)
-        runtime = _runtime(config, logger)
-        start = start_line(config, images)
-        loader, resolved_in = build_loader(config, wanted.source, runtime), time.monotonic() - began
-        rehearsal = planned_rehearsal(config, wanted.source, runtime, parts)
-        config, reasons = with_measured_threads(config, wanted.reasons, rehearsal)
-        embedded, before = embedded_images(config, images, runtime), resolved_in + rehearsal.ready
-        expected = estimate(config, images, rehearsal, before=before, **embedded)
-        text = summary(config, images, runtime.device)
-        return Plan(config, reasons, text, loader.steps_per_epoch, expected, start)
+        return plan_run(method, data, options, logger, parts)
 
 
 def profile(
@@ -103,7 +89,7 @@ def profile(
     It makes a short run in this process, of which nothing is kept.
 
     Args:
-        method: a preset, such as ``swav``; may be left out with ``config``.
+        method: a preset, such as ``swav``; None: chosen, or that of ``config``.
         data: paths, or images of your own (:data:`coterie.data.sources.own_data.Data`); may be left out with ``config``.
         seconds: how long to measure steps, up to 3600; warm-up and loader stages take extra time.
         logger: receives messages and progress; None: they are shown.
@@ -118,9 +104,10 @@ def profile(
         raise UserError(f"--seconds is {seconds:g}: give a number above 0, such as 20, and at most 3600")
     with session(logger, quiet) as logger:
         options, parts = take_backbone(options)
-        wanted = resolve_run(method, data, options, logger=logger)
-        config = with_custom_parts(wanted.config, parts)
-        config = choose_threads(config, wanted.reasons, wanted.source, _runtime(config, logger)).config
+        fitted = fit_here(method, data, options, logger, parts=parts)
+        wanted, config = fitted.resolved, with_custom_parts(fitted.resolved.config, parts)
+        runtime, known = runtime_of(config, logger), fitted.rehearsal
+        config = choose_threads(config, wanted.reasons, wanted.source, runtime, known=known).config
         return profile_run(config, wanted.source, seconds, logger, parts)
 
 
@@ -143,7 +130,7 @@ def pretrain(
     """Pretrain a backbone on unlabeled images, or resume a run that was stopped, if ``out`` holds one.
 
     Args:
-        method: a preset, such as ``swav``; may be left out with ``config``.
+        method: a preset, such as ``swav``; None: chosen, or that of ``config``.
         data: paths, or images of your own (:data:`coterie.data.sources.own_data.Data`); may be left out with ``config``.
         out: the run's folder.
         probe: labeled images for a kNN probe during training.
@@ -165,22 +152,27 @@ def pretrain(
         UserError: anything that the caller can fix, in one line.
     """
     settings: dict[str, Any] = {"run.on_collapse": on_collapse, "run.early_stop": early_stop}
+    began = time.monotonic()
     with session(logger, quiet) as logger:
         probes = given_probe(probe, probe_test, label_columns(options), logger)
         if probes is not None:
             settings["probe"] = probes.settings
         options, parts = take_backbone(options, parts)
         saved = saved_settings(out)
-        wanted = resolve_run(method, data, options, settings, logger, saved)
-        config = with_custom_parts(wanted.config, parts)
-        with tracked(track, callbacks) as (others, tracking), process_group(_runtime(config, NullLogger()).device):
-            runtime = _runtime(config, logger if rank() == 0 else NullLogger())
+        more: dict[str, Any] = {"parts": parts, "settings": settings, "saved": saved}
+        fitted = fit_here(method, data, options, logger, used=lambda: time.monotonic() - began, **more)
+        wanted, config = fitted.resolved, with_custom_parts(fitted.resolved.config, parts)
+        with tracked(track, callbacks) as (others, tracking), process_group(runtime_of(config, NullLogger()).device):
+            config, reasons = broadcast_object((config, wanted.reasons))  # a guess may differ from machine to machine
+            runtime = runtime_of(config, logger if rank() == 0 else NullLogger())
             folder = RunFolder(out, held=rank() == 0)
             try:
-                chosen = choose_threads(config, wanted.reasons, wanted.source, runtime, new=saved is None)
+                new: dict[str, Any] = {"new": saved is None, "known": fitted.rehearsal}
+                chosen = choose_threads(config, reasons, wanted.source, runtime, **new)
                 config, reasons = chosen.config, chosen.reasons
                 own = own_callbacks(config, wanted, runtime, probes, chosen.rehearsed)
-                Run(folder, wanted.source, config, runtime, [*others, *own, *tracking], parts, reasons).train()
+                budget = budget_clock(config, fitted, runtime, began)
+                Run(folder, wanted.source, config, runtime, [*others, *own, *tracking], parts, reasons, budget).train()
             finally:
                 folder.close()
     return folder.path
@@ -392,7 +384,3 @@ def embed(
         if Path(out).suffix != ".parquet":
             return embed_to_folder(model, source, out, runtime, part_images, opened)
         return embed_to_file(model, source, out, runtime, opened)
-
-
-def _runtime(config: PretrainConfig, logger: Logger) -> Runtime:
-    return Runtime.choose(config.run.device, config.run.precision, config.run.workers, logger)

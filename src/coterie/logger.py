@@ -38,6 +38,19 @@ class StepLogger(Logger, Protocol):
         """
 
 
+@runtime_checkable
+class BudgetLogger(Logger, Protocol):
+    """A logger that also wants to hear how much of a budget of time is used; a logger without this method is not asked to."""
+
+    def log_budget(self, used: float, seconds: float) -> None:
+        """Receive how much is used. Called after every step of a run with a budget, so it must be quick.
+
+        Args:
+            used: seconds that are used by now.
+            seconds: the budget.
+        """
+
+
 class NullLogger:
     """Discards all messages."""
 
@@ -79,6 +92,8 @@ class CheckedLogger:
         self.info, self.warning, self.log_metrics = logger.info, logger.warning, logger.log_metrics
         if isinstance(logger, StepLogger):
             self.log_step = logger.log_step
+        if isinstance(logger, BudgetLogger):
+            self.log_budget = logger.log_budget
 
     def progress(self, items: Iterable[Item], total: int, what: str) -> Iterator[Item]:
         """Pass on the items, as long as the check does not raise."""

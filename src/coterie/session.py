@@ -12,7 +12,7 @@ from types import FrameType
 from coterie.display.terminal import Terminal
 from coterie.errors import CoterieWarning, UserError
 from coterie.global_state import restoring_global_state
-from coterie.logger import CheckedLogger, Logger, NullLogger, StepLogger
+from coterie.logger import BudgetLogger, CheckedLogger, Logger, NullLogger, StepLogger
 
 _PACKAGE = str(Path(__file__).parent) + os.sep
 _AT_WORK = threading.RLock()  # reentrant: a callback may call coterie
@@ -72,6 +72,8 @@ class WarningLogger:
         self.info, self.log_metrics, self.progress = logger.info, logger.log_metrics, logger.progress
         if isinstance(logger, StepLogger):
             self.log_step = logger.log_step
+        if isinstance(logger, BudgetLogger):
+            self.log_budget = logger.log_budget
 
     def warning(self, text: str) -> None:
         """Pass on a warning, and warn the caller of the API."""

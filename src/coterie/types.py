@@ -12,6 +12,21 @@ from torch import Tensor
 
 
 @dataclass(frozen=True)
+class Stretch:
+    """How the schedules of a run whose length has changed go on from a step without a jump: along the rest of what was planned.
+
+    Attributes:
+        first: the first step of the new length.
+        position: where it is on the schedules, in steps of the run as it was planned.
+        planned: steps of the run as it was planned.
+    """
+
+    first: int
+    position: float
+    planned: int
+
+
+@dataclass(frozen=True)
 class Progress:
     """Position of one step within a run.
 
@@ -19,11 +34,26 @@ class Progress:
         step: number of the step (batch), counted from 0 over the whole run.
         steps_per_epoch: steps in one epoch.
         total_steps: steps in the whole run.
+        stretch: how schedules span a length that has changed; None: they span ``total_steps``.
     """
 
     step: int
     steps_per_epoch: int
     total_steps: int
+    stretch: Stretch | None = None
+
+    def on_schedule(self, ahead: int = 0) -> float:
+        """Where the step that is ``ahead`` of this one is on the schedules: its number, unless they are stretched."""
+        step = self.step + ahead
+        if self.stretch is None:
+            return step
+        left = self.stretch.planned - self.stretch.position
+        return self.stretch.position + (step - self.stretch.first) * left / (self.total_steps - self.stretch.first)
+
+    @property
+    def scheduled_steps(self) -> int:
+        """The steps that the schedules span."""
+        return self.total_steps if self.stretch is None else self.stretch.planned
 
     @property
     def epoch(self) -> int:

@@ -6,14 +6,14 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-from coterie.config.method_name import check_method_name
+from coterie.config.method_name import check_method_name, names_a_source
 from coterie.config.options import EmbedOptions, EvaluationOptions, RunOptions
 from coterie.errors import UserError
 from coterie.methods.names import METHOD_NAMES
 
 PROCESS = os.environ.get("RANK", "0")
 
-METHOD_HELP = f"One of {', '.join(METHOD_NAMES)} (docs/methods.md). May be left out with --config."
+METHOD_HELP = f"One of {', '.join(METHOD_NAMES)} (docs/methods.md). Left out, it is chosen for images and time."
 Method = Annotated[str | None, Parameter(help=METHOD_HELP)]
 Model = Annotated[
     str,
@@ -43,12 +43,12 @@ def show(*lines: str) -> None:
 def refuse_unknown_method(method: str | None, options: RunOptions | None) -> None:
     """Refuse a misspelt method before torch is imported.
 
-    With a config file, what METHOD may be depends on the file; without METHOD, on whether ``--out`` holds a run to resume.
+    With a config file, what METHOD may be depends on the file; a word that names images is no METHOD, which is then chosen.
 
     Raises:
         UserError: it is not a method.
     """
-    if method is not None and not (options or {}).get("config"):
+    if method is not None and not (options or {}).get("config") and not names_a_source(method):
         check_method_name(method, METHOD_NAMES)
 
 

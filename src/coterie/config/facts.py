@@ -21,6 +21,7 @@ class Facts:
         bits: bits per channel, 8 or 16.
         mean: mean of each channel, on a scale of 0 to 1.
         std: standard deviation of each channel, on the same scale.
+        reduced: whether larger images are seen at ``side``, by the recipe for small images.
     """
 
     images: int
@@ -29,11 +30,12 @@ class Facts:
     bits: int = 8
     mean: tuple[float, ...] = (0.5, 0.5, 0.5)
     std: tuple[float, ...] = (0.25, 0.25, 0.25)
+    reduced: bool = False
 
     @property
     def small(self) -> bool:
         """Whether the small-image recipe applies."""
-        return self.side <= SMALL_SIDE
+        return self.reduced or self.side <= SMALL_SIDE
 
     @property
     def color(self) -> bool:

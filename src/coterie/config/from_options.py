@@ -3,12 +3,15 @@
 import copy
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
+from coterie.config.choice import Choice, Scale
+from coterie.config.duration import parse_minutes
 from coterie.config.facts import Facts, measure_facts
 from coterie.config.hardware import choose_device, choose_engine
-from coterie.config.method_name import check_method_name
+from coterie.config.method_name import check_method_name, split_images
 from coterie.config.options import RunOptions
 from coterie.config.overrides import parse_settings, set_path
 from coterie.config.schema import PretrainConfig
@@ -34,12 +37,15 @@ from coterie.models.backbone_of_weights import FoundBackbone
 PATHS = {
     "backbone": "backbone.name",
     "start_from": "backbone.weights",
+    "time": "run.minutes",
     "labels": "columns.labels",
     "image_column": "columns.image",
     "label_column": "columns.label",
     "label_key": "columns.label_key",
 }
 """The setting behind an option, where their names differ."""
+LENGTH = ("epochs", "images")
+"""The settings that say how long a run is."""
 
 
 @runtime_checkable
@@ -55,6 +61,7 @@ class PlanMethod(Protocol):
         batch_size: int | None,
         backbone: str | None,
         start: FoundBackbone | None,
+        scale: Scale | None,
     ) -> tuple[PretrainConfig, dict[str, str]]:
         """The config, and the reason for each automatic value by the path of its setting."""
 
@@ -72,6 +79,142 @@ class Resolved:
     source: ImageSource
     config: PretrainConfig
     reasons: dict[str, str]
+
+
+class Request:
+    """What a caller wants of a run: its images, opened, and its options, from which :meth:`resolved` makes complete settings.
+
+    A run that is resumed keeps its settings: what the caller does not ask for comes from them, and nothing is planned anew.
+
+    Attributes:
+        method: the preset; None: it is still to be chosen.
+        source: the images.
+        planned: whether a preset is completed: neither a config file nor a run that is resumed has the settings.
+        requested: values of options by the path of their setting.
+        overrides: those of ``--set``.
+    """
+
+    def __init__(
+        self,
+        method: str | None,
+        data: tuple[str, ...],
+        options: RunOptions,
+        *,
+        methods: Collection[str],
+        plan_method: PlanMethod,
+        own: ImageSource | None = None,
+        settings: Mapping[str, Any] | None = None,
+        saved: Mapping[str, Any] | None = None,
+        logger: Logger | None = None,
+    ) -> None:
+        """Open the images; the arguments are those of :func:`resolve`.
+
+        Raises:
+            UserError: anything that the caller can fix, in one line.
+        """
+        self.logger, file, overrides = (
+            logger or NullLogger(),
+            options.get("config"),
+            parse_settings(options.get("settings", ())),
+        )
+        self._saved, self._plan_method, self._methods = saved or {}, plan_method, methods
+        self.requested, self.overrides, self._tagged = split_tag(
+            _requested(options, settings or {}), overrides, self._saved
+        )
+        self._content = content = read_toml(file) if file is not None else _taken_over(self._saved)
+        if file is None:
+            method, data = split_images(method, data, methods)
+        if saved and method in methods and method != saved.get("method"):
+            raise BadRun(f"--out holds a run of {saved.get('method')}, not of {method}: choose another --out")
+        self.method = None if method is None and not content else _check_method(method, content, methods)
+        self._data = data or as_strings(content.get("data", []), "data")
+        if not self._data:
+            raise UserError("name the images: a folder, a list, a glob, *.parquet or *.tar")
+        if (self.requested.get("batch_size") or 2) < 2:
+            raise BadConfig(f"batch_size is {self.requested['batch_size']}: grouping needs at least 2 images per batch")
+        _check_names(self._data)
+        self.source = GivenData(self._data, own).open(_columns(content, self.requested, self.overrides), self.logger)
+        self.planned = not content
+
+    def asked(self, path: str) -> Any:
+        """What the caller gives for a setting; None: nothing."""
+        return named(path, self.requested, self.overrides)
+
+    def resolved(self, choice: Choice = Choice()) -> Resolved:  # noqa: B008
+        """Complete the settings: ``--set`` overrides options, which override the config file or the preset.
+
+        Args:
+            choice: what is chosen in place of the preset; its epochs also take the place of a length that was requested.
+
+        Raises:
+            UserError: anything that the caller can fix, in one line.
+        """
+        method = _check_method(self.method or choice.method, self._content, self._methods)
+        requested, overrides = self.requested, self.overrides
+        if choice.epochs is not None:
+            requested = {path: value for path, value in requested.items() if path not in LENGTH} | {
+                "epochs": choice.epochs
+            }
+            overrides = [(path, value) for path, value in overrides if path not in LENGTH]
+        content, reasons = copy.deepcopy(self._content), dict[str, str]()
+        if content:
+            _set_length(content, requested, len(self.source))
+        else:
+            content, reasons = self._planned(method, choice, requested, overrides)
+        content |= {"data": list(self._data), "method": method}
+        if self._tagged is not None:
+            set_path(content, WEIGHTS, self._tagged)
+            reasons[WEIGHTS] = FROM_TAG
+        reasons = _override(content, reasons, requested, overrides)
+        if choice.epochs is not None:
+            reasons["epochs"] = choice.reasons.get("epochs", "chosen")
+        _make_paths_absolute(content)
+        return Resolved(self.source, *_complete(from_dict(content), self.source, reasons, self._saved, self.logger))
+
+    def _planned(
+        self,
+        method: str,
+        choice: Choice,
+        requested: Mapping[str, Any],
+        overrides: Sequence[tuple[str, Any]],
+    ) -> tuple[dict[str, Any], dict[str, str]]:
+        """Complete the preset for the images, and for the network in the weights to start from."""
+        images, name = requested.get("images", 0), named(NAME, requested, overrides)
+        config, reasons = self._plan_method(
+            method,
+            self.facts,
+            epochs=requested.get("epochs") or (-(-images // self.facts.images) if images > 0 else None),
+            batch_size=requested.get("batch_size"),
+            backbone=name if isinstance(name, str) else None,
+            start=self.start,
+            scale=choice.scale,
+        )
+        if self._channels[1]:
+            reasons["views.channels"] = "from the weights"
+        return to_dict(config), reasons | {
+            path: why for path, why in choice.reasons.items() if path in reasons or path == "method"
+        }
+
+    @cached_property
+    def start(self) -> FoundBackbone | None:
+        """The network in the weights to start from; None: it starts from random weights."""
+        return find_start(
+            {**self.requested, **({} if self._tagged is None else {WEIGHTS: self._tagged})}, self.overrides
+        )
+
+    @cached_property
+    def _channels(self) -> tuple[int | None, bool]:
+        """The number of channels, if it is not measured, and whether it is that of the weights."""
+        channels = named("views.channels", {}, self.overrides)
+        if type(channels) is int and channels > 0:
+            return channels, False
+        of_weights = self.start is not None and self.start.config.channels == 1
+        return (1 if of_weights else None), of_weights
+
+    @cached_property
+    def facts(self) -> Facts:
+        """Facts about the images."""
+        return measure_facts(self.source, self._channels[0], self.logger)
 
 
 def resolve(
@@ -104,69 +247,19 @@ def resolve(
     Raises:
         UserError: anything that the caller can fix, in one line.
     """
-    logger, file, overrides = logger or NullLogger(), options.get("config"), parse_settings(options.get("settings", ()))
-    requested, overrides, tagged = split_tag(_requested(options, settings or {}), overrides, saved or {})
-    content = read_toml(file) if file is not None else _taken_over(saved or {})
-    if saved and method in methods and method != saved.get("method"):
-        raise BadRun(f"--out holds a run of {saved.get('method')}, not of {method}: choose another --out")
-    method = _check_method(method, content, methods)
-    data = data or as_strings(content.get("data", []), "data")
-    if not data:
-        raise UserError("name the images: a folder, a list, a glob, *.parquet or *.tar")
-    if (requested.get("batch_size") or 2) < 2:
-        raise BadConfig(f"batch_size is {requested['batch_size']}: grouping needs at least 2 images per batch")
-    _check_names(data)
-    source = GivenData(data, own).open(_columns(content, requested, overrides), logger)
-    reasons: dict[str, str] = {}
-    if content:
-        _set_length(content, requested, len(source))
-    else:
-        content, reasons = _plan(plan_method, method, source, requested, overrides, tagged, logger)
-    content |= {"data": list(data), "method": method}
-    if tagged is not None:
-        set_path(content, WEIGHTS, tagged)
-        reasons[WEIGHTS] = FROM_TAG
-    reasons = _override(content, reasons, requested, overrides)
-    _make_paths_absolute(content)
-    return Resolved(source, *_complete(from_dict(content), source, reasons, saved or {}, logger))
+    parts: dict[str, Any] = {"own": own, "settings": settings, "saved": saved, "logger": logger}
+    return Request(method, data, options, methods=methods, plan_method=plan_method, **parts).resolved()
 
 
 def _requested(options: RunOptions, settings: Mapping[str, Any]) -> dict[str, Any]:
     """What options and further settings give, by the path of the setting; None only where ``none`` takes something away."""
     by_path: dict[str, Any] = {PATHS.get(name, name): _plain(value) for name, value in options.items()}
     given = {path: value for path, value in (by_path | dict(settings)).items() if value is not None}
+    if (duration := options.get("time")) is not None:
+        given[PATHS["time"]] = parse_minutes(duration)
     if WEIGHTS in given:
         given[WEIGHTS] = plain_start(given[WEIGHTS])
     return {path: value for path, value in given.items() if path not in ("config", "settings")}
-
-
-def _plan(
-    plan_method: PlanMethod,
-    method: str,
-    source: ImageSource,
-    requested: Mapping[str, Any],
-    overrides: Sequence[tuple[str, Any]],
-    tagged: str | None,
-    logger: Logger,
-) -> tuple[dict[str, Any], dict[str, str]]:
-    """Complete the preset for the images, and for the network in the weights to start from."""
-    start = find_start({**requested, **({} if tagged is None else {WEIGHTS: tagged})}, overrides)
-    channels, from_weights = named("views.channels", {}, overrides), None
-    if type(channels) is not int or channels <= 0:
-        channels = from_weights = 1 if start is not None and start.config.channels == 1 else None
-    facts = measure_facts(source, channels, logger)
-    images, name = requested.get("images", 0), named(NAME, requested, overrides)
-    config, reasons = plan_method(
-        method,
-        facts,
-        epochs=requested.get("epochs") or (-(-images // facts.images) if images > 0 else None),
-        batch_size=requested.get("batch_size"),
-        backbone=name if isinstance(name, str) else None,
-        start=start,
-    )
-    if from_weights:
-        reasons["views.channels"] = "from the weights"
-    return to_dict(config), reasons
 
 
 def _plain(value: Any) -> Any:

@@ -11,8 +11,8 @@ from coterie.paths import expand
 def check_method_name(name: str | None, methods: Collection[str]) -> str:
     """Check the first word of ``METHOD DATA``.
 
-    A word that is neither a method nor an existing source of images is a misspelt method; before an existing source, the method
-    is missing.
+    A word that is neither a method nor an existing source of images is a misspelt method; an existing source is where a method
+    is expected only if a config file has the method.
 
     Args:
         name: the word; None: there is none.
@@ -30,6 +30,24 @@ def check_method_name(name: str | None, methods: Collection[str]) -> str:
     if name is None or names_a_source(name):
         raise BadConfig(f"name a method before the images: {known}")
     raise BadConfig(f"unknown method {name!r}{did_you_mean(name, methods) or f'; choose {known}'}")
+
+
+def split_images(
+    method: str | None, data: tuple[str, ...], methods: Collection[str]
+) -> tuple[str | None, tuple[str, ...]]:
+    """Tell ``METHOD DATA`` from ``DATA`` alone, in which the first word names images; the method is then chosen.
+
+    Args:
+        method: the first word; None: there is none.
+        data: the other words.
+        methods: the names of all methods.
+
+    Returns:
+        The method, or None, and all words that name images.
+    """
+    if method is not None and method not in methods and names_a_source(method):
+        return None, (method, *data)
+    return method, data
 
 
 def names_a_source(spec: str) -> bool:

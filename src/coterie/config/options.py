@@ -75,7 +75,9 @@ class RunOptions(LabelOptions, total=False):
             those public weights. [default: chosen from the images]
         start_from: MODEL|none. Weights to start from: a run's folder, a file of weights (FILE#BRANCH chooses one of several
             networks in it), a folder of Hugging Face, timm:NAME, or none. [default: none, random weights]
-        epochs: Passes over the images. [default: chosen from their number]
+        time: How long the run may take: 90s, 30m, 2h, 1h30m, or a number of minutes. Method, network, resolution and epochs
+            are chosen for it, and laid out again if this machine turns out slower or faster. [default: none]
+        epochs: Passes over the images. [default: chosen from their number and the time; on a CPU, about an hour]
         images: Stop after this many images, even within an epoch. [default: none, all epochs]
         batch_size: Images per step, over all processes. [default: chosen from the number of images]
         seed: Seed for weights, data order and augmentation. [default: 0]
@@ -85,6 +87,7 @@ class RunOptions(LabelOptions, total=False):
 
     backbone: Backbone | None
     start_from: str | Path | None
+    time: str | float | None
     epochs: Whole | None
     images: Whole | None
     batch_size: Whole | None

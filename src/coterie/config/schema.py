@@ -1,5 +1,6 @@
 """The settings of a run: one field per part, in the order in which data flow through the parts."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
@@ -91,6 +92,8 @@ class RunConfig:
         on_collapse: ``warn`` or ``stop``.
         snapshots: how many times, evenly over the run, label-free metrics are measured and the weights kept; 0: never.
         early_stop: stop early when the label-free metrics plateau.
+        minutes: budget of the whole run, its figures and report included (``--time``): its length is laid out again when a step
+            turns out slower or faster. The time that a stopped run lies still does not count. None: no budget.
     """
 
     device: str = "auto"
@@ -106,8 +109,11 @@ class RunConfig:
     on_collapse: Literal["warn", "stop"] = "warn"
     snapshots: int = 10
     early_stop: bool = False
+    minutes: float | None = None
 
     def __post_init__(self) -> None:
+        if self.minutes is not None and not 0 < self.minutes < math.inf:
+            raise BadConfig(f"run.minutes is {self.minutes:g}: give minutes above 0, or none (no budget)")
         if self.fsdp and self.compile == "always":
             raise BadConfig(
                 "run.compile is 'always', but with run.fsdp=true networks are not compiled: set it to 'auto'"

@@ -23,21 +23,31 @@ class StepStatus:
         self.epoch = progress.epoch + 1
         self.time_left = TimeLeft(self.total, progress.step)
         self.metrics: dict[str, Any] = {}
+        self.budget: tuple[float, float] | None = None
+        """Seconds used when it was told, and in all."""
         self.steps_here = 0
 
     def step(self, progress: Progress, seconds: float) -> None:
         """Count a step that is done."""
         self.steps_here += 1
         self.done, self.epoch = progress.step + 1, progress.epoch + 1
+        self.total = self.time_left.total = progress.total_steps  # which a budget changes
+        self.epochs = -(-progress.total_steps // progress.steps_per_epoch)
         self.time_left.step(self.done, seconds)
 
     def columns(self) -> list[str]:
         """The columns; those about the loss only once the log has a line."""
-        return [*filter(None, [self.time_left.text()]), *self._place(), *metric_columns(self.metrics)]
+        return [*filter(None, [self.time_left.text()]), *self._budget(), *self._place(), *metric_columns(self.metrics)]
 
     def last_columns(self) -> list[str]:
         """The columns to leave when no more steps come: how long it took in place of the time left."""
         return [*self._place(), f"in {clock_time(self.time_left.elapsed)}", *metric_columns(self.metrics)]
+
+    def _budget(self) -> list[str]:
+        if self.budget is None:
+            return []
+        used, seconds = self.budget
+        return [f"{clock_time(max(0.0, seconds - used))} of {clock_time(seconds)} to go"]
 
     def _place(self) -> list[str]:
         return [f"step {self.done}/{self.total}", f"epoch {self.epoch}/{self.epochs}"]

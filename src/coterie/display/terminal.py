@@ -54,6 +54,11 @@ class Terminal:
         if early or time.monotonic() - self._drawn >= self.screen.seconds:
             self._draw()
 
+    def log_budget(self, used: float, seconds: float) -> None:
+        """Show how much of a budget is left, with the next step."""
+        if self._steps is not None:
+            self._steps.budget = (used, seconds)
+
     def log_metrics(self, record: dict[str, Any], total_steps: int) -> None:
         """Show a line of the log of a run: on the status line, or what an evaluation found as a message."""
         if "loss" not in record:

@@ -57,7 +57,7 @@ class LabelFreeCallback(Callback):
         """Whether this step ends an epoch that gets a snapshot, or the run."""
         if progress.step + 1 == progress.total_steps:
             return True
-        return progress.step_in_epoch + 1 == progress.steps_per_epoch and self._has_snapshot(progress.epoch + 1)
+        return progress.step_in_epoch + 1 == progress.steps_per_epoch and self._has_snapshot(progress)
 
     def on_due(self, student: Student, progress: Progress) -> None:
         """Keep the weights, and measure what was kept."""
@@ -84,10 +84,13 @@ class LabelFreeCallback(Callback):
         if why:
             run.end(why)
 
-    def _has_snapshot(self, done: int) -> bool:
-        """Whether there is a snapshot after so many epochs."""
-        wanted, epochs = self.config.run.snapshots, self.config.epochs
-        return wanted * done // epochs > wanted * (done - 1) // epochs
+    def _has_snapshot(self, progress: Progress) -> bool:
+        """Whether there is a snapshot after the epoch that this step ends."""
+        wanted, epochs, done = self.config.run.snapshots, self.config.epochs, progress.epoch + 1
+        if progress.stretch is None:
+            return wanted * done // epochs > wanted * (done - 1) // epochs
+        ends, began = (wanted * progress.on_schedule(ahead) for ahead in (1, 1 - progress.steps_per_epoch))
+        return ends // progress.scheduled_steps > began // progress.scheduled_steps
 
     def _metrics(
         self, student: Student, done: int, snapshot: str, log: Sequence[Mapping[str, Any]]

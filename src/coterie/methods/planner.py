@@ -3,6 +3,7 @@
 from dataclasses import replace
 from typing import TypeVar
 
+from coterie.config.choice import Scale
 from coterie.config.facts import SMALL_SIDE, Facts
 from coterie.models.backbone import BackboneConfig, is_resnet
 from coterie.models.backbone_of_weights import FoundBackbone
@@ -36,9 +37,16 @@ class Planner:
         batch_size: int | None = None,
         backbone: str | None = None,
         start: FoundBackbone | None = None,
+        scale: Scale | None = None,
     ) -> None:
-        """Plan for these images; requests that are None are chosen. ``start`` is the network in the weights to start from."""
-        self.facts, self.start = facts, start
+        """Plan for these images; requests that are None are chosen.
+
+        ``start`` is the network in the weights to start from, ``scale`` what a budget chooses: images that are seen at another
+        size than their own are planned for as images of that size, which are small.
+        """
+        self.scale = scale or Scale()
+        self.facts = facts if self.scale.side is None else replace(facts, side=self.scale.side, reduced=True)
+        self.start = start
         self.requested_epochs, self.requested_batch_size, self.requested_backbone = epochs, batch_size, backbone
         self.reasons: dict[str, str] = {}
         self._batch_size = self._epochs = 0
@@ -90,9 +98,13 @@ class Planner:
             return replace(published, name=name, channels=self.facts.channels)
         side, small = self.facts.side, self.facts.small
         why = f"images of {side} pixels are {'small' if small else 'large'} (small: up to {SMALL_SIDE})"
-        name = self.requested_backbone or ("resnet18" if small else "resnet50")
+        chosen = None if self.requested_backbone else self.scale.network
+        name = self.requested_backbone or chosen or ("resnet18" if small else "resnet50")
         self.reasons["backbone.name"] = "requested" if self.requested_backbone else why
         backbone = BackboneConfig(name=name, channels=self.facts.channels)
+        if chosen is not None:
+            self.reasons["backbone.width"] = why
+            backbone = replace(backbone, width=self.scale.width)
         if not is_resnet(name):
             return backbone
         if side <= SMALL_STEM_SIDE:

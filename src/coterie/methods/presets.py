@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+from coterie.config.choice import Scale
 from coterie.config.facts import Facts
 from coterie.config.schema import PretrainConfig
 from coterie.data.augmentation.view_plan import Augmentation, Crops, ViewPlan
@@ -220,6 +221,7 @@ def plan_method(
     batch_size: int | None = None,
     backbone: str | None = None,
     start: FoundBackbone | None = None,
+    scale: Scale | None = None,
 ) -> tuple[PretrainConfig, dict[str, str]]:
     """Complete a preset for given images.
 
@@ -230,11 +232,12 @@ def plan_method(
         batch_size: images per step; None: chosen.
         backbone: a network of timm; None: chosen.
         start: the network in the weights to start from; None: random weights.
+        scale: network and size of the images that a budget chooses; None: the preset's.
 
     Returns:
         The config, and the reason for each automatic value by the path of its setting.
     """
-    planner = Planner(facts, epochs=epochs, batch_size=batch_size, backbone=backbone, start=start)
+    planner = Planner(facts, epochs=epochs, batch_size=batch_size, backbone=backbone, start=start, scale=scale)
     config = METHODS[method](planner)
     return replace(config, views=_fitting_views(config, planner.reasons)), planner.reasons
 

@@ -1,5 +1,7 @@
 """Schedules: values that change during a run, each a pure function of the progress.
 
+Where the length of a run has changed, steps count by their place on the schedules (:meth:`coterie.types.Progress.on_schedule`).
+
 The forms are those of the SwAV release (main_swav.py): warm-up is ``linspace(start, peak, n)`` with both ends, then
 ``final + (peak - final) (1 + cos(pi t / T)) / 2`` over the T remaining steps, t = 0 .. T - 1.
 """
@@ -62,10 +64,11 @@ class Cosine:
         Args:
             progress: position of the step.
         """
-        warmup = min(round(self.warmup_epochs * progress.steps_per_epoch), progress.total_steps)
-        if progress.step < warmup:
-            return self.start + (self.peak - self.start) * progress.step / max(1, warmup - 1)
-        fraction = (progress.step - warmup) / max(1, progress.total_steps - warmup)
+        step, steps = progress.on_schedule(), progress.scheduled_steps
+        warmup = min(round(self.warmup_epochs * progress.steps_per_epoch), steps)
+        if step < warmup:
+            return self.start + (self.peak - self.start) * min(step, warmup - 1) / max(1, warmup - 1)
+        fraction = (step - warmup) / max(1, steps - warmup)
         return self.final + 0.5 * (self.peak - self.final) * (1 + math.cos(math.pi * fraction))
 
 
@@ -90,7 +93,7 @@ class Linear:
         Args:
             progress: position of the step.
         """
-        return self.start + (self.end - self.start) * (progress.step + 1) / progress.total_steps
+        return self.start + (self.end - self.start) * progress.on_schedule(1) / progress.scheduled_steps
 
 
 Schedule = Constant | Linear | Cosine

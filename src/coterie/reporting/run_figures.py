@@ -96,7 +96,8 @@ def unfinished_remarks(run: RunRecord) -> tuple[str, ...]:
     epochs = run.settings.get("epochs")
     if not is_number(epochs) or run.images is None or not run.batch_size:
         return ()
-    total = epochs * (run.images // run.batch_size)
+    total, limit = epochs * (run.images // run.batch_size), run.settings.get("images")
+    total = min(total, max(1, limit // run.batch_size)) if isinstance(limit, int) else total
     return (f"{run.name} is unfinished: {run.steps:,} of {total:,} steps are saved",) if run.steps < total else ()
 
 

@@ -19,7 +19,7 @@ from coterie.embedding.embed import Embeddings, embed_source
 from coterie.errors import NoImages, UserError
 from coterie.evaluation.low_rank import low_rank_warning
 from coterie.evaluation.sample_size import REPORT_SHARE, forward_pixels, sample_so_far
-from coterie.formatting import first_few
+from coterie.formatting import first_few, format_duration, format_number
 from coterie.paths import expand
 from coterie.reporting.baselines import beside_tables, latest_bars
 from coterie.reporting.embedding_map import MAX_MAP_POINTS
@@ -78,7 +78,7 @@ def report_run(
         Report(
             title=f"{config.method} on {first_few([Path(each).name for each in config.data], ', ')}",
             answer=found.answer,
-            summary=(*found.details, _summary(config, images)),
+            summary=(*found.details, _summary(config, images, facts.get("budget"))),
             bars=latest_bars(records.evaluation),
             metrics=records.log,
             warnings=[{"step": None, "message": text} for text in (*remarks, *records.remarks, *warnings)],
@@ -220,5 +220,12 @@ def _probe_chance(config: PretrainConfig) -> float | None:
     return chance_accuracy(known) if len(known) else None
 
 
-def _summary(config: PretrainConfig, images: int) -> str:
-    return f"{images:,} images, {config.backbone.name}, {config.epochs} epochs, batch {config.batch_size}."
+def _summary(config: PretrainConfig, images: int, budget: Any) -> str:
+    """The run in a sentence; ``budget`` is that of ``run.json``, which has the steps that were trained."""
+    text = f"{images:,} images, {config.backbone.name}"
+    match budget:
+        case {"seconds": int() | float() as seconds, "used": int() | float() as used, "steps": int() as steps}:
+            epochs = format_number(steps / max(1, images // config.batch_size))
+            given = f"trained in {format_duration(used)} of a budget of {format_duration(seconds)}"
+            return f"{text}, {epochs} epochs, batch {config.batch_size}, {given}."
+    return f"{text}, {config.epochs} epochs, batch {config.batch_size}."

@@ -83,6 +83,7 @@ class Checkpointer(Callback):
         self.stopping = False
         self.on_saved: Callable[[int], None] = lambda steps: None
         self._request = 0
+        self._now = False
         self._done = 0  # steps
         self._written = 0  # steps of the newest checkpoint on the disk, as this process knows
         self._agreed = 0  # as all processes know
@@ -107,10 +108,15 @@ class Checkpointer(Callback):
         if _SAVE < request < _STOP and not last:
             self._leave_saved()
             raise interruption(request)
-        if due or last or request or self.state.pending:
+        if due or last or request or self.state.pending or self._now:
+            self._now = False
             self._save(done)
         if last or self.stopping:
             self.settle()
+
+    def save_now(self) -> None:
+        """Save after this step; called on all processes."""
+        self._now = True
 
     def request_stop(self) -> None:
         """Save and set ``stopping`` on all processes, after this step or the next."""

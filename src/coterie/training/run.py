@@ -10,6 +10,7 @@ from torch import Tensor
 
 from coterie.atomic import write_text
 from coterie.config.describe import REQUESTED, explain, summary
+from coterie.config.from_options import LENGTH
 from coterie.config.hardware import Runtime, choose_compile
 from coterie.config.schema import PretrainConfig
 from coterie.config.toml import to_toml
@@ -19,7 +20,7 @@ from coterie.distributed.fsdp import ShardedStudent, check_can_shard, full_tenso
 from coterie.distributed.processes import broadcast_object, rank, wrap_ddp
 from coterie.errors import UserError
 from coterie.exporting.backbone_file import check_fits, save_backbone
-from coterie.formatting import first_few
+from coterie.formatting import first_few, format_duration
 from coterie.grouping.objective import Objective
 from coterie.logger import CheckedLogger
 from coterie.optim.optimizer import scheduled_decay
@@ -38,15 +39,16 @@ from coterie.training.callback_runner import CallbackRunner, Ended
 from coterie.training.checkpoint_schedule import Checkpointer
 from coterie.training.custom_parts import CustomParts
 from coterie.training.environment import environment
-from coterie.training.loop import fit
+from coterie.training.loop import StepHook, fit
 from coterie.training.monitor import Collapsed, Monitor, NotFinite
 from coterie.training.profiling.threads import SETTING, with_threads
 from coterie.training.resume import check_same_run
-from coterie.training.run_folder import RunFolder, write_facts
+from coterie.training.run_folder import RunFolder, add_fact, write_facts
 from coterie.training.run_state import RunState
 from coterie.training.step_progress import StepProgress
 from coterie.training.student import preprocessing_of
-from coterie.types import Batch, Progress
+from coterie.training.time_budget import BudgetWatch, TimeBudget, with_steps
+from coterie.types import Batch, Progress, Stretch
 
 
 class Run:
@@ -61,6 +63,7 @@ class Run:
         callbacks: Sequence[Callback] = (),
         custom: CustomParts | None = None,
         reasons: Mapping[str, str] | None = None,
+        budget: TimeBudget | None = None,
     ) -> None:
         """Check the settings against images and folder, and build everything; nothing is written yet.
 
@@ -72,11 +75,12 @@ class Run:
             callbacks: called during training, after the monitor, in this order.
             custom: parts in place of those of the settings.
             reasons: the reason for each automatic value, by the path of its setting; logged at the start.
+            budget: the clock of a run with a budget; None: it has none.
 
         Raises:
             UserError: something that the caller can fix, in one line.
         """
-        self.reasons = reasons or {}
+        self.reasons, self.budget = reasons or {}, budget
         self.folder, self.source, self.config, self.runtime = folder, source, config, runtime
         self.logger, self.device = runtime.logger, runtime.device
         self.first = rank() == 0  # the first process writes files and messages
@@ -156,8 +160,8 @@ class Run:
         start, skipped = self.checkpointer.resume()
         for line in skipped:
             self.logger.warning(line)
-        extended = self._take_length(start)
-        self.callbacks.resume(start, extended=extended)
+        self.extended = self._take_length(start)
+        self.callbacks.resume(start, extended=self.extended)
         if self.config.run.threads and self.reasons.get(SETTING) in REQUESTED:  # or a run keeps its number
             self.state.threads = self.config.run.threads
         torch.set_num_threads(self.state.threads)
@@ -166,13 +170,28 @@ class Run:
     def _take_length(self, start: int) -> bool:
         """Record the length of a new run, or that this one is extended: (step, new total), as the first process finds it.
 
-        From that step on, whatever spans the run (learning rate, momenta, snapshots) spans the new total.
+        From that step on, whatever spans the run (learning rate, momenta, snapshots) spans the new total. The length of a run
+        with a budget is that of its checkpoint, unless another number of epochs or a larger budget is asked for.
         """
-        lengths, total = self.state.lengths, self.loader.total_steps
+        lengths, total, state = self.state.lengths, self.loader.total_steps, self.state
         if not lengths:  # a new run, or one of an earlier version
             lengths = [(0, self.resumed.total_steps if self.resumed else total)]
+        if self.budget is not None:
+            self.budget.resume(state, lengths[-1][1] if self.resumed else 0, self.folder.path)
+        if state.most and self.resumed:
+            asked = total if any(self.reasons.get(path) in REQUESTED for path in LENGTH) else state.most
+            total = lengths[-1][1]
+            if asked != state.most:
+                state.most = total = max(total, asked)
+            elif self.budget is not None and start == total:
+                total = self.budget.extended(state, total)
+            if self.budget is not None:
+                self.budget.most = state.most
         extended = lengths[-1][1] != total
-        self.state.lengths, extended = broadcast_object(([*lengths, *([(start, total)] * extended)], extended))
+        state.lengths, extended = broadcast_object(([*lengths, *([(start, total)] * extended)], extended))
+        if extended:
+            state.stretch = ()
+        self.loader.set_length(state.lengths[-1][1], Stretch(*state.stretch) if state.stretch else None)
         return extended
 
     def _report_extension(self) -> None:
@@ -183,8 +202,8 @@ class Run:
         new = rate.at(Progress(start, per_epoch, total))
         change = f"; the learning rate rises from {old:.3g} to {new:.3g}" if new > old else ""
         self.logger.info(
-            f"extended from {before} to {total} steps ({self.config.epochs} epochs): learning rate, momenta and snapshots are "
-            f"laid out anew over all of them{change}"
+            f"extended from {before} to {total} steps ({-(-total // per_epoch)} epochs): learning rate, momenta and snapshots "
+            f"are laid out anew over all of them{change}"
         )
         self.callbacks.write({"step": start - 1, "epoch": (start - 1) // per_epoch, "extended": [start, total]})
 
@@ -194,7 +213,7 @@ class Run:
         if self.resumed and self.resumed.moved_from:
             here, before = first_few(self.config.data), first_few(self.resumed.moved_from)
             self.logger.info(f"the same images as before are now at {here} (they were at {before})")
-        if self.state.lengths[-1][0] == start > 0:
+        if self.extended:
             self._report_extension()
         if start or not self.first:
             return
@@ -249,8 +268,16 @@ class Run:
             autocast=self.runtime.autocast,
             clip_grad_norm=config.clip_grad_norm,
             seed=config.seed,
-            on_step_end=[shown.done, self.callbacks.after_step, shown.resumed],
+            on_step_end=[shown.done, *self._watched(start, self.callbacks.after_step), shown.resumed],
         )
+
+    def _watched(self, start: int, callbacks: StepHook) -> list[StepHook]:
+        """The hook of the callbacks; with a budget, between two that watch its clock."""
+        if self.budget is None:
+            return [callbacks]
+        watch = BudgetWatch(self.budget, self.loader, self.state, self.callbacks, self.logger, self.folder.path)
+        watch.start(start, self.checkpointer.save_now)
+        return [watch.after_step, callbacks, watch.before_step]
 
     def _fill_batches(self) -> Iterator[tuple[Progress, Batch]]:
         """The pass over the images that fills the memory before the first step."""
@@ -267,7 +294,20 @@ class Run:
         bad = self.state.bad_images
         if self.first:
             self._write_bad_images(bad)
+        if self.first and self.budget is not None:
+            config = with_steps(
+                with_threads(self.config, self.state.threads), self.loader.total_steps, len(self.source)
+            )
+            write_text(self.folder.config, to_toml(config))
+            add_fact(self.folder.path, "budget", self.budget.facts(self.state))
         self.callbacks.end()
+        if self.first and self.budget is not None:
+            facts = self.budget.facts(self.state)
+            add_fact(self.folder.path, "budget", facts)
+            used, seconds = facts["used"], facts["seconds"]
+            self.logger.info(
+                f"used {format_duration(used)} of {format_duration(seconds)} ({100 * used / seconds:.0f} %)"
+            )
         if self.first and bad:
             self.logger.warning(f"{len(bad)} images could not be decoded: {self.folder.path}/bad_images.txt lists them")
 

@@ -183,7 +183,11 @@ class RunFolder:
         kept = [record for record in self.records() if record["step"] < steps]
         kept = [record for record in kept if "extended" not in record or tuple(record["extended"]) in lengths]
         if finished is not None:
-            kept = [record for record in kept if record["step"] < steps - 1 or {"loss", "extended"} & record.keys()]
+            kept = [
+                record
+                for record in kept
+                if record["step"] < steps - 1 or {"loss", "extended", "laid_out"} & record.keys()
+            ]
             kept += finished
         write_text(self.log, "".join(json.dumps(record) + "\n" for record in kept))
 
@@ -224,6 +228,12 @@ def write_facts(
     """
     facts = {"images": images, "automatic": list(automatic), "environment": dict(environment)}
     facts |= {} if start is None else {"start": start}
+    write_text(folder / FACTS, json.dumps(facts, indent=2) + "\n")
+
+
+def add_fact(folder: Path, name: str, value: Any) -> None:
+    """Add a fact to ``run.json``, or change it; a damaged file is begun anew."""
+    facts = _read_object(folder / FACTS, []) | {name: value}
     write_text(folder / FACTS, json.dumps(facts, indent=2) + "\n")
 
 

@@ -17,7 +17,11 @@ class RunState:
         ended_by: the name of the callback that ended it.
         pending: the names of the callbacks whose slow work is due after the last step and not done, in order.
         lengths: (first step, total steps) of the run as it was started, and of each extension since: the schedules of a step
-            span the total that was in force then.
+            span the total that was in force then, or go on along ``stretch``.
+        stretch: the values of :class:`coterie.types.Stretch`, since a budget has changed the length; (): none.
+        used: seconds of a budget that are used.
+        most: steps beyond which a run with a budget is not trained; 0: it has none.
+        minutes: the budget by which it was laid out last; 0: none.
     """
 
     threads: int
@@ -27,6 +31,10 @@ class RunState:
     ended_by: str | None = None
     pending: list[str] = field(default_factory=list)
     lengths: list[tuple[int, int]] = field(default_factory=list)
+    stretch: tuple[int, float, int] | tuple[()] = ()
+    used: float = 0.0
+    most: int = 0
+    minutes: float = 0.0
 
     def state_dict(self) -> dict[str, Any]:
         """Copy the state for a checkpoint."""

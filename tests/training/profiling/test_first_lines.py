@@ -14,6 +14,7 @@ from coterie.models.backbone import build_backbone
 from coterie.training.profiling import first_lines
 from coterie.training.profiling.estimate import Estimate
 from coterie.training.profiling.first_lines import FEW_IMAGES, advice_line, corrected_line, time_line
+from coterie.training.profiling.operations import forward_operations
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 NOON = datetime(2026, 11, 29, 12, 0)
@@ -96,7 +97,7 @@ def test_what_a_network_computes_is_counted_without_computing() -> None:
     """ResNet-18 at 224 pixels: 1.81 billion multiplications, as published."""
     config = planned(20_000, backbone="resnet18")
     before = torch.get_rng_state()
-    counted = first_lines._computing(config, "resnet18") / 2 / 2  # of two images; a multiplication and an addition
+    counted = forward_operations(config) / 2  # a multiplication and an addition
     assert torch.equal(before, torch.get_rng_state())
     sizes = [config.views.sizes[view] for view in config.views.roles.student_views]
     assert counted == pytest.approx(1.81e9 * sum((size / 224) ** 2 for size in sizes), rel=0.03)

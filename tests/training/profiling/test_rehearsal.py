@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import torch
 
-from coterie.api import resolve_run
 from coterie.config.hardware import Runtime
 from coterie.grouping.objective import Objective
+from coterie.methods.resolve import resolve_run
 from coterie.training.profiling import rehearsal
 from coterie.training.profiling.extrapolation import Rehearsal
 from coterie.training.profiling.rehearsal import rehearse

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from coterie.api import resolve_run
 from coterie.config.hardware import Runtime
 from coterie.data.sources.open import open_source
+from coterie.methods.resolve import resolve_run
 from coterie.training.profiling import rehearsal_cache
 from coterie.training.profiling.extrapolation import Rehearsal
 from coterie.training.profiling.rehearsal_cache import (

@@ -10,10 +10,10 @@ import pytest
 import torch
 
 import coterie
-from coterie.api import resolve_run
 from coterie.config.hardware import Runtime
 from coterie.config.toml import read_toml
 from coterie.errors import UserError
+from coterie.methods.resolve import resolve_run
 from coterie.training.callback import Callback
 from coterie.training.profiling import choose_threads, rehearsal, rehearsal_cache, rehearsal_process
 from coterie.training.profiling import threads as threads_module

@@ -13,10 +13,10 @@ import safetensors.torch
 import torch
 
 import coterie
-from coterie.api import resolve_run
 from coterie.config.hardware import Runtime
 from coterie.errors import UserError
 from coterie.logger import NullLogger
+from coterie.methods.resolve import resolve_run
 from coterie.training.callback import Callback, RunContext
 from coterie.training.profiling import real_steps, time_callback
 from coterie.training.profiling.real_steps import RealSteps

@@ -1,6 +1,7 @@
 """The training loader: from a source to batches of views on the device."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
+from contextlib import closing
 from typing import Any, Literal
 
 import numpy as np
@@ -25,7 +26,7 @@ from coterie.data.loading.workers import (
 )
 from coterie.data.sources.source import ImageSource, Prefetchable, shard_layout
 from coterie.errors import UserError
-from coterie.types import Batch, Progress
+from coterie.types import Batch, Progress, Stretch
 
 _FILL_EPOCH = -1  # the epoch of the pass before the first one
 
@@ -95,6 +96,7 @@ class Loader:
         self.engine = engine
         self.steps_per_epoch = len(source) // batch_size
         self.total_steps = count_steps(len(source), batch_size, epochs, images)
+        self.stretch: Stretch | None = None
         self.sampler = BlockShuffleSampler(seed, shard_layout(source))
         self.augmenter: GpuAugmenter | None = None
         self.device_images: Tensor | None = None
@@ -118,6 +120,22 @@ class Loader:
             if loaded is not None:
                 self.device_images, self._bad_device_images = loaded[0], tuple(loaded[1])
 
+    @property
+    def ahead(self) -> int:
+        """How many batches may be requested before they are used."""
+        return 2 * self.workers + 2
+
+    def set_length(self, total_steps: int, stretch: Stretch | None) -> None:
+        """Change the length of the run from the next step on, for batches that are being loaded too.
+
+        It can become longer only as long as more than :attr:`ahead` steps are left.
+
+        Args:
+            total_steps: Steps of the whole run.
+            stretch: How schedules go on over it.
+        """
+        self.total_steps, self.stretch = total_steps, stretch
+
     def compile(self) -> str | None:
         """With the engine ``gpu``: compile the augmentation, and test it on the views of a step.
 
@@ -139,17 +157,23 @@ class Loader:
 
     def batches(self, start: int = 0) -> Iterator[tuple[Progress, Batch]]:
         """The batches from step ``start`` to the end of the run, with the views of each step, normalized, on the device."""
-        return self._batches(self._steps(start), start)
+        with closing(self._batches(self._steps(start), start)) as stream:
+            for progress, batch in stream:
+                yield progress, batch
+                if self.stretch is not None and progress.step + 1 >= self.total_steps:  # it may have become shorter
+                    return
 
     def _steps(self, start: int) -> Iterator[tuple[int, int, tuple[int, ...]]]:
         """Epoch, step in the epoch, and views of each step."""
-        for step in range(start, self.total_steps):
+        step = start
+        while step < self.total_steps:  # which may change
             progress = self._progress(step)
             yield progress.epoch, progress.step_in_epoch, self.plan.roles.at(progress).used
+            step += 1
 
     def _batches(
         self, steps: Iterator[tuple[int, int, tuple[int, ...]]], start: int
-    ) -> Iterator[tuple[Progress, Batch]]:
+    ) -> Generator[tuple[Progress, Batch], None, None]:
         self.prepare()
         prefetcher = None
         if self.sampler.remote and self.device_images is None and isinstance(self.source, Prefetchable):
@@ -193,7 +217,7 @@ class Loader:
         return Batch(index, views, self._bad_device_images)
 
     def _progress(self, step: int) -> Progress:
-        return Progress(step, self.steps_per_epoch, self.total_steps)
+        return Progress(step, self.steps_per_epoch, self.total_steps, self.stretch)
 
 
 def _finish_batches(loader: Loader, batches: Iterable[WorkerBatch]) -> Iterator[Batch]:

@@ -58,6 +58,7 @@ def choose_threads(
     runtime: Runtime,
     *,
     new: bool = True,
+    known: Rehearsal | None = None,
 ) -> ChosenThreads:
     """Choose the threads of a new run; of several processes, the first one's number counts.
 
@@ -69,16 +70,20 @@ def choose_threads(
         source: its images.
         runtime: where it computes, and who receives progress and messages.
         new: false: a run is resumed.
+        known: a rehearsal of the run, which there has been for its budget.
 
     Raises:
         Interrupted: a signal asked to stop. Errors of the run itself are left to the run.
     """
+    if known is not None:
+        key = rehearsal_key(config, source, runtime)
+        return ChosenThreads(*with_measured_threads(config, reasons, known), Rehearsed(key, known))
     if config.run.threads or not new:
         return ChosenThreads(config, dict(reasons))
     tried = threads_to_try(config, runtime.device)
-    rehearsed = _rehearsed(config, source, runtime) if len(tried) > 1 else None
+    rehearsed = rehearse_once(config, source, runtime) if len(tried) > 1 else None
     if rehearsed is not None:
-        line = policy_line(known) if (known := known_policy(rehearsed.key["busy"])) is not None else None
+        line = policy_line(policy) if (policy := known_policy(rehearsed.key["busy"])) is not None else None
         if line is not None and rehearsed.rehearsal.threads > 1:
             runtime.logger.info(line)
         return ChosenThreads(*with_measured_threads(config, reasons, rehearsed.rehearsal), rehearsed)
@@ -96,14 +101,29 @@ def with_measured_threads(
     return with_threads(config, threads), {**reasons, SETTING: rehearsal.why or only_reason()}
 
 
-def _rehearsed(config: PretrainConfig, source: ImageSource, runtime: Runtime) -> Rehearsed | None:
-    """An earlier rehearsal of such a run, or a new one in this process; None where the run itself will say why not."""
+def rehearse_once(
+    config: PretrainConfig, source: ImageSource, runtime: Runtime, seconds: float = SECONDS
+) -> Rehearsed | None:
+    """An earlier rehearsal of such a run, or a new one in this process; None where the run itself will say why not.
+
+    Args:
+        config: its settings.
+        source: its images.
+        runtime: where it computes, and who receives progress.
+        seconds: about how long it may take, if somebody listens.
+
+    Raises:
+        Interrupted: a signal asked to stop.
+    """
     logger = CheckedLogger(runtime.logger, check_interrupted)
     try:
         key = rehearsal_key(config, source, runtime)
         found = load_rehearsal(key)
         if found is None:
-            seconds, tried = QUIET_SECONDS if is_silent(runtime.logger) else SECONDS, tuple(key["threads"])
+            seconds, tried = (
+                min(seconds, QUIET_SECONDS) if is_silent(runtime.logger) else seconds,
+                tuple(key["threads"]),
+            )
             here = replace(runtime, logger=logger)
             found = rehearse_here(config, source, here, seconds, threads=tried, busy=key["busy"])
             save_rehearsal(key, found)

@@ -57,6 +57,35 @@ class Estimate:
 
 
 @dataclass(frozen=True)
+class Alternative:
+    """What a budget would train.
+
+    Attributes:
+        minutes: the budget.
+        config: the settings; None: it is too short for one epoch.
+        epochs: passes over the images.
+        images_seen: images in all of them.
+    """
+
+    minutes: float
+    config: PretrainConfig | None
+    epochs: int
+    images_seen: int
+
+    @property
+    def cells(self) -> tuple[str, ...]:
+        """The row of a table."""
+        time = format_duration(60 * self.minutes)
+        if self.config is None:
+            return (time, "too short for one epoch", "", "", "", "", "")
+        config, width = self.config, self.config.backbone.width
+        network = config.backbone.name + (f" x {width:g}" if width != 1 else "")
+        crops = " + ".join(f"{each.count}x{each.size}" for each in config.views.crops)
+        size = str(config.views.center_crop_size)
+        return (time, config.method, network, size, crops, f"{self.epochs:,}", f"{self.images_seen:,}")
+
+
+@dataclass(frozen=True)
 class Plan(ShownInTables):
     """The settings of a run and an estimate of what it takes; ``print`` shows what ``coterie plan`` prints.
 
@@ -67,6 +96,8 @@ class Plan(ShownInTables):
         steps_per_epoch: whole batches in the images.
         estimate: its time and memory.
         start: what it would take over from the weights that it starts from; None: nothing.
+        alternatives: what budgets would train, where neither a method nor a length is named: shown in place of the settings.
+        measured: the accuracy that the committed tables have for such images, in one line; None: they have none.
     """
 
     config: PretrainConfig
@@ -75,10 +106,18 @@ class Plan(ShownInTables):
     steps_per_epoch: int
     estimate: Estimate
     start: str | None = None
+    alternatives: tuple[Alternative, ...] = ()
+    measured: str | None = None
 
     def tables(self) -> Sequence[TextTable | str]:
-        """The chosen settings with their reasons, then time and memory."""
+        """The chosen settings with their reasons, then time and memory; or what budgets would train."""
         estimate = self.estimate
+        if self.alternatives:
+            header = ("time", "method", "network", "pixels", "crops", "epochs", "images seen")
+            rows = TextTable(header, tuple(each.cells for each in self.alternatives), "<<<><>>")
+            how = "add --time 1h, or any other time, to see each choice with its reason; pretrain with the same words trains it"
+            lines = [] if self.measured is None else [self.measured]
+            return [rows, "", *lines, how, f"from {estimate.basis}, scaled by counted operations"]
         phases = {
             "start": estimate.starting,
             "filling the memory": estimate.filling,

@@ -4,12 +4,11 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 from coterie.config.schema import PretrainConfig
 from coterie.formatting import format_duration
-from coterie.models.backbone import build_backbone
 from coterie.training.profiling.estimate import Estimate
+from coterie.training.profiling.operations import forward_operations
 
 FEW_IMAGES = 5000
 """Fewer images are few: 6,000 are the fewest from which training was measured to learn (``docs/plan.md``)."""
@@ -83,7 +82,7 @@ def _smaller_network(config: PretrainConfig, estimate: Estimate) -> list[str]:
         return []
     own = config.backbone.name
     name = next((smaller for start, smaller in SMALLER.items() if own.startswith(start)), own)
-    share = 1.0 if name == own else _computing(config, name) / _computing(config, own)
+    share = 1.0 if name == own else forward_operations(_with_network(config, name)) / forward_operations(config)
     if share > WORTH_CHANGING:
         return []
     seconds = estimate.seconds - (1 - share) * (estimate.training + estimate.filling + estimate.evaluating)
@@ -99,14 +98,5 @@ def _fitting_length(config: PretrainConfig, images: int, estimate: Estimate) -> 
     return [f"--images {steps * config.batch_size} about an hour"] if steps else []
 
 
-def _computing(config: PretrainConfig, name: str) -> float:
-    """Floating-point operations of the student's views of an image in a forward pass, counted without computing."""
-    sizes = [config.views.sizes[view] for view in config.views.roles.student_views]
-    backbone = replace(config.backbone, name=name, weights=None)
-    with torch.device("meta"), torch.no_grad(), torch.random.fork_rng(devices=[]):
-        network, total = build_backbone(backbone, max(sizes)), 0.0
-        for size in sorted(set(sizes)):
-            with FlopCounterMode(display=False) as counter:
-                network(torch.empty(2, config.views.channels, size, size))
-            total += sizes.count(size) * counter.get_total_flops()
-    return total
+def _with_network(config: PretrainConfig, name: str) -> PretrainConfig:
+    return replace(config, backbone=replace(config.backbone, name=name))

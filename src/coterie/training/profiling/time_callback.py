@@ -110,7 +110,7 @@ class TimeCallback(Callback):
         passed = time.perf_counter() - self._began
         left = self._estimate(real, steps)
         line = corrected_line(self._said.seconds, passed + left.seconds - left.starting, found, self._said.step)
-        if line is not None:
+        if line is not None and self.config.run.minutes is None:  # a budget is laid out again, and says so
             self._run.logger.info(line)
 
     def _measured(self, step: float, timed: int) -> Rehearsal:
