@@ -94,7 +94,10 @@ def test_frozen_statistics_stay_and_all_weights_move(case: str) -> None:
     before, done, parts = trained(case, changes)
     teacher = parts.objective.target
     assert isinstance(teacher, MomentumTeacher)
-    states = done["state"]["student"], {f"encoder.{name}": value for name, value in teacher.network.state_dict().items()}
+    states = (
+        done["state"]["student"],
+        {f"encoder.{name}": value for name, value in teacher.network.state_dict().items()},
+    )
     for state in states:
         for name, value in state.items():
             if name.startswith("encoder."):
