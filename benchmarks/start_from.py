@@ -50,6 +50,7 @@ RECIPES: dict[str, tuple[str, ...]] = {
     "fresh": (
         "regularizer=none",
         "backbone.frozen_statistics=false",
+        "optimizer.layer_decay=1",
         "learning_rate.peak=1.4e-3",
         "learning_rate.final=1.4e-5",
     ),

@@ -41,7 +41,14 @@ def test_every_method_goes_on_more_gently_and_says_why(method: str, facts: Facts
     assert rate(config) < rate(fresh)
     assert config.epochs < fresh.epochs
     assert reasons.keys() <= set(known_paths(to_dict(config)))
-    for path in ("learning_rate.peak", "backbone.frozen_statistics", "regularizer.weight", "epochs", "views.crops"):
+    for path in (
+        "learning_rate.peak",
+        "backbone.frozen_statistics",
+        "optimizer.layer_decay",
+        "regularizer.weight",
+        "epochs",
+        "views.crops",
+    ):
         assert reasons[path], path
 
 
@@ -90,3 +97,20 @@ def test_what_follows_from_the_kind_of_network() -> None:
     ):
         config = planned(PHOTOS, weights(name))[0]
         assert (config.backbone.frozen_statistics, config.run.precision) == (norms, precision), name
+
+
+def test_a_deeper_network_has_a_slower_decay_so_that_its_stem_has_the_same_rate() -> None:
+    def decay(name: str) -> float:
+        return planned(PHOTOS, weights(name))[0].optimizer.layer_decay
+
+    assert decay("vit_tiny_patch16_224") == pytest.approx(0.7, abs=0.01)  # BEiT: 0.65 to 0.75 for 12 blocks
+    assert decay("vit_tiny_patch16_224") < decay("resnet50") < decay("resnet101") < 1
+    assert decay("pit_ti_224") == 1  # timm does not order its layers
+
+
+def test_colors_change_less() -> None:
+    (fresh, _), (config, _) = planned(PHOTOS, None), planned(PHOTOS, weights())
+    for before, after in zip(fresh.views.crops, config.views.crops, strict=True):
+        assert after.augmentation.hue < before.augmentation.hue
+        assert after.augmentation.grayscale == after.augmentation.blur == 0
+        assert after.augmentation.jitter == before.augmentation.jitter

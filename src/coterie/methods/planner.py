@@ -17,7 +17,7 @@ LABEL_STEPS = 240
 """Fewest steps between two changes of labels that are kept."""
 PUBLIC_SIDE = 224
 """Side of the images that public weights were trained at, where they do not say it."""
-SEEN_FROM_WEIGHTS = 3000
+SEEN_FROM_WEIGHTS = 1500
 """Images to see in all where a run goes on from weights: minutes of a CPU."""
 MOST_ENLARGED = 4.0
 """At most so many times small images are enlarged for weights: what a standard stem reduces more than a small one does."""
@@ -71,7 +71,7 @@ class Planner:
     def epochs(self, published: int | None = None) -> int:
         """Enough to see about ten million images, between 20 and 400 epochs; the result of the first call stays.
 
-        From weights, which need to learn only what is different in these images: 3,000 images, between 1 and 20 epochs.
+        From weights, which need to learn only what is different in these images: 1,500 images, between 1 and 20 epochs.
         """
         if not self._epochs:
             (least, most), wanted = ((20, 400), 10_000_000) if self.start is None else ((1, 20), SEEN_FROM_WEIGHTS)
