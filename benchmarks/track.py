@@ -148,6 +148,7 @@ TABLE = {
 EXCEPTIONS = {
     "decoding": "compares a GPU's decoder with the processor's: nothing to compare on a CPU",
     "equal_bits": "says whether two checkouts differ, and measures nothing",
+    "start_from": "judges features by their labels, and measures no time",
     "stops": "says whether runs survive random stops, and measures nothing",
     "processes_worker": "a process of processes.py",
     "threads": "by the clock, on several threads: only on a machine that does nothing else",

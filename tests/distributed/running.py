@@ -64,6 +64,7 @@ CASES: dict[str, dict[str, Any]] = {
         "teacher",
         "batch",
         backbone__trainable="last:3",
+        backbone__frozen_statistics=True,
         optimizer={
             "kind": "adamw",
             "weight_decay": {"kind": "cosine", "peak": 0.04, "final": 0.4},

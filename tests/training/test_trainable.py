@@ -87,6 +87,29 @@ def test_frozen_layers_are_computed_as_in_evaluation() -> None:
     assert not any(module.training for module in parts.objective.train().target.network.backbone.modules())
 
 
+@pytest.mark.parametrize("case", ["smog", "dino"])
+def test_frozen_statistics_stay_and_all_weights_move(case: str) -> None:
+    """Of student and teacher: running means and variances are those of the start; scale and shift of the norms are trained."""
+    changes = {"backbone": CASES[case]["backbone"] | {"frozen_statistics": True}, "optimizer": OPTIMIZERS["adamw"]}
+    before, done, parts = trained(case, changes)
+    teacher = parts.objective.target
+    assert isinstance(teacher, MomentumTeacher)
+    states = (
+        done["state"]["student"],
+        {f"encoder.{name}": value for name, value in teacher.network.state_dict().items()},
+    )
+    for state in states:
+        for name, value in state.items():
+            if name.startswith("encoder."):
+                kept = name.startswith(PREFIX) and name.endswith(("running_mean", "running_var", "num_batches_tracked"))
+                assert torch.equal(value.double(), before[name]) == kept, name
+    encoder = parts.student.train().encoder
+    images = torch.randn(4, 1, 16, 16, dtype=torch.float64)
+    assert torch.allclose(encoder.backbone(images)[:2], encoder.backbone(images[:2]), atol=1e-6)
+    assert encoder.backbone.training
+    assert encoder.projector.training
+
+
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_each_layer_has_the_rate_of_the_one_above_times_the_decay(optimizer: str) -> None:
     """A parameter takes the first step that it takes in a run with its own rate for all."""

@@ -8,6 +8,7 @@ import timm
 
 from coterie.data.sources.open import absolute
 from coterie.errors import BadConfig
+from coterie.exporting.model import with_preprocessing
 from coterie.models.backbone_of_weights import FoundBackbone, find_backbone
 from coterie.models.timm_weights import TIMM, timm_name
 from coterie.models.weights_file import split_branch
@@ -84,7 +85,7 @@ def value_is(saved: Mapping[str, Any], name: str) -> bool:
 
 
 def find_start(requested: Mapping[str, Any], overrides: Sequence[tuple[str, Any]]) -> FoundBackbone | None:
-    """Find the network in the MODEL that a new run starts from; None: it starts from random weights.
+    """Find the network in the MODEL that a new run starts from, and the images it knows; None: it starts from random weights.
 
     Args:
         requested: values of options by the path of their setting.
@@ -96,4 +97,5 @@ def find_start(requested: Mapping[str, Any], overrides: Sequence[tuple[str, Any]
     model, name = named(WEIGHTS, requested, overrides), named(NAME, requested, overrides)
     if not isinstance(model, str):
         return None
-    return find_backbone(model, name if isinstance(name, str) else None)
+    named_network = name if isinstance(name, str) else None
+    return with_preprocessing(find_backbone(model, named_network), model, named_network)

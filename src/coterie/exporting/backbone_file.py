@@ -79,7 +79,9 @@ def save_backbone(
     Raises:
         UserError: the file cannot be written; the previous contents of ``path`` stay intact.
     """
-    config = replace(config, weights=None, trainable="all")  # what the run did is in its config.toml
+    config = replace(
+        config, weights=None, trainable="all", frozen_statistics=False
+    )  # what the run did is in its config.toml
     description = WeightsDescription(config, image_size, tuple(mean), tuple(std), whose, extra=dict(extra or {}))
     metadata = {"format": "pt", "coterie": json.dumps(asdict(description))}
     if is_plain_timm(config):
@@ -236,6 +238,7 @@ def _check_types(description: WeightsDescription) -> None:
     )
     numbers = (backbone.width, backbone.drop_path, *description.mean, *description.std)
     whole = all(type(each) is int and each > 0 for each in (backbone.channels, description.image_size))
+    whole = whole and type(backbone.frozen_statistics) is bool
     finite = all(type(each) in (int, float) and abs(each) < 2**31 for each in numbers)
     named = isinstance(description.extra, dict) and all(isinstance(each, str) for each in (*texts, *description.extra))
     one_a_channel = len(description.mean) == len(description.std) == backbone.channels

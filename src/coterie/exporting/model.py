@@ -14,7 +14,7 @@ from coterie.exporting.backbone_file import WEIGHTS, describe_backbone, is_own_f
 from coterie.exporting.preprocessing import of_network, with_options
 from coterie.logger import Logger
 from coterie.models.backbone import BackboneConfig, build_backbone
-from coterie.models.backbone_of_weights import find_backbone
+from coterie.models.backbone_of_weights import FoundBackbone, find_backbone
 from coterie.models.image_sizes import check_image_size, refused_size
 from coterie.models.own_backbone import OwnBackbone, own_name, wrap_backbone
 from coterie.models.pretrained import load_weights
@@ -177,14 +177,39 @@ def _open_public(
         raise BadConfig(f"--backbone is {backbone}, but the model is {model}: leave out --backbone")
     found = find_backbone(model, backbone)
     settings = found.config
-    name = backbone or (timm_name(model) if model.startswith(TIMM) else settings.name)
-    look, origin = of_network(name, settings.channels, path if path.is_dir() else path.parent)
-    if found.image_size is not None and origin.startswith("timm"):
-        look = replace(look, size=found.image_size)
+    look, origin = _public_preprocessing(model, backbone, found)
     own_size, look = look.size, with_options(look, **options)
     network = _built(settings, found.file or model, look.size, own_size).to(device).eval()
     check_image_size(network, settings, look.size)
     return Model(model, network, settings, look.size, look), found.line, origin
+
+
+def with_preprocessing(found: FoundBackbone, model: str, backbone: str | None) -> FoundBackbone:
+    """Add how images are prepared for the network of a MODEL: the size, mean and standard deviation that its weights know.
+
+    Args:
+        found: the network of the MODEL.
+        model: the MODEL.
+        backbone: timm's name of the network, if a user named it.
+
+    Raises:
+        UserError: the configuration beside the weights is damaged.
+    """
+    if is_own(model):
+        own = describe_backbone(split_branch(model)[0])
+        return replace(found, image_size=own.image_size, mean=own.mean, std=own.std)
+    look, _ = _public_preprocessing(model, backbone, found)
+    return replace(found, image_size=look.size, mean=look.mean, std=look.std)
+
+
+def _public_preprocessing(model: str, backbone: str | None, found: FoundBackbone) -> tuple[Preprocessing, str]:
+    """How images are prepared for weights that Coterie did not write, and where that is from."""
+    path, _ = split_branch(model)
+    name = backbone or (timm_name(model) if model.startswith(TIMM) else found.config.name)
+    look, origin = of_network(name, found.config.channels, path if path.is_dir() else path.parent)
+    if found.image_size is not None and origin.startswith("timm"):
+        look = replace(look, size=found.image_size)
+    return look, origin
 
 
 def _built(config: BackboneConfig, model: str | WeightsFile, size: int, own_size: int) -> nn.Module:

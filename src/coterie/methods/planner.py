@@ -18,6 +18,8 @@ LABEL_STEPS = 240
 """Fewest steps between two changes of labels that are kept."""
 PUBLIC_SIDE = 224
 """Side of the images that public weights were trained at, where they do not say it."""
+SEEN_FROM_WEIGHTS = 1500
+"""Images to see in all where a run goes on from weights: minutes of a CPU."""
 MOST_ENLARGED = 4.0
 """At most so many times small images are enlarged for weights: what a standard stem reduces more than a small one does."""
 
@@ -75,13 +77,18 @@ class Planner:
         return min(size, self.facts.images)
 
     def epochs(self, published: int | None = None) -> int:
-        """Enough to see about ten million images, between 20 and 400 epochs; the result of the first call stays."""
+        """Enough to see about ten million images, between 20 and 400 epochs; the result of the first call stays.
+
+        From weights, which need to learn only what is different in these images: 1,500 images, between 1 and 20 epochs.
+        """
         if not self._epochs:
-            fitting = max(20, min(400, round(10_000_000 / self.facts.images)))
+            (least, most), wanted = ((20, 400), 10_000_000) if self.start is None else ((1, 20), SEEN_FROM_WEIGHTS)
+            fitting = max(least, min(most, round(wanted / self.facts.images)))
             self._epochs = self.requested_epochs or published or fitting
-            bound = "" if 20 < fitting < 400 else ", within 20 to 400 epochs"
+            bound = "" if least < fitting < most else f", within {least} to {most} epochs"
             seen = fitting * self.facts.images
-            why = "as published" if published else f"to see about ten million images{bound}: {seen}"
+            images = "ten million" if self.start is None else f"{wanted:,}"
+            why = "as published" if published else f"to see about {images} images{bound}: {seen}"
             self.reasons["epochs"] = "requested" if self.requested_epochs else why
         return self._epochs
 

@@ -18,6 +18,7 @@ from coterie.grouping.batch_objective import BatchGroupsConfig, Identity
 from coterie.grouping.groups import KMeansGroupsConfig, LearnedGroupsConfig, MomentumGroupsConfig
 from coterie.grouping.memory_queue import MemoryConfig, Refresh
 from coterie.grouping.teacher import MomentumTeacherConfig
+from coterie.methods.going_on import going_on
 from coterie.methods.imagenet import PUBLISHED, imagenet_views
 from coterie.methods.planner import Planner
 from coterie.models.backbone import OWN, is_resnet
@@ -166,7 +167,7 @@ def _recipe(plan: Planner, small_rate: float = 4e-3) -> dict[str, Any]:
     optimizer = plan.because(
         "optimizer.kind", "adamw" if facts.small else "lars", "few steps" if facts.small else "as published"
     )
-    return {
+    settings = {
         "data": (),
         "views": views,
         "backbone": backbone,
@@ -175,6 +176,7 @@ def _recipe(plan: Planner, small_rate: float = 4e-3) -> dict[str, Any]:
         "epochs": plan.epochs(),
         "batch_size": batch,
     }
+    return settings if plan.start is None else going_on(plan, settings)
 
 
 def _projector(plan: Planner) -> HeadConfig:

@@ -36,6 +36,8 @@ class BackboneConfig:
         weights: MODEL whose weights to start from: a run's folder, a weights file, ``timm:NAME``; None: random weights.
         trainable: layers that are trained: ``all``, ``last:N`` (the last N blocks, as timm orders them) or ``none`` (only heads
             and groups). Frozen layers stay in evaluation mode.
+        frozen_statistics: whether batch norms normalize with the running statistics that the weights came with, and keep them;
+            their scale and shift are trained.
     """
 
     name: str = "resnet50"
@@ -46,6 +48,7 @@ class BackboneConfig:
     mlp_norm: Literal["layer", "batch"] = "layer"
     weights: str | None = None
     trainable: str = "all"
+    frozen_statistics: bool = False
 
 
 def build_backbone(config: BackboneConfig, image_size: int) -> nn.Module:

@@ -44,12 +44,16 @@ class FoundBackbone:
         image_size: side in pixels that it was trained at, as far as the file says; None: unknown.
         line: what was found, and in which part of the file.
         file: the file, which need not be read again to load it.
+        mean: of each channel of the images that it was trained on, for pixels in [0, 1]; None: unknown.
+        std: their standard deviation, likewise.
     """
 
     config: BackboneConfig
     image_size: int | None
     line: str
     file: WeightsFile | None = field(default=None, repr=False, compare=False)
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
 
 
 def find_backbone(spec: str | Path, name: str | None = None) -> FoundBackbone:
@@ -74,8 +78,8 @@ def find_backbone(spec: str | Path, name: str | None = None) -> FoundBackbone:
             + (f" (it looks like --backbone {like})" if like else "")
         )
     branch, config = _settings(file, BackboneConfig(name))
-    size = size or _size_of_positions(file.tensors, branch.prefix, _blank(config))
-    parts = read_parts(_blank(config, size), file, config.channels)
+    size = size or _size_of_positions(file.tensors, branch.prefix, blank_network(config))
+    parts = read_parts(blank_network(config, size), file, config.channels)
     return FoundBackbone(config, size, f"{parts.line}; it is {_in_words(config)}", file)
 
 
@@ -90,7 +94,7 @@ def looks_like(file: WeightsFile) -> str | None:
     """
     of_another_width = None
     for name in _candidates(file.tensors):
-        branch = choose_branch(file, _blank(BackboneConfig(name)), 3, lambda each: each.names_fit).branch
+        branch = choose_branch(file, blank_network(BackboneConfig(name)), 3, lambda each: each.names_fit).branch
         if branch.fits or (branch.names_fit and set(branch.shapes) <= {"pos_embed"}):
             return name
         if branch.names_fit and is_resnet(name):
@@ -133,10 +137,10 @@ def _as_the_file_says(file: WeightsFile) -> tuple[str | None, int | None]:
 
 def _settings(file: WeightsFile, config: BackboneConfig) -> tuple[Branch, BackboneConfig]:
     """The branch of a file, and the settings that its shapes have."""
-    network = _blank(config)
+    network = blank_network(config)
     if _has_mlp_batch_norm(file.tensors) and not _has_mlp_batch_norm(network.state_dict()):
         config = replace(config, mlp_norm="batch")
-        network = _blank(config)
+        network = blank_network(config)
     branch = choose_branch(file, network, 3, lambda each: each.fits).branch
     if not branch.fits:  # it may have another width, stem, image size or number of channels
         branch = choose_branch(file, network, 3, lambda each: each.names_fit).branch
@@ -162,8 +166,13 @@ def _has_mlp_batch_norm(names: Iterable[str]) -> bool:
     return any(re.search(r"norm2\.(batch_norm\.)?running_mean$", name) for name in names)
 
 
-def _blank(config: BackboneConfig, size: int | None = None) -> nn.Module:
-    """The network without values, where it can be built that way."""
+def blank_network(config: BackboneConfig, size: int | None = None) -> nn.Module:
+    """The network without values, where it can be built that way.
+
+    Args:
+        config: its settings.
+        size: side in pixels that it is laid out for; None: timm's.
+    """
     size = size or _timm_size(config.name) or 224
     try:
         with torch.device("meta"):

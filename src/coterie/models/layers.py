@@ -6,6 +6,7 @@ from typing import Any
 
 from timm.models import group_parameters
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from coterie.errors import BadConfig
 
@@ -72,6 +73,20 @@ def freeze(backbone: nn.Module, trainable: str, name: str) -> tuple[str, ...]:
     for parameter, weight in backbone.named_parameters():
         weight.requires_grad_(parameter not in frozen)
     return tuple(_whole_modules(backbone, frozen))
+
+
+def batch_norms(backbone: nn.Module) -> tuple[str, ...]:
+    """The names of the modules that are batch norms with running statistics.
+
+    In evaluation mode they normalize each image by itself, as they will once the network is trained, with the statistics of the
+    images that its weights were trained on: timm's ``freeze_batch_norm_2d`` does the same, and also fixes scale and shift.
+
+    Args:
+        backbone: any network.
+    """
+    return tuple(
+        name for name, each in backbone.named_modules() if isinstance(each, _BatchNorm) and each.track_running_stats
+    )
 
 
 def check_trainable(trainable: str) -> int | None:

@@ -123,7 +123,12 @@ def wrap_backbone(module: nn.Module, config: BackboneConfig, image_size: int) ->
     """
     if config.name != own_name(module):
         raise BadConfig(f"the backbone of this run is {shown_name(config.name)}, not this {type(module).__name__}")
-    plain = BackboneConfig(config.name, channels=config.channels, trainable=config.trainable)
+    plain = BackboneConfig(
+        config.name,
+        channels=config.channels,
+        trainable=config.trainable,
+        frozen_statistics=config.frozen_statistics,
+    )
     different = [name for name, value in vars(config).items() if value != getattr(plain, name)]
     if "weights" in different:
         raise BadConfig(

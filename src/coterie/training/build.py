@@ -25,7 +25,7 @@ from coterie.models.compile import compile_passes
 from coterie.models.encoder import Encoder, target_copy
 from coterie.models.head import Head
 from coterie.models.image_sizes import check_view_sizes
-from coterie.models.layers import freeze, layer_numbers
+from coterie.models.layers import batch_norms, freeze, layer_numbers
 from coterie.models.own_backbone import OwnBackbone, wrap_backbone
 from coterie.models.sync_batch_norm import convert_sync_batch_norm
 from coterie.training.custom_parts import CustomParts, TrainedObjective, check_is_module, check_methods, own_copy
@@ -103,6 +103,7 @@ def build_student(
             build_backbone(network, max(sizes)) if own is None else wrap_backbone(own, config.backbone, max(sizes))
         )
         check_view_sizes(backbone, config.backbone, sizes)
+        frozen = freeze(backbone, config.backbone.trainable, config.backbone.name)
         projector = Head(feature_width(backbone), config.projector)
         predictor = Head(config.projector.width, config.predictor) if config.predictor is not None else None
         encoder = Encoder(
@@ -111,7 +112,7 @@ def build_student(
             predictor,
             batch_norm_scope=config.batch_norm_scope,
             micro_batches=config.micro_batches,
-            frozen=freeze(backbone, config.backbone.trainable, config.backbone.name),
+            frozen=(*frozen, *(batch_norms(backbone) if config.backbone.frozen_statistics else ())),
         )
         groups: Groups | None = None if custom is None else own_copy(custom.groups)
         if groups is None and not isinstance(config.groups, BatchGroupsConfig):
