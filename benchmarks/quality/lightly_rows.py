@@ -25,7 +25,7 @@ from clock import Clock
 from judge import CIFAR10, backbone, features, groups_used
 from lightly.transforms import SimCLRTransform, SMoGTransform, SwaVTransform
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 
@@ -74,7 +74,7 @@ Model = SwAV | SMoG | SimCLR
 
 @dataclass(frozen=True)
 class Recipe:
-    """A contestant of lightly's: its model, the batch that it is trained with, and whether it computes in bfloat16."""
+    """A contestant of lightly's: model, batch, and whether its network computes in bfloat16."""
 
     model: Callable[[int], Model]
     batch_size: int = 128
@@ -93,6 +93,18 @@ RECIPES = {
     "lightly-simclr-512": Recipe(SimCLR, 512),
     "lightly-simclr-bfloat16": Recipe(SimCLR, bfloat16=True),
 }
+
+
+class Bfloat16(nn.Module):
+    """A network that computes in bfloat16; heads, prototypes and losses stay in float32."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor) -> Tensor:
+        with torch.autocast("cpu", torch.bfloat16):
+            return self.network(images).float()
 
 
 class Decoded(Dataset):
@@ -117,6 +129,11 @@ def train(name: str, images: Path, epochs: int, seed: int, workers: int, clock: 
     np.random.seed(seed)  # noqa: NPY002 -- scikit-learn and lightly's transforms draw from it
     recipe = RECIPES[name]
     model = recipe.model(seed)
+    network = model.backbone
+    if recipe.bfloat16:
+        model.backbone = Bfloat16(network)
+        if isinstance(model, SMoG):
+            model.reset_teacher()
     decoded = Decoded(images, model.transform)
     batch = min(recipe.batch_size, len(decoded))
     loader = DataLoader(
@@ -129,21 +146,19 @@ def train(name: str, images: Path, epochs: int, seed: int, workers: int, clock: 
     model.train()
     try:
         for epoch in range(epochs):
-            said["loss"] = one_epoch(model, loader, optimizer, epoch * len(loader), clock, recipe.bfloat16)
+            said["loss"] = one_epoch(model, loader, optimizer, epoch * len(loader), clock)
             schedule.step()
     except ValueError as error:
         said["failed"] = f"after {clock.steps} steps: {error}"
+    model.backbone = network  # judged in float32, as all are
     return model, said
 
 
-def one_epoch(
-    model: Model, loader: DataLoader, optimizer: torch.optim.Optimizer, step: int, clock: Clock, bfloat16: bool
-) -> float:
+def one_epoch(model: Model, loader: DataLoader, optimizer: torch.optim.Optimizer, step: int, clock: Clock) -> float:
     """The mean loss."""
     total = 0.0
     for step, views in enumerate(loader, step):  # noqa: B020
-        with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
-            loss = model.loss([view.contiguous(memory_format=torch.channels_last) for view in views], step)
+        loss = model.loss([view.contiguous(memory_format=torch.channels_last) for view in views], step)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
