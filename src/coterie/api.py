@@ -28,7 +28,7 @@ from coterie.evaluation.given_sets import given_probe
 from coterie.evaluation.model_selection import Selection
 from coterie.evaluation.results import ProbeResults, TransferResults
 from coterie.logger import Logger, NullLogger
-from coterie.methods.fitting import budget_clock, fit_here, plan_run, runtime_of
+from coterie.methods.fitting import fit_here, plan_run, runtime_of, train_run
 from coterie.methods.resolve import Paths, path_strings
 from coterie.paths import run_folder
 from coterie.reporting.comparison import ComparedRuns, compare_folders, write_comparison
@@ -43,7 +43,6 @@ from coterie.training.profiling.choose_threads import choose_threads
 from coterie.training.profiling.estimate import Plan
 from coterie.training.profiling.profile import profile_run
 from coterie.training.resume import saved_settings
-from coterie.training.run import Run
 from coterie.training.run_folder import LOG, RunFolder, read_log
 
 
@@ -151,28 +150,23 @@ def pretrain(
     Raises:
         UserError: anything that the caller can fix, in one line.
     """
-    settings: dict[str, Any] = {"run.on_collapse": on_collapse, "run.early_stop": early_stop}
-    began = time.monotonic()
+    began, settings = time.monotonic(), dict[str, Any]({"run.on_collapse": on_collapse, "run.early_stop": early_stop})
     with session(logger, quiet) as logger:
         probes = given_probe(probe, probe_test, label_columns(options), logger)
-        if probes is not None:
-            settings["probe"] = probes.settings
-        options, parts = take_backbone(options, parts)
-        saved = saved_settings(out)
-        more: dict[str, Any] = {"parts": parts, "settings": settings, "saved": saved}
-        fitted = fit_here(method, data, options, logger, used=lambda: time.monotonic() - began, **more)
+        settings["probe"] = None if probes is None else probes.settings
+        (options, parts), saved = take_backbone(options, parts), saved_settings(out)
+        wishes: dict[str, Any] = {"parts": parts, "settings": settings, "saved": saved, "began": began}
+        fitted = fit_here(method, data, options, logger, **wishes)
         wanted, config = fitted.resolved, with_custom_parts(fitted.resolved.config, parts)
         with tracked(track, callbacks) as (others, tracking), process_group(runtime_of(config, NullLogger()).device):
             config, reasons = broadcast_object((config, wanted.reasons))  # a guess may differ from machine to machine
             runtime = runtime_of(config, logger if rank() == 0 else NullLogger())
             folder = RunFolder(out, held=rank() == 0)
             try:
-                new: dict[str, Any] = {"new": saved is None, "known": fitted.rehearsal}
-                chosen = choose_threads(config, reasons, wanted.source, runtime, **new)
-                config, reasons = chosen.config, chosen.reasons
-                own = own_callbacks(config, wanted, runtime, probes, chosen.rehearsed)
-                budget = budget_clock(config, fitted, runtime, began)
-                Run(folder, wanted.source, config, runtime, [*others, *own, *tracking], parts, reasons, budget).train()
+                new, known = saved is None, fitted.rehearsal
+                chosen = choose_threads(config, reasons, wanted.source, runtime, new=new, known=known)
+                own = own_callbacks(chosen.config, wanted, runtime, probes, chosen.rehearsed)
+                train_run(folder, fitted, chosen, runtime, [*others, *own, *tracking], parts, began)
             finally:
                 folder.close()
     return folder.path

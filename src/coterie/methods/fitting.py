@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from coterie.config.describe import summary
@@ -17,11 +17,14 @@ from coterie.methods.budget_table import budget_table, measured_line
 from coterie.methods.resolve import fit_request, fit_run, open_request
 from coterie.reporting.run_callbacks import embedded_images
 from coterie.training.build import build_loader, start_line
+from coterie.training.callback import Callback
 from coterie.training.custom_parts import CustomParts, with_custom_parts
-from coterie.training.profiling.choose_threads import SECONDS, rehearse_once, with_measured_threads
+from coterie.training.profiling.choose_threads import SECONDS, ChosenThreads, rehearse_once, with_measured_threads
 from coterie.training.profiling.estimate import Alternative, Plan, estimate
 from coterie.training.profiling.extrapolation import Rehearsal
 from coterie.training.profiling.rehearsal_process import planned_rehearsal
+from coterie.training.run import Run
+from coterie.training.run_folder import RunFolder
 from coterie.training.time_budget import Ending, TimeBudget
 
 OPEN = ("run.minutes", *LENGTH)
@@ -41,7 +44,7 @@ def fit_here(
     options: RunOptions,
     logger: Logger,
     *,
-    used: Callable[[], float] = lambda: 0.0,
+    began: float | None = None,
     parts: CustomParts | None = None,
     settings: Mapping[str, Any] | None = None,
     saved: Mapping[str, Any] | None = None,
@@ -55,7 +58,7 @@ def fit_here(
         data: likewise.
         options: likewise.
         logger: receives progress and messages.
-        used: seconds of the budget that are used by now.
+        began: ``time.monotonic()`` when the command began; None: now.
         parts: parts of the caller's.
         settings: further settings, by path.
         saved: the settings of the run that is resumed; None for a new run.
@@ -73,8 +76,12 @@ def fit_here(
         found = rehearse_once(config, run.source, runtime_of(config, logger), seconds)
         return None if found is None else found.rehearsal
 
-    clock = (lambda: 0.0) if several else used
-    return fit_run(method, data, options, measure, clock, settings=settings, logger=logger, saved=saved)
+    since = time.monotonic() if began is None else began
+
+    def used() -> float:
+        return 0.0 if several else time.monotonic() - since
+
+    return fit_run(method, data, options, measure, used, settings=settings, logger=logger, saved=saved)
 
 
 def budget_clock(config: PretrainConfig, fitted: Fitted, runtime: Runtime, began: float) -> TimeBudget | None:
@@ -93,6 +100,34 @@ def budget_clock(config: PretrainConfig, fitted: Fitted, runtime: Runtime, began
         planned = estimate(config, images, fitted.rehearsal, **embedded_images(config, images, runtime))
         ending = Ending(planned.reporting, planned.evaluating / config.total_steps(images))
     return TimeBudget(60 * config.run.minutes, fitted.most_steps, began=began, ending=ending)
+
+
+def train_run(
+    folder: RunFolder,
+    fitted: Fitted,
+    chosen: ChosenThreads,
+    runtime: Runtime,
+    callbacks: Sequence[Callback],
+    parts: CustomParts | None,
+    began: float,
+) -> None:
+    """Train a run to the end, within its budget if it has one.
+
+    Args:
+        folder: its folder.
+        fitted: its images, and how it was fitted into its budget.
+        chosen: its settings and their reasons.
+        runtime: where it computes, and who receives its messages.
+        callbacks: called during training.
+        parts: parts of the caller's.
+        began: ``time.monotonic()`` when the command began.
+
+    Raises:
+        UserError: something that the caller can fix, in one line.
+    """
+    config, source = chosen.config, fitted.resolved.source
+    budget = budget_clock(config, fitted, runtime, began)
+    Run(folder, source, config, runtime, callbacks, parts, chosen.reasons, budget).train()
 
 
 def plan_run(

@@ -174,7 +174,6 @@ class TimeBudget:
         longer = target > total and left > self._ahead
         if late > LATE * self.seconds or (longer and -late > EARLY * self.seconds):
             total = target
-            self._marks.clear()
         self._marks.append((self._steps, self._working))
         return Look(total, min(total - 1, done + max(1, (total - done) // CHECKS)))
 
