@@ -74,8 +74,8 @@ class RunOptions(LabelOptions, total=False):
         backbone: Any network of timm, such as vit_small_patch16_224; with a tag, as in resnet18.a1_in1k, it starts from
             those public weights. [default: chosen from the images]
         start_from: MODEL|none. Weights to start from: a run's folder, a file of weights (FILE#BRANCH chooses one of several
-            networks in it), a folder of Hugging Face, timm:NAME, or none. They bring a recipe for going on: lower rates, smaller
-            crops, fewer epochs. [default: none, random weights]
+            networks in it), a folder of Hugging Face, timm:NAME, or none. They bring a recipe of their own: lower rates,
+            smaller crops, fewer epochs. [default: none, random weights]
         epochs: Passes over the images. [default: chosen from their number]
         images: Stop after this many images, even within an epoch. [default: none, all epochs]
         batch_size: Images per step, over all processes. [default: chosen from the number of images]
