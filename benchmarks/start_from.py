@@ -102,7 +102,12 @@ def rows(options: argparse.Namespace, folder: Path) -> Iterator[tuple[str, Calla
     tag = f"-{options.tag}" if options.tag else ""
     for data in options.data:
         split = f"_{options.split}" if data == "steel" else ""
-        yield f"{data}{split}_before{tag}", lambda d=data: {"row": "before"} | judged(weights(options), d, options)
+        for row, how in (("before", None), ("before-bilinear", "bilinear")):  # a run resizes images bilinearly
+            made = row, how, data
+            yield (
+                f"{data}{split}_{row}{tag}",
+                lambda m=made: {"row": m[0]} | judged(weights(options), m[2], options, interpolation=m[1]),
+            )
         for method in options.method:
             for recipe in options.recipe:
                 for seed in options.seed:
@@ -133,9 +138,9 @@ def trained(data: str, method: str, recipe: str, seed: int, options: argparse.Na
     return about_run | judged(str(run), data, options) | chosen
 
 
-def judged(what: str, data: str, options: argparse.Namespace) -> Row:
+def judged(what: str, data: str, options: argparse.Namespace, interpolation: str | None = None) -> Row:
     """20-NN and a linear probe on the features of a MODEL, in percent."""
-    opened = open_model(what, backbone=NETWORK, size=options.size)
+    opened = open_model(what, backbone=NETWORK, size=options.size, interpolation=interpolation)
 
     def embedded(paths: list[str], labels: Path | None = None) -> Embeddings:
         columns = Columns(labels=None if labels is None else str(labels))

@@ -13,7 +13,7 @@ def test_before_and_after(tmp_path: Path) -> None:
     status, said = run((*command, *sizes), tmp_path / "log", {"OMP_NUM_THREADS": "1"})
     assert status == 0, said
     found = {path.stem: json.loads(path.read_text()) for path in (tmp_path / "rows").glob("*.json")}
-    assert found.keys() == {"cells_before", "cells_swav_own_seed0"}
+    assert found.keys() == {"cells_before", "cells_before-bilinear", "cells_swav_own_seed0"}
     for row in found.values():
         assert row["asked"] == 12
         assert row["figures"].keys() == {"knn20", "linear"}

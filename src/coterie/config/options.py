@@ -74,7 +74,8 @@ class RunOptions(LabelOptions, total=False):
         backbone: Any network of timm, such as vit_small_patch16_224; with a tag, as in resnet18.a1_in1k, it starts from
             those public weights. [default: chosen from the images]
         start_from: MODEL|none. Weights to start from: a run's folder, a file of weights (FILE#BRANCH chooses one of several
-            networks in it), a folder of Hugging Face, timm:NAME, or none. [default: none, random weights]
+            networks in it), a folder of Hugging Face, timm:NAME, or none. They bring a recipe of their own: lower rates,
+            smaller crops, fewer epochs. [default: none, random weights]
         time: How long the run may take: 90s, 30m, 2h, 1h30m, or a number of minutes. Method, network, resolution and epochs
             are chosen for it, and laid out again if this machine turns out slower or faster. [default: none]
         epochs: Passes over the images. [default: chosen from their number and the time; on a CPU, about an hour]

@@ -4,6 +4,7 @@ At the rate of a fresh network it forgets what the weights know before it has le
 which this was chosen are in ``docs/models.md``; ``benchmarks/start_from.py`` measures them.
 """
 
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -71,10 +72,9 @@ def _views(plan: Planner, views: ViewPlan) -> ViewPlan:
         size, (large, small) = start.image_size or PUBLIC_SIDE, views.crops
         sides = [round(size * share) for share in CROPS]
         crops = (
-            replace(large, size=sides[0], scale=(0.2, 1.0)),
-            replace(small, count=2, size=sides[1], scale=(0.08, 0.4)),
+            replace(large, size=sides[0], scale=(0.2, 1.0), augmentation=_gentle(large.augmentation)),
+            replace(small, count=2, size=sides[1], scale=(0.08, 0.4), augmentation=_gentle(small.augmentation)),
         )
-        crops = tuple(replace(each, augmentation=_gentle(each.augmentation)) for each in crops)
         views = replace(views, crops=crops, image_size=size)
         why = f"3/7 and 2/7 of the {size} pixels that the weights know: minutes of a CPU, not days; gentle colors"
         plan.because("views.crops", f"2x{sides[0]} + 2x{sides[1]}", why)
@@ -96,4 +96,4 @@ def _layer_decay(network: nn.Module) -> float:
         above = 1 + max(layer_numbers(network).values())
     except BadConfig:
         return 1.0
-    return round(STEM_RATE ** (1 / above), 3)
+    return round(math.pow(STEM_RATE, 1 / above), 3)
