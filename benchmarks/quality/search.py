@@ -37,6 +37,7 @@ import coterie
 from coterie import describe_backbone, load_backbone
 from coterie.data.loading.center_crop import Preprocessing
 from coterie.logger import NullLogger
+from coterie.signals import Interrupted
 
 TRIALS = RESULTS / "quality" / "search"
 Draw = dict[str, Value]
@@ -92,6 +93,8 @@ def main() -> None:
             report = {"method": method, "number": number, "draw": draw, "minutes": options.minutes}
             try:
                 report |= trial(method, draw, options)
+            except Interrupted:
+                raise
             except coterie.UserError as error:  # such as a loss that is no number any more
                 report |= {"knn20": 0.0, "effective_rank": 0.0, "epochs": 0, "cpu_minutes": 0.0, "failed": str(error)}
             write_report(place.with_suffix(".json"), report)

@@ -17,6 +17,7 @@ from coterie.grouping.assignment import Nearest, Sinkhorn
 from coterie.grouping.batch_objective import BatchGroupsConfig, Identity
 from coterie.grouping.groups import KMeansGroupsConfig, LearnedGroupsConfig, MomentumGroupsConfig
 from coterie.grouping.memory_queue import MemoryConfig, Refresh
+from coterie.grouping.regularizers import CodingRate
 from coterie.grouping.teacher import MomentumTeacherConfig
 from coterie.methods.going_on import going_on
 from coterie.methods.imagenet import PUBLISHED, imagenet_views
@@ -126,7 +127,7 @@ def resa(plan: Planner) -> PretrainConfig:
     """
     return PretrainConfig(
         method="resa",
-        **_recipe(plan),
+        **_recipe(plan, coding_rate=1e-4),
         batch_norm_scope="view",
         projector=replace(_projector(plan), last_batch_norm=True),
         target=MomentumTeacherConfig(momentum=Cosine(peak=0.99, final=1.0), moves="before"),
@@ -136,10 +137,11 @@ def resa(plan: Planner) -> PretrainConfig:
     )
 
 
-def _recipe(plan: Planner, small_rate: float = 4e-3) -> dict[str, Any]:
+def _recipe(plan: Planner, small_rate: float = 4e-3, coding_rate: float = 0.01) -> dict[str, Any]:
     """What all methods share: views, network, optimizer and duration, chosen from the number and size of the images.
 
-    ``small_rate`` is the peak of the learning rate for small images at batch size 256.
+    ``small_rate`` is the peak of the learning rate for small images at batch size 256, ``coding_rate`` the weight of the
+    regularizer: for small images, and from weights.
     """
     facts, batch = plan.facts, plan.batch_size()
     backbone, larger = plan.backbone(), plan.enlargement() if facts.small else 1.0
@@ -151,7 +153,7 @@ def _recipe(plan: Planner, small_rate: float = 4e-3) -> dict[str, Any]:
             small_rate * (batch / 256) ** 0.5,
             f"{small_rate:g} at batch 256, proportional to the square root of the batch",
         )
-        rate = Cosine(peak=peak, final=peak / 100, warmup_epochs=1)
+        rate = Cosine(peak=peak, final=peak / 100, warmup_epochs=min(1.0, plan.epochs() / 10))
     else:
         views = imagenet_views(facts)
         peak = plan.because(
@@ -176,7 +178,12 @@ def _recipe(plan: Planner, small_rate: float = 4e-3) -> dict[str, Any]:
         "epochs": plan.epochs(),
         "batch_size": batch,
     }
-    return settings if plan.start is None else going_on(plan, settings)
+    if plan.start is not None:
+        return going_on(plan, settings, coding_rate)
+    if not facts.small:
+        return settings
+    why = "in short runs on small images the features vary along more directions, and tell more images apart"
+    return settings | {"regularizer": CodingRate(plan.because("regularizer.weight", coding_rate, why))}
 
 
 def _projector(plan: Planner) -> HeadConfig:

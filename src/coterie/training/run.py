@@ -89,8 +89,9 @@ class Run:
         self.loader = build_loader(config, source, runtime)
         self.fingerprint = Fingerprint.of(source)
         self.resumed = check_same_run(folder, config, len(source), self.fingerprint, self.reasons)
-        new = self.resumed is None
-        self.parts = build_parts(config, self.device, images=len(source), starting_weights=new, custom=custom)
+        self.parts = build_parts(
+            config, self.device, images=len(source), starting_weights=self.resumed is None, custom=custom
+        )
         if self.resumed is not None and custom is not None and custom.backbone is not None:
             check_fits(folder.model, self.parts.student.encoder.backbone)
         self.trained = ShardedStudent(self.parts.student) if config.run.fsdp else self.parts.student
@@ -104,7 +105,7 @@ class Run:
             write=lambda record: self.callbacks.write(record),
             device=self.device,
             stop_on_collapse=config.run.on_collapse == "stop",
-            regularizer_weight=config.regularizer.weight if config.regularizer is not None else None,
+            regularizer_weight=config.regularizer and config.regularizer.weight,
         )
         self.checkpointer = self._checkpointer()
         self.callbacks = CallbackRunner(
