@@ -28,8 +28,6 @@ from coterie.training.student import preprocessing_of
 from coterie.types import Progress, StepResult
 
 ALIGNMENT = "coterie-alignment"
-RATE = 'regularizer={{kind="coding_rate", weight={0}}}'
-"""Of SimCLR 0.01, which helped every method in a trial; to be replaced by what the search finds."""
 
 
 @dataclass(frozen=True)
@@ -43,9 +41,10 @@ class Recipe:
 
 RECIPES = {
     **{f"coterie-{name}": Recipe(name) for name in ("swav", "smog", "deepcluster_v2", "sela_v2", "simclr", "resa")},
-    "coterie-simclr-regularized": Recipe("simclr", (RATE.format(0.01),)),
     "coterie-simclr-unregularized": Recipe("simclr", ("regularizer=none",)),
-    ALIGNMENT: Recipe("swav", (RATE.format(alignment.WEIGHT),), coterie.CustomParts(objective=alignment.build)),
+    ALIGNMENT: Recipe(
+        "swav", (f"regularizer.weight={alignment.WEIGHT}",), coterie.CustomParts(objective=alignment.build)
+    ),
 }
 
 

@@ -26,7 +26,7 @@ RESULTS = HERE.parent / "results" / "quality"
 ROWS = (
     "raw-pixels", "untrained",
     "coterie-swav", "coterie-smog", "coterie-deepcluster_v2", "coterie-sela_v2", "coterie-resa",
-    "coterie-simclr", "coterie-simclr-regularized", "coterie-alignment",
+    "coterie-simclr", "coterie-simclr-unregularized", "coterie-alignment",
     "lightly-swav", "lightly-smog-mended", "lightly-simclr",
 )  # fmt: skip
 PHOTOGRAPHS = ("raw-pixels", "untrained", "public-weights", "coterie-swav", "coterie-smog", "coterie-simclr")

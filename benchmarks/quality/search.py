@@ -28,6 +28,7 @@ from alternating import RESULTS, commit, limit_threads, model, write_report
 
 limit_threads()
 
+import alignment
 import torch
 from judge import BACKBONE, judge
 from prepare import BUILD, prepare
@@ -56,10 +57,14 @@ OF_PRESET: dict[str, Draw] = {
     "deepcluster_v2": {"tau": 0.1, "groups": 100, "heads": 3, "label_epochs": 2, "rate": 1.4e-3},
     "sela_v2": {"tau": 0.1, "groups": 100, "heads": 3, "label_epochs": 2, "epsilon": 0.02},
     "simclr": {"tau": 0.2},
+    "alignment": {"tau": 0.1, "regularizer": "coding_rate", "strength": 3.0},
     "resa": _TWO_NETWORKS | {"tau": 0.4, "epsilon": 0.05, "scope": "view"},
 }
 """The presets of 2026-11-29, as draws."""
-STARTS: tuple[Draw, ...] = ({}, {"regularizer": "coding_rate"})
+STARTS: dict[str, tuple[Draw, ...]] = dict.fromkeys(OWN, ({}, {"regularizer": "coding_rate"})) | {
+    "resa": ({}, {"regularizer": "coding_rate", "strength": 0.05}),  # 0.01 left its predictions no gradient
+    "alignment": ({}, {"strength": 2.0}),  # it collapses at 0.01
+}
 """The first trials: the preset, and the preset with what helped in a throw-away trial."""
 
 
@@ -122,8 +127,8 @@ def claim(options: argparse.Namespace) -> tuple[str, int, Path] | None:
 def drawn(method: str, number: int, folder: Path) -> Draw:
     """What a trial is to try; a function of its number and of the trials that have ended."""
     preset = PRESET | OF_PRESET[method]
-    if number < len(STARTS):
-        return preset | STARTS[number]
+    if number < len(STARTS[method]):
+        return preset | STARTS[method][number]
     random = Random(f"{method} {number}")
     ended = finished(folder)
     own = sorted((each for each in ended if each["method"] == method), key=lambda each: -each["knn20"])
@@ -209,14 +214,16 @@ def rehearse(method: str, settings: dict[str, Any], batch: int, data: Path) -> f
 def pretrain(
     method: str, settings: dict[str, Any], batch: int, data: Path, out: str, told: Told, epochs: int, **more: int
 ) -> Path:
+    alone = method == "alignment"
     return coterie.pretrain(
-        method,
+        "swav" if alone else method,
         str(files(data)[0]),
         out=out,
         backbone=BACKBONE.name,
         epochs=epochs,
         batch_size=batch,
         settings=settings,
+        parts=coterie.CustomParts(objective=alignment.build) if alone else None,
         logger=told,
         **more,
     )
@@ -250,7 +257,9 @@ def as_settings(method: str, draw: Draw) -> dict[str, Any]:
     targets = list(range(large + small if draw.get("targets") == "all" else 2))
     settings |= {"views.target_views": targets, "views.grouped_views": targets}
     kind = str(draw["regularizer"])
-    if kind != "none":
+    if kind == "none":
+        settings["regularizer"] = None
+    else:
         weight = REGULARIZERS[kind] * float(draw["strength"])
         settings |= {"regularizer.kind": kind, "regularizer.weight": weight}
     if "groups" in draw:

@@ -91,6 +91,7 @@ OWN: dict[str, dict[str, Choice | Log]] = {
     "deepcluster_v2": GROUPS | {"label_epochs": Choice((1, 2, 3, 5))},
     "sela_v2": GROUPS | {"label_epochs": Choice((1, 2, 3, 5)), "epsilon": Log(0.01, 0.1)},
     "simclr": {},
+    "alignment": {},  # without groups: what grouping has to beat
     "resa": TEACHER | {"epsilon": Log(0.01, 0.1)},
 }
 """What each method has of its own."""
