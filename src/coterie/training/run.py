@@ -80,18 +80,16 @@ class Run:
         Raises:
             UserError: something that the caller can fix, in one line.
         """
-        self.reasons, self.budget = reasons or {}, budget
         self.folder, self.source, self.config, self.runtime = folder, source, config, runtime
-        self.logger, self.device = runtime.logger, runtime.device
-        self.first = rank() == 0  # the first process writes files and messages
+        self.logger, self.device, self.reasons, self.budget = runtime.logger, runtime.device, reasons or {}, budget
+        self.first = rank() == 0  # this one writes files and messages
         if config.run.fsdp:
             check_can_shard()
         self.loader = build_loader(config, source, runtime)
         self.fingerprint = Fingerprint.of(source)
         self.resumed = check_same_run(folder, config, len(source), self.fingerprint, self.reasons)
-        self.parts = build_parts(
-            config, self.device, images=len(source), starting_weights=self.resumed is None, custom=custom
-        )
+        new = self.resumed is None
+        self.parts = build_parts(config, self.device, images=len(source), starting_weights=new, custom=custom)
         if self.resumed is not None and custom is not None and custom.backbone is not None:
             check_fits(folder.model, self.parts.student.encoder.backbone)
         self.trained = ShardedStudent(self.parts.student) if config.run.fsdp else self.parts.student
