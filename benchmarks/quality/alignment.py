@@ -38,8 +38,8 @@ class Alignment(nn.Module):
     def forward(self, student: Encode, batch: Batch, progress: Progress) -> StepResult:
         _, z, p = student([batch.views[view] for view in self.views])
         with torch.autocast(z.device.type, enabled=False):
-            loss, term = regularize(self.regularizer, alignment(z), z, p, [], 1.0)
-        return StepResult(loss, z.detach(), [], batch.index, regularization=term)
+            loss, term, squares = regularize(self.regularizer, alignment(z), z, p, [], 1.0)
+        return StepResult(loss, z.detach(), [], batch.index, regularization=term, gradient_squares=squares)
 
     def needs_fill(self) -> bool:
         return False

@@ -11,7 +11,7 @@ from coterie.data.sources.builtin_photos import photo_patches
 from coterie.training.monitor import Collapsed
 
 SETTINGS = ("backbone.width=0.125", "views.crops.1.count=1", "views.crops.1.size=8", "run.log_steps=4", "run.workers=1")
-COLLAPSING = ("temperature=1.0", "assignment.temperature=1.0", "groups.frozen_steps=0")
+COLLAPSING = ("temperature=1.0", "assignment.temperature=1.0", "groups.frozen_steps=0", "regularizer=none")
 
 
 @pytest.fixture(scope="module")
