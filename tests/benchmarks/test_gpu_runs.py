@@ -152,7 +152,7 @@ def test_the_one_command_from_a_folder_as_on_the_device(toy: Path, tmp_path: Pat
     assert status == 0, said
     assert all(f"{name}: there" in said for name in some), said
     found = json.loads(results.read_text())
-    assert list(found["results"]) == jobs
+    assert sorted(found["results"]) == sorted(jobs)  # what took too long at first, on a busy machine, comes last
     assert found["without_result"] == {}
     assert found == json.loads((tree / "build" / "gpu_toy" / "gpu.json").read_text())
     for report in found["results"].values():
