@@ -22,8 +22,8 @@ def describe_low_rank(rank: float, width: int) -> str:
     """Say that the rank is low, what this means, and what to change."""
     return (
         f"the features vary along only about {rank:.1f} of {width} directions (effective rank): one direction outweighs all "
-        "others. In short runs simclr and smog spread wider than swav and deepcluster_v2, and deepcluster_v2 spreads wider "
-        "with a lower learning_rate.peak. Scale features to unit length before you cluster or compare them (docs/pretrain.md)"
+        "others. A regularizer spreads them, or a heavier one (--set regularizer.kind=coding_rate), and in deepcluster_v2 a "
+        "lower learning_rate.peak. Scale features to unit length before you cluster or compare them (docs/pretrain.md)"
     )
 
 
