@@ -90,11 +90,12 @@ def deepcluster_v2(plan: Planner) -> PretrainConfig:
 def sela_v2(plan: Planner) -> PretrainConfig:
     """SeLa-v2: predict balanced labels of the whole dataset, learned prototypes (Caron et al. 2020, appendix D).
 
-    Command: ``coterie pretrain sela_v2 IMAGES --out RUN``. Measured as ``swav``: 41 epochs, 51.5 %, in 24 minutes for 20.
+    Command: ``coterie pretrain sela_v2 IMAGES --out RUN``. Measured as ``swav``: 41 epochs, 51.5 %, in 24 minutes for 20. No
+    coding rate, which costs it two points in five minutes (``docs/log.md``).
     """
     return PretrainConfig(
         method="sela_v2",
-        **_recipe(plan),
+        **_recipe(plan, coding_rate=None),
         projector=_projector(plan),
         groups=LearnedGroupsConfig(counts=plan.groups(heads=3), frozen_steps=plan.frozen_steps()),
         assignment=Sinkhorn(temperature=plan.sinkhorn_temperature(), iterations=1000, hard=True, tolerance=1e-3),
@@ -137,11 +138,11 @@ def resa(plan: Planner) -> PretrainConfig:
     )
 
 
-def _recipe(plan: Planner, small_rate: float = 4e-3, coding_rate: float = 0.01) -> dict[str, Any]:
+def _recipe(plan: Planner, small_rate: float = 4e-3, coding_rate: float | None = 0.01) -> dict[str, Any]:
     """What all methods share: views, network, optimizer and duration, chosen from the number and size of the images.
 
     ``small_rate`` is the peak of the learning rate for small images at batch size 256, ``coding_rate`` the weight of the
-    regularizer: for small images, and from weights.
+    regularizer: for small images, and from weights. None: none for small images.
     """
     facts, batch = plan.facts, plan.batch_size()
     backbone, larger = plan.backbone(), plan.enlargement() if facts.small else 1.0
@@ -179,8 +180,8 @@ def _recipe(plan: Planner, small_rate: float = 4e-3, coding_rate: float = 0.01) 
         "batch_size": batch,
     }
     if plan.start is not None:
-        return going_on(plan, settings, coding_rate)
-    if not facts.small:
+        return going_on(plan, settings, coding_rate or CodingRate().weight)
+    if not facts.small or coding_rate is None:
         return settings
     why = "in short runs on small images the features vary along more directions, and tell more images apart"
     return settings | {"regularizer": CodingRate(plan.because("regularizer.weight", coding_rate, why))}
