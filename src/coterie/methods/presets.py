@@ -128,7 +128,7 @@ def resa(plan: Planner) -> PretrainConfig:
     """
     return PretrainConfig(
         method="resa",
-        **_recipe(plan, coding_rate=1e-4),
+        **_recipe(plan, coding_rate=5e-4),
         batch_norm_scope="view",
         projector=replace(_projector(plan), last_batch_norm=True),
         target=MomentumTeacherConfig(momentum=Cosine(peak=0.99, final=1.0), moves="before"),
