@@ -28,7 +28,7 @@ from coterie.evaluation.given_sets import given_probe
 from coterie.evaluation.model_selection import Selection
 from coterie.evaluation.results import ProbeResults, TransferResults
 from coterie.logger import Logger, NullLogger
-from coterie.methods.fitting import fit_here, plan_run, runtime_of, train_run
+from coterie.methods.fitting import fit_here, plan_run, train_run
 from coterie.methods.resolve import Paths, path_strings
 from coterie.paths import run_folder
 from coterie.reporting.comparison import ComparedRuns, compare_folders, write_comparison
@@ -105,7 +105,7 @@ def profile(
         options, parts = take_backbone(options)
         fitted = fit_here(method, data, options, logger, parts=parts)
         wanted, config = fitted.resolved, with_custom_parts(fitted.resolved.config, parts)
-        runtime, known = runtime_of(config, logger), fitted.rehearsal
+        runtime, known = Runtime.of_run(config.run, logger), fitted.rehearsal
         config = choose_threads(config, wanted.reasons, wanted.source, runtime, known=known).config
         return profile_run(config, wanted.source, seconds, logger, parts)
 
@@ -158,9 +158,9 @@ def pretrain(
         wishes: dict[str, Any] = {"parts": parts, "settings": settings, "saved": saved, "began": began}
         fitted = fit_here(method, data, options, logger, **wishes)
         wanted, config = fitted.resolved, with_custom_parts(fitted.resolved.config, parts)
-        with tracked(track, callbacks) as (others, tracking), process_group(runtime_of(config, NullLogger()).device):
+        with tracked(track, callbacks) as (others, tracking), process_group(Runtime.of_run(config.run).device):
             config, reasons = broadcast_object((config, wanted.reasons))  # a guess may differ from machine to machine
-            runtime = runtime_of(config, logger if rank() == 0 else NullLogger())
+            runtime = Runtime.of_run(config.run, logger if rank() == 0 else NullLogger())
             folder = RunFolder(out, held=rank() == 0)
             try:
                 new, known = saved is None, fitted.rehearsal

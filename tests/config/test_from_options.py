@@ -9,7 +9,7 @@ import torch
 
 from coterie.cli.demo import write_patches
 from coterie.config import from_options as resolving
-from coterie.config.from_options import Resolved, resolve
+from coterie.config.from_options import Request, Resolved
 from coterie.config.hardware import choose_engine
 from coterie.config.toml import to_dict, to_toml
 from coterie.data.sources.builtin_photos import photo_patches
@@ -27,7 +27,8 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def resolved(method: str | None, *data: str, more: dict[str, Any] | None = None, **options: Any) -> Resolved:
-    return resolve(method, data, options, methods=METHODS, plan_method=plan_method, settings=more)  # type: ignore[arg-type]
+    request = Request(method, data, options, methods=METHODS, plan_method=plan_method, settings=more)  # type: ignore[arg-type]
+    return request.resolved()
 
 
 def test_set_overrides_options_which_override_the_preset(images: str) -> None:

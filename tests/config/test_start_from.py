@@ -8,7 +8,7 @@ import pytest
 
 from coterie.cli.demo import write_patches
 from coterie.config.facts import Facts
-from coterie.config.from_options import Resolved, resolve
+from coterie.config.from_options import Request, Resolved
 from coterie.config.start_from import absolute_model, split_tag
 from coterie.config.toml import to_dict
 from coterie.data.sources.builtin_photos import photo_patches
@@ -35,7 +35,8 @@ def saved(path: Path, config: BackboneConfig, size: int = 32) -> str:
 
 
 def resolved(*data: str, before: dict[str, Any] | None = None, method: str = "swav", **options: Any) -> Resolved:
-    return resolve(method, data, options, methods=METHODS, plan_method=plan_method, saved=before)  # type: ignore[arg-type]
+    request = Request(method, data, options, methods=METHODS, plan_method=plan_method, saved=before)  # type: ignore[arg-type]
+    return request.resolved()
 
 
 def test_the_network_comes_from_the_weights(images: str, tmp_path: Path) -> None:

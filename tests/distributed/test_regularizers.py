@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import torch
-from torch.nn import functional as F
 
 from coterie.distributed.collectives import all_reduce_sum
 from coterie.distributed.processes import world_size
@@ -19,6 +18,7 @@ from coterie.grouping.regularizers import (
 )
 from tests.distributed.running import one_of
 from tests.forkserver import start_processes
+from tests.grouping.unit_rows import unit
 
 WORLD, IMAGES = 3, 4
 KINDS = [MeanEntropy(0.7), CodingRate(0.02), VarianceCovariance(), Uniformity(), KoLeo(0.3)]
@@ -26,16 +26,11 @@ CASES = [*((kind, 6) for kind in KINDS), (CodingRate(), 16)]  # with a width: fe
 CLOSE = {"rtol": 1e-9, "atol": 1e-12}
 
 
-def rows(*shape: int, seed: int) -> torch.Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    return F.normalize(torch.randn(*shape, generator=generator, dtype=torch.float64), dim=-1)
-
-
 def backward(kind: Regularizer, part: slice, width: int) -> list[torch.Tensor]:
     """Loss, term, gradients as DDP averages them, and the share of the regularizer, for some of the images."""
-    z, p = (rows(2, WORLD * IMAGES, width, seed=seed)[:, part].requires_grad_() for seed in (0, 1))
+    z, p = (unit(2, WORLD * IMAGES, width, seed=seed)[:, part].requires_grad_() for seed in (0, 1))
     predictions = (p[0] * p[1]).sum(dim=1).mean()
-    loss, term, squares = regularize(kind, predictions, z, p, [rows(5, width, seed=2), rows(3, width, seed=3)], 0.1)
+    loss, term, squares = regularize(kind, predictions, z, p, [unit(5, width, seed=2), unit(3, width, seed=3)], 0.1)
     assert term is not None
     assert squares is not None
     loss.backward()

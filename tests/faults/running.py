@@ -20,8 +20,10 @@ import safetensors.torch
 import torch
 from PIL import Image
 
+import coterie
 from coterie.data.sources.builtin_photos import photo_patches
 from coterie.training.checkpoint_io import list_checkpoints, load
+from coterie.types import Progress, StepResult
 from tests.forkserver import SERVER
 
 IMAGES = 165
@@ -31,6 +33,17 @@ SETTINGS = (
     "groups.frozen_steps=12 memory.length=32 memory.start_epoch=1 run.threads=1 run.log_steps=3 run.save_steps=4 "
     "run.snapshots=2"
 ).split()
+
+
+class FailsAfter(coterie.Callback):
+    """Fails after a step, so that the run is saved and stops."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_step_end(self, progress: Progress, result: StepResult) -> None:
+        if progress.step == self.step:
+            raise ValueError("as told")
 
 
 class Command:

@@ -11,22 +11,13 @@ from coterie.grouping.groups import LearnedGroups
 from coterie.grouping.objective import Objective
 from coterie.grouping.regularizers import (
     CodingRate,
-    KoLeo,
-    MeanEntropy,
     Regularizer,
-    Uniformity,
-    VarianceCovariance,
     regularize,
 )
 from coterie.types import Batch, Progress, Roles
+from tests.grouping.unit_rows import KINDS, unit
 
 START = Progress(0, 10, 100)
-KINDS = [MeanEntropy(), CodingRate(), VarianceCovariance(), Uniformity(), KoLeo()]
-
-
-def unit(*shape: int, seed: int = 0) -> torch.Tensor:
-    rows = torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-    return F.normalize(rows, dim=-1).requires_grad_()
 
 
 def along_sphere(gradient: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
@@ -36,10 +27,10 @@ def along_sphere(gradient: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
 @pytest.mark.parametrize("predictor", [False, True])
 @pytest.mark.parametrize("kind", KINDS, ids=lambda each: type(each).__name__)
 def test_both_gradients_by_separate_backward_passes(kind: Regularizer, predictor: bool) -> None:
-    centers = [unit(4, 5, seed=2).detach()]
+    centers = [unit(4, 5, seed=2)]
 
     def inputs() -> list[torch.Tensor]:
-        return [unit(2, 6, 5), unit(2, 6, 5, seed=1)] if predictor else [unit(2, 6, 5)]
+        return [unit(2, 6, 5, seed=seed).requires_grad_() for seed in range(1 + predictor)]
 
     def predict(p: torch.Tensor) -> torch.Tensor:
         return (p[0] * p[1].roll(1, 0)).sum()
@@ -64,7 +55,7 @@ def test_both_gradients_by_separate_backward_passes(kind: Regularizer, predictor
 
 
 def test_without_gradient_nothing_is_measured() -> None:
-    z = unit(2, 6, 5).detach()
+    z = unit(2, 6, 5)
     _, term, squares = regularize(CodingRate(), z.sum(), z, z, [], 0.1)
     assert term is not None
     assert squares is not None
@@ -76,7 +67,7 @@ def test_without_gradient_nothing_is_measured() -> None:
 @pytest.mark.parametrize("lasting", [True, False], ids=["lasting groups", "the batch"])
 def test_a_step_in_bfloat16_computes_every_kind_in_float32(kind: Regularizer, lasting: bool) -> None:
     roles, layer = Roles((0, 1), (0, 1), (0, 1)), torch.nn.Linear(12, 6)
-    groups = LearnedGroups([unit(5, 6).detach().float()])
+    groups = LearnedGroups([unit(5, 6).float()])
     objective = (
         Objective(groups, Sinkhorn(), roles, regularizer=kind)
         if lasting

@@ -16,13 +16,8 @@ from coterie.grouping.regularizers import (
     VarianceCovariance,
     mean_entropy_loss,
 )
+from tests.grouping.unit_rows import KINDS, unit
 from tests.matrix.cells import Cell, settings_of
-
-KINDS = [MeanEntropy(), CodingRate(), VarianceCovariance(), Uniformity(), KoLeo()]
-
-
-def unit(*shape: int, seed: int = 0) -> torch.Tensor:
-    return F.normalize(torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64), dim=-1)
 
 
 def of(regularizer: Regularizer, z: torch.Tensor) -> torch.Tensor:

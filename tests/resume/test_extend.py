@@ -11,8 +11,8 @@ import coterie
 from coterie.config.toml import from_dict, read_toml
 from coterie.errors import BadRun, UserError
 from coterie.training import checkpoint_io
-from coterie.types import Progress, StepResult
-from tests.faults.running import SETTINGS, assert_same_runs, log_lines, write_shard
+from coterie.types import Progress
+from tests.faults.running import SETTINGS, FailsAfter, assert_same_runs, log_lines, write_shard
 
 PER_EPOCH = 10
 
@@ -29,17 +29,6 @@ class Messages:
 
     def progress(self, items: Any, total: int, what: str) -> Any:
         return iter(items)
-
-
-class FailsAfter(coterie.Callback):
-    """Fails after a step, so that the run is saved and stops."""
-
-    def __init__(self, step: int) -> None:
-        self.step = step
-
-    def on_step_end(self, progress: Progress, result: StepResult) -> None:
-        if progress.step == self.step:
-            raise ValueError("as told")
 
 
 @pytest.fixture(scope="module")

@@ -23,9 +23,9 @@ from coterie.training.resume import saved_settings
 from coterie.training.run import Run
 from coterie.training.run_folder import RunFolder
 from coterie.training.time_budget import Ending, TimeBudget
-from coterie.types import Progress, StepResult, Stretch
+from coterie.types import Progress, Stretch
 from tests.distributed.running import one_of
-from tests.faults.running import SETTINGS, assert_same_runs, log_lines, write_shard
+from tests.faults.running import SETTINGS, FailsAfter, assert_same_runs, log_lines, write_shard
 from tests.forkserver import start_processes
 
 PER_EPOCH, SECONDS = 10, 40.0  # four epochs, if each step takes the second that is planned
@@ -52,15 +52,6 @@ class Clock(NullLogger):
 
     def log_budget(self, used: float, seconds: float) -> None:
         self.budgets.append((used, seconds))
-
-
-class FailsAfter(coterie.Callback):
-    def __init__(self, step: int) -> None:
-        self.step = step
-
-    def on_step_end(self, progress: Progress, result: StepResult) -> None:
-        if progress.step == self.step:
-            raise ValueError("as told")
 
 
 @pytest.fixture(scope="module")

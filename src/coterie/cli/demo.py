@@ -122,9 +122,8 @@ def evaluate_spaces(run: Path, pair: LabeledPair) -> list[Space]:
         ("pretrained network", load_backbone(run), preprocessing),
     ]
     with restoring_global_state():
-        torch.set_num_threads(
-            config.run.threads or torch.get_num_threads()
-        )  # as the run found best: beside other work, 1
+        threads = config.run.threads or torch.get_num_threads()  # as the run found best: beside other work, 1
+        torch.set_num_threads(threads)
         return [_space(name, network, pair, prepared) for name, network, prepared in networks]
 
 

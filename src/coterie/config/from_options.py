@@ -107,16 +107,24 @@ class Request:
         saved: Mapping[str, Any] | None = None,
         logger: Logger | None = None,
     ) -> None:
-        """Open the images; the arguments are those of :func:`resolve`.
+        """Open the images.
+
+        Args:
+            method: a preset; may be left out with a config file.
+            data: where the images are, or what they are; may be left out with a config file.
+            options: the options that all commands about a run share.
+            methods: the names of the presets.
+            plan_method: completes a preset for given images.
+            own: the images, if ``data`` only says what they are.
+            settings: further settings of the caller, by path; None values are ignored.
+            saved: the settings of the run that is resumed; None for a new run.
+            logger: receives the progress of measuring the images.
 
         Raises:
             UserError: anything that the caller can fix, in one line.
         """
-        self.logger, file, overrides = (
-            logger or NullLogger(),
-            options.get("config"),
-            parse_settings(options.get("settings", ())),
-        )
+        self.logger, file = logger or NullLogger(), options.get("config")
+        overrides = parse_settings(options.get("settings", ()))
         self._saved, self._plan_method, self._methods = saved or {}, plan_method, methods
         self.requested, self.overrides, self._tagged = split_tag(
             _requested(options, settings or {}), overrides, self._saved
@@ -215,40 +223,6 @@ class Request:
     def facts(self) -> Facts:
         """Facts about the images."""
         return measure_facts(self.source, self._channels[0], self.logger)
-
-
-def resolve(
-    method: str | None,
-    data: tuple[str, ...],
-    options: RunOptions,
-    *,
-    methods: Collection[str],
-    plan_method: PlanMethod,
-    own: ImageSource | None = None,
-    settings: Mapping[str, Any] | None = None,
-    saved: Mapping[str, Any] | None = None,
-    logger: Logger | None = None,
-) -> Resolved:
-    """Open the images and complete the config: ``--set`` overrides options, which override the config file or the preset.
-
-    A run that is resumed keeps its settings: what the caller does not ask for comes from them, and nothing is planned anew.
-
-    Args:
-        method: a preset; may be left out with a config file.
-        data: where the images are, or what they are; may be left out with a config file.
-        options: the options that all commands about a run share.
-        methods: the names of the presets.
-        plan_method: completes a preset for given images.
-        own: the images, if ``data`` only says what they are.
-        settings: further settings of the caller, by path; None values are ignored.
-        saved: the settings of the run that is resumed; None for a new run.
-        logger: receives the progress of measuring the images.
-
-    Raises:
-        UserError: anything that the caller can fix, in one line.
-    """
-    parts: dict[str, Any] = {"own": own, "settings": settings, "saved": saved, "logger": logger}
-    return Request(method, data, options, methods=methods, plan_method=plan_method, **parts).resolved()
 
 
 def _requested(options: RunOptions, settings: Mapping[str, Any]) -> dict[str, Any]:

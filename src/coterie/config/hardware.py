@@ -8,6 +8,7 @@ from typing import Literal, get_args
 import torch
 
 from coterie.config.options import Precision
+from coterie.config.schema import RunConfig
 from coterie.data.augmentation.view_plan import Engine
 from coterie.distributed.processes import local_device
 from coterie.errors import BadConfig, UserError, did_you_mean
@@ -54,6 +55,19 @@ class Runtime:
         chosen = local_device(choose_device(device))
         autocast, automatic = choose_autocast(precision, chosen), precision == "auto"
         return cls(chosen, autocast, choose_workers(workers), logger or NullLogger(), automatic)
+
+    @classmethod
+    def of_run(cls, run: RunConfig, logger: Logger | None = None) -> "Runtime":
+        """Where and how a run computes: :meth:`choose` with its settings.
+
+        Args:
+            run: its settings.
+            logger: receives messages and progress; None: they are discarded.
+
+        Raises:
+            UserError: the device does not exist, or torch cannot use it.
+        """
+        return cls.choose(run.device, run.precision, run.workers, logger)
 
     @property
     def precision(self) -> Literal["float32", "bfloat16"]:

@@ -79,9 +79,8 @@ def save_backbone(
     Raises:
         UserError: the file cannot be written; the previous contents of ``path`` stay intact.
     """
-    config = replace(
-        config, weights=None, trainable="all", frozen_statistics=False
-    )  # what the run did is in its config.toml
+    # what the run did is in its config.toml
+    config = replace(config, weights=None, trainable="all", frozen_statistics=False)
     description = WeightsDescription(config, image_size, tuple(mean), tuple(std), whose, extra=dict(extra or {}))
     metadata = {"format": "pt", "coterie": json.dumps(asdict(description))}
     if is_plain_timm(config):

@@ -200,7 +200,7 @@ class BudgetPlan:
 
     def fitting_epochs(self, config: PretrainConfig, rehearsal: Rehearsal) -> tuple[int, float]:
         """The epochs that fit, 0 if none does, and the seconds that one epoch takes with everything before and after it."""
-        runtime = Runtime.choose(config.run.device, config.run.precision, config.run.workers)
+        runtime = Runtime.of_run(config.run)
 
         def seconds(epochs: int) -> float:
             length = replace(config, epochs=epochs, images=None)

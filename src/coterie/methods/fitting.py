@@ -33,11 +33,6 @@ REHEARSAL_SHARE = 0.05
 """A rehearsal takes about this share of a short budget."""
 
 
-def runtime_of(config: PretrainConfig, logger: Logger) -> Runtime:
-    """Where and how a run of these settings computes."""
-    return Runtime.choose(config.run.device, config.run.precision, config.run.workers, logger)
-
-
 def fit_here(
     method: str | None,
     data: Data,
@@ -73,7 +68,7 @@ def fit_here(
         if several or config.run.fsdp or config.custom:
             return None
         seconds = SECONDS if minutes is None else min(SECONDS, 60 * minutes * REHEARSAL_SHARE)
-        found = rehearse_once(config, run.source, runtime_of(config, logger), seconds)
+        found = rehearse_once(config, run.source, Runtime.of_run(config.run, logger), seconds)
         return None if found is None else found.rehearsal
 
     since = time.monotonic() if began is None else began
@@ -150,14 +145,14 @@ def plan_run(
     def rehearsed(run: Resolved) -> Rehearsal:
         nonlocal rehearsing
         since, config = time.monotonic(), with_custom_parts(run.config, parts)
-        found = planned_rehearsal(config, run.source, runtime_of(config, logger), parts)
+        found = planned_rehearsal(config, run.source, Runtime.of_run(config.run, logger), parts)
         rehearsing += time.monotonic() - since - found.ready
         return found
 
     request = open_request(method, data, options, logger=logger)
     fitted = fit_request(request, rehearsed, lambda: time.monotonic() - began - rehearsing)
     config, images = with_custom_parts(fitted.resolved.config, parts), len(fitted.resolved.source)
-    runtime = runtime_of(config, logger)
+    runtime = Runtime.of_run(config.run, logger)
     start = start_line(config, images)
     loader = build_loader(config, fitted.resolved.source, runtime)
     rehearsal = fitted.rehearsal or rehearsed(fitted.resolved)

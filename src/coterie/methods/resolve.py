@@ -30,7 +30,7 @@ def resolve_run(
     logger: Logger | None = None,
     saved: Mapping[str, Any] | None = None,
 ) -> Resolved:
-    """Open the images and complete the config of a run: ``config.from_options.resolve`` with the product's presets."""
+    """Open the images and complete the config of a run: ``config.from_options.Request`` with the product's presets."""
     return open_request(method, data, options, settings, logger, saved).resolved()
 
 

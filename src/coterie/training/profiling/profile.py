@@ -177,7 +177,7 @@ def profile_run(
     start = start_line(config, len(source))
     if start is not None:
         logger.info(f"starts from {start}")
-    runtime = Runtime.choose(config.run.device, config.run.precision, config.run.workers, logger)
+    runtime = Runtime.of_run(config.run, logger)
     threads = torch.get_num_threads()
     torch.set_num_threads(config.run.threads or threads)
     try:

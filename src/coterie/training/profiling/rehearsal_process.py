@@ -117,7 +117,7 @@ def _write_line(line: dict[str, Any]) -> None:
 
 
 def _rehearse(config: PretrainConfig, threads: Sequence[int], busy: int) -> dict[str, Any]:
-    runtime = Runtime.choose(config.run.device, config.run.precision, config.run.workers)
+    runtime = Runtime.of_run(config.run)
     ticked = 0
 
     def tick(share: float) -> None:
@@ -141,7 +141,7 @@ def _main() -> None:
     except UserError as error:
         _write_line({"error": str(error)})
     except torch.OutOfMemoryError as error:
-        _write_line({"error": out_of_memory(config, Runtime.choose(config.run.device, config.run.precision), error)})
+        _write_line({"error": out_of_memory(config, Runtime.of_run(config.run), error)})
     except KeyboardInterrupt:
         raise SystemExit(130) from None
 
