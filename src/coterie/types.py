@@ -6,9 +6,14 @@ K groups, N rows, H heads, W processes.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+
+Interpolation = Literal["bilinear", "bicubic", "lanczos", "nearest"]
+"""How an image is resized."""
+INTERPOLATIONS: tuple[Interpolation, ...] = get_args(Interpolation)
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from torch import nn
 
 from coterie.errors import UserError
 from coterie.exporting.backbone_file import WeightsDescription, describe_backbone, load_backbone, save_backbone
+from coterie.exporting.model import open_model
 from coterie.models.backbone import BackboneConfig, build_backbone
 from coterie.version import __version__
 
@@ -106,18 +107,20 @@ def test_the_description_is_complete(tmp_path):
     path = tmp_path / "model.safetensors"
     config = BackboneConfig("resnet18", width=0.25, channels=2, weights="somewhere.pth")
     network = build_backbone(BackboneConfig("resnet18", width=0.25, channels=2), 48)
-    save_backbone(path, network, config, 48, [0.1, 0.2], [0.3, 0.4], whose="teacher", extra={"method": "swav"})
+    more = {"whose": "teacher", "extra": {"method": "swav"}, "interpolation": "bicubic"}
+    save_backbone(path, network, config, 48, [0.1, 0.2], [0.3, 0.4], **more)
     expected = BackboneConfig("resnet18", width=0.25, channels=2)
     assert describe_backbone(path) == describe_backbone(tmp_path)
     assert describe_backbone(path) == WeightsDescription(
-        expected, 48, (0.1, 0.2), (0.3, 0.4), "teacher", __version__, {"method": "swav"}
+        expected, 48, (0.1, 0.2), (0.3, 0.4), "teacher", __version__, {"method": "swav"}, "bicubic"
     )
 
 
 def test_timms_own_tools_find_the_normalization(tmp_path):
-    save(tmp_path / "model.safetensors", TINY, 32)
+    save(tmp_path / "model.safetensors", TINY, 32, interpolation="lanczos")
     found = resolve_data_config({}, model=load_backbone(tmp_path))
     assert (found["mean"], found["std"], found["input_size"]) == (MEAN, STD, (3, 32, 32))
+    assert found["interpolation"] == open_model(tmp_path).preprocessing.interpolation == "lanczos"
 
 
 def test_loading_does_not_touch_the_random_numbers(tmp_path):

@@ -17,6 +17,7 @@ from coterie.errors import BadConfig, UserError
 from coterie.models.backbone import OWN, BackboneConfig, build_backbone, is_plain_timm, timm_arguments
 from coterie.models.own_backbone import shown_name, users_module
 from coterie.paths import expand, run_folder
+from coterie.types import INTERPOLATIONS, Interpolation
 from coterie.version import __version__
 
 WEIGHTS = "model.safetensors"
@@ -36,6 +37,7 @@ class WeightsDescription:
         whose: student or teacher, whose weights these are.
         version: version of Coterie that wrote the file.
         extra: anything else that the writer added.
+        interpolation: how whole images are resized for evaluation.
     """
 
     backbone: BackboneConfig
@@ -45,6 +47,7 @@ class WeightsDescription:
     whose: Literal["student", "teacher"] = "student"
     version: str = __version__
     extra: dict[str, str] = field(default_factory=dict)
+    interpolation: Interpolation = "bilinear"
 
 
 def save_backbone(
@@ -55,6 +58,7 @@ def save_backbone(
     mean: Sequence[float],
     std: Sequence[float],
     *,
+    interpolation: Interpolation = "bilinear",
     whose: Literal["student", "teacher"] = "student",
     extra: Mapping[str, str] | None = None,
     half: bool = False,
@@ -72,6 +76,7 @@ def save_backbone(
         image_size: side in pixels of the global views that it was trained on.
         mean: mean of each channel; pixels are in [0, 1].
         std: standard deviation of each channel.
+        interpolation: how whole images are resized for evaluation.
         whose: student or teacher, whose weights these are.
         extra: further metadata.
         half: store the parameters of the network in bfloat16; its buffers, such as running statistics, stay as they are.
@@ -81,7 +86,9 @@ def save_backbone(
     """
     # what the run did is in its config.toml
     config = replace(config, weights=None, trainable="all", frozen_statistics=False)
-    description = WeightsDescription(config, image_size, tuple(mean), tuple(std), whose, extra=dict(extra or {}))
+    description = WeightsDescription(
+        config, image_size, tuple(mean), tuple(std), whose, extra=dict(extra or {}), interpolation=interpolation
+    )
     metadata = {"format": "pt", "coterie": json.dumps(asdict(description))}
     if is_plain_timm(config):
         arguments = timm_arguments(config, image_size)
@@ -141,6 +148,7 @@ def load_backbone(path: str | Path, *, into: nn.Module | None = None) -> nn.Modu
         "mean": description.mean,
         "std": description.std,
         "input_size": (description.backbone.channels, size, size),
+        "interpolation": description.interpolation,
     }
     return network.eval()
 
@@ -237,7 +245,7 @@ def _check_types(description: WeightsDescription) -> None:
     )
     numbers = (backbone.width, backbone.drop_path, *description.mean, *description.std)
     whole = all(type(each) is int and each > 0 for each in (backbone.channels, description.image_size))
-    whole = whole and type(backbone.frozen_statistics) is bool
+    whole = whole and type(backbone.frozen_statistics) is bool and description.interpolation in INTERPOLATIONS
     finite = all(type(each) in (int, float) and abs(each) < 2**31 for each in numbers)
     named = isinstance(description.extra, dict) and all(isinstance(each, str) for each in (*texts, *description.extra))
     one_a_channel = len(description.mean) == len(description.std) == backbone.channels

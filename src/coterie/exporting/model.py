@@ -150,7 +150,8 @@ def _open_own(
         raise BadConfig(f"--backbone is {named}, but {path} is a {settings.name}: leave out --backbone")
     if branch is not None and branch != described.whose:
         raise UserError(f"{path} holds the weights of the {described.whose} only: leave out #{branch}")
-    look = with_options(Preprocessing(size, settings.channels, described.mean, described.std), **options)
+    look = Preprocessing(size, settings.channels, described.mean, described.std, interpolation=described.interpolation)
+    look = with_options(look, **options)
     own = wrap_backbone(backbone, settings, size) if isinstance(backbone, nn.Module) else None
     network = load_backbone(path, into=own).to(device)
     check_image_size(network, settings, look.size)
@@ -197,9 +198,9 @@ def with_preprocessing(found: FoundBackbone, model: str, backbone: str | None) -
     """
     if is_own(model):
         own = describe_backbone(split_branch(model)[0])
-        return replace(found, image_size=own.image_size, mean=own.mean, std=own.std)
+        return replace(found, image_size=own.image_size, mean=own.mean, std=own.std, interpolation=own.interpolation)
     look, _ = _public_preprocessing(model, backbone, found)
-    return replace(found, image_size=look.size, mean=look.mean, std=look.std)
+    return replace(found, image_size=look.size, mean=look.mean, std=look.std, interpolation=look.interpolation)
 
 
 def _public_preprocessing(model: str, backbone: str | None, found: FoundBackbone) -> tuple[Preprocessing, str]:

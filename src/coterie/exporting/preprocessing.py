@@ -8,8 +8,9 @@ from typing import Any
 
 import timm
 
-from coterie.data.loading.center_crop import INTERPOLATIONS, Interpolation, Preprocessing
+from coterie.data.loading.center_crop import Preprocessing
 from coterie.errors import BadConfig, UserError, did_you_mean
+from coterie.types import INTERPOLATIONS, Interpolation
 
 LARGEST_SIZE = 4096
 """Pixels; a larger --size is a slip of the keyboard, and would fill the memory."""

@@ -66,7 +66,7 @@ def going_on(plan: Planner, settings: dict[str, Any], coding_rate: float) -> dic
 
 
 def _views(plan: Planner, views: ViewPlan) -> ViewPlan:
-    """Smaller crops, whole images of the size that the weights know, and pixels normalized as they know them."""
+    """Smaller crops, whole images resized as the weights know them, and pixels normalized likewise."""
     start, facts = plan.start, plan.facts
     assert start is not None
     if not facts.small:
@@ -80,6 +80,9 @@ def _views(plan: Planner, views: ViewPlan) -> ViewPlan:
         why = f"3/7 and 2/7 of the {size} pixels that the weights know: minutes of a CPU, not days; gentle colors"
         plan.because("views.crops", f"2x{sides[0]} + 2x{sides[1]}", why)
         plan.because("views.image_size", size, "whole images at the size that the weights know")
+    if start.interpolation != views.interpolation:
+        why = "as the weights know whole images"
+        views = replace(views, interpolation=plan.because("views.interpolation", start.interpolation, why))
     if start.mean is None or start.std is None or facts.bits != 8 or facts.channels not in (1, len(start.mean)):
         return views
     mean, std = (each if len(each) == facts.channels else (sum(each) / len(each),) for each in (start.mean, start.std))

@@ -18,6 +18,7 @@ from coterie.models.branches import Branch, choose_branch
 from coterie.models.pretrained import differences, read_parts
 from coterie.models.timm_weights import TIMM, timm_name
 from coterie.models.weights_file import WeightsFile, read_weights
+from coterie.types import Interpolation
 
 # Networks that files without a name are compared with, and what names of their tensors look like, in any project's layout
 _RESNETS = "resnet18 resnet34 resnet50 resnet101 resnet152 wide_resnet50_2".split()
@@ -46,6 +47,7 @@ class FoundBackbone:
         file: the file, which need not be read again to load it.
         mean: of each channel of the images that it was trained on, for pixels in [0, 1]; None: unknown.
         std: their standard deviation, likewise.
+        interpolation: how whole images are resized for it.
     """
 
     config: BackboneConfig
@@ -54,6 +56,7 @@ class FoundBackbone:
     file: WeightsFile | None = field(default=None, repr=False, compare=False)
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
+    interpolation: Interpolation = "bilinear"
 
 
 def find_backbone(spec: str | Path, name: str | None = None) -> FoundBackbone:

@@ -327,15 +327,16 @@ class Run:
             raise type(error)(f"{error} (details: {self.folder.path}/not_finite.json)") from None
 
     def _checkpointer(self) -> Checkpointer:
-        preprocessing, prefix = preprocessing_of(self.config), "encoder.backbone."
+        look, prefix = preprocessing_of(self.config), "encoder.backbone."
+        inputs, how = (look.size, look.mean, look.std), look.interpolation
 
         def save_model(student: dict[str, Tensor]) -> Callable[[], None]:
             weights = {name.removeprefix(prefix): each for name, each in student.items() if name.startswith(prefix)}
-            bad, inputs = dict(self.state.bad_images), (preprocessing.size, preprocessing.mean, preprocessing.std)
+            bad = dict(self.state.bad_images)
 
             def write() -> None:
                 self._write_bad_images(bad)
-                save_backbone(self.folder.model, weights, self.config.backbone, *inputs)
+                save_backbone(self.folder.model, weights, self.config.backbone, *inputs, interpolation=how)
 
             return write
 

@@ -95,7 +95,10 @@ def assigned_groups(
 
 
 def preprocessing_of(config: PretrainConfig) -> Preprocessing:
-    """The preprocessing of whole images for the trained backbone: size, channels, mean and standard deviation."""
-    assert config.views.mean is not None
-    assert config.views.std is not None
-    return Preprocessing(config.views.center_crop_size, config.views.channels, config.views.mean, config.views.std)
+    """The preprocessing of whole images for the trained backbone."""
+    views = config.views
+    assert views.mean is not None
+    assert views.std is not None
+    return Preprocessing(
+        views.center_crop_size, views.channels, views.mean, views.std, interpolation=views.interpolation
+    )

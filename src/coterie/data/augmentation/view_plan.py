@@ -10,7 +10,7 @@ from jaxtyping import Int
 from coterie.data.augmentation.multi_crop import Augmentation, Crops
 from coterie.data.augmentation.parameters import ViewParameters, sample_parameters
 from coterie.errors import BadConfig
-from coterie.types import Roles
+from coterie.types import Interpolation, Roles
 
 __all__ = ["Augmentation", "Crops", "ViewPlan"]
 
@@ -31,6 +31,8 @@ class ViewPlan:
         mean: Mean of each channel, for values in [0, 1]; None = measured at the start of a run.
         std: Standard deviation of each channel, likewise.
         image_size: Height and width of whole images in evaluation and embedding; None = size of the largest crop.
+        interpolation: How whole images are resized to it: as the weights that a run starts from know it. Crops are always
+            resized bilinearly.
         student_views: Views that the student sees; None = all (of the first family).
         target_views: Views from which targets are computed; None = the first group (of the second family).
         grouped_views: Views that update the groups; None = the first group.
@@ -48,6 +50,7 @@ class ViewPlan:
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
     image_size: int | None = None
+    interpolation: Interpolation = "bilinear"
     engine: Engine = "auto"
     student_views: tuple[int, ...] | None = None
     target_views: tuple[int, ...] | None = None

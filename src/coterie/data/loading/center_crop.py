@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal, get_args
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,10 +17,7 @@ from coterie.data.decoding.decode import decode
 from coterie.data.loading.workers import WorkerBatch, stack_images, worker_batches
 from coterie.data.sources.source import ImageSource
 from coterie.errors import BadImage
-from coterie.types import Batch
-
-Interpolation = Literal["bilinear", "bicubic", "lanczos", "nearest"]
-INTERPOLATIONS: tuple[Interpolation, ...] = get_args(Interpolation)
+from coterie.types import Batch, Interpolation
 
 
 @dataclass(frozen=True)
