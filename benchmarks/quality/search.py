@@ -5,9 +5,10 @@
 
 A trial trains on 10,000 images of CIFAR-10 for as many epochs as ``--minutes`` of CPU time pay for and is judged by 20-NN on
 5,000 other *training* images (``prepare.py``'s tuning split); no test image is asked. It leaves one JSON file in
-``results/quality/search``, and several processes may search at once. The first trials of a method are ``STARTS``. Every other
-one takes the draw of one of the method's three best trials, or, one time in four, what is shared between methods of another
-method's best, and changes each setting with a probability of 1/6, at least one (``space.py``).
+``results/quality/search``, and several processes may search at once. The first trials of a method are ``STARTS``, a few later
+ones are thought out, from what the trials before them showed (``ideas.py``). Every other one takes the draw of one of the
+method's three best trials, or, one time in four, what is shared between methods of another method's best, and changes each
+setting with a probability of 1/6, at least one (``space.py``).
 """
 
 import argparse
@@ -29,6 +30,7 @@ limit_threads()
 
 import alignment
 import torch
+from ideas import IDEAS
 from judge import BACKBONE, judge
 from prepare import BUILD, prepare
 from space import CROPS, OWN, REGULARIZERS, SHARED, Value, space
@@ -51,13 +53,13 @@ _TWO_NETWORKS: Draw = _ONE_NETWORK | {"teacher": 0.99}
 OF_PRESET: dict[str, Draw] = {
     "swav": _ONE_NETWORK | {"tau": 0.1, "groups": 100, "heads": 1, "epsilon": 0.02, "queue": 128},
     "smog": _TWO_NETWORKS
-    | {"predictor": 1, "tau": 0.1, "groups": 100, "heads": 3, "groups_momentum": 0.99, "refresh_epochs": 1}
-    | {"assignment": "nearest", "epsilon": 0.05},
+    | {"predictor": 1, "tau": 0.1, "groups": 100, "heads": 3, "groups_momentum": 0.99, "groups_start": "1"}
+    | {"groups_gradient": 0, "refresh_epochs": 1, "assignment": "nearest", "epsilon": 0.05},
     "deepcluster_v2": {"tau": 0.1, "groups": 100, "heads": 3, "label_epochs": 2, "rate": 1.4e-3},
     "sela_v2": {"tau": 0.1, "groups": 100, "heads": 3, "label_epochs": 2, "epsilon": 0.02},
     "simclr": {"tau": 0.2},
     "alignment": {"tau": 0.1, "regularizer": "coding_rate", "strength": 3.0},
-    "resa": _TWO_NETWORKS | {"tau": 0.4, "epsilon": 0.05, "scope": "view"},
+    "resa": _TWO_NETWORKS | {"tau": 0.4, "epsilon": 0.05, "scope": "view", "groups_gradient": 0},
 }
 """The presets of 2026-11-29, as draws."""
 STARTS: dict[str, tuple[Draw, ...]] = dict.fromkeys(OWN, ({}, {"regularizer": "coding_rate"})) | {
@@ -128,6 +130,8 @@ def drawn(method: str, number: int, folder: Path) -> Draw:
     preset = PRESET | OF_PRESET[method]
     if number < len(STARTS[method]):
         return preset | STARTS[method][number]
+    if number in IDEAS[method]:
+        return preset | IDEAS[method][number]
     random = Random(f"{method} {number}")
     ended = finished(folder)
     own = sorted((each for each in ended if each["method"] == method), key=lambda each: -each["knn20"])
@@ -280,6 +284,8 @@ def as_settings(method: str, draw: Draw) -> dict[str, Any]:
             "target.momentum.peak": draw["teacher"],
         }
         settings |= {"target.momentum.final": 1.0, "target.moves": "before"}
+    elif "teacher" in draw:
+        settings["target.kind"] = "same"
     return settings | own_settings(method, draw)
 
 
@@ -292,11 +298,15 @@ def own_settings(method: str, draw: Draw) -> dict[str, Any]:
     if method == "smog":
         own: dict[str, Any] = {
             "groups.momentum.end": draw["groups_momentum"],
+            "groups.momentum.start": 1.0 if draw.get("groups_start", "1") == "1" else draw["groups_momentum"],
+            "groups.gradient": bool(draw.get("groups_gradient")),
             "refresh.every_epochs": draw["refresh_epochs"],
         }
         if not draw["teacher"]:
-            own |= {"refresh.reset_teacher": False, "target.kind": "same"}
+            own["refresh.reset_teacher"] = False
         return own
+    if method == "resa":
+        return {"groups.gradient": bool(draw.get("groups_gradient"))}
     return {}
 
 

@@ -70,20 +70,22 @@ SHARED: dict[str, Choice | Log] = {
     "scope": Choice(("resolution", "view")),
     "tau": Log(0.05, 0.5),
     "regularizer": Choice(("none", *REGULARIZERS)),
-    "strength": Log(0.1, 10.0),  # times the weight in the middle
+    "strength": Log(0.1, 30.0),  # times the weight in the middle
 }
 TEACHER: dict[str, Choice | Log] = {
     "teacher": Choice((0.0, 0.9, 0.97, 0.99)),  # its first momentum; 0: none
     "predictor": Choice((0, 1)),
     "targets": Choice(("large", "all")),  # the views whose groups are predicted
 }
-GROUPS: dict[str, Choice | Log] = {"groups": Choice((30, 100, 300, 1000)), "heads": Choice((1, 3))}
+GROUPS: dict[str, Choice | Log] = {"groups": Choice((30, 100, 300, 1000, 3000)), "heads": Choice((1, 3))}
 OWN: dict[str, dict[str, Choice | Log]] = {
     "swav": GROUPS | TEACHER | {"epsilon": Log(0.01, 0.1), "queue": Choice((0, 128, 512, 2048))},
     "smog": GROUPS
     | TEACHER
     | {
-        "groups_momentum": Choice((0.9, 0.99, 0.999)),
+        "groups_momentum": Choice((0.0, 0.5, 0.9, 0.97, 0.99, 0.999)),
+        "groups_start": Choice(("1", "end")),  # its first value; "end": it is constant
+        "groups_gradient": Choice((0, 1)),
         "refresh_epochs": Choice((1, 2, 4, 1000)),
         "assignment": Choice(("nearest", "sinkhorn")),
         "epsilon": Log(0.01, 0.1),
@@ -92,7 +94,7 @@ OWN: dict[str, dict[str, Choice | Log]] = {
     "sela_v2": GROUPS | {"label_epochs": Choice((1, 2, 3, 5)), "epsilon": Log(0.01, 0.1)},
     "simclr": {},
     "alignment": {},  # without groups: what grouping has to beat
-    "resa": TEACHER | {"epsilon": Log(0.01, 0.1)},
+    "resa": TEACHER | {"epsilon": Log(0.003, 0.1), "groups_gradient": Choice((0, 1))},
 }
 """What each method has of its own."""
 

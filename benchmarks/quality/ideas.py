@@ -1,0 +1,36 @@
+"""Trials that were thought out, by method and number: as many for every method."""
+
+from space import Value
+
+_RATE: dict[str, Value] = {"regularizer": "coding_rate"}
+_UNIFORM: dict[str, Value] = {"regularizer": "uniformity", "strength": 10.0}  # as strong as in the loss of SimCLR
+_MANY: dict[str, Value] = {"groups": 1000, "heads": 1, "rate": 2.6e-3}
+_INSTANCES: dict[str, Value] = {"groups_start": "end", "groups_gradient": 1}
+_ALONE: dict[str, Value] = {"teacher": 0.0, "predictor": 0}
+_SHARP: dict[str, Value] = {"epsilon": 0.01, "tau": 0.2}
+
+IDEAS: dict[str, dict[int, dict[str, Value]]] = {
+    "swav": {
+        3: _MANY | _UNIFORM,
+        4: _MANY | _RATE | {"targets": "all"},
+        5: _MANY | _UNIFORM | {"targets": "all", "strength": 20.0},
+    },
+    "smog": {
+        3: _MANY | _RATE | _INSTANCES | {"groups_momentum": 0.5},
+        4: _MANY | _RATE | _INSTANCES | _ALONE | {"groups_momentum": 0.0},
+        5: _MANY | _UNIFORM | _ALONE | {"groups_momentum": 0.9, "groups_start": "end"},
+    },
+    "deepcluster_v2": {2: _MANY | _RATE | {"label_epochs": 1}, 3: _MANY | _UNIFORM | {"label_epochs": 1}},
+    "sela_v2": {2: _MANY | {"label_epochs": 1}, 3: _MANY | _UNIFORM},
+    "simclr": {
+        3: _RATE | {"strength": 3.0},
+        4: _RATE | {"crops": "4x20"},
+        5: _RATE | {"tau": 0.1},
+    },
+    "alignment": {2: {"strength": 3.0, "crops": "4x20"}, 3: {"strength": 5.0}},
+    "resa": {
+        2: _SHARP,
+        3: _SHARP | _ALONE | {"groups_gradient": 1},
+        4: _SHARP | _UNIFORM | {"epsilon": 0.005},
+    },
+}
