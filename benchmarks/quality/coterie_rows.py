@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +13,12 @@ from clock import Clock
 from judge import BACKBONE, groups_used
 
 import coterie
-from coterie.config.facts import measure_facts
 from coterie.config.hardware import choose_autocast
 from coterie.config.options import RunOptions
 from coterie.config.schema import PretrainConfig
-from coterie.config.toml import from_dict, read_toml, to_dict, to_toml
+from coterie.config.toml import from_dict, read_toml, to_dict
 from coterie.data.loading.center_crop import Preprocessing
-from coterie.data.sources.open import open_source
 from coterie.logger import NullLogger
-from coterie.methods.presets import plan_method
-from coterie.methods.resolve import resolve_run
 from coterie.training.build import build_student
 from coterie.training.student import preprocessing_of
 from coterie.types import Progress, StepResult
@@ -48,26 +44,10 @@ RECIPES = {
 }
 
 
-@dataclass(frozen=True)
-class Network:
-    """The network of the contestants on a set of images.
-
-    Attributes:
-        backbone: its name.
-        settings: what else it needs.
-        side: the planner is told that photographs have at most this side, so that it plans as for small images, while crops
-            are cut from the whole photographs.
-    """
-
-    backbone: str
-    settings: tuple[str, ...]
-    side: int | None = None
-
-
-SMALL = Network(BACKBONE.name, (f"backbone.width={BACKBONE.width}", f"backbone.stem={BACKBONE.stem}"))
-PHOTOGRAPHS = Network("resnet18", ("backbone.width=0.5",), side=96)
-"""To be replaced by the planner's budget (``--time``): today it plans ResNet-50 and large crops for such photographs."""
-NETWORKS = {"cifar10": SMALL, "patches": SMALL, "steel": PHOTOGRAPHS, "cells": PHOTOGRAPHS}
+SMALL: dict[str, Any] = {"backbone": BACKBONE.name}
+SMALL_SETTINGS = (f"backbone.width={BACKBONE.width}", f"backbone.stem={BACKBONE.stem}")
+PHOTOGRAPHS = ("steel", "cells")
+"""Network, size of the images and epochs are the planner's, from the minutes (``--time``)."""
 
 
 class Warnings(NullLogger):
@@ -97,41 +77,37 @@ class Ticks(coterie.Callback):
 
 
 def options_of(
-    recipe: Recipe, data: str, images: Path, epochs: int | None, seed: int, extra: tuple[str, ...], folder: Path
-) -> tuple[str | None, RunOptions]:
-    """The method and the options of a run, as ``coterie.pretrain`` takes them; there ``batch_size`` is an option."""
-    network = NETWORKS[data]
+    recipe: Recipe, data: str, minutes: float, epochs: int | None, seed: int, extra: tuple[str, ...]
+) -> RunOptions:
+    """The options of a run, as ``coterie.pretrain`` takes them; there ``batch_size`` is an option."""
     wished = [int(each.partition("=")[2]) for each in extra if each.startswith("batch_size=")]
-    settings = tuple(each for each in extra if not each.startswith("batch_size="))
-    options: RunOptions = {"seed": seed, "settings": (*network.settings, *recipe.settings, *settings)}
+    settings = (*recipe.settings, *(each for each in extra if not each.startswith("batch_size=")))
     length: dict[str, Any] = {"epochs": epochs, "batch_size": wished[-1] if wished else None}
-    if network.side is None:
-        return recipe.method, options | {"backbone": network.backbone} | length
-    facts = measure_facts(open_source(str(images)), None)
-    small = replace(facts, side=min(facts.side, network.side))
-    planned = plan_method(recipe.method, small, backbone=network.backbone, **length)[0]
-    config = folder.with_suffix(".toml")
-    config.write_text(to_toml(planned))
-    return None, options | {"config": config}
+    if data in PHOTOGRAPHS:
+        return {"seed": seed, "settings": settings, "time": f"{60 * minutes:g}s"} | length  # type: ignore[return-value]
+    return {"seed": seed, "settings": (*SMALL_SETTINGS, *settings)} | SMALL | length  # type: ignore[return-value]
 
 
-def untrained(data: str, images: Path, seed: int, folder: Path) -> tuple[torch.nn.Module, Preprocessing]:
+def untrained(data: str, images: Path, minutes: float, seed: int) -> tuple[torch.nn.Module, Preprocessing]:
     """The network of a set of images as a run would begin with it, and how it wants its images."""
-    method, options = options_of(RECIPES["coterie-swav"], data, images, None, seed, (), folder)
-    config = resolve_run(method, str(images), options).config
+    config = coterie.plan(
+        "swav", str(images), **options_of(RECIPES["coterie-swav"], data, minutes, None, seed, ())
+    ).config
     return build_student(config).encoder.backbone.eval(), preprocessing_of(config)
 
 
 def train(
-    name: str, data: str, images: Path, epochs: int, seed: int, workers: int, clock: Clock, folder: Path,
-    extra: tuple[str, ...],
+    name: str, data: str, images: Path, minutes: float, epochs: int | None, seed: int, workers: int, clock: Clock,
+    folder: Path, extra: tuple[str, ...],
 ) -> dict[str, Any]:  # fmt: skip
     """What the run's log said last; its network lies in ``folder``, which is emptied before."""
     recipe, logger = RECIPES[name], Warnings()
     shutil.rmtree(folder, ignore_errors=True)
-    method, options = options_of(recipe, data, images, epochs, seed, (f"run.workers={workers}", *extra), folder)
+    options = options_of(recipe, data, minutes, epochs, seed, (f"run.workers={workers}", *extra))
     ticks = [Ticks(clock)]
-    coterie.pretrain(method, str(images), out=folder, callbacks=ticks, parts=recipe.parts, logger=logger, **options)
+    coterie.pretrain(
+        recipe.method, str(images), out=folder, callbacks=ticks, parts=recipe.parts, logger=logger, **options
+    )
     return said(folder, logger.warnings)
 
 

@@ -19,9 +19,13 @@ IDEAS: dict[str, dict[int, dict[str, Value]]] = {
         3: _MANY | _RATE | _INSTANCES | {"groups_momentum": 0.5},
         4: _MANY | _RATE | _INSTANCES | _ALONE | {"groups_momentum": 0.0},
         5: _MANY | _UNIFORM | _ALONE | {"groups_momentum": 0.9, "groups_start": "end"},
+        6: _MANY | _UNIFORM | {"teacher": 0.97, "predictor": 0, "assignment": "sinkhorn", "epsilon": 0.02},
     },
     "deepcluster_v2": {2: _MANY | _RATE | {"label_epochs": 1}, 3: _MANY | _UNIFORM | {"label_epochs": 1}},
-    "sela_v2": {2: _MANY | {"label_epochs": 1}, 3: _MANY | _UNIFORM},
+    "sela_v2": {  # of 1,000 groups the balanced labels alone take minutes
+        2: _UNIFORM | {"heads": 1, "groups": 300, "label_epochs": 1, "rate": 2.6e-3},
+        3: _UNIFORM | {"heads": 1, "rate": 2.6e-3},
+    },
     "simclr": {
         3: _RATE | {"strength": 3.0},
         4: _RATE | {"crops": "4x20"},

@@ -64,7 +64,7 @@ def without_training(options: argparse.Namespace, train: Path) -> Judged:
         (weights,) = (SHARED / "data" / "public_weights").glob("*.safetensors")
         found = open_model(weights)
         return found.network, found.preprocessing
-    network, preprocessing = coterie_rows.untrained(options.data, train, options.seed, options.folder)
+    network, preprocessing = coterie_rows.untrained(options.data, train, options.minutes, options.seed)
     return (network, preprocessing) if options.contestant == "untrained" else raw_pixels(preprocessing)
 
 
@@ -74,7 +74,8 @@ def rehearse_and_train(
     """The epochs that the budget pays for, that training, and what came of it."""
     budget = 60 * options.minutes
     epochs, rehearsed = options.epochs, None
-    if epochs is None:
+    planned = options.data in coterie_rows.PHOTOGRAPHS  # the planner lays the epochs into the minutes itself
+    if epochs is None and not planned:
         clock = Clock(rehearsal=True)
         with suppress(Enough):
             trained(options, train, 1000, clock)
@@ -85,7 +86,7 @@ def rehearse_and_train(
     spent = clock.last.by(options.clock, options.cores)
     images = clock.steps * said["batch_size"]
     training = {
-        "epochs": epochs,
+        "epochs": epochs if epochs is not None else clock.steps // clock.steps_per_epoch,
         "steps_per_epoch": clock.steps_per_epoch,
         "seconds_wall": round(clock.last.wall, 1),
         "seconds_cpu": round(clock.last.cpu, 1),
@@ -99,14 +100,17 @@ def rehearse_and_train(
     return training, network, preprocessing, groups
 
 
-def trained(options: argparse.Namespace, train: Path, epochs: int, clock: Clock) -> tuple[Any, ...]:
+def trained(options: argparse.Namespace, train: Path, epochs: int | None, clock: Clock) -> tuple[Any, ...]:
     """What was said, the trained backbone, how it wants its images, and how its groups are counted."""
     how = (epochs, options.seed, options.workers, clock)
     if options.contestant in lightly_rows.RECIPES:
-        model, said = lightly_rows.train(options.contestant, train, *how)
+        assert epochs is not None  # run.py has no such row of photographs
+        model, said = lightly_rows.train(options.contestant, train, epochs, *how[1:])
         return said, model.backbone.eval(), CIFAR10, lambda: lightly_rows.used(model, train)
     folder = options.folder
-    said = coterie_rows.train(options.contestant, options.data, train, *how, folder, tuple(options.set))
+    said = coterie_rows.train(
+        options.contestant, options.data, train, options.minutes, *how, folder, tuple(options.set)
+    )
     found = open_model(folder)
     return said, found.network, found.preprocessing, lambda: coterie_rows.used(options.contestant, folder, train)
 
