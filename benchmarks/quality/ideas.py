@@ -13,7 +13,8 @@ IDEAS: dict[str, dict[int, dict[str, Value]]] = {
     "swav": {
         3: _MANY | _UNIFORM,
         4: _MANY | _RATE | {"targets": "all"},
-        5: _MANY | _UNIFORM | {"targets": "all", "strength": 20.0},
+        5: _MANY | _UNIFORM | {"targets": "all", "queue": 2048},
+        6: _MANY | _UNIFORM | {"targets": "all", "queue": 2048, "strength": 20.0, "rate": 4e-3},
     },
     "smog": {
         3: _MANY | _RATE | _INSTANCES | {"groups_momentum": 0.5},
@@ -24,7 +25,7 @@ IDEAS: dict[str, dict[int, dict[str, Value]]] = {
     "deepcluster_v2": {2: _MANY | _RATE | {"label_epochs": 1}, 3: _MANY | _UNIFORM | {"label_epochs": 1}},
     "sela_v2": {  # of 1,000 groups the balanced labels alone take minutes
         2: _UNIFORM | {"heads": 1, "groups": 300, "label_epochs": 1, "rate": 2.6e-3},
-        3: _UNIFORM | {"heads": 1, "rate": 2.6e-3},
+        3: {"groups": 30, "label_epochs": 1},
     },
     "simclr": {
         3: _RATE | {"strength": 3.0},
