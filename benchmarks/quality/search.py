@@ -32,8 +32,9 @@ import alignment
 import torch
 from ideas import IDEAS
 from judge import BACKBONE, judge
-from prepare import BUILD, prepare
-from space import CROPS, OWN, REGULARIZERS, SHARED, Value, space
+from prepare import BUILD
+from space import CROPS, OWN, REGULARIZERS, SHARED, Draw, space
+from tuning_sets import CIFAR10, Images
 
 import coterie
 from coterie import describe_backbone, load_backbone
@@ -42,7 +43,6 @@ from coterie.logger import NullLogger
 from coterie.signals import Interrupted
 
 TRIALS = RESULTS / "quality" / "search"
-Draw = dict[str, Value]
 PRESET: Draw = {
     "crops": "2x24+2x16", "large_scale": 0.2, "small_scale": 0.4, "rate": 4e-3, "weight_decay": 1e-4, "batch": 128,
     "warm_up": 1.0, "hidden": "512", "width": 128, "last_batch_norm": 1, "scope": "resolution", "regularizer": "none",
@@ -77,7 +77,7 @@ def main() -> None:
     parser.add_argument("--hours", type=float, default=12, help="start no trial after so long")
     parser.add_argument("--cpu", type=int, help="pin to this core")
     parser.add_argument("--trials", type=Path, default=TRIALS)
-    parser.add_argument("--data", type=Path, default=BUILD / "cifar10")
+    parser.add_argument("--build", type=Path, default=BUILD, help="where prepare.py writes")
     parser.add_argument("--table", action="store_true", help="print what is there, best first")
     options = parser.parse_args()
     if options.table:
@@ -86,7 +86,7 @@ def main() -> None:
     if options.cpu is not None:
         os.sched_setaffinity(0, {options.cpu})
     torch.set_num_threads(1)
-    prepare("cifar10", options.data)
+    images = CIFAR10.prepared(options.build)
     options.trials.mkdir(parents=True, exist_ok=True)
     end = time.monotonic() + 3600 * options.hours
     while time.monotonic() < end:
@@ -98,7 +98,7 @@ def main() -> None:
             draw = drawn(method, number, options.trials)
             report = {"method": method, "number": number, "draw": draw, "minutes": options.minutes}
             try:
-                report |= trial(method, draw, options)
+                report |= trial(method, draw, images, options.minutes)
             except Interrupted:
                 raise
             except coterie.UserError as error:  # such as a loss that is no number any more
@@ -150,19 +150,19 @@ def finished(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
 
 
-def trial(method: str, draw: Draw, options: argparse.Namespace) -> dict[str, Any]:
+def trial(method: str, draw: Draw, images: Images, minutes: float) -> dict[str, Any]:
     """Train for the epochs that a rehearsal says the minutes pay for, and ask the tuning images."""
-    settings = as_settings(method, draw)
-    batch = int(draw["batch"])
-    step = rehearse(method, settings, batch, options.data)
-    steps_per_epoch = 10_000 // batch
-    epochs = max(2, round(60 * options.minutes / (step * steps_per_epoch)))
+    settings, batch = as_settings(method, draw, images), images.batch(draw)
+    step = rehearse(method, settings, batch, images)
+    epochs = max(2, round(60 * minutes / (step * (images.count // batch))))
     began = time.process_time()
     with tempfile.TemporaryDirectory() as folder:
         told = Told()
-        run = pretrain(method, settings, batch, options.data, f"{folder}/run", told, epochs=epochs)
+        run = pretrain(method, settings, batch, images, f"{folder}/run", told, epochs=epochs)
         look = describe_backbone(run)
-        figures = judge(load_backbone(run), Preprocessing(32, 3, look.mean, look.std), *files(options.data))
+        figures = judge(
+            load_backbone(run), Preprocessing(look.image_size, len(look.mean), look.mean, look.std), *images.files
+        )
     return figures | {
         "epochs": epochs,
         "step_seconds": round(step, 4),
@@ -174,11 +174,6 @@ def trial(method: str, draw: Draw, options: argparse.Namespace) -> dict[str, Any
         "processor": model(),
         "commit": commit(),
     }
-
-
-def files(data: Path) -> tuple[Path, Path]:
-    """What is trained on, whose images also vote, and what is asked."""
-    return data / "train.parquet", data / "tuning.parquet"
 
 
 class Told(NullLogger):
@@ -201,24 +196,24 @@ class Told(NullLogger):
         return iter(items)
 
 
-def rehearse(method: str, settings: dict[str, Any], batch: int, data: Path) -> float:
+def rehearse(method: str, settings: dict[str, Any], batch: int, images: Images) -> float:
     """CPU seconds of a step: the mean of the middle of some steps."""
     steps = 4 + max(8, 2048 // batch)
     with tempfile.TemporaryDirectory() as folder:
         told = Told()
         once = settings | {"run.log_steps": 1}
-        pretrain(method, once, batch, data, f"{folder}/run", told, epochs=20, images=steps * batch)
+        pretrain(method, once, batch, images, f"{folder}/run", told, epochs=20, images=steps * batch)
     taken = sorted(after - before for before, after in zip(told.times[3:], told.times[4:], strict=False))
     return sum(taken[2:-2]) / len(taken[2:-2])
 
 
 def pretrain(
-    method: str, settings: dict[str, Any], batch: int, data: Path, out: str, told: Told, epochs: int, **more: int
+    method: str, settings: dict[str, Any], batch: int, data: Images, out: str, told: Told, epochs: int, **more: int
 ) -> Path:
     alone = method == "alignment"
     return coterie.pretrain(
         "swav" if alone else method,
-        str(files(data)[0]),
+        str(data.files[0]),
         out=out,
         backbone=BACKBONE.name,
         epochs=epochs,
@@ -230,18 +225,21 @@ def pretrain(
     )
 
 
-def as_settings(method: str, draw: Draw) -> dict[str, Any]:
+def as_settings(method: str, draw: Draw, images: Images) -> dict[str, Any]:
     """The settings of a run by path."""
     large, large_size, small, small_size = CROPS[str(draw["crops"])]
+    large_size, small_size = images.pixels(large_size), images.pixels(small_size)
     colors = {"brightness": 0.4, "contrast": 0.4, "saturation": 0.4, "hue": 0.1, "blur": 0.0}
+    colors |= {} if images.color else {"jitter": 0.0, "grayscale": 0.0}
     crops = [{"count": large, "size": large_size, "scale": [draw["large_scale"], 1.0], "augmentation": colors}]
     if small:
         crops += [{"count": small, "size": small_size, "scale": [0.08, draw["small_scale"]], "augmentation": colors}]
-    peak = float(draw["rate"]) * (int(draw["batch"]) / 256) ** 0.5
+    peak = float(draw["rate"]) * (images.batch(draw) / 256) ** 0.5
     settings: dict[str, Any] = {
         "backbone.width": BACKBONE.width,
         "backbone.stem": BACKBONE.stem,
         "views.crops": crops,
+        "views.image_size": images.side,
         "optimizer.weight_decay": draw["weight_decay"],
         "learning_rate.peak": peak,
         "learning_rate.final": peak / 100,
@@ -264,7 +262,7 @@ def as_settings(method: str, draw: Draw) -> dict[str, Any]:
         weight = REGULARIZERS[kind] * float(draw["strength"])
         settings |= {"regularizer.kind": kind, "regularizer.weight": weight}
     if "groups" in draw:
-        settings["groups.counts"] = [int(draw["groups"])] * int(draw["heads"])
+        settings["groups.counts"] = [images.groups(draw)] * int(draw["heads"])
     if draw.get("assignment") == "sinkhorn":
         settings["assignment.kind"] = "sinkhorn"
     if draw.get("assignment", "sinkhorn") == "sinkhorn" and "epsilon" in draw:
@@ -286,14 +284,14 @@ def as_settings(method: str, draw: Draw) -> dict[str, Any]:
         settings |= {"target.momentum.final": 1.0, "target.moves": "before"}
     elif "teacher" in draw:
         settings["target.kind"] = "same"
-    return settings | own_settings(method, draw)
+    return settings | own_settings(method, draw, images)
 
 
-def own_settings(method: str, draw: Draw) -> dict[str, Any]:
+def own_settings(method: str, draw: Draw, images: Images) -> dict[str, Any]:
     """Settings that only one method has."""
     if method == "swav":
         rows = {"memory.rows_from": "target"} if draw["teacher"] else {}
-        queue = int(draw["queue"])
+        queue = images.queue(draw)
         return {"memory": {"length": queue, "start_epoch": 1}, **rows} if queue else {"memory": None}
     if method == "smog":
         own: dict[str, Any] = {

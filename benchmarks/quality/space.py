@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from random import Random
 
 Value = str | float | int
+Draw = dict[str, Value]
 
 
 @dataclass(frozen=True)
