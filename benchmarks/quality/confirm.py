@@ -1,10 +1,11 @@
-"""Try what was found on CIFAR-10 on two other sets of images: half of the steel photographs for training, and patches of photographs.
+"""Try what was found on CIFAR-10 on two other sets of images: half of steel's training photographs, and patches.
 
     python benchmarks/quality/confirm.py --cpu 0 [--methods swav,simclr] [--draws preset,best] [--minutes 5]
     python benchmarks/quality/confirm.py --table
 
-A draw is that of a trial of ``search.py``: the method's first (``preset``), its best (``best``) or a numbered one. Crops, batch,
-groups and queue are in proportion to the images (``tuning_sets.py``). One JSON file a trial, in ``results/quality/search/SET``.
+A draw is that of a trial of ``search.py``: the method's first (``preset``), its best (``best``) or a numbered one. Crops,
+batch, groups and queue are in proportion to the images (``tuning_sets.py``). One JSON file a trial, in
+``results/quality/search/SET``.
 """
 
 import argparse

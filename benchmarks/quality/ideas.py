@@ -14,7 +14,8 @@ IDEAS: dict[str, dict[int, dict[str, Value]]] = {
         3: _MANY | _UNIFORM,
         4: _MANY | _RATE | {"targets": "all"},
         5: _MANY | _UNIFORM | {"targets": "all", "queue": 2048},
-        6: _MANY | _UNIFORM | {"targets": "all", "queue": 2048, "strength": 20.0, "rate": 4e-3},
+        6: _MANY | _UNIFORM | {"targets": "all", "queue": 0},
+        7: _MANY | _UNIFORM | {"queue": 0, "groups": 3000, "rate": 4e-3},
     },
     "smog": {
         3: _MANY | _RATE | _INSTANCES | {"groups_momentum": 0.5},
@@ -37,5 +38,6 @@ IDEAS: dict[str, dict[int, dict[str, Value]]] = {
         2: _SHARP,
         3: _SHARP | _ALONE | {"groups_gradient": 1},
         4: _SHARP | _UNIFORM | {"epsilon": 0.005},
+        6: _SHARP | _ALONE | _RATE | {"groups_gradient": 1, "scope": "resolution"},
     },
 }
