@@ -17,6 +17,7 @@ import statistics
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +102,7 @@ def few(train: Embeddings, test: Embeddings, count: int, draws: int) -> dict[str
     found: dict[str, list[float]] = {"coterie": [], "coterie, labeled images only": [], "scikit-learn": []}
     errors: dict[str, list[float]] = {name: [] for name in found if name != "scikit-learn"}
     chosen: dict[str, int] = {}
+    everything = LinearCandidates.of(int(train.labels.max()) + 1, train.rows)  # of the same images in every draw
     for draw in range(draws):
         rows = drawn(train.labels, count, draw)
         rest = torch.ones(len(train.labels), dtype=torch.bool).index_fill(0, rows, False)
@@ -108,7 +110,10 @@ def few(train: Embeddings, test: Embeddings, count: int, draws: int) -> dict[str
         right = plain.predict(test.rows.numpy()) == test.labels.numpy()
         found["scikit-learn"].append(100 * float(right.mean()))
         for name, others in (("coterie", train.rows[rest]), ("coterie, labeled images only", None)):
-            answers, candidate = judged(train.rows[rows], train.labels[rows], others, test)
+            fit = LinearCandidates.of(everything.classes, train.rows[rows])
+            if others is not None:
+                fit = replace(everything, unlabeled=(others.double() - everything.mean) @ everything.components)
+            answers, candidate = judged(fit, train.rows[rows], train.labels[rows], test)
             found[name].append(answers.accuracy().value)
             errors[name].append(answers.calibration_error())
             chosen[candidate] = chosen.get(candidate, 0) + 1
@@ -132,11 +137,9 @@ def drawn(labels: Tensor, count: int, draw: int) -> Tensor:
     return torch.cat([order[labels[order] == number][:count] for number in range(int(labels.max()) + 1)])
 
 
-def judged(rows: Tensor, labels: Tensor, unlabeled: Tensor | None, test: Embeddings) -> tuple[Answers, str]:
+def judged(fit: LinearCandidates, rows: Tensor, labels: Tensor, test: Embeddings) -> tuple[Answers, str]:
     """The calibrated answers of the head that train would choose."""
-    classes = int(labels.max()) + 1
-    fit = LinearCandidates.of(classes, rows, unlabeled)
-    chosen = choose_head(fit, rows, labels, folds(labels.numpy()), classes, fit.default, NullLogger())
+    chosen = choose_head(fit, rows, labels, folds(labels.numpy()), fit.classes, fit.default, NullLogger())
     temperature = fit_temperature(chosen.logits[chosen.held], labels[chosen.held])
     return Answers(probabilities(logits_of(chosen.head, test.rows), temperature), test.labels), chosen.name
 
