@@ -125,12 +125,12 @@ def evaluate(
     details: bool = False,
     options: EvaluationFlags = None,
 ) -> None:
-    """Evaluate a network on labeled images, beside raw pixels, the untrained network and other models.
+    """Evaluate a network on labeled images, beside raw pixels, the untrained network and other models; or a classifier.
 
     Parameters
     ----------
     train
-        Labeled images that the probes learn from.
+        Labeled images that the probes learn from; of a classifier, with whose labels its answers are compared.
     test
         Labeled images to test the probes on; without it, a random fifth of TRAIN. [default: none]
     probes
