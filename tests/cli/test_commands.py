@@ -10,7 +10,7 @@ from coterie.cli import commands
 
 
 @pytest.mark.parametrize(
-    "verb", ["plan", "profile", "pretrain", "evaluate", "transfer", "select", "compare", "report", "embed"]
+    "verb", ["plan", "profile", "pretrain", "evaluate", "transfer", "select", "compare", "report", "embed", "export"]
 )
 def test_the_command_is_the_api(verb: str) -> None:
     """Same verbs, same parameters, same defaults; what only Python can hand in aside."""

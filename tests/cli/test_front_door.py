@@ -88,7 +88,7 @@ def test_a_refused_command_leaves_nothing(
     assert not any(Path("new/a/run").iterdir())
 
 
-@pytest.mark.parametrize("verb", ["evaluate", "embed", "transfer", "select", "compare", "report"])
+@pytest.mark.parametrize("verb", ["evaluate", "embed", "transfer", "select", "compare", "report", "export"])
 def test_a_run_that_is_missing_or_is_none(
     verb: str,
     images: Path,  # noqa: F811
@@ -100,7 +100,7 @@ def test_a_run_that_is_missing_or_is_none(
     (tmp_path / "unsaved").mkdir()
     shutil.copy(run / "config.toml", tmp_path / "unsaved")
     rest = {"evaluate": [images], "embed": [images, "--out", tmp_path / "rows.parquet"], "transfer": [f"a={images}"]}
-    rest["compare"] = [run]
+    rest |= {"compare": [run], "export": ["--format", "safetensors", "--out", tmp_path / "exported"]}
     for name, expected in (
         ("missing", "does not exist"),
         ("empty", "is not a run's folder"),
