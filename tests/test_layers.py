@@ -15,6 +15,7 @@ LINES = (
     ("__init__", "__main__"),
     ("cli",),
     ("api",),
+    ("api_export",),
     ("session",),
     ("methods", "display"),
     ("reporting", "classifier", "detection", "collection", "exploring"),  # all but the first: rooms to come

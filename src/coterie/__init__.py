@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 from coterie.version import __version__
 
 if TYPE_CHECKING:
-    from coterie.api import compare, embed, evaluate, export, plan, pretrain, profile, report, select, transfer
+    from coterie.api import compare, embed, evaluate, plan, pretrain, profile, report, select, transfer
+    from coterie.api_export import export
     from coterie.cli.demo import demo
     from coterie.config.facts import Facts
     from coterie.config.schema import PretrainConfig
@@ -66,7 +67,7 @@ _HOMES = {
     "describe_backbone": "exporting.backbone_file",
     "embed": "api",
     "evaluate": "api",
-    "export": "api",
+    "export": "api_export",
     "load_backbone": "exporting.backbone_file",
     "open_source": "data.sources.open",
     "plan": "api",

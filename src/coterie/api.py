@@ -8,14 +8,12 @@ from typing import Any, Literal, Unpack
 
 from torch import nn
 
+from coterie.api_export import export as export  # a verb too
 from coterie.atomic import writing
-from coterie.classifier.classifier_file import is_classifier, open_classifier
-from coterie.classifier.exported_head import exportable_classifier
 from coterie.config.hardware import Runtime
 from coterie.config.options import (
     EmbedOptions,
     EvaluationOptions,
-    ModelOptions,
     RunOptions,
     check_options,
     label_columns,
@@ -30,17 +28,12 @@ from coterie.evaluation.from_options import evaluate_given, evaluator_from_optio
 from coterie.evaluation.given_sets import given_probe
 from coterie.evaluation.model_selection import Selection
 from coterie.evaluation.results import ProbeResults, TransferResults
-from coterie.exporting.export import Exported, check_format, export_model
-from coterie.exporting.formats.exportable import Exportable
-from coterie.exporting.model import open_model
-from coterie.exporting.model_card import CardFacts
 from coterie.logger import Logger, NullLogger
 from coterie.methods.fitting import fit_here, plan_run, train_run
 from coterie.methods.resolve import Paths, path_strings
 from coterie.paths import run_folder
 from coterie.reporting.comparison import ComparedRuns, compare_folders, write_comparison
 from coterie.reporting.run_callbacks import own_callbacks
-from coterie.reporting.run_card import run_card
 from coterie.reporting.run_report import rewrite_report
 from coterie.reporting.tracking import tracked
 from coterie.session import refuse_torchrun, session
@@ -386,61 +379,3 @@ def embed(
         if Path(out).suffix != ".parquet":
             return embed_to_folder(model, source, out, runtime, part_images, opened)
         return embed_to_file(model, source, out, runtime, opened)
-
-
-def export(
-    model: str | Path,
-    *,
-    out: str | Path,
-    format: str,  # noqa: A002 -- what it is called everywhere
-    uint8: bool = False,
-    license: str = "unknown",  # noqa: A002 -- as the hub of Hugging Face calls it
-    logger: Logger | None = None,
-    quiet: bool = False,
-    **options: Unpack[ModelOptions],
-) -> Exported:
-    """Write a model, or a classifier, for another library; the folder appears when that library computes the same from it.
-
-    Args:
-        model: a MODEL, as of :func:`evaluate`, or a CLASSIFIER.
-        out: the folder, which does not exist yet: weights, configuration, preprocessing, and a model card, ``README.md``.
-        format: ``timm``, ``torchvision``, ``transformers``, ``onnx``, ``torch_export``, ``safetensors`` or ``swav``
-            (``docs/export.md``).
-        uint8: for ``onnx`` and ``torch_export``: take images as bytes ``[B, H, W, C]`` rather than float32 ``[B, C, H, W]`` in
-            [0, 1].
-        license: of the weights, for the card, as SPDX names it.
-        logger: receives messages and progress; None: they are shown.
-        quiet: show nothing.
-        options: the keys of :class:`coterie.config.options.ModelOptions`; of a CLASSIFIER ``backbone`` alone, as a module.
-
-    Returns:
-        Files, library and largest difference; prints as a line.
-
-    Raises:
-        UserError: the format cannot hold this network, with those that can; or anything that the caller can fix, in one line.
-    """
-    check_options(options, ModelOptions)
-    check_format(format, out, bytes_in=uint8)
-    with session(logger, quiet) as logger:
-        if is_classifier(model):
-            what, facts = _opened_classifier(model, options, logger), CardFacts(license)
-        else:
-            what = Exportable(open_model(model, **model_options(options), logger=logger))
-            facts = CardFacts(license) if what.model.run is None else run_card(what.model.run, license)
-        return export_model(what, format, out, bytes_in=uint8, facts=facts)
-
-
-def _opened_classifier(model: str | Path, options: Mapping[str, Any], logger: Logger) -> Exportable:
-    """A classifier to export.
-
-    Raises:
-        UserError: it is damaged, or an option is for a MODEL.
-    """
-    module = options.get("backbone")
-    given = next((each for each in options if each != "backbone" or not isinstance(module, nn.Module)), None)
-    if given is not None:
-        raise BadConfig(f"--{given} is for a MODEL: {model} is a classifier, whose file says it")
-    classifier = open_classifier(model, backbone=module)
-    for line in classifier.model.lines:
-        logger.info(line)
-    return exportable_classifier(classifier, module)

@@ -1,4 +1,4 @@
-"""What a classifier adds to its network when it is exported."""
+"""What a classifier adds when it is exported: its head, and what its model card says."""
 
 from pathlib import Path
 
@@ -7,6 +7,10 @@ from torch import Tensor, nn
 
 from coterie.classifier.classifier_file import Classifier, open_classifier, save_classifier
 from coterie.exporting.formats.exportable import Exportable, ExportHead
+from coterie.exporting.model_card import CardFacts
+
+_TRAINING = ("model", "kind", "candidate", "images", "date")
+"""What the training notes in the file, besides its figures."""
 
 
 def exportable_classifier(classifier: Classifier, backbone: nn.Module | None = None) -> Exportable:
@@ -28,6 +32,24 @@ def exportable_classifier(classifier: Classifier, backbone: nn.Module | None = N
     linear = (head.weight, head.bias) if isinstance(head, nn.Linear) else None
     names, several, unknown = classifier.classes, classifier.multi_label, classifier.threshold
     return Exportable(classifier.model, ExportHead(head, linear, names, several, unknown, write, read))
+
+
+def classifier_card(classifier: Classifier, license: str) -> CardFacts:  # noqa: A002 -- as the hub calls it
+    """What the file of a classifier says of its training.
+
+    Args:
+        classifier: the classifier.
+        license: of the weights.
+    """
+    about = dict(classifier.about or {})
+    model, kind, candidate, images, date = (about.pop(name, "") for name in _TRAINING)
+    whence = f" on the features of {Path(model).name}" if model else ""
+    how = f": {', '.join(filter(None, (kind, candidate)))}" if kind or candidate else ""
+    count = f", {images} labeled images" if images else ""
+    origin = [f"A classifier of Coterie{whence}{how}{count}{f', {date}' if date else ''}."]
+    figures = {name.replace("_", " "): value for name, value in about.items()}
+    limits = [] if figures else ["Not tested: no class had an image to spare."]
+    return CardFacts(license, origin, figures, limits)
 
 
 class _Calibrated(nn.Module):
