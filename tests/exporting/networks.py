@@ -22,6 +22,9 @@ def small_model(name: str, size: int = 32, *, crop: float | None = None, **setti
     torch.manual_seed(0)
     network = build_backbone(config, size)
     trained_looking(network)
+    with torch.no_grad():
+        for each in network.parameters():  # layer scales begin near zero, where they would hide what they scale
+            each += 0.1 * torch.rand_like(each) * (each.ndim == 1)
     mean, std = ((value,) * config.channels for value in (0.4, 0.2))
     return Model(name, network.eval(), config, size, Preprocessing(size, config.channels, mean, std, crop, "bicubic"))
 
