@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 from coterie.version import __version__
 
 if TYPE_CHECKING:
+    from coterie.answers import export, train
     from coterie.api import compare, embed, evaluate, plan, pretrain, profile, report, select, transfer
-    from coterie.api_export import export
+    from coterie.classifier.classifier_file import Classifier, open_classifier
     from coterie.cli.demo import demo
     from coterie.config.facts import Facts
     from coterie.config.schema import PretrainConfig
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Callback",
+    "Classifier",
     "CoterieWarning",
     "CustomParts",
     "Facts",
@@ -43,17 +45,20 @@ __all__ = [
     "evaluate",
     "export",
     "load_backbone",
+    "open_classifier",
     "open_source",
     "plan",
     "pretrain",
     "profile",
     "report",
     "select",
+    "train",
     "transfer",
 ]
 
 _HOMES = {
     "Callback": "training.callback",
+    "Classifier": "classifier.classifier_file",
     "CoterieWarning": "errors",
     "CustomParts": "training.custom_parts",
     "Facts": "config.facts",
@@ -67,14 +72,16 @@ _HOMES = {
     "describe_backbone": "exporting.backbone_file",
     "embed": "api",
     "evaluate": "api",
-    "export": "api_export",
+    "export": "answers",
     "load_backbone": "exporting.backbone_file",
+    "open_classifier": "classifier.classifier_file",
     "open_source": "data.sources.open",
     "plan": "api",
     "pretrain": "api",
     "profile": "api",
     "report": "api",
     "select": "api",
+    "train": "answers",
     "transfer": "api",
 }
 

@@ -144,11 +144,9 @@ def test_swavs_authors_read_it(tmp_path: Path) -> None:
     assert theirs.forward_backbone(images).allclose(model.network(images), rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("head", ["linear", "knn"])
-def test_torch_export_holds_any_head_and_takes_bytes(head: str, resnet: Model, tmp_path: Path) -> None:
-    labels = torch.tensor([0, 1, 2, 1])
-    knn = KnnHead(torch.randn(4, 64), labels, 3, k=2)
-    classifier = small_classifier(resnet, knn if head == "knn" else None)
+def test_torch_export_holds_any_head_and_takes_bytes(resnet: Model, tmp_path: Path) -> None:
+    knn = KnnHead(torch.randn(4, 64), torch.tensor([0, 1, 2, 1]), 3, k=2)
+    classifier = small_classifier(resnet, knn)
     done = export_model(exportable_classifier(classifier), "torch_export", tmp_path / "out", bytes_in=True)
     assert (done.any_size, done.output) == (True, "probabilities")
     assert done.difference < 1e-6
@@ -185,8 +183,8 @@ def test_a_network_of_the_users_own(tmp_path: Path) -> None:
     config = type(config)("python:Tiny")
     save_backbone(tmp_path / "model.safetensors", own, config, 64, look.mean, look.std)
     model = open_model(tmp_path / "model.safetensors", backbone=Tiny())
-    for form in ("safetensors", "torch_export"):
-        assert export_model(Exportable(model), form, tmp_path / form).difference < 1e-6
+    assert export_model(Exportable(model), "safetensors", tmp_path / "own").difference == 0
+    assert export_model(Exportable(model), "torch_export", tmp_path / "program").difference < 1e-6
     with pytest.raises(
         UserError, match="this Tiny of your own: the network was given in Python; use --format onnx, torch"
     ):

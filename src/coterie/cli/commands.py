@@ -18,7 +18,6 @@ from coterie.cli.parsing import (
     Images,
     Method,
     Model,
-    ModelFlags,
     RunFlags,
     Sources,
     Trackers,
@@ -126,12 +125,12 @@ def evaluate(
     details: bool = False,
     options: EvaluationFlags = None,
 ) -> None:
-    """Evaluate a network on labeled images, beside raw pixels, the untrained network and other models.
+    """Evaluate a network on labeled images, beside raw pixels, the untrained network and other models; or a classifier.
 
     Parameters
     ----------
     train
-        Labeled images that the probes learn from.
+        Labeled images that the probes learn from; of a classifier, with whose labels its answers are compared.
     test
         Labeled images to test the probes on; without it, a random fifth of TRAIN. [default: none]
     probes
@@ -277,40 +276,6 @@ def embed(
             model, data, out, part_images=part_images, ray=ray, actors=actors, logger=terminal, **(options or {})
         )
     show(f"{out}: {written} images")
-
-
-def export(
-    model: Model,
-    /,
-    *,
-    out: Annotated[Path, Parameter(name="--out")],
-    format: str,  # noqa: A002 -- what it is called everywhere
-    uint8: bool = False,
-    license: str = "unknown",  # noqa: A002 -- as the hub of Hugging Face calls it
-    options: ModelFlags = None,
-) -> None:
-    """Write a model, or a classifier, for another library, and check it there before it is done.
-
-    Parameters
-    ----------
-    out
-        The folder: weights, preprocessing, README.md; it must not exist yet.
-    format
-        One of timm, torchvision, transformers, onnx, torch_export, safetensors, swav.
-    uint8
-        For onnx and torch_export: take images as bytes [B, H, W, C] rather than as numbers from 0 to 1 [B, C, H, W].
-    license
-        Of the weights, for README.md, as SPDX names it: apache-2.0, cc-by-4.0, other.
-    """
-    with importing():
-        from coterie import api
-        from coterie.display.terminal import Terminal
-
-    with closing(Terminal()) as terminal:
-        written = api.export(
-            model, out=out, format=format, uint8=uint8, license=license, logger=terminal, **(options or {})
-        )
-    show(str(written))
 
 
 def demo(*, out: Annotated[Path, Parameter(name="--out")] = Path("demo"), seed: Whole = 0) -> None:

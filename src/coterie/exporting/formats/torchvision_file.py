@@ -64,8 +64,8 @@ network = torchvision.models.{name}({given}).eval()
 {what.logits_or_features} = network(pixels)
 """
     library = f"torchvision {torchvision.__version__.partition('+')[0]}"
-    run = on_normalized(what, loaded.eval())
-    return Written(library, run, what.logits_or_features, 1e-5, usage, any_size=not vit)
+    any_size = not name.startswith(("vit", "swin"))  # Swins of the two pad other sizes differently
+    return Written(library, on_normalized(what, loaded.eval()), what.logits_or_features, 1e-5, usage, any_size)
 
 
 def _builder(what: Exportable) -> str:

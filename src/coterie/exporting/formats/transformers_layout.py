@@ -83,6 +83,8 @@ def _swin(network: SwinTransformer) -> dict[str, Any]:
     stages: Any = network.layers
     if not isinstance(stages[0].blocks[0].norm2, nn.LayerNorm):
         raise OtherNetworkError("its Swins have layer norms")
+    if len({block.window_size for stage in stages for block in stage.blocks}) > 1:
+        raise OtherNetworkError("its Swins have windows of one size, which do not fit into the maps of small images")
     return {
         "image_size": network.patch_embed.img_size[0],
         "patch_size": network.patch_embed.patch_size[0],
