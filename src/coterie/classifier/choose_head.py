@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -18,6 +18,7 @@ from coterie.logger import Logger
 from coterie.signals import check_interrupted
 
 
+@runtime_checkable
 class Candidates(Protocol):
     """Fits heads to features and labels, each under a name; ``only`` asks for the one of that name."""
 
