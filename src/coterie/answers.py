@@ -108,7 +108,8 @@ def export(
             what, facts = _opened_classifier(model, license, options, logger)
         else:
             what = Exportable(open_model(model, **model_options(options), logger=logger))
-            facts = CardFacts(license) if what.model.run is None else run_card(what.model.run, license)
+            origin = (f"Weights: {Path(model).name}.",)
+            facts = CardFacts(license, origin) if what.model.run is None else run_card(what.model.run, license)
         return export_model(what, format, out, bytes_in=uint8, facts=facts)
 
 
