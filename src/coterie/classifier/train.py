@@ -28,7 +28,7 @@ from coterie.embedding.cache import source_key, state_key
 from coterie.embedding.forward import embedding_runtime
 from coterie.errors import UserError
 from coterie.evaluation.classification import Answers
-from coterie.evaluation.classifier_figures import ClassifierFigures
+from coterie.evaluation.classifier_figures import ClassifierFigures, UnknownFound
 from coterie.exporting.model import Model
 from coterie.formatting import first_few
 
@@ -104,27 +104,27 @@ def train_classifier(
             fit, learned.rows, learned.images.truth, learned.parts, len(images.classes), fit.default, logger
         )
         figures = _figures(learned, chosen, fit, runtime)
-        about = {
-            "model": model.name,
-            "kind": chosen_kind,
-            "candidate": chosen.name,
-            "images": str(len(learned.rows)),
-            "date": datetime.now(UTC).date().isoformat(),
-            **figures.facts(),
-        }
-        classifier = Classifier(
-            model,
-            chosen.head.to(runtime.device).eval(),
-            images.classes,
-            images.multi_label,
-            chosen.temperature,
-            figures.threshold,
-            about,
-        )
+        classifier = _classifier(model, learned, chosen, figures, chosen_kind, runtime)
         _keep(folder, classifier, learned, chosen, figures, reason)
         return TrainedClassifier(classifier, replace(figures, folder=str(folder.path)), folder.path)
     finally:
         folder.close()
+
+
+def _classifier(
+    model: Model, learned: _Learned, chosen: ChosenHead, figures: ClassifierFigures, kind: Kind, runtime: Runtime
+) -> Classifier:
+    """The classifier of the head that was chosen."""
+    about = {
+        "model": model.name,
+        "kind": kind,
+        "candidate": chosen.name,
+        "images": str(len(learned.rows)),
+        "date": datetime.now(UTC).date().isoformat(),
+        **figures.facts(),
+    }
+    head, images = chosen.head.to(runtime.device).eval(), learned.images
+    return Classifier(model, head, images.classes, images.multi_label, chosen.temperature, figures.threshold, about)
 
 
 def _learn(images: TrainingImages, store: FeatureStore, kind: Kind, seed: int) -> _Learned:
@@ -135,7 +135,7 @@ def _learn(images: TrainingImages, store: FeatureStore, kind: Kind, seed: int) -
     gone = [name for name, count in zip(images.classes, images.counts, strict=True) if not count]
     if gone:
         raise UserError(
-            f"no image of {first_few(gone, ', ')} can be decoded: leave these classes out, or mend the files"
+            f"no image of {first_few(gone, ', ')} can be decoded: leave these classes out, or copy the files again"
         )
     keys = content_keys(images.labeled, logger)
     if (line := copies(keys, images.truth)) is not None:
@@ -158,7 +158,8 @@ def _figures(
     answers = Answers(probabilities(logits, chosen.temperature, multi_label=several), truth)
     count = len(set(learned.parts[held].tolist()))
     title = "held out in five parts, one after another" if count > 1 else "held out, a fifth"
-    threshold, unknown = None, ()
+    threshold: float | None = None
+    unknown: tuple[UnknownFound, ...] = ()
     if len(truth) and not several:
         threshold = unknown_threshold(answers.confidence)
         unknown = unknown_found(
