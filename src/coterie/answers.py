@@ -110,6 +110,7 @@ def export(
             what = Exportable(open_model(model, **model_options(options), logger=logger))
             origin = (f"Weights: {Path(model).name}.",)
             facts = CardFacts(license, origin) if what.model.run is None else run_card(what.model.run, license)
+        logger.info(f"{format}: writing {out}, and checking it where it is read")
         return export_model(what, format, out, bytes_in=uint8, facts=facts)
 
 
