@@ -276,3 +276,10 @@ def test_bad_requests_are_refused_before_anything_is_written(resnet: Model, tmp_
     assert [each.name for each in tmp_path.rglob("*")] == ["taken", "notes.txt"]
     (tmp_path / "empty").mkdir()
     assert export_model(Exportable(resnet), "safetensors", tmp_path / "empty").folder == tmp_path / "empty"
+
+
+def test_padding_that_depends_on_the_size_has_one_size(tmp_path: Path) -> None:
+    """Torch simplified the formulas of a network with so many of them for minutes."""
+    done = export_model(Exportable(small_model("tf_efficientnet_lite0", 32)), "torch_export", tmp_path / "out")
+    assert not done.any_size
+    assert done.difference < 1e-5

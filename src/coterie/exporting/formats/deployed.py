@@ -69,8 +69,11 @@ def traced(what: Exportable, *, bytes_in: bool) -> tuple[ExportedProgram, Deploy
     pixels = torch.zeros(2, what.model.backbone.channels, side, side, dtype=torch.uint8 if bytes_in else torch.float32)
     height, width = (1, 2) if bytes_in else (2, 3)
     batch = {0: Dim.DYNAMIC}  # without a name: torch refuses one where a network rounds sizes
+    attempts = [batch | {height: Dim.DYNAMIC, width: Dim.DYNAMIC}, batch]
+    if any(type(each).__name__.endswith("Same") for each in module.modules()):
+        del attempts[0]  # padding that depends on the size, as in TensorFlow: torch would simplify formulas for minutes
     why = ""
-    for dynamic in (batch | {height: Dim.DYNAMIC, width: Dim.DYNAMIC}, batch):
+    for dynamic in attempts:
         try:
             with warnings.catch_warnings(), torch.no_grad():
                 warnings.simplefilter("ignore")  # about libraries that torch itself uses
