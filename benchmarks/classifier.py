@@ -73,6 +73,7 @@ def main() -> None:
         for count in map(int, options.labels.split(",")):
             report["few"][str(count)] = few(train, test, count, options.draws)
             sys.stdout.write(f"{count} labels a class: {report['few'][str(count)]}\n")
+            sys.stdout.flush()
         report["all"] = all_labels(weights, data, opened, Path(scratch) / "classifier")
         sys.stdout.write(f"all labels: {report['all']}\n")
     write_report(options.out, report)
