@@ -39,6 +39,7 @@ def write_onnx(what: Exportable, folder: Path, *, bytes_in: bool = False) -> Wri
         assert graph is not None
         axes = ("batch", "height", "width", "channels") if bytes_in else ("batch", "channels", "height", "width")
         shape = graph.model.graph.inputs[0].shape
+        assert shape is not None
         graph.rename_axes({side: name for side, name in zip(shape, axes, strict=True) if not isinstance(side, int)})
         about = {"preprocessing": what.model.preprocessing.facts() | {"resized": what.model.preprocessing.resized}}
         graph.model.metadata_props["coterie"] = json.dumps(about | dict(what.about_classes()))
