@@ -100,6 +100,11 @@ TABLE = {
         10,
         less=True,
     ),
+    "export": Tracked(
+        "export.py --networks test_resnet --size 64 --formats safetensors torch_export --repeats 3",
+        {"torch.export over eager": "networks/test_resnet/times_as_fast_as_eager_cpu/torch_export"},
+        30,
+    ),
     "loader_memory": Tracked(
         "loader_memory.py --images 400000 --workers 2 --kinds coterie,python_list",
         {"over a list": f"{BYTES.format('coterie')} over {BYTES.format('python_list')}"},

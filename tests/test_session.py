@@ -98,6 +98,7 @@ run, test = out + seed, {{"workers": 0, "quiet": True}}
 unchanged("evaluate", lambda: coterie.evaluate(run, images, probes=("knn", "linear", "clusters"), **test))
 unchanged("transfer", lambda: coterie.transfer(run, {{"same": images}}, probes=("knn",), **test))
 unchanged("embed", lambda: coterie.embed(run, images, out + ".parquet", **test))
+unchanged("export", lambda: coterie.export(run, format="safetensors", out=out + "-export", quiet=True))
 unchanged("report", lambda: coterie.report(run, quiet=True))
 unchanged("profile", lambda: coterie.profile("swav", images, seconds=0.1, **more))
 """

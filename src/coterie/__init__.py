@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from coterie.version import __version__
 
 if TYPE_CHECKING:
-    from coterie.answers import train
+    from coterie.answers import export, train
     from coterie.api import compare, embed, evaluate, plan, pretrain, profile, report, select, transfer
     from coterie.classifier.classifier_file import Classifier, open_classifier
     from coterie.cli.demo import demo
@@ -43,6 +43,7 @@ __all__ = [
     "describe_backbone",
     "embed",
     "evaluate",
+    "export",
     "load_backbone",
     "open_classifier",
     "open_source",
@@ -71,6 +72,7 @@ _HOMES = {
     "describe_backbone": "exporting.backbone_file",
     "embed": "api",
     "evaluate": "api",
+    "export": "answers",
     "load_backbone": "exporting.backbone_file",
     "open_classifier": "classifier.classifier_file",
     "open_source": "data.sources.open",

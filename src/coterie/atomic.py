@@ -3,6 +3,7 @@
 import errno
 import os
 import re
+import shutil
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -58,11 +59,51 @@ def writing(path: str | Path, name: Callable[[Path], str] | None = None) -> Iter
         _unfinished.discard(part)
 
 
+@contextmanager
+def writing_folder(path: str | Path) -> Iterator[Path]:
+    """Yield a temporary folder beside ``path``; on success flush its files to the disk and rename it to ``path``.
+
+    Args:
+        path: the folder, which does not exist yet or is empty; missing parents are created, and removed again on a failure.
+
+    Raises:
+        UserError: there is something at ``path``, or the disk is full or cannot be written to; nothing is left behind.
+    """
+    path = expand(path)
+    if path.is_symlink() or (path.exists() and not (path.is_dir() and not any(path.iterdir()))):
+        raise UserError(f"{path} exists: remove it, or choose another --out")
+    part = path.with_name(f".{path.name}.{os.getpid()}{SUFFIX}")
+    made: list[Path] = []
+    _unfinished.add(part)
+    try:
+        made = make_folders(path.parent)
+        part.mkdir()
+        yield part
+        for each in part.rglob("*"):
+            if each.is_file():
+                with each.open("rb+") as file:
+                    os.fsync(file.fileno())
+        part.replace(path)
+        _sync_folder(path.parent)
+    except BaseException as error:
+        shutil.rmtree(part, ignore_errors=True)
+        remove_empty(made)
+        failed = error if isinstance(error, OSError) else None if isinstance(error, UserError) else _failed_write(error)
+        if failed is None:
+            raise
+        raise UserError(_why(failed, path)) from error
+    finally:
+        _unfinished.discard(part)
+
+
 def remove_own_unfinished() -> None:
     """Remove the temporary files of this process, which is about to end without finishing them."""
     for part in list(_unfinished):
         with suppress(OSError):
-            part.unlink(missing_ok=True)
+            if part.is_dir():
+                shutil.rmtree(part, ignore_errors=True)
+            else:
+                part.unlink(missing_ok=True)
 
 
 def write_text(path: str | Path, text: str) -> None:

@@ -10,7 +10,8 @@ from coterie.cli import answer_commands, commands
 
 
 @pytest.mark.parametrize(
-    "verb", ["plan", "profile", "pretrain", "evaluate", "transfer", "select", "compare", "report", "embed", "train"]
+    "verb",
+    ["plan", "profile", "pretrain", "evaluate", "transfer", "select", "compare", "report", "embed", "train", "export"],
 )
 def test_the_command_is_the_api(verb: str) -> None:
     """Same verbs, same parameters, same defaults; what only Python can hand in aside."""

@@ -14,8 +14,10 @@ import pytest
 from PIL import Image
 
 import coterie
+from coterie.classifier.classifier_file import save_classifier
 from coterie.cli.main import VERBS
 from tests.cli.test_main import TINY, images, pretrain  # noqa: F401 -- a fixture
+from tests.exporting.networks import small_classifier, small_model
 
 COMMAND = [sys.executable, "-m", "coterie"]
 
@@ -91,7 +93,7 @@ def test_a_refused_command_leaves_nothing(
     assert not any(Path("new/a/run").iterdir())
 
 
-@pytest.mark.parametrize("verb", ["evaluate", "embed", "transfer", "select", "compare", "report"])
+@pytest.mark.parametrize("verb", ["evaluate", "embed", "transfer", "select", "compare", "report", "export"])
 def test_a_run_that_is_missing_or_is_none(
     verb: str,
     images: Path,  # noqa: F811
@@ -103,7 +105,7 @@ def test_a_run_that_is_missing_or_is_none(
     (tmp_path / "unsaved").mkdir()
     shutil.copy(run / "config.toml", tmp_path / "unsaved")
     rest = {"evaluate": [images], "embed": [images, "--out", tmp_path / "rows.parquet"], "transfer": [f"a={images}"]}
-    rest["compare"] = [run]
+    rest |= {"compare": [run], "export": ["--format", "safetensors", "--out", tmp_path / "exported"]}
     for name, expected in (
         ("missing", "does not exist"),
         ("empty", "is not a run's folder"),
@@ -229,3 +231,36 @@ def test_names_with_line_breaks(run: Path, call, tmp_path: Path) -> None:
 
 def test_the_schema_is_printed(call) -> None:
     assert json.loads(call("schema")[1])["properties"]["epochs"]["type"] == "integer"
+
+
+def test_a_run_is_exported_with_its_card(run: Path, call, tmp_path: Path) -> None:
+    words = ("export", run, "--format", "safetensors", "--license", "cc-by-4.0", "--out", tmp_path / "out")
+    status, said, _ = call(*words)
+    assert status == 0
+    assert said.startswith(
+        f"{tmp_path / 'out'}: README.md, config.json, model.safetensors, preprocessor_config.json; coterie "
+    )
+    assert "computes the same features, exactly" in said
+    assert coterie.describe_backbone(tmp_path / "out").backbone == coterie.describe_backbone(run).backbone
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert 'license: "cc-by-4.0"' in card
+    assert "method: swav" in card
+    assert "Not evaluated on labels" in card
+    assert call(*words)[0] == 2  # there is something already
+    status, _, err = call("export", run, "--format", "torchvision", "--out", tmp_path / "other")
+    assert status == 2
+    assert "coterie: torchvision cannot hold this resnet18: its ResNets have no " in err
+    assert not (tmp_path / "other").exists()
+
+
+def test_a_classifier_is_exported_with_its_card(call, tmp_path: Path) -> None:
+    about = {"model": "runs/cells", "kind": "linear", "images": "12", "accuracy": "91.0 % of 12 images held out"}
+    save_classifier(tmp_path / "kept", small_classifier(small_model("test_vit", 48), threshold=0.5, about=about))
+    status, said, _ = call("export", tmp_path / "kept", "--format", "timm", "--out", tmp_path / "out")
+    assert status == 0
+    assert "computes the same logits, exactly" in said
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "A classifier of Coterie on the features of cells: linear, 12 labeled images." in card
+    assert "| accuracy | 91.0 % of 12 images held out |" in card
+    status, _, err = call("export", tmp_path / "kept", "--format", "timm", "--size", "64", "--out", tmp_path / "more")
+    assert (status, "--size is for a MODEL" in err) == (2, True)

@@ -33,6 +33,7 @@ VERBS = {
         commands.profile,
         commands.pretrain,
         answer_commands.train,
+        answer_commands.export,
         commands.evaluate,
         commands.transfer,
         commands.select,

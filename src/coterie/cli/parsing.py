@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from cyclopts import Parameter
 
 from coterie.config.method_name import check_method_name, names_a_source
-from coterie.config.options import EmbedOptions, EvaluationOptions, RunOptions, TrainOptions
+from coterie.config.options import EmbedOptions, EvaluationOptions, ModelOptions, RunOptions, TrainOptions
 from coterie.errors import UserError
 from coterie.methods.names import METHOD_NAMES
 
@@ -30,6 +30,7 @@ Trackers = Annotated[
     tuple[Literal["tensorboard", "wandb"], ...], Parameter(consume_multiple=True, negative=(), show_default=False)
 ]
 RunFlags = Annotated[RunOptions, Parameter(name="*")] | None
+ModelFlags = Annotated[ModelOptions, Parameter(name="*")] | None
 EmbedFlags = Annotated[EmbedOptions, Parameter(name="*")] | None
 TrainFlags = Annotated[TrainOptions, Parameter(name="*")] | None
 EvaluationFlags = Annotated[EvaluationOptions, Parameter(name="*")] | None

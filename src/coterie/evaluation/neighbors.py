@@ -50,4 +50,4 @@ def vote(
         The votes for each class.
     """
     weights = ((similarities - similarities[:, :1]) / temperature).exp()
-    return weights.new_zeros(len(labels), classes).scatter_add_(1, labels, weights)
+    return weights.new_zeros(weights.shape[0], classes).scatter_add_(1, labels, weights)

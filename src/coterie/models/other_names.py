@@ -1,7 +1,7 @@
 """Other projects' names for the parts of a network, translated into timm's."""
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -196,6 +196,27 @@ def translated(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], tuple[
             state = _joined({_renamed(name, known.rules): tensor for name, tensor in state.items()})
             whose.append(known.whose)
     return state, tuple(whose)
+
+
+def places_in_timm(names: Iterable[str]) -> dict[str, tuple[str, int | None]]:
+    """Find where timm keeps each tensor of another project's network: :func:`translated`, read the other way.
+
+    Args:
+        names: of the tensors of a whole network, without prefix.
+
+    Returns:
+        By each name, the name of timm's tensor, and which third of its rows it is; None: all of it.
+    """
+    places = {name: name for name in names}
+    for known in _KNOWN:
+        if any(re.fullmatch(known.sign, place) for place in places.values()):
+            places = {name: _renamed(place, known.rules) for name, place in places.items()}
+    if any(place.startswith("layers.0.downsample.") for place in places.values()):  # timm's Swin merges before a stage
+        merged = _one_up("layers.{0+1}.downsample.")
+        places = {name: re.sub(r"^layers\.(\d+)\.downsample\.", merged, place) for name, place in places.items()}
+    return {
+        name: (place[:-3], int(place[-2])) if place.endswith("]") else (place, None) for name, place in places.items()
+    }
 
 
 def _renamed(name: str, rules: tuple[tuple[str, Replacement], ...]) -> str:

@@ -46,6 +46,11 @@ class Preprocessing:
         given |= {"crop": self.crop} if self.crop is not None else {}
         return given | ({"interpolation": self.interpolation} if self.interpolation != "bilinear" else {})
 
+    @property
+    def resized(self) -> int:
+        """Length in pixels that the short side is resized to, before the crop."""
+        return _resized(self.size, self.crop)
+
     def at_most(self, size: int) -> "Preprocessing":
         """The same part of each image, at this size if that is smaller."""
         if size >= self.size:
@@ -180,8 +185,12 @@ def _box(height: int, width: int, size: int, crop: float | None) -> tuple[float,
 
 def _square_side(height: int, width: int, size: int, crop: float | None) -> float:
     """The side of the central square that becomes a crop of this size, in pixels of the image."""
-    resized = round(size / _share(size)) if crop is None else math.floor(size / crop)  # timm rounds down
-    return min(height, width) * (size / resized)
+    return min(height, width) * (size / _resized(size, crop))
+
+
+def _resized(size: int, crop: float | None) -> int:
+    """The length of the short side after resizing."""
+    return round(size / _share(size)) if crop is None else math.floor(size / crop)  # timm rounds down
 
 
 def _short(number: float) -> str:
