@@ -191,6 +191,13 @@ class Planner:
             )
         return self.because("assignment.temperature", 0.05, "as published")
 
+    def self_assignment_temperature(self) -> float:
+        """Epsilon of ReSA: 0.05 as published; 0.01 for small images, whose features are close to each other in short runs."""
+        if self.facts.small:
+            why = "small images: at 0.05 most of a batch counts as alike in a short run"
+            return self.because("assignment.temperature", 0.01, why)
+        return self.because("assignment.temperature", 0.05, "as published")
+
     def queue(self, groups: int) -> int:
         """Length of the queue that gives a balanced assignment about two rows per group; 0 if the batch alone has them."""
         batch = self.batch_size()
