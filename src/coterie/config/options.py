@@ -197,6 +197,12 @@ def model_options(options: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in options.items() if name in ModelOptions.__annotations__}
 
 
+def machine_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of some options that say where and in which precision a network computes."""
+    known = MachineOptions.__annotations__ | PrecisionOptions.__annotations__
+    return {name: value for name, value in options.items() if name in known}
+
+
 def check_options(options: Mapping[str, Any], kind: type) -> None:
     """Check keyword arguments against a ``TypedDict``, as Python checks those that a function spells out.
 
