@@ -16,11 +16,13 @@ from coterie.atomic import writing
 from coterie.errors import BadConfig, UserError
 from coterie.models.backbone import OWN, BackboneConfig, build_backbone, is_plain_timm, timm_arguments
 from coterie.models.own_backbone import shown_name, users_module
-from coterie.paths import expand, run_folder
+from coterie.paths import CLASSIFIER_FILE, expand, run_folder
 from coterie.types import INTERPOLATIONS, Interpolation
 from coterie.version import __version__
 
 WEIGHTS = "model.safetensors"
+HEADER, CLASSIFIER_HEADER = "coterie", "coterie_classifier"
+"""Keys of the metadata of a file of weights: of a backbone, and of a classifier (``classifier/classifier_file.py``)."""
 _HALF_BYTES = 2
 
 
@@ -102,6 +104,20 @@ def save_backbone(
         .clone(memory_format=torch.contiguous_format)
         for name, value in (backbone.state_dict() if isinstance(backbone, nn.Module) else backbone).items()
     }
+    write_tensors(path, tensors, metadata)
+
+
+def write_tensors(path: str | Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
+    """Write a safetensors file, atomically and with the mode that the umask gives.
+
+    Args:
+        path: the file.
+        tensors: contiguous, on the CPU, of which no two share memory.
+        metadata: of its header.
+
+    Raises:
+        UserError: the file cannot be written; the previous contents of ``path`` stay intact.
+    """
     with writing(path) as part:
         try:
             safetensors.torch.save_file(tensors, part, metadata)
@@ -136,9 +152,7 @@ def load_backbone(path: str | Path, *, into: nn.Module | None = None) -> nn.Modu
             f"{file} holds the weights of {shown_name(description.backbone.name)}: give a module of it, as in "
             "coterie.load_backbone(path, into=module)"
         )
-    with torch.random.fork_rng(devices=[]):
-        _refuse_too_small_a_file(description, file)
-        network = build_backbone(description.backbone, description.image_size)
+    network = build_described(description, file)
     try:
         network.load_state_dict(safetensors.torch.load_file(file))
     except (safetensors.SafetensorError, RuntimeError, OSError) as error:
@@ -151,6 +165,24 @@ def load_backbone(path: str | Path, *, into: nn.Module | None = None) -> nn.Modu
         "interpolation": description.interpolation,
     }
     return network.eval()
+
+
+def build_described(description: WeightsDescription, file: Path) -> nn.Module:
+    """Build the network that a header describes; the random number generators are not touched.
+
+    Args:
+        description: the header.
+        file: its file, which cannot be smaller than the network.
+
+    Returns:
+        The network, in training mode, with random weights.
+
+    Raises:
+        UserError: the file is too small for it, or there is no such network.
+    """
+    with torch.random.fork_rng(devices=[]):
+        _refuse_too_small_a_file(description, file)
+        return build_backbone(description.backbone, description.image_size)
 
 
 def check_fits(file: Path, backbone: nn.Module) -> None:
@@ -192,43 +224,100 @@ def describe_backbone(path: str | Path) -> WeightsDescription:
     Raises:
         UserError: there is no such file, it is damaged, or Coterie did not write it.
     """
+    refuse_classifier(path)
     file = _file(path)
     if not file.is_file():
         if file.suffix != ".safetensors" or expand(path).is_dir():
             run_folder(path, WEIGHTS)  # says what is wrong with it
         raise UserError(f"there is no {file}")
-    try:
-        with safetensors.safe_open(file, "pt") as opened:
-            metadata: dict[str, str] = opened.metadata() or {}
-    except (safetensors.SafetensorError, OSError) as error:
-        raise UserError(f"{file} is not a complete safetensors file: copy or download it again") from error
+    metadata = read_metadata(file)
     if "coterie" not in metadata:
         raise UserError(f"{file} was not written by Coterie: to start a run from it, use --start-from {file}")
-    return _parse(metadata["coterie"], file)
+    try:
+        return parse_description(json.loads(metadata["coterie"]))
+    except (LookupError, RecursionError, TypeError, ValueError) as error:
+        raise other_version(file) from error
 
 
-def is_own_file(path: Path) -> bool:
+def read_metadata(file: Path) -> dict[str, str]:
+    """Read the metadata of a safetensors file.
+
+    Args:
+        file: the file.
+
+    Raises:
+        UserError: it is damaged.
+    """
+    try:
+        with safetensors.safe_open(file, "pt") as opened:
+            return opened.metadata() or {}
+    except (safetensors.SafetensorError, OSError) as error:
+        raise UserError(f"{file} is not a complete safetensors file: copy or download it again") from error
+
+
+def other_version(file: Path) -> UserError:
+    """The error for a header of ours that this version cannot read.
+
+    Args:
+        file: whose header it is.
+    """
+    return UserError(f"{file} was written by another version of Coterie: read it with that version")
+
+
+def holds_classifier(path: str | Path) -> bool:
+    """Whether a path is a folder or a file that ``coterie train`` wrote; whatever cannot be read is not.
+
+    Args:
+        path: of anything.
+    """
+    path = expand(path)
+    return is_own_file(path / CLASSIFIER_FILE if path.is_dir() else path, CLASSIFIER_HEADER)
+
+
+def refuse_classifier(path: str | Path) -> None:
+    """Refuse a classifier where a model is needed.
+
+    Args:
+        path: what was given as a MODEL.
+
+    Raises:
+        UserError: it is a classifier.
+    """
+    if holds_classifier(path):
+        raise UserError(
+            f"{path} is a classifier, not a MODEL: use coterie predict {path} IMAGES, coterie evaluate {path} LABELLED, or "
+            "name the MODEL that it was trained from"
+        )
+
+
+def is_own_file(path: Path, header: str = HEADER) -> bool:
     """Whether a file is one of weights that Coterie wrote; whatever cannot be read is not.
 
     Args:
         path: of the file.
+        header: the key of its metadata: a backbone's, or :data:`CLASSIFIER_HEADER`.
     """
     try:
         with safetensors.safe_open(path, "pt") as opened:
-            return "coterie" in (opened.metadata() or {})
+            return header in (opened.metadata() or {})
     except (safetensors.SafetensorError, OSError):
         return False
 
 
-def _parse(text: str, file: Path) -> WeightsDescription:
-    try:
-        content: dict[str, Any] = json.loads(text)
-        content["backbone"] = BackboneConfig(**content["backbone"])
-        content["mean"], content["std"] = tuple(content["mean"]), tuple(content["std"])
-        description = WeightsDescription(**content)
-        _check_types(description)
-    except (LookupError, RecursionError, TypeError, ValueError) as error:
-        raise UserError(f"{file} was written by another version of Coterie: read it with that version") from error
+def parse_description(content: dict[str, Any]) -> WeightsDescription:
+    """Check the description of a backbone from a header, which anyone may have written.
+
+    Args:
+        content: as ``asdict`` of a description makes it.
+
+    Raises:
+        LookupError, TypeError, ValueError: a value is missing, unknown or of another type.
+    """
+    content = dict(content)
+    content["backbone"] = BackboneConfig(**content["backbone"])
+    content["mean"], content["std"] = tuple(content["mean"]), tuple(content["std"])
+    description = WeightsDescription(**content)
+    _check_types(description)
     return description
 
 

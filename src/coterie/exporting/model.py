@@ -10,7 +10,7 @@ from torch import nn
 
 from coterie.data.loading.center_crop import Preprocessing
 from coterie.errors import BadConfig, UserError
-from coterie.exporting.backbone_file import WEIGHTS, describe_backbone, is_own_file, load_backbone
+from coterie.exporting.backbone_file import WEIGHTS, describe_backbone, is_own_file, load_backbone, refuse_classifier
 from coterie.exporting.preprocessing import of_network, with_options
 from coterie.logger import Logger
 from coterie.models.backbone import BackboneConfig, build_backbone
@@ -91,6 +91,7 @@ def open_model(
     Raises:
         UserError: there is no such model, it does not fit the options, or it does not take this size, in one line.
     """
+    refuse_classifier(model)
     options = {"size": size, "mean": mean, "std": std, "crop": crop, "interpolation": interpolation}
     opened = _open_own if is_own(model) else _open_public
     found, taken, origin = opened(str(model), backbone, options, device)

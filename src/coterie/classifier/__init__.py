@@ -1,0 +1,1 @@
+"""Classifiers that are kept: training them on labeled images, and predicting with them."""
