@@ -13,6 +13,7 @@ from coterie.version import __version__
 
 if TYPE_CHECKING:
     from coterie.api import compare, embed, evaluate, plan, pretrain, profile, report, select, transfer
+    from coterie.api_predict import predict
     from coterie.cli.demo import demo
     from coterie.config.facts import Facts
     from coterie.config.schema import PretrainConfig
@@ -43,6 +44,7 @@ __all__ = [
     "load_backbone",
     "open_source",
     "plan",
+    "predict",
     "pretrain",
     "profile",
     "report",
@@ -68,6 +70,7 @@ _HOMES = {
     "load_backbone": "exporting.backbone_file",
     "open_source": "data.sources.open",
     "plan": "api",
+    "predict": "api_predict",
     "pretrain": "api",
     "profile": "api",
     "report": "api",

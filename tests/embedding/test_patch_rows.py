@@ -92,7 +92,7 @@ def test_parts_with_arrays_are_completed_and_are_of_one_kind(few: Made, tmp_path
 @pytest.mark.parametrize(
     ("out", "change", "said"),
     [
-        ("rows.csv", {}, "lists of numbers, which CSV does not hold: use .parquet or .npy"),
+        ("rows.csv", {}, "have lists in them, which CSV does not hold: use .parquet"),
         ("rows.npy", {"ray": "local"}, "Ray writes a folder of parts"),
     ],
 )

@@ -38,6 +38,7 @@ VERBS = {
         commands.compare,
         commands.report,
         commands.embed,
+        commands.predict,
         commands.demo,
         commands.schema,
     )

@@ -46,16 +46,21 @@ else:  # the command line reads these
     Numbers = Annotated[tuple[float, ...], Parameter(converter=_numbers, consume_multiple=True, negative=())]
 
 
-class LabelOptions(TypedDict, total=False):
-    """Options of every command that reads images, which may have labels; each has its text here alone."""
+class ImageOptions(TypedDict, total=False):
+    """Options of every command that reads images; each has its text here alone."""
+
+    image_column: Annotated[
+        str | None,
+        Parameter(help="The column of a table that holds the images. [default: found by common names]"),
+    ]
+
+
+class LabelOptions(ImageOptions, total=False):
+    """Options of every command that reads images, which may have labels."""
 
     labels: Annotated[
         str | Path | None,
         Parameter(help="A table (CSV, TSV, parquet) of image names and labels beside the images. [default: none]"),
-    ]
-    image_column: Annotated[
-        str | None,
-        Parameter(help="The column of a table that holds the images. [default: found by common names]"),
     ]
     label_column: Annotated[
         str | None,
@@ -150,6 +155,15 @@ class ModelOptions(TypedDict, total=False):
 
 class EmbedOptions(MachineOptions, PrecisionOptions, ModelOptions, LabelOptions, total=False):
     """Options of ``embed``.
+
+    Attributes:
+        device: One of auto (CUDA if there is a usable GPU), cpu, cuda, cuda:N. [default: auto]
+        workers: Processes that load images; -1: as many as there are cores to spare. [default: -1]
+    """
+
+
+class PredictOptions(MachineOptions, PrecisionOptions, ImageOptions, total=False):
+    """Options of ``predict``.
 
     Attributes:
         device: One of auto (CUDA if there is a usable GPU), cpu, cuda, cuda:N. [default: auto]

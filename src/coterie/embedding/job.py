@@ -6,6 +6,8 @@ from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 
+import pyarrow as pa
+
 from coterie.atomic import write_text, writing
 from coterie.config.hardware import Runtime, choose_autocast, choose_device
 from coterie.embedding.embed import Embedder
@@ -111,14 +113,14 @@ def write_file(opening: Opening, out: str | Path, runtime: Runtime) -> int:
         UserError: several processes were to write it, or it cannot hold these rows.
     """
     kind = Path(out).suffix
-    if _share()[1] > 1:
+    if process_share()[1] > 1:
         raise UserError(
             f"{out}: several processes write a folder of parts; give --out a name that does not end in {kind}"
         )
     embedder = opening(runtime)
-    rows, source = embedder.rows, embedder.source
-    if kind == ".csv" and rows.array is not None:
-        raise UserError(f"{out}: {rows.noun} are lists of numbers, which CSV does not hold: use .parquet or .npy")
+    rows, source, fields = embedder.rows, embedder.source, embedder.rows.fields().values()
+    if kind == ".csv" and any(pa.types.is_nested(each) or isinstance(each, pa.ExtensionType) for each in fields):
+        raise UserError(f"{out}: these {rows.noun} have lists in them, which CSV does not hold: use .parquet")
     if kind == ".npy" and rows.array is None:
         raise UserError(f"{out}: {rows.noun} are no array of numbers: use .csv or .parquet")
     _introduce(embedder, runtime.logger)
@@ -159,7 +161,7 @@ def write_folder(
     Raises:
         UserError: the folder holds something else, or what keeps a part from being written.
     """
-    rank, world = _share()
+    rank, world = process_share()
     logger = NullLogger() if rank else runtime.logger
     parts = TableParts(out, opening(runtime), part_images, arrays=arrays)
     _introduce(parts.embedder, logger)
@@ -203,7 +205,7 @@ def write_folder_on_ray(
     Raises:
         UserError: the folder holds something else, or what keeps a part from being written.
     """
-    if _share()[1] > 1:
+    if process_share()[1] > 1:
         raise UserError("--ray starts processes of its own: run it without torchrun")
     import_ray()  # before the folder is made
     autocast = choose_autocast(precision, choose_device("cpu" if device == "cpu" else "auto"))
@@ -260,7 +262,7 @@ def _images_there(parts: TableParts, rank: int, logger: Logger) -> int:
     return held
 
 
-def _share() -> tuple[int, int]:
+def process_share() -> tuple[int, int]:
     """Which process this is, and of how many: as torchrun says, or whoever else sets its two variables.
 
     Raises:

@@ -89,7 +89,7 @@ def bad_lines(source: ImageSource, bad: Iterable[tuple[int, str]]) -> str:
         source: provides the names.
         bad: (position, reason) of the images.
     """
-    named = ((_valid_utf8(source.name(position)), reason) for position, reason in bad)
+    named = ((valid_utf8(source.name(position)), reason) for position, reason in bad)
     return "".join(f"{one_line(name)}\t{one_line(reason)}\n" for name, reason in named)
 
 
@@ -107,7 +107,7 @@ def _write_header(file: BinaryIO, count: int, rows: Rows) -> None:
 def _table(
     schema: pa.Schema, source: ImageSource, positions: np.ndarray, columns: dict[str, pa.Array | np.ndarray]
 ) -> pa.Table:
-    names = pa.array([_valid_utf8(source.name(int(i))) for i in positions], pa.string())
+    names = pa.array([valid_utf8(source.name(int(i))) for i in positions], pa.string())
     lists = {name: _lists(each, schema.field(name).type) for name, each in columns.items()}
     return pa.table({"name": names, **lists}, schema=schema)
 
@@ -122,6 +122,10 @@ def _lists(column: pa.Array | np.ndarray, kind: pa.DataType) -> pa.Array:
     return pa.ExtensionArray.from_storage(kind, pa.FixedSizeListArray.from_arrays(flat, type=kind.storage_type))
 
 
-def _valid_utf8(name: str) -> str:
-    """A name that parquet accepts: bytes that are not UTF-8 are escaped."""
+def valid_utf8(name: str) -> str:
+    """A name that parquet accepts: bytes that are not UTF-8 are escaped.
+
+    Args:
+        name: as a source gives it.
+    """
     return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
