@@ -14,7 +14,7 @@ SOURCE = Path(__file__).parent.parent / "src" / "coterie"
 LINES = (
     ("__init__", "__main__"),
     ("cli",),
-    ("api", "api_predict"),
+    ("api", "answers"),
     ("session",),
     ("methods", "display"),
     ("reporting", "classifier", "detection", "collection", "exploring"),  # all but the first: rooms to come

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 from coterie.version import __version__
 
 if TYPE_CHECKING:
+    from coterie.answers import predict, train
     from coterie.api import compare, embed, evaluate, plan, pretrain, profile, report, select, transfer
-    from coterie.api_predict import predict
+    from coterie.classifier.classifier_file import Classifier, open_classifier
     from coterie.cli.demo import demo
     from coterie.config.facts import Facts
     from coterie.config.schema import PretrainConfig
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Callback",
+    "Classifier",
     "CoterieWarning",
     "CustomParts",
     "Facts",
@@ -42,6 +44,7 @@ __all__ = [
     "embed",
     "evaluate",
     "load_backbone",
+    "open_classifier",
     "open_source",
     "plan",
     "predict",
@@ -49,11 +52,13 @@ __all__ = [
     "profile",
     "report",
     "select",
+    "train",
     "transfer",
 ]
 
 _HOMES = {
     "Callback": "training.callback",
+    "Classifier": "classifier.classifier_file",
     "CoterieWarning": "errors",
     "CustomParts": "training.custom_parts",
     "Facts": "config.facts",
@@ -68,13 +73,15 @@ _HOMES = {
     "embed": "api",
     "evaluate": "api",
     "load_backbone": "exporting.backbone_file",
+    "open_classifier": "classifier.classifier_file",
     "open_source": "data.sources.open",
     "plan": "api",
-    "predict": "api_predict",
+    "predict": "answers",
     "pretrain": "api",
     "profile": "api",
     "report": "api",
     "select": "api",
+    "train": "answers",
     "transfer": "api",
 }
 

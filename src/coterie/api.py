@@ -10,6 +10,8 @@ from typing import Any, Literal, Unpack
 from torch import nn
 
 from coterie.atomic import writing
+from coterie.classifier.classifier_file import is_classifier
+from coterie.classifier.from_options import evaluate_classifier_given
 from coterie.config.hardware import Runtime
 from coterie.config.options import (
     EmbedOptions,
@@ -27,6 +29,7 @@ from coterie.embedding.open_embedder import open_embedder
 from coterie.embedding.rows import Features
 from coterie.errors import BadConfig, UserError
 from coterie.evaluation import model_selection
+from coterie.evaluation.classifier_figures import ClassifierFigures
 from coterie.evaluation.from_options import evaluate_given, evaluator_from_options
 from coterie.evaluation.given_sets import given_probe
 from coterie.evaluation.model_selection import Selection
@@ -187,11 +190,12 @@ def evaluate(
     logger: Logger | None = None,
     quiet: bool = False,
     **options: Unpack[EvaluationOptions],
-) -> ProbeResults:
-    """Evaluate a network on labeled images, beside raw pixels, the untrained network and other models.
+) -> ProbeResults | ClassifierFigures:
+    """Evaluate a network on labeled images, beside raw pixels, the untrained network and other models; or a classifier.
 
     Args:
-        model: a run's folder, a ``model.safetensors``, a weights file with ``backbone``, Hugging Face's folder, ``timm:NAME``.
+        model: a classifier of :func:`coterie.train`, whose answers for ``train`` are compared with its labels; or a MODEL:
+            a run's folder, a ``model.safetensors``, a weights file with ``backbone``, Hugging Face's folder, ``timm:NAME``.
         train: labeled sources that the probes learn from.
         test: labeled sources that the probes are tested on; if empty, a random fifth of ``train``, always the same.
         probes: any of ``knn``, ``linear``, ``linear_published``, ``clusters``, ``retrieval``, ``svm``, ``low_shot``,
@@ -204,13 +208,20 @@ def evaluate(
 
     Returns:
         ``{probe: {metric: value}}``, which prints as a table, and ``baselines``: the same of what is beside it. A run's folder
-        keeps its figures (``evaluation.json``) and its embeddings; for other models nothing is written.
+        keeps its figures (``evaluation.json``) and its embeddings; for other models nothing is written. Of a classifier, its
+        figures.
 
     Raises:
         UserError: anything that the caller can fix, in one line.
     """
     with session(logger, quiet) as logger:
         columns = label_columns(options)
+        if is_classifier(model):
+            if not given_data(test).specs:
+                return evaluate_classifier_given(model, train, options, logger)
+            raise BadConfig(
+                f"{model} is a classifier, which learns nothing here: name images to test it on, without --test"
+            )
         evaluator = evaluator_from_options(model, probes, path_strings(beside), options, logger)
         result = evaluate_given(evaluator, train, test, columns)
     result.details = details

@@ -13,7 +13,7 @@ from PIL import Image
 from torch import nn
 
 import coterie
-from coterie.api_predict import predict
+from coterie.answers import predict
 from coterie.classifier.classifier_file import Classifier, save_classifier
 from coterie.classifier.predict import PredictionRows
 from coterie.classifier.sort_into import sort_into

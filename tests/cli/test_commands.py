@@ -5,17 +5,20 @@ from typing import get_args
 
 import pytest
 
-from coterie import api
-from coterie.cli import commands
+from coterie import answers, api
+from coterie.cli import answer_commands, commands
 
 
 @pytest.mark.parametrize(
-    "verb", ["plan", "profile", "pretrain", "evaluate", "transfer", "select", "compare", "report", "embed"]
+    "verb",
+    ["plan", "profile", "pretrain", "evaluate", "transfer", "select", "compare", "report", "embed", "train", "predict"],
 )
 def test_the_command_is_the_api(verb: str) -> None:
     """Same verbs, same parameters, same defaults; what only Python can hand in aside."""
-    command, function = (inspect.signature(getattr(module, verb)).parameters for module in (commands, api))
-    of_python = {"logger", "quiet", "callbacks", "parts"} | ({"backbone"} if verb == "report" else set())  # a module
+    modules = (commands, api) if hasattr(commands, verb) else (answer_commands, answers)
+    command, function = (inspect.signature(getattr(module, verb)).parameters for module in modules)
+    # a module is given as backbone in Python alone
+    of_python = {"logger", "quiet", "callbacks", "parts"} | ({"backbone"} if verb in ("report", "predict") else set())
     assert command.keys() == function.keys() - of_python
     for name, parameter in command.items():
         default = function[name].default
@@ -27,8 +30,8 @@ def test_the_command_is_the_api(verb: str) -> None:
 
 
 def test_every_command_is_documented_option_by_option() -> None:
-    for name, command in vars(commands).items():
-        if inspect.isfunction(command) and command.__module__ == commands.__name__:
+    for name, command in [*vars(commands).items(), *vars(answer_commands).items()]:
+        if inspect.isfunction(command) and command.__module__ in (commands.__name__, answer_commands.__name__):
             described = inspect.getdoc(command).partition("Parameters\n----------\n")[2].splitlines()
             parameters = inspect.signature(command).parameters
             texts = {each: get_args(parameters[each].annotation) for each in parameters}

@@ -2,7 +2,6 @@
 
 import math
 
-import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional as F

@@ -72,7 +72,7 @@ class LinearCandidates:
     def default(self) -> str:
         """The candidate that is good for few labels."""
         if len(self.unlabeled):
-            return "discriminant analysis, shrinkage 0.6, with unlabeled images"
+            return "discriminant analysis, shrinkage 0.3, with unlabeled images"
         return "logistic regression of unscaled features, penalty 10"
 
     def __call__(self, rows: Float[Tensor, "n d"], truth: Truth, only: str | None = None) -> Mapping[str, nn.Linear]:

@@ -134,7 +134,9 @@ def _learn(images: TrainingImages, store: FeatureStore, kind: Kind, seed: int) -
     images = replace(images, positions=images.positions[places], truth=images.truth[torch.from_numpy(places)])
     gone = [name for name, count in zip(images.classes, images.counts, strict=True) if not count]
     if gone:
-        raise UserError(f"no image of {first_few(gone, ', ')} can be decoded: leave these classes out, or mend the files")
+        raise UserError(
+            f"no image of {first_few(gone, ', ')} can be decoded: leave these classes out, or mend the files"
+        )
     keys = content_keys(images.labeled, logger)
     if (line := copies(keys, images.truth)) is not None:
         logger.warning(line)

@@ -93,15 +93,19 @@ def training_images(source: ImageSource, what: str = "LABELLED") -> TrainingImag
             raise no_labels(source, what)
         positions, used = np.flatnonzero(matrix.known), matrix.rows[matrix.known].any(axis=0)
         classes = tuple(name for name, has in zip(matrix.classes, used.tolist(), strict=True) if has)
-        if len(classes) < 2:
-            raise UserError(f"{what} has one class only ({first_few(classes)}): a classifier needs images of two or more")
+        if len(classes) < 2 and what == "LABELLED":
+            raise UserError(
+                f"{what} has one class only ({first_few(classes)}): a classifier needs images of two or more"
+            )
         found, remarks = torch.from_numpy(matrix.rows[matrix.known][:, used]), list(notes.remarks)
         mean = float(found.sum(dim=1).double().mean())
         line = f"{what}: {len(positions):,} images of {len(classes)} classes, {mean:.1f} labels an image"
     images = TrainingImages(
         source, positions, found, classes, np.setdiff1d(np.arange(len(source)), positions), (line,), ()
     )
-    rare = [name for name, count in zip(classes, images.counts, strict=True) if count == 1]
+    rare = (
+        [] if what != "LABELLED" else [name for name, count in zip(classes, images.counts, strict=True) if count == 1]
+    )
     if rare:
         are = "class has" if len(rare) == 1 else "classes have"
         remarks.append(

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TypeVar
 
-import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 

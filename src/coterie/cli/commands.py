@@ -13,13 +13,11 @@ from cyclopts import Parameter
 from coterie.cli.importing import importing
 from coterie.cli.leaving import kept_of_run
 from coterie.cli.parsing import (
-    Classifier,
     EmbedFlags,
     EvaluationFlags,
     Images,
     Method,
     Model,
-    PredictFlags,
     RunFlags,
     Sources,
     Trackers,
@@ -127,12 +125,12 @@ def evaluate(
     details: bool = False,
     options: EvaluationFlags = None,
 ) -> None:
-    """Evaluate a network on labeled images, beside raw pixels, the untrained network and other models.
+    """Evaluate a network on labeled images, beside raw pixels, the untrained network and other models; or a classifier.
 
     Parameters
     ----------
     train
-        Labeled images that the probes learn from.
+        Labeled images that the probes learn from; of a classifier, with whose labels its answers are compared.
     test
         Labeled images to test the probes on; without it, a random fifth of TRAIN. [default: none]
     probes
@@ -286,57 +284,6 @@ def embed(
             out,
             features=features,
             arrays=arrays,
-            part_images=part_images,
-            ray=ray,
-            actors=actors,
-            logger=terminal,
-            **(options or {}),
-        )
-    show(f"{out}: {written} images")
-
-
-def predict(
-    classifier: Classifier,
-    /,
-    *data: Images,
-    out: Annotated[Path, Parameter(name="--out")],
-    sort_into: Path | None = None,
-    copy: Annotated[bool, Parameter(negative=())] = False,
-    part_images: Whole | None = None,
-    ray: str | None = None,
-    actors: Whole = 0,
-    options: PredictFlags = None,
-) -> None:
-    """Write the label of each image, its probability, the runner-up and whether the image is of no known class.
-
-    Run the same command again to complete a folder of parts; torchrun or --ray writes it with many processes.
-
-    Parameters
-    ----------
-    out
-        A file ending in .csv or .parquet, or else a folder of parts.
-    sort_into
-        A folder in which each label gets a folder of links to its images; nothing is overwritten. [default: none]
-    copy
-        With --sort-into: copy the images in place of linking to them.
-    part_images
-        Images per part of a folder, a multiple of 256. [default: 65536]
-    ray
-        For a folder: local starts Ray on this machine; auto or an address uses a cluster. [default: none]
-    actors
-        At most so many Ray actors; 0: one per GPU, or without GPUs one for every two cores.
-    """
-    with importing():
-        from coterie import api_predict
-        from coterie.display.terminal import Terminal
-
-    with closing(Terminal()) as terminal:
-        written = api_predict.predict(
-            classifier,
-            data,
-            out,
-            sort_into=sort_into,
-            copy=copy,
             part_images=part_images,
             ray=ray,
             actors=actors,

@@ -10,7 +10,7 @@ from typing import NoReturn
 
 from cyclopts import App, CycloptsError, MissingArgumentError, UnusedCliTokensError
 
-from coterie.cli import commands
+from coterie.cli import answer_commands, commands
 from coterie.cli.leaving import leaving_on_signals
 from coterie.cli.mistakes import explain_mistake
 from coterie.cli.waiting import wait_asleep
@@ -32,13 +32,14 @@ VERBS = {
         commands.plan,
         commands.profile,
         commands.pretrain,
+        answer_commands.train,
         commands.evaluate,
         commands.transfer,
         commands.select,
         commands.compare,
         commands.report,
         commands.embed,
-        commands.predict,
+        answer_commands.predict,
         commands.demo,
         commands.schema,
     )

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from cyclopts import Parameter
 
 from coterie.config.method_name import check_method_name, names_a_source
-from coterie.config.options import EmbedOptions, EvaluationOptions, PredictOptions, RunOptions
+from coterie.config.options import EmbedOptions, EvaluationOptions, PredictOptions, RunOptions, TrainOptions
 from coterie.errors import UserError
 from coterie.methods.names import METHOD_NAMES
 
@@ -35,6 +35,7 @@ Trackers = Annotated[
 RunFlags = Annotated[RunOptions, Parameter(name="*")] | None
 EmbedFlags = Annotated[EmbedOptions, Parameter(name="*")] | None
 PredictFlags = Annotated[PredictOptions, Parameter(name="*")] | None
+TrainFlags = Annotated[TrainOptions, Parameter(name="*")] | None
 EvaluationFlags = Annotated[EvaluationOptions, Parameter(name="*")] | None
 
 

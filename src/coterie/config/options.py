@@ -162,6 +162,21 @@ class EmbedOptions(MachineOptions, PrecisionOptions, ModelOptions, LabelOptions,
     """
 
 
+class TrainOptions(MachineOptions, PrecisionOptions, ModelOptions, LabelOptions, total=False):
+    """Options of ``train``.
+
+    Attributes:
+        classifier: One of knn (the nearest labeled images vote) and linear (a layer on frozen features).
+            [default: chosen by the number of labels]
+        seed: Seed for which images are held out. [default: 0]
+        device: One of auto (CUDA if there is a usable GPU), cpu, cuda, cuda:N. [default: auto]
+        workers: Processes that load images; -1: as many as there are cores to spare. [default: -1]
+    """
+
+    classifier: str | None
+    seed: Whole
+
+
 class PredictOptions(MachineOptions, PrecisionOptions, ImageOptions, total=False):
     """Options of ``predict``.
 

@@ -96,9 +96,9 @@ class Answers:
 
         Of images with several labels, over all pairs of image and class.
         """
-        return sum(
-            abs(each.confidence - each.right) * each.count for each in self.reliability()
-        ) / max(1, self._outcomes()[0].numel())
+        return sum(abs(each.confidence - each.right) * each.count for each in self.reliability()) / max(
+            1, self._outcomes()[0].numel()
+        )
 
     def reliability(self, bins: int = BINS) -> list["Reliability"]:
         """The accuracy of the answers of similar confidence, in bins of equal width that have answers."""

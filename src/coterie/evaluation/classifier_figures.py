@@ -80,8 +80,8 @@ class ClassifierFigures(ShownInTables):
         if self.unknown:
             shares = [each.found.value for each in self.unknown]
             lines.append(
-                f"unknown: below a confidence of {self.threshold or 0:.2f}, which 95 % of known images reach; of a class that is "
-                f"left out of training, {sum(shares) / len(shares):.0f} % of the images are found on average"
+                f"unknown: below a confidence of {self.threshold or 0:.2f}, which 95 % of known images reach; of a class that "
+                f"is left out of training, {sum(shares) / len(shares):.0f} % of the images are found on average"
             )
         return [*lines, *self.remarks]
 
@@ -95,7 +95,13 @@ class ClassifierFigures(ShownInTables):
                 shown = sorted(rows, key=lambda each: each.recall.value)[:SHOWN_CLASSES]
                 parts.append(f"the {SHOWN_CLASSES} of {len(rows)} classes that are found least:")
             cells = tuple(
-                (end_of(each.name, 40), str(each.recall.count), str(each.recall), str(each.precision), each.confused or "")
+                (
+                    end_of(each.name, 40),
+                    str(each.recall.count),
+                    str(each.recall),
+                    str(each.precision),
+                    each.confused or "",
+                )
                 for each in shown
             )
             header = ("class", "images", "found, %", "right of its answers, %", "most often taken for")
