@@ -29,7 +29,6 @@ from coterie.embedding.open_embedder import open_embedder
 from coterie.embedding.rows import Features
 from coterie.errors import BadConfig, UserError
 from coterie.evaluation import model_selection
-from coterie.evaluation.classifier_figures import ClassifierFigures
 from coterie.evaluation.from_options import evaluate_given, evaluator_from_options
 from coterie.evaluation.given_sets import given_probe
 from coterie.evaluation.model_selection import Selection
@@ -190,7 +189,7 @@ def evaluate(
     logger: Logger | None = None,
     quiet: bool = False,
     **options: Unpack[EvaluationOptions],
-) -> ProbeResults | ClassifierFigures:
+) -> ProbeResults:
     """Evaluate a network on labeled images, beside raw pixels, the untrained network and other models; or a classifier.
 
     Args:
@@ -208,8 +207,8 @@ def evaluate(
 
     Returns:
         ``{probe: {metric: value}}``, which prints as a table, and ``baselines``: the same of what is beside it. A run's folder
-        keeps its figures (``evaluation.json``) and its embeddings; for other models nothing is written. Of a classifier, its
-        figures.
+        keeps its figures (``evaluation.json``) and its embeddings; for other models nothing is written. Of a classifier,
+        ``{"classifier": {"top1": ..., "mean_per_class": ..., "calibration_error": ...}}``, and ``figures``.
 
     Raises:
         UserError: anything that the caller can fix, in one line.

@@ -1,8 +1,7 @@
 """Chooses a head among candidates by the log loss of images that were held out, and fits it to all of them."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -17,12 +16,8 @@ from coterie.grouping.chunks import chunked
 from coterie.logger import Logger
 from coterie.signals import check_interrupted
 
-
-class Candidates(Protocol):
-    """Fits heads to features and labels, each under a name; ``only`` asks for the one of that name."""
-
-    def __call__(self, rows: Float[Tensor, "n d"], truth: Truth, only: str | None = None) -> Mapping[str, Head]:
-        """The heads by name."""
+Candidates = Callable[..., Mapping[str, Head]]
+"""``(rows, truth, only=None)``: fits heads to features and labels, each under a name; ``only`` asks for one."""
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from coterie.classifier.heads import Head, KnnHead, probabilities
+from coterie.classifier.heads import Head, KnnHead, linear_head, probabilities
 from coterie.data.loading.center_crop import Preprocessing
 from coterie.errors import UserError
 from coterie.exporting.backbone_file import (
@@ -263,10 +263,7 @@ def _head(facts: Mapping[str, Any], state: Mapping[str, Tensor], classes: int) -
         IndexError: a voter's class does not exist.
     """
     if facts["kind"] == "linear":
-        weight = state["weight"]
-        head = nn.utils.skip_init(nn.Linear, weight.shape[1], weight.shape[0])
-        head.load_state_dict(state)
-        return head
+        return linear_head(state["weight"], state["bias"])
     voters, labels = state["voters"], state["labels"]
     if labels.is_floating_point() or int(labels.min()) < 0 or int(labels.max()) >= (classes if labels.ndim == 1 else 2):
         raise IndexError("a class that does not exist")

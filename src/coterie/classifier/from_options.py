@@ -8,13 +8,13 @@ from coterie.config.hardware import Runtime
 from coterie.config.options import EvaluationOptions, check_options, label_columns, model_options
 from coterie.data.sources.own_data import Data, given_data
 from coterie.errors import BadConfig
-from coterie.evaluation.classifier_figures import ClassifierFigures
+from coterie.evaluation.classifier_figures import ClassifierResults
 from coterie.logger import Logger
 
 
 def evaluate_classifier_given(
     path: str | Path, test: Data, options: EvaluationOptions, logger: Logger
-) -> ClassifierFigures:
+) -> ClassifierResults:
     """Test a classifier on labeled images as a caller gives them.
 
     Args:
@@ -38,4 +38,4 @@ def evaluate_classifier_given(
     classifier = open_classifier(path, runtime.device, backbone=network)
     columns = label_columns(options)
     source = given_data(test, "test", columns=columns, read_labels=True, logger=logger).open(columns, logger)
-    return evaluate_classifier(classifier, source, runtime)
+    return ClassifierResults(evaluate_classifier(classifier, source, runtime))

@@ -59,6 +59,19 @@ Head = nn.Linear | KnnHead
 """Features ``[B, F]`` to logits ``[B, C]``."""
 
 
+def linear_head(weight: Float[Tensor, "c d"], bias: Float[Tensor, " c"]) -> nn.Linear:
+    """A linear layer with these values, in float32 and without gradients; no random number is drawn.
+
+    Args:
+        weight: of each class and feature.
+        bias: of each class.
+    """
+    with torch.device("meta"):
+        layer = nn.Linear(weight.shape[1], weight.shape[0])
+    layer.weight, layer.bias = (nn.Parameter(each.detach().float().contiguous()) for each in (weight, bias))
+    return layer.requires_grad_(False)
+
+
 def probabilities(
     logits: Float[Tensor, "b c"], temperature: float, *, multi_label: bool = False
 ) -> Float[Tensor, "b c"]:

@@ -9,6 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from coterie.classifier.heads import linear_head
 from coterie.classifier.training_images import Truth
 from coterie.data.sources.source import random_positions
 from coterie.evaluation.probes.linear import FINAL_TOLERANCE as FINAL
@@ -114,7 +115,7 @@ class LinearCandidates:
             guessed = (self.unlabeled @ weight.T + bias).softmax(dim=1)
             weight, bias = _analysis(everything, torch.cat([shares, guessed]), shrinkage)
         weight = weight @ self.components.T
-        return _layer(weight, bias - weight @ self.mean)
+        return linear_head(weight, bias - weight @ self.mean)
 
     def _of_sets(self, rows: Float[Tensor, "n d"], truth: Truth, only: str | None) -> Mapping[str, nn.Linear]:
         """A logistic regression for each class: the difference of the two scores is its logit."""
@@ -123,7 +124,7 @@ class LinearCandidates:
         for name in of_classes[0]:
             layers = [each[name] for each in of_classes]
             weight = torch.stack([layer.weight[1] - layer.weight[0] for layer in layers])
-            found[name] = _layer(weight, torch.stack([layer.bias[1] - layer.bias[0] for layer in layers]))
+            found[name] = linear_head(weight, torch.stack([layer.bias[1] - layer.bias[0] for layer in layers]))
         return found
 
 
@@ -157,7 +158,7 @@ def _logistic(
             strengths = torch.tensor([names[name] for name in wanted])
             fitted = _regression(rows, truth, classes, strengths, standardizer, SWEEP if only is None else FINAL)
             layers = zip(fitted.weights.unbind(1), fitted.bias.unbind(1), strict=True)
-            found |= {name: _layer(*layer) for name, layer in zip(wanted, layers, strict=True)}
+            found |= {name: linear_head(*layer) for name, layer in zip(wanted, layers, strict=True)}
     return found
 
 
@@ -177,9 +178,3 @@ def _regression(
     axes, _ = torch.linalg.qr(standard.T)
     found = fit(standard @ axes)
     return LinearClassifier(found.weights @ axes.T, found.bias).fold_standardizer(standardizer)
-
-
-def _layer(weight: Float[Tensor, "c d"], bias: Float[Tensor, " c"]) -> nn.Linear:
-    layer = nn.utils.skip_init(nn.Linear, weight.shape[1], weight.shape[0])
-    layer.weight.data, layer.bias.data = weight.float().contiguous(), bias.float().contiguous()
-    return layer.requires_grad_(False)

@@ -28,7 +28,7 @@ from coterie.embedding.cache import source_key, state_key
 from coterie.embedding.forward import embedding_runtime
 from coterie.errors import UserError
 from coterie.evaluation.classification import Answers
-from coterie.evaluation.classifier_figures import ClassifierFigures
+from coterie.evaluation.classifier_figures import ClassifierFigures, UnknownFound
 from coterie.exporting.model import Model
 from coterie.formatting import first_few
 
@@ -135,7 +135,7 @@ def _learn(images: TrainingImages, store: FeatureStore, kind: Kind, seed: int) -
     gone = [name for name, count in zip(images.classes, images.counts, strict=True) if not count]
     if gone:
         raise UserError(
-            f"no image of {first_few(gone, ', ')} can be decoded: leave these classes out, or mend the files"
+            f"no image of {first_few(gone, ', ')} can be decoded: leave these classes out, or copy the files again"
         )
     keys = content_keys(images.labeled, logger)
     if (line := copies(keys, images.truth)) is not None:
@@ -158,7 +158,8 @@ def _figures(
     answers = Answers(probabilities(logits, chosen.temperature, multi_label=several), truth)
     count = len(set(learned.parts[held].tolist()))
     title = "held out in five parts, one after another" if count > 1 else "held out, a fifth"
-    threshold, unknown = None, ()
+    threshold: float | None = None
+    unknown: tuple[UnknownFound, ...] = ()
     if len(truth) and not several:
         threshold = unknown_threshold(answers.confidence)
         unknown = unknown_found(

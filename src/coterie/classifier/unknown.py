@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TypeVar
 
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -20,11 +19,10 @@ from coterie.signals import check_interrupted
 
 LEFT_OUT = 10
 """Classes that are left out of training, one after another, at most."""
-Fit = TypeVar("Fit", LinearCandidates, KnnCandidates)
 
 
 def unknown_found(
-    fit: Fit,
+    fit: LinearCandidates | KnnCandidates,
     name: str,
     rows: Float[Tensor, "n d"],
     truth: Int[Tensor, " n"],

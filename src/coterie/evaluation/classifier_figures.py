@@ -7,6 +7,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from coterie.evaluation.classification import Answers, ClassFigures, Share, class_figures
+from coterie.evaluation.results import ProbeResults
 from coterie.formatting import end_of
 from coterie.table import ShownInTables, TextTable
 
@@ -120,3 +121,29 @@ class ClassifierFigures(ShownInTables):
         if self.uncalibrated is not None:
             found["calibration_error_before"] = f"{self.uncalibrated:.4f}"
         return found
+
+
+class ClassifierResults(ProbeResults):
+    """``{"classifier": {metric: value}}`` of a classifier that was tested, which prints as :class:`ClassifierFigures` do.
+
+    Attributes:
+        figures: everything that is known.
+    """
+
+    def __init__(self, figures: ClassifierFigures) -> None:
+        """Hold figures."""
+        answers = figures.answers
+        super().__init__(
+            {
+                "classifier": {
+                    "top1": answers.accuracy().value,
+                    "mean_per_class": figures.mean_per_class,
+                    "calibration_error": answers.calibration_error(),
+                }
+            }
+        )
+        self.figures = figures
+
+    def tables(self) -> Sequence[TextTable | str]:
+        """As of the figures."""
+        return self.figures.tables()
