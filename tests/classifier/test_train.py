@@ -4,6 +4,7 @@ import tomllib
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -105,13 +106,10 @@ def test_images_of_several_labels_and_of_none(weights: Path, tmp_path: Path):
         shutil.move(each, flat / name)
         warm = "warm red" if each.parent.name == "red" else each.parent.name
         names.append((name, warm.split()))
-    table = pq.write_table  # a list of labels an image
-    import pyarrow as pa
-
     labels = [each if number % 6 else None for number, (_, each) in enumerate(names)]
-    table(pa.table({"name": [name for name, _ in names], "labels": labels}), tmp_path / "labels.parquet")
+    pq.write_table(pa.table({"name": [name for name, _ in names], "labels": labels}), tmp_path / "labels.parquet")
     options = {"labels": tmp_path / "labels.parquet", **HERE}
-    figures = coterie.train(weights, flat, out=tmp_path / "out", **options)
+    figures = coterie.train(weights, flat, out=tmp_path / "out", classifier="knn", **options)
     kept = open_classifier(tmp_path / "out")
     assert kept.multi_label
     assert kept.classes == ("blue", "green", "red", "warm")

@@ -109,11 +109,12 @@ class LinearCandidates:
         """
         labeled = (rows.double() - self.mean) @ self.components
         shares = F.one_hot(truth, self.classes).double()
-        weight, bias = _analysis(labeled, shares, shrinkage)
+        weight, bias = _analysis(labeled, labeled.T @ labeled, shares, shrinkage)
         everything = torch.cat([labeled, self.unlabeled]) if iterations else labeled
+        products = everything.T @ everything
         for _ in range(iterations):
             guessed = (self.unlabeled @ weight.T + bias).softmax(dim=1)
-            weight, bias = _analysis(everything, torch.cat([shares, guessed]), shrinkage)
+            weight, bias = _analysis(everything, products, torch.cat([shares, guessed]), shrinkage)
         weight = weight @ self.components.T
         return linear_head(weight, bias - weight @ self.mean)
 
@@ -129,12 +130,12 @@ class LinearCandidates:
 
 
 def _analysis(
-    rows: Float[Tensor, "n p"], shares: Float[Tensor, "n c"], shrinkage: float
+    rows: Float[Tensor, "n p"], products: Float[Tensor, "p p"], shares: Float[Tensor, "n c"], shrinkage: float
 ) -> tuple[Float[Tensor, "c p"], Float[Tensor, " c"]]:
-    """Weights and biases from rows and their share in each class."""
+    """Weights and biases from rows, the sum of their products ``row row^T``, and their share in each class."""
     counts, total = shares.sum(dim=0), len(rows)
     means = (shares.T @ rows) / counts.clamp(min=1e-9)[:, None]
-    within = (rows.T @ rows - (means * counts[:, None]).T @ means) / max(1.0, total - len(counts))
+    within = (products - (means * counts[:, None]).T @ means) / max(1.0, total - len(counts))
     mean_variance = within.diagonal().clamp(min=0).mean().clamp(min=1e-12)
     spread = within * (1 - shrinkage)
     spread.diagonal().add_(shrinkage * mean_variance)

@@ -104,27 +104,27 @@ def train_classifier(
             fit, learned.rows, learned.images.truth, learned.parts, len(images.classes), fit.default, logger
         )
         figures = _figures(learned, chosen, fit, runtime)
-        about = {
-            "model": model.name,
-            "kind": chosen_kind,
-            "candidate": chosen.name,
-            "images": str(len(learned.rows)),
-            "date": datetime.now(UTC).date().isoformat(),
-            **figures.facts(),
-        }
-        classifier = Classifier(
-            model,
-            chosen.head.to(runtime.device).eval(),
-            images.classes,
-            images.multi_label,
-            chosen.temperature,
-            figures.threshold,
-            about,
-        )
+        classifier = _classifier(model, learned, chosen, figures, chosen_kind, runtime)
         _keep(folder, classifier, learned, chosen, figures, reason)
         return TrainedClassifier(classifier, replace(figures, folder=str(folder.path)), folder.path)
     finally:
         folder.close()
+
+
+def _classifier(
+    model: Model, learned: _Learned, chosen: ChosenHead, figures: ClassifierFigures, kind: Kind, runtime: Runtime
+) -> Classifier:
+    """The classifier of the head that was chosen."""
+    about = {
+        "model": model.name,
+        "kind": kind,
+        "candidate": chosen.name,
+        "images": str(len(learned.rows)),
+        "date": datetime.now(UTC).date().isoformat(),
+        **figures.facts(),
+    }
+    head, images = chosen.head.to(runtime.device).eval(), learned.images
+    return Classifier(model, head, images.classes, images.multi_label, chosen.temperature, figures.threshold, about)
 
 
 def _learn(images: TrainingImages, store: FeatureStore, kind: Kind, seed: int) -> _Learned:

@@ -25,6 +25,8 @@ MOST_CLASSES = 40
 CELLS, OF_A_CELL, MISTAKES, TO_LABEL = 24, 6, 16, 16
 """Pictures: cells of the matrix, of each, the worst mistakes, and images to label next."""
 
+Cells = tuple[tuple[tuple[int, int], list[int]], ...]
+"""Cells of the confusion matrix, each with its images."""
 Show = Callable[[int, str], Picture | None]
 """Makes the picture of an image at a position, with a caption; None if it cannot be decoded."""
 
@@ -70,7 +72,30 @@ def write_classifier_page(
             return None
 
     cells = () if figures.answers.multi_label else _cells(figures)
-    sections = [
+    sections = _sections(figures, cells, show)
+    several, classes = figures.answers.multi_label, len(figures.classes)
+    shown = not several and classes <= MOST_CLASSES and len(figures.positions)
+    for side in SIDES:
+        text = html.render_template(
+            "classifier.html",
+            side=side,
+            title=f"{path.parent.name}: a classifier of {classes} classes",
+            figures=figures,
+            confusion=figures.answers.confusion().tolist() if shown else [],
+            linked={cell for cell, _ in cells},
+            sections=sections,
+            calibration=_calibration(figures),
+            tables=_tables(figures),
+            about=about,
+        )
+        if len(text.encode()) < html.MAX_PAGE_BYTES:
+            break
+    write_text(path, text)
+
+
+def _sections(figures: ClassifierFigures, cells: Cells, show: Show) -> list[PageSection]:
+    """The sections of pictures that have any."""
+    found = [
         _section(
             "Confused images",
             "Label, and what they are taken for.",
@@ -95,24 +120,7 @@ def write_classifier_page(
         ),
         _section("What to label next", _next_note(figures), [("", "", _next(figures))], show),
     ]
-    several, classes = figures.answers.multi_label, len(figures.classes)
-    shown = not several and classes <= MOST_CLASSES and len(figures.positions)
-    for side in SIDES:
-        text = html.render_template(
-            "classifier.html",
-            side=side,
-            title=f"{path.parent.name}: a classifier of {classes} classes",
-            figures=figures,
-            confusion=figures.answers.confusion().tolist() if shown else [],
-            linked={cell for cell, _ in cells},
-            sections=[each for each in sections if each is not None],
-            calibration=_calibration(figures),
-            tables=_tables(figures),
-            about=about,
-        )
-        if len(text.encode()) < html.MAX_PAGE_BYTES:
-            break
-    write_text(path, text)
+    return [each for each in found if each is not None]
 
 
 def _section(
@@ -130,7 +138,7 @@ def _section(
     return PageSection(title, note, tuple(found)) if found else None
 
 
-def _cells(figures: ClassifierFigures) -> tuple[tuple[tuple[int, int], list[int]], ...]:
+def _cells(figures: ClassifierFigures) -> Cells:
     """The cells of confused images with the most of them, and of each the images, the most confident first."""
     answers = figures.answers
     found = dict[tuple[int, int], list[int]]()
