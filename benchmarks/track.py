@@ -144,6 +144,13 @@ TABLE = {
         },
         30,
     ),
+    "predict": Tracked(
+        "predict.py --toy",
+        {
+            "over embed": "CIFAR-10, ResNet-18, 32 pixels/contestants/linear, 10 classes/times_as_fast_as_embed_cpu",
+        },
+        20,
+    ),
     "startup": Tracked(
         "startup.py --toy --images 60 --repeats 1",
         {each: f"contestants/{each}/times_torch_timm" for each in ("pretrain", "evaluate", "report")},

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from coterie.version import __version__
 
 if TYPE_CHECKING:
-    from coterie.answers import export, train
+    from coterie.answers import export, predict, train
     from coterie.api import compare, embed, evaluate, plan, pretrain, profile, report, select, transfer
     from coterie.classifier.classifier_file import Classifier, open_classifier
     from coterie.cli.demo import demo
@@ -48,6 +48,7 @@ __all__ = [
     "open_classifier",
     "open_source",
     "plan",
+    "predict",
     "pretrain",
     "profile",
     "report",
@@ -77,6 +78,7 @@ _HOMES = {
     "open_classifier": "classifier.classifier_file",
     "open_source": "data.sources.open",
     "plan": "api",
+    "predict": "answers",
     "pretrain": "api",
     "profile": "api",
     "report": "api",

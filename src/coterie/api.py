@@ -3,6 +3,7 @@
 import shutil
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Unpack
 
@@ -18,11 +19,14 @@ from coterie.config.options import (
     RunOptions,
     check_options,
     label_columns,
+    machine_options,
     model_options,
 )
 from coterie.data.sources.own_data import Data, given_data
 from coterie.distributed.processes import broadcast_object, process_group, rank
-from coterie.embedding.job import embed_to_file, embed_to_folder, embed_with_ray
+from coterie.embedding.job import write_table
+from coterie.embedding.open_embedder import open_embedder
+from coterie.embedding.rows import Features
 from coterie.errors import BadConfig, UserError
 from coterie.evaluation import model_selection
 from coterie.evaluation.from_options import evaluate_given, evaluator_from_options
@@ -340,25 +344,30 @@ def embed(
     data: Data,
     out: str | Path,
     *,
-    part_images: int = 65_536,
+    features: Features = "pooled",
+    arrays: Literal["parquet", "npy"] = "parquet",
+    part_images: int | None = None,
     ray: str | None = None,
     actors: int = 0,
     logger: Logger | None = None,
     quiet: bool = False,
     **options: Unpack[EmbedOptions],
 ) -> int:
-    """Write name, label if there is one, embedding, group and its probability of each image, as parquet.
+    """Write name, label if there is one, embedding, group and its probability of each image; or the features of its patches.
 
     The embedding is the backbone's. The group is that of the first head whose center is nearest to the projected image, its
     probability that in ``softmax(z . centers / temperature)``; -1 and 0 where the method has no lasting groups, and where the
-    MODEL is no run. Holds a few batches at a time.
+    MODEL is no run. In place of these three, ``features`` writes ``patches``: what the network computes last before it pools.
+    Holds a few batches at a time.
 
     Args:
         model: a MODEL, as of :func:`evaluate`; of a run, finished or not, its newest checkpoint.
         data: paths, or images of your own, as of :func:`pretrain`.
-        out: a file ending in ``.parquet``, or else a folder of parts. A folder is resumed where it was left, and is written
-            by all processes that torchrun started, or by Ray.
-        part_images: images per part of a folder, a multiple of 256.
+        out: a file ending in ``.parquet`` or ``.npy`` (beside it the names in ``FILE.rows.parquet``), or else a folder of
+            parts. A folder is resumed where it was left, and is written by all processes that torchrun started, or by Ray.
+        features: ``pooled``; ``patch``: ``[P, F]`` of each image; or ``map``: ``[F, h, w]``.
+        arrays: of a folder: ``npy`` writes the features of a part to ``_arrays/part-*.npy``.
+        part_images: images per part of a folder, a multiple of 256; None: 65,536, or as many as take 4 GiB.
         ray: for a folder: ``local`` starts Ray on this machine; ``auto`` or an address uses a cluster.
         actors: at most so many Ray actors; 0: one per GPU, or without GPUs one for every two cores.
         logger: receives messages and progress; None: they are shown.
@@ -372,19 +381,11 @@ def embed(
         UserError: anything that the caller can fix, in one line.
     """
     check_options(options, EmbedOptions)
-    if Path(out).suffix == ".parquet" and ray is not None:
-        raise UserError(f"{out}: Ray writes a folder of parts; give --out a name that does not end in .parquet")
     with session(logger, quiet) as logger:
-        columns, opened = label_columns(options), model_options(options)
+        columns = label_columns(options)
         source = given_data(data, columns=columns, read_labels=True, logger=logger).open(
             columns, logger, tell_labels=True
         )
-        device, workers = options.get("device", "auto"), options.get("workers", -1)
-        precision = options.get("precision", "auto")
-        if ray is not None:
-            where: dict[str, Any] = {"address": ray, "actors": actors, "device": device, "workers": workers}
-            return embed_with_ray(model, source, out, part_images, opened, **where, precision=precision, logger=logger)
-        runtime = Runtime.choose(device, precision, workers, logger)
-        if Path(out).suffix != ".parquet":
-            return embed_to_folder(model, source, out, runtime, part_images, opened)
-        return embed_to_file(model, source, out, runtime, opened)
+        opening = partial(open_embedder, model, source, model_options(options), features)
+        how: dict[str, Any] = {"part_images": part_images, "arrays": arrays, "ray": ray, "actors": actors}
+        return write_table(opening, out, **how, **machine_options(options), logger=logger)

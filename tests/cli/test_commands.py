@@ -11,13 +11,27 @@ from coterie.cli import answer_commands, commands
 
 @pytest.mark.parametrize(
     "verb",
-    ["plan", "profile", "pretrain", "evaluate", "transfer", "select", "compare", "report", "embed", "train", "export"],
+    [
+        "plan",
+        "profile",
+        "pretrain",
+        "evaluate",
+        "transfer",
+        "select",
+        "compare",
+        "report",
+        "embed",
+        "train",
+        "predict",
+        "export",
+    ],
 )
 def test_the_command_is_the_api(verb: str) -> None:
     """Same verbs, same parameters, same defaults; what only Python can hand in aside."""
     modules = (commands, api) if hasattr(commands, verb) else (answer_commands, answers)
     command, function = (inspect.signature(getattr(module, verb)).parameters for module in modules)
-    of_python = {"logger", "quiet", "callbacks", "parts"} | ({"backbone"} if verb == "report" else set())  # a module
+    # a module is given as backbone in Python alone
+    of_python = {"logger", "quiet", "callbacks", "parts"} | ({"backbone"} if verb in ("report", "predict") else set())
     assert command.keys() == function.keys() - of_python
     for name, parameter in command.items():
         default = function[name].default

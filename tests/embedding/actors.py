@@ -1,11 +1,11 @@
 """What the tests have actors of Ray do; they import it by its name."""
 
-from coterie.embedding.parts import EmbeddingParts
+from coterie.embedding.parts import TableParts
 from coterie.errors import UserError
 from coterie.logger import NullLogger
 
 
-def refusing(workers: int) -> EmbeddingParts:
+def refusing(workers: int) -> TableParts:
     """A machine that lacks what is needed."""
     raise UserError(f"no images here, for {workers} workers")
 

@@ -8,6 +8,7 @@ from coterie.data.loading.center_crop import Preprocessing, center_crop_batches
 from coterie.data.sources.arrays import Arrays
 from coterie.data.sources.source import Subset
 from coterie.embedding.embed import EMBED_BATCH_SIZE, Embedder, embed_source, embedded_batches
+from coterie.embedding.rows import EmbeddingRows
 from coterie.errors import NoImages
 from coterie.logger import NullLogger
 
@@ -97,7 +98,10 @@ def test_low_precision_embeddings_become_float32() -> None:
 
 def embedder(source: Arrays) -> Embedder:
     return Embedder(
-        lambda images: (flat(images), torch.zeros(len(images)), torch.ones(len(images))), source, PREPROCESSING, 192
+        lambda images: (flat(images), torch.zeros(len(images)), torch.ones(len(images))),
+        source,
+        PREPROCESSING,
+        EmbeddingRows(192),
     )
 
 

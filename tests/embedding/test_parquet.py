@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from coterie.embedding.parquet import bad_lines, row_schema, write_rows
+from coterie.embedding.rows import EmbeddingRows
 
 
 class Named:
@@ -40,9 +41,9 @@ def batch(*positions: int, bad: tuple[tuple[int, str], ...] = (), width: int = 3
 def test_rows_have_name_label_class_embedding_group_and_probability(tmp_path: Path) -> None:
     path = tmp_path / "rows.parquet"
     batches = [batch(0, 1), batch(3, bad=((2, "no image"),))]
-    assert write_rows(path, 3, Named(), batches) == (3, [(2, "no image")])
+    assert write_rows(path, EmbeddingRows(3), Named(), batches) == (3, [(2, "no image")])
     table = pq.read_table(path)
-    assert table.schema.equals(row_schema(3), check_metadata=True)
+    assert table.schema.equals(row_schema(EmbeddingRows(3)), check_metadata=True)
     assert table.to_pydict() == {
         "name": ["a.png", "b\\xff.png", "d.png"],
         "label": [0, 1, 7],
@@ -54,22 +55,22 @@ def test_rows_have_name_label_class_embedding_group_and_probability(tmp_path: Pa
 
 
 def test_an_image_without_a_label_has_none(tmp_path: Path) -> None:
-    write_rows(tmp_path / "rows.parquet", 3, Named(), [batch(2)])
+    write_rows(tmp_path / "rows.parquet", EmbeddingRows(3), Named(), [batch(2)])
     table = pq.read_table(tmp_path / "rows.parquet")
     assert (table["label"].to_pylist(), table["class"].to_pylist()) == ([None], [None])
 
 
 def test_without_rows_the_table_is_empty(tmp_path: Path) -> None:
     bad = ((0, "broken"), (1, "broken"))
-    assert write_rows(tmp_path / "rows.parquet", 7, Named(), [batch(bad=bad)]) == (0, [*bad])
+    assert write_rows(tmp_path / "rows.parquet", EmbeddingRows(7), Named(), [batch(bad=bad)]) == (0, [*bad])
     table = pq.read_table(tmp_path / "rows.parquet")
-    assert (table.num_rows, table.schema) == (0, row_schema(7))
+    assert (table.num_rows, table.schema) == (0, row_schema(EmbeddingRows(7)))
 
 
 def test_many_batches_are_written_in_few_row_groups(tmp_path: Path) -> None:
     """5,000 rows in 20 batches: those of 17 batches are written together."""
     batches = [batch(*range(first, first + 250), width=2) for first in range(0, 5_000, 250)]
-    assert write_rows(tmp_path / "rows.parquet", 2, Named(), batches) == (5_000, [])
+    assert write_rows(tmp_path / "rows.parquet", EmbeddingRows(2), Named(), batches) == (5_000, [])
     found = pq.ParquetFile(tmp_path / "rows.parquet").metadata
     assert [found.row_group(n).num_rows for n in range(found.num_row_groups)] == [4_250, 750]
     assert pq.read_table(tmp_path / "rows.parquet")["embedding"].to_pylist()[4_321] == [4_321, 4_321.5]
@@ -78,7 +79,7 @@ def test_many_batches_are_written_in_few_row_groups(tmp_path: Path) -> None:
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float64])
 def test_embeddings_of_any_precision_become_float32(dtype: torch.dtype, tmp_path: Path) -> None:
     positions, (embedding, *others), bad = batch(0, 1)
-    write_rows(tmp_path / "rows.parquet", 3, Named(), [(positions, (embedding.to(dtype), *others), bad)])
+    write_rows(tmp_path / "rows.parquet", EmbeddingRows(3), Named(), [(positions, (embedding.to(dtype), *others), bad)])
     table = pq.read_table(tmp_path / "rows.parquet")
     assert table.schema.field("embedding").type == pa.list_(pa.field("element", pa.float32()), 3)
     assert table["embedding"].to_pylist() == [[0, 0.25, 0.5], [1, 1.25, 1.5]]

@@ -21,7 +21,8 @@ from coterie.data.sources.open import open_source
 from coterie.data.sources.source import Prefetchable, shard_layout
 from coterie.embedding.embed import Embedder
 from coterie.embedding.parquet import row_schema
-from coterie.embedding.parts import EmbeddingParts
+from coterie.embedding.parts import TableParts
+from coterie.embedding.rows import EmbeddingRows
 from coterie.errors import BadRun, NoImages, UserError
 from tests.data.store import tar
 from tests.embedding.running import BROKEN, IMAGES, PART, PARTS, Made, assert_same_rows, stamps, until_begun
@@ -216,14 +217,14 @@ class Numbered:
         def network(images: torch.Tensor) -> tuple[torch.Tensor, ...]:
             return images[:, :, 0, 0], torch.zeros(len(images)), torch.ones(len(images))
 
-        return Embedder(network, self, Preprocessing(8, 3, (0.0,) * 3, (1.0,) * 3), 3)
+        return Embedder(network, self, Preprocessing(8, 3, (0.0,) * 3, (1.0,) * 3), EmbeddingRows(3))
 
 
 def test_a_part_without_a_decodable_image_exists(tmp_path: Path) -> None:
-    parts = EmbeddingParts(tmp_path, Numbered(range(256, 300), range(690, 700)).embedder(), 256)
+    parts = TableParts(tmp_path, Numbered(range(256, 300), range(690, 700)).embedder(), 256)
     parts.write(parts.missing())
     assert parts.missing() == []
-    assert pq.read_schema(tmp_path / PARTS[0]).equals(row_schema(3), check_metadata=True)
+    assert pq.read_schema(tmp_path / PARTS[0]).equals(row_schema(EmbeddingRows(3)), check_metadata=True)
     found = pq.read_table(tmp_path)
     assert found["name"].to_pylist() == [f"image {n}" for n in (*range(256, 300), *range(690, 700))]
     assert parts.count_images() == (54, 700 - 54)
@@ -233,9 +234,9 @@ def test_a_part_without_a_decodable_image_exists(tmp_path: Path) -> None:
 
 def test_an_outdated_list_of_bad_images_is_removed(tmp_path: Path) -> None:
     """For example of a store that was unavailable: the list was written, the part was not."""
-    EmbeddingParts(tmp_path, Numbered(range(600)).embedder(), 256).write([0, 1, 2])
+    TableParts(tmp_path, Numbered(range(600)).embedder(), 256).write([0, 1, 2])
     (tmp_path / PARTS[2]).unlink()
-    EmbeddingParts(tmp_path, Numbered(range(700)).embedder(), 256).write([2])
+    TableParts(tmp_path, Numbered(range(700)).embedder(), 256).write([2])
     assert not list((tmp_path / "_bad_images").iterdir())
 
 
@@ -300,8 +301,8 @@ def test_parts_of_shards_in_a_store(made: Made, far: list[str], tmp_path: Path) 
 
 
 def test_the_manifest_claims_the_folder(tmp_path: Path) -> None:
-    EmbeddingParts(tmp_path, Numbered(range(5)).embedder(), 256)
+    TableParts(tmp_path, Numbered(range(5)).embedder(), 256)
     (tmp_path / ".hidden").write_text("of a file system")
     with pytest.raises(BadRun, match="another size"):
-        EmbeddingParts(tmp_path, Numbered(range(5)).embedder(), 512)
+        TableParts(tmp_path, Numbered(range(5)).embedder(), 512)
     assert sorted(path.name for path in tmp_path.iterdir()) == [".hidden", "_embedding.json"]

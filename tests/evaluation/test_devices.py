@@ -14,6 +14,7 @@ from coterie.config.schema import OF_EMBEDDINGS
 from coterie.data.augmentation.view_plan import Crops, ViewPlan
 from coterie.data.sources.open import open_source
 from coterie.embedding.embed import EMBED_BATCH_SIZE, Embedder, Embeddings, embed_source
+from coterie.embedding.rows import EmbeddingRows
 from coterie.evaluation.augmented_views import embed_views
 from coterie.evaluation.label_free import label_free
 from coterie.evaluation.labeled_data import LabeledPair, labeled_pair
@@ -110,7 +111,9 @@ def test_images_are_embedded_on_the_device_they_are_given(pair: LabeledPair) -> 
             0,
             runtime=ON_DEVICE,
         )
-        embedder = Embedder(lambda batch: (moved(batch),), pair.test, PREPROCESSING, 64, runtime=ON_DEVICE)
+        embedder = Embedder(
+            lambda batch: (moved(batch),), pair.test, PREPROCESSING, EmbeddingRows(64), runtime=ON_DEVICE
+        )
         ((_, (output,), _),) = embedder.range_batches([(0, len(pair.test))])
     assert there.rows.device.type == views_there[0].device.type == "cpu"
     assert output.device == DEVICE

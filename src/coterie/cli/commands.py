@@ -245,12 +245,14 @@ def embed(
     /,
     *data: str,
     out: Annotated[Path, Parameter(name="--out")],
-    part_images: Whole = 65_536,
+    features: Literal["pooled", "patch", "map"] = "pooled",
+    arrays: Literal["parquet", "npy"] = "parquet",
+    part_images: Whole | None = None,
     ray: str | None = None,
     actors: Whole = 0,
     options: EmbedFlags = None,
 ) -> None:
-    """Write name, label, embedding, group and its probability of each image as parquet: one file, or a folder of parts.
+    """Write name, label, embedding, group and its probability of each image: one file, or a folder of parts.
 
     Run the same command again to complete a folder of parts; torchrun or --ray writes it with many processes.
 
@@ -259,9 +261,13 @@ def embed(
     data
         Folders, text lists of files, globs, *.parquet, *.tar.
     out
-        A file ending in .parquet, or else a folder of parts.
+        A file ending in .parquet or .npy, or else a folder of parts.
+    features
+        pooled: an embedding of each image; patch or map: what the network computes last before it pools, as rows or as a map.
+    arrays
+        For a folder: whether the parquet parts hold the features, or an .npy file for each in _arrays.
     part_images
-        Images per part of a folder, a multiple of 256.
+        Images per part of a folder, a multiple of 256. [default: 65536, or as many as take 4 GiB]
     ray
         For a folder: local starts Ray on this machine; auto or an address uses a cluster. [default: none]
     actors
@@ -273,7 +279,16 @@ def embed(
 
     with closing(Terminal()) as terminal:
         written = api.embed(
-            model, data, out, part_images=part_images, ray=ray, actors=actors, logger=terminal, **(options or {})
+            model,
+            data,
+            out,
+            features=features,
+            arrays=arrays,
+            part_images=part_images,
+            ray=ray,
+            actors=actors,
+            logger=terminal,
+            **(options or {}),
         )
     show(f"{out}: {written} images")
 

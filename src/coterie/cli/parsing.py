@@ -7,7 +7,14 @@ from typing import Annotated, Literal
 from cyclopts import Parameter
 
 from coterie.config.method_name import check_method_name, names_a_source
-from coterie.config.options import EmbedOptions, EvaluationOptions, ModelOptions, RunOptions, TrainOptions
+from coterie.config.options import (
+    EmbedOptions,
+    EvaluationOptions,
+    ModelOptions,
+    PredictOptions,
+    RunOptions,
+    TrainOptions,
+)
 from coterie.errors import UserError
 from coterie.methods.names import METHOD_NAMES
 
@@ -21,6 +28,9 @@ Model = Annotated[
         help="A run's folder, a model.safetensors, a weights file with --backbone, a folder of Hugging Face, or timm:NAME."
     ),
 ]
+Classifier = Annotated[
+    str, Parameter(help="The folder of a classifier, or its classifier.safetensors.", name="CLASSIFIER")
+]
 Images = Annotated[
     str,
     Parameter(help="Folders, text lists of files, globs, *.parquet with an image column, *.tar shards, *.npy, *.npz."),
@@ -32,6 +42,7 @@ Trackers = Annotated[
 RunFlags = Annotated[RunOptions, Parameter(name="*")] | None
 ModelFlags = Annotated[ModelOptions, Parameter(name="*")] | None
 EmbedFlags = Annotated[EmbedOptions, Parameter(name="*")] | None
+PredictFlags = Annotated[PredictOptions, Parameter(name="*")] | None
 TrainFlags = Annotated[TrainOptions, Parameter(name="*")] | None
 EvaluationFlags = Annotated[EvaluationOptions, Parameter(name="*")] | None
 

@@ -46,16 +46,21 @@ else:  # the command line reads these
     Numbers = Annotated[tuple[float, ...], Parameter(converter=_numbers, consume_multiple=True, negative=())]
 
 
-class LabelOptions(TypedDict, total=False):
-    """Options of every command that reads images, which may have labels; each has its text here alone."""
+class ImageOptions(TypedDict, total=False):
+    """Options of every command that reads images; each has its text here alone."""
+
+    image_column: Annotated[
+        str | None,
+        Parameter(help="The column of a table that holds the images. [default: found by common names]"),
+    ]
+
+
+class LabelOptions(ImageOptions, total=False):
+    """Options of every command that reads images, which may have labels."""
 
     labels: Annotated[
         str | Path | None,
         Parameter(help="A table (CSV, TSV, parquet) of image names and labels beside the images. [default: none]"),
-    ]
-    image_column: Annotated[
-        str | None,
-        Parameter(help="The column of a table that holds the images. [default: found by common names]"),
     ]
     label_column: Annotated[
         str | None,
@@ -172,6 +177,15 @@ class TrainOptions(MachineOptions, PrecisionOptions, ModelOptions, LabelOptions,
     seed: Whole
 
 
+class PredictOptions(MachineOptions, PrecisionOptions, ImageOptions, total=False):
+    """Options of ``predict``.
+
+    Attributes:
+        device: One of auto (CUDA if there is a usable GPU), cpu, cuda, cuda:N. [default: auto]
+        workers: Processes that load images; -1: as many as there are cores to spare. [default: -1]
+    """
+
+
 class EvaluationOptions(MachineOptions, PrecisionOptions, ModelOptions, LabelOptions, total=False):
     """Options of ``evaluate`` and ``transfer``.
 
@@ -210,6 +224,12 @@ def label_columns(options: Mapping[str, Any]) -> Columns:
 def model_options(options: Mapping[str, Any]) -> dict[str, Any]:
     """Those of some options that say how a MODEL is opened."""
     return {name: value for name, value in options.items() if name in ModelOptions.__annotations__}
+
+
+def machine_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of some options that say where and in which precision a network computes."""
+    known = MachineOptions.__annotations__ | PrecisionOptions.__annotations__
+    return {name: value for name, value in options.items() if name in known}
 
 
 def check_options(options: Mapping[str, Any], kind: type) -> None:

@@ -13,6 +13,7 @@ from coterie.config.hardware import ON_CPU, Runtime
 from coterie.data.loading.center_crop import Preprocessing, center_crop_batches
 from coterie.data.sources.source import ImageSource, Subset
 from coterie.embedding.forward import Network, Then, forward_pass
+from coterie.embedding.rows import Rows
 from coterie.errors import NoImages
 from coterie.logger import Logger, NullLogger
 from coterie.signals import check_interrupted
@@ -88,20 +89,20 @@ class Embedder:
     """A network, the images it is applied to, and how.
 
     Attributes:
-        network: images ``[b c h w]`` to embeddings ``[b f]``.
+        network: images ``[b c h w]`` to embeddings ``[b f]``, or to whatever else the rows hold.
         source: the images.
         preprocessing: how they are prepared for the network.
-        width: f.
+        rows: what the table holds for each image.
         facts: plain values that identify this network and these images.
         runtime: where the network is, in which precision it computes, and how many processes load images.
         remarks: lines for the user about the network.
-        then: embeddings to group ``[b]`` and its probability ``[b]``.
+        then: further outputs, computed from the first in float32; together they are what the rows hold.
     """
 
     network: Network
     source: ImageSource
     preprocessing: Preprocessing
-    width: int
+    rows: Rows
     facts: Mapping[str, Any] = field(default_factory=dict)
     runtime: Runtime = ON_CPU
     remarks: tuple[str, ...] = ()
@@ -114,7 +115,8 @@ class Embedder:
             logger: receives progress.
         """
         runtime = replace(self.runtime, logger=logger or NullLogger())
-        return embedded_batches(self.network, self.source, self.preprocessing, runtime, then=self.then)
+        what = self.rows.work
+        return embedded_batches(self.network, self.source, self.preprocessing, runtime, then=self.then, what=what)
 
     def range_batches(self, ranges: Sequence[tuple[int, int]]) -> Iterator[EmbeddedBatch]:
         """Embed some ranges of the source; 16 bytes per image are held.

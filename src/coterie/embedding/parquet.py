@@ -1,74 +1,84 @@
-"""Embeddings as parquet: one row per image."""
+"""Tables of images: one row per image, as parquet or CSV; wide columns also as an array of NumPy."""
 
 from collections.abc import Iterable
+from contextlib import nullcontext
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.csv
 import pyarrow.parquet as pq
 from torch import Tensor
 
 from coterie.data.sources.file_names import one_line
 from coterie.data.sources.source import ImageSource
+from coterie.embedding.rows import Rows, row_bytes
 
 _ROW_GROUP = 4096
 """Rows that are collected and written together: small row groups are slow to read and make long footers."""
+_GROUP_BYTES = 2**27
+"""Bytes of numbers that are collected at most, beyond the rows of one batch."""
 
 
-def row_schema(width: int, precision: str = "float32") -> pa.Schema:
-    """The columns of a table of embeddings.
+def row_schema(rows: Rows, precision: str = "float32", *, apart: bool = False) -> pa.Schema:
+    """The columns of a table.
 
     Args:
-        width: of the embeddings.
+        rows: what a row holds.
         precision: of the network; kept in the metadata of the table.
+        apart: leave out the wide column, which an array holds.
     """
-    return pa.schema(
-        {
-            "name": pa.string(),
-            "label": pa.int64(),
-            "class": pa.string(),
-            "embedding": pa.list_(pa.field("element", pa.float32()), width),  # the name that parquet gives it
-            "group": pa.int32(),
-            "probability": pa.float32(),
-        },
-        {"precision": precision},
-    )
+    fields = {name: kind for name, kind in rows.fields().items() if not (apart and name == rows.array)}
+    return pa.schema({"name": pa.string(), **fields}, {"precision": precision})
 
 
 def write_rows(
     path: Path,
-    width: int,
+    rows: Rows,
     source: ImageSource,
     batches: Iterable[tuple[np.ndarray, tuple[Tensor, ...], tuple[tuple[int, str], ...]]],
     precision: str = "float32",
+    *,
+    csv: bool = False,
+    array: Path | None = None,
 ) -> tuple[int, list[tuple[int, str]]]:
-    """Write batches to a parquet file as they come; without any rows the table is empty.
+    """Write batches to a table as they come; without any rows the table is empty.
 
     Args:
-        path: of the file; to be written atomically by the caller (`coterie.atomic.writing`).
-        width: f.
+        path: of the table; to be written atomically by the caller (`coterie.atomic.writing`), as is ``array``.
+        rows: what a row holds.
         source: provides names, labels and classes.
-        batches: positions in the source, (embedding ``[b, f]``, group ``[b]``, probability ``[b]``) and bad images of each, in
-            the order of the rows.
-        precision: of the network; the embeddings are float32 in any case.
+        batches: positions in the source, outputs of the network and bad images of each, in the order of the rows.
+        precision: of the network; the numbers are float32 in any case.
+        csv: write CSV in place of parquet.
+        array: an ``.npy`` file for the wide column, row by row as in the table, which then lacks it.
 
     Returns:
         The number of rows written, and the bad images.
     """
     written, bad = 0, list[tuple[int, str]]()
-    collected, schema = list[pa.Table](), row_schema(width, precision)
-    with pq.ParquetWriter(path, schema) as writer:
+    collected, schema = list[pa.Table](), row_schema(rows, precision, apart=array is not None)
+    most = max(1, min(_ROW_GROUP, _GROUP_BYTES // max(1, row_bytes(rows))))
+    with _table_writer(path, schema, csv) as writer, array.open("wb") if array else nullcontext() as numbers:
+        if numbers is not None:
+            _write_header(numbers, len(source), rows)
         for positions, outputs, failed in batches:
             bad += failed
             if not len(positions):
                 continue
-            collected.append(_table(schema, source, positions, outputs))
+            columns = dict(rows.columns(source, positions, outputs))
+            if numbers is not None and rows.array is not None:
+                numbers.write(np.asarray(columns.pop(rows.array)).data)
+            collected.append(_table(schema, source, positions, columns))
             written += len(positions)
-            if sum(map(len, collected)) >= _ROW_GROUP:
+            if sum(map(len, collected)) >= most:
                 writer.write_table(pa.concat_tables(collected))
                 collected.clear()
         if collected:
             writer.write_table(pa.concat_tables(collected))
+        if numbers is not None:
+            _write_header(numbers, written, rows)
     return written, bad
 
 
@@ -79,26 +89,43 @@ def bad_lines(source: ImageSource, bad: Iterable[tuple[int, str]]) -> str:
         source: provides the names.
         bad: (position, reason) of the images.
     """
-    named = ((_valid_utf8(source.name(position)), reason) for position, reason in bad)
+    named = ((valid_utf8(source.name(position)), reason) for position, reason in bad)
     return "".join(f"{one_line(name)}\t{one_line(reason)}\n" for name, reason in named)
 
 
-def _table(schema: pa.Schema, source: ImageSource, positions: np.ndarray, outputs: tuple[Tensor, ...]) -> pa.Table:
-    embedding, group, probability = (each.cpu().numpy() for each in outputs)
-    labels = [source.label(int(i)) for i in positions]
-    classes = [source.classes[label] if label is not None and label < len(source.classes) else None for label in labels]
-    flat = pa.array(np.ascontiguousarray(embedding, dtype=np.float32).ravel())
-    columns = {
-        "name": pa.array([_valid_utf8(source.name(int(i))) for i in positions], pa.string()),
-        "label": pa.array(labels, pa.int64()),
-        "class": pa.array(classes, pa.string()),
-        "embedding": pa.FixedSizeListArray.from_arrays(flat, type=schema.field("embedding").type),
-        "group": pa.array(group.astype(np.int32)),
-        "probability": pa.array(probability.astype(np.float32)),
-    }
-    return pa.table(columns, schema=schema)
+def _table_writer(path: Path, schema: pa.Schema, csv: bool) -> pq.ParquetWriter | pyarrow.csv.CSVWriter:
+    return pyarrow.csv.CSVWriter(path, schema) if csv else pq.ParquetWriter(path, schema)
 
 
-def _valid_utf8(name: str) -> str:
-    """A name that parquet accepts: bytes that are not UTF-8 are escaped."""
+def _write_header(file: BinaryIO, count: int, rows: Rows) -> None:
+    """The header of an ``.npy`` file; that of the largest number of rows has room for any smaller one."""
+    file.seek(0)
+    shape = (count, *rows.shape())
+    np.lib.format.write_array_header_1_0(file, {"shape": shape, "fortran_order": False, "descr": "<f4"})
+
+
+def _table(
+    schema: pa.Schema, source: ImageSource, positions: np.ndarray, columns: dict[str, pa.Array | np.ndarray]
+) -> pa.Table:
+    names = pa.array([valid_utf8(source.name(int(i))) for i in positions], pa.string())
+    lists = {name: _lists(each, schema.field(name).type) for name, each in columns.items()}
+    return pa.table({"name": names, **lists}, schema=schema)
+
+
+def _lists(column: pa.Array | np.ndarray, kind: pa.DataType) -> pa.Array:
+    """A column of arrow; rows of numbers become fixed-size lists."""
+    if not isinstance(column, np.ndarray):
+        return column
+    flat = pa.array(column.reshape(-1))
+    if not isinstance(kind, pa.FixedShapeTensorType):
+        return pa.FixedSizeListArray.from_arrays(flat, type=kind)
+    return pa.ExtensionArray.from_storage(kind, pa.FixedSizeListArray.from_arrays(flat, type=kind.storage_type))
+
+
+def valid_utf8(name: str) -> str:
+    """A name that parquet accepts: bytes that are not UTF-8 are escaped.
+
+    Args:
+        name: as a source gives it.
+    """
     return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")

@@ -1,10 +1,10 @@
-"""Embeddings of a source as a folder of parquet parts, written by any number of processes and resumable at any time."""
+"""A table of a source as a folder of parquet parts, written by any number of processes and resumable at any time."""
 
 import json
 import os
 import re
 from collections.abc import Generator, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -17,52 +17,70 @@ from coterie.data.loading.prefetch import PrefetchProcess
 from coterie.data.sources.source import Prefetchable, shard_layout
 from coterie.embedding.embed import EMBED_BATCH_SIZE, EmbeddedBatch, Embedder
 from coterie.embedding.parquet import bad_lines, write_rows
+from coterie.embedding.rows import row_bytes
 from coterie.errors import BadRun, UserError
 from coterie.logger import Logger, NullLogger
 from coterie.paths import expand
 
 PART_IMAGES = 65_536
 """Images per part by default: what a killed process may have to compute again."""
+PART_BYTES = 2**32
+"""Bytes of a part by default, at most: fewer images if their features take more."""
 MANIFEST = "_embedding.json"
 BAD_IMAGES = "_bad_images"
+ARRAYS = "_arrays"
 _LAYOUT = 1
 _EARLIER = "float32"  # the precision of all folders that do not say theirs
 _LOADER_PARTS = 64  # parts that share a loader, which then need not be restarted for each
 _NAME = re.compile(r"part-(\d{8,})\.parquet")
 _DIFFERENCES = {
-    "weights": "embeddings by other weights (the run may have been trained further)",
-    "preprocessing": "embeddings of images that were prepared in another way (--size, --mean, --std, --crop, --interpolation)",
-    "source": "embeddings of other images, or their files have changed since",
-    "images": "embeddings of another number of images",
+    "weights": "{} by other weights (the run may have been trained further)",
+    "classifier": "{} by another classifier (it may have been trained further)",
+    "features": "other features (--features)",
+    "preprocessing": "{} of images that were prepared in another way (--size, --mean, --std, --crop, --interpolation)",
+    "source": "{} of other images, or their files have changed since",
+    "images": "{} of another number of images",
     "part_images": "parts of another size (--part-images)",
-    "precision": "embeddings in another precision (--precision)",
+    "precision": "{} in another precision (--precision)",
+    "arrays": "features in another kind of file (--arrays)",
 }
 
 
-class EmbeddingParts:
+class TableParts:
     """A folder with one parquet file per range of consecutive images; together they are one table.
 
     ``part-00000012.parquet`` is complete or does not exist, and contains the rows that a single file of the whole source would
     have in its place, computed from the same batches. ``_bad_images/part-00000012.txt`` lists its images that could not be
-    decoded, if there are any; ``_embedding.json`` identifies network and images. Readers of parquet skip names that start with
-    ``_``. Existing parts are never written again, so a process needs to know nothing about the others but which parts are its
-    own.
+    decoded, if there are any; ``_arrays/part-00000012.npy`` holds its features if they are not in the part, and is complete
+    before it; ``_embedding.json`` identifies network and images. Readers of parquet skip names that start with ``_``. Existing
+    parts are never written again, so a process needs to know nothing about the others but which parts are its own.
     """
 
-    def __init__(self, folder: str | Path, embedder: Embedder, images: int = PART_IMAGES) -> None:
-        """Create the folder, or resume it, with parts of ``images`` images each.
+    def __init__(
+        self, folder: str | Path, embedder: Embedder, images: int | None = None, *, arrays: bool = False
+    ) -> None:
+        """Create the folder, or resume it.
+
+        Args:
+            folder: of the parts.
+            embedder: makes the rows.
+            images: of a part; None: `PART_IMAGES`, or fewer if their features take more than `PART_BYTES`.
+            arrays: write features to an ``.npy`` file for each part.
 
         Raises:
             BadRun: it contains something else, or cannot be written.
             UserError: parts cannot have that many images.
         """
+        if images is None:
+            fitting = PART_BYTES // max(1, row_bytes(embedder.rows)) // EMBED_BATCH_SIZE
+            images = min(PART_IMAGES, max(1, fitting) * EMBED_BATCH_SIZE)
         if images < 1 or images % EMBED_BATCH_SIZE:
             suitable = max(1, round(images / EMBED_BATCH_SIZE)) * EMBED_BATCH_SIZE
             raise UserError(f"--part-images is {images}: give a multiple of {EMBED_BATCH_SIZE}, such as {suitable}")
-        self.folder, self.embedder, self.images = expand(folder), embedder, images
+        self.folder, self.embedder, self.images, self.arrays = expand(folder), embedder, images, arrays
         self.total = len(embedder.source)
         self.count = -(-self.total // images)
-        _claim(self.folder, self._facts())
+        _claim(self.folder, self._facts(), embedder.rows.noun)
 
     def done(self) -> set[int]:
         """The numbers of the parts that exist."""
@@ -84,13 +102,13 @@ class EmbeddingParts:
         rows, ranges = sum(_row_count(self._path(number)) for number in done), map(self._range, done)
         return rows, sum(stop - start for start, stop in ranges) - rows
 
-    def write(self, numbers: Sequence[int], logger: Logger | None = None, what: str = "embedding") -> None:
+    def write(self, numbers: Sequence[int], logger: Logger | None = None, what: str | None = None) -> None:
         """Write parts, in the given order.
 
         Args:
             numbers: of the parts.
             logger: receives progress.
-            what: name of this work for the logger.
+            what: name of this work for the logger; None: that of the rows.
 
         Raises:
             UserError: the disk is full, or images cannot be fetched; the existing parts are complete.
@@ -98,7 +116,8 @@ class EmbeddingParts:
         source, embedded = self.embedder.source, self._embedded(numbers)
         layout = shard_layout(source)
         prefetcher = PrefetchProcess(source) if layout.remote and isinstance(source, Prefetchable) else None
-        stream = (logger or NullLogger()).progress(embedded, sum(map(self._batch_count, numbers)), what)
+        what, batches = what or self.embedder.rows.work, sum(map(self._batch_count, numbers))
+        stream = (logger or NullLogger()).progress(embedded, batches, what)
         try:
             for place, number in enumerate(numbers):
                 if prefetcher is not None:  # the shards of this part and of the next
@@ -117,12 +136,15 @@ class EmbeddingParts:
                 prefetcher.close()
 
     def _write_part(self, number: int, batches: Iterator[EmbeddedBatch]) -> None:
-        path, source = self._path(number), self.embedder.source
-        for left_over in self.folder.glob(f".{path.name}.*{SUFFIX}"):  # by a process that was killed
-            with suppress(OSError):
-                left_over.unlink()
-        with writing(path) as part:
-            _, bad = write_rows(part, self.embedder.width, source, batches, self.embedder.runtime.precision)
+        path, source, rows = self._path(number), self.embedder.source, self.embedder.rows
+        array_path = self.folder / ARRAYS / f"{path.stem}.npy"
+        for target in (path, array_path):
+            for left_over in target.parent.glob(f".{target.name}.*{SUFFIX}"):  # by a process that was killed
+                with suppress(OSError):
+                    left_over.unlink()
+        array = writing(array_path) if self.arrays else nullcontext()
+        with writing(path) as part, array as numbers:
+            _, bad = write_rows(part, rows, source, batches, self.embedder.runtime.precision, array=numbers)
             if bad:  # before the part exists: nothing would write a missing list later
                 write_text(self._bad_path(number), bad_lines(source, bad))
             else:
@@ -152,15 +174,16 @@ class EmbeddingParts:
         facts = {
             **own,
             "preprocessing": self.embedder.preprocessing.facts(),
-            "width": self.embedder.width,
+            **self.embedder.rows.facts(),
             **self.embedder.facts,
             **({} if precision == _EARLIER else {"precision": precision}),
+            **({"arrays": "npy"} if self.arrays else {}),
         }
         return dict(json.loads(json.dumps(facts)))  # as they are read from the file: tuples become lists
 
 
-def _claim(folder: Path, facts: Mapping[str, Any]) -> None:
-    """Check that a folder is for these embeddings, or create it."""
+def _claim(folder: Path, facts: Mapping[str, Any], noun: str) -> None:
+    """Check that a folder is for these rows, or create it."""
     path = folder / MANIFEST
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -174,13 +197,13 @@ def _claim(folder: Path, facts: Mapping[str, Any]) -> None:
         raise BadRun(f"{path} is damaged: choose another --out") from error
     if existing is None:
         if any(not name.startswith(".") for name in names):
-            raise BadRun(f"{folder} contains something other than embeddings: choose another --out")
+            raise BadRun(f"{folder} contains something other than {noun}: choose another --out")
         write_text(path, json.dumps(facts, indent=2) + "\n")
     elif existing != facts:
         theirs = existing if isinstance(existing, dict) else {}
         differing = [name for name in [*_DIFFERENCES, *facts] if theirs.get(name) != facts.get(name)]
-        what = _DIFFERENCES.get(differing[0] if differing else "", "embeddings that were computed in another way")
-        raise BadRun(f"{folder} contains {what}: choose another --out")
+        what = _DIFFERENCES.get(differing[0] if differing else "", "{} that were computed in another way")
+        raise BadRun(f"{folder} contains {what.format(noun)}: choose another --out")
 
 
 def _row_count(path: Path) -> int:

@@ -1,4 +1,4 @@
-"""Writes parts of embeddings by actors on Ray, each of which writes whole parts as a process of torchrun does."""
+"""Writes parts of a table by actors on Ray, each of which writes whole parts as a process of torchrun does."""
 
 import logging
 import os
@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from coterie.embedding.parts import EmbeddingParts
+from coterie.embedding.parts import TableParts
 from coterie.errors import UserError
 from coterie.logger import Logger
 
@@ -23,8 +23,8 @@ class _Writer:
     A user's mistake is returned as a value: an exception would arrive as a page of Ray's messages.
     """
 
-    def __init__(self, open_parts: Callable[[int], EmbeddingParts], workers: int, here: str) -> None:
-        self.parts: EmbeddingParts | UserError
+    def __init__(self, open_parts: Callable[[int], TableParts], workers: int, here: str) -> None:
+        self.parts: TableParts | UserError
         try:
             os.chdir(here)  # so that relative paths, and the names of images, are those of the command
             self.parts = open_parts(workers)
@@ -49,7 +49,7 @@ class _Writer:
 
 
 def write_on_ray(
-    open_parts: Callable[[int], EmbeddingParts],
+    open_parts: Callable[[int], TableParts],
     numbers: Sequence[int],
     logger: Logger,
     *,
@@ -57,6 +57,7 @@ def write_on_ray(
     actors: int = 0,
     device: str = "auto",
     workers: int = -1,
+    what: str = "embedding",
 ) -> None:
     """Write parts by actors of Ray Data.
 
@@ -69,6 +70,7 @@ def write_on_ray(
         actors: most actors; 0: one per GPU of the cluster, or without GPUs one for every two cores.
         device: of an actor: ``auto``, ``cpu`` or ``cuda``.
         workers: processes of an actor that load images; -1: as many as its share of the cores, less one.
+        what: name of this work for the logger.
 
     Raises:
         UserError: Ray is not installed or not running, or an actor failed; the existing parts are complete.
@@ -92,7 +94,7 @@ def write_on_ray(
             num_cpus=share,
             num_gpus=1 if gpu else 0,
         )
-        for row in logger.progress(written.iter_rows(), len(numbers), "embedding, in parts"):
+        for row in logger.progress(written.iter_rows(), len(numbers), f"{what}, in parts"):
             if row["error"]:
                 raise UserError(str(row["error"]))
 

@@ -22,9 +22,10 @@ def inference_copy(network: nn.Module) -> nn.Module:
 
     Returns:
         A copy whose batch norms are folded into the convolutions before them, with the rest shared; the network itself where
-        there is nothing to fold, where its graph cannot be followed, or if it is a module of the user's own.
+        there is nothing to fold, where its graph cannot be followed, or if it is, or holds, a module of the user's own.
     """
-    pairs = [] if isinstance(network, OwnBackbone) else _pairs(network)
+    own = any(isinstance(each, OwnBackbone) for each in network.modules())
+    pairs = [] if own else _pairs(network)
     if not pairs:
         return network
     shared = {id(each): each for each in (*network.parameters(), *network.buffers())}  # not copied: half of the memory

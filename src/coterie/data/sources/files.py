@@ -72,11 +72,15 @@ class ImageFiles:
         Raises:
             BadImage: The file is missing or cannot be read.
         """
-        return read_file(os.path.join(self._root, self._names.raw(index)))  # noqa: PTH118 -- bytes
+        return read_file(self.path(index))
 
     def name(self, index: int) -> str:
         """The path of an image below the root, or as it is in the list."""
         return self._names[index]
+
+    def path(self, index: int) -> bytes:
+        """The path of the file of an image."""
+        return os.path.join(self._root, self._names.raw(index))  # noqa: PTH118 -- bytes
 
     def label(self, index: int) -> int | None:
         """The class number of an image, or None."""

@@ -72,17 +72,17 @@ class Concatenated:
 
     def __getitem__(self, index: int) -> StoredImage:
         """An image, as its source gives it."""
-        source, row = self._find(index)
+        source, row = self.find(index)
         return self.sources[source][row]
 
     def name(self, index: int) -> str:
         """The name of an image in its source."""
-        source, row = self._find(index)
+        source, row = self.find(index)
         return self.sources[source].name(row)
 
     def label(self, index: int) -> int | None:
         """The number of an image's class in `classes`, or None."""
-        source, row = self._find(index)
+        source, row = self.find(index)
         label = self.sources[source].label(row)
         return None if label is None else self._class_numbers[source][label]
 
@@ -135,7 +135,8 @@ class Concatenated:
             if isinstance(source, Prefetchable):
                 source.prefetch(max(start - first, 0), min(stop - first, len(source)))
 
-    def _find(self, index: int) -> tuple[int, int]:
+    def find(self, index: int) -> tuple[int, int]:
+        """The number of an image's source in `sources`, and the image's position in it."""
         if not 0 <= index < len(self):
             raise IndexError(f"image {index} of {len(self)}")
         source = bisect_right(self._starts, index) - 1
