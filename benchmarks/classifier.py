@@ -5,7 +5,8 @@
 Few labels: so many training photographs of each kind of defect are drawn, and the classifier that ``coterie train`` would keep
 is tested on all test photographs, beside scikit-learn's LogisticRegression as it comes, on the same features. ``coterie``: the
 other training photographs are in the folder without a label; ``coterie, labeled images only``: they are not. No test photograph
-takes part in anything but the test. A difference has the standard error over the draws.
+takes part in anything but the test; but the candidates and their default were settled with an eye on
+the same test photographs. A difference has the standard error over the draws.
 
 All labels: ``coterie train`` on all training photographs, then ``coterie evaluate`` on the test photographs; CPU time of the
 second call of train, whose features are kept, so that all but embedding is in it.
