@@ -56,7 +56,7 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=128, help="pixels")
     parser.add_argument("--draws", type=int, default=20)
     parser.add_argument("--labels", default="3,10,40", help="of each class")
-    parser.add_argument("--shared", type=Path, default=SHARED)
+    parser.add_argument("--shared", default=str(SHARED))
     parser.add_argument("--threads", type=int, default=THREADS)
     parser.add_argument("--out", type=Path, default=RESULTS / "classifier.json")
     parser.add_argument("--toy", action="store_true", help="made-up images and random weights")
@@ -73,6 +73,7 @@ def main() -> None:
         for count in map(int, options.labels.split(",")):
             report["few"][str(count)] = few(train, test, count, options.draws)
             sys.stdout.write(f"{count} labels a class: {report['few'][str(count)]}\n")
+            sys.stdout.flush()
         report["all"] = all_labels(weights, data, opened, Path(scratch) / "classifier")
         sys.stdout.write(f"all labels: {report['all']}\n")
     write_report(options.out, report)
@@ -81,7 +82,7 @@ def main() -> None:
 def inputs(options: argparse.Namespace, scratch: Path) -> tuple[Path, Path, dict[str, Any]]:
     """The weights, the folder of images, and how the model is opened."""
     if not options.toy:
-        data = options.shared / "data"
+        data = Path(options.shared) / "data"
         opened = {"backbone": NETWORK, "size": options.size}
         return data / "public_weights" / f"{NETWORK}.safetensors", data / "steel", opened
     torch.manual_seed(0)

@@ -216,10 +216,10 @@ def evaluate(
     with session(logger, quiet) as logger:
         columns = label_columns(options)
         if is_classifier(model):
-            if not given_data(test).specs:
+            if not given_data(test).specs and not path_strings(beside):
                 return evaluate_classifier_given(model, train, options, logger)
             raise BadConfig(
-                f"{model} is a classifier, which learns nothing here: name images to test it on, without --test"
+                f"{model} is a classifier, which learns nothing here: name images to test it on, without --test and --beside"
             )
         evaluator = evaluator_from_options(model, probes, path_strings(beside), options, logger)
         result = evaluate_given(evaluator, train, test, columns)

@@ -80,6 +80,31 @@ def test_a_run_is_not_overwritten(weights: Path, painted: Path, tmp_path: Path):
         coterie.train(weights, painted, out=tmp_path, **HERE)
 
 
+@pytest.mark.parametrize(
+    ("use", "message"),
+    [
+        (lambda path, images: coterie.pretrain("swav", images, out=path, quiet=True), "classifier, not a run: choose"),
+        (
+            lambda path, images: coterie.plan("swav", images, start_from=path, quiet=True),
+            "is a classifier, not a MODEL",
+        ),
+        (lambda path, images: coterie.train(path, images, out=path / "new", **HERE), "is a classifier, not a MODEL"),
+        (
+            lambda path, images: coterie.embed(path, images, path / "rows.parquet", quiet=True),
+            "is a classifier, not a run",
+        ),
+        (lambda path, _: coterie.report(path, quiet=True), "is a classifier, not a run"),
+        (lambda path, _: coterie.select(path), "is a classifier, not a run"),
+    ],
+    ids=["pretrain", "start-from", "train", "embed", "report", "select"],
+)
+def test_a_classifier_where_something_else_is_meant(use, message, trained: Path, painted: Path):
+    before = sorted(trained.rglob("*"))
+    with pytest.raises(coterie.UserError, match=message):
+        use(trained, painted)
+    assert sorted(trained.rglob("*")) == before
+
+
 def test_a_mistake_leaves_no_folder(weights: Path, tmp_path: Path):
     (tmp_path / "none").mkdir()
     Image.new("RGB", (8, 8)).save(tmp_path / "none" / "a.png")

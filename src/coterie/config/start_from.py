@@ -8,6 +8,7 @@ import timm
 
 from coterie.data.sources.open import absolute
 from coterie.errors import BadConfig
+from coterie.exporting.backbone_file import refuse_classifier
 from coterie.exporting.model import with_preprocessing
 from coterie.models.backbone_of_weights import FoundBackbone, find_backbone
 from coterie.models.timm_weights import TIMM, timm_name
@@ -97,5 +98,6 @@ def find_start(requested: Mapping[str, Any], overrides: Sequence[tuple[str, Any]
     model, name = named(WEIGHTS, requested, overrides), named(NAME, requested, overrides)
     if not isinstance(model, str):
         return None
+    refuse_classifier(model)
     named_network = name if isinstance(name, str) else None
     return with_preprocessing(find_backbone(model, named_network), model, named_network)

@@ -15,7 +15,7 @@ from coterie.data.sources.fingerprint import Fingerprint
 from coterie.data.sources.open import absolute
 from coterie.errors import BadRun
 from coterie.formatting import first_few
-from coterie.paths import expand
+from coterie.paths import CLASSIFIER_FILE, expand
 from coterie.training import checkpoint_io
 from coterie.training.custom_parts import PASS_AGAIN
 from coterie.training.run_folder import CONFIG, RunFolder
@@ -42,7 +42,10 @@ def saved_settings(out: str | Path) -> dict[str, Any] | None:
 
     Raises:
         BadConfig: its config.toml is damaged.
+        BadRun: the folder holds a classifier.
     """
+    if (expand(out) / CLASSIFIER_FILE).exists():
+        raise BadRun(f"{out} is a classifier, not a run: choose another --out")
     config = expand(out) / CONFIG
     saved = config.is_file() and checkpoint_io.list_checkpoints(config.parent / "checkpoint")
     return read_toml(config) if saved else None
