@@ -8,9 +8,7 @@ batch, groups and queue are in proportion to the images (``tuning_sets.py``). On
 ``results/quality/search/SET``.
 """
 
-import argparse
 import json
-import os
 import sys
 from pathlib import Path
 
@@ -20,30 +18,19 @@ from alternating import limit_threads, write_report
 
 limit_threads()
 
-import torch
-from prepare import BUILD
-from search import TRIALS, finished, trial
-from space import OWN
+from search import argument_parser, finished, stay_on, trial
 from tuning_sets import OTHERS
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--methods", type=lambda text: text.split(","), default=list(OWN))
+    parser = argument_parser(__doc__)
     parser.add_argument("--draws", type=lambda text: text.split(","), default=["preset", "best"])
     parser.add_argument("--data", type=lambda text: text.split(","), default=[each.name for each in OTHERS])
-    parser.add_argument("--minutes", type=float, default=5, help="CPU time of a trial's training")
-    parser.add_argument("--cpu", type=int, help="pin to this core")
-    parser.add_argument("--trials", type=Path, default=TRIALS)
-    parser.add_argument("--build", type=Path, default=BUILD, help="where prepare.py writes")
-    parser.add_argument("--table", action="store_true", help="print what is there")
     options = parser.parse_args()
     if options.table:
         sys.stdout.write(table(options.trials))
         return
-    if options.cpu is not None:
-        os.sched_setaffinity(0, {options.cpu})
-    torch.set_num_threads(1)
+    stay_on(options.cpu)
     for images in (each.prepared(options.build) for each in OTHERS if each.name in options.data):
         for method in options.methods:
             for wished in options.draws:

@@ -70,22 +70,14 @@ STARTS: dict[str, tuple[Draw, ...]] = dict.fromkeys(OWN, ({}, {"regularizer": "c
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--methods", type=lambda text: text.split(","), default=list(OWN))
-    parser.add_argument("--minutes", type=float, default=5, help="CPU time of a trial's training")
+    parser = argument_parser(__doc__)
     parser.add_argument("--until", type=int, default=24, help="trials of each method")
     parser.add_argument("--hours", type=float, default=12, help="start no trial after so long")
-    parser.add_argument("--cpu", type=int, help="pin to this core")
-    parser.add_argument("--trials", type=Path, default=TRIALS)
-    parser.add_argument("--build", type=Path, default=BUILD, help="where prepare.py writes")
-    parser.add_argument("--table", action="store_true", help="print what is there, best first")
     options = parser.parse_args()
     if options.table:
         sys.stdout.write(table(options.trials))
         return
-    if options.cpu is not None:
-        os.sched_setaffinity(0, {options.cpu})
-    torch.set_num_threads(1)
+    stay_on(options.cpu)
     images = CIFAR10.prepared(options.build)
     options.trials.mkdir(parents=True, exist_ok=True)
     end = time.monotonic() + 3600 * options.hours
@@ -108,6 +100,25 @@ def main() -> None:
             sys.stdout.flush()
         finally:
             place.unlink()
+
+
+def argument_parser(about: str | None) -> argparse.ArgumentParser:
+    """The options of every script that makes trials."""
+    parser = argparse.ArgumentParser(description=(about or "").splitlines()[0])
+    parser.add_argument("--methods", type=lambda text: text.split(","), default=list(OWN))
+    parser.add_argument("--minutes", type=float, default=5, help="CPU time of a trial's training")
+    parser.add_argument("--cpu", type=int, help="pin to this core")
+    parser.add_argument("--trials", type=Path, default=TRIALS)
+    parser.add_argument("--build", type=Path, default=BUILD, help="where prepare.py writes")
+    parser.add_argument("--table", action="store_true", help="print what is there")
+    return parser
+
+
+def stay_on(cpu: int | None) -> None:
+    """One thread, and on this core if one is named."""
+    if cpu is not None:
+        os.sched_setaffinity(0, {cpu})
+    torch.set_num_threads(1)
 
 
 def claim(options: argparse.Namespace) -> tuple[str, int, Path] | None:

@@ -22,6 +22,7 @@ from coterie.config.options import (
     label_columns,
     machine_options,
     model_options,
+    table_options,
 )
 from coterie.data.sources.own_data import Data, given_data
 from coterie.embedding.job import process_share, write_table
@@ -69,9 +70,7 @@ def train(
     check_options(options, TrainOptions)
     with session(logger, quiet) as logger:
         columns = label_columns(options)
-        runtime = Runtime.choose(
-            options.get("device", "auto"), options.get("precision", "auto"), options.get("workers", -1), logger
-        )
+        runtime = Runtime.choose(**machine_options(options), logger=logger)
         opened = open_model(model, runtime.device, **model_options(options))
         given = given_data(labelled, "labelled", columns=columns, read_labels=True, logger=logger)
         source, named = given.open(columns, logger), columns.labels
@@ -152,9 +151,6 @@ def predict(
     sort_into: str | Path | None = None,
     copy: bool = False,
     backbone: nn.Module | None = None,
-    part_images: int | None = None,
-    ray: str | None = None,
-    actors: int = 0,
     logger: Logger | None = None,
     quiet: bool = False,
     **options: Unpack[PredictOptions],
@@ -173,9 +169,6 @@ def predict(
         sort_into: a folder in which each label gets a folder of links to its images; nothing is overwritten.
         copy: copy images there in place of linking to them.
         backbone: of a classifier whose backbone was given in Python, a module of it.
-        part_images: images per part of a folder, a multiple of 256; None: 65,536.
-        ray: for a folder: ``local`` starts Ray on this machine; ``auto`` or an address uses a cluster.
-        actors: at most so many Ray actors; 0: one per GPU, or without GPUs one for every two cores.
         logger: receives messages and progress; None: they are shown.
         quiet: show nothing.
         options: the keys of :class:`coterie.config.options.PredictOptions`.
@@ -195,8 +188,7 @@ def predict(
         columns = label_columns(options)
         source = given_data(data, columns=columns, logger=logger).open(columns, logger)
         opening = partial(open_predictor, classifier, source, backbone)
-        how: dict[str, Any] = {"part_images": part_images, "ray": ray, "actors": actors}
-        written = write_table(opening, out, **how, **machine_options(options), logger=logger)
+        written = write_table(opening, out, **table_options(options), logger=logger)
         if sort_into is not None:
             count = sort_images_into(sort_into, out, source, logger, copy=copy)
             logger.info(f"{sort_into}: {count} images by label")

@@ -19,8 +19,8 @@ from coterie.config.options import (
     RunOptions,
     check_options,
     label_columns,
-    machine_options,
     model_options,
+    table_options,
 )
 from coterie.data.sources.own_data import Data, given_data
 from coterie.distributed.processes import broadcast_object, process_group, rank
@@ -346,9 +346,6 @@ def embed(
     *,
     features: Features = "pooled",
     arrays: Literal["parquet", "npy"] = "parquet",
-    part_images: int | None = None,
-    ray: str | None = None,
-    actors: int = 0,
     logger: Logger | None = None,
     quiet: bool = False,
     **options: Unpack[EmbedOptions],
@@ -367,9 +364,6 @@ def embed(
             parts. A folder is resumed where it was left, and is written by all processes that torchrun started, or by Ray.
         features: ``pooled``; ``patch``: ``[P, F]`` of each image; or ``map``: ``[F, h, w]``.
         arrays: of a folder: ``npy`` writes the features of a part to ``_arrays/part-*.npy``.
-        part_images: images per part of a folder, a multiple of 256; None: 65,536, or as many as take 4 GiB.
-        ray: for a folder: ``local`` starts Ray on this machine; ``auto`` or an address uses a cluster.
-        actors: at most so many Ray actors; 0: one per GPU, or without GPUs one for every two cores.
         logger: receives messages and progress; None: they are shown.
         quiet: show nothing.
         options: the keys of :class:`coterie.config.options.EmbedOptions`.
@@ -387,5 +381,4 @@ def embed(
             columns, logger, tell_labels=True
         )
         opening = partial(open_embedder, model, source, model_options(options), features)
-        how: dict[str, Any] = {"part_images": part_images, "arrays": arrays, "ray": ray, "actors": actors}
-        return write_table(opening, out, **how, **machine_options(options), logger=logger)
+        return write_table(opening, out, arrays=arrays, **table_options(options), logger=logger)

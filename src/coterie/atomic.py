@@ -42,11 +42,6 @@ def writing(path: str | Path, name: Callable[[Path], str] | None = None) -> Iter
         part.chmod(0o666 & ~_umask())
         part.replace(path.with_name(name(part)) if name else path)
         _sync_folder(path.parent)
-    except OSError as error:
-        with suppress(OSError):
-            part.unlink(missing_ok=True)
-        remove_empty(made)
-        raise UserError(_why(error, path)) from error
     except BaseException as error:
         with suppress(OSError):
             part.unlink(missing_ok=True)
@@ -69,9 +64,7 @@ def writing_folder(path: str | Path) -> Iterator[Path]:
     Raises:
         UserError: there is something at ``path``, or the disk is full or cannot be written to; nothing is left behind.
     """
-    path = expand(path)
-    if path.is_symlink() or (path.exists() and not (path.is_dir() and not any(path.iterdir()))):
-        raise UserError(f"{path} exists: remove it, or choose another --out")
+    path = refuse_taken(path)
     part = path.with_name(f".{path.name}.{os.getpid()}{SUFFIX}")
     made: list[Path] = []
     _unfinished.add(part)
@@ -88,12 +81,30 @@ def writing_folder(path: str | Path) -> Iterator[Path]:
     except BaseException as error:
         shutil.rmtree(part, ignore_errors=True)
         remove_empty(made)
-        failed = error if isinstance(error, OSError) else None if isinstance(error, UserError) else _failed_write(error)
+        failed = None if isinstance(error, UserError) else _failed_write(error)
         if failed is None:
             raise
         raise UserError(_why(failed, path)) from error
     finally:
         _unfinished.discard(part)
+
+
+def refuse_taken(folder: str | Path) -> Path:
+    """Refuse a folder that is to be made where there is something already.
+
+    Args:
+        folder: the folder.
+
+    Returns:
+        Its path, expanded.
+
+    Raises:
+        UserError: it is there, and is no empty folder.
+    """
+    path = expand(folder)
+    if path.is_symlink() or (path.exists() and not (path.is_dir() and not any(path.iterdir()))):
+        raise UserError(f"{folder} exists: remove it, or choose another --out")
+    return path
 
 
 def remove_own_unfinished() -> None:
@@ -174,7 +185,9 @@ def _umask() -> int:
 
 
 def _failed_write(error: BaseException) -> OSError | None:
-    """Recover the system's error from the message of a library that wraps it in its own way: safetensors, torch, pyarrow."""
+    """The system's error, or one recovered from the message of a library that wraps it: safetensors, torch, pyarrow."""
+    if isinstance(error, OSError):
+        return error
     code = re.search(r"os error (\d+)", str(error))
     if code:
         return OSError(int(code[1]), os.strerror(int(code[1])))

@@ -12,7 +12,7 @@ from PIL import Image
 from coterie.data.loading.center_crop import Preprocessing
 from coterie.data.sources.open import open_source
 from coterie.data.sources.source import Concatenated, ImageSource, Subset
-from coterie.embedding.cache import EmbeddingCache, source_key, state_key
+from coterie.embedding.cache import EmbeddingCache, source_key, state_key, weights_key
 from coterie.embedding.embed import Embeddings, embed_source
 
 PREPROCESSING = Preprocessing(8, 3, (0.5,) * 3, (0.25,) * 3)
@@ -41,7 +41,7 @@ def test_cached_embeddings_are_those_that_were_computed(folder: Path) -> None:
     (folder / "images" / "class0" / "bad.png").write_bytes(b"no image")
     source = open_source(folder / "images")
     for _ in range(2):  # another cache over the same folder: another process
-        cache = EmbeddingCache(folder / "cached", folder / "weights")
+        cache = EmbeddingCache(folder / "cached", weights_key(folder / "weights"))
         found = cache.get(source, PREPROCESSING, making(source, calls))
         made = making(source, [])()
         assert torch.equal(found.rows, made.rows)
@@ -55,7 +55,7 @@ def test_cached_embeddings_are_those_that_were_computed(folder: Path) -> None:
 def test_other_images_orders_preprocessing_or_weights_are_computed_anew(folder: Path) -> None:
     calls: list[int] = []
     source = open_source(folder / "images")
-    cache = EmbeddingCache(folder / "cached", folder / "weights")
+    cache = EmbeddingCache(folder / "cached", weights_key(folder / "weights"))
 
     def made(of: ImageSource, preprocessing: Preprocessing = PREPROCESSING) -> int:
         cache.get(of, preprocessing, making(of, calls))
@@ -71,7 +71,7 @@ def test_other_images_orders_preprocessing_or_weights_are_computed_anew(folder: 
     assert made(source) == 6
     assert len(list((folder / "cached").iterdir())) == 6
     (folder / "weights").write_bytes(b"two")
-    cache = EmbeddingCache(folder / "cached", folder / "weights")
+    cache = EmbeddingCache(folder / "cached", weights_key(folder / "weights"))
     assert made(source) == 7
     assert len(list((folder / "cached").iterdir())) == 1  # those of the weights before are gone
 
@@ -79,7 +79,7 @@ def test_other_images_orders_preprocessing_or_weights_are_computed_anew(folder: 
 def test_labels_are_those_that_the_source_has_now(folder: Path) -> None:
     source = open_source(folder / "images")
     positions = np.arange(6)
-    cache = EmbeddingCache(folder / "cached", folder / "weights")
+    cache = EmbeddingCache(folder / "cached", weights_key(folder / "weights"))
     for labels in ([0, 1, 2, 0, 1, 2], [5, 4, 3, 2, 1, 0]):
         named = Subset(source, positions, np.array(labels))
         assert cache.get(named, PREPROCESSING, making(named, [])).labels.tolist() == labels
@@ -88,7 +88,7 @@ def test_labels_are_those_that_the_source_has_now(folder: Path) -> None:
 def test_a_damaged_file_is_written_again(folder: Path) -> None:
     calls: list[int] = []
     source = open_source(folder / "images")
-    cache = EmbeddingCache(folder / "cached", folder / "weights")
+    cache = EmbeddingCache(folder / "cached", weights_key(folder / "weights"))
     cache.get(source, PREPROCESSING, making(source, calls))
     (cached,) = (folder / "cached").iterdir()
     cached.write_bytes(cached.read_bytes()[:-7])
@@ -114,7 +114,7 @@ def test_a_source_that_does_not_list_its_files_is_not_cached(folder: Path) -> No
             return None
 
     calls: list[int] = []
-    cache = EmbeddingCache(folder / "cached", folder / "weights")
+    cache = EmbeddingCache(folder / "cached", weights_key(folder / "weights"))
     for _ in range(2):
         cache.get(Own(), PREPROCESSING, making(Own(), calls))
     assert len(calls) == 2

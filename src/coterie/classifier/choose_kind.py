@@ -1,4 +1,4 @@
-"""Which kind of classifier: by the number of labels, the machine and the time."""
+"""Which kind of classifier: by the number of labels."""
 
 from collections.abc import Sequence
 from statistics import median

@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, final
 
@@ -24,6 +24,7 @@ from coterie.exporting.backbone_file import (
     other_version,
     parse_description,
     read_metadata,
+    rebuilt_settings,
     write_tensors,
 )
 from coterie.exporting.model import Model
@@ -86,10 +87,8 @@ def save_classifier(folder: str | Path, classifier: Classifier) -> Path:
     """
     model, head = classifier.model, classifier.head
     look = model.preprocessing
-    backbone = replace(model.backbone, weights=None, trainable="all", frozen_statistics=False)
-    description = WeightsDescription(
-        backbone, model.image_size, look.mean, look.std, interpolation=look.interpolation, extra={}
-    )
+    backbone = rebuilt_settings(model.backbone)
+    description = WeightsDescription(backbone, model.image_size, look.mean, look.std, interpolation=look.interpolation)
     header = {
         "backbone": asdict(description),
         "size": look.size,

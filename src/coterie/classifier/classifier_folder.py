@@ -12,7 +12,7 @@ import tomli_w
 from coterie.atomic import write_text, writing
 from coterie.classifier.classifier_file import is_classifier
 from coterie.errors import BadRun
-from coterie.training.run_folder import CONFIG, IMAGES, LOG, RunFolder, read_log
+from coterie.training.run_folder import CONFIG, IMAGES, LOG, RunFolder
 
 REPORT = "report.html"
 _REMEDY = "choose another --out, or remove it"
@@ -56,10 +56,6 @@ class ClassifierFolder:
         write_text(log, "")
         for step, record in enumerate(records):
             self._folder.append({"step": step, **record})
-
-    def add_to_log(self, record: Mapping[str, Any]) -> None:
-        """Add a line to ``metrics.jsonl``."""
-        self._folder.append({"step": len(read_log(self.path)), **record})
 
     def write_images(self, columns: Mapping[str, Any]) -> None:
         """Write ``images.parquet``: a row for each labeled image."""

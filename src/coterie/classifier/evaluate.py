@@ -15,7 +15,7 @@ from coterie.embedding.forward import embedding_runtime
 from coterie.errors import UserError
 from coterie.evaluation.classification import Answers, Share
 from coterie.evaluation.classifier_figures import ClassifierFigures
-from coterie.evaluation.input_checks import check_finite
+from coterie.evaluation.input_checks import check_finite, warn_of_undecodable
 from coterie.formatting import first_few
 
 
@@ -41,11 +41,7 @@ def evaluate_classifier(classifier: Classifier, source: ImageSource, runtime: Ru
         logger.warning(remark)
     truth = _in_classes_of(classifier, images)
     found = embed_source(model.network, images.labeled, model.preprocessing, runtime, what="embedding labeled images")
-    if found.bad:
-        place, reason = found.bad[0]
-        logger.warning(
-            f"{len(found.bad)} images cannot be decoded and are left out; the first, {images.labeled.name(place)}: {reason}"
-        )
+    warn_of_undecodable(found.bad, "images", images.labeled.name, logger)
     check_finite(found.rows, "TEST")
     truth, positions = truth[torch.from_numpy(found.index)], images.positions[found.index]
     chances = classifier.probabilities(found.rows.to(runtime.device)).cpu()

@@ -13,7 +13,7 @@ from coterie.embedding.cache import EmbeddingCache
 from coterie.embedding.embed import embed_source
 from coterie.embedding.forward import embedding_runtime
 from coterie.errors import NoImages
-from coterie.evaluation.input_checks import check_finite
+from coterie.evaluation.input_checks import check_finite, warn_of_undecodable
 from coterie.exporting.model import Model
 
 PART = 8192
@@ -26,7 +26,7 @@ class FeatureStore:
     def __init__(self, folder: Path, model: Model, runtime: Runtime, key: str) -> None:
         """Keep features in ``folder``, of the network whose values ``key`` identifies."""
         self.model, self.runtime = model, embedding_runtime(model.network, runtime)
-        self._cache = EmbeddingCache(folder, "", key)
+        self._cache = EmbeddingCache(folder, key)
 
     def features(
         self, source: ImageSource, positions: Int[np.ndarray, " n"], what: str
@@ -58,12 +58,7 @@ class FeatureStore:
             places.append(first + found.index)
             rows.append(found.rows)
             bad += [(first + place, reason) for place, reason in found.bad]
-        if bad:
-            place, reason = bad[0]
-            name = source.name(int(positions[place]))
-            self.runtime.logger.warning(
-                f"{len(bad)} {what} images cannot be decoded and are left out; the first, {name}: {reason}"
-            )
+        warn_of_undecodable(bad, f"{what} images", Subset(source, positions).name, self.runtime.logger)
         if not rows:
             raise NoImages(f"there are no {what} images")
         check_finite(features := torch.cat(rows), what)

@@ -5,7 +5,7 @@ from pathlib import Path
 from coterie.classifier.classifier_file import open_classifier
 from coterie.classifier.evaluate import evaluate_classifier
 from coterie.config.hardware import Runtime
-from coterie.config.options import EvaluationOptions, check_options, label_columns, model_options
+from coterie.config.options import EvaluationOptions, check_options, label_columns, machine_options, model_options
 from coterie.data.sources.own_data import Data, given_data
 from coterie.errors import BadConfig
 from coterie.evaluation.classifier_figures import ClassifierResults
@@ -32,9 +32,7 @@ def evaluate_classifier_given(
     refused = next(iter(opened), None) or ("backbone" if isinstance(network, str) else None)
     if refused is not None:
         raise BadConfig(f"{path} is a classifier, which knows its network and its images: leave out --{refused}")
-    runtime = Runtime.choose(
-        options.get("device", "auto"), options.get("precision", "auto"), options.get("workers", -1), logger
-    )
+    runtime = Runtime.choose(**machine_options(options), logger=logger)
     classifier = open_classifier(path, runtime.device, backbone=network)
     columns = label_columns(options)
     source = given_data(test, "test", columns=columns, read_labels=True, logger=logger).open(columns, logger)

@@ -1,7 +1,7 @@
 """The labeled images that a classifier is trained on: which classes there are, which images have no label, which are copies."""
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -100,9 +100,8 @@ def training_images(source: ImageSource, what: str = "LABELLED") -> TrainingImag
         found, remarks = torch.from_numpy(matrix.rows[matrix.known][:, used]), list(notes.remarks)
         mean = float(found.sum(dim=1).double().mean())
         line = f"{what}: {len(positions):,} images of {len(classes)} classes, {mean:.1f} labels an image"
-    images = TrainingImages(
-        source, positions, found, classes, np.setdiff1d(np.arange(len(source)), positions), (line,), ()
-    )
+    unlabeled = np.setdiff1d(np.arange(len(source)), positions)
+    images = TrainingImages(source, positions, found, classes, unlabeled, (line,))
     rare = (
         [] if what != "LABELLED" else [name for name, count in zip(classes, images.counts, strict=True) if count == 1]
     )
@@ -113,7 +112,7 @@ def training_images(source: ImageSource, what: str = "LABELLED") -> TrainingImag
         )
     if len(images.unlabeled):
         remarks.append(f"{len(images.unlabeled):,} of {len(source):,} images of {what} have no label")
-    return TrainingImages(source, positions, found, classes, images.unlabeled, (line,), tuple(remarks))
+    return replace(images, remarks=tuple(remarks))
 
 
 def content_keys(images: ImageSource, logger: Logger) -> list[str]:

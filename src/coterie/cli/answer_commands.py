@@ -8,7 +8,6 @@ from cyclopts import Parameter
 
 from coterie.cli.importing import importing
 from coterie.cli.parsing import Classifier, Images, Model, ModelFlags, PredictFlags, TrainFlags, show
-from coterie.config.options import Whole
 
 
 def train(
@@ -76,9 +75,6 @@ def predict(
     out: Annotated[Path, Parameter(name="--out")],
     sort_into: Path | None = None,
     copy: Annotated[bool, Parameter(negative=())] = False,
-    part_images: Whole | None = None,
-    ray: str | None = None,
-    actors: Whole = 0,
     options: PredictFlags = None,
 ) -> None:
     """Write the label of each image, its probability, the runner-up and whether the image is of no known class.
@@ -93,12 +89,6 @@ def predict(
         A folder in which each label gets a folder of links to its images; nothing is overwritten. [default: none]
     copy
         With --sort-into: copy the images in place of linking to them.
-    part_images
-        Images per part of a folder, a multiple of 256. [default: 65536]
-    ray
-        For a folder: local starts Ray on this machine; auto or an address uses a cluster. [default: none]
-    actors
-        At most so many Ray actors; 0: one per GPU, or without GPUs one for every two cores.
     """
     with importing():
         from coterie import answers
@@ -111,9 +101,6 @@ def predict(
             out,
             sort_into=sort_into,
             copy=copy,
-            part_images=part_images,
-            ray=ray,
-            actors=actors,
             logger=terminal,
             **(options or {}),
         )

@@ -247,9 +247,6 @@ def embed(
     out: Annotated[Path, Parameter(name="--out")],
     features: Literal["pooled", "patch", "map"] = "pooled",
     arrays: Literal["parquet", "npy"] = "parquet",
-    part_images: Whole | None = None,
-    ray: str | None = None,
-    actors: Whole = 0,
     options: EmbedFlags = None,
 ) -> None:
     """Write name, label, embedding, group and its probability of each image: one file, or a folder of parts.
@@ -266,12 +263,6 @@ def embed(
         pooled: an embedding of each image; patch or map: what the network computes last before it pools, as rows or as a map.
     arrays
         For a folder: whether the parquet parts hold the features, or an .npy file for each in _arrays.
-    part_images
-        Images per part of a folder, a multiple of 256. [default: 65536, or as many as take 4 GiB]
-    ray
-        For a folder: local starts Ray on this machine; auto or an address uses a cluster. [default: none]
-    actors
-        At most so many Ray actors; 0: one per GPU, or without GPUs one for every two cores.
     """
     with importing():
         from coterie import api
@@ -284,9 +275,6 @@ def embed(
             out,
             features=features,
             arrays=arrays,
-            part_images=part_images,
-            ray=ray,
-            actors=actors,
             logger=terminal,
             **(options or {}),
         )

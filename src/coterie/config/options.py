@@ -153,7 +153,28 @@ class ModelOptions(TypedDict, total=False):
     ]
 
 
-class EmbedOptions(MachineOptions, PrecisionOptions, ModelOptions, LabelOptions, total=False):
+class TableOptions(TypedDict, total=False):
+    """Options of every command that writes a row for each image: to one file, or to a folder of parts."""
+
+    part_images: Annotated[
+        Whole | None,
+        Parameter(help="Images per part of a folder, a multiple of 256. [default: 65536, or as many as take 4 GiB]"),
+    ]
+    ray: Annotated[
+        str | None,
+        Parameter(
+            help="For a folder: local starts Ray on this machine; auto or an address uses a cluster. [default: none]"
+        ),
+    ]
+    actors: Annotated[
+        Whole,
+        Parameter(
+            help="At most so many Ray actors; 0: one per GPU, or without GPUs one for every two cores. [default: 0]"
+        ),
+    ]
+
+
+class EmbedOptions(TableOptions, MachineOptions, PrecisionOptions, ModelOptions, LabelOptions, total=False):
     """Options of ``embed``.
 
     Attributes:
@@ -177,7 +198,7 @@ class TrainOptions(MachineOptions, PrecisionOptions, ModelOptions, LabelOptions,
     seed: Whole
 
 
-class PredictOptions(MachineOptions, PrecisionOptions, ImageOptions, total=False):
+class PredictOptions(TableOptions, MachineOptions, PrecisionOptions, ImageOptions, total=False):
     """Options of ``predict``.
 
     Attributes:
@@ -223,12 +244,22 @@ def label_columns(options: Mapping[str, Any]) -> Columns:
 
 def model_options(options: Mapping[str, Any]) -> dict[str, Any]:
     """Those of some options that say how a MODEL is opened."""
-    return {name: value for name, value in options.items() if name in ModelOptions.__annotations__}
+    return _among(options, ModelOptions)
 
 
 def machine_options(options: Mapping[str, Any]) -> dict[str, Any]:
     """Those of some options that say where and in which precision a network computes."""
-    known = MachineOptions.__annotations__ | PrecisionOptions.__annotations__
+    return _among(options, MachineOptions, PrecisionOptions)
+
+
+def table_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of some options that say how a table of images is written."""
+    return _among(options, TableOptions, MachineOptions, PrecisionOptions)
+
+
+def _among(options: Mapping[str, Any], *kinds: type) -> dict[str, Any]:
+    """Those of some options that are of these kinds."""
+    known = {name for kind in kinds for name in kind.__annotations__}
     return {name: value for name, value in options.items() if name in known}
 
 

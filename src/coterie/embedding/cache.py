@@ -61,9 +61,9 @@ def source_key(source: ImageSource) -> str | None:
 class EmbeddingCache:
     """Embeddings by one network in a folder, one file per source; those by other weights are removed."""
 
-    def __init__(self, folder: str | Path, weights: str | Path, key: str | None = None) -> None:
-        """Cache in ``folder`` the embeddings by the network whose weights are in the file ``weights``, or are ``key``."""
-        self.folder, self.weights = Path(folder), key or weights_key(weights)
+    def __init__(self, folder: str | Path, weights: str) -> None:
+        """Cache in ``folder`` the embeddings by the network that ``weights`` identifies (one of the keys above)."""
+        self.folder, self.weights = Path(folder), weights
 
     def get(
         self,

@@ -70,8 +70,18 @@ def write_table(
     if ray is None:
         runtime = Runtime.choose(device, precision, workers, logger)
         return write_folder(opening, out, runtime, part_images, arrays=arrays == "npy")
-    write = partial(write_folder_on_ray, opening, out, part_images, arrays=arrays == "npy", address=ray, actors=actors)
-    return write(device=device, precision=precision, workers=workers, logger=logger)
+    return write_folder_on_ray(
+        opening,
+        out,
+        part_images,
+        arrays=arrays == "npy",
+        address=ray,
+        actors=actors,
+        device=device,
+        precision=precision,
+        workers=workers,
+        logger=logger,
+    )
 
 
 def open_parts(

@@ -11,7 +11,7 @@ from coterie.config.hardware import Runtime
 from coterie.config.schema import OF_EMBEDDINGS, OF_SETS, check_known
 from coterie.data.loading.center_crop import Preprocessing
 from coterie.data.sources.source import ImageSource, Subset, label_matrix, label_notes, labels
-from coterie.embedding.cache import EmbeddingCache
+from coterie.embedding.cache import EmbeddingCache, weights_key
 from coterie.embedding.embed import Embeddings, embed_source
 from coterie.embedding.forward import embedding_runtime
 from coterie.errors import UserError
@@ -71,7 +71,7 @@ class Evaluator:
         self.exact = exact
         self.embedding = self._embedding(model)
         self._introduced, run = False, model.run
-        self.store = EmbeddingCache(run / "embeddings", run / WEIGHTS) if run is not None else None
+        self.store = EmbeddingCache(run / "embeddings", weights_key(run / WEIGHTS)) if run is not None else None
 
     def evaluate(self, train: ImageSource, test: ImageSource | None = None) -> ProbeResults:
         """Run the probes: train on ``train`` and test on ``test``, or, without it, on a random fifth of ``train``."""

@@ -1,11 +1,14 @@
 """Checks of embeddings and labels before metrics are computed from them."""
 
+from collections.abc import Callable, Sequence
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from coterie.errors import UserError
 from coterie.grouping.chunks import chunked
+from coterie.logger import Logger
 
 
 def check_finite(rows: Float[Tensor, "n d"], what: str) -> None:
@@ -26,6 +29,20 @@ def check_finite(rows: Float[Tensor, "n d"], what: str) -> None:
             f"NaN or infinity in {bad} of {len(rows)} embeddings of {what}: the weights or these images are broken; "
             "take an earlier checkpoint, or leave these images out"
         )
+
+
+def warn_of_undecodable(bad: Sequence[tuple[int, str]], what: str, name: Callable[[int], str], logger: Logger) -> None:
+    """Warn of images that cannot be decoded, if there are any.
+
+    Args:
+        bad: place and reason of each.
+        what: which images they are, such as "labeled images".
+        name: of the image at a place.
+        logger: is warned.
+    """
+    if bad:
+        place, reason = bad[0]
+        logger.warning(f"{len(bad)} {what} cannot be decoded and are left out; the first, {name(place)}: {reason}")
 
 
 def check_labels(labels: Int[Tensor, " n"], what: str) -> None:

@@ -86,12 +86,11 @@ def save_backbone(
     Raises:
         UserError: the file cannot be written; the previous contents of ``path`` stay intact.
     """
-    # what the run did is in its config.toml
-    config = replace(config, weights=None, trainable="all", frozen_statistics=False)
+    config = rebuilt_settings(config)
     description = WeightsDescription(
         config, image_size, tuple(mean), tuple(std), whose, extra=dict(extra or {}), interpolation=interpolation
     )
-    metadata = {"format": "pt", "coterie": json.dumps(asdict(description))}
+    metadata = {"format": "pt", HEADER: json.dumps(asdict(description))}
     if is_plain_timm(config):
         arguments = timm_arguments(config, image_size)
         metadata["timm"] = json.dumps({"name": config.name, "arguments": arguments})
@@ -105,6 +104,15 @@ def save_backbone(
         for name, value in (backbone.state_dict() if isinstance(backbone, nn.Module) else backbone).items()
     }
     write_tensors(path, tensors, metadata)
+
+
+def rebuilt_settings(config: BackboneConfig) -> BackboneConfig:
+    """The settings by which a network is built again; what a run did with it is in its ``config.toml``.
+
+    Args:
+        config: its settings in the run.
+    """
+    return replace(config, weights=None, trainable="all", frozen_statistics=False)
 
 
 def write_tensors(path: str | Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
@@ -231,10 +239,10 @@ def describe_backbone(path: str | Path) -> WeightsDescription:
             run_folder(path, WEIGHTS)  # says what is wrong with it
         raise UserError(f"there is no {file}")
     metadata = read_metadata(file)
-    if "coterie" not in metadata:
+    if HEADER not in metadata:
         raise UserError(f"{file} was not written by Coterie: to start a run from it, use --start-from {file}")
     try:
-        return parse_description(json.loads(metadata["coterie"]))
+        return parse_description(json.loads(metadata[HEADER]))
     except (LookupError, RecursionError, TypeError, ValueError) as error:
         raise other_version(file) from error
 

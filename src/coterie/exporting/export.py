@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from coterie.atomic import write_text, writing_folder
+from coterie.atomic import refuse_taken, write_text, writing_folder
 from coterie.errors import BadConfig, UserError, did_you_mean
 from coterie.exporting.formats.exportable import WEIGHTS_CONFIG, Exportable, Written
 from coterie.exporting.formats.onnx_file import write_onnx
@@ -82,11 +82,9 @@ def check_format(form: str, out: str | Path, *, bytes_in: bool) -> None:
         raise BadConfig(f"--format is {form!r}: use one of {', '.join(FORMATS)}{did_you_mean(form, FORMATS)}")
     if bytes_in and form not in ("onnx", "torch_export"):
         raise BadConfig(f"--uint8 is for --format onnx and torch_export: {form} takes normalized images")
-    path = expand(out)
-    if path.suffix in _FILE_ENDINGS:
+    if Path(out).suffix in _FILE_ENDINGS:
         raise UserError(f"--out {out}: name a folder, in which the file, its configuration and README.md are written")
-    if path.exists() and not (path.is_dir() and not any(path.iterdir())):
-        raise UserError(f"{out} exists: remove it, or choose another --out")
+    refuse_taken(out)
 
 
 def export_model(

@@ -91,7 +91,6 @@ def open_model(
     Raises:
         UserError: there is no such model, it does not fit the options, or it does not take this size, in one line.
     """
-    refuse_classifier(model)
     options = {"size": size, "mean": mean, "std": std, "crop": crop, "interpolation": interpolation}
     opened = _open_own if is_own(model) else _open_public
     found, taken, origin = opened(str(model), backbone, options, device)
@@ -164,6 +163,7 @@ def _open_own(
 def _open_public(
     model: str, backbone: str | nn.Module | None, options: Mapping[str, Any], device: torch.device | str
 ) -> tuple[Model, str, str]:
+    refuse_classifier(model)
     if isinstance(backbone, nn.Module):
         raise BadConfig(
             f"backbone is a {type(backbone).__name__}, but {model} is no run of it: give the name of timm's network"

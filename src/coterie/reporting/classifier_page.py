@@ -10,11 +10,12 @@ from torch import Tensor
 from coterie.atomic import write_text
 from coterie.data.sources.source import ImageSource
 from coterie.errors import BadImage
+from coterie.evaluation.classification import Answers
 from coterie.evaluation.classifier_figures import ClassifierFigures
 from coterie.exporting.model import Model
 from coterie.reporting import html
 from coterie.reporting.chart import Chart, draw_chart
-from coterie.reporting.gallery import Picture
+from coterie.reporting.gallery import Picture, Strip
 from coterie.reporting.pictures import make_picture
 from coterie.reporting.tables import Table
 
@@ -32,21 +33,12 @@ Show = Callable[[int, str], Picture | None]
 
 
 @dataclass(frozen=True)
-class PageStrip:
-    """Pictures under a name, to which a link may lead."""
-
-    name: str
-    pictures: tuple[Picture, ...]
-    anchor: str = ""
-
-
-@dataclass(frozen=True)
 class PageSection:
     """Strips under a title."""
 
     title: str
     note: str
-    strips: tuple[PageStrip, ...]
+    strips: tuple[Strip, ...]
 
 
 def write_classifier_page(
@@ -131,7 +123,7 @@ def _section(
 ) -> PageSection | None:
     """A section of the pictures that can be decoded; None if there are none."""
     found = [
-        PageStrip(name, tuple(each for place in places if (each := show(*place)) is not None), anchor)
+        Strip(name, tuple(each for place in places if (each := show(*place)) is not None), anchor)
         for name, anchor, places in strips
     ]
     found = [strip for strip in found if strip.pictures]
@@ -142,19 +134,23 @@ def _cells(figures: ClassifierFigures) -> Cells:
     """The cells of confused images with the most of them, and of each the images, the most confident first."""
     answers = figures.answers
     found = dict[tuple[int, int], list[int]]()
-    for row in answers.confidence.argsort(descending=True).tolist():
-        if not answers.right[row]:
-            found.setdefault((int(answers.truth[row]), int(answers.predicted[row])), []).append(row)
+    for row in _wrong(answers):
+        found.setdefault((int(answers.truth[row]), int(answers.predicted[row])), []).append(row)
     return tuple(sorted(found.items(), key=lambda each: -len(each[1]))[:CELLS])
 
 
 def _mistakes(figures: ClassifierFigures) -> list[tuple[int, str]]:
     answers = figures.answers
-    wrong = [row for row in answers.confidence.argsort(descending=True).tolist() if not answers.right[row]]
     return [
         (int(figures.positions[row]), f"{figures.classes[int(answers.predicted[row])]}? {_label(figures, row)}")
-        for row in wrong[:MISTAKES]
+        for row in _wrong(answers)[:MISTAKES]
     ]
+
+
+def _wrong(answers: Answers) -> list[int]:
+    """The rows of the wrong answers, the most confident first."""
+    right = answers.right.tolist()
+    return [row for row in answers.confidence.argsort(descending=True).tolist() if not right[row]]
 
 
 def _next(figures: ClassifierFigures) -> list[tuple[int, str]]:

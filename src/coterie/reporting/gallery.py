@@ -37,10 +37,17 @@ class Picture:
 
 @dataclass(frozen=True)
 class Strip:
-    """Pictures side by side under a name, such as the nearest neighbors according to one network."""
+    """Pictures side by side under a name, such as the nearest neighbors according to one network.
+
+    Attributes:
+        name: what they have in common.
+        pictures: the pictures.
+        anchor: by which a link on the page leads here.
+    """
 
     name: str
     pictures: tuple[Picture, ...]
+    anchor: str = ""
 
 
 @dataclass(frozen=True)
