@@ -148,5 +148,6 @@ def copies(keys: list[str], truth: Truth) -> str | None:
             places.setdefault(key, []).append(place)
     more = sum(len(each) - 1 for each in places.values())
     different = sum(bool((truth[each] != truth[each[0]]).any()) for each in places.values())
-    line = f"{more} labeled images are copies of others: copies are held out together"
+    which = "1 labeled image is a copy of another" if more == 1 else f"{more} labeled images are copies of others"
+    line = f"{which}: copies are held out together"
     return f"{line}; {different} of them have different labels" if different else line
