@@ -107,12 +107,12 @@ def test_the_description_is_complete(tmp_path):
     path = tmp_path / "model.safetensors"
     config = BackboneConfig("resnet18", width=0.25, channels=2, weights="somewhere.pth")
     network = build_backbone(BackboneConfig("resnet18", width=0.25, channels=2), 48)
-    more = {"whose": "teacher", "extra": {"method": "swav"}, "interpolation": "bicubic"}
+    more = {"whose": "teacher", "extra": {"method": "swav"}, "interpolation": "bicubic", "crop": 0.95}
     save_backbone(path, network, config, 48, [0.1, 0.2], [0.3, 0.4], **more)
     expected = BackboneConfig("resnet18", width=0.25, channels=2)
     assert describe_backbone(path) == describe_backbone(tmp_path)
     assert describe_backbone(path) == WeightsDescription(
-        expected, 48, (0.1, 0.2), (0.3, 0.4), "teacher", __version__, {"method": "swav"}, "bicubic"
+        expected, 48, (0.1, 0.2), (0.3, 0.4), "teacher", __version__, {"method": "swav"}, "bicubic", 0.95
     )
 
 

@@ -63,6 +63,18 @@ def test_timm_loads_a_classifier_with_its_preprocessing(vit: Model, tmp_path: Pa
     assert json.loads((tmp_path / "out" / "config.json").read_text())["label_names"] == list(CLASSES)
 
 
+@pytest.mark.parametrize("own", [False, True], ids=["public weights", "a file of ours"])
+def test_our_own_file_keeps_how_images_are_prepared(own: bool, resnet: Model, tmp_path: Path) -> None:
+    """Size, crop and interpolation, whatever the user asked for: the card and other commands say the same of it."""
+    asked = dataclasses.replace(resnet.preprocessing, size=40, crop=0.95, interpolation="lanczos")
+    export_model(Exportable(dataclasses.replace(resnet, preprocessing=asked)), "safetensors", tmp_path / "out")
+    model = open_model(tmp_path / "out" / "model.safetensors", size=48 if own else None)
+    assert model.preprocessing == dataclasses.replace(asked, size=48 if own else 40)
+    if own:
+        export_model(Exportable(model), "safetensors", tmp_path / "again")
+        assert open_model(tmp_path / "again" / "model.safetensors").preprocessing == model.preprocessing
+
+
 def test_torchvision_loads_it(tmp_path: Path) -> None:
     model = small_model("resnet18")
     classifier = small_classifier(model)

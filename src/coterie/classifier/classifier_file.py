@@ -14,7 +14,6 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from coterie.classifier.heads import Head, KnnHead, linear_head, probabilities
-from coterie.data.loading.center_crop import Preprocessing
 from coterie.errors import UserError
 from coterie.exporting.backbone_file import (
     CLASSIFIER_HEADER,
@@ -88,11 +87,17 @@ def save_classifier(folder: str | Path, classifier: Classifier) -> Path:
     model, head = classifier.model, classifier.head
     look = model.preprocessing
     backbone = rebuilt_settings(model.backbone)
-    description = WeightsDescription(backbone, model.image_size, look.mean, look.std, interpolation=look.interpolation)
+    description = WeightsDescription(
+        backbone,
+        model.image_size,
+        look.mean,
+        look.std,
+        interpolation=look.interpolation,
+        crop=look.crop,
+        size=look.size,
+    )
     header = {
         "backbone": asdict(description),
-        "size": look.size,
-        "crop": look.crop,
         "head": _head_facts(head),
         "classes": classifier.classes,
         "multi_label": classifier.multi_label,
@@ -147,14 +152,7 @@ def open_classifier(
         head = _head(header["head"], _part(tensors, HEAD), len(classes))
     except (IndexError, RuntimeError) as error:
         raise damaged from error
-    look = Preprocessing(
-        header["size"],
-        description.backbone.channels,
-        description.mean,
-        description.std,
-        header["crop"],
-        description.interpolation,
-    )
+    look = description.preprocessing
     kind = header["head"]["kind"]
     taken = f"{path}: a classifier ({kind}) of {len(classes)} classes on a {description.backbone.name}"
     model = Model(
@@ -215,11 +213,9 @@ def _described(file: Path) -> tuple[WeightsDescription, dict[str, Any]]:
 
 def _check_types(header: Mapping[str, Any]) -> None:
     """Raise TypeError if a value does not have its type, or is out of range."""
-    classes, threshold, crop, head = (header[name] for name in ("classes", "threshold", "crop", "head"))
+    classes, threshold, head = (header[name] for name in ("classes", "threshold", "head"))
     named = isinstance(classes, list) and 1 <= len(classes) <= MOST_CLASSES and len(set(classes)) == len(classes)
     named = named and all(isinstance(each, str) for each in classes) and isinstance(header["about"], dict)
-    sized = type(header["size"]) is int and 1 <= header["size"] < 2**31
-    cropped = crop is None or (_number(crop) and 0 < crop <= 1)
     scaled = _number(header["temperature"]) and header["temperature"] > 0 and type(header["multi_label"]) is bool
     bounded = threshold is None or (_number(threshold) and 0 <= threshold <= 1)
     known = head["kind"] == "linear" or (
@@ -229,7 +225,7 @@ def _check_types(header: Mapping[str, Any]) -> None:
         and _number(head["vote_temperature"])
         and head["vote_temperature"] > 0
     )
-    if not (named and sized and cropped and scaled and bounded and known):
+    if not (named and scaled and bounded and known):
         raise TypeError("a value of another type")
 
 

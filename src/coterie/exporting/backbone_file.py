@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from coterie.atomic import writing
+from coterie.data.loading.center_crop import Preprocessing
 from coterie.errors import BadConfig, UserError
 from coterie.models.backbone import OWN, BackboneConfig, build_backbone, is_plain_timm, timm_arguments
 from coterie.models.own_backbone import shown_name, users_module
@@ -40,6 +41,8 @@ class WeightsDescription:
         version: version of Coterie that wrote the file.
         extra: anything else that the writer added.
         interpolation: how whole images are resized for evaluation.
+        crop: share of the resized short side that is cropped; None: as runs do it.
+        size: side in pixels of the images that it sees in use; None: ``image_size``.
     """
 
     backbone: BackboneConfig
@@ -50,6 +53,14 @@ class WeightsDescription:
     version: str = __version__
     extra: dict[str, str] = field(default_factory=dict)
     interpolation: Interpolation = "bilinear"
+    crop: float | None = None
+    size: int | None = None
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """How whole images are prepared for the network."""
+        size = self.image_size if self.size is None else self.size
+        return Preprocessing(size, self.backbone.channels, self.mean, self.std, self.crop, self.interpolation)
 
 
 def save_backbone(
@@ -61,6 +72,8 @@ def save_backbone(
     std: Sequence[float],
     *,
     interpolation: Interpolation = "bilinear",
+    crop: float | None = None,
+    size: int | None = None,
     whose: Literal["student", "teacher"] = "student",
     extra: Mapping[str, str] | None = None,
     half: bool = False,
@@ -79,6 +92,8 @@ def save_backbone(
         mean: mean of each channel; pixels are in [0, 1].
         std: standard deviation of each channel.
         interpolation: how whole images are resized for evaluation.
+        crop: share of the resized short side that is cropped; None: as runs do it.
+        size: side in pixels of the images that it sees in use; None: ``image_size``.
         whose: student or teacher, whose weights these are.
         extra: further metadata.
         half: store the parameters of the network in bfloat16; its buffers, such as running statistics, stay as they are.
@@ -88,22 +103,34 @@ def save_backbone(
     """
     config = rebuilt_settings(config)
     description = WeightsDescription(
-        config, image_size, tuple(mean), tuple(std), whose, extra=dict(extra or {}), interpolation=interpolation
+        config,
+        image_size,
+        tuple(mean),
+        tuple(std),
+        whose,
+        extra=dict(extra or {}),
+        interpolation=interpolation,
+        crop=crop,
+        size=size,
     )
     metadata = {"format": "pt", HEADER: json.dumps(asdict(description))}
     if is_plain_timm(config):
         arguments = timm_arguments(config, image_size)
         metadata["timm"] = json.dumps({"name": config.name, "arguments": arguments})
+    write_tensors(path, _tensors(backbone, config, half=half), metadata)
+
+
+def _tensors(backbone: nn.Module | Mapping[str, Tensor], config: BackboneConfig, *, half: bool) -> dict[str, Tensor]:
+    """The tensors of a backbone as they are in its file."""
     prefix = "network." if config.name.startswith(OWN) else ""  # the user's module has its own names in the file
     network = backbone if isinstance(backbone, nn.Module) else None
     halved = {name for name, _ in network.named_parameters(remove_duplicate=False)} if half and network else set()
-    tensors = {
+    return {
         name.removeprefix(prefix): (value.detach().bfloat16() if name in halved else value.detach())
         .cpu()
         .clone(memory_format=torch.contiguous_format)
         for name, value in (backbone.state_dict() if isinstance(backbone, nn.Module) else backbone).items()
     }
-    write_tensors(path, tensors, metadata)
 
 
 def rebuilt_settings(config: BackboneConfig) -> BackboneConfig:
@@ -343,6 +370,9 @@ def _check_types(description: WeightsDescription) -> None:
     numbers = (backbone.width, backbone.drop_path, *description.mean, *description.std)
     whole = all(type(each) is int and each > 0 for each in (backbone.channels, description.image_size))
     whole = whole and type(backbone.frozen_statistics) is bool and description.interpolation in INTERPOLATIONS
+    crop, size = description.crop, description.size
+    whole = whole and (crop is None or (type(crop) in (int, float) and 0 < crop <= 1))
+    whole = whole and (size is None or (type(size) is int and 1 <= size < 2**31))
     finite = all(type(each) in (int, float) and abs(each) < 2**31 for each in numbers)
     named = isinstance(description.extra, dict) and all(isinstance(each, str) for each in (*texts, *description.extra))
     one_a_channel = len(description.mean) == len(description.std) == backbone.channels

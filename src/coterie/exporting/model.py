@@ -150,8 +150,7 @@ def _open_own(
         raise BadConfig(f"--backbone is {named}, but {path} is a {settings.name}: leave out --backbone")
     if branch is not None and branch != described.whose:
         raise UserError(f"{path} holds the weights of the {described.whose} only: leave out #{branch}")
-    look = Preprocessing(size, settings.channels, described.mean, described.std, interpolation=described.interpolation)
-    look = with_options(look, **options)
+    look = with_options(described.preprocessing, **options)
     own = wrap_backbone(backbone, settings, size) if isinstance(backbone, nn.Module) else None
     network = load_backbone(path, into=own).to(device)
     check_image_size(network, settings, look.size)

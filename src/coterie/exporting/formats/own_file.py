@@ -48,6 +48,8 @@ def _write_backbone(what: Exportable, folder: Path) -> tuple[nn.Module, str]:
         look.mean,
         look.std,
         interpolation=look.interpolation,
+        crop=look.crop,
+        size=look.size,
         whose=whose,
     )
     module = copy.deepcopy(users_module(model.network)) if own else None
