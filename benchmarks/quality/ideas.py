@@ -8,6 +8,9 @@ _MANY: dict[str, Value] = {"groups": 1000, "heads": 1, "rate": 2.6e-3}
 _INSTANCES: dict[str, Value] = {"groups_start": "end", "groups_gradient": 1}
 _ALONE: dict[str, Value] = {"teacher": 0.0, "predictor": 0}
 _LEADING: dict[str, Value] = {"groups_momentum": 0.9, "groups_start": "end"}  # groups that move with every batch
+_BALANCED: dict[str, Value] = (
+    _MANY | _UNIFORM | _ALONE | _LEADING | {"tau": 0.2, "assignment": "sinkhorn", "epsilon": 0.02}
+)
 _SHARP: dict[str, Value] = {"epsilon": 0.01, "tau": 0.2}
 
 IDEAS: dict[str, dict[int, dict[str, Value]]] = {
@@ -17,13 +20,17 @@ IDEAS: dict[str, dict[int, dict[str, Value]]] = {
         5: _MANY | _UNIFORM | {"targets": "all", "queue": 2048},
         6: _MANY | _UNIFORM | {"targets": "all", "queue": 0},
         7: _MANY | _UNIFORM | {"tau": 0.2},
+        8: _MANY | _UNIFORM | {"epsilon": 0.01},
+        9: _MANY | _UNIFORM | {"groups": 3000},
     },
     "smog": {
         3: _MANY | _RATE | _INSTANCES | {"groups_momentum": 0.5},
         4: _MANY | _RATE | _INSTANCES | _ALONE | {"groups_momentum": 0.0},
         5: _MANY | _UNIFORM | _ALONE | _LEADING,
         6: _MANY | _UNIFORM | {"teacher": 0.97, "predictor": 0, "assignment": "sinkhorn", "epsilon": 0.02},
-        7: _MANY | _UNIFORM | _ALONE | _LEADING | {"tau": 0.2, "assignment": "sinkhorn", "epsilon": 0.02},
+        7: _BALANCED,
+        8: _BALANCED | {"groups_momentum": 0.5},
+        9: _BALANCED | {"groups_gradient": 1},
     },
     "deepcluster_v2": {2: _MANY | _RATE | {"label_epochs": 1}, 3: _MANY | _UNIFORM | {"label_epochs": 1}},
     "sela_v2": {  # of 1,000 groups the balanced labels alone take minutes
