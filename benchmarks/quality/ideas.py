@@ -21,7 +21,7 @@ IDEAS: dict[str, dict[int, dict[str, Value]]] = {
         6: _MANY | _UNIFORM | {"targets": "all", "queue": 0},
         7: _MANY | _UNIFORM | {"tau": 0.2},
         8: _MANY | _UNIFORM | {"epsilon": 0.01},
-        9: _MANY | _UNIFORM | {"groups": 3000},
+        9: _MANY | _UNIFORM | {"tau": 0.05},
     },
     "smog": {
         3: _MANY | _RATE | _INSTANCES | {"groups_momentum": 0.5},
@@ -42,7 +42,13 @@ IDEAS: dict[str, dict[int, dict[str, Value]]] = {
         4: _RATE | {"crops": "4x20"},
         5: _RATE | {"tau": 0.1},
     },
-    "alignment": {2: {"strength": 3.0, "crops": "4x20"}, 3: {"strength": 5.0}},
+    "alignment": {
+        2: {"strength": 3.0, "crops": "4x20"},
+        3: _UNIFORM,
+        4: {"strength": 5.0},
+        5: {"regularizer": "variance_covariance", "strength": 10.0},
+        6: {"regularizer": "koleo", "strength": 10.0},
+    },
     "resa": {
         2: _SHARP,
         3: _SHARP | _ALONE | {"groups_gradient": 1},
