@@ -22,6 +22,7 @@ IDEAS: dict[str, dict[int, dict[str, Value]]] = {
         7: _MANY | _UNIFORM | {"tau": 0.2},
         8: _MANY | _UNIFORM | {"epsilon": 0.01},
         9: _MANY | _UNIFORM | {"tau": 0.05},
+        10: _MANY | _UNIFORM | {"heads": 3},
     },
     "smog": {
         3: _MANY | _RATE | _INSTANCES | {"groups_momentum": 0.5},
