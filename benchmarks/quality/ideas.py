@@ -32,6 +32,8 @@ IDEAS: dict[str, dict[int, dict[str, Value]]] = {
         7: _BALANCED,
         8: _BALANCED | {"groups_momentum": 0.5},
         9: _BALANCED | {"groups_gradient": 1},
+        10: _BALANCED | {"groups_momentum": 0.0},
+        11: _BALANCED | {"groups_momentum": 0.5, "tau": 0.1},
     },
     "deepcluster_v2": {2: _MANY | _RATE | {"label_epochs": 1}, 3: _MANY | _UNIFORM | {"label_epochs": 1}},
     "sela_v2": {  # of 1,000 groups the balanced labels alone take minutes
