@@ -23,6 +23,7 @@ IDEAS: dict[str, dict[int, dict[str, Value]]] = {
         8: _MANY | _UNIFORM | {"epsilon": 0.01},
         9: _MANY | _UNIFORM | {"tau": 0.05},
         10: _MANY | _UNIFORM | {"heads": 3},
+        11: _MANY | _UNIFORM | {"rate": 4e-3},
     },
     "smog": {
         3: _MANY | _RATE | _INSTANCES | {"groups_momentum": 0.5},
