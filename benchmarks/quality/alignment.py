@@ -5,13 +5,12 @@ keeps them apart; here with the views, network, projector, optimizer and schedul
 """
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from coterie.config.schema import PretrainConfig
 from coterie.errors import UserError
-from coterie.grouping.loss import at_least_float32
 from coterie.grouping.objective import Encode
-from coterie.grouping.regularizers import MeanEntropy, Regularizer, regularize
+from coterie.grouping.regularizers import MeanEntropy, Regularizer, alignment, regularize
 from coterie.training.student import Student
 from coterie.types import Batch, Progress, StepResult
 
@@ -19,13 +18,6 @@ WEIGHT = 0.03
 """Above 0.017 a full collapse costs more than views at right angles, whose squared distance is 2: of D = 128 and a distortion
 of 0.2 the coding rate is at most 64 log 6 = 115. Of 0.01, 0.02, 0.03, 0.1, 0.3 the best in a short trial; 0.01 collapsed. A
 search may find a better one."""
-
-
-def alignment(z: Tensor) -> Tensor:
-    """The mean of ``|z_u - z_v|^2`` over all images and all pairs of views u < v; z: unit embeddings ``[V, B, D]``."""
-    rows, views = at_least_float32(z), len(z)
-    spread = (rows - rows.mean(dim=0)).square().sum(dim=2).mean()  # the distance to the mean over views
-    return 2 * views / (views - 1) * spread
 
 
 class Alignment(nn.Module):

@@ -24,6 +24,8 @@ IDEAS: dict[str, dict[int, dict[str, Value]]] = {
         9: _MANY | _UNIFORM | {"tau": 0.05},
         10: _MANY | _UNIFORM | {"heads": 3},
         11: _MANY | _UNIFORM | {"rate": 4e-3},
+        12: _MANY | _UNIFORM | {"alignment": 1.0},
+        13: _MANY | _UNIFORM | {"alignment": 1.0, "strength": 30.0},
     },
     "smog": {
         3: _MANY | _RATE | _INSTANCES | {"groups_momentum": 0.5},
@@ -34,7 +36,7 @@ IDEAS: dict[str, dict[int, dict[str, Value]]] = {
         8: _BALANCED | {"groups_momentum": 0.5},
         9: _BALANCED | {"groups_gradient": 1},
         10: _BALANCED | {"groups_momentum": 0.0},
-        11: _BALANCED | {"groups_momentum": 0.5, "tau": 0.1},
+        11: _BALANCED | {"groups_momentum": 0.5, "alignment": 1.0},
     },
     "deepcluster_v2": {2: _MANY | _RATE | {"label_epochs": 1}, 3: _MANY | _UNIFORM | {"label_epochs": 1}},
     "sela_v2": {  # of 1,000 groups the balanced labels alone take minutes

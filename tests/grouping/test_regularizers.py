@@ -61,6 +61,9 @@ def test_uniformity_and_koleo_by_definition() -> None:
     distances = [torch.pdist(view) for view in z]
     uniform = torch.stack([each.square().mul(-2).exp().mean().log() for each in distances]).mean()
     torch.testing.assert_close(of(Uniformity(), z), uniform)
+    apart = (z[0] - z[1]).square().sum(dim=1).mean()
+    torch.testing.assert_close(of(Uniformity(alignment=0.7), z), uniform + 0.7 * apart)
+    torch.testing.assert_close(of(Uniformity(alignment=0.7), z[:1]), of(Uniformity(), z[:1]))
     nearest = [(torch.cdist(view, view) + 9 * torch.eye(6)).amin(dim=1) for view in z]
     torch.testing.assert_close(of(KoLeo(), z), -torch.stack(nearest).log().mean(), rtol=1e-6, atol=0)
 
@@ -130,6 +133,7 @@ def test_one_image_has_a_value_or_is_refused_in_one_line() -> None:
         (CodingRate, {"distortion": 1e6}, "regularizer.distortion is 1e.06"),
         (VarianceCovariance, {"covariance": -1.0}, "regularizer.covariance is -1"),
         (Uniformity, {"sharpness": 0.0}, "regularizer.sharpness is 0"),
+        (Uniformity, {"alignment": -1.0}, "regularizer.alignment is -1"),
     ],
 )
 def test_values_out_of_range(kind: type, values: dict[str, float], message: str) -> None:
