@@ -61,11 +61,15 @@ def test_uniformity_and_koleo_by_definition() -> None:
     distances = [torch.pdist(view) for view in z]
     uniform = torch.stack([each.square().mul(-2).exp().mean().log() for each in distances]).mean()
     torch.testing.assert_close(of(Uniformity(), z), uniform)
-    apart = (z[0] - z[1]).square().sum(dim=1).mean()
-    torch.testing.assert_close(of(Uniformity(alignment=0.7), z), uniform + 0.7 * apart)
-    torch.testing.assert_close(of(Uniformity(alignment=0.7), z[:1]), of(Uniformity(), z[:1]))
     nearest = [(torch.cdist(view, view) + 9 * torch.eye(6)).amin(dim=1) for view in z]
     torch.testing.assert_close(of(KoLeo(), z), -torch.stack(nearest).log().mean(), rtol=1e-6, atol=0)
+
+
+def test_alignment_beside_uniformity_is_the_mean_over_all_pairs_of_views() -> None:
+    z = unit(4, 5, 6)
+    pairs = torch.stack([(z[u] - z[v]).square().sum(dim=1).mean() for u in range(4) for v in range(u)])
+    torch.testing.assert_close(of(Uniformity(alignment=0.7), z), of(Uniformity(), z) + 0.7 * pairs.mean())
+    torch.testing.assert_close(of(Uniformity(alignment=0.7), z[:1]), of(Uniformity(), z[:1]))
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda each: type(each).__name__)
