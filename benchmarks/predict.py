@@ -3,8 +3,9 @@
     python benchmarks/predict.py [--repeats 5] [--images 2000] [--photos 24] [--out benchmarks/results/predict.json] [--toy]
 
 Both open a file of weights, prepare the same pixels and write a parquet file. Classifiers: a linear layer with 10 and with
-1,000 classes, and kNN among 10,000 labeled images. Networks and heads have random weights, of which only the time matters. A
-ratio is the median over the repeats of the ratio within a repeat: images a second by predict over those by embed.
+1,000 classes, and kNN among 1,000 and among 10,000 labeled images. Networks and heads have random weights, of which only the
+time matters. A ratio is the median over the repeats of the ratio within a repeat: images a second by predict over those by
+embed.
 """
 
 import argparse
@@ -30,20 +31,26 @@ from coterie.models.backbone import BackboneConfig, build_backbone, feature_widt
 from embedding import CASES, MEAN, STD, Case, first_files, head_of
 
 EMBED = "coterie embed"
-HEADS = {"linear, 10 classes": 10, "linear, 1,000 classes": 1000, "kNN, 100 classes": 100}
+HEADS = {
+    "linear, 10 classes": (10, 0),
+    "linear, 1,000 classes": (1000, 0),
+    "kNN among 1,000, 100 classes": (100, 1000),
+    "kNN among 10,000, 100 classes": (100, 10_000),
+}
+"""Classes and labeled images of each."""
 CHOSEN = ("photographs, ResNet-50, 224 pixels", "CIFAR-10, ResNet-18, 32 pixels")
 PACKAGES = ("coterie", "numpy", "torch", "timm", "pillow", "simplejpeg", "pyarrow")
 
 
-def head(name: str, width: int, voters: int) -> Head:
+def head(name: str, width: int) -> Head:
     """A last layer with random values."""
-    classes = HEADS[name]
-    if name.startswith("kNN"):
+    classes, voters = HEADS[name]
+    if voters:
         return KnnHead(torch.randn(voters, width), torch.randint(classes, (voters,)), classes)
     return nn.Linear(width, classes)
 
 
-def measure(case: Case, source: Path, folder: Path, repeats: int, voters: int) -> dict[str, Any]:
+def measure(case: Case, source: Path, folder: Path, repeats: int) -> dict[str, Any]:
     """Times of embed and of predict with each head."""
     torch.manual_seed(0)
     config, weights = BackboneConfig(case.backbone), folder / f"{case.backbone}.safetensors"
@@ -52,9 +59,7 @@ def measure(case: Case, source: Path, folder: Path, repeats: int, voters: int) -
     where = {"device": "cpu", "workers": 0, "quiet": True}
     contestants = {EMBED: partial(coterie.embed, weights, source, folder / "embed.parquet", **where)}
     for number, name in enumerate(HEADS):
-        made = Classifier(
-            open_model(weights), head(name, feature_width(network), voters), _classes(name), threshold=0.5
-        )
+        made = Classifier(open_model(weights), head(name, feature_width(network)), _classes(name), threshold=0.5)
         kept = save_classifier(folder / f"{case.backbone}-{number}", made)
         contestants[name] = partial(coterie.predict, kept, source, folder / f"{number}.parquet", **where)
     for each in contestants.values():  # once before: imports, and the files come into memory
@@ -66,7 +71,7 @@ def measure(case: Case, source: Path, folder: Path, repeats: int, voters: int) -
 
 
 def _classes(name: str) -> tuple[str, ...]:
-    return tuple(f"class {number}" for number in range(HEADS[name]))
+    return tuple(f"class {number}" for number in range(HEADS[name][0]))
 
 
 def main() -> None:
@@ -74,7 +79,6 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--images", type=int, default=2000, help="of CIFAR-10")
     parser.add_argument("--photos", type=int, default=24)
-    parser.add_argument("--voters", type=int, default=10_000, help="labeled images of kNN")
     parser.add_argument("--toy", action="store_true", help="few images, small ones and a small network: a trial")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--shared", default=str(SHARED))
@@ -84,14 +88,14 @@ def main() -> None:
     load, cases = os.getloadavg()[0], {name: CASES[name] for name in CHOSEN}
     if options.toy:
         cases = {name: each._replace(backbone="resnet10t", size=32) for name, each in cases.items()}
-        options.repeats, options.images, options.photos, options.voters = 3, 300, 8, 500
+        options.repeats, options.images, options.photos = 3, 300, 8
     data, report = Path(options.shared) / "data", dict[str, Any]()
     with tempfile.TemporaryDirectory() as made:
         folder = Path(made)
         photos = first_files(data / "photos", options.photos, folder / "photos")
         small = head_of(data / "cifar10" / "test.parquet", options.images, folder / "cifar.parquet")
         for (name, case), source in zip(cases.items(), (photos, small), strict=True):
-            report[name] = measure(case, source, folder, options.repeats, options.voters)
+            report[name] = measure(case, source, folder, options.repeats)
             show_rows({f"{name}: {each}": report[name]["contestants"][each] for each in HEADS})
     write_report(options.out, {**circumstances(options, PACKAGES, load), **report})
 

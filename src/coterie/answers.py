@@ -7,10 +7,11 @@ from typing import Any, Unpack
 
 from torch import nn
 
-from coterie.classifier.classifier_file import is_classifier, open_classifier
+from coterie.classifier.classifier_file import find_classifier, is_classifier, open_classifier
 from coterie.classifier.classifier_folder import REPORT
 from coterie.classifier.exported_head import classifier_card, exportable_classifier
 from coterie.classifier.predict import open_predictor
+from coterie.classifier.sort_into import check_sorting
 from coterie.classifier.sort_into import sort_into as sort_images_into
 from coterie.classifier.train import train_classifier
 from coterie.config.hardware import Runtime
@@ -185,8 +186,12 @@ def predict(
     if copy and sort_into is None:
         raise UserError("--copy is for --sort-into FOLDER: give both, or leave out --copy")
     with session(logger, quiet) as logger:
+        find_classifier(classifier)  # before images are counted, which may take minutes
         columns = label_columns(options)
-        source = given_data(data, columns=columns, logger=logger).open(columns, logger)
+        given = given_data(data, columns=columns, logger=logger)
+        source = given.open(columns, logger)
+        if sort_into is not None:
+            check_sorting(sort_into, given.specs, source)
         opening = partial(open_predictor, classifier, source, backbone)
         written = write_table(opening, out, **table_options(options), logger=logger)
         if sort_into is not None:

@@ -16,4 +16,4 @@ def test_predict_beside_embed(tmp_path: Path, toy: Path) -> None:
     assert status == 0, said
     report = json.loads((tmp_path / "out.json").read_text())
     found = report["CIFAR-10, ResNet-18, 32 pixels"]["contestants"]
-    assert found["kNN, 100 classes"]["times_as_fast_as_embed_cpu"] > 0
+    assert found["kNN among 1,000, 100 classes"]["times_as_fast_as_embed_cpu"] > 0

@@ -16,7 +16,7 @@ import coterie
 from coterie.answers import predict
 from coterie.classifier.classifier_file import Classifier, save_classifier
 from coterie.classifier.predict import PredictionRows
-from coterie.classifier.sort_into import sort_into
+from coterie.classifier.sort_into import check_sorting, sort_into
 from coterie.data.sources.arrays import Arrays
 from coterie.data.sources.open import open_source
 from coterie.embedding.embed import embed_source
@@ -74,6 +74,8 @@ def test_a_table_holds_what_the_classifier_computes(classifier: Classifier, imag
     )
     np.testing.assert_allclose(read["probability"].to_numpy(), table["probability"].to_numpy(), rtol=1e-6)
     assert (tmp_path / "out.csv.bad.txt").read_text().startswith(f"below/{BAD:03d}.png\t")
+    predict(kept, images / "000.png", tmp_path / "out.csv", **HOW)
+    assert not (tmp_path / "out.csv.bad.txt").exists(), "of the table before"
 
 
 def test_parts_are_the_table_and_belong_to_one_classifier(
@@ -158,11 +160,25 @@ def test_copies_and_what_is_in_the_way(images: Path, tmp_path: Path) -> None:
     copied = tmp_path / "sorted" / "cat" / "000.png"
     assert not copied.is_symlink()
     assert copied.read_bytes() == (images / "000.png").read_bytes()
-    with pytest.raises(UserError, match="is a file: name a folder"):
-        sort_into(table, table, source, NullLogger())
     other = predictions(tmp_path / "o.parquet", **{"elsewhere.png": "cat"})
     with pytest.raises(UserError, match=r"predictions of other images, such as elsewhere\.png"):
         sort_into(tmp_path / "new", other, source, NullLogger())
+    assert not (tmp_path / "new").exists()
+
+
+def test_what_cannot_be_sorted_is_refused_before_anything_is_predicted(images: Path, tmp_path: Path) -> None:
+    source = open_source(str(images))
+    (tmp_path / "file").write_text("")
+    for folder in ("file", "images", "images/sorted", "images/../images/below/deep"):
+        with pytest.raises(UserError, match=r"is a file: name a folder|where it would be read as more images"):
+            check_sorting(tmp_path / folder, [str(images)], source)
+    check_sorting(tmp_path / "images-sorted", [str(images)], source)
+    twice = open_source(str(images), str(images))
+    with pytest.raises(UserError, match=r"two images are called 000\.png: give each of their folders"):
+        check_sorting(tmp_path / "new", [str(images)], twice)
+    table = predictions(tmp_path / "p.parquet", **{"000.png": "a/b", "002.png": "a_b"})
+    with pytest.raises(UserError, match="the labels 'a/b' and 'a_b' would share a folder"):
+        sort_into(tmp_path / "new", table, source, NullLogger())
     assert not (tmp_path / "new").exists()
 
 
@@ -184,6 +200,8 @@ def test_bad_input_is_one_line(classifier: Classifier, images: Path, tmp_path: P
     for given, out, said in (
         (several, "out.csv", "have lists in them, which CSV does not hold: use .parquet"),
         (several, "out.npy", "no array of numbers: use .csv or .parquet"),
+        (several, "out.tsv", r"tables are written as .parquet, .csv, .npy, or as a folder"),
+        (several, "out.CSV", r"tables are written as .parquet, .csv, .npy, or as a folder"),
         (run, "out.csv", "is a run: it has no classifier.safetensors"),
         (tmp_path / "none", "out.csv", "does not exist: name a CLASSIFIER"),
     ):

@@ -1,4 +1,4 @@
-"""``coterie embed`` under torchrun: real processes, real signals; every image once, row for row what one process writes."""
+"""``coterie embed`` and ``predict`` under torchrun: real processes and signals; every image once, row for row one table."""
 
 import os
 import signal
@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.distributed.test_torchrun import children
-from tests.embedding.running import BROKEN, IMAGES, PARTS, Made, assert_same_rows, make, stamps, until_begun
+from tests.embedding.running import BROKEN, IMAGES, PARTS, Made, assert_same_rows, make, predicting, stamps, until_begun
 
 
 @pytest.fixture(scope="module")
@@ -36,8 +36,8 @@ def test_a_killed_process_comes_back_and_every_image_is_there_once(made: Made, t
 
 
 def test_what_two_began_three_and_one_go_on_with(made: Made, tmp_path: Path) -> None:
-    """Two are killed for good, of three only one comes; then one alone finds what is missing."""
-    out = tmp_path / "out"
+    """Two that predict are killed for good, of three only one comes; then one alone finds what is missing."""
+    out, made = tmp_path / "out", predicting(made)
     process = made.started(out, "--workers", "0", start=torchrun(2))
     until_begun(out, process, PARTS[2])
     for rank in children(process):

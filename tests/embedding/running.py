@@ -1,4 +1,4 @@
-"""A tiny run, images of which some are broken, the single table of their embeddings; and the command in its own process."""
+"""A tiny run or classifier, images of which some are broken, the single table of them; and the command in its own process."""
 
 import os
 import subprocess
@@ -9,10 +9,13 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import torch
 
 import coterie
+from coterie.classifier.classifier_file import Classifier, save_classifier
 from coterie.cli.demo import write_patches
 from coterie.data.sources.builtin_photos import photo_patches
+from coterie.exporting.model import open_model
 
 IMAGES, PART = 2_300, 512  # 4 whole parts and a short one, whose last batch is short too
 PARTS = [f"part-{number:08d}.parquet" for number in range(5)]
@@ -25,19 +28,23 @@ SETTINGS = (
 
 @dataclass(frozen=True)
 class Made:
-    """A run's folder, images, and the table of their embeddings that one process writes."""
+    """A run's folder, images, and the table that one process writes: of their embeddings, or of predictions by a classifier."""
 
     run: Path
     images: Path
     table: Path
+    verb: str = "embed"
+
+    def words(self, out: Path, *options: str) -> list[str]:
+        """The command's words, with small parts where ``out`` is a folder."""
+        sizes = [] if out.suffix else ["--part-images", str(PART)]
+        return [self.verb, str(self.run), str(self.images), "--out", str(out), *sizes, *options]
 
     def started(self, out: Path, *words: str, start: tuple[str, ...] = (), **more: str) -> subprocess.Popen[str]:
-        """Start ``coterie embed`` in a process of its own, or by ``start``, such as torchrun."""
-        sizes = ["--part-images", str(PART)] if out.suffix != ".parquet" else []
-        command = ["embed", str(self.run), str(self.images), "--out", str(out), *sizes, *words]
+        """Start the command in a process of its own, or by ``start``, such as torchrun."""
         environment = os.environ | {"OMP_NUM_THREADS": "1"} | more
         return subprocess.Popen(
-            [sys.executable, *start, "-m", "coterie", *command],
+            [sys.executable, *start, "-m", "coterie", *self.words(out, *words)],
             text=True,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -58,6 +65,20 @@ def make(folder: Path) -> Made:
     pq.write_table(table.set_column(0, "image", pa.array(images)), made)
     found = Made(run, made, folder / "whole.parquet")
     assert coterie.embed(run, made, found.table, workers=0) == IMAGES - len(BROKEN)
+    return found
+
+
+def predicting(made: Made) -> Made:
+    """A classifier on the backbone of the run, and its labels of all images."""
+    torch.manual_seed(0)
+    folder = made.run.parent
+    head = torch.nn.Linear(64, 3)
+    classifier = Classifier(open_model(made.run), head, ("a,b", 'c"d', "e"), temperature=0.5, threshold=0.4)
+    found = Made(
+        save_classifier(folder / "classifier", classifier).parent, made.images, folder / "labels.parquet", "predict"
+    )
+    assert coterie.predict(found.run, found.images, found.table, workers=0) == IMAGES - len(BROKEN)
+    assert len(set(pq.read_table(found.table)["label"].to_pylist())) > 1
     return found
 
 

@@ -169,6 +169,17 @@ def test_torch_export_holds_any_head_and_takes_bytes(resnet: Model, tmp_path: Pa
     assert program(images).detach().allclose(classifier.probabilities(resnet.network(normalized)), atol=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("name", "free"), [("resnet18", True), pytest.param("test_convnext", False, marks=pytest.mark.slow)]
+)
+def test_torch_export_of_maps_of_one_pixel(tmp_path: Path, name: str, free: bool) -> None:
+    """Their size of 1 must not become a condition of the program; where it does, the program has one size, and says so."""
+    model = small_model(name, **({"width": 0.125} if name == "resnet18" else {}))
+    assert model.network.forward_features(pixels(1, 32)).shape[2:] == (1, 1)
+    done = export_model(Exportable(model), "torch_export", tmp_path / "out")
+    assert (done.any_size, done.difference < 1e-6) == (free, True)
+
+
 def test_our_own_file_rebuilds_model_and_classifier(resnet: Model, tmp_path: Path) -> None:
     assert export_model(Exportable(resnet), "safetensors", tmp_path / "backbone").difference == 0
     images = pixels(2, 36)

@@ -1,13 +1,14 @@
-"""Ctrl-C during ``coterie embed``: one line, nothing half-written, and the same command completes."""
+"""Ctrl-C during ``coterie embed`` or ``coterie predict``: one line, nothing half-written, and the same command completes."""
 
 import signal
 import time
 from pathlib import Path
 
+import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
 
-from tests.embedding.running import BROKEN, IMAGES, PART, PARTS, Made, assert_same_rows, make, stamps
+from tests.embedding.running import BROKEN, IMAGES, PARTS, Made, assert_same_rows, make, predicting, stamps
 from tests.faults.running import Command
 
 
@@ -16,10 +17,9 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
     return make(tmp_path_factory.mktemp("made"))
 
 
-def embed_command(made: Made, out: Path, output: Path) -> Command:
+def table_command(made: Made, out: Path, output: Path) -> Command:
     """The command with two loader workers, in a process group of its own, as a terminal gives one to each command."""
-    sizes = ["--part-images", str(PART)] if out.suffix != ".parquet" else []
-    return Command(["embed", str(made.run), str(made.images), "--out", str(out), "--workers", "2", *sizes], output)
+    return Command(made.words(out, "--workers", "2"), output)
 
 
 def begun(folder: Path, command: Command, part: str) -> bool:
@@ -29,11 +29,11 @@ def begun(folder: Path, command: Command, part: str) -> bool:
     return command.process.is_alive()
 
 
-@pytest.mark.parametrize(("name", "part"), [("out", PARTS[0]), ("out", PARTS[2]), ("out.parquet", "out.parquet")])
+@pytest.mark.parametrize(("name", "part"), [("out", PARTS[0]), ("out", PARTS[2]), ("out.csv", "out.csv")])
 def test_ctrl_c_leaves_nothing_half_written(made: Made, tmp_path: Path, name: str, part: str) -> None:
-    out = tmp_path / name
+    out, made = tmp_path / name, predicting(made) if name == "out.csv" else made
     said = f"{out}: {IMAGES - len(BROKEN)} images"
-    command = embed_command(made, out, tmp_path / "output")
+    command = table_command(made, out, tmp_path / "output")
     assert begun(tmp_path if part == name else out, command, part), command.output()
     command.signal_group(signal.SIGINT)
     status, output = command.end(within=60)
@@ -44,10 +44,11 @@ def test_ctrl_c_leaves_nothing_half_written(made: Made, tmp_path: Path, name: st
     assert command.group_is_gone()
     assert not list(tmp_path.rglob(".*.part"))
     there = stamps(out) if out.is_dir() else {}
-    status, output = embed_command(made, out, tmp_path / "output").end(within=200)
+    status, output = table_command(made, out, tmp_path / "output").end(within=200)
     assert (status, output.splitlines()[-1]) == (0, said), output
     if out.is_dir():
         assert {name: stamp for name, stamp in stamps(out).items() if name in there} == there, "made again"
         assert_same_rows(out, made)
     else:
-        assert pq.read_table(out).equals(pq.read_table(made.table))
+        labels = pyarrow.csv.read_csv(out)["label"]
+        assert labels.equals(pq.read_table(made.table)["label"])

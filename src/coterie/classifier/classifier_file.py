@@ -129,7 +129,7 @@ def open_classifier(
     Raises:
         UserError: it is none, such as a run; or the file is damaged, in one line.
     """
-    file = _file(path)
+    file = find_classifier(path)
     description, header = _described(file)
     if description.backbone.name.startswith(OWN):
         if backbone is None:
@@ -177,8 +177,11 @@ def is_classifier(path: str | Path) -> bool:
     return holds_classifier(path)
 
 
-def _file(path: str | Path) -> Path:
+def find_classifier(path: str | Path) -> Path:
     """The file of a classifier.
+
+    Args:
+        path: of a folder, or of the file itself.
 
     Raises:
         UserError: there is none, in a line that says what the path is instead.

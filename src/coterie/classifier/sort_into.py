@@ -1,8 +1,9 @@
 """Sorts images into a folder for each predicted label: links to files, or copies."""
 
+import errno
 import io
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
 
@@ -28,6 +29,31 @@ NO_LABEL = "no label"
 """Folder of the images none of whose labels is likely, of those that can have several."""
 
 
+def check_sorting(folder: str | Path, specs: Iterable[str], source: ImageSource) -> None:
+    """Refuse, before any image is predicted, what could not be sorted afterwards.
+
+    Args:
+        folder: where each label is to get a folder.
+        specs: where the images are.
+        source: the images.
+
+    Raises:
+        UserError: the folder is a file or among the images, or two images have one name.
+    """
+    root = expand(folder)
+    if root.exists() and not root.is_dir():
+        raise UserError(f"--sort-into {folder} is a file: name a folder")
+    for spec in specs:
+        read = expand(spec)
+        if read.is_dir() and root.resolve().is_relative_to(read.resolve()):
+            raise UserError(f"--sort-into {folder} is in {spec}, where it would be read as more images: choose another")
+    names = set[str]()
+    for position in range(len(source)):
+        if (name := source.name(position)) in names:
+            raise UserError(f"two images are called {name}: give each of their folders a --sort-into of its own")
+        names.add(name)
+
+
 def sort_into(folder: str | Path, table: str | Path, source: ImageSource, logger: Logger, *, copy: bool = False) -> int:
     """Put each image of a table of predictions into the folder of its label, under its own name.
 
@@ -47,17 +73,15 @@ def sort_into(folder: str | Path, table: str | Path, source: ImageSource, logger
     Raises:
         UserError: something else is in the way, or the folder cannot be written.
     """
-    root = expand(folder)
-    if root.exists() and not root.is_dir():
-        raise UserError(f"--sort-into {folder} is a file: name a folder")
+    root, names = expand(folder), dict[str, str]()
     taken: dict[Path, int] = {}
     for position, labels in _labeled(table, source):
         for label in labels:
+            if (other := names.setdefault(_safe(label), label)) != label:
+                raise UserError(f"the labels {other!r} and {label!r} would share a folder: nothing was sorted")
             target = root / _safe(label) / _target_name(source, position)
             if taken.setdefault(target, position) != position:
-                raise UserError(
-                    f"two images would both become {target}: sort the folders they come from one after the other"
-                )
+                raise UserError(f"two images would both become {target}: nothing was sorted")
             if os.path.lexists(target) and not _is_there(target, source, position, copy):
                 raise UserError(f"{target} is there already, and is not this image: choose another --sort-into")
     for target, position in logger.progress(taken.items(), len(taken), "sorting"):
@@ -160,4 +184,5 @@ def _put(target: Path, source: ImageSource, position: int, copy: bool) -> None:
         make_folders(target.parent)
         target.symlink_to(os.fsdecode(file))
     except OSError as error:
-        raise UserError(f"cannot link {target}: {error.strerror}; give --copy where links are not possible") from error
+        copying = "; give --copy where links are not possible" if error.errno in (errno.EPERM, errno.ENOTSUP) else ""
+        raise UserError(f"cannot link {target}: {error.strerror}{copying}") from error

@@ -16,11 +16,14 @@ from coterie.embedding.parts import BAD_IMAGES, TableParts
 from coterie.embedding.ray_job import import_ray, write_on_ray
 from coterie.errors import BadConfig, NoImages, UserError
 from coterie.logger import Logger, NullLogger
+from coterie.paths import expand
 from coterie.signals import if_stopped, listening, raising
 
 RESUME = ": run the same command again to write the missing parts"
 FILES = (".parquet", ".csv", ".npy")
 """Endings of a table in one file; any other name is a folder of parts."""
+_OTHER_FILES = (".arrow", ".feather", ".h5", ".json", ".jsonl", ".npz", ".pt", ".safetensors", ".tsv", ".txt", ".xlsx")
+"""Endings of what nobody means as a folder."""
 
 Opening = Callable[[Runtime], Embedder]
 """Opens the network and the images on a runtime; for Ray it must be picklable."""
@@ -63,9 +66,14 @@ def write_table(
     """
     if arrays not in ("parquet", "npy"):
         raise BadConfig(f"--arrays is {arrays!r}: use parquet or npy")
-    if Path(out).suffix in FILES:
+    kind = Path(out).suffix
+    if kind not in FILES and kind.lower() in (*FILES, *_OTHER_FILES) and not expand(out).is_dir():
+        raise UserError(
+            f"{out}: tables are written as {', '.join(FILES)}, or as a folder, whose name has no such ending"
+        )
+    if kind in FILES:
         if ray is not None:
-            raise UserError(f"{out}: Ray writes a folder of parts; give --out a name without {Path(out).suffix}")
+            raise UserError(f"{out}: Ray writes a folder of parts; give --out a name without {kind}")
         return write_file(opening, out, Runtime.choose(device, precision, workers, logger))
     if ray is None:
         runtime = Runtime.choose(device, precision, workers, logger)
@@ -144,8 +152,10 @@ def write_file(opening: Opening, out: str | Path, runtime: Runtime) -> int:
         written, bad = write_rows(part, rows, source, batches, precision, csv=kind == ".csv", array=numbers)
         if not written:
             raise NoImages(f"not one of the {len(source)} images can be decoded; the first: {bad[0][1]}")
+    listed = expand(f"{out}.bad.txt")
+    listed.unlink(missing_ok=True)  # of an earlier table
     if bad:
-        write_text(f"{out}.bad.txt", bad_lines(source, bad))
+        write_text(listed, bad_lines(source, bad))
         runtime.logger.warning(f"{len(bad)} images could not be decoded: {out}.bad.txt lists them")
     return written
 

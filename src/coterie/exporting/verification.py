@@ -27,7 +27,7 @@ def verify(what: Exportable, written: Written, name: str) -> float:
     side, channels = what.model.preprocessing.size, what.model.backbone.channels
     shapes = [(1, side, side), (3, side, side)]
     if written.any_size:
-        shapes += [(2, side, longer) for longer in _longer(what.model.network, channels, side)]
+        shapes += [(2, side, longer) for longer in longer_sides(what.model.network, channels, side)]
     largest = 0.0
     for count, height, width in shapes:
         pixels = _images(count, channels, height, width)
@@ -48,8 +48,14 @@ def verify(what: Exportable, written: Written, name: str) -> float:
     return largest
 
 
-def _longer(network: nn.Module, channels: int, side: int) -> list[int]:
-    """A longer side that the network takes beside this one; none if it takes no other."""
+def longer_sides(network: nn.Module, channels: int, side: int) -> list[int]:
+    """A longer side that a network takes beside this one; none if it takes no other.
+
+    Args:
+        network: takes normalized images.
+        channels: of an image.
+        side: of its images.
+    """
     for step in _STEPS:
         try:
             with torch.inference_mode():

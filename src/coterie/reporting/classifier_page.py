@@ -140,11 +140,11 @@ def _cells(figures: ClassifierFigures) -> Cells:
 
 
 def _mistakes(figures: ClassifierFigures) -> list[tuple[int, str]]:
-    answers = figures.answers
-    return [
-        (int(figures.positions[row]), f"{figures.classes[int(answers.predicted[row])]}? {_label(figures, row)}")
-        for row in _wrong(answers)[:MISTAKES]
-    ]
+    answers, found = figures.answers, list[tuple[int, str]]()
+    for row in _wrong(answers)[:MISTAKES]:
+        answer, sure = figures.classes[int(answers.predicted[row])], _percent(answers.confidence[row])
+        found.append((int(figures.positions[row]), f"{answer} {sure}, labeled {_label(figures, row)}"))
+    return found
 
 
 def _wrong(answers: Answers) -> list[int]:

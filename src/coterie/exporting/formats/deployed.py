@@ -4,11 +4,13 @@ import warnings
 from typing import final
 
 import torch
+import torch.fx.experimental._config as tracing
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from coterie.errors import first_cause
 from coterie.exporting.formats.exportable import Exportable, Output
+from coterie.exporting.verification import longer_sides
 
 
 @final
@@ -52,12 +54,13 @@ class Deployed(nn.Module):
         return pixels.permute(0, 2, 3, 1).contiguous() if self.bytes_in else pixels
 
 
-def traced(what: Exportable, *, bytes_in: bool) -> tuple[ExportedProgram, Deployed, bool]:
+def traced(what: Exportable, *, bytes_in: bool, guarded: bool = False) -> tuple[ExportedProgram, Deployed, bool]:
     """Trace a network for any number of images, and of any size where it can be.
 
     Args:
         what: the model.
         bytes_in: as of :class:`Deployed`.
+        guarded: whether the program is used with its guards, which may refuse sizes that it was not traced at: it is tried.
 
     Returns:
         The program, the module, and whether images may have any size.
@@ -65,21 +68,38 @@ def traced(what: Exportable, *, bytes_in: bool) -> tuple[ExportedProgram, Deploy
     Raises:
         UserError: torch cannot trace this network.
     """
-    module, side = Deployed(what, bytes_in=bytes_in), what.model.preprocessing.size
-    pixels = torch.zeros(2, what.model.backbone.channels, side, side, dtype=torch.uint8 if bytes_in else torch.float32)
+    module, side, channels = (
+        Deployed(what, bytes_in=bytes_in),
+        what.model.preprocessing.size,
+        what.model.backbone.channels,
+    )
+
+    def zeros(count: int, width: int) -> Tensor:
+        kind = torch.uint8 if bytes_in else torch.float32
+        return module.batch(torch.zeros(count, channels, side, width, dtype=kind))
+
     height, width = (1, 2) if bytes_in else (2, 3)
     batch = {0: Dim.DYNAMIC}  # without a name: torch refuses one where a network rounds sizes
-    attempts = [batch | {height: Dim.DYNAMIC, width: Dim.DYNAMIC}, batch]
+    free = batch | {height: Dim.DYNAMIC, width: Dim.DYNAMIC}
+    # Oblivious of sizes of 1, for maps of one pixel: otherwise a guard refuses images whose last maps are larger.
+    attempts = [(free, True), (free, False), (batch, False)] if guarded else [(free, False), (batch, False)]
     if any(type(each).__name__.endswith("Same") for each in module.modules()):
-        del attempts[0]  # padding that depends on the size, as in TensorFlow: torch would simplify formulas for minutes
+        del attempts[
+            :-1
+        ]  # padding that depends on the size, as in TensorFlow: torch would simplify formulas for minutes
     why = ""
-    for dynamic in attempts:
+    for dynamic, oblivious in attempts:
         try:
-            with warnings.catch_warnings(), torch.no_grad():
+            with warnings.catch_warnings(), torch.no_grad(), tracing.patch(backed_size_oblivious=oblivious):
                 warnings.simplefilter("ignore")  # about libraries that torch itself uses
-                program = torch.export.export(module, (module.batch(pixels),), dynamic_shapes={"images": dynamic})
+                program = torch.export.export(module, (zeros(2, side),), dynamic_shapes={"images": dynamic})
+                if guarded:
+                    other = longer_sides(what.model.network, channels, side) if dynamic is free else []
+                    used = program.module()
+                    for count, width in ((1, side), (3, side), *((2, each) for each in other)):
+                        used(zeros(count, width))
         except Exception as error:  # whatever a network may do that torch cannot trace
             why = first_cause(error)
             continue
-        return program, module, dynamic != batch
+        return program, module, dynamic is free
     raise what.refusal("torch.export", f"torch cannot trace it ({why})")

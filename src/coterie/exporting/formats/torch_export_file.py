@@ -22,7 +22,7 @@ def write_torch_export(what: Exportable, folder: Path, *, bytes_in: bool = False
     Raises:
         UserError: torch cannot trace this network, or the file cannot be written.
     """
-    program, module, any_size = traced(what, bytes_in=bytes_in)
+    program, module, any_size = traced(what, bytes_in=bytes_in, guarded=True)
     torch.export.save(program, folder / FILE)
     opened = torch.export.load(folder / FILE).module()
 
