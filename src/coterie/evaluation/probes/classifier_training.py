@@ -99,9 +99,15 @@ class ClassifierTraining:
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that follows from the steps so far."""
-        parts = {"network": self.network, "head": self.head, "optimizer": self._optimizer}
-        counts = {"done": self.done, "epochs": self._epochs, "bad": sorted(self._bad)}
-        return {name: part.state_dict() for name, part in parts.items()} | {"total": self._total, **counts}
+        return {
+            "network": self.network.state_dict(),
+            "head": self.head.state_dict(),
+            "optimizer": self._optimizer.state_dict(),
+            "total": self._total,
+            "done": self.done,
+            "epochs": self._epochs,
+            "bad": sorted(self._bad),
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from a state.

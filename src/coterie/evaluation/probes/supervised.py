@@ -93,12 +93,8 @@ def train_classifier(
     truth, test_truth = (torch.tensor(labels_of(source)) for source in (pair.train, pair.test))
     check_classes(truth, test_truth)
     logger, device = runtime.logger, runtime.device
-    fitted, crops = adapt_recipe(recipe, len(truth), logger, what), crops or plain_crops(preprocessing.size)
-    plan = ViewPlan((crops,), preprocessing.channels, preprocessing.mean, preprocessing.std)
-    batch_size, epochs = fitted.batch_size, fitted.epochs
-    loader = Loader(
-        pair.train, plan, batch_size=batch_size, epochs=epochs, seed=seed, workers=runtime.workers, device=device
-    )
+    fitted = adapt_recipe(recipe, len(truth), logger, what)
+    loader = crop_loader(pair.train, preprocessing, fitted, crops, seed=seed, runtime=runtime)
     with seeded(seed, device), enough_memory(fitted, preprocessing):
         head = _new_head(network.to(device).eval(), preprocessing, int(truth.max()) + 1, device)
         training = ClassifierTraining(network, head, loader, truth.to(device), fitted, runtime, what=what)
@@ -107,6 +103,40 @@ def train_classifier(
     if figures is None:
         raise diverged(fitted, "after the last epoch")
     return figures
+
+
+def crop_loader(
+    images: ImageSource,
+    preprocessing: Preprocessing,
+    recipe: Recipe,
+    crops: Crops | None = None,
+    *,
+    seed: int,
+    runtime: Runtime,
+) -> Loader:
+    """The augmented images of a training.
+
+    Args:
+        images: the training images.
+        preprocessing: how images are prepared for the network.
+        recipe: epochs and batch size.
+        crops: of the images; None: :func:`plain_crops`.
+        seed: for their order and the crops.
+        runtime: device, and how many processes load images.
+
+    Raises:
+        UserError: there are fewer images than a batch.
+    """
+    crops = crops or plain_crops(preprocessing.size)
+    return Loader(
+        images,
+        ViewPlan((crops,), preprocessing.channels, preprocessing.mean, preprocessing.std),
+        batch_size=recipe.batch_size,
+        epochs=recipe.epochs,
+        seed=seed,
+        workers=runtime.workers,
+        device=runtime.device,
+    )
 
 
 def plain_crops(size: int) -> Crops:
