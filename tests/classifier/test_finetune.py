@@ -4,6 +4,7 @@ import signal
 import tomllib
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -13,6 +14,7 @@ from safetensors.torch import load_file
 import coterie
 from coterie.classifier import time_limit
 from coterie.classifier.classifier_file import open_classifier
+from coterie.classifier.training_images import TrainingImages
 from coterie.config.hardware import ON_CPU
 from coterie.data.sources.open import open_source
 from coterie.embedding.embed import embed_source
@@ -125,12 +127,14 @@ def test_a_budget_chooses_the_epochs_once(weights, painted, tmp_path, monkeypatc
     with pytest.raises(Interrupted):
         coterie.train(weights, painted, out=out, **options)
     before = tomllib.loads((out / "config.toml").read_text())
-    assert 1 <= before["chosen"]["epochs"] <= STEPS
+    assert 2 <= before["chosen"]["epochs"] <= STEPS
     assert "--time 1m pays for" in before["chosen"]["epochs_reason"]
     monkeypatch.setattr("coterie.classifier.fit.finetuning_pace", None)  # no second rehearsal
-    coterie.train(weights, painted, out=out, **options)
+    stop_at(2, monkeypatch)
+    with pytest.raises(Interrupted, match=r"saved after step 2"):
+        coterie.train(weights, painted, out=out, **options)
     after = tomllib.loads((out / "config.toml").read_text())
-    assert after["chosen"]["epochs"] == before["chosen"]["epochs"] == log(out)[-4]["epoch"]
+    assert after["chosen"]["epochs"] == before["chosen"]["epochs"]
     with pytest.raises(coterie.UserError, match="was begun with time 1m, not 2m"):
         coterie.train(weights, painted, out=out, **{**options, "time": "2m"})
 
@@ -145,8 +149,9 @@ def test_a_budget_that_is_too_short_says_what_would_do(kind, what, weights, pain
     assert not (tmp_path / "new").exists()
 
 
-def test_epochs_that_a_budget_pays_for(tiny_model):
-    images = type("Images", (), {"positions": range(1000), "unlabeled": (), "multi_label": False})()
+def test_epochs_that_a_budget_pays_for(painted: Path):
+    truth = torch.arange(1000) % 3
+    images = TrainingImages(open_source(str(painted)), np.arange(1000), truth, ("a", "b", "c"), np.arange(0))
     clock = [0.0]
     limit = time_limit.TimeLimit(10, 0.0, lambda: clock[0])
     pace, recipe = time_limit.Pace(image=0.01, step=1.0), recipes.Recipe(0.01, 0.2, epochs=20)
@@ -167,8 +172,11 @@ def test_images_of_several_labels(weights, painted, tmp_path):
         for path in sorted(painted.rglob("*.png"))
     ]
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "labels.parquet")
-    figures = coterie.train(weights, painted, out=tmp_path / "out", labels=tmp_path / "labels.parquet", **HERE)
+    coterie.train(weights, painted, out=tmp_path / "out", labels=tmp_path / "labels.parquet", **HERE)
     kept = open_classifier(tmp_path / "out")
     assert kept.multi_label
     assert kept.classes == ("blue", "green", "red", "warm")
-    assert figures.answers.accuracy().value == 100
+    found = embed_source(kept.model.network, open_source(str(painted)), kept.model.preprocessing, ON_CPU)
+    chances = kept.probabilities(found.rows)
+    torch.testing.assert_close(chances[:, 2], chances[:, 3])  # what is red is warm
+    assert (chances[:, 0] + chances[:, 1] - 1).abs().max() > 1e-3  # no softmax
