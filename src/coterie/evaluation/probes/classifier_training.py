@@ -1,7 +1,7 @@
 """The training loop of classifiers: a backbone with a linear layer on it, on images with labels, from any step on."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, final
 
@@ -47,6 +47,7 @@ class ClassifierTraining:
         recipe: Recipe,
         runtime: Runtime,
         *,
+        frozen: Sequence[str] = (),
         seed: int | None = None,
         what: str = "training a classifier",
     ) -> None:
@@ -59,11 +60,14 @@ class ClassifierTraining:
             truth: the class of each image; or, of images with several labels, whether it has each class; on the device.
             recipe: learning rates and schedule.
             runtime: where and how to compute; its logger receives progress and loss.
+            frozen: names of modules of the network that stay in evaluation mode, such as batch norms; their weights are
+                trained nevertheless.
             seed: seeds dropout and the like before each step; None: they draw from the global generator.
             what: name of this training for the logger.
         """
         self.network, self.head, self.loader, self.truth = network, head, loader, truth
         self.recipe, self.runtime, self.seed, self.what = recipe, runtime, seed, what
+        self.frozen = frozen
         self.done = self._epochs = 0
         self._total = torch.zeros((), device=truth.device)
         self._bad: set[int] = set()
@@ -89,7 +93,7 @@ class ClassifierTraining:
         loader, logger = self.loader, self.runtime.logger
         self._end_epoch(after_epoch)
         batches = passed(loader.batches(self.done))
-        self.network.train(self.recipe.backbone_lr > 0)
+        self._set_mode()
         for progress, batch in logger.progress(batches, loader.total_steps - self.done, self.what):
             self._step(progress, batch)
             after_step()
@@ -121,6 +125,11 @@ class ClassifierTraining:
         self.done, self._epochs, self._bad = int(state["done"]), int(state["epochs"]), set(state["bad"])
         self._total = state["total"].to(self._total.device)
 
+    def _set_mode(self) -> None:
+        self.network.train(self.recipe.backbone_lr > 0)
+        for name in self.frozen:
+            self.network.get_submodule(name).eval()
+
     def _step(self, progress: Progress, batch: Batch) -> None:
         if self.seed is not None:
             torch.manual_seed(self.seed + progress.step)
@@ -146,7 +155,7 @@ class ClassifierTraining:
             self.runtime.logger.info(f"{self.what}: epoch {number} of {epochs}, loss {mean:.3f}")
         if after_epoch is not None:
             after_epoch(number, mean)
-            self.network.train(self.recipe.backbone_lr > 0)
+            self._set_mode()
         self._epochs = number
         self._total.zero_()
 
