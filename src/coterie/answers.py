@@ -1,5 +1,6 @@
 """The verbs from features to answers. The command line calls these, and those of :mod:`coterie.api`, and nothing else."""
 
+import time
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -13,7 +14,9 @@ from coterie.classifier.exported_head import classifier_card, exportable_classif
 from coterie.classifier.predict import open_predictor
 from coterie.classifier.sort_into import check_sorting
 from coterie.classifier.sort_into import sort_into as sort_images_into
+from coterie.classifier.time_limit import TimeLimit
 from coterie.classifier.train import train_classifier
+from coterie.config.duration import parse_minutes
 from coterie.config.hardware import Runtime
 from coterie.config.options import (
     ModelOptions,
@@ -69,6 +72,8 @@ def train(
     """
     refuse_torchrun()
     check_options(options, TrainOptions)
+    began, wanted = time.monotonic(), options.get("time")
+    limit = None if wanted is None else TimeLimit(parse_minutes(wanted), began)
     with session(logger, quiet) as logger:
         columns = label_columns(options)
         runtime = Runtime.choose(**machine_options(options), logger=logger)
@@ -77,6 +82,7 @@ def train(
         source, named = given.open(columns, logger), columns.labels
         asked = {"model": str(model), "labelled": list(given.specs), "labels": named, "precision": runtime.precision}
         wishes: dict[str, Any] = {"kind": options.get("classifier"), "seed": options.get("seed", 0)}
+        wishes |= {"balanced": options.get("balanced", False), "limit": limit}
         trained = train_classifier(opened, source, out, runtime, asked=asked, **wishes)
         write_classifier_page(trained.folder / REPORT, trained.figures, source, opened, trained.classifier.about or {})
     return trained.figures

@@ -187,14 +187,19 @@ class TrainOptions(MachineOptions, PrecisionOptions, ModelOptions, LabelOptions,
     """Options of ``train``.
 
     Attributes:
-        classifier: One of knn (the nearest labeled images vote) and linear (a layer on frozen features).
-            [default: chosen by the number of labels]
-        seed: Seed for which images are held out. [default: 0]
+        classifier: One of knn (the nearest labeled images vote), linear (a layer on frozen features) and finetune (the whole
+            network is trained). [default: knn or linear, by the number of labels]
+        time: How long it may take: 90s, 30m, 2h, 1h30m, or a number of minutes. Epochs of finetune are chosen for it by a
+            rehearsal on this machine; of knn and linear, embedding has to fit. [default: none]
+        balanced: Let all classes count alike, however many images each has.
+        seed: Seed for which images are held out, and for fine-tuning. [default: 0]
         device: One of auto (CUDA if there is a usable GPU), cpu, cuda, cuda:N. [default: auto]
         workers: Processes that load images; -1: as many as there are cores to spare. [default: -1]
     """
 
     classifier: str | None
+    time: str | float | None
+    balanced: Annotated[bool, Parameter(negative=())]
     seed: Whole
 
 

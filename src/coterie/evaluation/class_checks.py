@@ -64,7 +64,7 @@ def check_classes(source: ImageSource, numbers: Int[np.ndarray, " n"], what: str
     Args:
         source: the images.
         numbers: the class of each image, -1 for none; none of images that have several.
-        what: ``TRAIN`` or ``TEST``.
+        what: ``TRAIN``, ``LABELLED`` or ``TEST``, which may have one class.
 
     Returns:
         Lines about classes whose names are doubtful.
@@ -82,7 +82,7 @@ def check_classes(source: ImageSource, numbers: Int[np.ndarray, " n"], what: str
         raise UserError(
             f"{what}: the folders {listed} are {_kind(set(roles.values()))}, not classes: {_instead(notes.folder, roles)}"
         )
-    if len(names) < 2 and what == "TRAIN":
+    if len(names) < 2 and what != "TEST":
         raise UserError(
             f"{what} has one class only ({names[0]}), which any network gets right: {_one_class(notes.folder, names)}"
         )
