@@ -183,13 +183,43 @@ class EmbedOptions(TableOptions, MachineOptions, PrecisionOptions, ModelOptions,
     """
 
 
-class TrainOptions(MachineOptions, PrecisionOptions, ModelOptions, LabelOptions, total=False):
+class BoxOptions(TypedDict, total=False):
+    """Options of every command that reads boxes around objects."""
+
+    boxes: Annotated[
+        str | Path | None,
+        Parameter(help="Boxes around objects: a COCO file, or a folder of Pascal VOC's XML files. [default: none]"),
+    ]
+
+
+class DetectionOptions(BoxOptions, total=False):
+    """Options of ``train`` for detectors."""
+
+    detector: Annotated[str | None, Parameter(help="With --boxes: faster_rcnn or retinanet. [default: faster_rcnn]")]
+    schedule: Annotated[
+        str | None,
+        Parameter(help="With --boxes: small (ours), voc, coco_1x or coco_2x (as published). [default: small]"),
+    ]
+    time: Annotated[
+        str | float | None,
+        Parameter(help="With --boxes: how long to train: 90s, 30m, 2h, or minutes. [default: as the schedule says]"),
+    ]
+    epochs: Annotated[
+        Whole | None, Parameter(help="With --boxes: passes over the images. [default: as the schedule says]")
+    ]
+    batch_size: Annotated[
+        Whole | None, Parameter(help="With --boxes: images per step. [default: as the schedule says]")
+    ]
+    learning_rate: Annotated[float | None, Parameter(help="With --boxes: the highest. [default: as the schedule says]")]
+
+
+class TrainOptions(DetectionOptions, MachineOptions, PrecisionOptions, ModelOptions, LabelOptions, total=False):
     """Options of ``train``.
 
     Attributes:
         classifier: One of knn (the nearest labeled images vote) and linear (a layer on frozen features).
             [default: chosen by the number of labels]
-        seed: Seed for which images are held out. [default: 0]
+        seed: Seed for which images are held out; of a detector, for new weights, order and flips. [default: 0]
         device: One of auto (CUDA if there is a usable GPU), cpu, cuda, cuda:N. [default: auto]
         workers: Processes that load images; -1: as many as there are cores to spare. [default: -1]
     """
@@ -202,12 +232,15 @@ class PredictOptions(TableOptions, MachineOptions, PrecisionOptions, ImageOption
     """Options of ``predict``.
 
     Attributes:
+        boxes: Of a detector: a COCO file whose images are predicted, with the ids that they have there. [default: none]
         device: One of auto (CUDA if there is a usable GPU), cpu, cuda, cuda:N. [default: auto]
         workers: Processes that load images; -1: as many as there are cores to spare. [default: -1]
     """
 
+    boxes: str | Path | None
 
-class EvaluationOptions(MachineOptions, PrecisionOptions, ModelOptions, LabelOptions, total=False):
+
+class EvaluationOptions(BoxOptions, MachineOptions, PrecisionOptions, ModelOptions, LabelOptions, total=False):
     """Options of ``evaluate`` and ``transfer``.
 
     Attributes:
