@@ -58,5 +58,5 @@ def trained(weights: Path, drawn: Path, tmp_path_factory) -> Path:
     """The folder of a Faster R-CNN that was trained for a moment."""
     out = tmp_path_factory.mktemp("detectors") / "shapes"
     torch.set_num_threads(1)
-    coterie.train(weights, drawn, out=out, boxes=drawn.with_suffix(".json"), epochs=10, learning_rate=0.01, **HERE)
+    coterie.train(weights, drawn, out=out, boxes=drawn.with_suffix(".json"), epochs=6, learning_rate=0.02, **HERE)
     return out

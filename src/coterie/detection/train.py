@@ -33,8 +33,9 @@ from coterie.table import ShownInTables, TextTable
 LOGGED = 10
 """Steps whose mean loss is a line of ``metrics.jsonl``."""
 _SAVED_MINUTES = 5.0
-_LARGEST_CPU, _LARGEST = 320, 800
-"""Most pixels of the short side that are chosen by themselves, on a CPU and on a GPU."""
+_SMALLEST, _LARGEST_CPU, _LARGEST = 64, 320, 800
+"""Pixels of the short side: at least, as a batch norm needs several values at a stride of 32 in a single image; and at most,
+where it is chosen by itself, on a CPU and on a GPU."""
 
 
 @dataclass(frozen=True)
@@ -208,6 +209,10 @@ def _schedule(wishes: DetectionWishes) -> DetectionSchedule:
     for name, value in given.items():
         if value is not None and not 0 < value < 2**31:
             raise BadConfig(f"--{name.replace('_', '-')} is {value}: it must be above 0")
+    if wishes.size is not None and wishes.size < _SMALLEST:
+        raise BadConfig(
+            f"--size is {wishes.size}: a detector needs images of {_SMALLEST} pixels or more; smaller ones are enlarged"
+        )
     if wishes.time is not None and wishes.epochs is not None:
         raise BadConfig("--time and --epochs both say how long to train: give one of them")
     if wishes.epochs is not None:
@@ -250,7 +255,7 @@ def _steps(
 def _short_side(boxed: BoxedSource, runtime: Runtime) -> int:
     """The median short side of the images, at most what a device can take."""
     middle = round(statistics.median(min(each.width, each.height) for each in boxed.file.images))
-    return max(32, min(middle, _LARGEST_CPU if runtime.device.type == "cpu" else _LARGEST))
+    return max(_SMALLEST, min(middle, _LARGEST_CPU if runtime.device.type == "cpu" else _LARGEST))
 
 
 def _check_boxes(boxed: BoxedSource, logger: Logger) -> None:
