@@ -41,7 +41,7 @@ def break_box(content, box, **more):
         (lambda c: break_box(c, [50, 50, 40, 10]), "1 box reaches beyond their image and are cut at its edge: 02.png"),
         (lambda c: break_box(c, [70, 5, 10, 10]), "1 boxes have no area in their image and are left out: 02.png"),
         (lambda c: break_box(c, [5, 5, 0, 10]), "1 boxes have no area in their image and are left out: 02.png"),
-        (lambda c: c["annotations"].pop(3), "1 images have no boxes: they teach what is none (03.png)"),
+        (lambda c: c["annotations"].pop(3), "1 images have no boxes, and are kept as images of none (03.png)"),
         (lambda c: break_box(c, [5, 5, 9, 10], iscrowd=1), "1 crowds or difficult objects are not trained on"),
     ],
 )

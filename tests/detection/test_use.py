@@ -74,8 +74,9 @@ def test_predictions_are_coco_results_and_a_page(trained, drawn, tmp_path):
     page = (tmp_path / "found.html").read_text()
     assert page.count("<figure") == 8
     assert "00.png" in page
-    boxes = drawn.with_suffix(".json")
-    coterie.predict(trained, drawn, tmp_path / "ids.json", boxes=boxes, **HERE)
+    images = {"images": json.loads(drawn.with_suffix(".json").read_text())["images"]}
+    (tmp_path / "images.json").write_text(json.dumps(images))
+    coterie.predict(trained, drawn, tmp_path / "ids.json", boxes=tmp_path / "images.json", **HERE)
     with_ids = json.loads((tmp_path / "ids.json").read_text())
     assert [each | {"image_id": each["image_id"] - 9} for each in with_ids] == found
 

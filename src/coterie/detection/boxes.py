@@ -142,7 +142,7 @@ class BoxCollector:
                 f"{len(self._empty):,} boxes have no area in their image and are left out: {first_few(_once(self._empty))}"
             )
         if bare:
-            lines.append(f"{len(bare):,} images have no boxes: they teach what is none ({first_few(bare)})")
+            lines.append(f"{len(bare):,} images have no boxes, and are kept as images of none ({first_few(bare)})")
         if ignored:
             count = sum(int(each.ignored.sum()) for each in images)
             lines.append(f"{count:,} crowds or difficult objects are not trained on, and not counted in figures")

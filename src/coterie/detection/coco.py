@@ -24,7 +24,7 @@ def read_coco(path: str | Path) -> BoxFile:
         UserError: it cannot be read, or something in it is missing, unknown or of another type, in one line that says where.
     """
     where = str(path)
-    content = _content(expand(path), where)
+    content = _content(expand(path), where, ("images", "annotations", "categories"))
     categories = _by_id(content["categories"], where, "categories", ("id", "name"))
     names = [str(each["name"]) for each in categories.values()]
     twice = next((name for name in names if names.count(name) > 1), None)
@@ -63,14 +63,34 @@ def read_coco(path: str | Path) -> BoxFile:
     return BoxFile(where, tuple(names), tuple(categories), found, remarks=collector.remarks(found))
 
 
-def _content(path: Path, where: str) -> Mapping[str, Any]:
+def read_image_list(path: str | Path) -> BoxFile:
+    """Read the ``images`` of a COCO file alone, as of COCO's own test images, whose boxes are not published.
+
+    Args:
+        path: of the ``.json`` file.
+
+    Raises:
+        UserError: as of :func:`read_coco`.
+    """
+    where = str(path)
+    entries = _content(expand(path), where, ("images",))["images"]
+    images = _by_id(entries, where, "images", ("id", "file_name", "width", "height"))
+    collector = BoxCollector(where)
+    found = [
+        collector.image(str(each["file_name"]), number, _size(each, f"{where}: image {each['file_name']}"), ())
+        for number, each in images.items()
+    ]
+    return BoxFile(where, (), (), tuple(found))
+
+
+def _content(path: Path, where: str, lists: tuple[str, ...]) -> Mapping[str, Any]:
     try:
         content = json.loads(path.read_text("utf-8"))
     except OSError as error:
         raise UserError(f"{where} cannot be read: {error.strerror}") from error
     except (ValueError, RecursionError) as error:
         raise UserError(f"{where} is no JSON file: give a COCO file, or a folder of Pascal VOC's XML files") from error
-    for name in ("images", "annotations", "categories"):
+    for name in lists:
         if not isinstance(content, dict) or not isinstance(content.get(name), list):
             raise UserError(f"{where} is no COCO file: it has no list of {name}")
     return dict(content)

@@ -68,8 +68,10 @@ def evaluate_detector(detector: Detector, boxed: BoxedSource, runtime: Runtime) 
     """
     require_pycocotools()
     logger, file = runtime.logger, boxed.file
-    for line in (*detector.model.lines, *file.remarks):
+    for line in detector.model.lines:
         logger.info(line)
+    for remark in file.remarks:
+        logger.warning(remark)
     known = _known_boxes(detector, boxed, logger.warning)
     found, truth, bad = list[Detections](), list[BoxedImage](), list[tuple[int, str]]()
     for image, each in zip(known, detect(detector, boxed.source, boxed.positions, runtime), strict=True):

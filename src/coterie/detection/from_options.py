@@ -19,6 +19,7 @@ from coterie.data.loading.center_crop import Preprocessing
 from coterie.data.sources.own_data import Data, given_data
 from coterie.data.sources.source import ImageSource
 from coterie.detection.boxes import BoxedSource, find_images
+from coterie.detection.coco import read_image_list
 from coterie.detection.detect import Detections
 from coterie.detection.detector_file import Detector, open_detector
 from coterie.detection.evaluate import DetectorResults, evaluate_detector
@@ -118,12 +119,14 @@ def predict_boxes(
         raise BadConfig(f"--{refused.replace('_', '-')} is for a folder of parts: a detector writes one file")
     runtime = _runtime(options, logger)
     detector = open_detector(path, runtime.device)
-    if options.get("boxes") is not None:
-        images, _ = _boxed(options["boxes"], data, options, logger)
-        return detector, images.source, write_detections(detector, images, out, runtime)
     columns = label_columns(options)
     source = given_data(data, columns=columns, logger=logger).open(columns, logger)
-    return detector, source, write_detections(detector, source, out, runtime)
+    if options.get("boxes") is None:
+        return detector, source, write_detections(detector, source, out, runtime)
+    images = find_images(read_image_list(options["boxes"]), source)
+    for remark in images.file.remarks:
+        logger.warning(remark)
+    return detector, source, write_detections(detector, images, out, runtime)
 
 
 def evaluate_detector_given(
