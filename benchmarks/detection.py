@@ -64,8 +64,8 @@ def main() -> None:
     parser.add_argument("--method", default="swav", help="of the run")
     parser.add_argument("--pretrain-epochs", type=int, default=100)
     parser.add_argument("--learning-rate", type=float, help="else the schedule's")
-    parser.add_argument("--run", type=Path, help="where the run is kept, or already is; else a temporary folder")
-    parser.add_argument("--shared", type=Path, default=SHARED)
+    parser.add_argument("--run", help="where the run is kept, or already is; else a temporary folder")
+    parser.add_argument("--shared", default=str(SHARED))
     parser.add_argument("--threads", type=int, default=THREADS)
     parser.add_argument("--out", type=Path, default=RESULTS / "detection", help="folder of the rows")
     parser.add_argument("--toy", action="store_true", help="made-up images and a moment of training")
@@ -77,7 +77,7 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     with tempfile.TemporaryDirectory() as folder:
         scratch = Path(folder)
-        data = draw(scratch / "toy") if options.toy else options.shared / "data" / "steel"
+        data = draw(scratch / "toy") if options.toy else Path(options.shared) / "data" / "steel"
         train, test = splits(data, options.split, scratch)
         for arm in options.arms:
             for seed in options.seed:
@@ -149,13 +149,13 @@ def weights(
 ) -> tuple[Path, dict[str, Any], dict[str, Any] | None]:
     """The MODEL of a row, how it is opened, and what pretraining took."""
     if arm == "public" and not options.toy:
-        return options.shared / "data" / "public_weights" / f"{PUBLIC}.safetensors", {"backbone": PUBLIC}, None
+        return Path(options.shared) / "data" / "public_weights" / f"{PUBLIC}.safetensors", {"backbone": PUBLIC}, None
     if arm != "coterie":
         torch.manual_seed(seed)
         file = scratch / f"new-{seed}.safetensors"
         save_backbone(file, build_backbone(NETWORK, 128), NETWORK, 128, MEAN, STD)
         return file, {}, None
-    run, began = options.run or scratch / "run", time.process_time()
+    run, began = Path(options.run or scratch / "run"), time.process_time()
     coterie.pretrain(
         options.method,
         images,

@@ -138,6 +138,7 @@ def test_images_that_cannot_be_used_are_listed(weights, tmp_path):
         ({"epochs": 0}, "--epochs is 0: it must be above 0"),
         ({"learning_rate": -1.0}, "--learning-rate is -1.0: it must be above 0"),
         ({"classifier": "knn"}, "--classifier is for classifiers"),
+        ({"precision": "bfloat16"}, "--precision is bfloat16: a detector computes in float32"),
         ({"crop": 0.9}, "--crop is for networks that see a square of each image"),
     ],
 )

@@ -195,7 +195,12 @@ class BoxOptions(TypedDict, total=False):
 class DetectionOptions(BoxOptions, total=False):
     """Options of ``train`` for detectors."""
 
-    detector: Annotated[str | None, Parameter(help="With --boxes: faster_rcnn or retinanet. [default: faster_rcnn]")]
+    detector: Annotated[
+        str | None,
+        Parameter(
+            help="With --boxes: faster_rcnn or retinanet; a MODEL none is new weights of --backbone. [default: faster_rcnn]"
+        ),
+    ]
     schedule: Annotated[
         str | None,
         Parameter(help="With --boxes: small (ours), voc, coco_1x or coco_2x (as published). [default: small]"),

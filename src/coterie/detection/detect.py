@@ -53,12 +53,9 @@ def detect(
             yield position, str(error)
             continue
         pixels = as_floats(image).to(runtime.device)
-        with (
-            torch.no_grad(),
-            torch.autocast(runtime.device.type, runtime.autocast, enabled=runtime.autocast is not None),
-        ):
+        with torch.no_grad():
             (found,) = detector.network([pixels])
-        boxes, labels, scores = (found[name].float().cpu().numpy() for name in ("boxes", "labels", "scores"))
+        boxes, labels, scores = (found[name].cpu().numpy() for name in ("boxes", "labels", "scores"))
         order = np.argsort(-scores, kind="stable")
         yield Detections(
             position,

@@ -165,8 +165,10 @@ def _boxed(
 
 
 def _runtime(options: Mapping[str, Any], logger: Logger) -> Runtime:
-    """Float32 where nothing else is asked: what a detector computes besides its network is not written for bfloat16."""
-    return Runtime.choose(**{"precision": "float32", **machine_options(options)}, logger=logger)
+    """Always float32: in bfloat16, RetinaNet's loss was not finite after three steps."""
+    if options.get("precision", "auto") == "bfloat16":
+        raise BadConfig("--precision is bfloat16: a detector computes in float32; leave it out")
+    return Runtime.choose(**machine_options(options) | {"precision": "float32"}, logger=logger)
 
 
 def _opened(model: str | Path, options: Mapping[str, Any], runtime: Runtime) -> Model:

@@ -89,7 +89,7 @@ def train_steps(
         rate = rate_at(schedule, step, total)
         for group in optimizer.param_groups:
             group["lr"] = rate
-        losses = _step(detector, optimizer, batch.to(runtime.device), runtime) if batch.images else {}
+        losses = _step(detector, optimizer, batch.to(runtime.device)) if batch.images else {}
         if losses and not math.isfinite(losses["loss"]):
             raise UserError(
                 f"the loss is {losses['loss']} in step {step}: use a smaller --learning-rate than {schedule.learning_rate:g}"
@@ -117,11 +117,10 @@ def seconds_of_a_step(
     return sorted(after - before for before, after in pairwise(times[1:]))[1]
 
 
-def _step(detector: nn.Module, optimizer: Optimizer, batch: DetectionBatch, runtime: Runtime) -> dict[str, float]:
+def _step(detector: nn.Module, optimizer: Optimizer, batch: DetectionBatch) -> dict[str, float]:
     optimizer.zero_grad()
-    with torch.autocast(runtime.device.type, runtime.autocast, enabled=runtime.autocast is not None):
-        parts: dict[str, Tensor] = detector(batch.images, batch.targets)
-    loss = torch.stack([each.float() for each in parts.values()]).sum()
+    parts: dict[str, Tensor] = detector(batch.images, batch.targets)
+    loss = torch.stack(list(parts.values())).sum()
     loss.backward()  # type: ignore[no-untyped-call]
     nn.utils.clip_grad_norm_(detector.parameters(), _MOST_NORM)
     optimizer.step()

@@ -120,7 +120,7 @@ def train_detector(
     _check_boxes(boxed, logger)
     network = state_key(model.network.state_dict())
     given = asdict(replace(wishes, kind=kind, schedule=wishes.schedule or "small"))
-    facts = {"precision": runtime.precision, "images": _images_key(boxed), "network": network}
+    facts = {"images": _images_key(boxed), "network": network}
     folder = DetectorFolder(out, {**asked, **given, **facts})
     try:
         if folder.complete:
