@@ -16,16 +16,15 @@ from torch import Tensor, nn
 from coterie.classifier.heads import Head, KnnHead, linear_head, probabilities
 from coterie.errors import UserError
 from coterie.exporting.backbone_file import (
-    CLASSIFIER_HEADER,
     WeightsDescription,
     build_described,
-    holds_classifier,
     other_version,
     parse_description,
     read_metadata,
     rebuilt_settings,
     write_tensors,
 )
+from coterie.exporting.file_kinds import CLASSIFIER_HEADER, holds_classifier
 from coterie.exporting.model import Model
 from coterie.models.backbone import OWN, feature_width
 from coterie.models.own_backbone import OwnBackbone, shown_name, wrap_backbone
