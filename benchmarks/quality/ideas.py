@@ -26,6 +26,8 @@ IDEAS: dict[str, dict[int, dict[str, Value]]] = {
         11: _MANY | _UNIFORM | {"rate": 4e-3},
         12: _MANY | _UNIFORM | {"alignment": 1.0},
         13: _MANY | _UNIFORM | {"alignment": 1.0, "strength": 30.0},
+        14: _UNIFORM | {"alignment": 1.0, "strength": 30.0},
+        15: _UNIFORM | {"alignment": 1.0, "strength": 100.0},
     },
     "smog": {
         3: _MANY | _RATE | _INSTANCES | {"groups_momentum": 0.5},
