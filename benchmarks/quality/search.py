@@ -276,8 +276,8 @@ def as_settings(method: str, draw: Draw, images: Images) -> dict[str, Any]:
             settings["regularizer.alignment"] = draw.get("alignment", 0.0)
     if "groups" in draw:
         settings["groups.counts"] = [images.groups(draw)] * int(draw["heads"])
-    if draw.get("assignment") == "sinkhorn":
-        settings["assignment.kind"] = "sinkhorn"
+    if "assignment" in draw:
+        settings["assignment.kind"] = draw["assignment"]
     if draw.get("assignment", "sinkhorn") == "sinkhorn" and "epsilon" in draw:
         settings["assignment.temperature"] = draw["epsilon"]
     if "predictor" in draw:
@@ -308,6 +308,7 @@ def own_settings(method: str, draw: Draw, images: Images) -> dict[str, Any]:
         return {"memory": {"length": queue, "start_epoch": 1}, **rows} if queue else {"memory": None}
     if method == "smog":
         own: dict[str, Any] = {
+            "groups.momentum.kind": "linear",
             "groups.momentum.end": draw["groups_momentum"],
             "groups.momentum.start": 1.0 if draw.get("groups_start", "1") == "1" else draw["groups_momentum"],
             "groups.gradient": bool(draw.get("groups_gradient")),
