@@ -314,9 +314,7 @@ def own_settings(method: str, draw: Draw, images: Images) -> dict[str, Any]:
             "groups.gradient": bool(draw.get("groups_gradient")),
             "refresh.every_epochs": draw["refresh_epochs"],
         }
-        if not draw["teacher"]:
-            own["refresh.reset_teacher"] = False
-        return own
+        return own | {"refresh.reset_teacher": bool(draw["teacher"])}
     if method == "resa":
         return {"groups.gradient": bool(draw.get("groups_gradient"))}
     return {}
