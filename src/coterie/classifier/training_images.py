@@ -81,7 +81,7 @@ def training_images(source: ImageSource, what: str = "LABELLED") -> TrainingImag
     """
     notes, numbers = label_notes(source), labels(source)
     if (numbers >= 0).any():
-        remarks = [*notes.remarks, *check_classes(source, numbers, "TRAIN" if what == "LABELLED" else what)]
+        remarks = [*notes.remarks, *check_classes(source, numbers, what)]
         line = describe_classes(source, numbers, what)
         known, truth = np.unique(numbers[numbers >= 0], return_inverse=True)
         classes = tuple(source.classes[number] for number in known.tolist())

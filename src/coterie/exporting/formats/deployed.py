@@ -90,7 +90,13 @@ def traced(what: Exportable, *, bytes_in: bool, guarded: bool = False) -> tuple[
     why = ""
     for dynamic, oblivious in attempts:
         try:
-            with warnings.catch_warnings(), torch.no_grad(), tracing.patch(backed_size_oblivious=oblivious):
+            with (
+                warnings.catch_warnings(),
+                torch.no_grad(),
+                tracing.patch(  # type: ignore[attr-defined]
+                    backed_size_oblivious=oblivious
+                ),
+            ):
                 warnings.simplefilter("ignore")  # about libraries that torch itself uses
                 program = torch.export.export(module, (zeros(2, side),), dynamic_shapes={"images": dynamic})
                 if guarded:
