@@ -8,6 +8,9 @@ other training photographs are in the folder without a label; ``coterie, labeled
 takes part in anything but the test; but the candidates and their default were settled with an eye on
 the same test photographs. A difference has the standard error over the draws.
 
+Uneven classes: 80, 40, 20, 10, 6 and 4 labels of the six kinds, in an order that is drawn; the mean over the classes with
+and without ``--balanced``, and of scikit-learn with ``class_weight="balanced"`` (features scaled by one number).
+
 All labels: ``coterie train`` on all training photographs, then ``coterie evaluate`` on the test photographs; CPU time of the
 second call of train, whose features are kept, so that all but embedding is in it.
 """
@@ -35,6 +38,7 @@ from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
 import coterie
+from coterie.classifier.balance import balance_shift, shifted
 from coterie.classifier.calibration import fit_temperature
 from coterie.classifier.choose_head import choose_head, logits_of
 from coterie.classifier.folds import folds
@@ -75,6 +79,8 @@ def main() -> None:
             report["few"][str(count)] = few(train, test, count, options.draws)
             sys.stdout.write(f"{count} labels a class: {report['few'][str(count)]}\n")
             sys.stdout.flush()
+        report["uneven"] = uneven(train, test, options.draws)
+        sys.stdout.write(f"uneven classes: {report['uneven']}\n")
         report["all"] = all_labels(weights, data, opened, Path(scratch) / "classifier")
         sys.stdout.write(f"all labels: {report['all']}\n")
     write_report(options.out, report)
@@ -130,6 +136,43 @@ def few(train: Embeddings, test: Embeddings, count: int, draws: int) -> dict[str
             "draws": [round(each, 2) for each in found[name]],
         }
     return report | {"chosen": chosen}
+
+
+UNEVEN = (80, 40, 20, 10, 6, 4)
+
+
+def uneven(train: Embeddings, test: Embeddings, draws: int) -> dict[str, Any]:
+    """The mean over the classes with uneven labels, draw by draw."""
+    found: dict[str, list[float]] = {}
+    classes = int(train.labels.max()) + 1
+    for draw in range(draws):
+        generator = torch.Generator().manual_seed(draw)
+        order, kinds = (
+            torch.randperm(len(train.labels), generator=generator),
+            torch.randperm(classes, generator=generator),
+        )
+        of_kinds = zip(kinds.tolist(), UNEVEN, strict=False)
+        rows = torch.cat([order[train.labels[order] == kind][:count] for kind, count in of_kinds])
+        features, labels = train.rows[rows], train.labels[rows]
+        fit = LinearCandidates.of(classes, features)
+        chosen = choose_head(fit, features, labels, folds(labels.numpy()), classes, fit.default, NullLogger())
+        balanced = shifted(chosen, balance_shift(labels.bincount().double(), chosen.temperature))
+        answers = {
+            name: logits_of(each.head, test.rows) for name, each in (("natural", chosen), ("balanced", balanced))
+        }
+        scale = float(features.std())
+        for name, weight in (("scikit-learn", None), ("scikit-learn, balanced", "balanced")):
+            plain = LogisticRegression(max_iter=2000, class_weight=weight)
+            plain.fit((features / scale).numpy(), labels.numpy())
+            answers[name] = torch.from_numpy(plain.predict_proba((test.rows / scale).numpy()))
+        for name, scores in answers.items():
+            right = scores.argmax(dim=1) == test.labels
+            each = [float(right[test.labels == kind].double().mean()) for kind in range(classes)]
+            found.setdefault(name, []).append(100 * statistics.mean(each))
+    gains = [one - other for one, other in zip(found["balanced"], found["natural"], strict=True)]
+    error = statistics.stdev(gains) / len(gains) ** 0.5 if len(gains) > 1 else 0.0
+    means = {name: round(statistics.mean(values), 2) for name, values in found.items()}
+    return means | {"balanced over natural": round(statistics.mean(gains), 2), "standard error": round(error, 2)}
 
 
 def drawn(labels: Tensor, count: int, draw: int) -> Tensor:

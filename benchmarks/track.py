@@ -160,6 +160,8 @@ TABLE = {
 EXCEPTIONS = {
     "classifier": "compares accuracies: its time is one figure that hangs on the processor",
     "decoding": "compares a GPU's decoder with the processor's: nothing to compare on a CPU",
+    "detection": "judges detectors by boxes, and measures no time",
+    "finetune": "compares accuracies of two kinds of classifiers, and takes minutes",
     "equal_bits": "says whether two checkouts differ, and measures nothing",
     "start_from": "judges features by their labels, and measures no time",
     "stops": "says whether runs survive random stops, and measures nothing",

@@ -38,9 +38,7 @@ class Recipe:
 RECIPES = {
     **{f"coterie-{name}": Recipe(name) for name in ("swav", "smog", "deepcluster_v2", "sela_v2", "simclr", "resa")},
     "coterie-simclr-unregularized": Recipe("simclr", ("regularizer=none",)),
-    ALIGNMENT: Recipe(
-        "swav", (f"regularizer.weight={alignment.WEIGHT}",), coterie.CustomParts(objective=alignment.build)
-    ),
+    ALIGNMENT: Recipe("simclr", alignment.SETTINGS, coterie.CustomParts(objective=alignment.build)),
 }
 
 

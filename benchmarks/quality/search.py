@@ -46,7 +46,7 @@ TRIALS = RESULTS / "quality" / "search"
 PRESET: Draw = {
     "crops": "2x24+2x16", "large_scale": 0.2, "small_scale": 0.4, "rate": 4e-3, "weight_decay": 1e-4, "batch": 128,
     "warm_up": 1.0, "hidden": "512", "width": 128, "last_batch_norm": 1, "scope": "resolution", "regularizer": "none",
-    "strength": 1.0,
+    "strength": 1.0, "alignment": 0.0,
 }  # fmt: skip
 _ONE_NETWORK: Draw = {"teacher": 0.0, "predictor": 0, "targets": "large"}
 _TWO_NETWORKS: Draw = _ONE_NETWORK | {"teacher": 0.99}
@@ -146,12 +146,12 @@ def drawn(method: str, number: int, folder: Path) -> Draw:
     random = Random(f"{method} {number}")
     ended = finished(folder)
     own = sorted((each for each in ended if each["method"] == method), key=lambda each: -each["knn20"])
-    draw = preset | (random.choice(own[:3])["draw"] if own else {})
+    draw = preset | (random.choice(own[:3])["draw"] if own else {})  # of before a setting was known: the preset's
     others = [each for each in ended if each["method"] != method]
     if others and random.random() < 1 / 4:
         other = random.choice(sorted({each["method"] for each in others}))
         best = max((each for each in others if each["method"] == other), key=lambda each: each["knn20"])
-        draw |= {name: best["draw"][name] for name in SHARED if name != "tau"}
+        draw |= {name: best["draw"].get(name, PRESET.get(name)) for name in SHARED if name != "tau"}
     known = space(method)
     changed = [name for name in known if random.random() < 1 / 6] or [random.choice(list(known))]
     return draw | {name: known[name].change(draw[name], random) for name in changed}
@@ -272,10 +272,12 @@ def as_settings(method: str, draw: Draw, images: Images) -> dict[str, Any]:
     else:
         weight = REGULARIZERS[kind] * float(draw["strength"])
         settings |= {"regularizer.kind": kind, "regularizer.weight": weight}
+        if kind == "uniformity":
+            settings["regularizer.alignment"] = draw.get("alignment", 0.0)
     if "groups" in draw:
         settings["groups.counts"] = [images.groups(draw)] * int(draw["heads"])
-    if draw.get("assignment") == "sinkhorn":
-        settings["assignment.kind"] = "sinkhorn"
+    if "assignment" in draw:
+        settings["assignment.kind"] = draw["assignment"]
     if draw.get("assignment", "sinkhorn") == "sinkhorn" and "epsilon" in draw:
         settings["assignment.temperature"] = draw["epsilon"]
     if "predictor" in draw:
@@ -306,14 +308,13 @@ def own_settings(method: str, draw: Draw, images: Images) -> dict[str, Any]:
         return {"memory": {"length": queue, "start_epoch": 1}, **rows} if queue else {"memory": None}
     if method == "smog":
         own: dict[str, Any] = {
+            "groups.momentum.kind": "linear",
             "groups.momentum.end": draw["groups_momentum"],
             "groups.momentum.start": 1.0 if draw.get("groups_start", "1") == "1" else draw["groups_momentum"],
             "groups.gradient": bool(draw.get("groups_gradient")),
             "refresh.every_epochs": draw["refresh_epochs"],
         }
-        if not draw["teacher"]:
-            own["refresh.reset_teacher"] = False
-        return own
+        return own | {"refresh.reset_teacher": bool(draw["teacher"])}
     if method == "resa":
         return {"groups.gradient": bool(draw.get("groups_gradient"))}
     return {}

@@ -72,6 +72,7 @@ SHARED: dict[str, Choice | Log] = {
     "tau": Log(0.05, 0.5),
     "regularizer": Choice(("none", *REGULARIZERS)),
     "strength": Log(0.1, 30.0),  # times the weight in the middle
+    "alignment": Choice((0.0, 1.0, 3.0)),  # of the views, beside a uniformity of 1
 }
 TEACHER: dict[str, Choice | Log] = {
     "teacher": Choice((0.0, 0.9, 0.97, 0.99)),  # its first momentum; 0: none

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from coterie.config.facts import Facts
     from coterie.config.schema import PretrainConfig
     from coterie.data.sources.open import open_source
+    from coterie.detection.detector_file import Detector, open_detector
     from coterie.errors import CoterieWarning, UserError
     from coterie.exporting.backbone_file import describe_backbone, load_backbone
     from coterie.methods.planner import Planner
@@ -31,6 +32,7 @@ __all__ = [
     "Classifier",
     "CoterieWarning",
     "CustomParts",
+    "Detector",
     "Facts",
     "Planner",
     "PretrainConfig",
@@ -46,6 +48,7 @@ __all__ = [
     "export",
     "load_backbone",
     "open_classifier",
+    "open_detector",
     "open_source",
     "plan",
     "predict",
@@ -62,6 +65,7 @@ _HOMES = {
     "Classifier": "classifier.classifier_file",
     "CoterieWarning": "errors",
     "CustomParts": "training.custom_parts",
+    "Detector": "detection.detector_file",
     "Facts": "config.facts",
     "Planner": "methods.planner",
     "PretrainConfig": "config.schema",
@@ -76,6 +80,7 @@ _HOMES = {
     "export": "answers",
     "load_backbone": "exporting.backbone_file",
     "open_classifier": "classifier.classifier_file",
+    "open_detector": "detection.detector_file",
     "open_source": "data.sources.open",
     "plan": "api",
     "predict": "answers",

@@ -1,5 +1,6 @@
 """The verbs from features to answers. The command line calls these, and those of :mod:`coterie.api`, and nothing else."""
 
+import time
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -13,7 +14,9 @@ from coterie.classifier.exported_head import classifier_card, exportable_classif
 from coterie.classifier.predict import open_predictor
 from coterie.classifier.sort_into import check_sorting
 from coterie.classifier.sort_into import sort_into as sort_images_into
+from coterie.classifier.time_limit import TimeLimit
 from coterie.classifier.train import train_classifier
+from coterie.config.duration import parse_minutes
 from coterie.config.hardware import Runtime
 from coterie.config.options import (
     ModelOptions,
@@ -26,6 +29,8 @@ from coterie.config.options import (
     table_options,
 )
 from coterie.data.sources.own_data import Data, given_data
+from coterie.detection.from_options import is_detector, predict_boxes, refuse_without_boxes, train_detector_given
+from coterie.detection.train import TrainedDetector
 from coterie.embedding.job import process_share, write_table
 from coterie.errors import BadConfig, UserError
 from coterie.evaluation.classifier_figures import ClassifierFigures
@@ -35,6 +40,7 @@ from coterie.exporting.model import open_model
 from coterie.exporting.model_card import CardFacts
 from coterie.logger import Logger
 from coterie.reporting.classifier_page import write_classifier_page
+from coterie.reporting.detection_page import BoxedPicture, write_detection_page
 from coterie.reporting.run_card import run_card
 from coterie.session import refuse_torchrun, session
 
@@ -47,29 +53,35 @@ def train(
     logger: Logger | None = None,
     quiet: bool = False,
     **options: Unpack[TrainOptions],
-) -> ClassifierFigures:
-    """Train a classifier on labeled images, and keep it: :func:`coterie.open_classifier` opens it.
+) -> ClassifierFigures | TrainedDetector:
+    """Train a classifier on labeled images, or with ``boxes`` a detector, and keep it.
 
-    Every choice is made on images that are held out, and the figures are of these.
+    :func:`coterie.open_classifier` and :func:`coterie.open_detector` open it. Every choice of a classifier is made on images
+    that are held out, and the figures are of these. A detector is trained on all images.
 
     Args:
-        model: a MODEL, as of :func:`evaluate`.
+        model: a MODEL, as of :func:`evaluate`; for a detector also ``none``, new weights of ``backbone``.
         labelled: images with labels, one each or several (``docs/data.md``); images without a label beside them help where
-            labels are few.
-        out: the classifier's folder; the same call again completes one that was stopped.
+            labels are few. Of a detector, the images of ``boxes`` (``docs/detect.md``).
+        out: the classifier's or the detector's folder; the same call again completes one that was stopped.
         logger: receives messages and progress; None: they are shown.
         quiet: show nothing.
         options: the keys of :class:`coterie.config.options.TrainOptions`.
 
     Returns:
-        Its figures, which print as a table; ``folder`` is where it is.
+        Its figures, which print as a table, or what is known of the detector; ``folder`` is where it is.
 
     Raises:
         UserError: anything that the caller can fix, in one line.
     """
     refuse_torchrun()
     check_options(options, TrainOptions)
+    began, wanted = time.monotonic(), options.get("time")
+    limit = None if wanted is None else TimeLimit(parse_minutes(wanted), began)
     with session(logger, quiet) as logger:
+        if options.get("boxes") is not None:
+            return train_detector_given(model, labelled, out, options, logger)
+        refuse_without_boxes(options)
         columns = label_columns(options)
         runtime = Runtime.choose(**machine_options(options), logger=logger)
         opened = open_model(model, runtime.device, **model_options(options))
@@ -77,6 +89,7 @@ def train(
         source, named = given.open(columns, logger), columns.labels
         asked = {"model": str(model), "labelled": list(given.specs), "labels": named, "precision": runtime.precision}
         wishes: dict[str, Any] = {"kind": options.get("classifier"), "seed": options.get("seed", 0)}
+        wishes |= {"balanced": options.get("balanced", False), "limit": limit}
         trained = train_classifier(opened, source, out, runtime, asked=asked, **wishes)
         write_classifier_page(trained.folder / REPORT, trained.figures, source, opened, trained.classifier.about or {})
     return trained.figures
@@ -115,6 +128,8 @@ def export(
     """
     check_options(options, ModelOptions)
     check_format(format, out, bytes_in=uint8)
+    if is_detector(model):
+        raise UserError(f"{model} is a detector, which is not exported yet: export the MODEL that it was trained from")
     with session(logger, quiet) as logger:
         if is_classifier(model):
             what, facts = _opened_classifier(model, license, options, logger)
@@ -156,14 +171,14 @@ def predict(
     quiet: bool = False,
     **options: Unpack[PredictOptions],
 ) -> int:
-    """Write name, label, probability, runner-up and its probability of each image, and whether it is ``unknown``.
+    """Write name, label, probability, runner-up and its probability of each image, and whether it is ``unknown``; or boxes.
 
     ``label`` is the likeliest in any case; ``unknown`` says that its probability is below the classifier's threshold. Of a
     classifier of several labels an image, ``label`` and ``probability`` are lists of those that are likely. Holds a few batches
-    at a time.
+    at a time. A detector writes COCO results to a ``.json`` file, and a page of pictures with boxes beside it.
 
     Args:
-        classifier: the folder of a classifier, or its ``classifier.safetensors``.
+        classifier: the folder of a classifier, or its ``classifier.safetensors``; or those of a detector.
         data: paths, or images of your own, as of :func:`coterie.pretrain`.
         out: a file ending in ``.csv`` or ``.parquet``, or else a folder of parts. A folder is resumed where it was left, and is
             written by all processes that torchrun started, or by Ray.
@@ -186,6 +201,11 @@ def predict(
     if copy and sort_into is None:
         raise UserError("--copy is for --sort-into FOLDER: give both, or leave out --copy")
     with session(logger, quiet) as logger:
+        if is_detector(classifier):
+            extra = "--sort-into" if sort_into is not None else "backbone" if backbone is not None else None
+            return _predict_boxes(classifier, data, out, extra, options, logger)
+        if options.get("boxes") is not None:
+            raise BadConfig("--boxes is for a detector: leave it out")
         find_classifier(classifier)  # before images are counted, which may take minutes
         columns = label_columns(options)
         given = given_data(data, columns=columns, logger=logger)
@@ -198,3 +218,20 @@ def predict(
             count = sort_images_into(sort_into, out, source, logger, copy=copy)
             logger.info(f"{sort_into}: {count} images by label")
         return written
+
+
+def _predict_boxes(
+    path: str | Path, data: Data, out: str | Path, given: str | None, options: PredictOptions, logger: Logger
+) -> int:
+    """What a detector finds, and its page; ``given`` is an option that it does not take."""
+    if process_share()[1] > 1:
+        raise UserError(f"{path} is a detector, which runs in one process: run it without torchrun")
+    if given is not None:
+        raise BadConfig(f"{path} is a detector: leave out {given}")
+    detector, source, found = predict_boxes(path, data, out, options, logger)
+    names, page = detector.categories, Path(out).with_suffix(".html")
+    pictures = [
+        BoxedPicture(each.position, each.boxes, [names[label] for label in each.labels], each.scores) for each in found
+    ]
+    write_detection_page(page, f"{page.stem}: {detector.name}", source, pictures, names, detector.about)
+    return len(found)

@@ -23,6 +23,7 @@ from coterie.config.options import (
     table_options,
 )
 from coterie.data.sources.own_data import Data, given_data
+from coterie.detection.from_options import evaluate_detector_given, is_detector
 from coterie.distributed.processes import broadcast_object, process_group, rank
 from coterie.embedding.job import write_table
 from coterie.embedding.open_embedder import open_embedder
@@ -193,8 +194,9 @@ def evaluate(
     """Evaluate a network on labeled images, beside raw pixels, the untrained network and other models; or a classifier.
 
     Args:
-        model: a classifier of :func:`coterie.train`, whose answers for ``train`` are compared with its labels; or a MODEL:
-            a run's folder, a ``model.safetensors``, a weights file with ``backbone``, Hugging Face's folder, ``timm:NAME``.
+        model: a classifier of :func:`coterie.train`, whose answers for ``train`` are compared with its labels; a detector,
+            whose boxes are compared with ``boxes``; or a MODEL: a run's folder, a ``model.safetensors``, a weights file with
+            ``backbone``, Hugging Face's folder, ``timm:NAME``.
         train: labeled sources that the probes learn from.
         test: labeled sources that the probes are tested on; if empty, a random fifth of ``train``, always the same.
         probes: any of ``knn``, ``linear``, ``linear_published``, ``clusters``, ``retrieval``, ``svm``, ``low_shot``,
@@ -208,13 +210,20 @@ def evaluate(
     Returns:
         ``{probe: {metric: value}}``, which prints as a table, and ``baselines``: the same of what is beside it. A run's folder
         keeps its figures (``evaluation.json``) and its embeddings; for other models nothing is written. Of a classifier,
-        ``{"classifier": {"top1": ..., "mean_per_class": ..., "calibration_error": ...}}``, and ``figures``.
+        ``{"classifier": {"top1": ..., "mean_per_class": ..., "calibration_error": ...}}``, and ``figures``. Of a detector,
+        ``{"detector": {"map": ..., "ap50": ..., "ap75": ...}}`` in percent.
 
     Raises:
         UserError: anything that the caller can fix, in one line.
     """
     with session(logger, quiet) as logger:
         columns = label_columns(options)
+        if is_detector(model):
+            if not given_data(test).specs and not path_strings(beside):
+                return evaluate_detector_given(model, train, options, logger)
+            raise BadConfig(
+                f"{model} is a detector, which learns nothing here: name images to test it on, without --test and --beside"
+            )
         if is_classifier(model):
             if not given_data(test).specs and not path_strings(beside):
                 return evaluate_classifier_given(model, train, options, logger)

@@ -5,8 +5,8 @@ from pathlib import Path
 
 from coterie.errors import BadRun
 
-CLASSIFIER_FILE = "classifier.safetensors"
-"""In the folder of a classifier that ``coterie train`` made."""
+CLASSIFIER_FILE, DETECTOR_FILE = "classifier.safetensors", "detector.safetensors"
+"""In the folder of a classifier or a detector that ``coterie train`` made."""
 
 
 def expand(path: str | os.PathLike[str]) -> Path:
@@ -36,8 +36,9 @@ def run_folder(run: str | os.PathLike[str], *holds: str) -> Path:
         raise BadRun(f"{run} does not exist: name the folder of a run, which coterie pretrain --out RUN makes")
     if not path.is_dir():
         raise BadRun(f"{run} is a file: name the folder of a run")
-    if (path / CLASSIFIER_FILE).exists():
-        raise BadRun(f"{run} is a classifier, not a run: use coterie predict or coterie evaluate with it")
+    for file, what in ((CLASSIFIER_FILE, "classifier"), (DETECTOR_FILE, "detector")):
+        if (path / file).exists():
+            raise BadRun(f"{run} is a {what}, not a run: use coterie predict or coterie evaluate with it")
     if any((path / name).exists() for name in holds):
         return path
     if not (path / "config.toml").is_file():

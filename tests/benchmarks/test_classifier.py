@@ -19,3 +19,14 @@ def test_few_and_all_labels(tmp_path: Path) -> None:
     assert report["all"]["labels"] == 24
     assert report["all"]["test"]["top1"] > 90  # three colors
     assert report["all"]["CPU seconds after embedding"] > 0
+    assert report["uneven"]["balanced"] > 90
+
+
+@pytest.mark.slow
+def test_fine_tuning_beside_a_linear_layer(tmp_path: Path) -> None:
+    command = (str(BENCHMARKS / "finetune.py"), "--toy", "--draws", "1", "--labels", "4", "--time", "20s")
+    status, said = run((*command, "--out", str(tmp_path / "out.json")), tmp_path / "log", {"OMP_NUM_THREADS": "1"})
+    assert status == 0, said
+    report = json.loads((tmp_path / "out.json").read_text())
+    assert report["few"]["4"]["linear"] > 90  # three colors
+    assert 1 <= report["all"]["finetune"]["epochs"] <= 100

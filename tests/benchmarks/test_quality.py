@@ -13,7 +13,6 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import alignment
 import clock
 import judge
 import numpy as np
@@ -21,7 +20,6 @@ import pytest
 import table
 import torch
 from PIL import Image
-from torch.nn import functional as F
 
 from tests.benchmarks.conftest import BENCHMARKS
 from tests.benchmarks.forked import run as run_script
@@ -135,12 +133,6 @@ def test_figures_of_folds_are_those_of_all_answers() -> None:
     assert judge.in_folds(rows, labels)["knn20"] == pytest.approx(100 * 39 / 40)
 
 
-def test_alignment_is_the_mean_over_all_pairs_of_views() -> None:
-    z = F.normalize(torch.randn(4, 5, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0)), dim=2)
-    pairs = [(z[u] - z[v]).square().sum(dim=1).mean() for u in range(4) for v in range(u)]
-    assert alignment.alignment(z).item() == pytest.approx(torch.stack(pairs).mean().item(), abs=1e-12)
-
-
 @pytest.mark.parametrize("size", [(160, 90), (90, 160)])
 def test_patches_to_ask_share_no_band_with_those_to_train_on(size: tuple[int, int]) -> None:
     long = max(size)
@@ -196,8 +188,8 @@ def test_rows_at_toy_size(toy: Path, tmp_path: Path) -> None:
     found = {each["contestant"]: each for each in table.read(tmp_path / "results")}
     assert set(found) == set(rows.split(","))
     config = found["coterie-alignment"]["training"]["config"]
-    assert (config["method"], config["temperature"]) == ("swav", 0.15)
-    assert config["regularizer"]["weight"] == alignment.WEIGHT
+    assert (config["method"], config["temperature"]) == ("simclr", 0.15)
+    assert config["regularizer"]["kind"] == "uniformity"
     assert config["custom"] == ["objective=alignment.build"]
     assert found["coterie-alignment"]["figures"]["groups_used"] is None
     assert found["coterie-smog"]["figures"]["groups_used"] >= 1

@@ -10,7 +10,8 @@ from torch import nn
 from coterie.classifier.classifier_file import Classifier, is_classifier, open_classifier, save_classifier
 from coterie.classifier.heads import KnnHead
 from coterie.errors import UserError
-from coterie.exporting.backbone_file import CLASSIFIER_HEADER, load_backbone, save_backbone
+from coterie.exporting.backbone_file import load_backbone, save_backbone
+from coterie.exporting.file_kinds import CLASSIFIER_HEADER
 from coterie.exporting.model import Model, open_model
 from coterie.models.own_backbone import OwnBackbone, own_name
 from coterie.paths import run_folder

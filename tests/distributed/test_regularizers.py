@@ -21,7 +21,7 @@ from tests.forkserver import start_processes
 from tests.grouping.unit_rows import unit
 
 WORLD, IMAGES = 3, 4
-KINDS = [MeanEntropy(0.7), CodingRate(0.02), VarianceCovariance(), Uniformity(), KoLeo(0.3)]
+KINDS = [MeanEntropy(0.7), CodingRate(0.02), VarianceCovariance(), Uniformity(alignment=0.5), KoLeo(0.3)]
 CASES = [*((kind, 6) for kind in KINDS), (CodingRate(), 16)]  # with a width: fewer dimensions than images, and more
 CLOSE = {"rtol": 1e-9, "atol": 1e-12}
 

@@ -65,6 +65,13 @@ def test_uniformity_and_koleo_by_definition() -> None:
     torch.testing.assert_close(of(KoLeo(), z), -torch.stack(nearest).log().mean(), rtol=1e-6, atol=0)
 
 
+def test_alignment_beside_uniformity_is_the_mean_over_all_pairs_of_views() -> None:
+    z = unit(4, 5, 6)
+    pairs = torch.stack([(z[u] - z[v]).square().sum(dim=1).mean() for u in range(4) for v in range(u)])
+    torch.testing.assert_close(of(Uniformity(alignment=0.7), z), of(Uniformity(), z) + 0.7 * pairs.mean())
+    torch.testing.assert_close(of(Uniformity(alignment=0.7), z[:1]), of(Uniformity(), z[:1]))
+
+
 @pytest.mark.parametrize("kind", KINDS, ids=lambda each: type(each).__name__)
 def test_a_step_along_the_gradient_undoes_a_collapse(kind: Regularizer) -> None:
     z = F.normalize(unit(2, 8, 6) * 0.2 + unit(1, 1, 6, seed=3), dim=-1).requires_grad_()
@@ -130,6 +137,7 @@ def test_one_image_has_a_value_or_is_refused_in_one_line() -> None:
         (CodingRate, {"distortion": 1e6}, "regularizer.distortion is 1e.06"),
         (VarianceCovariance, {"covariance": -1.0}, "regularizer.covariance is -1"),
         (Uniformity, {"sharpness": 0.0}, "regularizer.sharpness is 0"),
+        (Uniformity, {"alignment": -1.0}, "regularizer.alignment is -1"),
     ],
 )
 def test_values_out_of_range(kind: type, values: dict[str, float], message: str) -> None:

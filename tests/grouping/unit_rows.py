@@ -5,7 +5,7 @@ from torch.nn import functional as F
 
 from coterie.grouping.regularizers import CodingRate, KoLeo, MeanEntropy, Uniformity, VarianceCovariance
 
-KINDS = [MeanEntropy(), CodingRate(), VarianceCovariance(), Uniformity(), KoLeo()]
+KINDS = [MeanEntropy(), CodingRate(), VarianceCovariance(), Uniformity(), Uniformity(alignment=0.5), KoLeo()]
 
 
 def unit(*shape: int, seed: int = 0) -> torch.Tensor:

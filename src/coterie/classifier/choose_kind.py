@@ -6,7 +6,7 @@ from typing import Literal, get_args
 
 from coterie.errors import BadConfig, did_you_mean
 
-Kind = Literal["knn", "linear"]
+Kind = Literal["knn", "linear", "finetune"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
 

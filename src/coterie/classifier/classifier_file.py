@@ -16,16 +16,15 @@ from torch import Tensor, nn
 from coterie.classifier.heads import Head, KnnHead, linear_head, probabilities
 from coterie.errors import UserError
 from coterie.exporting.backbone_file import (
-    CLASSIFIER_HEADER,
     WeightsDescription,
     build_described,
-    holds_classifier,
     other_version,
     parse_description,
     read_metadata,
     rebuilt_settings,
     write_tensors,
 )
+from coterie.exporting.file_kinds import CLASSIFIER_HEADER, holds_classifier
 from coterie.exporting.model import Model
 from coterie.models.backbone import OWN, feature_width
 from coterie.models.own_backbone import OwnBackbone, shown_name, wrap_backbone
@@ -251,7 +250,8 @@ def _fits(shapes: Names, facts: Mapping[str, Any], classes: int, network: nn.Mod
     voters, labels = shapes.get(f"{HEAD}voters", []), shapes.get(f"{HEAD}labels", [])
     if len(voters) != 2 or voters[0] < 1 or voters[1] != width or labels not in ([voters[0]], [voters[0], classes]):
         return False
-    return dict(shapes) == wanted | {f"{HEAD}voters": voters, f"{HEAD}labels": labels}
+    bias = {f"{HEAD}bias": [classes]} if f"{HEAD}bias" in shapes else {}
+    return dict(shapes) == wanted | {f"{HEAD}voters": voters, f"{HEAD}labels": labels, **bias}
 
 
 def _head(facts: Mapping[str, Any], state: Mapping[str, Tensor], classes: int) -> Head:
@@ -265,7 +265,7 @@ def _head(facts: Mapping[str, Any], state: Mapping[str, Tensor], classes: int) -
     voters, labels = state["voters"], state["labels"]
     if labels.is_floating_point() or int(labels.min()) < 0 or int(labels.max()) >= (classes if labels.ndim == 1 else 2):
         raise IndexError("a class that does not exist")
-    knn = KnnHead(voters, labels, classes, facts["k"], facts["vote_temperature"])
+    knn = KnnHead(voters, labels, classes, facts["k"], facts["vote_temperature"], state.get("bias"))
     knn.load_state_dict(state)
     return knn
 

@@ -5,6 +5,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from coterie.classifier.balance import BALANCED
 from coterie.classifier.classifier_file import Classifier
 from coterie.classifier.classifier_folder import trained_contents
 from coterie.classifier.training_images import TrainingImages, content_keys, training_images
@@ -13,7 +14,7 @@ from coterie.data.sources.source import ImageSource, Subset
 from coterie.embedding.embed import embed_source
 from coterie.embedding.forward import embedding_runtime
 from coterie.errors import UserError
-from coterie.evaluation.classification import Answers, Share
+from coterie.evaluation.classification import Answers, Share, equal_weights
 from coterie.evaluation.classifier_figures import ClassifierFigures
 from coterie.evaluation.input_checks import check_finite, warn_of_undecodable
 from coterie.formatting import first_few
@@ -47,7 +48,8 @@ def evaluate_classifier(classifier: Classifier, source: ImageSource, runtime: Ru
     chances = classifier.probabilities(found.rows.to(runtime.device)).cpu()
     known = truth >= 0 if truth.ndim == 1 else torch.ones(len(truth), dtype=torch.bool)
     remarks = [*_others(classifier, chances[~known]), *_seen(classifier, Subset(source, positions), runtime)]
-    answers = Answers(chances[known], truth[known])
+    weights = equal_weights(truth[known]) if BALANCED in (classifier.about or {}) else None
+    answers = Answers(chances[known], truth[known], weights)
     if classifier.threshold is not None:
         low = int((answers.confidence.double() < classifier.threshold).sum())
         remarks.append(f"called unknown, though their class is known: {Share(low, len(answers.truth))}")

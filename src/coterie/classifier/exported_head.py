@@ -43,7 +43,8 @@ def classifier_card(classifier: Classifier, license: str) -> CardFacts:  # noqa:
     """
     about = dict(classifier.about or {})
     model, kind, candidate, images, date = (about.pop(name, "") for name in _TRAINING)
-    whence = f" on the features of {Path(model).name}" if model else ""
+    on = "fine-tuned from" if kind == "finetune" else "on the features of"
+    whence = f" {on} {Path(model).name}" if model else ""
     how = f": {', '.join(filter(None, (kind, candidate)))}" if kind or candidate else ""
     count = f", {images} labeled images" if images else ""
     origin = [f"A classifier of Coterie{whence}{how}{count}{f', {date}' if date else ''}."]

@@ -63,3 +63,15 @@ class FeatureStore:
             raise NoImages(f"there are no {what} images")
         check_finite(features := torch.cat(rows), what)
         return np.concatenate(places), features
+
+    def missing(self, source: ImageSource, positions: Int[np.ndarray, " n"]) -> Int[np.ndarray, " m"]:
+        """Those of some images whose features are not kept yet.
+
+        Args:
+            source: the images.
+            positions: of those that are wanted.
+        """
+        parts = [positions[first : first + PART] for first in range(0, len(positions), PART)]
+        look, precision = self.model.preprocessing, self.runtime.precision
+        new = [part for part in parts if not self._cache.has(Subset(source, part), look, precision)]
+        return np.concatenate([positions[:0], *new])

@@ -27,6 +27,8 @@ def evaluate_classifier_given(
         UserError: an option that a classifier does not take, or images that cannot be used.
     """
     check_options(options, EvaluationOptions)
+    if options.get("boxes") is not None:
+        raise BadConfig(f"--boxes is for a detector, and {path} is a classifier: leave it out")
     opened = {name: value for name, value in model_options(options).items() if value is not None}
     network = opened.pop("backbone", None)
     refused = next(iter(opened), None) or ("backbone" if isinstance(network, str) else None)

@@ -23,10 +23,12 @@ class KnnHead(nn.Module):
         classes: number of classes.
         k: number of neighbors that vote.
         vote_temperature: a neighbor votes with ``exp(cosine / vote_temperature)``.
+        bias: what is added to the logit of each class; None: nothing.
     """
 
     voters: Float[Tensor, "n d"]
     labels: Int[Tensor, " n"] | UInt8[Tensor, "n c"]
+    bias: Float[Tensor, " c"] | None
 
     def __init__(
         self,
@@ -35,9 +37,11 @@ class KnnHead(nn.Module):
         classes: int,
         k: int = 20,
         vote_temperature: float = 0.07,
+        bias: Float[Tensor, " c"] | None = None,
     ) -> None:
         """Keep the voters as buffers; their features are scaled to unit norm."""
         super().__init__()
+        self.register_buffer("bias", bias)
         self.register_buffer("voters", F.normalize(voters.float(), dim=1))
         self.register_buffer("labels", labels)
         self.classes, self.k, self.vote_temperature = classes, k, vote_temperature
@@ -48,7 +52,8 @@ class KnnHead(nn.Module):
         nearest, positions = similarities.topk(min(self.k, len(self.voters)), dim=1)
         labels = self.labels[positions]
         if self.labels.ndim == 1:
-            return (vote(nearest, labels, self.classes, self.vote_temperature) + SMOOTHING).log()
+            logits = (vote(nearest, labels, self.classes, self.vote_temperature) + SMOOTHING).log()
+            return logits if self.bias is None else logits + self.bias
         weights = ((nearest - nearest[:, :1]) / self.vote_temperature).exp()
         votes = (weights[:, :, None] * labels).sum(dim=1)
         against = weights.sum(dim=1, keepdim=True) - votes

@@ -24,6 +24,8 @@ MEASURED = 20_000
 """Images from which the principal components are computed, and the most without a label that take part."""
 COMPONENTS = 256
 """Principal components in which discriminant analysis works."""
+WITH_UNLABELED = "with unlabeled images"
+"""Ends the names of the candidates in which images without a label take part."""
 UNLABELED_ITERATIONS = 10
 """Of expectation maximization; more changed nothing."""
 
@@ -73,7 +75,7 @@ class LinearCandidates:
     def default(self) -> str:
         """The candidate that is good for few labels."""
         if len(self.unlabeled):
-            return "discriminant analysis, shrinkage 0.3, with unlabeled images"
+            return f"discriminant analysis, shrinkage 0.3, {WITH_UNLABELED}"
         return "logistic regression of unscaled features, penalty 10"
 
     def __call__(self, rows: Float[Tensor, "n d"], truth: Truth, only: str | None = None) -> Mapping[str, nn.Linear]:
@@ -97,7 +99,7 @@ class LinearCandidates:
 
     def _analyses(self, shrinkage: float) -> list[tuple[str, int]]:
         name = f"discriminant analysis, shrinkage {shrinkage:g}"
-        return [(name, 0), *([(f"{name}, with unlabeled images", UNLABELED_ITERATIONS)] if len(self.unlabeled) else [])]
+        return [(name, 0), *([(f"{name}, {WITH_UNLABELED}", UNLABELED_ITERATIONS)] if len(self.unlabeled) else [])]
 
     def _discriminant(
         self, rows: Float[Tensor, "n d"], truth: Int[Tensor, " n"], shrinkage: float, iterations: int

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -30,6 +31,8 @@ def unknown_found(
     classes: Sequence[str],
     temperature: float,
     logger: Logger,
+    *,
+    shift: Float[Tensor, " c"] | None = None,
 ) -> tuple[UnknownFound, ...]:
     """Leave classes out of training one by one, and count how many of their images are then below the threshold.
 
@@ -44,6 +47,7 @@ def unknown_found(
         classes: names of the classes; of many, some are drawn.
         temperature: of the logits.
         logger: receives progress.
+        shift: what is added to the logits of all classes; None: nothing.
 
     Returns:
         Nothing if there are fewer than three classes, or no image is held out.
@@ -61,8 +65,9 @@ def unknown_found(
             continue
         shifted = truth - (truth > number).long()  # without a gap
         head = smaller(rows[other & ~out], shifted[other & ~out], only=name)[name]
+        added = 0.0 if shift is None else torch.cat([shift[:number], shift[number + 1 :]])
         of_known, of_class = (
-            probabilities(logits_of(head, rows[these]), temperature).amax(dim=1) for these in (known, ~other)
+            probabilities(logits_of(head, rows[these]) + added, temperature).amax(dim=1) for these in (known, ~other)
         )
         low = of_class.double() < unknown_threshold(of_known)
         found.append(UnknownFound(classes[number], Share(int(low.sum()), len(low))))

@@ -13,14 +13,14 @@ from coterie.cli.parsing import Classifier, Images, Model, ModelFlags, PredictFl
 def train(
     model: Model, /, *labelled: str, out: Annotated[Path, Parameter(name="--out")], options: TrainFlags = None
 ) -> None:
-    """Train a classifier on labeled images, test it on held-out ones, and keep it. Run the same command again to resume.
+    """Train a classifier on labeled images and test it on held-out ones, or a detector of boxes. Run it again to resume.
 
     Parameters
     ----------
     labelled
-        Labeled images: class folders, or any images with --labels; those without a label may help too.
+        Labeled images: class folders, or any images with --labels; those without a label may help too. Or those of --boxes.
     out
-        The classifier's folder: classifier.safetensors, config.toml, metrics.jsonl, images.parquet, report.html.
+        The folder: classifier.safetensors, config.toml, metrics.jsonl, images.parquet, report.html; or detector.safetensors.
     """
     with importing():
         from coterie import answers
@@ -28,10 +28,10 @@ def train(
 
     with closing(Terminal()) as terminal:
         figures = answers.train(model, labelled, out=out, logger=terminal, **(options or {}))
-    show(
-        str(figures),
-        f"{out}: the classifier is in {out / 'classifier.safetensors'}; open {out / 'report.html'} in a browser",
-    )
+    kept = f"the classifier is in {out / 'classifier.safetensors'}; open {out / 'report.html'} in a browser"
+    if (options or {}).get("boxes") is not None:
+        kept = f"the detector is in {out / 'detector.safetensors'}"
+    show(str(figures), f"{out}: {kept}")
 
 
 def export(
@@ -77,14 +77,14 @@ def predict(
     copy: Annotated[bool, Parameter(negative=())] = False,
     options: PredictFlags = None,
 ) -> None:
-    """Write the label of each image, its probability, the runner-up and whether the image is of no known class.
+    """Write the label of each image, its probability, the runner-up and whether the image is of no known class; or boxes.
 
     Run the same command again to complete a folder of parts; torchrun or --ray writes it with many processes.
 
     Parameters
     ----------
     out
-        A file ending in .csv or .parquet, or else a folder of parts.
+        A file ending in .csv or .parquet, or else a folder of parts; of a detector, a file ending in .json.
     sort_into
         A folder in which each label gets a folder of links to its images; nothing is overwritten. [default: none]
     copy

@@ -130,7 +130,7 @@ def evaluate(
     Parameters
     ----------
     train
-        Labeled images that the probes learn from; of a classifier, with whose labels its answers are compared.
+        Labeled images that the probes learn from; of a classifier or a detector, those to test it on.
     test
         Labeled images to test the probes on; without it, a random fifth of TRAIN. [default: none]
     probes

@@ -29,7 +29,7 @@ Model = Annotated[
     ),
 ]
 Classifier = Annotated[
-    str, Parameter(help="The folder of a classifier, or its classifier.safetensors.", name="CLASSIFIER")
+    str, Parameter(help="The folder of a classifier or a detector, or its .safetensors file.", name="CLASSIFIER")
 ]
 Images = Annotated[
     str,

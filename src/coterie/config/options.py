@@ -183,18 +183,55 @@ class EmbedOptions(TableOptions, MachineOptions, PrecisionOptions, ModelOptions,
     """
 
 
-class TrainOptions(MachineOptions, PrecisionOptions, ModelOptions, LabelOptions, total=False):
+class BoxOptions(TypedDict, total=False):
+    """Options of every command that reads boxes around objects."""
+
+    boxes: Annotated[
+        str | Path | None,
+        Parameter(help="Boxes around objects: a COCO file, or a folder of Pascal VOC's XML files. [default: none]"),
+    ]
+
+
+class DetectionOptions(BoxOptions, total=False):
+    """Options of ``train`` for detectors."""
+
+    detector: Annotated[
+        str | None,
+        Parameter(
+            help="With --boxes: faster_rcnn or retinanet; a MODEL none is new weights of --backbone. [default: faster_rcnn]"
+        ),
+    ]
+    schedule: Annotated[
+        str | None,
+        Parameter(help="With --boxes: small (ours), voc, coco_1x or coco_2x (as published). [default: small]"),
+    ]
+    epochs: Annotated[
+        Whole | None, Parameter(help="With --boxes: passes over the images. [default: as the schedule says]")
+    ]
+    batch_size: Annotated[
+        Whole | None, Parameter(help="With --boxes: images per step. [default: as the schedule says]")
+    ]
+    learning_rate: Annotated[float | None, Parameter(help="With --boxes: the highest. [default: as the schedule says]")]
+
+
+class TrainOptions(DetectionOptions, MachineOptions, PrecisionOptions, ModelOptions, LabelOptions, total=False):
     """Options of ``train``.
 
     Attributes:
-        classifier: One of knn (the nearest labeled images vote) and linear (a layer on frozen features).
-            [default: chosen by the number of labels]
-        seed: Seed for which images are held out. [default: 0]
+        classifier: One of knn (the nearest labeled images vote), linear (a layer on frozen features) and finetune (the whole
+            network is trained). [default: knn or linear, by the number of labels]
+        time: How long it may take: 90s, 30m, 2h, 1h30m, or a number of minutes. Epochs of finetune are chosen for it by a
+            rehearsal on this machine; of knn and linear, embedding has to fit; a detector is trained so long. [default: none]
+        balanced: Let all classes count alike, however many images each has.
+        seed: Seed for which images are held out, and for fine-tuning; of a detector, for new weights, order and flips.
+            [default: 0]
         device: One of auto (CUDA if there is a usable GPU), cpu, cuda, cuda:N. [default: auto]
         workers: Processes that load images; -1: as many as there are cores to spare. [default: -1]
     """
 
     classifier: str | None
+    time: str | float | None
+    balanced: Annotated[bool, Parameter(negative=())]
     seed: Whole
 
 
@@ -202,12 +239,15 @@ class PredictOptions(TableOptions, MachineOptions, PrecisionOptions, ImageOption
     """Options of ``predict``.
 
     Attributes:
+        boxes: Of a detector: a COCO file whose images are predicted, with the ids that they have there. [default: none]
         device: One of auto (CUDA if there is a usable GPU), cpu, cuda, cuda:N. [default: auto]
         workers: Processes that load images; -1: as many as there are cores to spare. [default: -1]
     """
 
+    boxes: str | Path | None
 
-class EvaluationOptions(MachineOptions, PrecisionOptions, ModelOptions, LabelOptions, total=False):
+
+class EvaluationOptions(BoxOptions, MachineOptions, PrecisionOptions, ModelOptions, LabelOptions, total=False):
     """Options of ``evaluate`` and ``transfer``.
 
     Attributes:

@@ -8,7 +8,7 @@ import timm
 
 from coterie.data.sources.open import absolute
 from coterie.errors import BadConfig
-from coterie.exporting.backbone_file import refuse_classifier
+from coterie.exporting.file_kinds import refuse_classifier
 from coterie.exporting.model import with_preprocessing
 from coterie.models.backbone_of_weights import FoundBackbone, find_backbone
 from coterie.models.timm_weights import TIMM, timm_name

@@ -84,11 +84,9 @@ class EmbeddingCache:
             instead: names what is embedded with in place of the network, such as raw pixels.
             precision: of the network in ``make``.
         """
-        key = source_key(source)
-        if key is None:
+        path = self._path(source, preprocessing, instead, precision)
+        if path is None:
             return make()
-        asked = (key, repr(preprocessing.facts()), precision, *([instead] if instead else []))
-        path = self.folder / f"{self.weights}-{_digest(each.encode() for each in asked)}.safetensors"
         cached = _read(path, source) if path.exists() else None
         if cached is not None:
             return cached
@@ -100,6 +98,19 @@ class EmbeddingCache:
             tensors = {"index": torch.from_numpy(made.index), "rows": made.rows.contiguous()}
             save_file(tensors, part, {"bad": json.dumps(made.bad)})
         return made
+
+    def has(self, source: ImageSource, preprocessing: Preprocessing, precision: str = "float32") -> bool:
+        """Whether the embeddings of a source are there; the arguments are those of :meth:`get`."""
+        path = self._path(source, preprocessing, "", precision)
+        return path is not None and path.exists()
+
+    def _path(self, source: ImageSource, preprocessing: Preprocessing, instead: str, precision: str) -> Path | None:
+        """The file of the embeddings of a source; None if they are not cached."""
+        key = source_key(source)
+        if key is None:
+            return None
+        asked = (key, repr(preprocessing.facts()), precision, *([instead] if instead else []))
+        return self.folder / f"{self.weights}-{_digest(each.encode() for each in asked)}.safetensors"
 
 
 def _read(path: Path, source: ImageSource) -> Embeddings | None:

@@ -64,7 +64,7 @@ def check_classes(source: ImageSource, numbers: Int[np.ndarray, " n"], what: str
     Args:
         source: the images.
         numbers: the class of each image, -1 for none; none of images that have several.
-        what: ``TRAIN`` or ``TEST``; or ``LABELLED``, beside which there is no other.
+        what: ``TRAIN``; ``LABELLED``, beside which no test images are named; or ``TEST``, which may have one class.
 
     Returns:
         Lines about classes whose names are doubtful.
@@ -83,7 +83,7 @@ def check_classes(source: ImageSource, numbers: Int[np.ndarray, " n"], what: str
             f"{what}: the folders {listed} are {_kind(set(roles.values()))}, not classes: "
             f"{_instead(notes.folder, roles, alone=what == 'LABELLED')}"
         )
-    if len(names) < 2 and what in ("TRAIN", "LABELLED"):
+    if len(names) < 2 and what != "TEST":
         raise UserError(
             f"{what} has one class only ({names[0]}), which any network gets right: {_one_class(notes.folder, names)}"
         )

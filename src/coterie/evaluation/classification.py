@@ -55,10 +55,12 @@ class Answers:
     Attributes:
         probabilities: of each image and class.
         truth: the class of each image; or, of images with several labels, whether it has each class.
+        weights: how much each image counts in the calibration; None: all alike.
     """
 
     probabilities: Float[Tensor, "n c"]
     truth: Int[Tensor, " n"] | Bool[Tensor, "n c"]
+    weights: Float[Tensor, " n"] | None = None
 
     @property
     def multi_label(self) -> bool:
@@ -96,19 +98,20 @@ class Answers:
 
         Of images with several labels, over all pairs of image and class.
         """
-        return sum(abs(each.confidence - each.right) * each.count for each in self.reliability()) / max(
-            1, self._outcomes()[0].numel()
-        )
+        bins = self.reliability()
+        total = sum(each.weight for each in bins)
+        return sum(abs(each.confidence - each.right) * each.weight for each in bins) / total if bins else 0.0
 
     def reliability(self, bins: int = BINS) -> list["Reliability"]:
         """The accuracy of the answers of similar confidence, in bins of equal width that have answers."""
-        confidence, right = self._outcomes()
-        place = (confidence * bins).long().clamp(0, bins - 1)
-        return [
-            Reliability(float(confidence[these].mean()), float(right[these].mean()), int(these.sum()))
-            for number in range(bins)
-            if (these := place == number).any()
-        ]
+        confidence, right, weights = self._outcomes()
+        place, found = (confidence * bins).long().clamp(0, bins - 1), []
+        for number in range(bins):
+            these = place == number
+            if weight := float(weights[these].sum()):
+                sure, share = (float((each[these] * weights[these]).sum()) / weight for each in (confidence, right))
+                found.append(Reliability(sure, share, int(these.sum()), weight))
+        return found
 
     def log_losses(self) -> Float[Tensor, " n"]:
         """The cross-entropy of each image, in nats; of several labels, summed over the classes."""
@@ -118,20 +121,23 @@ class Answers:
             chance = torch.where(self.truth, self.probabilities, 1 - self.probabilities).double()
         return -chance.clamp(min=1e-12).log().sum(dim=1)
 
-    def _outcomes(self) -> tuple[Float[Tensor, " m"], Float[Tensor, " m"]]:
-        """Confidence and whether it was right."""
+    def _outcomes(self) -> tuple[Float[Tensor, " m"], Float[Tensor, " m"], Float[Tensor, " m"]]:
+        """Confidence, whether it was right, and how much that counts."""
         if self.truth.ndim == 1:
-            return self.confidence.double(), self.right.double()
-        return self.probabilities.flatten().double(), self.truth.flatten().double()
+            weights = torch.ones(len(self.truth)) if self.weights is None else self.weights
+            return self.confidence.double(), self.right.double(), weights.double()
+        chances, truth = self.probabilities.flatten().double(), self.truth.flatten().double()
+        return chances, truth, torch.ones_like(truth)
 
 
 @dataclass(frozen=True)
 class Reliability:
-    """Answers of similar confidence: their mean confidence, the share that is right, and how many they are."""
+    """Answers of similar confidence: their mean confidence, the share that is right, how many they are, and their weight."""
 
     confidence: float
     right: float
     count: int
+    weight: float
 
 
 @dataclass(frozen=True)
@@ -149,6 +155,16 @@ class ClassFigures:
     recall: Share
     precision: Share
     confused: str | None = None
+
+
+def equal_weights(truth: Int[Tensor, " n"]) -> Float[Tensor, " n"]:
+    """Weights of images with which their classes count alike, 1 on average.
+
+    Args:
+        truth: the class of each image.
+    """
+    counts = truth.bincount()
+    return len(truth) / (int((counts > 0).sum()) * counts[truth].double())
 
 
 def class_figures(answers: Answers, classes: tuple[str, ...]) -> list[ClassFigures]:

@@ -77,7 +77,8 @@ class ClassifierFigures(ShownInTables):
         if len(self.positions):
             lines.append(f"mean over the classes: {self.mean_per_class:.1f} %")
             before = "" if self.uncalibrated is None else f" ({self.uncalibrated:.3f} before temperature scaling)"
-            lines.append(f"calibration error: {self.answers.calibration_error():.3f}{before}")
+            alike = "" if self.answers.weights is None else ", each class counted alike"
+            lines.append(f"calibration error{alike}: {self.answers.calibration_error():.3f}{before}")
         if self.unknown:
             shares = [each.found.value for each in self.unknown]
             lines.append(

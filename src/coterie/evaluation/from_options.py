@@ -10,6 +10,7 @@ from coterie.config.options import EvaluationOptions, check_options, model_optio
 from coterie.config.schema import PUBLISHED, check_known
 from coterie.data.sources.columns import Columns
 from coterie.data.sources.own_data import Data
+from coterie.errors import BadConfig
 from coterie.evaluation.evaluation_file import note_evaluation
 from coterie.evaluation.evaluator import OF_IMAGES, PROBES, Evaluator
 from coterie.evaluation.given_sets import given_sets
@@ -37,6 +38,8 @@ def evaluator_from_options(
     """
     check_options(options, EvaluationOptions)
     check_known(probes, PROBES)
+    if options.get("boxes") is not None:
+        raise BadConfig(f"--boxes is for a detector, and {model} is none: coterie train --boxes makes one")
     few = few_labels(options.get("label_fraction"), options.get("labels_per_class"))
     precision = options.get("precision", "auto")
     runtime = Runtime.choose(options.get("device", "auto"), precision, options.get("workers", -1), logger)

@@ -15,15 +15,14 @@ from torch import Tensor, nn
 from coterie.atomic import writing
 from coterie.data.loading.center_crop import Preprocessing
 from coterie.errors import BadConfig, UserError
+from coterie.exporting.file_kinds import HEADER, refuse_classifier
 from coterie.models.backbone import OWN, BackboneConfig, build_backbone, is_plain_timm, timm_arguments
 from coterie.models.own_backbone import shown_name, users_module
-from coterie.paths import CLASSIFIER_FILE, expand, run_folder
+from coterie.paths import expand, run_folder
 from coterie.types import INTERPOLATIONS, Interpolation
 from coterie.version import __version__
 
 WEIGHTS = "model.safetensors"
-HEADER, CLASSIFIER_HEADER = "coterie", "coterie_classifier"
-"""Keys of the metadata of a file of weights: of a backbone, and of a classifier (``classifier/classifier_file.py``)."""
 _HALF_BYTES = 2
 
 
@@ -297,46 +296,6 @@ def other_version(file: Path) -> UserError:
         file: whose header it is.
     """
     return UserError(f"{file} was written by another version of Coterie: read it with that version")
-
-
-def holds_classifier(path: str | Path) -> bool:
-    """Whether a path is a folder or a file that ``coterie train`` wrote; whatever cannot be read is not.
-
-    Args:
-        path: of anything.
-    """
-    path = expand(path)
-    return is_own_file(path / CLASSIFIER_FILE if path.is_dir() else path, CLASSIFIER_HEADER)
-
-
-def refuse_classifier(path: str | Path) -> None:
-    """Refuse a classifier where a model is needed.
-
-    Args:
-        path: what was given as a MODEL.
-
-    Raises:
-        UserError: it is a classifier.
-    """
-    if holds_classifier(path):
-        raise UserError(
-            f"{path} is a classifier, not a MODEL: use coterie predict {path} IMAGES, coterie evaluate {path} LABELLED, or "
-            "name the MODEL that it was trained from"
-        )
-
-
-def is_own_file(path: Path, header: str = HEADER) -> bool:
-    """Whether a file is one of weights that Coterie wrote; whatever cannot be read is not.
-
-    Args:
-        path: of the file.
-        header: the key of its metadata: a backbone's, or :data:`CLASSIFIER_HEADER`.
-    """
-    try:
-        with safetensors.safe_open(path, "pt") as opened:
-            return header in (opened.metadata() or {})
-    except (safetensors.SafetensorError, OSError):
-        return False
 
 
 def parse_description(content: dict[str, Any]) -> WeightsDescription:

@@ -10,7 +10,8 @@ from torch import nn
 
 from coterie.data.loading.center_crop import Preprocessing
 from coterie.errors import BadConfig, UserError
-from coterie.exporting.backbone_file import WEIGHTS, describe_backbone, is_own_file, load_backbone, refuse_classifier
+from coterie.exporting.backbone_file import WEIGHTS, describe_backbone, load_backbone
+from coterie.exporting.file_kinds import is_own_file, refuse_classifier
 from coterie.exporting.preprocessing import of_network, with_options
 from coterie.logger import Logger
 from coterie.models.backbone import BackboneConfig, build_backbone

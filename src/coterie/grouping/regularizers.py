@@ -151,26 +151,33 @@ class VarianceCovariance(_Weighted):
 class Uniformity(_Weighted):
     """Uniformity on the sphere (Wang and Isola 2020, arXiv 2005.10242, section 4): images repel each other.
 
-    ``log mean_{i != j} exp(-sharpness |z_i - z_j|^2)``; -2 ``sharpness`` where all pairs are at right angles.
+    ``log mean_{i != j} exp(-sharpness |z_i - z_j|^2)``; -2 ``sharpness`` where all pairs are at right angles. Beside it, if
+    wanted, their other half, alignment: the views of an image attract each other, ``mean_{u < v} |z_u - z_v|^2``.
 
     Attributes:
         weight: of this term in the loss.
         sharpness: t. Wang and Isola: 2.
+        alignment: weight of the alignment of the views, beside a uniformity of 1; 0: groups alone hold the views together. Wang
+            and Isola: 1.
     """
 
     weight: float = 1.0
     sharpness: float = 2.0
+    alignment: float = 0.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if not 0 < self.sharpness < math.inf:
             raise BadConfig(f"regularizer.sharpness is {self.sharpness:g}: it must be above 0 (the paper uses 2)")
+        if not 0 <= self.alignment < math.inf:
+            raise BadConfig(f"regularizer.alignment is {self.alignment:g}: it cannot be negative (0: none)")
 
     def __call__(self, z: Tensor, p: Tensor, centers: Sequence[Tensor], temperature: float) -> Tensor:
-        """Compute the mean over the views."""
+        """Compute the mean over the views, and the weighted alignment between them."""
         cosines = _cosines_to_others(_rows_of_all(z))
         logits = (2 * self.sharpness * (cosines - 1)).flatten(1)
-        return (logits.logsumexp(dim=1) - math.log(cosines.shape[1] * (cosines.shape[1] - 1))).mean()
+        term = (logits.logsumexp(dim=1) - math.log(cosines.shape[1] * (cosines.shape[1] - 1))).mean()
+        return term + self.alignment * alignment(z) if self.alignment else term
 
 
 @final
@@ -227,6 +234,21 @@ def regularize(
     z, p, squares = measure_gradients(z, p)
     term = regularizer.weight * regularizer(z, p, centers, temperature)
     return loss + term, term.detach(), squares
+
+
+def alignment(z: Float[Tensor, "v b d"]) -> Float[Tensor, ""]:
+    """Compute the mean of ``|z_u - z_v|^2`` over all images of all processes and all pairs of views u < v.
+
+    Wang and Isola 2020, arXiv 2005.10242, section 4.1, with their exponent of 2; at most one collective. 0 of a single view.
+
+    Args:
+        z: unit embeddings, view by view.
+    """
+    rows, views = at_least_float32(z), len(z)
+    apart = (
+        (rows - rows.mean(dim=0)).square().sum()
+    )  # twice the mean over pairs is V / (V - 1) times the mean to the center
+    return all_reduce_sum(apart) * 2 / (max(1, views - 1) * z.shape[1] * world_size())
 
 
 def mean_entropy_loss(

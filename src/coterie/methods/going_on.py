@@ -30,13 +30,12 @@ CROPS = (3 / 7, 2 / 7)
 """Sides of the crops as shares of the images that the weights know: 96 and 64 of 224 pixels."""
 
 
-def going_on(plan: Planner, settings: dict[str, Any], coding_rate: float) -> dict[str, Any]:
+def going_on(plan: Planner, settings: dict[str, Any]) -> dict[str, Any]:
     """The settings that all methods share, changed for going on from weights.
 
     Args:
         plan: the planner, with the network in the weights to start from; receives the reasons.
         settings: those for random weights.
-        coding_rate: weight of the regularizer.
     """
     backbone: BackboneConfig = settings["backbone"]
     network = blank_network(backbone, None if plan.start is None else plan.start.image_size)
@@ -49,7 +48,8 @@ def going_on(plan: Planner, settings: dict[str, Any], coding_rate: float) -> dic
         plan.because("optimizer.layer_decay", decay, why)
     plan.because("optimizer.kind", "adamw", "few steps")
     why = "without it the features of the weights collapse into few directions as groups form"
-    plan.because("regularizer.weight", coding_rate, why)
+    regularizer = CodingRate()
+    plan.because("regularizer.weight", regularizer.weight, why)
     run = settings.get("run", RunConfig())
     if rounds_badly(network):
         why = "bfloat16 changes what batch-normalized depthwise convolutions have learned, and is no faster on a CPU"
@@ -60,7 +60,7 @@ def going_on(plan: Planner, settings: dict[str, Any], coding_rate: float) -> dic
         "backbone": backbone,
         "optimizer": AdamWConfig(weight_decay=Constant(1e-4), layer_decay=decay),
         "learning_rate": Cosine(peak=peak, final=peak / 100, warmup_epochs=min(1.0, plan.epochs() / 10)),
-        "regularizer": CodingRate(coding_rate),
+        "regularizer": regularizer,
         "run": run,
     }
 

@@ -6,7 +6,8 @@ from dataclasses import replace
 from functools import partial
 
 import numpy as np
-from torch import nn
+from jaxtyping import Float
+from torch import Tensor, nn
 
 from coterie.config.hardware import ON_CPU, Runtime
 from coterie.data.loading.center_crop import Preprocessing
@@ -15,9 +16,10 @@ from coterie.data.sources.source import labels as labels_of
 from coterie.embedding.embed import embed_source
 from coterie.evaluation.input_checks import check_finite
 from coterie.evaluation.labeled_data import LabeledPair
+from coterie.evaluation.probes.classifier_training import seeded
 from coterie.evaluation.probes.few_labels import TENTH, FewLabels, labeled_subset
 from coterie.evaluation.probes.recipe import Recipe, adapt_recipe
-from coterie.evaluation.probes.supervised import seeded, train_classifier
+from coterie.evaluation.probes.supervised import train_classifier
 from coterie.logger import NullLogger
 
 LOW_SHARE, LOW_PER_CLASS = 0.03, 40
@@ -118,8 +120,18 @@ def limit_head_lr(
     quiet = replace(runtime, logger=NullLogger(), autocast=None)  # the rate is the same, whatever the precision
     measured = embed_source(network.eval(), Subset(pair.train, places), preprocessing, quiet)
     check_finite(measured.rows, "TRAIN")
-    classes = len(np.unique(labels_of(pair.train)))
-    mean_square = float(measured.rows.detach().double().square().sum(dim=1).mean())
+    return limit_by_features(recipe, measured.rows, len(np.unique(labels_of(pair.train))))
+
+
+def limit_by_features(recipe: Recipe, rows: Float[Tensor, "n d"], classes: int) -> Recipe:
+    """The limit of :func:`limit_head_lr`, from features that are known.
+
+    Args:
+        recipe: whose learning rate is limited.
+        rows: features of training images.
+        classes: number of classes.
+    """
+    mean_square = float(rows.detach().double().square().sum(dim=1).mean())
     return replace(recipe, head_lr=min(recipe.head_lr, MAX_SCORE_CHANGE * classes / max(1e-12, mean_square)))
 
 

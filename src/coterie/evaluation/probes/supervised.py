@@ -5,14 +5,9 @@ labels make of new weights (its baseline), and how well a linear classifier sepa
 (:func:`linear_published_images`). The recipes are those of SwAV (Caron et al. 2020, arXiv 2006.09882, appendices A.3, A.4).
 """
 
-import math
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from coterie.config.hardware import ON_CPU, Runtime
 from coterie.data.augmentation.multi_crop import Augmentation, Crops
@@ -22,17 +17,15 @@ from coterie.data.loading.loader import Loader
 from coterie.data.sources.source import ImageSource
 from coterie.data.sources.source import labels as labels_of
 from coterie.embedding.embed import embedded_batches
-from coterie.errors import NoImages, UserError
+from coterie.errors import NoImages
 from coterie.evaluation.input_checks import check_classes
 from coterie.evaluation.labeled_data import LabeledPair
 from coterie.evaluation.probes.accuracy import accuracies
+from coterie.evaluation.probes.classifier_training import ClassifierTraining, diverged, enough_memory, seeded
 from coterie.evaluation.probes.recipe import LINEAR_RECIPE, Recipe, adapt_recipe
-from coterie.signals import check_interrupted
-from coterie.types import Batch
 
 MAX_SMALL_SIDE = 96
 """Up to this size in pixels, a crop covers at least 0.2 of the image; above, at least 0.08 as in SwAV's A.3."""
-_IGNORED = -100  # the label that cross_entropy leaves out
 
 
 def linear_published_images(
@@ -100,19 +93,50 @@ def train_classifier(
     truth, test_truth = (torch.tensor(labels_of(source)) for source in (pair.train, pair.test))
     check_classes(truth, test_truth)
     logger, device = runtime.logger, runtime.device
-    fitted, crops = adapt_recipe(recipe, len(truth), logger, what), crops or plain_crops(preprocessing.size)
-    plan = ViewPlan((crops,), preprocessing.channels, preprocessing.mean, preprocessing.std)
-    batch_size, epochs = fitted.batch_size, fitted.epochs
-    loader = Loader(
-        pair.train, plan, batch_size=batch_size, epochs=epochs, seed=seed, workers=runtime.workers, device=device
-    )
-    with seeded(seed, device), _enough_memory(fitted, preprocessing):
+    fitted = adapt_recipe(recipe, len(truth), logger, what)
+    loader = crop_loader(pair.train, preprocessing, fitted, crops, seed=seed, runtime=runtime)
+    with seeded(seed, device), enough_memory(fitted, preprocessing):
         head = _new_head(network.to(device).eval(), preprocessing, int(truth.max()) + 1, device)
-        _train(network, head, loader, truth.to(device), fitted, runtime, what)
+        training = ClassifierTraining(network, head, loader, truth.to(device), fitted, runtime, what=what)
+        training.run()
         figures = _test(network, head, pair.test, test_truth, preprocessing, runtime)
     if figures is None:
-        raise _diverged(fitted, "after the last epoch")
+        raise diverged(fitted, "after the last epoch")
     return figures
+
+
+def crop_loader(
+    images: ImageSource,
+    preprocessing: Preprocessing,
+    recipe: Recipe,
+    crops: Crops | None = None,
+    *,
+    seed: int,
+    runtime: Runtime,
+) -> Loader:
+    """The augmented images of a training.
+
+    Args:
+        images: the training images.
+        preprocessing: how images are prepared for the network.
+        recipe: epochs and batch size.
+        crops: of the images; None: :func:`plain_crops`.
+        seed: for their order and the crops.
+        runtime: device, and how many processes load images.
+
+    Raises:
+        UserError: there are fewer images than a batch.
+    """
+    crops = crops or plain_crops(preprocessing.size)
+    return Loader(
+        images,
+        ViewPlan((crops,), preprocessing.channels, preprocessing.mean, preprocessing.std),
+        batch_size=recipe.batch_size,
+        epochs=recipe.epochs,
+        seed=seed,
+        workers=runtime.workers,
+        device=runtime.device,
+    )
 
 
 def plain_crops(size: int) -> Crops:
@@ -125,20 +149,6 @@ def plain_crops(size: int) -> Crops:
     return Crops(1, size, scale, augmentation=Augmentation(jitter=0.0, grayscale=0.0, blur=0.0))
 
 
-@contextmanager
-def seeded(seed: int, device: torch.device | str) -> Iterator[None]:
-    """Seed Torch's random generators, and restore their state afterwards.
-
-    Args:
-        seed: for the generators of the CPU and of ``device``.
-        device: a device whose generator is used.
-    """
-    device = torch.device(device)
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):
-        torch.manual_seed(seed)
-        yield
-
-
 def _new_head(network: nn.Module, preprocessing: Preprocessing, classes: int, device: torch.device) -> nn.Linear:
     with torch.no_grad():
         width = network(
@@ -148,77 +158,6 @@ def _new_head(network: nn.Module, preprocessing: Preprocessing, classes: int, de
     nn.init.normal_(head.weight, std=0.01)
     nn.init.zeros_(head.bias)
     return head.to(device)
-
-
-def _train(
-    network: nn.Module,
-    head: nn.Linear,
-    loader: Loader,
-    truth: Int[Tensor, " n"],
-    recipe: Recipe,
-    runtime: Runtime,
-    what: str,
-) -> None:
-    logger = runtime.logger
-    network.train(recipe.backbone_lr > 0)
-    optimizer = _optimizer(network, head, recipe)
-    log_epochs = max(1, recipe.epochs // 10)
-    bad: set[int] = set()
-    total = truth.new_zeros((), dtype=torch.float32)
-    for progress, batch in logger.progress(loader.batches(), loader.total_steps, what):
-        check_interrupted()
-        for group in optimizer.param_groups:
-            group["lr"] = group["initial_lr"] * recipe.factor(progress.epoch)
-        bad.update(place for place, _ in batch.bad)
-        loss = _loss(network, head, batch, truth, recipe, runtime.autocast)
-        optimizer.zero_grad(set_to_none=True)
-        torch.autograd.backward(loss)
-        optimizer.step()
-        total += loss.detach()
-        if progress.step_in_epoch == loader.steps_per_epoch - 1:
-            mean = float(total) / loader.steps_per_epoch
-            if not math.isfinite(mean):
-                raise _diverged(recipe, f"in epoch {progress.epoch + 1} of {recipe.epochs}")
-            if (progress.epoch + 1) % log_epochs == 0:
-                logger.info(f"{what}: epoch {progress.epoch + 1} of {recipe.epochs}, loss {mean:.3f}")
-            total.zero_()
-    if bad:
-        logger.warning(f"{what}: {len(bad)} training images could not be decoded and are left out")
-
-
-def _optimizer(network: nn.Module, head: nn.Linear, recipe: Recipe) -> torch.optim.SGD:
-    parts: list[tuple[nn.Module, float]] = [(head, recipe.head_lr)]
-    if recipe.backbone_lr > 0:
-        parts.append((network.requires_grad_(True), recipe.backbone_lr))
-    groups = [{"params": list(part.parameters()), "initial_lr": lr} for part, lr in parts]
-    return torch.optim.SGD(groups, lr=0.0, momentum=0.9, weight_decay=recipe.weight_decay)
-
-
-def _loss(
-    network: nn.Module,
-    head: nn.Linear,
-    batch: Batch,
-    truth: Int[Tensor, " n"],
-    recipe: Recipe,
-    autocast: torch.dtype | None,
-) -> Float[Tensor, ""]:
-    """Mean cross-entropy; the slot of an image that cannot be decoded contains another one, so it does not count."""
-    labels = truth[batch.index]
-    if batch.bad:
-        places = torch.tensor([place for place, _ in batch.bad], device=labels.device)
-        labels = labels.masked_fill(torch.isin(batch.index, places), _IGNORED)
-    with torch.set_grad_enabled(recipe.backbone_lr > 0):
-        features = _features(network, batch.views[0], autocast)
-    loss = F.cross_entropy(head(features), labels, ignore_index=_IGNORED, reduction="sum")
-    return loss / (labels != _IGNORED).sum().clamp(min=1)
-
-
-def _features(
-    network: nn.Module, views: Float[Tensor, "b c h w"], autocast: torch.dtype | None
-) -> Float[Tensor, "b f"]:
-    with torch.autocast(views.device.type, dtype=autocast, enabled=autocast is not None):
-        features: Tensor = network(views)
-    return features.float()
 
 
 def _test(
@@ -254,26 +193,3 @@ def _test(
         raise NoImages(f"none of the {bad} test images can be decoded")
     right = torch.cat(hits)
     return accuracies(right[:, 0], right.any(dim=1), torch.cat(labels))
-
-
-def _diverged(recipe: Recipe, when: str) -> UserError:
-    rates = f"{recipe.head_lr:g} of the classifier"
-    if recipe.backbone_lr:
-        rates += f" or {recipe.backbone_lr:g} of the backbone"
-    return UserError(
-        f"the loss is not finite {when}: the learning rate {rates} is too high for this network, or its weights are broken; "
-        "give a recipe with lower rates, or an earlier checkpoint"
-    )
-
-
-@contextmanager
-def _enough_memory(recipe: Recipe, preprocessing: Preprocessing) -> Iterator[None]:
-    try:
-        yield
-    except (RuntimeError, MemoryError) as error:
-        if not isinstance(error, torch.OutOfMemoryError | MemoryError) and "can't allocate memory" not in str(error):
-            raise
-        raise UserError(
-            f"not enough memory to train with batches of {recipe.batch_size} images of {preprocessing.size} pixels: "
-            "give a recipe with smaller batches (Recipe.with_batch_size), or another device"
-        ) from error

@@ -84,19 +84,13 @@ def traced(what: Exportable, *, bytes_in: bool, guarded: bool = False) -> tuple[
     # Oblivious of sizes of 1, for maps of one pixel: otherwise a guard refuses images whose last maps are larger.
     attempts = [(free, True), (free, False), (batch, False)] if guarded else [(free, False), (batch, False)]
     if any(type(each).__name__.endswith("Same") for each in module.modules()):
-        del attempts[
-            :-1
-        ]  # padding that depends on the size, as in TensorFlow: torch would simplify formulas for minutes
+        # Padding that depends on the size, as in TensorFlow: torch would simplify formulas for minutes.
+        attempts = attempts[-1:]
     why = ""
     for dynamic, oblivious in attempts:
         try:
-            with (
-                warnings.catch_warnings(),
-                torch.no_grad(),
-                tracing.patch(  # type: ignore[attr-defined]
-                    backed_size_oblivious=oblivious
-                ),
-            ):
+            patched = tracing.patch(backed_size_oblivious=oblivious)  # type: ignore[attr-defined]
+            with warnings.catch_warnings(), torch.no_grad(), patched:
                 warnings.simplefilter("ignore")  # about libraries that torch itself uses
                 program = torch.export.export(module, (zeros(2, side),), dynamic_shapes={"images": dynamic})
                 if guarded:

@@ -1,0 +1,66 @@
+"""Finds objects: runs a detector over images of a source."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+
+from coterie.config.hardware import Runtime
+from coterie.data.decoding.decode import decode
+from coterie.data.sources.source import ImageSource
+from coterie.detection.detector_file import Detector
+from coterie.detection.training_images import as_floats
+from coterie.errors import BadImage
+
+
+@dataclass(frozen=True)
+class Detections:
+    """What a detector finds in an image.
+
+    Attributes:
+        position: of the image in its source.
+        size: width and height of the image in pixels.
+        boxes: left, top, right and bottom edge of each object in pixels, the surest first.
+        labels: place of each one's category.
+        scores: how sure the detector is of each, in [0, 1].
+    """
+
+    position: int
+    size: tuple[int, int]
+    boxes: Float[np.ndarray, "n 4"]
+    labels: Int[np.ndarray, " n"]
+    scores: Float[np.ndarray, " n"]
+
+
+def detect(
+    detector: Detector, source: ImageSource, positions: Sequence[int], runtime: Runtime
+) -> Iterator[Detections | tuple[int, str]]:
+    """Yield what a detector finds in some images, in their order; of one that cannot be decoded, position and reason.
+
+    Args:
+        detector: in evaluation mode, on the device of ``runtime``.
+        source: the images.
+        positions: which of them.
+        runtime: where and how to compute; its logger shows progress.
+    """
+    channels = detector.model.backbone.channels
+    for position in runtime.logger.progress(positions, len(positions), "detecting"):
+        try:
+            image = decode(source[position], channels)
+        except BadImage as error:
+            yield position, str(error)
+            continue
+        pixels = as_floats(image).to(runtime.device)
+        with torch.no_grad():
+            (found,) = detector.network([pixels])
+        boxes, labels, scores = (found[name].cpu().numpy() for name in ("boxes", "labels", "scores"))
+        order = np.argsort(-scores, kind="stable")
+        yield Detections(
+            position,
+            (image.shape[1], image.shape[0]),
+            boxes[order].astype(np.float64),
+            labels[order].astype(np.int64) - 1,
+            scores[order].astype(np.float64),
+        )

@@ -1,0 +1,285 @@
+"""Trains a detector that is kept: a schedule for images and time, steps that can be stopped, and its file."""
+
+import copy
+import hashlib
+import statistics
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+import torch
+
+from coterie.config.duration import parse_minutes
+from coterie.config.hardware import Runtime
+from coterie.data.sources.source import Subset
+from coterie.detection.boxes import BoxedSource
+from coterie.detection.detector import DetectorKind, DetectorSettings
+from coterie.detection.detector_file import Detector, new_detector, open_detector, save_detector
+from coterie.detection.detector_folder import DetectorFolder
+from coterie.detection.loop import StepMeasured, make_optimizer, seconds_of_a_step, train_steps
+from coterie.detection.schedules import DetectionSchedule, find_schedule
+from coterie.embedding.cache import source_key, state_key
+from coterie.errors import BadConfig, UserError, did_you_mean
+from coterie.exporting.model import Model
+from coterie.formatting import first_few, format_duration
+from coterie.logger import Logger
+from coterie.signals import check_interrupted, heard, if_stopped, saved_after
+from coterie.table import ShownInTables, TextTable
+
+LOGGED = 10
+"""Steps whose mean loss is a line of ``metrics.jsonl``."""
+_SAVED_MINUTES = 5.0
+_SMALLEST, _LARGEST_CPU, _LARGEST = 64, 320, 800
+"""Pixels of the short side: at least, as a batch norm needs several values at a stride of 32 in a single image; and at most,
+where it is chosen by itself, on a CPU and on a GPU."""
+
+
+@dataclass(frozen=True)
+class DetectionWishes:
+    """What a user may ask of the training of a detector; None: as the schedule says.
+
+    Attributes:
+        kind: ``faster_rcnn`` or ``retinanet``.
+        schedule: a name of :data:`coterie.detection.schedules.SCHEDULES`.
+        time: a duration that the training may take; it sets the number of steps.
+        epochs: passes over the images.
+        batch_size: images per step.
+        learning_rate: the highest.
+        size: short side of the images in pixels.
+        seed: for new weights, order, flips and what the detector draws.
+    """
+
+    kind: str | None = None
+    schedule: str | None = None
+    time: str | float | None = None
+    epochs: int | None = None
+    batch_size: int | None = None
+    learning_rate: float | None = None
+    size: int | None = None
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class TrainedDetector(ShownInTables):
+    """What :func:`train_detector` made.
+
+    Attributes:
+        detector: ready to use, on the device of its training.
+        folder: that it is kept in.
+        steps: of its training.
+        losses: the means of the first and of the last tenth of the steps.
+        remarks: sentences for people.
+    """
+
+    detector: Detector
+    folder: Path
+    steps: int
+    losses: tuple[float, float]
+    remarks: tuple[str, ...] = ()
+
+    def tables(self) -> Sequence[TextTable | str]:
+        """What it is, in sentences: no figure says how good it is before it sees other images."""
+        first, last = self.losses
+        loss = f"{self.steps:,} steps, loss {first:.3f} at first, {last:.3f} at last"
+        return [f"a {self.detector.name}: {loss}; test it on other images: coterie evaluate", *self.remarks]
+
+
+def train_detector(
+    model: Model,
+    boxed: BoxedSource,
+    out: str | Path,
+    runtime: Runtime,
+    wishes: DetectionWishes,
+    *,
+    asked: Mapping[str, Any],
+) -> TrainedDetector:
+    """Train a detector on images with boxes, and keep it in a folder; one that was stopped goes on where it was.
+
+    On the same machine, with as many threads, a training that was stopped gives the same bits as one that was not.
+
+    Args:
+        model: the network, on the device of ``runtime``; its layers are all trained, and its batch norms normalize with the
+            statistics of each batch.
+        boxed: images and boxes.
+        out: the folder.
+        runtime: where and how to compute; its logger receives messages and progress.
+        wishes: what the user asked for.
+        asked: what else ``config.toml`` says that was asked.
+
+    Raises:
+        UserError: boxes, wishes or folder cannot be used, in one line.
+    """
+    logger, file = runtime.logger, boxed.file
+    kind, schedule = _kind(wishes.kind), _schedule(wishes)
+    for line in model.lines[:1]:
+        logger.info(line)
+    _check_boxes(boxed, logger)
+    network = state_key(model.network.state_dict())
+    given = asdict(replace(wishes, kind=kind, schedule=wishes.schedule or "small"))
+    facts = {"images": _images_key(boxed), "network": network}
+    folder = DetectorFolder(out, {**asked, **given, **facts})
+    try:
+        if folder.complete:
+            logger.info(f"{folder.path}: this detector is complete")
+            return _trained(open_detector(folder.path, runtime.device), folder, int(folder.chosen["steps"]), {})
+        settings = _settings(kind, schedule, boxed, runtime)
+        torch.manual_seed(wishes.seed)
+        about = {"model": model.name, "date": datetime.now(UTC).date().isoformat(), "images": str(len(boxed.positions))}
+        detector = new_detector(model, settings, file.categories, file.numbers, runtime.device, about)
+        detector.network.train()
+        steps = int(folder.chosen.get("steps", 0)) or _steps(detector, boxed, schedule, wishes, runtime)
+        logger.info(_line(detector, boxed, steps, schedule.batch_size))
+        folder.write_config(asdict(schedule) | asdict(settings) | {"steps": steps})
+        bad = _train(detector, boxed, schedule, steps, wishes.seed, folder, runtime)
+        detector.network.eval()
+        save_detector(folder.path, detector)
+        folder.remove_checkpoint()
+        return _trained(detector, folder, steps, bad)
+    finally:
+        folder.close()
+
+
+def _train(
+    detector: Detector,
+    boxed: BoxedSource,
+    schedule: DetectionSchedule,
+    steps: int,
+    seed: int,
+    folder: DetectorFolder,
+    runtime: Runtime,
+) -> dict[str, str]:
+    """Train the steps that are not done, saving from time to time; returns the images that could not be used."""
+    optimizer = make_optimizer(detector.network, schedule)
+    progress = folder.load_checkpoint(detector.network, optimizer)
+    saved, at = progress.steps, time.monotonic()
+    if saved:
+        runtime.logger.info(f"{folder.path}: goes on after step {saved:,} of {steps:,}")
+
+    def done(step: StepMeasured) -> None:
+        nonlocal saved, at
+        progress.steps = step.step + 1
+        progress.bad.update(step.bad)
+        progress.losses += [step.losses] if step.losses else []
+        if progress.steps % LOGGED == 0 or progress.steps == steps:
+            means = {name: statistics.fmean(each[name] for each in progress.losses) for name in step.losses}
+            folder.log({"step": step.step, **means, "learning_rate": step.learning_rate})
+            progress.losses.clear()
+        if heard() is not None or time.monotonic() - at > 60 * _SAVED_MINUTES:
+            folder.save_checkpoint(detector.network, optimizer, progress)
+            saved, at = progress.steps, time.monotonic()
+            check_interrupted()
+
+    def kept() -> str | None:
+        return saved_after(saved) if saved == progress.steps else None  # after the step it is saved
+
+    with if_stopped(kept):
+        train_steps(detector.network, optimizer, boxed, schedule, range(saved, steps), steps, seed, runtime, done)
+    folder.write_bad_images(progress.bad)
+    return progress.bad
+
+
+def _trained(detector: Detector, folder: DetectorFolder, steps: int, bad: Mapping[str, str]) -> TrainedDetector:
+    losses = [record["loss"] for record in folder.records() if "loss" in record] or [float("nan")]
+    tenth = max(1, len(losses) // 10)
+    remarks: tuple[str, ...] = ()
+    if bad:
+        name, reason = min(bad.items())
+        remarks = (f"{len(bad):,} images could not be used and are left out (bad_images.txt); {name}: {reason}",)
+    found = (statistics.fmean(losses[:tenth]), statistics.fmean(losses[-tenth:]))
+    return TrainedDetector(detector, folder.path, steps, found, remarks)
+
+
+def _kind(name: str | None) -> DetectorKind:
+    if name is None:
+        return "faster_rcnn"
+    if name not in get_args(DetectorKind):
+        known = get_args(DetectorKind)
+        raise BadConfig(f"--detector is {name}: use {' or '.join(known)}{did_you_mean(name, known)}")
+    return "retinanet" if name == "retinanet" else "faster_rcnn"
+
+
+def _schedule(wishes: DetectionWishes) -> DetectionSchedule:
+    """The schedule that was asked for, with what was asked beside it."""
+    schedule = find_schedule(wishes.schedule or "small")
+    given = {name: getattr(wishes, name) for name in ("epochs", "batch_size", "learning_rate", "size")}
+    for name, value in given.items():
+        if value is not None and not 0 < value < 2**31:
+            raise BadConfig(f"--{name.replace('_', '-')} is {value}: it must be above 0")
+    if wishes.size is not None and wishes.size < _SMALLEST:
+        raise BadConfig(
+            f"--size is {wishes.size}: a detector needs images of {_SMALLEST} pixels or more; smaller ones are enlarged"
+        )
+    if wishes.time is not None and wishes.epochs is not None:
+        raise BadConfig("--time and --epochs both say how long to train: give one of them")
+    if wishes.epochs is not None:
+        schedule = replace(schedule, steps=0, epochs=wishes.epochs, least_steps=1)
+    if wishes.size is not None:
+        schedule = replace(schedule, short_sides=(wishes.size,), longest=max(schedule.longest, 2 * wishes.size))
+    kept = {name: given[name] for name in ("batch_size", "learning_rate") if given[name] is not None}
+    return replace(schedule, **kept)
+
+
+def _settings(
+    kind: DetectorKind, schedule: DetectionSchedule, boxed: BoxedSource, runtime: Runtime
+) -> DetectorSettings:
+    sides = schedule.short_sides or (_short_side(boxed, runtime),)
+    heads = {name: getattr(schedule, name) for name in ("longest", "width", "hidden", "regions", "proposals")}
+    return DetectorSettings(kind, sides, **heads)
+
+
+def _line(detector: Detector, boxed: BoxedSource, steps: int, batch_size: int) -> str:
+    """What is trained, in a line."""
+    sides = dict.fromkeys((detector.settings.short_sides[0], detector.settings.short_sides[-1]))
+    counts = f"{len(boxed.positions):,} images, {int(boxed.counts.sum()):,} boxes"
+    side = " to ".join(map(str, sides))
+    return f"{detector.name}: {counts}; short side {side} pixels; {steps:,} steps of {batch_size} images"
+
+
+def _steps(
+    detector: Detector, boxed: BoxedSource, schedule: DetectionSchedule, wishes: DetectionWishes, runtime: Runtime
+) -> int:
+    """How many steps to train: what fits into the time, or what the schedule says."""
+    if wishes.time is None:
+        per_epoch = -(-len(boxed.positions) // schedule.batch_size)
+        return schedule.steps or max(schedule.least_steps, schedule.epochs * per_epoch)
+    seconds = 60 * parse_minutes(wishes.time)
+    each = seconds_of_a_step(copy.deepcopy(detector.network), boxed, schedule, wishes.seed, runtime)
+    runtime.logger.info(f"a step takes {format_duration(each)}: {max(1, int(seconds / each)):,} steps fit into --time")
+    return max(1, int(seconds / each))
+
+
+def _short_side(boxed: BoxedSource, runtime: Runtime) -> int:
+    """The median short side of the images, at most what a device can take."""
+    middle = round(statistics.median(min(each.width, each.height) for each in boxed.file.images))
+    return max(_SMALLEST, min(middle, _LARGEST_CPU if runtime.device.type == "cpu" else _LARGEST))
+
+
+def _check_boxes(boxed: BoxedSource, logger: Logger) -> None:
+    """Refuse boxes that teach nothing; what the file has that is not used as it is, and categories without a box, are said.
+
+    Raises:
+        UserError: no image has a box to train on.
+    """
+    where = boxed.file.where
+    if not boxed.counts.any():
+        raise UserError(f"{where} has no boxes to train on in these images")
+    for remark in boxed.file.remarks:
+        logger.warning(remark)
+    none = [name for name, count in zip(boxed.file.categories, boxed.counts, strict=True) if not count]
+    if none:
+        logger.warning(f"{where}: there is no box of {first_few(none, ', ')}, which will not be found")
+
+
+def _images_key(boxed: BoxedSource) -> str:
+    """Identify images and boxes."""
+    files = source_key(Subset(boxed.source, np.array(boxed.positions)))
+    digest = hashlib.sha256(f"{files} {boxed.file.categories} {boxed.file.numbers}".encode())
+    for each in boxed.file.images:
+        digest.update(f"{each.name} {each.number} {each.width} {each.height}".encode())
+        for part in (each.boxes, each.labels, each.ignored):
+            digest.update(np.ascontiguousarray(part).tobytes())
+    return digest.hexdigest()[:16]

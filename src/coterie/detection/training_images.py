@@ -1,0 +1,124 @@
+"""The images and boxes of each training step: decoded ahead by threads, flipped at random."""
+
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from coterie.data.decoding.decode import decode
+from coterie.detection.boxes import BoxedImage, BoxedSource
+from coterie.errors import BadImage
+
+_AHEAD = 2
+"""Steps whose images are decoded ahead."""
+
+
+@dataclass(frozen=True)
+class DetectionBatch:
+    """The images of a step.
+
+    Attributes:
+        images: each ``[C, H, W]``, float32 in [0, 1].
+        targets: of each image, as torchvision takes them: ``boxes`` ``[n, 4]`` and ``labels`` ``[n]`` from 1 on.
+        bad: name and reason of each image that could not be used.
+    """
+
+    images: list[Tensor]
+    targets: list[dict[str, Tensor]]
+    bad: list[tuple[str, str]] = field(default_factory=list)
+
+    def to(self, device: torch.device) -> "DetectionBatch":
+        """The same on a device."""
+        targets = [{name: value.to(device) for name, value in each.items()} for each in self.targets]
+        return DetectionBatch([each.to(device) for each in self.images], targets, self.bad)
+
+
+def read_pixels(boxed: BoxedSource, place: int, channels: int) -> Float[Tensor, "c h w"]:
+    """Decode an image of a boxed source, in [0, 1].
+
+    Args:
+        boxed: the images.
+        place: of the image among them.
+        channels: as the network takes them.
+
+    Raises:
+        BadImage: it cannot be decoded, or has another size than the file of boxes says.
+    """
+    image, said = decode(boxed.source[boxed.positions[place]], channels), boxed.file.images[place]
+    if image.shape[:2] != (said.height, said.width):
+        found = f"{image.shape[1]} x {image.shape[0]}"
+        raise BadImage(f"{found} pixels where its boxes are for {said.width} x {said.height}")
+    return as_floats(image)
+
+
+def as_floats(image: np.ndarray) -> Float[Tensor, "c h w"]:
+    """Pixels ``[H, W, C]`` of any depth as numbers in [0, 1]."""
+    values = image.astype(np.float32) / np.float32(np.iinfo(image.dtype).max)
+    return torch.from_numpy(np.ascontiguousarray(values.transpose(2, 0, 1)))
+
+
+def training_batches(
+    boxed: BoxedSource, channels: int, batch_size: int, steps: range, seed: int, workers: int
+) -> Iterator[DetectionBatch]:
+    """Yield the images of some steps; each is a pure function of seed and step.
+
+    Images are shuffled anew for each pass; a pass goes on within a step.
+
+    Args:
+        boxed: the images.
+        channels: as the network takes them.
+        batch_size: images per step.
+        steps: numbers of the steps.
+        seed: of order and flips.
+        workers: threads that decode; 0: this one, when an image is needed.
+    """
+    if not workers:
+        for step in steps:
+            yield _batch(boxed, channels, batch_size, step, seed)
+        return
+    with ThreadPoolExecutor(workers) as pool:
+        waiting: deque[Future[DetectionBatch]] = deque()
+        try:
+            for step in steps:
+                waiting.append(pool.submit(_batch, boxed, channels, batch_size, step, seed))
+                if len(waiting) > max(workers, _AHEAD):
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for each in waiting:
+                each.cancel()
+
+
+def _batch(boxed: BoxedSource, channels: int, batch_size: int, step: int, seed: int) -> DetectionBatch:
+    batch, count = DetectionBatch([], []), len(boxed.positions)
+    for drawn in range(step * batch_size, (step + 1) * batch_size):
+        epoch, row = divmod(drawn, count)
+        place = int(_order(seed, epoch, count)[row])
+        said = boxed.file.images[place]
+        try:
+            image = read_pixels(boxed, place, channels)
+        except BadImage as error:
+            batch.bad.append((said.name, str(error)))
+            continue
+        flipped = bool(np.random.default_rng((seed, 1, drawn)).integers(2))
+        batch.images.append(image.flip(2) if flipped else image)
+        batch.targets.append(_target(said, flipped))
+    return batch
+
+
+def _order(seed: int, epoch: int, count: int) -> np.ndarray:
+    return np.random.default_rng((seed, 0, epoch)).permutation(count)
+
+
+def _target(image: BoxedImage, flipped: bool) -> dict[str, Tensor]:
+    boxes = image.boxes[~image.ignored]
+    if flipped:
+        boxes = np.stack([image.width - boxes[:, 2], boxes[:, 1], image.width - boxes[:, 0], boxes[:, 3]], axis=1)
+    labels = torch.from_numpy(image.labels[~image.ignored] + 1)
+    return {"boxes": torch.from_numpy(boxes).float(), "labels": labels}

@@ -1,0 +1,121 @@
+"""The HTML page of detections: pictures with the boxes that a detector draws."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float
+
+from coterie.atomic import write_text
+from coterie.data.decoding.decode import decode
+from coterie.data.sources.source import ImageSource, random_positions
+from coterie.errors import BadImage
+from coterie.reporting import html
+from coterie.reporting.html import PictureArray
+
+MOST_PICTURES = 60
+"""Images on a page: a random sample, always the same."""
+SURE = 0.5
+"""The least score of a box that is drawn."""
+SIDES = (360, 240, 160)
+"""Of a picture in pixels; the smaller ones are for pages that would become too large."""
+COLORS = 10
+
+
+@dataclass(frozen=True)
+class BoxedPicture:
+    """An image and the objects in it.
+
+    Attributes:
+        position: of the image in its source.
+        boxes: left, top, right and bottom edge of each object in pixels.
+        names: the category of each.
+        scores: how sure each is, in [0, 1].
+    """
+
+    position: int
+    boxes: Float[np.ndarray, "n 4"]
+    names: Sequence[str]
+    scores: Float[np.ndarray, " n"]
+
+
+@dataclass(frozen=True)
+class _Box:
+    """A box as the page draws it."""
+
+    left: float
+    top: float
+    width: float
+    height: float
+    color: int
+    title: str
+
+
+@dataclass(frozen=True)
+class _Shown:
+    """A picture as the page shows it."""
+
+    pixels: PictureArray
+    name: str
+    boxes: tuple[_Box, ...]
+
+
+def write_detection_page(
+    path: Path,
+    title: str,
+    source: ImageSource,
+    pictures: Sequence[BoxedPicture],
+    categories: Sequence[str],
+    about: Mapping[str, str],
+) -> None:
+    """Write the page as one HTML file that loads nothing, atomically.
+
+    Args:
+        path: of the file.
+        title: of the page.
+        source: holds the images.
+        pictures: what was found in each image.
+        categories: names, in the order of their colors.
+        about: facts for the end of the page.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
+    colors = {name: number % COLORS for number, name in enumerate(categories)}
+    chosen = [pictures[place] for place in random_positions(MOST_PICTURES, len(pictures))]
+    shown = [each for picture in chosen if (each := _shown(source, picture, colors)) is not None]
+    sure = [name for each in pictures for name, score in zip(each.names, each.scores, strict=True) if score >= SURE]
+    counts = [(name, sure.count(name), colors[name]) for name in categories if name in sure]
+    for side in SIDES:
+        text = html.render_template(
+            "detection.html",
+            side=side,
+            title=title,
+            shown=shown,
+            counts=counts,
+            images=len(pictures),
+            boxes=len(sure),
+            least=SURE,
+            about=about,
+        )
+        if len(text.encode()) < html.MAX_PAGE_BYTES:
+            break
+    write_text(path, text)
+
+
+def _shown(source: ImageSource, picture: BoxedPicture, colors: Mapping[str, int]) -> _Shown | None:
+    try:
+        pixels = decode(source[picture.position])
+    except BadImage:  # of another number of channels: a page has no color for it
+        return None
+    if pixels.dtype != np.uint8:
+        pixels = (pixels >> 8).astype(np.uint8)
+    boxes = tuple(
+        _Box(left, top, right - left, bottom - top, colors[name], f"{name} {100 * score:.0f} %")
+        for (left, top, right, bottom), name, score in zip(
+            picture.boxes.tolist(), picture.names, picture.scores.tolist(), strict=True
+        )
+        if score >= SURE
+    )
+    return _Shown(pixels, source.name(picture.position), boxes)
