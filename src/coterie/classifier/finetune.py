@@ -112,9 +112,9 @@ def finetune_classifier(
         raise diverged(recipe, "after the last epoch")
     name, trials = f"fine-tuned for {recipe.epochs} epochs, from {start.name}", list[Trial]()
     if held.any():
-        frozen = logits_of(start.head, learned.rows[held])
+        before = logits_of(start.head, learned.rows[held])
         trials = [
-            _trial(f"frozen: {start.name}", frozen, images.truth[held]),
+            _trial(f"frozen: {start.name}", before, images.truth[held]),
             _trial(name, logits[held], images.truth[held]),
         ]
     temperature = fit_temperature(logits[held], images.truth[held])
