@@ -1,6 +1,7 @@
 """A classifier from few and from all labels: photographs of steel, public weights of ImageNet.
 
-    python benchmarks/classifier.py [--size 128] [--draws 20] [--labels 3,10,40] [--shared ../shared] [--toy]
+    python benchmarks/classifier.py [--size 128] [--draws 20] [--labels 3,10,40] [--parts few,uneven,all] [--shared ../shared]
+                                    [--toy]
 
 Few labels: so many training photographs of each kind of defect are drawn, and the classifier that ``coterie train`` would keep
 is tested on all test photographs, beside scikit-learn's LogisticRegression as it comes, on the same features. ``coterie``: the
@@ -61,6 +62,7 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=128, help="pixels")
     parser.add_argument("--draws", type=int, default=20)
     parser.add_argument("--labels", default="3,10,40", help="of each class")
+    parser.add_argument("--parts", default="few,uneven,all")
     parser.add_argument("--shared", default=str(SHARED))
     parser.add_argument("--threads", type=int, default=THREADS)
     parser.add_argument("--out", type=Path, default=RESULTS / "classifier.json")
@@ -74,15 +76,18 @@ def main() -> None:
             embed_source(network.network, open_source(str(data / part)), network.preprocessing)
             for part in ("train", "test")
         )
-        report: dict[str, Any] = {**circumstances(options, PACKAGES, os.getloadavg()[0]), "few": {}}
-        for count in map(int, options.labels.split(",")):
-            report["few"][str(count)] = few(train, test, count, options.draws)
+        report: dict[str, Any] = circumstances(options, PACKAGES, os.getloadavg()[0])
+        parts = options.parts.split(",")
+        for count in map(int, options.labels.split(",") if "few" in parts else ()):
+            report.setdefault("few", {})[str(count)] = few(train, test, count, options.draws)
             sys.stdout.write(f"{count} labels a class: {report['few'][str(count)]}\n")
             sys.stdout.flush()
-        report["uneven"] = uneven(train, test, options.draws)
-        sys.stdout.write(f"uneven classes: {report['uneven']}\n")
-        report["all"] = all_labels(weights, data, opened, Path(scratch) / "classifier")
-        sys.stdout.write(f"all labels: {report['all']}\n")
+        if "uneven" in parts:
+            report["uneven"] = uneven(train, test, options.draws)
+            sys.stdout.write(f"uneven classes: {report['uneven']}\n")
+        if "all" in parts:
+            report["all"] = all_labels(weights, data, opened, Path(scratch) / "classifier")
+            sys.stdout.write(f"all labels: {report['all']}\n")
     write_report(options.out, report)
 
 

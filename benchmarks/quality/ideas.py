@@ -4,6 +4,11 @@ from space import Value
 
 _RATE: dict[str, Value] = {"regularizer": "coding_rate"}
 _UNIFORM: dict[str, Value] = {"regularizer": "uniformity", "strength": 10.0}  # as strong as in the loss of SimCLR
+_HELD: dict[str, Value] = {
+    "regularizer": "uniformity",
+    "strength": 30.0,
+    "alignment": 1.0,
+}  # views hold together without groups
 _MANY: dict[str, Value] = {"groups": 1000, "heads": 1, "rate": 2.6e-3}
 _INSTANCES: dict[str, Value] = {"groups_start": "end", "groups_gradient": 1}
 _ALONE: dict[str, Value] = {"teacher": 0.0, "predictor": 0}
@@ -25,9 +30,8 @@ IDEAS: dict[str, dict[int, dict[str, Value]]] = {
         10: _MANY | _UNIFORM | {"heads": 3},
         11: _MANY | _UNIFORM | {"rate": 4e-3},
         12: _MANY | _UNIFORM | {"alignment": 1.0},
-        13: _MANY | _UNIFORM | {"alignment": 1.0, "strength": 30.0},
-        14: _UNIFORM | {"alignment": 1.0, "strength": 30.0},
-        15: _UNIFORM | {"alignment": 1.0, "strength": 100.0},
+        13: _MANY | _HELD,
+        14: _HELD,
     },
     "smog": {
         3: _MANY | _RATE | _INSTANCES | {"groups_momentum": 0.5},
@@ -38,17 +42,18 @@ IDEAS: dict[str, dict[int, dict[str, Value]]] = {
         8: _BALANCED | {"groups_momentum": 0.5},
         9: _BALANCED | {"groups_gradient": 1},
         10: _BALANCED | {"groups_momentum": 0.0},
-        11: _BALANCED | {"groups_momentum": 0.5, "alignment": 1.0},
+        11: _BALANCED | _HELD | {"groups_momentum": 0.5, "groups": 100, "rate": 4e-3},
     },
-    "deepcluster_v2": {2: _MANY | _RATE | {"label_epochs": 1}, 3: _MANY | _UNIFORM | {"label_epochs": 1}},
+    "deepcluster_v2": {2: _MANY | _RATE | {"label_epochs": 1}, 3: _HELD | {"rate": 4e-3}},
     "sela_v2": {  # of 1,000 groups the balanced labels alone take minutes
         2: _UNIFORM | {"heads": 1, "groups": 300, "label_epochs": 1, "rate": 2.6e-3},
-        3: {"groups": 30, "label_epochs": 1},
+        3: _HELD,
     },
     "simclr": {
         3: _RATE | {"strength": 3.0},
         4: _RATE | {"crops": "4x20"},
-        5: _RATE | {"tau": 0.1},
+        5: _HELD,
+        6: _RATE | {"tau": 0.1},
     },
     "alignment": {
         2: {"strength": 3.0, "crops": "4x20"},
@@ -62,5 +67,6 @@ IDEAS: dict[str, dict[int, dict[str, Value]]] = {
         3: _SHARP | _ALONE | {"groups_gradient": 1},
         4: _SHARP | _UNIFORM | {"epsilon": 0.005},
         6: _SHARP | _ALONE | _RATE | {"groups_gradient": 1, "scope": "resolution"},
+        7: _SHARP | _ALONE | _HELD | {"groups_gradient": 1, "scope": "resolution"},
     },
 }

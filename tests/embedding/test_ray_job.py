@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
+import coterie
+from coterie.errors import UserError
 from tests.conftest import ROOT
 from tests.embedding.running import BROKEN, IMAGES, Made, assert_same_rows, stamps
-
-WITHOUT_RAY = "import sys; sys.modules['ray'] = None; from coterie.cli.main import main; main()"
 
 needs_ray = pytest.mark.skipif(
     find_spec("ray") is None,
@@ -77,6 +77,7 @@ def test_an_actor_is_killed_and_every_image_is_there_once(
 
 
 @needs_ray
+@pytest.mark.slow
 def test_what_an_actor_refuses_is_one_line() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "tests.embedding.actors"],
@@ -90,10 +91,14 @@ def test_what_an_actor_refuses_is_one_line() -> None:
     assert "Traceback" not in done.stderr
 
 
-def test_without_ray_one_line_says_what_to_install(made: Made, tmp_path: Path) -> None:
-    words = ["embed", str(made.run), str(made.images), "--out", str(tmp_path / "out"), "--ray", "local"]
-    done = subprocess.run(
-        [sys.executable, "-c", WITHOUT_RAY, *words], capture_output=True, text=True, check=False, timeout=200
-    )
-    assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
-    assert "pip install 'coterie[ray]'" in done.stderr
+@pytest.mark.parametrize("which", ["made", "predicted"])
+def test_without_ray_one_line_says_what_to_install(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, which: str
+) -> None:
+    made: Made = request.getfixturevalue(which)
+    monkeypatch.setitem(sys.modules, "ray", None)
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    verb = coterie.embed if made.verb == "embed" else coterie.predict
+    with pytest.raises(UserError, match=r"^--ray needs more packages: pip install 'coterie\[ray\]'.*$"):
+        verb(made.run, made.images, tmp_path / "out", ray="local", quiet=True)
+    assert not list(tmp_path.iterdir())

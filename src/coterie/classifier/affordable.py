@@ -25,6 +25,7 @@ from coterie.evaluation.probes.supervised import crop_loader
 from coterie.formatting import format_duration
 from coterie.logger import NullLogger
 from coterie.models.backbone import feature_width
+from coterie.models.layers import batch_norms
 from coterie.models.own_backbone import OwnBackbone
 from coterie.training.profiling.step_timer import StepTimer
 from coterie.training.time_limit import TimeLimit
@@ -160,6 +161,7 @@ def _step_seconds(store: FeatureStore, images: TrainingImages, recipe: Recipe, s
     loader = crop_loader(images.labeled, model.preprocessing, recipe, seed=seed, runtime=runtime)
     with enough_memory(recipe, model.preprocessing), seeded(seed, device):
         head = head.requires_grad_(True).to(device)
-        training = ClassifierTraining(network, head, loader, images.truth.to(device), recipe, runtime, seed=seed)
+        truth, frozen = images.truth.to(device), batch_norms(network)
+        training = ClassifierTraining(network, head, loader, truth, recipe, runtime, frozen=frozen, seed=seed)
         training.run(passed=timer.over)
     return timer.typical

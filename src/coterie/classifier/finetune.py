@@ -28,6 +28,7 @@ from coterie.evaluation.probes.recipe import Recipe
 from coterie.evaluation.probes.supervised import crop_loader
 from coterie.exporting.model import Model
 from coterie.logger import NullLogger
+from coterie.models.layers import batch_norms
 from coterie.training.trained_folder import TrainedFolder
 from coterie.training.training_checkpoints import TrainingCheckpoints
 
@@ -74,8 +75,9 @@ def finetune_classifier(
 
     The layer starts from the linear classifier of the frozen features of these images, which is chosen as one that is kept is
     (Kumar et al. 2022, arXiv 2202.10054, section 4): from random weights it would distort the features before it knows the
-    classes. The other fifth takes part in no choice: it gives figures, temperature and threshold, and these are of the very
-    network that is kept.
+    classes. Batch norms keep the statistics with which these features were computed: small batches of augmented images have
+    others, and the start would be lost. The other fifth takes part in no choice: it gives figures, temperature and threshold,
+    and these are of the very network that is kept.
 
     Args:
         model: the network, on the runtime's device; it stays as it is.
@@ -100,16 +102,19 @@ def finetune_classifier(
     truth, what = images.truth[~out].to(runtime.device), f"fine-tuning on {len(trained)} labels"
     tuned = replace(model, network=network)
     with enough_memory(recipe, model.preprocessing), seeded(seed, runtime.device):
-        training = ClassifierTraining(network, head, loader, truth, recipe, runtime, seed=seed, what=what)
+        frozen = batch_norms(network)
+        training = ClassifierTraining(
+            network, head, loader, truth, recipe, runtime, frozen=frozen, seed=seed, what=what
+        )
         records = _train(training, tuned, learned, folder)
     logits, held = _held_out(tuned, head, learned, runtime)
     if not logits.isfinite().all():
         raise diverged(recipe, "after the last epoch")
     name, trials = f"fine-tuned for {recipe.epochs} epochs, from {start.name}", list[Trial]()
     if held.any():
-        frozen = logits_of(start.head, learned.rows[held])
+        before = logits_of(start.head, learned.rows[held])
         trials = [
-            _trial(f"frozen: {start.name}", frozen, images.truth[held]),
+            _trial(f"frozen: {start.name}", before, images.truth[held]),
             _trial(name, logits[held], images.truth[held]),
         ]
     temperature = fit_temperature(logits[held], images.truth[held])
@@ -135,13 +140,14 @@ def frozen_head(learned: LabeledFeatures, fit: LinearCandidates, runtime: Runtim
 
 
 def finetuning_recipe(counts: list[int], images: int) -> Recipe:
-    """The published recipe for so many labels, adapted to few images.
+    """The published recipe for so many labels, adapted to few images; the layer, which is fitted, has the network's rate.
 
     Args:
         counts: labeled images of each class.
         images: that are trained on.
     """
-    return published_recipe(FewLabels(per_class=max(1, sum(counts) // len(counts)))).adapted_to(images)
+    published = published_recipe(FewLabels(per_class=max(1, sum(counts) // len(counts))))
+    return replace(published, head_lr=published.backbone_lr).adapted_to(images)
 
 
 def _calibrated(start: ChosenHead) -> nn.Linear:

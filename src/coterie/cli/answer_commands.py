@@ -104,4 +104,7 @@ def predict(
             logger=terminal,
             **(options or {}),
         )
-    show(f"{out}: {written} images")
+    page = out.with_suffix(".html")
+    show(
+        f"{out}: {written} images" + (f"; open {page} in a browser" if out.suffix == ".json" and page.exists() else "")
+    )

@@ -93,7 +93,7 @@ def choose_device(name: str) -> torch.device:
         raise BadConfig(f"run.device is {name!r}: use auto, cpu, cuda or cuda:0{near}")
     device = torch.device(name)
     if kind == "cuda" and (refusal := _refusal(local_device(device))):
-        raise UserError(f"run.device is {name}, but torch says: {refusal}; use --set run.device=cpu")
+        raise UserError(f"the device is {name}, but torch says: {refusal}; choose cpu, or auto")
     return device
 
 

@@ -46,7 +46,7 @@ def write_table(
 
     Args:
         opening: opens the network and the images.
-        out: a file, ``.parquet``, ``.csv`` or ``.npy``, or else a folder, which is resumed, and written by all processes or Ray.
+        out: a file, ``.parquet``, ``.csv`` or ``.npy``, or else a folder, which is resumed, and all processes or Ray write it.
         part_images: as of :class:`coterie.embedding.parts.TableParts`.
         arrays: of a folder: ``npy`` to write features to an ``.npy`` file for each part.
         ray: address of a Ray cluster, ``auto``, or ``local`` for one on this machine; None: without Ray.
@@ -65,12 +65,7 @@ def write_table(
     """
     if arrays not in ("parquet", "npy"):
         raise BadConfig(f"--arrays is {arrays!r}: use parquet or npy")
-    kind = Path(out).suffix
-    if kind not in FILES and kind.lower() in (*FILES, *_OTHER_FILES) and not expand(out).is_dir():
-        raise UserError(
-            f"{out}: tables are written as {', '.join(FILES)}, or as a folder, whose name has no such ending"
-        )
-    if kind in FILES:
+    if kind := _file_ending(out):
         if ray is not None:
             raise UserError(f"{out}: Ray writes a folder of parts; give --out a name without {kind}")
         return write_file(opening, out, Runtime.choose(device, precision, workers, logger))
@@ -89,6 +84,22 @@ def write_table(
         workers=workers,
         logger=logger,
     )
+
+
+def _file_ending(out: str | Path) -> str:
+    """The ending of a table in one file; empty of a folder.
+
+    Raises:
+        UserError: it is the ending of another kind of file.
+    """
+    kind = Path(out).suffix
+    if kind in FILES:
+        return kind
+    if kind.lower() in (*FILES, *_OTHER_FILES) and not expand(out).is_dir():
+        raise UserError(
+            f"{out}: tables are written as {', '.join(FILES)}, or as a folder, whose name has no such ending"
+        )
+    return ""
 
 
 def open_parts(

@@ -64,7 +64,7 @@ def check_classes(source: ImageSource, numbers: Int[np.ndarray, " n"], what: str
     Args:
         source: the images.
         numbers: the class of each image, -1 for none; none of images that have several.
-        what: ``TRAIN``, ``LABELLED`` or ``TEST``, which may have one class.
+        what: ``TRAIN``; ``LABELLED``, beside which no test images are named; or ``TEST``, which may have one class.
 
     Returns:
         Lines about classes whose names are doubtful.
@@ -80,7 +80,8 @@ def check_classes(source: ImageSource, numbers: Int[np.ndarray, " n"], what: str
     listed = first_few(list(roles), ", ")
     if by_folder and len(roles) == len(names):
         raise UserError(
-            f"{what}: the folders {listed} are {_kind(set(roles.values()))}, not classes: {_instead(notes.folder, roles)}"
+            f"{what}: the folders {listed} are {_kind(set(roles.values()))}, not classes: "
+            f"{_instead(notes.folder, roles, alone=what == 'LABELLED')}"
         )
     if len(names) < 2 and what != "TEST":
         raise UserError(
@@ -132,7 +133,7 @@ def _kind(roles: set[str]) -> str:
     return "kinds of data" if roles == {"data"} else "splits" if "data" not in roles else "splits or kinds of data"
 
 
-def _instead(folder: str, roles: dict[str, str]) -> str:
+def _instead(folder: str, roles: dict[str, str], *, alone: bool) -> str:
     """What to name instead of a folder of splits or of kinds of data."""
     of_role = {
         role: [name for name, each in roles.items() if each == role] for role in ("train", "test", "split", "data")
@@ -142,7 +143,7 @@ def _instead(folder: str, roles: dict[str, str]) -> str:
         return f"name {_below(folder, images)}, and a table of its labels with --labels"
     tests = sorted(of_role["test"], key=lambda name: not name.lower().startswith(("val", "dev")))
     first = (of_role["train"] or of_role["split"] or tests or [next(iter(roles))])[0]
-    other = [name for name in tests if name != first]
+    other = [] if alone else [name for name in tests if name != first]
     return f"name {_below(folder, first)}{f' --test {_below(folder, other[0])}' if other else ''}"
 
 

@@ -155,7 +155,7 @@ class Loader:
         views = self.plan.roles.grouped_views
         return self._batches(((_FILL_EPOCH, step, views) for step in range(self.steps_per_epoch)), 0)
 
-    def batches(self, start: int = 0) -> Iterator[tuple[Progress, Batch]]:
+    def batches(self, start: int = 0) -> Generator[tuple[Progress, Batch], None, None]:
         """The batches from step ``start`` to the end of the run, with the views of each step, normalized, on the device."""
         with closing(self._batches(self._steps(start), start)) as stream:
             for progress, batch in stream:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import Any, final
 
 import torch
@@ -94,12 +94,13 @@ class ClassifierTraining:
         """
         loader, logger = self.loader, self.runtime.logger
         self._end_epoch(after_epoch)
-        batches = passed(loader.batches(self.done))
         self._set_mode()
-        for progress, batch in logger.progress(batches, self.total_steps - self.done, self.what):
-            self._step(progress, batch)
-            after_step()
-            self._end_epoch(after_epoch)
+        with closing(loader.batches(self.done)) as batches:
+            steps = logger.progress(passed(batches), self.total_steps - self.done, self.what)
+            for progress, batch in steps:
+                self._step(progress, batch)
+                after_step()
+                self._end_epoch(after_epoch)
         if self._bad:
             logger.warning(f"{self.what}: {len(self._bad)} training images could not be decoded and are left out")
 

@@ -272,7 +272,7 @@ def _embedding_time(
 
 def _loader_memory(config: PretrainConfig, source: ImageSource, runtime: Runtime) -> int:
     """The memory of the loader processes once they have made whole batches."""
-    with closing(build_loader(config, source, runtime).batches()) as stream:  # type: ignore[type-var]
+    with closing(build_loader(config, source, runtime).batches()) as stream:
         next(stream)
         return worker_bytes()
 
