@@ -39,7 +39,7 @@ from coterie.config.hardware import Runtime
 from coterie.detection.boxes import find_images
 from coterie.detection.detector import DetectorSettings
 from coterie.detection.detector_file import new_detector, save_detector
-from coterie.detection.loop import make_optimizer, train_steps
+from coterie.detection.detector_training import DetectorTraining
 from coterie.detection.schedules import SMALL
 from coterie.detection.voc import read_boxes
 from coterie.exporting.backbone_file import save_backbone
@@ -189,19 +189,8 @@ def seconds_of_a_pass(model: Path, opened: dict[str, Any], train: tuple[Path, Pa
     )
     detector.network.train()
     times = [time.process_time()]
-    optimizer = make_optimizer(detector.network, SMALL)
-    steps = range(MEASURED_STEPS)
-    train_steps(
-        detector.network,
-        optimizer,
-        boxed,
-        SMALL,
-        steps,
-        1000,
-        seed,
-        Runtime(),
-        lambda _: times.append(time.process_time()),
-    )
+    training = DetectorTraining(detector.network, boxed, SMALL, MEASURED_STEPS, seed, Runtime())
+    training.run(after_step=lambda: times.append(time.process_time()))
     return (times[-1] - times[1]) / (len(times) - 2) * -(-len(boxed.positions) // SMALL.batch_size)
 
 

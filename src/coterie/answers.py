@@ -8,13 +8,11 @@ from typing import Any, Unpack
 
 from torch import nn
 
-from coterie.classifier.classifier_file import find_classifier, is_classifier, open_classifier
-from coterie.classifier.classifier_folder import REPORT
+from coterie.classifier.classifier_file import find_classifier, open_classifier
 from coterie.classifier.exported_head import classifier_card, exportable_classifier
 from coterie.classifier.predict import open_predictor
 from coterie.classifier.sort_into import check_sorting
 from coterie.classifier.sort_into import sort_into as sort_images_into
-from coterie.classifier.time_limit import TimeLimit
 from coterie.classifier.train import train_classifier
 from coterie.config.duration import parse_minutes
 from coterie.config.hardware import Runtime
@@ -29,12 +27,13 @@ from coterie.config.options import (
     table_options,
 )
 from coterie.data.sources.own_data import Data, given_data
-from coterie.detection.from_options import is_detector, predict_boxes, refuse_without_boxes, train_detector_given
+from coterie.detection.from_options import predict_boxes, refuse_without_boxes, train_detector_given
 from coterie.detection.train import TrainedDetector
 from coterie.embedding.job import process_share, write_table
 from coterie.errors import BadConfig, UserError
 from coterie.evaluation.classifier_figures import ClassifierFigures
 from coterie.exporting.export import Exported, check_format, export_model
+from coterie.exporting.file_kinds import holds_classifier, holds_detector
 from coterie.exporting.formats.exportable import Exportable
 from coterie.exporting.model import open_model
 from coterie.exporting.model_card import CardFacts
@@ -43,6 +42,8 @@ from coterie.reporting.classifier_page import write_classifier_page
 from coterie.reporting.detection_page import BoxedPicture, write_detection_page
 from coterie.reporting.run_card import run_card
 from coterie.session import refuse_torchrun, session
+from coterie.training.run_folder import REPORT
+from coterie.training.time_limit import TimeLimit
 
 
 def train(
@@ -80,7 +81,7 @@ def train(
     limit = None if wanted is None else TimeLimit(parse_minutes(wanted), began)
     with session(logger, quiet) as logger:
         if options.get("boxes") is not None:
-            return train_detector_given(model, labelled, out, options, logger)
+            return train_detector_given(model, labelled, out, options, limit, logger)
         refuse_without_boxes(options)
         columns = label_columns(options)
         runtime = Runtime.choose(**machine_options(options), logger=logger)
@@ -128,10 +129,10 @@ def export(
     """
     check_options(options, ModelOptions)
     check_format(format, out, bytes_in=uint8)
-    if is_detector(model):
+    if holds_detector(model):
         raise UserError(f"{model} is a detector, which is not exported yet: export the MODEL that it was trained from")
     with session(logger, quiet) as logger:
-        if is_classifier(model):
+        if holds_classifier(model):
             what, facts = _opened_classifier(model, license, options, logger)
         else:
             what = Exportable(open_model(model, **model_options(options), logger=logger))
@@ -201,7 +202,7 @@ def predict(
     if copy and sort_into is None:
         raise UserError("--copy is for --sort-into FOLDER: give both, or leave out --copy")
     with session(logger, quiet) as logger:
-        if is_detector(classifier):
+        if holds_detector(classifier):
             extra = "--sort-into" if sort_into is not None else "backbone" if backbone is not None else None
             return _predict_boxes(classifier, data, out, extra, options, logger)
         if options.get("boxes") is not None:

@@ -10,7 +10,6 @@ from typing import Any, Literal, Unpack
 from torch import nn
 
 from coterie.atomic import writing
-from coterie.classifier.classifier_file import is_classifier
 from coterie.classifier.from_options import evaluate_classifier_given
 from coterie.config.hardware import Runtime
 from coterie.config.options import (
@@ -23,7 +22,7 @@ from coterie.config.options import (
     table_options,
 )
 from coterie.data.sources.own_data import Data, given_data
-from coterie.detection.from_options import evaluate_detector_given, is_detector
+from coterie.detection.from_options import evaluate_detector_given
 from coterie.distributed.processes import broadcast_object, process_group, rank
 from coterie.embedding.job import write_table
 from coterie.embedding.open_embedder import open_embedder
@@ -34,6 +33,7 @@ from coterie.evaluation.from_options import evaluate_given, evaluator_from_optio
 from coterie.evaluation.given_sets import given_probe
 from coterie.evaluation.model_selection import Selection
 from coterie.evaluation.results import ProbeResults, TransferResults
+from coterie.exporting.file_kinds import holds_classifier, holds_detector
 from coterie.logger import Logger, NullLogger
 from coterie.methods.fitting import fit_here, plan_run, train_run
 from coterie.methods.resolve import Paths, path_strings
@@ -218,13 +218,13 @@ def evaluate(
     """
     with session(logger, quiet) as logger:
         columns = label_columns(options)
-        if is_detector(model):
+        if holds_detector(model):
             if not given_data(test).specs and not path_strings(beside):
                 return evaluate_detector_given(model, train, options, logger)
             raise BadConfig(
                 f"{model} is a detector, which learns nothing here: name images to test it on, without --test and --beside"
             )
-        if is_classifier(model):
+        if holds_classifier(model):
             if not given_data(test).specs and not path_strings(beside):
                 return evaluate_classifier_given(model, train, options, logger)
             raise BadConfig(

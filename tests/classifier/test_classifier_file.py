@@ -7,11 +7,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from coterie.classifier.classifier_file import Classifier, is_classifier, open_classifier, save_classifier
+from coterie.classifier.classifier_file import Classifier, open_classifier, save_classifier
 from coterie.classifier.heads import KnnHead
 from coterie.errors import UserError
 from coterie.exporting.backbone_file import load_backbone, save_backbone
-from coterie.exporting.file_kinds import CLASSIFIER_HEADER
+from coterie.exporting.file_kinds import CLASSIFIER_HEADER, holds_classifier
 from coterie.exporting.model import Model, open_model
 from coterie.models.own_backbone import OwnBackbone, own_name
 from coterie.paths import run_folder
@@ -38,8 +38,8 @@ def test_a_saved_classifier_gives_the_same_probabilities(kind, tiny_model, tmp_p
     state = torch.get_rng_state()
     opened = open_classifier(tmp_path / "new")
     assert torch.equal(torch.get_rng_state(), state)
-    assert is_classifier(tmp_path / "new")
-    assert is_classifier(file)
+    assert holds_classifier(tmp_path / "new")
+    assert holds_classifier(file)
     images = torch.randn(2, 3, 24, 24)
     features = opened.model.network(images).detach()
     assert torch.equal(features, tiny_model.network(images))
@@ -80,7 +80,7 @@ def test_a_model_is_no_classifier_and_the_reverse(tiny_model, tmp_path):
     save_classifier(tmp_path / "own", Classifier(tiny_model, heads()["linear"], CLASSES))
     (tmp_path / "own" / "config.toml").write_text("")
     for other in (tmp_path / "run", file, "timm:resnet18"):
-        assert not is_classifier(other)
+        assert not holds_classifier(other)
     for path, message in (
         (tmp_path / "run", r"run is a run: .*coterie train MODEL LABELLED"),
         (file, r"is no classifier: coterie train .*model\.safetensors LABELLED"),

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 import coterie
-from coterie.classifier import time_limit
+from coterie.classifier import affordable
 from coterie.classifier.classifier_file import open_classifier
 from coterie.classifier.training_images import TrainingImages
 from coterie.config.hardware import ON_CPU
@@ -136,7 +136,7 @@ def test_a_finished_one_trains_nothing_again(tuned, weights, painted, tmp_path, 
 
 
 def test_a_budget_chooses_the_epochs_once(weights, painted, tmp_path, monkeypatch):
-    monkeypatch.setattr(time_limit, "MOST_EPOCHS", 1)
+    monkeypatch.setattr(affordable, "MOST_EPOCHS", 1)
     stop_at(1, monkeypatch)
     out, options = tmp_path / "out", {**HERE, "time": "1m"}
     with pytest.raises(Interrupted):
@@ -168,14 +168,14 @@ def test_epochs_that_a_budget_pays_for(painted: Path):
     truth = torch.arange(1000) % 3
     images = TrainingImages(open_source(str(painted)), np.arange(1000), truth, ("a", "b", "c"), np.arange(0))
     clock = [0.0]
-    limit = time_limit.TimeLimit(10, 0.0, lambda: clock[0])
-    pace, recipe = time_limit.Pace(image=0.01, step=1.0), recipes.Recipe(0.01, 0.2, epochs=20)
-    assert time_limit.affordable_epochs(limit, pace, images, recipe, 50) == (600 * 0.97 - 3) // (50 + 2)
+    limit = affordable.TimeLimit(10, 0.0, lambda: clock[0])
+    pace, recipe = affordable.Pace(image=0.01, step=1.0), recipes.Recipe(0.01, 0.2, epochs=20)
+    assert affordable.affordable_epochs(limit, pace, images, recipe, 50) == (600 * 0.97 - 3) // (50 + 2)
     clock[0] = 500
-    assert time_limit.affordable_epochs(limit, pace, images, recipe, 50) == 1
-    assert time_limit.affordable_epochs(limit, pace, images, recipe, 100) == 1
+    assert affordable.affordable_epochs(limit, pace, images, recipe, 50) == 1
+    assert affordable.affordable_epochs(limit, pace, images, recipe, 100) == 1
     clock[0] = 0
-    assert time_limit.affordable_epochs(limit, time_limit.Pace(0, 1e-3), images, recipe, 50) == 100
+    assert affordable.affordable_epochs(limit, affordable.Pace(0, 1e-3), images, recipe, 50) == 100
 
 
 def test_images_of_several_labels(weights, painted, tmp_path):

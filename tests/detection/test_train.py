@@ -1,6 +1,7 @@
 """Training a detector, stopping it, and what is refused."""
 
 import json
+import signal
 import tomllib
 
 import pytest
@@ -10,11 +11,13 @@ from safetensors import safe_open
 
 import coterie
 from coterie.data.sources.open import open_source
-from coterie.detection import train as training
 from coterie.detection.boxes import find_images
+from coterie.detection.detector_training import DetectorTraining
 from coterie.detection.training_images import training_batches
 from coterie.detection.voc import read_boxes
 from coterie.errors import UserError
+from coterie.signals import Interrupted
+from coterie.training import checkpoint_io
 from tests.detection.conftest import HERE, draw
 
 
@@ -43,33 +46,30 @@ def test_a_detector_learns_and_is_kept(trained, weights, drawn):
 
 @pytest.mark.parametrize("stop", [3, pytest.param(10, marks=pytest.mark.slow)])
 def test_a_training_that_was_stopped_goes_on_bit_by_bit(trained, weights, drawn, tmp_path, monkeypatch, stop):
-    """It is stopped as by a signal: within a window of the log, and between two."""
-    steps = 0
+    """A signal comes during a step: within a window of the log, and between two."""
+    learn = DetectorTraining._learn
 
-    def heard():
-        nonlocal steps
-        steps += 1
-        return 15 if steps == stop else None
+    def learning(self, batch):
+        if self.done + 1 == stop:
+            signal.raise_signal(signal.SIGTERM)
+        return learn(self, batch)
 
-    def check():
-        if steps == stop:
-            raise UserError("stopped")
-
+    again = tmp_path / "again"
     with monkeypatch.context() as patched:
-        patched.setattr(training, "heard", heard)
-        patched.setattr(training, "check_interrupted", check)
-        with pytest.raises(UserError, match="stopped"):
-            coterie.train(weights, drawn, out=tmp_path / "again", **options(drawn))
-    assert (tmp_path / "again" / "checkpoint.safetensors").is_file()
-    assert not (tmp_path / "again" / "detector.safetensors").exists()
-    coterie.train(weights, drawn, out=tmp_path / "again", **options(drawn))
-    one, other = (
-        safetensors.torch.load_file(folder / "detector.safetensors") for folder in (trained, tmp_path / "again")
-    )
+        patched.setattr(DetectorTraining, "_learn", learning)
+        with pytest.raises(Interrupted, match=f"saved after step {stop}: run the same command again"):
+            coterie.train(weights, drawn, out=again, **options(drawn))
+    assert not (again / "detector.safetensors").exists()
+    whole = checkpoint_io.list_checkpoints(again / "checkpoint")
+    assert [step for step, _ in whole] == [stop]
+    (again / "checkpoint" / f"step-{stop + 1:09d}-{'0' * 16}.pt").write_bytes(b"damaged")
+    with pytest.warns(coterie.CoterieWarning, match="is damaged"):
+        coterie.train(weights, drawn, out=again, **options(drawn))
+    one, other = (safetensors.torch.load_file(folder / "detector.safetensors") for folder in (trained, again))
     assert one.keys() == other.keys()
     assert all(torch.equal(one[name], other[name]) for name in one)
-    assert (trained / "metrics.jsonl").read_text() == (tmp_path / "again" / "metrics.jsonl").read_text()
-    assert not (tmp_path / "again" / "checkpoint.safetensors").exists()
+    assert (trained / "metrics.jsonl").read_text() == (again / "metrics.jsonl").read_text()
+    assert not (again / "checkpoint").exists()
 
 
 def test_threads_that_decode_change_nothing(drawn):

@@ -18,13 +18,11 @@ from coterie.errors import UserError
 from coterie.exporting.backbone_file import (
     WeightsDescription,
     build_described,
-    other_version,
-    parse_description,
-    read_metadata,
+    read_header,
     rebuilt_settings,
     write_tensors,
 )
-from coterie.exporting.file_kinds import CLASSIFIER_HEADER, holds_classifier
+from coterie.exporting.file_kinds import CLASSIFIER_HEADER
 from coterie.exporting.model import Model
 from coterie.models.backbone import OWN, feature_width
 from coterie.models.own_backbone import OwnBackbone, shown_name, wrap_backbone
@@ -105,11 +103,7 @@ def save_classifier(folder: str | Path, classifier: Classifier) -> Path:
         "about": dict(classifier.about or {}),
     }
     states = {NETWORK: model.network.state_dict(), HEAD: head.state_dict()}
-    tensors = {
-        prefix + name: value.detach().cpu().clone(memory_format=torch.contiguous_format)
-        for prefix, state in states.items()
-        for name, value in state.items()
-    }
+    tensors = {prefix + name: value for prefix, state in states.items() for name, value in state.items()}
     file = expand(folder) / CLASSIFIER_FILE
     write_tensors(file, tensors, {"format": "pt", CLASSIFIER_HEADER: json.dumps(header)})
     return file
@@ -129,7 +123,8 @@ def open_classifier(
         UserError: it is none, such as a run; or the file is damaged, in one line.
     """
     file = find_classifier(path)
-    description, header = _described(file)
+    refusal = f"{file} is no classifier: coterie train {file} LABELLED --out CLASSIFIER makes one from a MODEL"
+    description, header = read_header(file, CLASSIFIER_HEADER, _check_types, refusal)
     if description.backbone.name.startswith(OWN):
         if backbone is None:
             raise UserError(
@@ -167,15 +162,6 @@ def open_classifier(
     return Classifier(model, head.to(device).eval(), classes, about=about, **settings)
 
 
-def is_classifier(path: str | Path) -> bool:
-    """Whether a path is the folder of a classifier, or its file; whatever cannot be read is not.
-
-    Args:
-        path: of anything.
-    """
-    return holds_classifier(path)
-
-
 def find_classifier(path: str | Path) -> Path:
     """The file of a classifier.
 
@@ -195,22 +181,6 @@ def find_classifier(path: str | Path) -> Path:
             f"{path} is {what}: it has no {CLASSIFIER_FILE}; coterie train MODEL LABELLED --out CLASSIFIER makes one"
         )
     return file
-
-
-def _described(file: Path) -> tuple[WeightsDescription, dict[str, Any]]:
-    """The header of a file, checked: anyone may have written it."""
-    metadata = read_metadata(file)
-    if CLASSIFIER_HEADER not in metadata:
-        raise UserError(
-            f"{file} is no classifier: coterie train {file} LABELLED --out CLASSIFIER makes one from a MODEL"
-        )
-    try:
-        header: dict[str, Any] = json.loads(metadata[CLASSIFIER_HEADER])
-        description = parse_description(header["backbone"])
-        _check_types(header)
-    except (AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
-        raise other_version(file) from error
-    return description, header
 
 
 def _check_types(header: Mapping[str, Any]) -> None:

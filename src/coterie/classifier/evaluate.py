@@ -7,7 +7,7 @@ from torch import Tensor
 
 from coterie.classifier.balance import BALANCED
 from coterie.classifier.classifier_file import Classifier
-from coterie.classifier.classifier_folder import trained_contents
+from coterie.classifier.trained_images import trained_contents
 from coterie.classifier.training_images import TrainingImages, content_keys, training_images
 from coterie.config.hardware import Runtime
 from coterie.data.sources.source import ImageSource, Subset

@@ -12,12 +12,10 @@ from torch import Tensor, nn
 
 from coterie.classifier.calibration import fit_temperature
 from coterie.classifier.choose_head import ChosenHead, Trial, choose_head, logits_of
-from coterie.classifier.classifier_folder import ClassifierFolder
 from coterie.classifier.folds import folds
 from coterie.classifier.heads import linear_head, probabilities
 from coterie.classifier.labeled_features import LabeledFeatures
 from coterie.classifier.linear_candidates import LinearCandidates
-from coterie.classifier.training_checkpoints import TrainingCheckpoints
 from coterie.classifier.training_images import Truth
 from coterie.config.hardware import Runtime
 from coterie.data.sources.source import Subset, random_positions
@@ -31,6 +29,8 @@ from coterie.evaluation.probes.supervised import crop_loader
 from coterie.exporting.model import Model
 from coterie.logger import NullLogger
 from coterie.models.layers import batch_norms
+from coterie.training.trained_folder import TrainedFolder
+from coterie.training.training_checkpoints import TrainingCheckpoints
 
 GUESSED = 2_000
 """Images without a label whose class is guessed, of which the page shows those that are hardest to decide."""
@@ -65,7 +65,7 @@ def finetune_classifier(
     model: Model,
     learned: LabeledFeatures,
     fit: LinearCandidates,
-    folder: ClassifierFolder,
+    folder: TrainedFolder,
     choose_epochs: Callable[[Recipe, int], int],
     runtime: Runtime,
     *,
@@ -158,11 +158,11 @@ def _calibrated(start: ChosenHead) -> nn.Linear:
 
 
 def _train(
-    training: ClassifierTraining, tuned: Model, learned: LabeledFeatures, folder: ClassifierFolder
+    training: ClassifierTraining, tuned: Model, learned: LabeledFeatures, folder: TrainedFolder
 ) -> list[dict[str, Any]]:
     """Train to the end, from wherever an earlier call was stopped; the log gets lines about epochs."""
     quiet = replace(training.runtime, logger=NullLogger())
-    checkpoints = TrainingCheckpoints(folder.checkpoints, training)
+    checkpoints = TrainingCheckpoints(folder, training)
 
     def after_epoch(epoch: int, loss: float) -> None:
         epochs = training.recipe.epochs
@@ -173,8 +173,7 @@ def _train(
         if held.any():
             right = Answers(logits[held], learned.images.truth[held]).accuracy()
             record["held_out_top1"] = right.value
-        checkpoints.records.append(record)
-        folder.log(checkpoints.records)
+        checkpoints.log(record)
 
     checkpoints.resume(training.runtime.logger)
     with checkpoints.stopping_on_signals():

@@ -9,18 +9,17 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from coterie.classifier.affordable import Pace, affordable_epochs, check_embedding, finetuning_pace
 from coterie.classifier.balance import balance_shift, shifted
 from coterie.classifier.calibration import unknown_threshold
 from coterie.classifier.choose_head import ChosenHead, choose_head, logits_of
 from coterie.classifier.choose_kind import Kind
-from coterie.classifier.classifier_folder import ClassifierFolder
 from coterie.classifier.features import FeatureStore
 from coterie.classifier.finetune import finetune_classifier
 from coterie.classifier.heads import probabilities
 from coterie.classifier.knn_candidates import KnnCandidates
 from coterie.classifier.labeled_features import LabeledFeatures, drawn_unlabeled, labeled_features
 from coterie.classifier.linear_candidates import WITH_UNLABELED, LinearCandidates
-from coterie.classifier.time_limit import Pace, TimeLimit, affordable_epochs, check_embedding, finetuning_pace
 from coterie.classifier.training_images import TrainingImages
 from coterie.classifier.unknown import unknown_found
 from coterie.config.duration import format_minutes
@@ -29,6 +28,8 @@ from coterie.evaluation.classifier_figures import ClassifierFigures, UnknownFoun
 from coterie.evaluation.probes.recipe import Recipe
 from coterie.exporting.model import Model
 from coterie.formatting import format_number
+from coterie.training.time_limit import TimeLimit
+from coterie.training.trained_folder import TrainedFolder
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ class ClassifierFit:
         limit: how long it may take; None: as long as it does.
     """
 
-    folder: ClassifierFolder
+    folder: TrainedFolder
     store: FeatureStore
     images: TrainingImages
     kind: Kind

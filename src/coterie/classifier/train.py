@@ -11,10 +11,9 @@ import torch
 from coterie.classifier.balance import BALANCED
 from coterie.classifier.choose_kind import Kind, choose_kind
 from coterie.classifier.classifier_file import Classifier, save_classifier
-from coterie.classifier.classifier_folder import ClassifierFolder
 from coterie.classifier.features import FeatureStore
 from coterie.classifier.fit import ClassifierFit, FittedClassifier
-from coterie.classifier.time_limit import TimeLimit
+from coterie.classifier.trained_images import write_trained_images
 from coterie.classifier.training_images import TrainingImages, training_images
 from coterie.config.duration import format_minutes
 from coterie.config.hardware import Runtime
@@ -24,6 +23,8 @@ from coterie.embedding.forward import embedding_runtime
 from coterie.errors import UserError
 from coterie.evaluation.classifier_figures import ClassifierFigures
 from coterie.exporting.model import Model
+from coterie.training.time_limit import TimeLimit
+from coterie.training.trained_folder import TrainedFolder
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,7 @@ def train_classifier(
     facts |= {"balanced": True} if balanced else {}
     if limit is not None and chosen_kind == "finetune":
         facts["time"] = format_minutes(limit.minutes)
-    folder = ClassifierFolder(out, {**asked, "kind": chosen_kind, "seed": seed, **facts})
+    folder = TrainedFolder(out, "classifier", {**asked, "kind": chosen_kind, "seed": seed, **facts})
     try:
         store = FeatureStore(folder.path / "embeddings", model, runtime, network)
         found = ClassifierFit(folder, store, images, chosen_kind, seed, balanced, limit).run()
@@ -117,22 +118,25 @@ def _classifier(found: FittedClassifier, kind: Kind, balanced: bool, device: tor
     )
 
 
-def _keep(folder: ClassifierFolder, classifier: Classifier, found: FittedClassifier, reason: str) -> None:
+def _keep(folder: TrainedFolder, classifier: Classifier, found: FittedClassifier, reason: str) -> None:
     """Write everything but the page; the classifier itself last."""
     learned, chosen, figures = found.learned, found.chosen, found.figures
     trials = [{"candidate": each.name, "log_loss": each.log_loss, "top1": each.top1} for each in chosen.trials]
-    folder.log([*found.log, *trials, {"chosen": chosen.name, "temperature": chosen.temperature, **figures.facts()}])
+    folder.write_log(
+        [*found.log, *trials, {"chosen": chosen.name, "temperature": chosen.temperature, **figures.facts()}]
+    )
     images, held = learned.images, chosen.held.tolist()
     answers = iter(zip(figures.answers.predicted.tolist(), figures.answers.confidence.tolist(), strict=True))
     told = [next(answers) if each else (None, None) for each in held]
-    folder.write_images(
+    write_trained_images(
+        folder.path,
         {
             "name": [images.source.name(int(each)) for each in images.positions],
             "label": _names(images),
             "content": learned.keys,
             "held_out_answer": [None if number is None else images.classes[number] for number, _ in told],
             "held_out_probability": [confidence for _, confidence in told],
-        }
+        },
     )
     threshold = {} if figures.threshold is None else {"threshold": figures.threshold}
     settings = {"candidate": chosen.name, "temperature": chosen.temperature, **threshold}

@@ -15,9 +15,7 @@ from coterie.errors import BadConfig, UserError
 from coterie.exporting.backbone_file import (
     WeightsDescription,
     build_described,
-    other_version,
-    parse_description,
-    read_metadata,
+    read_header,
     rebuilt_settings,
     write_tensors,
 )
@@ -109,12 +107,8 @@ def save_detector(folder: str | Path, detector: Detector) -> Path:
         "numbers": detector.numbers,
         "about": dict(detector.about),
     }
-    tensors = {
-        name: value.detach().cpu().clone(memory_format=torch.contiguous_format)
-        for name, value in detector.network.state_dict().items()
-    }
     file = expand(folder) / DETECTOR_FILE
-    write_tensors(file, tensors, {"format": "pt", DETECTOR_HEADER: json.dumps(header)})
+    write_tensors(file, detector.network.state_dict(), {"format": "pt", DETECTOR_HEADER: json.dumps(header)})
     return file
 
 
@@ -129,7 +123,8 @@ def open_detector(path: str | Path, device: torch.device | str = "cpu") -> Detec
         UserError: it is none, such as a run; or the file is damaged, in one line.
     """
     file = _file(path)
-    description, header = _described(file)
+    refusal = f"{file} is no detector: coterie train MODEL IMAGES --boxes FILE --out DETECTOR makes one"
+    description, header = read_header(file, DETECTOR_HEADER, _check_types, refusal)
     settings = DetectorSettings(**header["settings"] | {"short_sides": tuple(header["settings"]["short_sides"])})
     categories, numbers = tuple(header["categories"]), tuple(header["numbers"])
     backbone = build_described(description, file)
@@ -166,20 +161,6 @@ def _file(path: str | Path) -> Path:
         what = f"{path} has no {DETECTOR_FILE}" if where.exists() else f"{path} does not exist"
         raise UserError(f"{what}: coterie train MODEL IMAGES --boxes FILE --out DETECTOR makes a detector")
     return file
-
-
-def _described(file: Path) -> tuple[WeightsDescription, dict[str, Any]]:
-    """The header of a file, checked: anyone may have written it."""
-    metadata = read_metadata(file)
-    if DETECTOR_HEADER not in metadata:
-        raise UserError(f"{file} is no detector: coterie train MODEL IMAGES --boxes FILE --out DETECTOR makes one")
-    try:
-        header: dict[str, Any] = json.loads(metadata[DETECTOR_HEADER])
-        description = parse_description(header["backbone"])
-        _check_types(header)
-    except (AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
-        raise other_version(file) from error
-    return description, header
 
 
 def _check_types(header: Mapping[str, Any]) -> None:

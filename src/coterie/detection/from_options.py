@@ -27,25 +27,16 @@ from coterie.detection.predict import check_results_file, write_detections
 from coterie.detection.train import DetectionWishes, TrainedDetector, train_detector
 from coterie.detection.voc import read_boxes
 from coterie.errors import BadConfig
-from coterie.exporting.file_kinds import holds_detector
 from coterie.exporting.model import Model, open_model
 from coterie.exporting.preprocessing import IMAGENET_MEAN, IMAGENET_STD, with_options
 from coterie.logger import Logger
 from coterie.models.backbone import BackboneConfig, build_backbone
+from coterie.training.time_limit import TimeLimit
 
 NEW = "none"
 """In place of a MODEL: random weights."""
 OF_CLASSIFIERS = ("classifier", "balanced", "labels", "label_column", "label_key")
 """Options of ``train`` that mean nothing for a detector."""
-
-
-def is_detector(path: str | Path) -> bool:
-    """Whether a path is the folder of a detector, or its file; whatever cannot be read is not.
-
-    Args:
-        path: of anything.
-    """
-    return holds_detector(path)
 
 
 def refuse_without_boxes(options: Mapping[str, Any]) -> None:
@@ -63,7 +54,12 @@ def refuse_without_boxes(options: Mapping[str, Any]) -> None:
 
 
 def train_detector_given(
-    model: str | Path, images: Data, out: str | Path, options: Mapping[str, Any], logger: Logger
+    model: str | Path,
+    images: Data,
+    out: str | Path,
+    options: Mapping[str, Any],
+    limit: TimeLimit | None,
+    logger: Logger,
 ) -> TrainedDetector:
     """Train a detector as a caller asks for it.
 
@@ -72,6 +68,7 @@ def train_detector_given(
         images: the images of the boxes.
         out: the detector's folder.
         options: of ``train``, with ``boxes``.
+        limit: the budget of ``time``; None: as long as the schedule takes.
         logger: receives messages and progress.
 
     Raises:
@@ -92,10 +89,10 @@ def train_detector_given(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(wishes.seed)
         opened = _opened(model, options, runtime)
-    return train_detector(opened, boxed, out, runtime, wishes, asked=asked)
+    return train_detector(opened, boxed, out, runtime, wishes, asked=asked, limit=limit)
 
 
-_WISHES = ("schedule", "time", "epochs", "batch_size", "learning_rate", "size", "seed")
+_WISHES = ("schedule", "epochs", "batch_size", "learning_rate", "size", "seed")
 
 
 def predict_boxes(

@@ -2,8 +2,8 @@
 
 import copy
 import hashlib
+import shutil
 import statistics
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
@@ -13,26 +13,27 @@ from typing import Any, get_args
 import numpy as np
 import torch
 
-from coterie.config.duration import parse_minutes
+from coterie.config.duration import format_minutes
 from coterie.config.hardware import Runtime
 from coterie.data.sources.source import Subset
 from coterie.detection.boxes import BoxedSource
 from coterie.detection.detector import DetectorKind, DetectorSettings
 from coterie.detection.detector_file import Detector, new_detector, open_detector, save_detector
-from coterie.detection.detector_folder import DetectorFolder
-from coterie.detection.loop import StepMeasured, make_optimizer, seconds_of_a_step, train_steps
+from coterie.detection.detector_training import DetectorTraining
 from coterie.detection.schedules import DetectionSchedule, find_schedule
 from coterie.embedding.cache import source_key, state_key
 from coterie.errors import BadConfig, UserError, did_you_mean
 from coterie.exporting.model import Model
 from coterie.formatting import first_few, format_duration
-from coterie.logger import Logger
-from coterie.signals import check_interrupted, heard, if_stopped, saved_after
+from coterie.logger import Logger, NullLogger
 from coterie.table import ShownInTables, TextTable
+from coterie.training.profiling.step_timer import StepTimer
+from coterie.training.time_limit import TimeLimit
+from coterie.training.trained_folder import TrainedFolder
+from coterie.training.training_checkpoints import TrainingCheckpoints
 
-LOGGED = 10
-"""Steps whose mean loss is a line of ``metrics.jsonl``."""
-_SAVED_MINUTES = 5.0
+_LEAST_STEPS, _MOST_STEPS = 4, 20
+"""That are rehearsed to know how many fit into a time."""
 _SMALLEST, _LARGEST_CPU, _LARGEST = 64, 320, 800
 """Pixels of the short side: at least, as a batch norm needs several values at a stride of 32 in a single image; and at most,
 where it is chosen by itself, on a CPU and on a GPU."""
@@ -45,7 +46,6 @@ class DetectionWishes:
     Attributes:
         kind: ``faster_rcnn`` or ``retinanet``.
         schedule: a name of :data:`coterie.detection.schedules.SCHEDULES`.
-        time: a duration that the training may take; it sets the number of steps.
         epochs: passes over the images.
         batch_size: images per step.
         learning_rate: the highest.
@@ -55,7 +55,6 @@ class DetectionWishes:
 
     kind: str | None = None
     schedule: str | None = None
-    time: str | float | None = None
     epochs: int | None = None
     batch_size: int | None = None
     learning_rate: float | None = None
@@ -96,6 +95,7 @@ def train_detector(
     wishes: DetectionWishes,
     *,
     asked: Mapping[str, Any],
+    limit: TimeLimit | None = None,
 ) -> TrainedDetector:
     """Train a detector on images with boxes, and keep it in a folder; one that was stopped goes on where it was.
 
@@ -109,21 +109,23 @@ def train_detector(
         runtime: where and how to compute; its logger receives messages and progress.
         wishes: what the user asked for.
         asked: what else ``config.toml`` says that was asked.
+        limit: how long it may take, which sets the number of steps; None: as long as the schedule says.
 
     Raises:
         UserError: boxes, wishes or folder cannot be used, in one line.
     """
     logger, file = runtime.logger, boxed.file
-    kind, schedule = _kind(wishes.kind), _schedule(wishes)
+    kind, schedule = _kind(wishes.kind), _schedule(wishes, limit)
     for line in model.lines[:1]:
         logger.info(line)
     _check_boxes(boxed, logger)
     network = state_key(model.network.state_dict())
     given = asdict(replace(wishes, kind=kind, schedule=wishes.schedule or "small"))
+    given |= {} if limit is None else {"time": format_minutes(limit.minutes)}
     facts = {"images": _images_key(boxed), "network": network}
-    folder = DetectorFolder(out, {**asked, **given, **facts})
+    folder = TrainedFolder(out, "detector", {**asked, **given, **facts})
     try:
-        if folder.complete:
+        if folder.file.is_file():
             logger.info(f"{folder.path}: this detector is complete")
             return _trained(open_detector(folder.path, runtime.device), folder, int(folder.chosen["steps"]), {})
         settings = _settings(kind, schedule, boxed, runtime)
@@ -131,58 +133,30 @@ def train_detector(
         about = {"model": model.name, "date": datetime.now(UTC).date().isoformat(), "images": str(len(boxed.positions))}
         detector = new_detector(model, settings, file.categories, file.numbers, runtime.device, about)
         detector.network.train()
-        steps = int(folder.chosen.get("steps", 0)) or _steps(detector, boxed, schedule, wishes, runtime)
+        steps = int(folder.chosen.get("steps", 0)) or _steps(detector, boxed, schedule, wishes.seed, limit, runtime)
         logger.info(_line(detector, boxed, steps, schedule.batch_size))
-        folder.write_config(asdict(schedule) | asdict(settings) | {"steps": steps})
-        bad = _train(detector, boxed, schedule, steps, wishes.seed, folder, runtime)
-        detector.network.eval()
+        folder.write_config(**asdict(schedule) | asdict(settings) | {"steps": steps})
+        training = DetectorTraining(detector.network, boxed, schedule, steps, wishes.seed, runtime)
+        _train(training, folder)
         save_detector(folder.path, detector)
-        folder.remove_checkpoint()
-        return _trained(detector, folder, steps, bad)
+        shutil.rmtree(folder.checkpoints, ignore_errors=True)
+        return _trained(detector, folder, steps, training.bad)
     finally:
         folder.close()
 
 
-def _train(
-    detector: Detector,
-    boxed: BoxedSource,
-    schedule: DetectionSchedule,
-    steps: int,
-    seed: int,
-    folder: DetectorFolder,
-    runtime: Runtime,
-) -> dict[str, str]:
-    """Train the steps that are not done, saving from time to time; returns the images that could not be used."""
-    optimizer = make_optimizer(detector.network, schedule)
-    progress = folder.load_checkpoint(detector.network, optimizer)
-    saved, at = progress.steps, time.monotonic()
-    if saved:
-        runtime.logger.info(f"{folder.path}: goes on after step {saved:,} of {steps:,}")
-
-    def done(step: StepMeasured) -> None:
-        nonlocal saved, at
-        progress.steps = step.step + 1
-        progress.bad.update(step.bad)
-        progress.losses += [step.losses] if step.losses else []
-        if progress.steps % LOGGED == 0 or progress.steps == steps:
-            means = {name: statistics.fmean(each[name] for each in progress.losses) for name in step.losses}
-            folder.log({"step": step.step, **means, "learning_rate": step.learning_rate})
-            progress.losses.clear()
-        if heard() is not None or time.monotonic() - at > 60 * _SAVED_MINUTES:
-            folder.save_checkpoint(detector.network, optimizer, progress)
-            saved, at = progress.steps, time.monotonic()
-            check_interrupted()
-
-    def kept() -> str | None:
-        return saved_after(saved) if saved == progress.steps else None  # after the step it is saved
-
-    with if_stopped(kept):
-        train_steps(detector.network, optimizer, boxed, schedule, range(saved, steps), steps, seed, runtime, done)
-    folder.write_bad_images(progress.bad)
-    return progress.bad
+def _train(training: DetectorTraining, folder: TrainedFolder) -> None:
+    """Train to the end, from wherever an earlier call was stopped."""
+    checkpoints = TrainingCheckpoints(folder, training)
+    checkpoints.resume(training.runtime.logger)
+    with checkpoints.stopping_on_signals():
+        training.run(after_step=checkpoints.after_step, log=checkpoints.log)
+    checkpoints.save()
+    training.network.eval()
+    folder.write_bad_images(training.bad.items())
 
 
-def _trained(detector: Detector, folder: DetectorFolder, steps: int, bad: Mapping[str, str]) -> TrainedDetector:
+def _trained(detector: Detector, folder: TrainedFolder, steps: int, bad: Mapping[str, str]) -> TrainedDetector:
     losses = [record["loss"] for record in folder.records() if "loss" in record] or [float("nan")]
     tenth = max(1, len(losses) // 10)
     remarks: tuple[str, ...] = ()
@@ -202,7 +176,7 @@ def _kind(name: str | None) -> DetectorKind:
     return "retinanet" if name == "retinanet" else "faster_rcnn"
 
 
-def _schedule(wishes: DetectionWishes) -> DetectionSchedule:
+def _schedule(wishes: DetectionWishes, limit: TimeLimit | None) -> DetectionSchedule:
     """The schedule that was asked for, with what was asked beside it."""
     schedule = find_schedule(wishes.schedule or "small")
     given = {name: getattr(wishes, name) for name in ("epochs", "batch_size", "learning_rate", "size")}
@@ -213,7 +187,7 @@ def _schedule(wishes: DetectionWishes) -> DetectionSchedule:
         raise BadConfig(
             f"--size is {wishes.size}: a detector needs images of {_SMALLEST} pixels or more; smaller ones are enlarged"
         )
-    if wishes.time is not None and wishes.epochs is not None:
+    if limit is not None and wishes.epochs is not None:
         raise BadConfig("--time and --epochs both say how long to train: give one of them")
     if wishes.epochs is not None:
         schedule = replace(schedule, steps=0, epochs=wishes.epochs, least_steps=1)
@@ -240,16 +214,24 @@ def _line(detector: Detector, boxed: BoxedSource, steps: int, batch_size: int) -
 
 
 def _steps(
-    detector: Detector, boxed: BoxedSource, schedule: DetectionSchedule, wishes: DetectionWishes, runtime: Runtime
+    detector: Detector,
+    boxed: BoxedSource,
+    schedule: DetectionSchedule,
+    seed: int,
+    limit: TimeLimit | None,
+    runtime: Runtime,
 ) -> int:
     """How many steps to train: what fits into the time, or what the schedule says."""
-    if wishes.time is None:
+    if limit is None:
         per_epoch = -(-len(boxed.positions) // schedule.batch_size)
         return schedule.steps or max(schedule.least_steps, schedule.epochs * per_epoch)
-    seconds = 60 * parse_minutes(wishes.time)
-    each = seconds_of_a_step(copy.deepcopy(detector.network), boxed, schedule, wishes.seed, runtime)
-    runtime.logger.info(f"a step takes {format_duration(each)}: {max(1, int(seconds / each)):,} steps fit into --time")
-    return max(1, int(seconds / each))
+    timer = StepTimer(limit.rehearsal, _MOST_STEPS, runtime.device, least=_LEAST_STEPS)
+    network, quiet = copy.deepcopy(detector.network), replace(runtime, logger=NullLogger())
+    total = 50 * _MOST_STEPS  # the warm-up outlasts the rehearsal, which cannot diverge then
+    DetectorTraining(network, boxed, schedule, total, seed, quiet).run(passed=timer.over)
+    steps = max(1, int(limit.left / timer.typical))
+    runtime.logger.info(f"a step takes {format_duration(timer.typical)}: {steps:,} steps fit into --time")
+    return steps
 
 
 def _short_side(boxed: BoxedSource, runtime: Runtime) -> int:

@@ -46,8 +46,7 @@ def write_table(
 
     Args:
         opening: opens the network and the images.
-        out: a file that ends in ``.parquet``, ``.csv`` or ``.npy``, or else a folder, which is resumed where it was left, and
-            is written by all processes that torchrun started, or by Ray.
+        out: a file, ``.parquet``, ``.csv`` or ``.npy``, or else a folder, which is resumed, and all processes or Ray write it.
         part_images: as of :class:`coterie.embedding.parts.TableParts`.
         arrays: of a folder: ``npy`` to write features to an ``.npy`` file for each part.
         ray: address of a Ray cluster, ``auto``, or ``local`` for one on this machine; None: without Ray.

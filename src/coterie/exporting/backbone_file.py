@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, final
@@ -125,9 +125,7 @@ def _tensors(backbone: nn.Module | Mapping[str, Tensor], config: BackboneConfig,
     network = backbone if isinstance(backbone, nn.Module) else None
     halved = {name for name, _ in network.named_parameters(remove_duplicate=False)} if half and network else set()
     return {
-        name.removeprefix(prefix): (value.detach().bfloat16() if name in halved else value.detach())
-        .cpu()
-        .clone(memory_format=torch.contiguous_format)
+        name.removeprefix(prefix): value.bfloat16() if name in halved else value
         for name, value in (backbone.state_dict() if isinstance(backbone, nn.Module) else backbone).items()
     }
 
@@ -141,20 +139,21 @@ def rebuilt_settings(config: BackboneConfig) -> BackboneConfig:
     return replace(config, weights=None, trainable="all", frozen_statistics=False)
 
 
-def write_tensors(path: str | Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
+def write_tensors(path: str | Path, tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> None:
     """Write a safetensors file, atomically and with the mode that the umask gives.
 
     Args:
         path: the file.
-        tensors: contiguous, on the CPU, of which no two share memory.
+        tensors: on any device, in any layout; they may share memory.
         metadata: of its header.
 
     Raises:
         UserError: the file cannot be written; the previous contents of ``path`` stay intact.
     """
+    copies = {name: each.detach().cpu().clone(memory_format=torch.contiguous_format) for name, each in tensors.items()}
     with writing(path) as part:
         try:
-            safetensors.torch.save_file(tensors, part, metadata)
+            safetensors.torch.save_file(copies, part, metadata)
         except safetensors.SafetensorError as error:
             code = re.search(r"os error (\d+)", str(error))
             raise OSError(int(code[1]) if code else 0, str(error)) from error
@@ -296,6 +295,35 @@ def other_version(file: Path) -> UserError:
         file: whose header it is.
     """
     return UserError(f"{file} was written by another version of Coterie: read it with that version")
+
+
+def read_header(
+    file: Path, key: str, check: Callable[[Mapping[str, Any]], None], refusal: str
+) -> tuple[WeightsDescription, dict[str, Any]]:
+    """Read the header of a network with more on top, such as a classifier, checked: anyone may have written it.
+
+    Args:
+        file: the file.
+        key: of the header in its metadata.
+        check: raises TypeError or LookupError if the rest of the header is not as it has to be.
+        refusal: the line about a file without it.
+
+    Returns:
+        The description of the network, ``backbone`` in the header, and the header.
+
+    Raises:
+        UserError: the file is damaged, has no such header, or one that this version cannot read.
+    """
+    metadata = read_metadata(file)
+    if key not in metadata:
+        raise UserError(refusal)
+    try:
+        header: dict[str, Any] = json.loads(metadata[key])
+        description = parse_description(header["backbone"])
+        check(header)
+    except (AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
+        raise other_version(file) from error
+    return description, header
 
 
 def parse_description(content: dict[str, Any]) -> WeightsDescription:

@@ -17,7 +17,7 @@ from coterie.paths import expand
 _held: set[tuple[int, int] | None] = set()  # the locks of this process, which a record lock would give it twice
 
 LOG, EVALUATION, FACTS = "metrics.jsonl", "evaluation.json", "run.json"
-CONFIG, IMAGES, LOCK = "config.toml", "images.parquet", ".lock"
+CONFIG, IMAGES, REPORT, LOCK = "config.toml", "images.parquet", "report.html", ".lock"
 WRITTEN_AT_START = (CONFIG, FACTS, IMAGES)
 
 
@@ -141,7 +141,7 @@ class RunFolder:
     @property
     def report(self) -> Path:
         """The report page."""
-        return self.path / "report.html"
+        return self.path / REPORT
 
     @property
     def log(self) -> Path:

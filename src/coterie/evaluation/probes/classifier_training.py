@@ -36,6 +36,7 @@ class ClassifierTraining:
         network: images ``[B, C, H, W]`` to features ``[B, F]``.
         head: features to one logit for each class.
         done: steps that are done.
+        total_steps: how many there are.
     """
 
     def __init__(
@@ -69,6 +70,7 @@ class ClassifierTraining:
         self.recipe, self.runtime, self.seed, self.what = recipe, runtime, seed, what
         self.frozen = frozen
         self.done = self._epochs = 0
+        self.total_steps = loader.total_steps
         self._total = torch.zeros((), device=truth.device)
         self._bad: set[int] = set()
         self._optimizer = _optimizer(network, head, recipe)
@@ -94,7 +96,7 @@ class ClassifierTraining:
         self._end_epoch(after_epoch)
         self._set_mode()
         with closing(loader.batches(self.done)) as batches:
-            steps = logger.progress(passed(batches), loader.total_steps - self.done, self.what)
+            steps = logger.progress(passed(batches), self.total_steps - self.done, self.what)
             for progress, batch in steps:
                 self._step(progress, batch)
                 after_step()

@@ -40,8 +40,7 @@ def write_timm(what: Exportable, folder: Path) -> Written:
             raise what.refusal("timm", f"the classifier of a {name} is not one linear layer")
         network.load_state_dict(what.model.network.state_dict(), strict=False)
         fill_head(classifier, what)
-    tensors = {key: value.contiguous().clone() for key, value in network.state_dict().items()}
-    write_tensors(folder / WEIGHTS, tensors, {"format": "pt"})
+    write_tensors(folder / WEIGHTS, network.state_dict(), {"format": "pt"})
     known = getattr(network, "pretrained_cfg", {})
     pretrained = timm_data_config(what.model.preprocessing) | {
         "num_classes": classes,

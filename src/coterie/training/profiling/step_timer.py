@@ -3,6 +3,7 @@
 import copy
 import time
 from collections.abc import Callable, Iterator, Sequence
+from typing import TypeVar
 
 import torch
 
@@ -15,6 +16,7 @@ TICKS = 20
 """Into how many ticks the progress of a rehearsal or a profile is divided."""
 
 Stream = Iterator[tuple[Progress, Batch]]
+Item = TypeVar("Item")
 Tick = Callable[[float], None]
 """Told of the share of the time that has passed, after each step."""
 
@@ -52,7 +54,7 @@ class StepTimer:
         self.used: list[int] = []
         self.workers = 0
 
-    def over(self, batches: Stream) -> Stream:
+    def over(self, batches: Iterator[Item]) -> Iterator[Item]:
         """Pass on the batches."""
         began = asked = time.perf_counter()
         for item in batches:

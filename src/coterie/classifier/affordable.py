@@ -3,7 +3,7 @@
 import copy
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -28,52 +28,13 @@ from coterie.models.backbone import feature_width
 from coterie.models.layers import batch_norms
 from coterie.models.own_backbone import OwnBackbone
 from coterie.training.profiling.step_timer import StepTimer
+from coterie.training.time_limit import TimeLimit
 
 FIRST_IMAGES, MOST_IMAGES = 16, 256
 """Images that are embedded first, to warm up, and the most that are timed then."""
-SECONDS, SHARE = 5.0, 1 / 20
-"""About how long each half of a rehearsal takes, at most, also as a share of the budget."""
 LEAST_STEPS, MOST_STEPS = 3, 20
-MARGIN = 0.03
-"""Share of a budget that is not planned for."""
-ENDING = 3.0
-"""Seconds for the files and the page at the end."""
 MOST_EPOCHS = 5
 """Times the epochs of the published recipe, at most, however much time there is."""
-
-
-@dataclass(frozen=True)
-class TimeLimit:
-    """A budget that counts from a moment.
-
-    Attributes:
-        minutes: the budget.
-        began: the clock when it began.
-        clock: returns seconds from some moment on.
-    """
-
-    minutes: float
-    began: float
-    clock: Callable[[], float] = time.monotonic
-
-    @property
-    def used(self) -> float:
-        """Seconds that are used by now."""
-        return self.clock() - self.began
-
-    @property
-    def rehearsal(self) -> float:
-        """Seconds that a half of a rehearsal may take."""
-        return min(SECONDS, SHARE * 60 * self.minutes)
-
-    @property
-    def left(self) -> float:
-        """Seconds that can still be planned for."""
-        return 60 * self.minutes * (1 - MARGIN) - ENDING - self.used
-
-    def shortest(self, seconds: float) -> str:
-        """The budget that would pay for so many seconds more, as a user writes it."""
-        return format_minutes((self.used + seconds + ENDING) / (1 - MARGIN) / 60)
 
 
 @dataclass(frozen=True)
