@@ -35,6 +35,18 @@ def few_steps(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="module")
+def painted(tmp_path_factory) -> Path:
+    """Eight images of each color, a quarter of them with the label of another, so that there is something to learn."""
+    folder = paint(tmp_path_factory.mktemp("images") / "painted", 8)
+    for number, (one, other) in enumerate([("red", "green"), ("green", "blue"), ("blue", "red")]):
+        first, second = (folder / color / f"{number:02d}.png" for color in (one, other))
+        first.rename(folder / "other")
+        second.rename(first)
+        (folder / "other").rename(second)
+    return folder
+
+
+@pytest.fixture(scope="module")
 def tuned(weights: Path, painted: Path, tmp_path_factory) -> tuple[Path, ClassifierFigures]:
     """The folder of a fine-tuned classifier of the colors, and its figures."""
     out = tmp_path_factory.mktemp("classifiers") / "tuned"
@@ -65,8 +77,8 @@ def test_the_network_that_is_kept_is_the_one_that_was_tested(tuned, weights: Pat
     kept, before = open_classifier(folder), load_backbone(weights).state_dict()
     after = kept.model.network.state_dict()
     statistics = {name for name in after if "running" in name or "num_batches" in name}
-    assert statistics
-    assert {name for name in after if torch.equal(after[name], before[name])} == statistics
+    assert all(torch.equal(after[name], before[name]) for name in statistics)
+    assert all(not torch.equal(after[name], before[name]) for name in after.keys() - statistics)
     found = embed_source(kept.model.network, open_source(str(painted)), kept.model.preprocessing, ON_CPU)
     best = kept.probabilities(found.rows).amax(dim=1)
     rows = pq.read_table(folder / "images.parquet").to_pylist()
@@ -97,7 +109,7 @@ def test_predict_and_evaluate_take_it_as_any_other(tuned, painted: Path, tmp_pat
     folder, _ = tuned
     assert coterie.predict(folder, painted, tmp_path / "labels.parquet", quiet=True, device="cpu", workers=0) == 24
     other = paint(tmp_path / "other", 4, seed=5)
-    assert coterie.evaluate(folder, other, quiet=True, device="cpu", workers=0)["classifier"]["top1"] == 100
+    assert coterie.evaluate(folder, other, quiet=True, device="cpu", workers=0)["classifier"]["top1"] > 50
 
 
 def test_stopped_and_resumed_it_has_the_same_bits(tuned, weights, painted, tmp_path, monkeypatch):

@@ -4,7 +4,7 @@ import pytest
 
 from coterie.config.facts import Facts
 from coterie.config.overrides import known_paths
-from coterie.config.toml import to_dict
+from coterie.config.toml import from_dict, to_dict
 from coterie.grouping.groups import LearnedGroupsConfig
 from coterie.grouping.memory_queue import Refresh
 from coterie.methods.planner import Planner
@@ -39,24 +39,16 @@ def test_a_short_run_gets_fewer_groups_and_few_images_fewer_still() -> None:
     assert "no more than 250000 images seen" in short.reasons["groups.counts"]
 
 
-def test_small_images_are_divided_into_as_many_groups_as_images_batch_and_run_allow() -> None:
-    def planned(facts: Facts, epochs: int | None = None) -> tuple[int, str]:
-        planner = Planner(facts, epochs=epochs)
-        return planner.fine_groups()[0], planner.reasons["groups.counts"]
-
-    assert planned(Facts(10_000, 32))[0] == 1000
-    assert planned(CIFAR) == (2048, "8 for each image of a batch, which has to balance them")
-    assert planned(Facts(10_000, 32), epochs=3) == (300, "one for 100 of the 30000 images seen")
-    assert planned(Facts(12, 32))[0] == 2
-    assert planned(Facts(10_000, 224))[0] == Planner(Facts(10_000, 224)).groups()[0]
-
-
 def test_the_queue_gives_two_rows_a_group_and_is_left_out_where_the_batch_has_them() -> None:
-    photographs = Facts(50_000, 224)
-    assert Planner(photographs, batch_size=256).queue(100) == 0
-    assert Planner(photographs, batch_size=256).queue(500) == 768  # with the batch, 1024 rows
     assert Planner(CIFAR, batch_size=256).queue(100) == 0
-    assert Planner(CIFAR, batch_size=256).queue(500) == 256  # small images: one more batch
+    assert Planner(CIFAR, batch_size=256).queue(500) == 768  # with the batch, 1024 rows
+
+
+def test_a_batch_alone_balances_eight_groups_for_each_of_its_images() -> None:
+    planner = Planner(CIFAR, batch_size=32)
+    assert from_dict(to_dict(METHODS["smog"](planner))).groups.counts == (256,)
+    assert planner.reasons["groups.counts"] == "8 for each image of a batch, which balances them"
+    assert Planner(CIFAR).groups_of_batch() == (500,)
 
 
 @pytest.mark.parametrize(("images", "batch"), [(20, 20), (100, 32), (10_000, 128), (1_000_000, 256)])

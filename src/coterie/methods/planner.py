@@ -12,8 +12,8 @@ Value = TypeVar("Value")
 
 SMALL_STEM_SIDE = 64
 """Largest side for which a ResNet keeps the resolution in its first layers: a standard stem would leave 2 x 2 pixels of 32."""
-GROUP_IMAGES, BATCH_GROUPS, SEEN_BY_GROUP = 10, 8, 100
-"""Of small images: so many to a group, at most so many groups for each image of a batch, and so many images seen for each."""
+BATCH_GROUPS = 8
+"""At most so many groups for each image of a batch that alone has to balance them."""
 MOST_ROWS = 1_281_167
 """Most rows of a memory: the number of ImageNet's images, as published."""
 LABEL_STEPS = 240
@@ -170,23 +170,12 @@ class Planner:
             why = f"one per hundred of {images} images, at least {least} and at most 3000"
         return self.because("groups.counts", (count,) * heads, why)
 
-    def fine_groups(self, heads: int = 1) -> tuple[int, ...]:
-        """For small images one group per ten, as many as a run can train and a batch can balance; for others as :meth:`groups`.
-
-        With a regularizer that keeps the features apart, a short run learns more from many groups (five minutes of 10,000
-        images of CIFAR-10: 1,000 groups for 100, ``docs/log.md``).
-        """
-        if not self.learns_anew:
-            return self.groups(heads)
-        seen = self.facts.images * self.epochs()
-        limits = {
-            self.facts.images
-            // GROUP_IMAGES: f"one for {GROUP_IMAGES} images: many groups tell small images apart sooner",
-            self.batch_size() * BATCH_GROUPS: f"{BATCH_GROUPS} for each image of a batch, which has to balance them",
-            seen // SEEN_BY_GROUP: f"one for {SEEN_BY_GROUP} of the {seen} images seen",
-        }
-        count = max(2, min(limits))
-        return self.because("groups.counts", (count,) * heads, limits.get(count, "two at least"))
+    def groups_of_batch(self) -> tuple[int, ...]:
+        """The number of groups of one head, as of :meth:`groups`, but no more than a batch alone can balance."""
+        (count,), most = self.groups(), BATCH_GROUPS * self.batch_size()
+        if count <= most:
+            return (count,)
+        return self.because("groups.counts", (most,), f"{BATCH_GROUPS} for each image of a batch, which balances them")
 
     def groups_momentum(self) -> float:
         """Beta of the groups of small images: 0.5; at SMoG's 0.99 they lag behind the network (``docs/log.md``)."""
@@ -228,16 +217,10 @@ class Planner:
         return self.because("assignment.temperature", 0.05, "as published")
 
     def queue(self, groups: int) -> int:
-        """Length of the queue that gives a balanced assignment about two rows per group; 0 if the batch alone has them.
-
-        For small images one more batch at most: rows that are older are those of another network in a short run (a queue of 16
-        batches took back all that 1,000 groups had brought, ``docs/log.md``).
-        """
+        """Length of the queue that gives a balanced assignment about two rows per group; 0 if the batch alone has them."""
         batch = self.batch_size()
         missing = 2 * groups - batch
         length = -(-missing // batch) * batch if missing > 0 else 0
-        if length and self.learns_anew:
-            return self.because("memory.length", batch, "one more batch: in a short run older rows are out of date")
         if not length:
             self.reasons["memory"] = f"not needed: a batch of {batch} has two rows for each of {groups} groups"
             return 0

@@ -29,9 +29,9 @@ from coterie.models.image_sizes import fitting_sizes
 from coterie.optim.optimizer import AdamWConfig, LarsConfig
 from coterie.optim.schedule import Constant, Cosine, Linear
 
-_CODING_RATE = CodingRate(0.01)
-_MANY_GROUPS: dict[str, Any] = {"small_rate": 2.6e-3, "regularizer": Uniformity(1.0)}
-"""Of small images that are divided into many groups, each of them learned: as strong as the repulsion in SimCLR's loss."""
+_HELD_TOGETHER = Uniformity(weight=3.0, alignment=1.0)
+"""For groups of small images: views of an image attract each other and images repel each other without groups too, which in a
+short run are not much yet. Heavier ones would leave groups a fifth of the gradient and less."""
 
 
 def swav(plan: Planner) -> PretrainConfig:
@@ -40,11 +40,11 @@ def swav(plan: Planner) -> PretrainConfig:
     Command: ``coterie pretrain swav IMAGES --out RUN``. Measured on a CPU: 10,000 images of CIFAR-10, a ResNet-18 of width
     3/16, 42 epochs in 20 minutes of one core: 20-NN 52.8 % (lightly's SwAV 41.5 %; one seed, ``benchmarks/README.md``).
     """
-    groups = plan.fine_groups()
+    groups = plan.groups()
     past = plan.queue(groups[0])
     return PretrainConfig(
         method="swav",
-        **_recipe(plan, **_MANY_GROUPS),
+        **_recipe(plan, _HELD_TOGETHER),
         projector=_projector(plan),
         groups=LearnedGroupsConfig(counts=groups, frozen_steps=plan.frozen_steps()),
         assignment=Sinkhorn(temperature=plan.sinkhorn_temperature(), iterations=3),
@@ -59,15 +59,14 @@ def smog(plan: Planner) -> PretrainConfig:
     3/16, 35 epochs in 20 minutes of one core: 20-NN 48.8 % (lightly's SMoG 38.9 %; one seed, ``benchmarks/README.md``).
     Ours: one family of views for both networks (``smog_imagenet`` has the two that alternate), separate batch statistics for
     each resolution, and a teacher that follows faster, for runs of fewer steps. For small images also balanced groups that
-    follow the network at once, and neither momentum encoder nor predictor: in five minutes that brought 9 points of 20-NN,
-    and it was the balance that SMoG had lacked (``docs/log.md``).
+    follow the network at once, and neither momentum encoder nor predictor: balance was what SMoG lacked (``docs/log.md``).
     """
     if plan.learns_anew:
         return PretrainConfig(
             method="smog",
-            **_recipe(plan, **_MANY_GROUPS),
+            **_recipe(plan, _HELD_TOGETHER),
             projector=_projector(plan),
-            groups=MomentumGroupsConfig(counts=plan.fine_groups(), momentum=Constant(plan.groups_momentum())),
+            groups=MomentumGroupsConfig(counts=plan.groups_of_batch(), momentum=Constant(plan.groups_momentum())),
             assignment=Sinkhorn(temperature=plan.sinkhorn_temperature(), iterations=3),
             memory=MemoryConfig(length=plan.epoch_memory(), start_epoch=0),
             refresh=Refresh(),
@@ -90,12 +89,11 @@ def deepcluster_v2(plan: Planner) -> PretrainConfig:
     """DeepCluster-v2: predict the k-means group of each image an epoch ago (Caron et al. 2020, appendix D.2).
 
     Command: ``coterie pretrain deepcluster_v2 IMAGES --out RUN``. Measured as ``swav``: 42 epochs, 43.3 %, and the features
-    keep few directions: choose another method for so few images. Ours for small images: labels that change every 240 steps, a
-    third of the learning rate.
+    keep few directions: choose another method for so few images. Ours for small images: labels that change every 240 steps.
     """
     return PretrainConfig(
         method="deepcluster_v2",
-        **_recipe(plan, small_rate=1.4e-3),
+        **_recipe(plan, _HELD_TOGETHER),
         projector=_projector(plan),
         groups=KMeansGroupsConfig(counts=plan.groups(heads=3)),
         assignment=Nearest(),
@@ -112,7 +110,7 @@ def sela_v2(plan: Planner) -> PretrainConfig:
     """
     return PretrainConfig(
         method="sela_v2",
-        **_recipe(plan, regularizer=None),
+        **_recipe(plan),
         projector=_projector(plan),
         groups=LearnedGroupsConfig(counts=plan.groups(heads=3), frozen_steps=plan.frozen_steps()),
         assignment=Sinkhorn(temperature=plan.sinkhorn_temperature(), iterations=1000, hard=True, tolerance=1e-3),
@@ -129,7 +127,7 @@ def simclr(plan: Planner) -> PretrainConfig:
     """
     return PretrainConfig(
         method="simclr",
-        **_recipe(plan),
+        **_recipe(plan, CodingRate(0.01)),
         projector=_projector(plan),
         groups=BatchGroupsConfig(gradient=True),
         assignment=Identity(),
@@ -148,7 +146,7 @@ def resa(plan: Planner) -> PretrainConfig:
     teacher = MomentumTeacherConfig(momentum=Cosine(peak=0.99, final=1.0), moves="before")
     return PretrainConfig(
         method="resa",
-        **_recipe(plan),
+        **_recipe(plan, CodingRate(0.01)),
         batch_norm_scope="resolution" if small else "view",
         projector=replace(_projector(plan), last_batch_norm=True),
         target=SameNetwork() if small else teacher,
@@ -158,13 +156,10 @@ def resa(plan: Planner) -> PretrainConfig:
     )
 
 
-def _recipe(
-    plan: Planner, small_rate: float = 4e-3, regularizer: CodingRate | Uniformity | None = _CODING_RATE
-) -> dict[str, Any]:
+def _recipe(plan: Planner, regularizer: CodingRate | Uniformity | None = None) -> dict[str, Any]:
     """What all methods share: views, network, optimizer and duration, chosen from the number and size of the images.
 
-    ``small_rate`` is the peak of the learning rate for small images at batch size 256, ``regularizer`` is for these too; from
-    weights all methods have the same.
+    ``regularizer`` is for small images that are learned anew; from weights all methods have the same.
     """
     facts, batch = plan.facts, plan.batch_size()
     backbone, larger = plan.backbone(), plan.enlargement() if facts.small else 1.0
@@ -173,8 +168,8 @@ def _recipe(
         views = _small_views(facts, 32 if patches else 1, larger)
         peak = plan.because(
             "learning_rate.peak",
-            small_rate * (batch / 256) ** 0.5,
-            f"{small_rate:g} at batch 256, proportional to the square root of the batch",
+            4e-3 * (batch / 256) ** 0.5,
+            "0.004 at batch 256, proportional to the square root of the batch",
         )
         rate = Cosine(peak=peak, final=peak / 100, warmup_epochs=min(1.0, plan.epochs() / 10))
     else:
