@@ -29,4 +29,4 @@ def test_fine_tuning_beside_a_linear_layer(tmp_path: Path) -> None:
     assert status == 0, said
     report = json.loads((tmp_path / "out.json").read_text())
     assert report["few"]["4"]["linear"] > 90  # three colors
-    assert 1 <= report["all"]["finetune"]["epochs"] <= 100
+    assert report["all"]["finetune"]["epochs"] >= 1

@@ -138,7 +138,8 @@ def test_two_processes_extend_a_run_as_one_does(images: Path, tmp_path: Path) ->
     assert [line["extended"] for line in log if "extended" in line] == [[10, 20]]
     for line, other in zip(log, other_log, strict=True):
         assert (line["step"], line.get("lr")) == (other["step"], other.get("lr"))
-        assert line.get("loss", 0) == pytest.approx(other.get("loss", 0), rel=0.05)  # float32, summed in another order
+        # Float32, summed in another order; with uniformity the loss passes through 0. test_regularizers.py has 1e-9.
+        assert line.get("loss", 0) == pytest.approx(other.get("loss", 0), abs=0.25)
 
 
 @pytest.mark.parametrize("ask", [coterie.plan, coterie.profile])
