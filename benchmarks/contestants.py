@@ -107,9 +107,16 @@ TOY_CASES = {
 def settings(case: Case, batch: int, precision: str, device: torch.device) -> PretrainConfig:
     """Our preset for such images, made alike to what lightly documents where the two differ."""
     images, side = (1_281_167, 375) if case.large else (50_000, 32)
-    preset = {"swav": "swav_imagenet_256", "smog": "smog_imagenet"}[case.method] if case.large else case.method
-    config = METHODS[preset](Planner(Facts(images, side), epochs=200, batch_size=batch, backbone=case.backbone.name))
     smog = case.method == "smog"
+    preset = {"swav": "swav_imagenet_256", "smog": "smog_imagenet"}[case.method] if case.large else case.method
+    planner = Planner(Facts(images, side), epochs=200, batch_size=batch, backbone=case.backbone.name)
+    config = replace(METHODS[preset](planner), regularizer=None)
+    if smog and not case.large:  # as published: our preset for small images has no second network
+        published = METHODS["smog_imagenet"](Planner(Facts(images, side), epochs=200, batch_size=batch))
+        parts = {
+            name: getattr(published, name) for name in ("target", "groups", "assignment", "refresh", "temperature")
+        }
+        config = replace(config, **parts)
     roles: dict[str, Any] = {}
     if smog and len(case.sizes) == 2:  # one view predicts the other's group
         roles = {"student_views": (0,), "target_views": (1,), "grouped_views": (0,)}

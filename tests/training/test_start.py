@@ -42,10 +42,10 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
             out=folder / method,
             epochs=1,
             batch_size=24,
-            settings=SETTINGS,
+            settings=[*SETTINGS, *more],
             quiet=True,
         )
-        for method in ("swav", "smog")
+        for method, more in (("swav", ()), ("smog", ("target.kind=teacher", "predictor={hidden=[512], width=128}")))
     }
 
 

@@ -222,7 +222,7 @@ class TrainOptions(DetectionOptions, MachineOptions, PrecisionOptions, ModelOpti
             network is trained). [default: knn or linear, by the number of labels]
         time: How long it may take: 90s, 30m, 2h, 1h30m, or a number of minutes. Epochs of finetune are chosen for it by a
             rehearsal on this machine; of knn and linear, embedding has to fit; a detector is trained so long. [default: none]
-        balanced: Let all classes count alike, however many images each has.
+        balanced: Let all classes count alike, however many images each has. [default: no]
         seed: Seed for which images are held out, and for fine-tuning; of a detector, for new weights, order and flips.
             [default: 0]
         device: One of auto (CUDA if there is a usable GPU), cpu, cuda, cuda:N. [default: auto]

@@ -44,6 +44,9 @@ class Ticks(NullLogger):
             yield item
 
 
+TEACHER = ("groups.counts=[8,8,8]", "target.kind=teacher", "target.moves=before")
+
+
 def profiled(images: Path, method: str = "swav", *more: str, seconds: float = 0.5) -> Profile:
     settings = (*TINY, *(() if method == "simclr" else ("groups.counts=[8]",)), *more)
     return coterie.profile(method, images, epochs=2, batch_size=16, settings=settings, seconds=seconds)
@@ -52,7 +55,7 @@ def profiled(images: Path, method: str = "swav", *more: str, seconds: float = 0.
 @pytest.mark.parametrize("method", ["swav", "smog", "simclr"])
 def test_parts_make_up_the_step(images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str) -> None:
     monkeypatch.chdir(tmp_path)
-    ticks, counts = Ticks(), {"swav": ("groups.counts=[8]",), "smog": ("groups.counts=[8,8,8]",)}
+    ticks, counts = Ticks(), {"swav": ("groups.counts=[8]",), "smog": TEACHER}
     torch.set_num_threads(2)
     settings = (*TINY, *counts.get(method, ()))
     result = coterie.profile(method, images, epochs=2, batch_size=16, settings=settings, seconds=0.5, logger=ticks)
@@ -117,7 +120,7 @@ def test_what_is_slow_is_charged_to_its_part(
 @pytest.mark.parametrize(("owner", "name"), [(MomentumTeacher, "_move"), (Encoder, "forward")])
 def test_a_slow_teacher_is_not_grouping(images: Path, monkeypatch: pytest.MonkeyPatch, owner: Any, name: str) -> None:
     monkeypatch.setattr(owner, name, slowly(getattr(owner, name)))
-    result = profiled(images, "smog", "groups.counts=[8,8,8]")
+    result = profiled(images, "smog", *TEACHER)
     assert result.parts[advice.TEACHER] >= SLEPT > result.parts[advice.GROUPING]
     assert (result.parts[advice.STUDENT] >= SLEPT) is (owner is Encoder)
 
