@@ -194,7 +194,7 @@ def test_sources_that_hold_nothing(tmp_path: Path, call) -> None:
         (["--set", "optimizer.kind=adam"], "choose one of lars, sgd, adamw; did you mean adamw?"),
         (
             ["--set", "optimizer.kind=sgd", "--set", "optimizer.betas=[0.9,0.9]"],
-            "optimizer.betas: there is no such setting",
+            "optimizer.betas: optimizer.kind is 'sgd'; set it to 'adamw' before",
         ),
         (["--set", "groups.counts=[100]"], "more than the 64 images of an epoch"),
         (["--set", "views.channels=2"], "3 channels where 2 are needed (views.channels)"),

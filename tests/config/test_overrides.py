@@ -26,6 +26,17 @@ def test_every_path_can_be_set() -> None:
     assert isinstance(from_dict(content).optimizer, AdamWConfig)
 
 
+def test_a_setting_of_another_kind_says_which() -> None:
+    for override, said in {
+        "target.momentum=0.9": "target.kind is 'same'; set it to 'teacher' before",
+        "learning_rate.end=1": "learning_rate.kind is 'cosine'; set it to 'linear' before",
+        "optimizer.trust=1": "optimizer.kind is 'adamw'; set it to 'lars' before",
+        "target.nothing=1": "there is no such setting",
+    }.items():
+        with pytest.raises(BadConfig, match=said):
+            changed(override)
+
+
 def test_another_kind_of_groups_keeps_their_number_whatever_comes_first() -> None:
     for order in (("groups.counts=100", "groups.kind=kmeans"), ("groups.kind=kmeans", "groups.counts=100")):
         assert from_dict(smog(*order)).groups.counts == (100,)

@@ -74,7 +74,9 @@ def set_path(settings: dict[str, Any], path: str, value: Any) -> None:
         raise BadConfig(f"--set {path}={value}: this value is now called {RENAMED_VALUES[path][value]}")
     known = known_kinds(settings)
     if path not in known:
-        raise BadConfig(f"--set {path}: there is no such setting{did_you_mean(path, known)}")
+        raise BadConfig(
+            f"--set {path}: {_of_other_kinds(path, known, settings) or 'there is no such setting' + did_you_mean(path, known)}"
+        )
     kind = known[path]
     if value is None and kind is str:  # backbone.trainable=none
         value = "none"
@@ -98,6 +100,19 @@ def set_path(settings: dict[str, Any], path: str, value: Any) -> None:
         place.pop(name, None)
     else:
         raise BadConfig(f"--set {path}=none: this setting cannot be left out; {wanted(kind, path)}")
+
+
+def _of_other_kinds(path: str, known: Mapping[str, Any], settings: dict[str, Any]) -> str:
+    """What to say of a setting that other kinds of the same part have; empty of any other."""
+    part, _, name = path.rpartition(".")
+    if f"{part}.kind" not in known:
+        return ""
+    tables = [each for each in union_members(known[part]) if isinstance(each, type) and is_dataclass(each)]
+    having = [KINDS[each] for each in tables if name in {field.name for field in fields(each)}]
+    if not having:
+        return ""
+    kinds = " or ".join(repr(each) for each in having)
+    return f"{part}.kind is {value_at(settings, part + '.kind')!r}; set it to {kinds} before, which has such a setting"
 
 
 def _check_value(kind: Any, path: str, value: Any, present: Any) -> None:
