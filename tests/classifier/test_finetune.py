@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 import coterie
 from coterie.classifier import affordable
 from coterie.classifier.classifier_file import open_classifier
+from coterie.classifier.finetune import finetuning_recipe
 from coterie.classifier.training_images import TrainingImages
 from coterie.config.hardware import ON_CPU
 from coterie.data.sources.open import open_source
@@ -32,6 +33,18 @@ STEPS = 20  # of one batch each
 @pytest.fixture(autouse=True)
 def few_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(recipes, "MIN_STEPS", STEPS)
+
+
+def test_rates_do_not_grow_with_the_batch() -> None:
+    """At a batch of 72 and 4.5 times the rate, 1,440 photographs of steel ended at chance."""
+    for counts, images, batch, rate in (
+        ([10] * 6, 48, 16, 0.02),
+        ([40] * 6, 192, 16, 0.01),
+        ([240] * 6, 1152, 72, 0.01),
+    ):
+        recipe = finetuning_recipe(counts, images)
+        assert recipe.batch_size == batch
+        assert recipe.backbone_lr == recipe.head_lr == rate * 16 / 256
 
 
 @pytest.fixture(scope="module")

@@ -24,7 +24,7 @@ from coterie.evaluation.classification import Answers
 from coterie.evaluation.probes.classifier_training import ClassifierTraining, diverged, enough_memory, seeded
 from coterie.evaluation.probes.few_labels import FewLabels
 from coterie.evaluation.probes.finetuning import limit_by_features, published_recipe
-from coterie.evaluation.probes.recipe import Recipe
+from coterie.evaluation.probes.recipe import MIN_BATCH_SIZE, Recipe
 from coterie.evaluation.probes.supervised import crop_loader
 from coterie.exporting.model import Model
 from coterie.logger import NullLogger
@@ -142,12 +142,16 @@ def frozen_head(learned: LabeledFeatures, fit: LinearCandidates, runtime: Runtim
 def finetuning_recipe(counts: list[int], images: int) -> Recipe:
     """The published recipe for so many labels, adapted to few images; the layer, which is fitted, has the network's rate.
 
+    Rates do not grow with batches beyond the smallest: where batch norms keep their statistics, nothing holds a network that a
+    high rate has set off (docs/log.md).
+
     Args:
         counts: labeled images of each class.
         images: that are trained on.
     """
     published = published_recipe(FewLabels(per_class=max(1, sum(counts) // len(counts))))
-    return replace(published, head_lr=published.backbone_lr).adapted_to(images)
+    rate = published.with_batch_size(MIN_BATCH_SIZE).backbone_lr
+    return replace(published.adapted_to(images), backbone_lr=rate, head_lr=rate)
 
 
 def _calibrated(start: ChosenHead) -> nn.Linear:
