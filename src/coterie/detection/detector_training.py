@@ -7,7 +7,7 @@ from typing import Any, final
 
 import torch
 from torch import Tensor, nn
-from torch.optim import SGD, AdamW, Optimizer
+from torch.optim import SGD, Optimizer
 
 from coterie.config.hardware import Runtime
 from coterie.detection.boxes import BoxedSource
@@ -141,14 +141,12 @@ class DetectorTraining:
 
 
 def _optimizer(detector: nn.Module, schedule: DetectionSchedule) -> Optimizer:
-    """The optimizer of a schedule; norms and biases do not decay."""
+    """SGD with momentum; norms and biases do not decay."""
     trained = [each for each in detector.parameters() if each.requires_grad]
     groups = [
         {"params": [each for each in trained if each.ndim > 1], "weight_decay": schedule.weight_decay},
         {"params": [each for each in trained if each.ndim <= 1], "weight_decay": 0.0},
     ]
-    if schedule.optimizer == "adamw":
-        return AdamW(groups, lr=schedule.learning_rate)
     return SGD(groups, lr=schedule.learning_rate, momentum=schedule.momentum)
 
 

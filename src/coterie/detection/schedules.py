@@ -1,7 +1,7 @@
 """How detectors are trained: a small schedule that fits a CPU, and published ones, as plain values."""
 
 from dataclasses import dataclass
-from typing import Literal, final
+from typing import final
 
 from coterie.errors import BadConfig, did_you_mean
 
@@ -25,7 +25,6 @@ class DetectionSchedule:
         steps: how many; 0: ``epochs`` of them.
         epochs: passes over the images, where there are no ``steps``.
         least_steps: as many at least, where there are no ``steps``.
-        optimizer: ``sgd`` with momentum, or ``adamw``.
         learning_rate: the highest.
         momentum: of SGD.
         weight_decay: of all weights but those of norms and biases.
@@ -44,7 +43,6 @@ class DetectionSchedule:
     steps: int = 0
     epochs: int = 24
     least_steps: int = 1000
-    optimizer: Literal["sgd", "adamw"] = "sgd"
     learning_rate: float = 0.02
     momentum: float = 0.9
     weight_decay: float = 1e-4

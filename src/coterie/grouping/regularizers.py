@@ -247,7 +247,7 @@ def alignment(z: Float[Tensor, "v b d"]) -> Float[Tensor, ""]:
     rows, views = at_least_float32(z), len(z)
     apart = (
         (rows - rows.mean(dim=0)).square().sum()
-    )  # twice the mean over pairs is V / (V - 1) times the mean to the center
+    )  # over pairs, the mean is 2 / (V - 1) times this sum for each image
     return all_reduce_sum(apart) * 2 / (max(1, views - 1) * z.shape[1] * world_size())
 
 
