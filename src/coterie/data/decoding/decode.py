@@ -25,12 +25,14 @@ from PIL import (
 from coterie.data.decoding.jpeg import MIN_DOWNSCALED_SIDE, decode_jpeg
 from coterie.data.decoding.pixels import (
     PIXEL_LIMIT,
+    UNKNOWN_RANGE,
     PixelArray,
     apply_orientation,
     check_size,
     convert_channels,
     damaged_image,
 )
+from coterie.data.decoding.png import deep_png_channels, is_deep_png, read_deep_png
 from coterie.data.decoding.tiff import is_tiff, read_tiff, tiff_channels
 from coterie.errors import BadImage
 
@@ -56,8 +58,8 @@ def decode(data: StoredImage, channels: int = 3, downscale: Downscale | None = N
     """Decode an image.
 
     The EXIF orientation is applied. Of an animation or a stack, the first frame is used. Palettes become colors, alpha is
-    dropped as Pillow's ``convert("RGB")`` does, and CMYK becomes RGB. 16-bit gray images (PNG, PGM, TIFF) and 16-bit color
-    TIFF keep their depth (a 16-bit color PNG is read with 8 bits). Floating-point and 32-bit values have no known range
+    dropped as Pillow's ``convert("RGB")`` does, CMYK becomes RGB, and L*a*b* sRGB. PNG and TIFF of more than 8 bits, and gray
+    PGM and JPEG 2000, keep their depth, scaled to 16 bits. Floating-point, signed and 32-bit values have no known range
     and are refused.
 
     Args:
@@ -107,7 +109,7 @@ def count_channels(data: StoredImage) -> int:
         if is_tiff(data):
             return tiff_channels(data)
         with _open(data) as image:
-            return _gray_or_color(image)
+            return deep_png_channels(data) if is_deep_png(data) else _gray_or_color(image)
 
 
 def _gray_or_color(image: Image.Image) -> int:
@@ -175,6 +177,8 @@ def _read(data: bytes, channels: int, downscale: Downscale | None) -> PixelArray
         try:
             if isinstance(image, JpegImagePlugin.JpegImageFile):
                 return _read_jpeg(data, image, channels, downscale)
+            if is_deep_png(data):
+                return apply_orientation(read_deep_png(data, channels), _orientation(image))
             image.load()
             pixels = _pixels(image, channels)
             return apply_orientation(pixels, _orientation(image))  # read it after load(): Pillow turns a TIFF itself
@@ -202,11 +206,11 @@ def _read_jpeg(data: bytes, image: Image.Image, channels: int, downscale: Downsc
 
 def _pixels(image: Image.Image, channels: int) -> PixelArray:
     if image.mode == "F":
-        raise BadImage("floating-point values, whose range is not known; save it with 8 or 16 bits")
+        raise BadImage(UNKNOWN_RANGE.format("floating-point"))
     if image.mode.startswith("I"):
         stored = np.asarray(image)
         if stored.min() < 0 or stored.max() > 0xFFFF:
-            raise BadImage("32-bit values, whose range is not known; save it with 8 or 16 bits")
+            raise BadImage(UNKNOWN_RANGE.format("32-bit"))
         return stored.astype(np.uint16)[..., None]
     if image.mode in ("La", "RGBa"):  # premultiplied alpha; only this conversion makes Pillow divide by it
         image = image.convert(image.mode.upper())

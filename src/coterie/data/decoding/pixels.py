@@ -10,6 +10,8 @@ from coterie.errors import BadImage
 PIXEL_LIMIT = 2**27  # 134 million: images of more pixels are not decoded (a Sentinel-2 tile has 121 million)
 BYTE_LIMIT = 2**30  # images of many channels that take more bytes are not decoded
 
+UNKNOWN_RANGE = "{} values, whose range is not known; scale all images alike to 8 or 16 bits"
+
 PixelArray = UInt[np.ndarray, "_ _ _"]  # rows, columns, channels
 
 
@@ -79,7 +81,10 @@ def _gray(pixels: PixelArray) -> PixelArray:
 
 def damaged_image(error: Exception) -> BadImage:
     """The error for a file whose decoder failed: one line, always the same for the same file."""
-    if "imagecodecs" in str(error):  # tifffile's own words
-        return BadImage("a compression that needs one more package: pip install imagecodecs")
     detail = re.sub(r"<?[\w.]*( object)? at 0x\w+>?", "", " ".join(str(error).split()))[:120].strip()
-    return BadImage(f"truncated or damaged ({detail or type(error).__name__})")
+    if "imagecodecs" in detail:  # tifffile's own words
+        return BadImage(f"{detail}: pip install 'coterie[tiff]', or pip install imagecodecs")
+    if isinstance(error, NotImplementedError) or re.search("not supported|unsupported|unknown|cannot handle", detail):
+        return BadImage(f"stored in a way that is not supported ({detail})")
+    kind = "truncated" if "truncated" in detail else "truncated or damaged"
+    return BadImage(f"{kind} ({detail or type(error).__name__})")
