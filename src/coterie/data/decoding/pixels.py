@@ -10,7 +10,7 @@ from coterie.errors import BadImage
 PIXEL_LIMIT = 2**27  # 134 million: images of more pixels are not decoded (a Sentinel-2 tile has 121 million)
 BYTE_LIMIT = 2**30  # images of many channels that take more bytes are not decoded
 
-UNKNOWN_RANGE = "{} values, whose range is not known; scale all images alike to 8 or 16 bits"
+UNKNOWN_RANGE = "{} values, whose range is not known; scale all images alike to 8 or 16 bits (docs/pretrain.md)"
 
 PixelArray = UInt[np.ndarray, "_ _ _"]  # rows, columns, channels
 
