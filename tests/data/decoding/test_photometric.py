@@ -95,7 +95,7 @@ def test_a_palette_of_16_bits():
 def test_values_without_a_known_range_are_refused(kind):
     for photometric, order, planar in product((0, 1, 2, 5, 8), "<>", (False, True)):
         samples = np.ones((2, 4, COLOR_SAMPLES[photometric]), kind)
-        with pytest.raises(BadImage, match=f"{kind} values, whose range is not known; scale all images alike"):
+        with pytest.raises(BadImage, match=f"^{kind} values, whose range is not known; set views.range, or scale"):
             decode(write_tiff(samples, samples.itemsize * 8, photometric, planar=planar, order=order))
 
 
@@ -158,3 +158,42 @@ def test_samples_of_many_channels_keep_the_whole_range():
     np.testing.assert_array_equal(found, np.rint(stored / 4095 * 65535))
     np.testing.assert_array_equal(decode(write_tiff(stored, 12, 0, extra=(0,) * 4), 5), 65535 - found)
     np.testing.assert_array_equal(decode(write_tiff(stored[..., :1], 12, MASK), 1), found[..., :1])
+
+
+@pytest.mark.parametrize("kind", ["int8", "int16", "int32", "uint32", "float16", "float32", "float64"])
+def test_values_of_a_stated_range(kind):
+    """What lies outside becomes black or white, and so does what is not a number."""
+    low, high = (0, 100) if kind.startswith("u") else (-100, 100)
+    stored = np.array([[-128, -100, 0, 25], [50, 99, 100, 127]]).clip(0 if low == 0 else None)[..., None].astype(kind)
+    expected = np.rint((stored.astype(np.float64) - low).clip(0, high - low) / (high - low) * 65535)
+    bits = stored.itemsize * 8
+    for order, planar in product("<>", (False, True)):
+        found = decode(write_tiff(stored, bits, 1, order=order), 1, value_range=(low, high))
+        np.testing.assert_array_equal(found, expected)
+        assert found.dtype == np.uint16
+        white = decode(write_tiff(stored, bits, 0, order=order), 3, value_range=(low, high))
+        np.testing.assert_array_equal(white, (65535 - expected).repeat(3, axis=2))
+        rgb = np.concatenate([stored, stored[::-1], stored[:, ::-1], stored], axis=2)
+        color = np.concatenate([expected, expected[::-1], expected[:, ::-1]], axis=2)
+        for alpha in ((), (2,)):
+            data = write_tiff(rgb[..., : 3 + len(alpha)], bits, RGB, order=order, planar=planar, extra=alpha)
+            np.testing.assert_array_equal(decode(data, value_range=(low, high)), color)
+        bands = write_tiff(rgb, bits, 1, order=order, planar=planar, extra=(0,) * 3)
+        np.testing.assert_array_equal(decode(bands, 4, value_range=(low, high))[..., :3], color)
+    kinds = [(RGB, (1,), "premultiplied alpha"), (SEPARATED, (), "SEPARATED with"), (CIELAB, (), "CIELAB with")]
+    for photometric, extra, why in kinds:
+        samples = np.ones((2, 4, COLOR_SAMPLES[photometric] + len(extra)), kind)
+        with pytest.raises(BadImage, match=why):
+            decode(write_tiff(samples, bits, photometric, extra=extra), value_range=(low, high))
+
+
+def test_what_is_not_a_number_is_black():
+    stored = np.array([[[np.nan], [np.inf], [-np.inf], [0.5]]], np.float32)
+    assert decode(write_tiff(stored, 32, 1), 1, value_range=(0, 1)).ravel().tolist() == [0, 65535, 0, 32768]
+    pfm = b"Pf\n2 1\n-1.0\n" + np.array([0.25, 7], np.float32).tobytes()
+    assert decode(pfm, 1, value_range=(0, 1)).ravel().tolist() == [16384, 65535]
+
+
+def test_a_range_changes_nothing_where_the_range_is_known(photo):
+    for data in (write_tiff(photo(), 8, RGB), write_tiff(photo().astype(np.uint16) * 257, 16, RGB)):
+        np.testing.assert_array_equal(decode(data, value_range=(-5, 5)), decode(data))

@@ -1,6 +1,8 @@
 """PNG files of 16 bits per color keep them."""
 
 import io
+import struct
+import zlib
 
 import numpy as np
 import pytest
@@ -43,6 +45,16 @@ def test_every_filter_of_rows():
 def test_other_files_are_left_to_pillow():
     for each in (photo(), photo()[..., 0], deep_photo()[..., 0], np.dstack([photo(), photo()[..., :1]])):
         assert not is_deep_png(encoded(each))
+
+
+@pytest.mark.parametrize(("place", "value"), [(26, 1), (27, 1), (28, 2), (28, 8)])
+def test_unknown_methods_are_refused_and_nothing_is_printed(place, value, capfd):
+    data = bytearray(deep_png(deep(3)))
+    data[place] = value
+    data[29:33] = struct.pack(">I", zlib.crc32(data[12:29]))
+    with pytest.raises(BadImage, match=r"unknown method in its header|not an image"):
+        decode(bytes(data))
+    assert capfd.readouterr() == ("", "")
 
 
 @pytest.mark.parametrize("passes", [False, True])

@@ -6,11 +6,8 @@ import numpy as np
 import tifffile
 from jaxtyping import Float32, Shaped
 
-from coterie.data.decoding.pixels import PixelArray
+from coterie.data.decoding.pixels import Depth, PixelArray, Stored, by_rows
 from coterie.errors import BadImage
-
-Stored = Shaped[np.ndarray, "_ _ _"]  # rows, columns, samples: bool or unsigned
-Depth = np.dtype[np.uint8] | np.dtype[np.uint16]
 
 _COLORS = {
     "MINISBLACK": (1,), "MINISWHITE": (1,), "MASK": (1,), "PALETTE": (1,), "RGB": (3,), "YCBCR": (3,), "SEPARATED": (4,),
@@ -31,7 +28,6 @@ _DECODED_TO_RGB = (
     50002,
     52546,
 )  # JPEG and its kin return RGB, not YCbCr
-_BLOCK = 2**18  # pixels that are converted at a time: floating-point copies of all would take gigabytes
 
 # From XYZ (D50) to linear sRGB: Bradford's adaptation to D65, then IEC 61966-2-1.
 _TO_SRGB = np.array(
@@ -49,6 +45,11 @@ def alpha_samples(page: tifffile.TiffPage) -> int:
     """The number of alpha samples of a pixel, next to gray or a color."""
     alpha = sum(int(sample) in (_ASSOCIATED, _UNASSOCIATED) for sample in page.extrasamples)
     return alpha if page.samplesperpixel - alpha in (1, 3, *_COLORS.get(photometric(page), ())) else 0
+
+
+def is_premultiplied(page: tifffile.TiffPage) -> bool:
+    """Whether a sample is alpha by which the color was multiplied."""
+    return _ASSOCIATED in [int(sample) for sample in page.extrasamples]
 
 
 def is_color(page: tifffile.TiffPage) -> bool:
@@ -74,20 +75,6 @@ def _dtype(bits: int) -> Depth:
     return np.dtype(np.uint8) if bits <= 8 else np.dtype(np.uint16)
 
 
-def by_rows(
-    convert: Callable[[Stored], np.ndarray],
-    stored: Stored,
-    channels: int,
-    dtype: Depth,
-) -> PixelArray:
-    """Convert some rows at a time."""
-    pixels = np.empty((*stored.shape[:2], channels), dtype)
-    rows = max(1, _BLOCK // stored.shape[1])
-    for first in range(0, len(stored), rows):
-        pixels[first : first + rows] = convert(stored[first : first + rows])
-    return pixels
-
-
 def to_color(stored: Stored, page: tifffile.TiffPage) -> PixelArray:
     """Gray or RGB without alpha.
 
@@ -95,7 +82,7 @@ def to_color(stored: Stored, page: tifffile.TiffPage) -> PixelArray:
     and Photoshop have it) becomes sRGB.
 
     Args:
-        stored: ``[H, W, S]``, the stored samples.
+        stored: ``[H, W, S]``, the stored samples: bool or unsigned, at most 16 bits.
         page: A page for which `is_color` holds.
 
     Returns:
@@ -110,7 +97,7 @@ def to_color(stored: Stored, page: tifffile.TiffPage) -> PixelArray:
         return _looked_up(stored[..., 0], page, bits)
     if name == "SEPARATED" and page.tags.valueof(INK_SET, 1) != 1:
         raise BadImage("inks other than cyan, magenta, yellow and black")
-    associated = _ASSOCIATED in [int(sample) for sample in page.extrasamples]
+    associated = is_premultiplied(page)
     if name in ("CIELAB", "ICCLAB", "ITULAB") or (name == "YCBCR" and int(page.compression) not in _DECODED_TO_RGB):
         if associated or bits < 8 or (name != "YCBCR" and bits not in (8, 16)):
             raise BadImage(f"{name} {'with premultiplied alpha' if associated else f'of {bits} bits'} is not supported")

@@ -8,6 +8,7 @@ import numpy as np
 from coterie.data.decoding.pixels import PixelArray, check_bytes
 from coterie.errors import BadImage
 
+_LONGEST = 1_000_000  # libpng's own limit
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _GRAY_ALPHA = 4
 _SAMPLES = {2: 3, _GRAY_ALPHA: 2, 6: 4}  # RGB; RGB and alpha. Gray alone Pillow reads with 16 bits
@@ -44,13 +45,17 @@ def read_deep_png(data: bytes, channels: int) -> PixelArray:
     import torch  # takes seconds, and few need it
     from torchvision.io import decode_png
 
-    width, height, _, kind, _, _, interlaced = struct.unpack(">IIBBBBB", data[16:29])
+    header, compressed = _chunks(data)
+    width, height, _, kind, *methods, interlaced = struct.unpack(">IIBBBBB", header[:13])
+    if len(header) != 13 or any(methods) or interlaced > 1:
+        raise BadImage("damaged (an unknown method in its header)")
+    if max(width, height) > _LONGEST:
+        raise BadImage(f"{width} x {height} pixels, more than the limit of {_LONGEST} for a side of such a PNG")
     samples, row_lengths = _SAMPLES[kind], []
     check_bytes(2 * samples * height * width)
     for left, top, right, down in _ADAM7 if interlaced else ((0, 0, 1, 1),):
         columns, rows = -(-(width - left) // right), -(-(height - top) // down)
         row_lengths += [(1 + 2 * samples * columns, rows)] if columns > 0 and rows > 0 else []
-    header, compressed = _chunks(data)
     inflate = zlib.decompressobj()
     packed = inflate.decompress(compressed, sum(length * rows for length, rows in row_lengths))
     start = 0

@@ -13,10 +13,10 @@ from PIL import Image
 
 from coterie.data.decoding.photometric import (
     INK_SET,
-    Stored,
     alpha_samples,
     full_range,
     is_color,
+    is_premultiplied,
     is_usual_ycbcr,
     photometric,
     to_color,
@@ -24,10 +24,13 @@ from coterie.data.decoding.photometric import (
 from coterie.data.decoding.pixels import (
     UNKNOWN_RANGE,
     PixelArray,
+    Stored,
+    ValueRange,
     apply_orientation,
     check_bytes,
     check_size,
     damaged_image,
+    scaled,
 )
 from coterie.errors import BadImage
 
@@ -48,7 +51,7 @@ def is_tiff(data: bytes) -> bool:
     return data[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
 
-def read_tiff(data: bytes, channels: int) -> PixelArray | None:
+def read_tiff(data: bytes, channels: int, value_range: ValueRange | None = None) -> PixelArray | None:
     """Read the first image of a TIFF file.
 
     Of a stack, the first frame is used (time 0, depth 0, first page, ...). Channels may be interleaved, in planes, or on pages
@@ -59,6 +62,7 @@ def read_tiff(data: bytes, channels: int) -> PixelArray | None:
     Args:
         data: The file.
         channels: Number of channels that are needed.
+        value_range: What becomes 0 and 1 of floating-point, signed and 32-bit values; None: they are refused.
 
     Returns:
         ``[H, W, C]``, upright, uint8, or uint16 for more than 8 bits, scaled to the whole range; None if Pillow reads the
@@ -75,7 +79,7 @@ def read_tiff(data: bytes, channels: int) -> PixelArray | None:
             _check_complete(series.keyframe, len(data))
             if channels in (1, 3) and _is_plain(series, file):
                 return None
-            return _read(series, channels)
+            return _read(series, channels, value_range)
     except (BadImage, MemoryError):
         raise
     except Exception as error:  # the parser may raise anything on a broken file
@@ -162,28 +166,29 @@ def _is_plain(series: tifffile.TiffPageSeries, file: tifffile.TiffFile) -> bool:
     return False
 
 
-def _read(series: tifffile.TiffPageSeries, channels: int) -> PixelArray:
+def _read(series: tifffile.TiffPageSeries, channels: int, value_range: ValueRange | None) -> PixelArray:
     page, name = series.keyframe, photometric(series.keyframe)
     if not isinstance(page.bitspersample, int):
         raise BadImage(f"samples of {page.bitspersample} bits: different depths are not supported")
-    if page.dtype not in (np.uint8, np.uint16, np.bool_):
+    ranged = page.dtype not in (np.uint8, np.uint16, np.bool_)
+    if ranged and (value_range is None or page.dtype is None or page.dtype.kind not in "iuf"):
         raise BadImage(UNKNOWN_RANGE.format(page.dtype or "unknown"))
     check_size(page.imagelength, page.imagewidth, page.samplesperpixel * page.dtype.itemsize)
     as_color = channels in (1, 3)
     unnamed = _page_axes(series).startswith("Q") and not as_color
     pixels = _unnamed_axes(series, channels) if unnamed else _first_frame(series)
     one_page = pixels.shape[2] == page.samplesperpixel
-    if as_color and one_page and is_color(page):
-        pixels = to_color(pixels, page)
-    else:
-        if as_color and one_page and name not in ("MINISBLACK", "MINISWHITE", "RGB"):
-            count = page.samplesperpixel
-            raise BadImage(
-                f"photometric interpretation {name or page.photometric} with {count} samples is not supported"
-            )
-        pixels = full_range(pixels, page.bitspersample)
-        pixels = np.iinfo(pixels.dtype).max - pixels if name == "MINISWHITE" else pixels
-        pixels = pixels[..., : page.samplesperpixel - alpha_samples(page)] if as_color and one_page else pixels
+    if as_color and one_page and is_color(page) and not ranged:
+        return apply_orientation(to_color(pixels, page), int(page.tags.valueof(_ORIENTATION, 1)))
+    if (as_color and one_page) or ranged:
+        if name not in ("MINISBLACK", "MINISWHITE", "RGB"):
+            kind = f"{page.dtype} values" if ranged else f"{page.samplesperpixel} samples"
+            raise BadImage(f"photometric interpretation {name or page.photometric} with {kind} is not supported")
+        if ranged and is_premultiplied(page):
+            raise BadImage(f"{page.dtype} values with premultiplied alpha are not supported")
+    pixels = scaled(pixels, value_range) if ranged and value_range else full_range(pixels, page.bitspersample)
+    pixels = np.iinfo(pixels.dtype).max - pixels if name == "MINISWHITE" else pixels
+    pixels = pixels[..., : page.samplesperpixel - alpha_samples(page)] if as_color and one_page else pixels
     return apply_orientation(pixels, int(page.tags.valueof(_ORIENTATION, 1)))
 
 
