@@ -98,11 +98,12 @@ def to_color(stored: Stored, page: tifffile.TiffPage) -> PixelArray:
     if name not in ("MINISWHITE", "SEPARATED") and not associated:
         return full_range(stored[..., :count], bits)
     top = np.uint32(_limit(bits))
+    alpha = count + [int(sample) for sample in page.extrasamples].index(_ASSOCIATED) if associated else count
 
     def convert(rows: Stored) -> np.ndarray:
         color = full_range(rows[..., :count], bits).astype(np.uint32)
         if associated:
-            color = _divided(rows[..., :count], rows[..., count : count + 1], color, top)
+            color = _divided(rows[..., :count], rows[..., alpha : alpha + 1], color, top)
         if name == "MINISWHITE":
             return top - color
         return ((top - color[..., :3]) * (top - color[..., 3:]) + top // 2) // top if name == "SEPARATED" else color
