@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 import coterie.grouping.objective
-from coterie.types import Progress, StepResult, Target
-from tests.parity.checks import check_outcome
+from coterie.types import Target
+from tests.parity.checks import AnotherLossError, check_outcome, same_losses
 from tests.parity.golden_files import FOLDER, Golden
 from tests.parity.trajectory import run
 
@@ -41,24 +41,12 @@ def assert_caught(file: Golden) -> None:
 
     Without one they are within a hundredth of its tolerance.
     """
-    losses = file.tensors()["loss"]
-
-    def compare(progress: Progress, result: StepResult) -> None:
-        try:
-            file.close(result.loss.detach(), losses[progress.step])
-        except AssertionError as error:
-            raise _AnotherLossError from error
-
     try:
-        trace = run(file, watch=[compare])
-    except _AnotherLossError:
+        trace = run(file, watch=[same_losses(file)])
+    except AnotherLossError:
         return
     with pytest.raises(AssertionError):
         check_outcome(file, trace)
-
-
-class _AnotherLossError(Exception):
-    """The loss of a step is not that of the file."""
 
 
 def changing(files: list[Golden], name: str) -> list[Golden]:
