@@ -140,7 +140,7 @@ def test_workers_read_in_random_order_from_one_source(method, shards):
     for worker in workers:
         worker.start()
     for _ in workers:
-        order, found = results.get(timeout=60)
+        order, found = results.get(timeout=200)
         assert found == [expected[index] for index in order]
     for worker in workers:
         worker.join()
