@@ -1,14 +1,18 @@
 """The published presets, stated once more from papers and releases, not from the code."""
 
+import numpy as np
 import pytest
 import torch
 
 from coterie.config.facts import Facts
+from coterie.config.options import RunOptions
 from coterie.config.toml import from_dict, to_dict
 from coterie.data.loading.center_crop import Preprocessing
+from coterie.logger import NullLogger
 from coterie.methods.imagenet import PUBLISHED
 from coterie.methods.planner import Planner
 from coterie.methods.presets import METHODS, plan_method
+from coterie.methods.resolve import fit_run
 from coterie.models.backbone import build_backbone
 from coterie.optim.optimizer import AdamWConfig, LarsConfig
 from coterie.optim.schedule import Constant
@@ -158,3 +162,34 @@ def test_wide_networks_are_as_large_as_published(width: int, millions: int) -> N
     with torch.device("meta"):
         network = build_backbone(backbone, 224)
     assert round(sum(weight.numel() for weight in network.parameters()) / 1e6) == millions
+
+
+@pytest.mark.parametrize("name", [preset.__name__ for preset in PUBLISHED])
+def test_another_batch_size_leaves_the_published_rate_and_says_so_in_one_line(name: str) -> None:
+    published, reasons = plan_method(name, IMAGENET)
+    assert "learning_rate.peak" not in reasons
+    _, reasons = plan_method(name, IMAGENET, batch_size=published.batch_size)
+    assert "learning_rate.peak" not in reasons
+    config, reasons = plan_method(name, IMAGENET, batch_size=512)
+    assert (config.batch_size, config.learning_rate) == (512, published.learning_rate)
+    told = f"as published for batch {published.batch_size}, not scaled to your batch of 512"
+    assert reasons["learning_rate.peak"] == told
+
+
+class Hearing(NullLogger):
+    def __init__(self) -> None:
+        self.warned: list[str] = []
+
+    def warning(self, text: str) -> None:
+        self.warned.append(text)
+
+
+def test_groups_that_a_batch_barely_balances_are_said_before_the_run() -> None:
+    """All commands that plan a run say it, once, however many runs a budget is fitted with."""
+    images = np.zeros((64, 16, 16, 3), np.uint8)
+    for count, said in ((256, 0), (257, 1)):
+        logger = Hearing()
+        settings = [f"groups.counts={count}", "memory=none", "run.device=cpu"]
+        options: RunOptions = {"settings": settings, "epochs": 1, "batch_size": 32}
+        fit_run("swav", images, options, lambda _: None, lambda: 0.0, logger=logger)
+        assert [line.partition(",")[0] for line in logger.warned] == [f"groups.counts is {count}"] * said

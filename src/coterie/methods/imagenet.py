@@ -173,7 +173,9 @@ def deepcluster_v2_imagenet_2x224(plan: Planner) -> PretrainConfig:
     70.2 % linear top-1. Not measured here.
     """
     epochs, views = plan.epochs(400), imagenet_views(plan.facts, small=0, large_scale=(0.08, 1.0))
-    return replace(deepcluster_v2_imagenet_800(plan), method="deepcluster_v2_imagenet_2x224", views=views, epochs=epochs)
+    return replace(
+        deepcluster_v2_imagenet_800(plan), method="deepcluster_v2_imagenet_2x224", views=views, epochs=epochs
+    )
 
 
 def sela_v2_imagenet_400(plan: Planner) -> PretrainConfig:
