@@ -124,7 +124,8 @@ def center_crop(
     Returns:
         ``[C, size, size]``: uint8 for 8-bit images of 1 or 3 channels, otherwise float32 in [0, 1].
     """
-    box = _box(*image.shape[:2], size, crop)
+    height, width = image.shape[:2]
+    box = _box(height, width, size, crop)
     return np.ascontiguousarray(_cropped(image, size, box, interpolation).transpose(2, 0, 1))
 
 
@@ -177,7 +178,8 @@ class _CenterCropDataset(Dataset[Any]):
 
         image = decode(self.source[index], self.channels, downscale)
         height, width = image.shape[:2]
-        left, top, right, bottom = (edge / factor for edge in _box(*(full or (height, width)), self.size, self.crop))
+        tall, wide = full or (height, width)
+        left, top, right, bottom = (edge / factor for edge in _box(tall, wide, self.size, self.crop))
         box = (left, top, min(right, width), min(bottom, height))
         return _cropped(image, self.size, box, self.interpolation)
 
