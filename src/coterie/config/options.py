@@ -253,6 +253,10 @@ class EvaluationOptions(BoxOptions, MachineOptions, PrecisionOptions, ModelOptio
     Attributes:
         label_fraction: For finetune: the share of the training labels of each class, such as 1%. [default: 10%]
         labels_per_class: For finetune, in place of a share: training labels per class, such as 5. [default: none]
+        label_list: For finetune, in place of a share: a text file of the training images whose labels are used, one name a
+            line, such as SimCLR's 1percent.txt. [default: none]
+        recipe: For finetune: SwAV's published recipe for 1% or 10% of ImageNet's labels; alone, with all labels of TRAIN.
+            [default: by the number of labels]
         seed: Seed for what a probe draws. [default: 0]
         device: One of auto (CUDA if there is a usable GPU), cpu, cuda, cuda:N. [default: auto]
         workers: Processes that load images; -1: as many as there are cores to spare. [default: -1]
@@ -260,6 +264,8 @@ class EvaluationOptions(BoxOptions, MachineOptions, PrecisionOptions, ModelOptio
 
     label_fraction: str | float | None
     labels_per_class: Whole | None
+    label_list: str | Path | None
+    recipe: Literal["1%", "10%"] | None
     seed: Whole
 
 

@@ -21,6 +21,7 @@ from coterie.evaluation.labeled_data import LabeledPair, labeled_pair, no_labels
 from coterie.evaluation.probes.embedding_probes import probe_embeddings
 from coterie.evaluation.probes.few_labels import TENTH, FewLabels
 from coterie.evaluation.probes.finetuning import finetune
+from coterie.evaluation.probes.listed_labels import ListedLabels
 from coterie.evaluation.probes.supervised import linear_published_images
 from coterie.evaluation.results import RAW_PIXELS, UNTRAINED, Figures, ProbeResults
 from coterie.exporting.backbone_file import WEIGHTS
@@ -46,7 +47,8 @@ class Evaluator:
         runtime: Runtime,
         *,
         beside: Sequence[Model] = (),
-        few: FewLabels = TENTH,
+        few: FewLabels | ListedLabels = TENTH,
+        recipe: str | None = None,
         seed: int = 0,
         exact: bool = False,
     ) -> None:
@@ -58,7 +60,8 @@ class Evaluator:
             runtime: where and how to compute; its precision is that of passes with gradients, and of embedding, which
                 ``exact`` makes float32.
             beside: other models on the same device, to be compared.
-            few: for ``finetune``: how many of the training labels may be used.
+            few: for ``finetune``: how many of the training labels may be used, or which.
+            recipe: for ``finetune``: a published recipe by name; None: chosen from the number of labels.
             seed: for what is drawn.
             exact: whether images are embedded in float32, whatever the precision of ``runtime``.
 
@@ -66,7 +69,7 @@ class Evaluator:
             BadConfig: an unknown probe.
         """
         check_known(probes, PROBES)
-        self.probes, self.few, self.seed = tuple(probes), few, seed
+        self.probes, self.few, self.recipe, self.seed = tuple(probes), few, recipe, seed
         self.model, self.runtime, self.beside = model, runtime, tuple(beside)
         self.exact = exact
         self.embedding = self._embedding(model)
@@ -174,6 +177,7 @@ class Evaluator:
             model.preprocessing,
             build=model.untrained,
             few=self.few,
+            recipe=self.recipe,
             seed=self.seed,
             runtime=self.runtime,
         )
