@@ -119,7 +119,7 @@ def train_detector(
     for line in model.lines[:1]:
         logger.info(line)
     _check_boxes(boxed, logger)
-    network = state_key(model.network.state_dict())
+    boxed, network = replace(boxed, value_range=model.preprocessing.value_range), state_key(model.network.state_dict())
     given = asdict(replace(wishes, kind=kind, schedule=wishes.schedule or "small"))
     given |= {} if limit is None else {"time": format_minutes(limit.minutes)}
     facts = {"images": _images_key(boxed), "network": network}

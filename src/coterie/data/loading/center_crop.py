@@ -14,12 +14,14 @@ from torch.utils.data import Dataset
 from coterie.data.augmentation.cpu import normalize
 from coterie.data.augmentation.jpeg_scale import square_downscale
 from coterie.data.decoding.decode import decode
+from coterie.data.decoding.pixels import ValueRange
 from coterie.data.loading.workers import WorkerBatch, stack_images, worker_batches
 from coterie.data.sources.source import ImageSource
 from coterie.errors import BadImage
 from coterie.types import Batch, Interpolation
 
 _Box = tuple[float, float, float, float]  # left, top, right, bottom in pixels, with fractions
+_LATER = ("crop", "interpolation", "value_range")  # fields that earlier versions did not know
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,7 @@ class Preprocessing:
         std: Standard deviation of each channel.
         crop: Share of the resized short side that is cropped, in (0, 1]; None: 0.875 from 96 pixels on, below that all of it.
         interpolation: How images are resized.
+        value_range: Lowest and highest value of images of floating-point, signed or 32-bit values; None: they are refused.
     """
 
     size: int
@@ -41,11 +44,13 @@ class Preprocessing:
     std: tuple[float, ...]
     crop: float | None = None
     interpolation: Interpolation = "bilinear"
+    value_range: ValueRange | None = None
 
     def facts(self) -> dict[str, Any]:
         """Plain values that identify it; those that earlier versions did not know are left out where they say nothing new."""
-        given = {name: value for name, value in asdict(self).items() if name not in ("crop", "interpolation")}
+        given = {name: value for name, value in asdict(self).items() if name not in _LATER}
         given |= {"crop": self.crop} if self.crop is not None else {}
+        given |= {"value_range": list(self.value_range)} if self.value_range is not None else {}
         return given | ({"interpolation": self.interpolation} if self.interpolation != "bilinear" else {})
 
     @property
@@ -63,7 +68,8 @@ class Preprocessing:
         """Say it in words: ``224 pixels, crop .875, bicubic, mean .485 .456 .406, std .229 .224 .225``."""
         share = _share(self.size) if self.crop is None else self.crop
         mean, std = (" ".join(map(_short, values)) for values in (self.mean, self.std))
-        return f"{self.size} pixels, crop {_short(share)}, {self.interpolation}, mean {mean}, std {std}"
+        limits = "" if self.value_range is None else " range {:g} to {:g},".format(*self.value_range)
+        return f"{self.size} pixels, crop {_short(share)}, {self.interpolation},{limits} mean {mean}, std {std}"
 
 
 def center_crop_batches(
@@ -75,6 +81,7 @@ def center_crop_batches(
     std: tuple[float, ...],
     crop: float | None = None,
     interpolation: Interpolation = "bilinear",
+    value_range: ValueRange | None = None,
     batch_size: int = 256,
     workers: int = 0,
     device: torch.device | str = "cpu",
@@ -91,6 +98,7 @@ def center_crop_batches(
         std: Standard deviation of each channel.
         crop: As of :class:`Preprocessing`.
         interpolation: As of :class:`Preprocessing`.
+        value_range: As of :class:`Preprocessing`.
         batch_size: Images per batch; the last batch may be smaller.
         workers: Number of worker processes; 0: this process.
         device: Device of the batches.
@@ -98,7 +106,7 @@ def center_crop_batches(
     order = np.arange(len(source))
     requests = (order[first : first + batch_size] for first in range(0, len(source), batch_size))
     device = torch.device(device)
-    crops = _CenterCropDataset(source, size, channels, crop, interpolation)
+    crops = _CenterCropDataset(source, Preprocessing(size, channels, mean, std, crop, interpolation, value_range))
     for batch in worker_batches(crops, requests, workers, device):
         views = {
             number: normalize(view.to(device, non_blocking=True), mean, std) for number, view in batch.pixels.items()
@@ -147,14 +155,11 @@ def _cropped(image: np.ndarray, size: int, box: _Box, interpolation: Interpolati
 class _CenterCropDataset(Dataset[Any]):
     """In a worker: makes the center crops of the images at some positions."""
 
-    def __init__(
-        self, source: ImageSource, size: int, channels: int, crop: float | None, interpolation: Interpolation
-    ) -> None:
-        self.source, self.size, self.channels = source, size, channels
-        self.crop, self.interpolation = crop, interpolation
+    def __init__(self, source: ImageSource, look: Preprocessing) -> None:
+        self.source, self.look = source, look
 
     def __getitem__(self, indices: Int[np.ndarray, " b"]) -> WorkerBatch:
-        decoded, crops, bad = [], [], []
+        decoded, crops, bad, look = [], [], [], self.look
         for index in indices:
             try:
                 crops.append(self._crop_of(int(index)))
@@ -167,21 +172,21 @@ class _CenterCropDataset(Dataset[Any]):
 
     def _crop_of(self, index: int) -> np.ndarray:
         """The center crop of an image; one that is decoded at a smaller scale is cropped where the full image is."""
+        look, factor = self.look, 1
         full: tuple[int, int] | None = None
-        factor = 1
 
         def downscale(height: int, width: int) -> int:
             nonlocal full, factor
-            side, full = _square_side(height, width, self.size, self.crop), (height, width)
-            factor = square_downscale(side, self.size)
+            side, full = _square_side(height, width, look.size, look.crop), (height, width)
+            factor = square_downscale(side, look.size)
             return factor
 
-        image = decode(self.source[index], self.channels, downscale)
+        image = decode(self.source[index], look.channels, downscale, look.value_range)
         height, width = image.shape[:2]
         tall, wide = full or (height, width)
-        left, top, right, bottom = (edge / factor for edge in _box(tall, wide, self.size, self.crop))
+        left, top, right, bottom = (edge / factor for edge in _box(tall, wide, look.size, look.crop))
         box = (left, top, min(right, width), min(bottom, height))
-        return _cropped(image, self.size, box, self.interpolation)
+        return _cropped(image, look.size, box, look.interpolation)
 
 
 def _share(size: int) -> float:
