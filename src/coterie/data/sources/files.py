@@ -18,12 +18,11 @@ from coterie.data.sources.fingerprint import StoredFile, stored_file, stored_tab
 from coterie.data.sources.label_table import matched_labels
 from coterie.data.sources.label_values import ImageLabels, LabelNotes
 from coterie.data.sources.labels import label_at
+from coterie.data.sources.left_out import LeftOut, where_to_look
 from coterie.data.sources.tables import read_table
-from coterie.data.sources.walk import walk
+from coterie.data.sources.walk import METADATA, walk
 from coterie.errors import BadImage, NoImages, UserError
 
-METADATA = (b"metadata.csv", b"metadata.jsonl", b"metadata.parquet")
-"""Files that may hold the labels of an image folder, by the convention of Hugging Face."""
 READ_LIMIT = 2**32  # bytes of an encoded image; larger files are not read into memory
 
 
@@ -39,6 +38,7 @@ class ImageFiles:
         shared: Common prefix of all names, down to the level of the class folders: empty, or ends in a slash.
         ordered: Whether the names are in byte order.
         given: Labels, in place of those by folders.
+        image_remarks: Lines about what was left out.
     """
 
     def __init__(
@@ -49,7 +49,9 @@ class ImageFiles:
         *,
         ordered: bool = False,
         given: ImageLabels | None = None,
+        image_remarks: tuple[str, ...] = (),
     ) -> None:
+        self.image_remarks = image_remarks
         self._root = root
         self._names = names
         self._shared = shared
@@ -133,14 +135,18 @@ def open_folder(folder: str, columns: Columns = ANY_COLUMNS) -> ImageFiles:
         NoImages: No file in it has the name of an image.
         UserError: A folder in it cannot be listed.
     """
-    root = os.fsencode(Path(folder).absolute())
-    names = FileNames(chain.from_iterable(walk(root)))
+    root, left = os.fsencode(Path(folder).absolute()), LeftOut()
+    names = FileNames(chain.from_iterable(walk(root, left)))
+    remarks = left.remarks(folder)
     if len(names):
-        return ImageFiles(root, names, ordered=True, given=_metadata_labels(root, names, columns))
-    for suffix in (".tar", ".parquet"):
-        if any(Path(folder).glob(f"*{suffix}")):
-            raise NoImages(f"{folder}: no image in this folder, but {suffix} files; give them as '{folder}/*{suffix}'")
-    raise NoImages(f"{folder}: no image in this folder (looked for {', '.join(IMAGE_SUFFIXES)})")
+        given = _metadata_labels(root, names, columns)
+        return ImageFiles(root, names, ordered=True, given=given, image_remarks=remarks)
+    hint = where_to_look(folder, left)
+    if hint is not None:
+        raise NoImages(f"{folder}: no image in this folder, but {hint}")
+    what = f"it holds {left}" if left.counts else "it is empty"
+    looked = f"no image in this folder or below it (looked for {', '.join(IMAGE_SUFFIXES)})"
+    raise NoImages("; ".join([f"{folder}: {looked}: {what}", *left.unlisted[:1]]))
 
 
 def open_list(path: str) -> ImageFiles:
