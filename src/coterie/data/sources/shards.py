@@ -5,7 +5,7 @@ import multiprocessing
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ import pyarrow as pa
 from coterie.data.sources.fingerprint import StoredFile
 from coterie.data.sources.local_cache import exclusive
 from coterie.data.sources.object_store import RemoteShard, is_remote, remote_shard
-from coterie.data.sources.tar_index import cached_index, index_key, read_index, save_index
+from coterie.data.sources.tar_index import cached_index, index_key, left_out_of, read_index, save_index
 from coterie.errors import BadImage, UserError
 
 _AT_ONCE = 16  # shards that are fetched from a store, or read on this machine, at the same time
@@ -80,8 +80,23 @@ class LocalShard:
 
 
 Shard = LocalShard | RemoteShard
-ShardSummary = tuple[int, bool, pa.RecordBatch | None]
-"""Number of images, whether any has a label, and the index; None if the index is saved in a file."""
+
+
+@dataclass(frozen=True)
+class ShardSummary:
+    """What there is to know of a shard before its images are read.
+
+    Attributes:
+        images: number of images.
+        labeled: whether any has a label.
+        left_out: how many files of each kind are no images.
+        index: its index; None if that is saved in a file.
+    """
+
+    images: int
+    labeled: bool
+    left_out: Mapping[str, int]
+    index: pa.RecordBatch | None
 
 
 def open_shards(paths: Sequence[str], label_key: str | None = None) -> tuple[tuple[Shard, ...], list[ShardSummary]]:
@@ -130,7 +145,7 @@ def _cached_summary(shard: Shard, label_key: str | None) -> ShardSummary | None:
 
 def _summarize(index: pa.RecordBatch, mapped: bool) -> ShardSummary:
     labeled = index.column("label").null_count < len(index)
-    return len(index), labeled, None if mapped else index
+    return ShardSummary(len(index), labeled, left_out_of(index).counts, None if mapped else index)
 
 
 def _index_in_processes(shards: Sequence[LocalShard], label_key: str | None, lock: str) -> None:

@@ -70,7 +70,9 @@ def _entries(folder: bytes, below: bytes, left: LeftOut) -> tuple[list[bytes], l
     names = [entry.name for entry in entries]
     if no_files:
         inside = set(folders)
-        left.counts.update(_odd_kind(entry) for entry in no_files if entry.name not in inside and entry.name[:1] != _DOT)
+        left.counts.update(
+            _odd_kind(entry) for entry in no_files if entry.name not in inside and entry.name[:1] != _DOT
+        )
         inside.update(entry.name for entry in no_files)
         names = [name for name in names if name not in inside]
     images = sorted(names if _all_images(names) else filter(is_image_name, names))
