@@ -22,6 +22,8 @@ from PIL import (
     WebPImagePlugin,  # noqa: F401
 )
 
+from coterie.data.decoding.dicom import dicom_channels, is_dicom, read_dicom
+from coterie.data.decoding.heif import heif_format, is_heif
 from coterie.data.decoding.jpeg import MIN_DOWNSCALED_SIDE, decode_jpeg
 from coterie.data.decoding.pixels import (
     PIXEL_LIMIT,
@@ -55,10 +57,10 @@ Downscale = Callable[[int, int], int]
 def decode(data: StoredImage, channels: int = 3, downscale: Downscale | None = None) -> PixelArray:
     """Decode an image.
 
-    The EXIF orientation is applied. Of an animation or a stack, the first frame is used. Palettes become colors, alpha is
-    dropped as Pillow's ``convert("RGB")`` does, and CMYK becomes RGB. 16-bit gray images (PNG, PGM, TIFF) and 16-bit color
-    TIFF keep their depth (a 16-bit color PNG is read with 8 bits). Floating-point and 32-bit values have no known range
-    and are refused.
+    The EXIF orientation is applied. Of an animation, a stack or a DICOM file of several frames, the first frame is used.
+    Palettes become colors, alpha is dropped as Pillow's ``convert("RGB")`` does, and CMYK becomes RGB. 16-bit gray images
+    (PNG, PGM, TIFF) and 16-bit color TIFF keep their depth (a 16-bit color PNG is read with 8 bits). Floating-point and
+    32-bit values have no known range and are refused.
 
     Args:
         data: The bytes of a file in any supported format (`coterie.data.sources.file_names.IMAGE_SUFFIXES`), whatever its
@@ -84,7 +86,7 @@ def decode(data: StoredImage, channels: int = 3, downscale: Downscale | None = N
     else:
         with warnings.catch_warnings():  # what Pillow warns about is either refused here or harmless
             warnings.simplefilter("ignore")
-            stored = read_tiff(data, channels) if is_tiff(data) else None
+            stored = read_tiff(data, channels) if is_tiff(data) else read_dicom(data) if is_dicom(data) else None
             pixels = _read(data, channels, downscale) if stored is None else stored
         return np.require(convert_channels(pixels, channels), requirements=("C", "W"))  # copies what is not ours
     return np.array(convert_channels(pixels, channels), order="C")
@@ -106,6 +108,8 @@ def count_channels(data: StoredImage) -> int:
         warnings.simplefilter("ignore")
         if is_tiff(data):
             return tiff_channels(data)
+        if is_dicom(data):
+            return dicom_channels(data)
         with _open(data) as image:
             return _gray_or_color(image)
 
@@ -153,8 +157,9 @@ def _of_picture(image: Image.Image, channels: int) -> PixelArray:
 
 def _open(data: bytes) -> Image.Image:
     """Read the header and refuse a decompression bomb."""
+    formats = (heif_format(),) if is_heif(data) else _FORMATS
     try:
-        image = Image.open(io.BytesIO(data), formats=_FORMATS)
+        image = Image.open(io.BytesIO(data), formats=formats)
     except UnidentifiedImageError as error:
         raise BadImage("not an image in a supported format" if data else "an empty file (0 bytes)") from error
     except Image.DecompressionBombError as error:
