@@ -166,11 +166,22 @@ def test_links_are_what_they_lead_to_as_if_unpacked(tmp_path):
     assert "3 links to what it does not hold, 1 pipe, socket or device" in source.image_remarks[0]
 
 
-def test_of_several_files_of_one_name_the_last_counts(tmp_path):
-    files = [("1.jpg", b"old"), ("1.cls", b"0"), ("2.jpg", b"two"), ("./1.jpg", b"new"), ("1.cls", b"1")]
+def test_files_of_one_name_are_images_each_with_the_label_beside_it(tmp_path):
+    files = [
+        ("1.jpg", b"old"),
+        ("1.cls", b"0"),
+        ("2.jpg", b"two"),
+        ("2.cls", b"2"),
+        ("./1.jpg", b"new"),
+        ("1.cls", b"1"),
+    ]
+    files += [("2.jpg", b"two again"), ("2.jpg", b"and again")]
     source = TarShards([str(pack(tmp_path / "x.tar", files))])
-    assert (names(source), images(source), labels(source).tolist()) == (["2.jpg", "1.jpg"], [b"two", b"new"], [-1, 1])
-    assert source.image_remarks == (f"{tmp_path}/x.tar: left out: 1 replaced by a later file of the same name",)
+    assert images(source) == [b"old", b"two", b"new", b"two again", b"and again"]
+    assert labels(source).tolist() == [0, 2, 1, 2, 2]
+    assert source.image_remarks == (
+        f"{tmp_path}/x.tar: 3 images have the name of an earlier one; all are read, though tar would unpack only the last",
+    )
 
 
 @pytest.mark.parametrize("how", ["cat", "tar"])

@@ -2,6 +2,7 @@
 
 import io
 import logging
+import os
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -47,6 +48,17 @@ def dicom_channels(data: bytes) -> int:
         BadImage: As `read_dicom`, of its header.
     """
     return _guarded(data, lambda file: 1 if file.PhotometricInterpretation in _GRAY else 3, pixels=False)
+
+
+def count_frames(path: bytes) -> int:
+    """The number of frames of a file by its header; 1 if it cannot be read, or pydicom is not installed."""
+    try:
+        import pydicom
+
+        file = pydicom.dcmread(os.fsdecode(path), stop_before_pixels=True, specific_tags=["NumberOfFrames"])
+        return int(file.get("NumberOfFrames") or 1)
+    except Exception:  # reading the image will say what is wrong with it
+        return 1
 
 
 def _guarded(data: bytes, read: Callable[[Any], _Answer], *, pixels: bool = True) -> _Answer:
@@ -120,7 +132,7 @@ def _gray(stored: np.ndarray, file: Any, *, invert: bool) -> PixelArray:
             limits = np.array([0, 2 ** int(transform.ModalityLUTSequence[0].LUTDescriptor[2]) - 1])
         else:
             limits = apply_modality_lut(limits, transform)
-        pixels = _scaled(values.astype(np.float64), *map(float, limits), bits)
+        pixels = _scaled(values.astype(np.float64), float(limits[0]), float(limits[1]), bits)
     return np.iinfo(pixels.dtype).max - pixels if invert else pixels
 
 

@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 
 from coterie.data.sources.columns import ANY_COLUMNS, Columns
+from coterie.data.sources.dicom_frames import frames_remark
 from coterie.data.sources.file_names import IMAGE_SUFFIXES, FileNames, printable
 from coterie.data.sources.fingerprint import StoredFile, stored_file, stored_table
 from coterie.data.sources.label_table import matched_labels
@@ -137,8 +138,8 @@ def open_folder(folder: str, columns: Columns = ANY_COLUMNS) -> ImageFiles:
     """
     root, left = os.fsencode(Path(folder).absolute()), LeftOut()
     names = FileNames(chain.from_iterable(walk(root, left)))
-    remarks = left.remarks(folder)
     if len(names):
+        remarks = (*left.remarks(folder), *frames_remark(folder, root, names))
         given = _metadata_labels(root, names, columns)
         return ImageFiles(root, names, ordered=True, given=given, image_remarks=remarks)
     hint = where_to_look(folder, left)
@@ -162,14 +163,16 @@ def open_list(path: str) -> ImageFiles:
         raise UserError(f"{path}: cannot be read: {error.strerror}") from error
     if not len(names):
         raise NoImages(f"{path}: this list is empty; write one path per line")
-    return ImageFiles(os.fsencode(Path(path).absolute().parent), names, _shared_folder(names))
+    root = os.fsencode(Path(path).absolute().parent)
+    return ImageFiles(root, names, _shared_folder(names), image_remarks=frames_remark(path, root, names))
 
 
 def open_files(paths: Iterable[str]) -> ImageFiles:
     """Open image files that were given one by one (or found by a glob), in the byte order of their paths."""
     ordered = sorted(os.fsencode(Path(path).absolute()) for path in paths)
     shared = _shared_folder(ordered)
-    return ImageFiles(shared, FileNames(path.removeprefix(shared) for path in ordered), ordered=True)
+    names = FileNames(path.removeprefix(shared) for path in ordered)
+    return ImageFiles(shared, names, ordered=True, image_remarks=frames_remark(printable(shared), shared, names))
 
 
 def read_file(path: bytes) -> bytes:

@@ -50,13 +50,20 @@ class LeftOut:
     Attributes:
         counts: how many of each kind, which is an ending such as ``.heic``, or some words.
         folders: the folder of the first file of each kind, and whether there are others.
+        repeated: how many images of an archive have the name of an earlier one.
         unlisted: folders that cannot be listed, with the reason.
     """
 
-    def __init__(self, counts: Mapping[str, int] | None = None) -> None:
+    def __init__(self, counts: Mapping[str, int] | None = None, repeated: int = 0) -> None:
         self.counts: Counter[str] = Counter(counts)
+        self.repeated = repeated
         self.folders: dict[str, tuple[bytes, bool]] = {}
         self.unlisted: list[str] = []
+
+    def add(self, other: "LeftOut") -> None:
+        """Count what another source leaves out."""
+        self.counts.update(other.counts)
+        self.repeated += other.repeated
 
     def add_names(self, folder: bytes, names: Iterable[bytes]) -> None:
         """Count files of a folder, given by their names in it."""
@@ -67,8 +74,15 @@ class LeftOut:
 
     def remarks(self, where: str) -> tuple[str, ...]:
         """The lines about a source: none if it leaves nothing out."""
-        lines = (*_first(self.unlisted),)
-        return (f"{where}: left out: {self}", *lines) if self.counts else lines
+        lines = [f"{where}: left out: {self}"] if self.counts else []
+        if self.repeated:
+            again = (
+                "images have the name of an earlier one"
+                if self.repeated > 1
+                else "image has the name of an earlier one"
+            )
+            lines.append(f"{where}: {self.repeated:,} {again}; all are read, though tar would unpack only the last")
+        return (*lines, *_first(self.unlisted))
 
     def __str__(self) -> str:
         kinds = self.counts.most_common()
@@ -115,6 +129,11 @@ def where_to_look(folder: str, left: LeftOut) -> str | None:
                 return f"{left.counts[kind]:,} {kind} ({pattern}): unpack each with mkdir FOLDER && {example}"
             return f"{kind} files; give them as '{pattern}'"
     return None
+
+
+def advice_on(kind: str) -> str:
+    """Which package reads a kind of image; empty where none does."""
+    return _ADVICE.get(kind, "") if kind in (*HEIF_SUFFIXES, *DICOM_SUFFIXES) else ""
 
 
 def _counted(kind: str, number: int) -> str:

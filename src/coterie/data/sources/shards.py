@@ -5,7 +5,7 @@ import multiprocessing
 import os
 import signal
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -16,6 +16,7 @@ from typing import IO
 import pyarrow as pa
 
 from coterie.data.sources.fingerprint import StoredFile
+from coterie.data.sources.left_out import LeftOut
 from coterie.data.sources.local_cache import exclusive
 from coterie.data.sources.object_store import RemoteShard, is_remote, remote_shard
 from coterie.data.sources.tar_index import cached_index, index_key, left_out_of, read_index, save_index
@@ -89,13 +90,13 @@ class ShardSummary:
     Attributes:
         images: number of images.
         labeled: whether any has a label.
-        left_out: how many files of each kind are no images.
+        left_out: what is no image.
         index: its index; None if that is saved in a file.
     """
 
     images: int
     labeled: bool
-    left_out: Mapping[str, int]
+    left_out: LeftOut
     index: pa.RecordBatch | None
 
 
@@ -145,7 +146,7 @@ def _cached_summary(shard: Shard, label_key: str | None) -> ShardSummary | None:
 
 def _summarize(index: pa.RecordBatch, mapped: bool) -> ShardSummary:
     labeled = index.column("label").null_count < len(index)
-    return ShardSummary(len(index), labeled, left_out_of(index).counts, None if mapped else index)
+    return ShardSummary(len(index), labeled, left_out_of(index), None if mapped else index)
 
 
 def _index_in_processes(shards: Sequence[LocalShard], label_key: str | None, lock: str) -> None:

@@ -36,8 +36,8 @@ class TarShards:
     one (``0001.seg.png``) is none. Without any such label, the folders in the shards are the classes, as those in a folder:
     the first folder of each image below the one that all have in common.
 
-    A shard is read as if GNU tar unpacked it: of several files of one name the last, links as what they lead to, holes of
-    sparse files as zeros. Archives one after another in one file are read one after another, and a name may be in several.
+    A shard is read as if GNU tar unpacked it: links as what they lead to, holes of sparse files as zeros, and archives one
+    after another in one file (``tar -i``). Only where a name occurs again, both are images, each with the label beside it.
 
     Opening reads only headers, and those of each shard only once: its index is saved in the cache folder, mapped when an
     image of the shard is read, and shared by all processes. Images are read with `os.pread`, which moves no shared
@@ -66,7 +66,7 @@ class TarShards:
         self._starts = array("q", [0, *accumulate(each.images for each in summaries)])
         left = LeftOut()
         for each in summaries:
-            left.counts.update(each.left_out)
+            left.add(each.left_out)
         where = ", ".join(paths[:1]) if len(paths) == 1 else f"{len(paths):,} shards"
         self.image_remarks = left.remarks(where)
         if not len(self):

@@ -70,13 +70,14 @@ def read_index(file: IO[bytes], path: str, label_key: str | None = None) -> pa.R
     """
     left = LeftOut()
     rows = list(_images(file, path, label_key, left))
-    schema = _SCHEMA.with_metadata({_LEFT_OUT: json.dumps(left.counts)})
+    schema = _SCHEMA.with_metadata({_LEFT_OUT: json.dumps({"counts": left.counts, "repeated": left.repeated})})
     return pa.record_batch([list(column) for column in zip(*rows, strict=True)] or [[]] * len(schema), schema=schema)
 
 
 def left_out_of(index: pa.RecordBatch) -> LeftOut:
     """What the index of a shard leaves out."""
-    return LeftOut(json.loads(index.schema.metadata[_LEFT_OUT]))
+    found = json.loads(index.schema.metadata[_LEFT_OUT])
+    return LeftOut(found["counts"], found["repeated"])
 
 
 def save_index(key: str, index: pa.RecordBatch) -> bool:
@@ -101,8 +102,11 @@ def _path(key: str) -> Path:
 
 def _images(file: IO[bytes], path: str, label_key: str | None, left: LeftOut) -> Iterator[tuple[Any, ...]]:
     """Name, offset, size, label and pieces of each image of a shard, in its order."""
+    classes, others = dict[bytes, str](), dict[bytes, str]()
     for archive in archives(file, path, left):
-        classes, others, images = dict[bytes, str](), dict[bytes, str](), list[bytes]()
+        images = list[bytes]()
+        if archive.first:
+            classes, others = {}, {}
         for name, stored in archive.files.items():
             if is_image_name(name):
                 images.append(name)

@@ -1,8 +1,8 @@
-"""The files of a tar archive as they would be if it were unpacked: links, files with holes, archives one after another."""
+"""The files of a tar archive as they are once it is unpacked: links, files with holes, archives one after another."""
 
 import posixpath
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import IO, NamedTuple
 
@@ -12,7 +12,7 @@ from coterie.data.sources.tar_headers import members, stored_pieces
 from coterie.errors import UserError
 
 LINKS = "links to what it does not hold"
-REPLACED = "replaced by a later file of the same name"
+UNKNOWN = "members of an unknown type"
 _CHUNK = 2**20  # bytes that are read at once in search of a further archive
 _MOST_LINKS = 40  # that lead from one to the next, as in Linux
 
@@ -33,13 +33,15 @@ class Stored(NamedTuple):
 
 @dataclass
 class Archive:
-    """The files of one archive that may be images or labels.
+    """The files of an archive that may be images or labels, or of a part of it in which each name occurs once.
 
     Attributes:
-        files: by name, in the order of the archive; of several of one name, the last.
+        first: whether this is where an archive begins.
+        files: by name, in the order of the archive.
         links: the names of symbolic links, with what they lead to.
     """
 
+    first: bool = True
     files: dict[bytes, Stored] = field(default_factory=dict)
     links: dict[bytes, bytes] = field(default_factory=dict)
 
@@ -60,9 +62,8 @@ def archives(file: IO[bytes], path: str, left: LeftOut) -> Iterator[Archive]:
         while position is not None:
             file.seek(position)
             with tarfile.open(fileobj=file, mode="r:", encoding="utf-8", errors="surrogateescape") as tar:
-                archive = _read(tar, file, path, left)
+                yield from _parts(tar, file, path, left)
                 end = tar.offset
-            yield archive
             position = _next_archive(file, path, position, end)
     except UserError:
         raise
@@ -72,78 +73,93 @@ def archives(file: IO[bytes], path: str, left: LeftOut) -> Iterator[Archive]:
         raise UserError(f"{path}: {_complaint(file, path, error)}") from error
 
 
-def _read(tar: tarfile.TarFile, file: IO[bytes], path: str, left: LeftOut) -> Archive:
-    archive = Archive()
-    for name, offset, size, special in members(tar, file.fileno()):
-        name = _plain(name)
-        if special is None:
-            _keep(archive, name, Stored(offset, size), left)
-        elif special.issym() or special.islnk():
-            target = special.linkname.encode("utf-8", "surrogateescape")
-            _keep_link(archive, name, target, special.issym(), left)
-        elif special.isreg():
-            try:
-                pieces = [number for piece in stored_pieces(special, tar.offset) for number in piece]
-            except ValueError as error:
-                raise UserError(
-                    f"{path}: {printable(name)} is a sparse file, and {error}: unpack it with tar"
-                ) from error
-            _keep(archive, name, Stored(offset, size, pieces), left)
-        elif special.type not in (b"V", b"g", b"x"):  # the label of a volume; headers
-            left.counts[NO_FILES if special.isdev() else "members of an unknown type"] += 1
-    _follow(archive, left)
-    return archive
-
-
 def is_label_name(name: bytes) -> bool:
     """Whether a file holds the label of the image beside it, by its name."""
     return name.lower().endswith((b".cls", b".json"))
 
 
-def _keep(archive: Archive, name: bytes, stored: Stored, left: LeftOut) -> None:
-    if _matters(archive, name, left):
-        archive.files[name] = stored
-
-
-def _matters(archive: Archive, name: bytes, left: LeftOut) -> bool:
-    """Whether a file may be an image or a label; if so, it replaces an earlier one of its name, as unpacking it does."""
-    image = is_image_name(name)
-    if image or is_label_name(name):
-        if archive.files.pop(name, None) or archive.links.pop(name, None):
-            left.counts[REPLACED] += image
-        return True
-    last = name.rpartition(b"/")[2]
-    if not last.startswith(b".") or is_image_name(last.lstrip(b".")):
-        left.counts[kind_of(name)] += 1
-    return False
-
-
-def _keep_link(archive: Archive, name: bytes, target: bytes, symbolic: bool, left: LeftOut) -> None:
-    """Keep a symbolic link until all files are known; a hard link is the file that has its target's name by now."""
-    stored, linked = archive.files.get(_plain(target)), archive.links.get(_plain(target))
-    if not (is_image_name(name) or is_label_name(name)) or not (symbolic or stored or linked):
-        left.counts[LINKS] += 1
-    elif _matters(archive, name, left):
-        if stored is not None and not symbolic:
-            archive.files[name] = stored
+def _parts(tar: tarfile.TarFile, file: IO[bytes], path: str, left: LeftOut) -> Iterator[Archive]:
+    """An archive; where a name occurs again, a new part begins, as where two shards were joined."""
+    part, earlier = Archive(), dict[bytes, Stored]()
+    for name, offset, size, special in members(tar, file.fileno()):
+        name = _plain(name)
+        image = is_image_name(name)
+        if not image and not is_label_name(name):
+            _count_other(name, special, left)
+            continue
+        if name in part.files or name in part.links:
+            yield _followed(part, earlier, left)
+            earlier |= part.files
+            part = Archive(first=False)
+        if special is None:
+            part.files[name] = Stored(offset, size)
+        elif special.issym():
+            part.links[name] = _leads_to(name, special)
+        elif special.islnk():
+            _keep_hard_link(name, special, part, earlier, left)
+        elif special.isreg():
+            part.files[name] = Stored(offset, size, _pieces(special, name, path, tar.offset))
         else:
-            leads = posixpath.normpath(posixpath.join(posixpath.dirname(name), target)) if symbolic else linked
-            archive.links[name] = leads or b""
+            left.counts[NO_FILES if special.isdev() else UNKNOWN] += 1
+            continue
+        left.repeated += image and name in earlier
+    yield _followed(part, earlier, left)
 
 
-def _follow(archive: Archive, left: LeftOut) -> None:
+def _count_other(name: bytes, special: tarfile.TarInfo | None, left: LeftOut) -> None:
+    """Count what is neither image nor label; hidden files only if they have the name of an image."""
+    last = name.rpartition(b"/")[2]
+    if special is not None and special.type in (b"V", b"g", b"x"):  # the label of a volume; headers
+        return
+    if last.startswith(b".") and not is_image_name(last.lstrip(b".")):
+        return
+    if special is None or special.isreg():
+        left.counts[kind_of(name)] += 1
+    else:
+        left.counts[LINKS if special.issym() or special.islnk() else NO_FILES if special.isdev() else UNKNOWN] += 1
+
+
+def _pieces(special: tarfile.TarInfo, name: bytes, path: str, next_header: int) -> list[int]:
+    try:
+        return [number for piece in stored_pieces(special, next_header) for number in piece]
+    except ValueError as error:
+        raise UserError(f"{path}: {printable(name)} is a sparse file, and {error}: unpack it with tar") from error
+
+
+def _leads_to(name: bytes, special: tarfile.TarInfo) -> bytes:
+    target = special.linkname.encode("utf-8", "surrogateescape")
+    return posixpath.normpath(posixpath.join(posixpath.dirname(name), target))
+
+
+def _keep_hard_link(
+    name: bytes, special: tarfile.TarInfo, part: Archive, earlier: Mapping[bytes, Stored], left: LeftOut
+) -> None:
+    """A hard link is what has the name of its target by then."""
+    target = _plain(special.linkname.encode("utf-8", "surrogateescape"))
+    stored = part.files.get(target, earlier.get(target))
+    if stored is not None:
+        part.files[name] = stored
+    elif target in part.links:
+        part.links[name] = part.links[target]
+    else:
+        left.counts[LINKS] += 1
+
+
+def _followed(part: Archive, earlier: Mapping[bytes, Stored], left: LeftOut) -> Archive:
     """Put in place of symbolic links the files that they lead to."""
     found: dict[bytes, Stored] = {}
-    for name, target in archive.links.items():
+    for name, target in part.links.items():
         for _ in range(_MOST_LINKS):
-            if target not in archive.links:
+            if target not in part.links:
                 break
-            target = archive.links[target]
-        if target in archive.files:
-            found[name] = archive.files[target]
-        else:
+            target = part.links[target]
+        stored = part.files.get(target, earlier.get(target))
+        if stored is None:
             left.counts[LINKS] += 1
-    archive.files |= found
+        else:
+            found[name] = stored
+    part.files |= found
+    return part
 
 
 def _next_archive(file: IO[bytes], path: str, start: int, end: int) -> int | None:
