@@ -157,10 +157,13 @@ def _of_picture(image: Image.Image, channels: int) -> PixelArray:
 
 def _open(data: bytes) -> Image.Image:
     """Read the header and refuse a decompression bomb."""
-    formats = (heif_format(),) if is_heif(data) else _FORMATS
+    heif = is_heif(data)
+    formats = (heif_format(),) if heif else _FORMATS
     try:
         image = Image.open(io.BytesIO(data), formats=formats)
     except UnidentifiedImageError as error:
+        if heif:
+            raise BadImage("truncated or damaged (a HEIC image)") from error
         raise BadImage("not an image in a supported format" if data else "an empty file (0 bytes)") from error
     except Image.DecompressionBombError as error:
         pixels = re.search(r"\d+", str(error))

@@ -145,11 +145,17 @@ class _Rows:
 
     def __init__(self, where: str, table: pa.Table, rows: np.ndarray | None) -> None:
         self._where, self._table, self._rows = where, table, rows
-        self.schema_arrow = table.schema
-        self.metadata = self
         self.num_rows = len(table) if rows is None else len(rows)
 
-    def read(self, columns: Sequence[str]) -> pa.Table:
+    @property
+    def schema_arrow(self) -> pa.Schema:
+        return self._table.schema
+
+    @property
+    def metadata(self) -> "_Rows":
+        return self
+
+    def read(self, columns: list[str]) -> pa.Table:
         (name,) = columns
         column = _checked(self._where, self._table, name)
         return pa.table({name: column if self._rows is None else column.take(pa.array(self._rows))})

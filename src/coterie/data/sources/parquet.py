@@ -293,7 +293,12 @@ def files_in_rows(chunks: Iterable[pa.Array], paths: FileNames | None) -> Iterat
 def rows_without_images(where: str, chunks: Iterable[pa.Array], paths: FileNames | None) -> tuple[str, ...]:
     """A line about rows that have neither bytes nor a path; none if all have."""
     bare = sum(paths is None or not paths.raw(row) for row in null_rows(chunks))
-    return (f"{where}: {bare:,} rows hold neither an image nor a path: they count as bad images",) if bare else ()
+    if not bare:
+        return ()
+    rows = "row holds neither an image nor a path: it counts as a bad image"
+    if bare > 1:
+        rows = "rows hold neither an image nor a path: they count as bad images"
+    return (f"{where}: {bare:,} {rows}",)
 
 
 def row_name(path: str, row: int) -> str:
