@@ -198,12 +198,13 @@ def _mapped(file: str) -> pa.Table:
     """An Arrow file, mapped into memory: a stream, as the library writes it, or a file."""
     try:
         with pa.memory_map(file) as source:
-            if source.read(6) == b"ARROW1":
-                return pa.ipc.open_file(source).read_all()
+            is_file = source.read(6) == b"ARROW1"
             source.seek(0)
-            return pa.ipc.open_stream(source).read_all()
-    except (OSError, pa.ArrowException, MemoryError) as error:
+            table = (pa.ipc.open_file if is_file else pa.ipc.open_stream)(source).read_all()
+            _ = table.schema.names  # are text
+    except (OSError, ValueError, MemoryError, pa.ArrowException) as error:
         raise UserError(f"{file}: not a readable Arrow file ({' '.join(str(error).split())[:160]})") from error
+    return table
 
 
 def _checked(where: str, table: pa.Table, name: str) -> pa.ChunkedArray:
