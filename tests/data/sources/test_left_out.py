@@ -69,7 +69,21 @@ def test_a_folder_says_what_it_leaves_out(tmp_path):
         }
         or "other kinds" in kinds
     )
+    (tmp_path / "metadata.csv").write_text("file_name,label\na.jpg,cat\nx/b.PNG,dog\n")
+    source = open_source(tmp_path)
+    assert source.classes == ("cat", "dog")
+    assert ".csv" not in image_remarks(source)[0]
     assert image_remarks(open_source(write(tmp_path / "clean", "a.jpg", "b.jpg"))) == ()
+
+
+def test_a_folder_of_tables_says_it_too(tmp_path):
+    for name in ("cat", "dog"):
+        (tmp_path / f"label={name}").mkdir()
+        pq.write_table(pa.table({"image": [b"x"]}), tmp_path / f"label={name}" / "0.parquet")
+    write(tmp_path, "label=cat/readme.md")
+    source = open_source(tmp_path)
+    assert (len(source), source.classes) == (2, ("cat", "dog"))
+    assert image_remarks(source) == (f"{tmp_path}: left out: 1 .md",)
 
 
 def test_the_line_is_told_where_a_command_opens_images(tmp_path):

@@ -5,6 +5,7 @@ import os
 import stat
 from array import array
 from bisect import bisect_left
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from itertools import chain
 from pathlib import Path
@@ -19,11 +20,13 @@ from coterie.data.sources.fingerprint import StoredFile, stored_file, stored_tab
 from coterie.data.sources.label_table import matched_labels
 from coterie.data.sources.label_values import ImageLabels, LabelNotes
 from coterie.data.sources.labels import label_at
-from coterie.data.sources.left_out import LeftOut, where_to_look
+from coterie.data.sources.left_out import LeftOut, kind_of, where_to_look
 from coterie.data.sources.tables import read_table
-from coterie.data.sources.walk import METADATA, walk
+from coterie.data.sources.walk import walk
 from coterie.errors import BadImage, NoImages, UserError
 
+METADATA = (b"metadata.csv", b"metadata.jsonl", b"metadata.parquet")
+"""Files that may hold the labels of an image folder, by the convention of Hugging Face."""
 READ_LIMIT = 2**32  # bytes of an encoded image; larger files are not read into memory
 
 
@@ -139,8 +142,10 @@ def open_folder(folder: str, columns: Columns = ANY_COLUMNS) -> ImageFiles:
     root, left = os.fsencode(Path(folder).absolute()), LeftOut()
     names = FileNames(chain.from_iterable(walk(root, left)))
     if len(names):
-        remarks = (*left.remarks(folder), *frames_remark(folder, root, names))
         given = _metadata_labels(root, names, columns)
+        if given is not None:
+            left.counts -= Counter([kind_of(given.notes.origin.partition(",")[0].encode())])  # the table is used
+        remarks = (*left.remarks(folder), *frames_remark(folder, root, names))
         return ImageFiles(root, names, ordered=True, given=given, image_remarks=remarks)
     hint = where_to_look(folder, left)
     if hint is not None:

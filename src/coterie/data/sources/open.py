@@ -24,6 +24,7 @@ from coterie.data.sources.remote_parquet import open_remote_tables
 from coterie.data.sources.source import Concatenated, ImageSource
 from coterie.data.sources.tables import TEXT_SUFFIXES, read_table
 from coterie.data.sources.tar import TarShards
+from coterie.data.sources.walk import walk
 from coterie.errors import NoImages, UserError
 from coterie.paths import expand
 
@@ -110,7 +111,12 @@ def _open_folder(folder: str, columns: Columns) -> Iterable[ImageSource]:
             tables := sorted(map(str, Path(folder).rglob("*.parquet")), key=os.fsencode)
         ):
             raise
-        return _open_parquet(tables, columns)
+        left = LeftOut()
+        for _ in walk(os.fsencode(folder), left):  # there is no image in it: only what is counted is of interest
+            pass
+        del left.counts[".parquet"]
+        remarks, opened = left.remarks(folder), list(_open_parquet(tables, columns))
+        return [Concatenated(opened, remarks)] if remarks else opened
 
 
 def _open_parquet(paths: list[str], columns: Columns) -> Iterable[ImageSource]:

@@ -8,9 +8,6 @@ from coterie.data.sources.file_names import IMAGE_SUFFIXES, is_image_name, print
 from coterie.data.sources.left_out import HIDDEN_FOLDERS, NO_FILES, NO_TARGET, LeftOut
 from coterie.errors import UserError
 
-METADATA = (b"metadata.csv", b"metadata.jsonl", b"metadata.parquet")
-"""Files that may hold the labels of an image folder, by the convention of Hugging Face."""
-
 # The last four bytes of most names of images.
 _ENDS = frozenset(
     spelled.encode() for suffix in IMAGE_SUFFIXES if len(suffix) == 4 for spelled in (suffix, suffix.upper())
@@ -88,7 +85,7 @@ def _entries(folder: bytes, below: bytes, left: LeftOut) -> tuple[list[bytes], l
 
 def _count_others(below: bytes, names: Sequence[bytes], left: LeftOut) -> None:
     """Count what is not an image; hidden files only if they have the name of one, as other hidden files are a system's."""
-    others = (name for name in names if not is_image_name(name) and not (not below and name in METADATA))
+    others = (name for name in names if not is_image_name(name))
     left.add_names(below, (name for name in others if not name.startswith(_DOT) or is_image_name(name.lstrip(_DOT))))
 
 
