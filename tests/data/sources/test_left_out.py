@@ -61,7 +61,8 @@ def test_a_folder_says_what_it_leaves_out(tmp_path):
             "2 .txt",
             "1 hidden image",
             "1 hidden folder",
-            "1 without an ending",
+            "1 without an ending (if these are images",
+            "name them in a .txt list)",
             "1 .zip (unpack them)",
             "1 .tar (give them by themselves)",
             "1 link to nothing and 3 of 3 other kinds",
@@ -180,6 +181,19 @@ def test_tables_say_what_they_leave_out(tmp_path):
     assert image_remarks(source) == (
         f"{tmp_path}/t.parquet: 1 row holds neither an image nor a path: it counts as a bad image",
     )
+
+
+@pytest.mark.parametrize("kind", ["bytes", "no bytes", "nothing of it"])
+def test_a_table_of_paths_alone_is_read(kind, tmp_path):
+    """As Hugging Face writes images that were given by path, and as others write the same."""
+    write(tmp_path, "in/a.jpg", "in/b.jpg")
+    fields = {"bytes": [("bytes", pa.binary())], "no bytes": [], "nothing of it": [("bytes", pa.null())]}[kind]
+    rows = [{"bytes": None, "path": f"in/{name}.jpg"} for name in "ab"]
+    images = pa.array(rows, pa.struct([*fields, ("path", pa.string())]))
+    pq.write_table(pa.table({"image": images, "label": [1, 0]}), tmp_path / "t.parquet")
+    source = open_source(tmp_path / "t.parquet")
+    assert ([source[0], source[1]], names(source)) == ([b"x", b"x"], ["in/a.jpg", "in/b.jpg"])
+    assert (source.classes, source.label(0)) == (("0", "1"), 1)
 
 
 def test_odd_things_end_in_one_line(tmp_path):

@@ -41,6 +41,7 @@ _ADVICE = {
     **dict.fromkeys(DICOM_SUFFIXES, "install coterie[dicom]"),
     **dict.fromkeys(ARCHIVES, "unpack them"),
     **dict.fromkeys((".tar", ".parquet", ".arrow"), "give them by themselves"),
+    WITHOUT_ENDING: "if these are images, name them in a .txt list",
 }
 
 

@@ -212,6 +212,8 @@ def holds_images(path: str, columns: Columns) -> bool:
 
 
 def _holds_text(kind: pa.DataType) -> bool:
+    if pa.types.is_struct(kind):  # an image without bytes, as Hugging Face writes it
+        return kind.get_field_index("path") >= 0 and _holds_text(kind.field("path").type)
     kind = kind.value_type if pa.types.is_dictionary(kind) else kind
     return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
 
