@@ -112,6 +112,10 @@ def test_the_first_frame_is_read_and_settings_of_frames_are_found(tmp_path):
 def test_what_is_no_picture_is_refused_in_one_line():
     whole = dicom(GRAY, bits=12)
     assert is_dicom(whole)
+    np.testing.assert_array_equal(
+        decode(b"II*\0" + whole[4:], 1), decode(whole, 1)
+    )  # as in files that are TIFF as well
+    assert count_channels(b"II*\0" + whole[4:]) == 1
     cases = {
         "without pixels": bytes(128) + b"DICM",
         "truncated or damaged": whole[: len(whole) // 2],

@@ -86,7 +86,8 @@ def decode(data: StoredImage, channels: int = 3, downscale: Downscale | None = N
     else:
         with warnings.catch_warnings():  # what Pillow warns about is either refused here or harmless
             warnings.simplefilter("ignore")
-            stored = read_tiff(data, channels) if is_tiff(data) else read_dicom(data) if is_dicom(data) else None
+            # what is before a DICOM file may look like the start of a TIFF
+            stored = read_dicom(data) if is_dicom(data) else read_tiff(data, channels) if is_tiff(data) else None
             pixels = _read(data, channels, downscale) if stored is None else stored
         return np.require(convert_channels(pixels, channels), requirements=("C", "W"))  # copies what is not ours
     return np.array(convert_channels(pixels, channels), order="C")
@@ -106,10 +107,10 @@ def count_channels(data: StoredImage) -> int:
         return _gray_or_color(data)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        if is_tiff(data):
-            return tiff_channels(data)
         if is_dicom(data):
             return dicom_channels(data)
+        if is_tiff(data):
+            return tiff_channels(data)
         with _open(data) as image:
             return _gray_or_color(image)
 

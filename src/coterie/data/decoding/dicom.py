@@ -77,10 +77,10 @@ def _guarded(data: bytes, read: Callable[[Any], _Answer], *, pixels: bool = True
     except (BadImage, MemoryError):
         raise
     except Exception as error:  # the parser may raise anything on a broken file
-        if "missing dependencies" in str(error):
+        if any(reason in str(error) for reason in ("missing dependencies", "does not support")):
             name = getattr(getattr(file.file_meta, "TransferSyntaxUID", None), "name", "unknown")
             raise BadImage(
-                f"a DICOM image compressed as {name}, which needs one more package: see pydicom's table of decoders"
+                f"a DICOM image compressed as {name}, which needs one more package: pip install 'pylibjpeg[all]'"
             ) from error
         raise damaged_image(error) from error
 
