@@ -22,6 +22,8 @@ from PIL import (
     WebPImagePlugin,  # noqa: F401
 )
 
+from coterie.data.decoding.dicom import dicom_channels, is_dicom, read_dicom
+from coterie.data.decoding.heif import heif_format, is_heif
 from coterie.data.decoding.jpeg import MIN_DOWNSCALED_SIDE, decode_jpeg
 from coterie.data.decoding.pixels import (
     PIXEL_LIMIT,
@@ -64,10 +66,10 @@ def decode(
 ) -> PixelArray:
     """Decode an image.
 
-    The EXIF orientation is applied. Of an animation or a stack, the first frame is used. Palettes become colors, alpha is
-    dropped as Pillow's ``convert("RGB")`` does, CMYK becomes RGB, and L*a*b* sRGB. PNG and TIFF of more than 8 bits, and gray
-    PGM and JPEG 2000, keep their depth, scaled to 16 bits. Floating-point, signed and 32-bit values have no known range
-    and are refused without one.
+    The EXIF orientation is applied. Of an animation, a stack or a DICOM file of several frames, the first frame is used.
+    Palettes become colors, alpha is dropped as Pillow's ``convert("RGB")`` does, CMYK becomes RGB, and L*a*b* sRGB. PNG and
+    TIFF of more than 8 bits, and gray PGM and JPEG 2000, keep their depth, scaled to 16 bits. Floating-point, signed and
+    32-bit values have no known range and are refused without one.
 
     Args:
         data: The bytes of a file in any supported format (`coterie.data.sources.file_names.IMAGE_SUFFIXES`), whatever its
@@ -95,7 +97,11 @@ def decode(
     else:
         with warnings.catch_warnings():  # what Pillow warns about is either refused here or harmless
             warnings.simplefilter("ignore")
-            stored = read_tiff(data, channels, value_range) if is_tiff(data) else None
+            # what is before a DICOM file may look like the start of a TIFF
+            if is_dicom(data):
+                stored = read_dicom(data)
+            else:
+                stored = read_tiff(data, channels, value_range) if is_tiff(data) else None
             pixels = _read(data, channels, downscale, value_range) if stored is None else stored
         return np.require(convert_channels(pixels, channels), requirements=("C", "W"))  # copies what is not ours
     return np.array(convert_channels(pixels, channels), order="C")
@@ -115,6 +121,8 @@ def count_channels(data: StoredImage) -> int:
         return _gray_or_color(data)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
+        if is_dicom(data):
+            return dicom_channels(data)
         if is_tiff(data):
             return tiff_channels(data)
         with _open(data) as image:
@@ -164,9 +172,13 @@ def _of_picture(image: Image.Image, channels: int, value_range: ValueRange | Non
 
 def _open(data: bytes) -> Image.Image:
     """Read the header and refuse a decompression bomb."""
+    heif = is_heif(data)
+    formats = (heif_format(),) if heif else _FORMATS
     try:
-        image = Image.open(io.BytesIO(data), formats=_FORMATS)
+        image = Image.open(io.BytesIO(data), formats=formats)
     except UnidentifiedImageError as error:
+        if heif:
+            raise BadImage("truncated or damaged (a HEIC image)") from error
         raise BadImage("not an image in a supported format" if data else "an empty file (0 bytes)") from error
     except Image.DecompressionBombError as error:
         pixels = re.search(r"\d+", str(error))
