@@ -33,7 +33,7 @@ from coterie.evaluation.from_options import evaluate_given, evaluator_from_optio
 from coterie.evaluation.given_sets import given_probe
 from coterie.evaluation.model_selection import Selection
 from coterie.evaluation.results import ProbeResults, TransferResults
-from coterie.exporting.file_kinds import holds_classifier, holds_detector
+from coterie.exporting.file_kinds import holds_classifier, holds_detector, holds_segmenter
 from coterie.logger import Logger, NullLogger
 from coterie.methods.fitting import fit_here, plan_run, train_run
 from coterie.methods.resolve import Paths, path_strings
@@ -42,6 +42,7 @@ from coterie.reporting.comparison import ComparedRuns, compare_folders, write_co
 from coterie.reporting.run_callbacks import own_callbacks
 from coterie.reporting.run_report import rewrite_report
 from coterie.reporting.tracking import tracked
+from coterie.segmentation.from_options import evaluate_segmenter_given
 from coterie.session import refuse_torchrun, session
 from coterie.training.callback import Callback
 from coterie.training.custom_parts import CustomParts, take_backbone, with_custom_parts
@@ -195,8 +196,8 @@ def evaluate(
 
     Args:
         model: a classifier of :func:`coterie.train`, whose answers for ``train`` are compared with its labels; a detector,
-            whose boxes are compared with ``boxes``; or a MODEL: a run's folder, a ``model.safetensors``, a weights file with
-            ``backbone``, Hugging Face's folder, ``timm:NAME``.
+            whose boxes are compared with ``boxes``; a segmenter, whose masks are compared with ``masks``; or a MODEL: a run's
+            folder, a ``model.safetensors``, a weights file with ``backbone``, Hugging Face's folder, ``timm:NAME``.
         train: labeled sources that the probes learn from.
         test: labeled sources that the probes are tested on; if empty, a random fifth of ``train``, always the same.
         probes: any of ``knn``, ``linear``, ``linear_published``, ``clusters``, ``retrieval``, ``svm``, ``low_shot``,
@@ -211,7 +212,8 @@ def evaluate(
         ``{probe: {metric: value}}``, which prints as a table, and ``baselines``: the same of what is beside it. A run's folder
         keeps its figures (``evaluation.json``) and its embeddings; for other models nothing is written. Of a classifier,
         ``{"classifier": {"top1": ..., "mean_per_class": ..., "calibration_error": ...}}``, and ``figures``. Of a detector,
-        ``{"detector": {"map": ..., "ap50": ..., "ap75": ...}}`` in percent.
+        ``{"detector": {"map": ..., "ap50": ..., "ap75": ...}}`` in percent; of a segmenter, ``{"segmenter": {"miou": ...,
+        "miou_deviation": ..., "pixel_accuracy": ..., "mean_accuracy": ...}, "iou": {class: ...}}``.
 
     Raises:
         UserError: anything that the caller can fix, in one line.
@@ -223,6 +225,12 @@ def evaluate(
                 return evaluate_detector_given(model, train, options, logger)
             raise BadConfig(
                 f"{model} is a detector, which learns nothing here: name images to test it on, without --test and --beside"
+            )
+        if holds_segmenter(model):
+            if not given_data(test).specs and not path_strings(beside):
+                return evaluate_segmenter_given(model, train, options, logger)
+            raise BadConfig(
+                f"{model} is a segmenter, which learns nothing here: name images to test it on, without --test and --beside"
             )
         if holds_classifier(model):
             if not given_data(test).specs and not path_strings(beside):
