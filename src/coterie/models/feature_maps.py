@@ -9,7 +9,7 @@ from coterie.errors import BadConfig, first_cause
 from coterie.models.own_backbone import OwnBackbone, users_module
 
 _BLANK = 128
-"""Side in pixels of the blank image that says which maps a network has, at least."""
+"""Side in pixels of the blank image that says which maps a network has, at least; whole patches of a transformer."""
 _USE = "use a ResNet, ConvNeXt, Swin or EfficientNet"
 
 
@@ -43,12 +43,15 @@ def find_maps(network: nn.Module, channels: int, what: str) -> tuple[Level, ...]
     name = type(module).__name__
     if isinstance(network, OwnBackbone) or not hasattr(module, "forward_intermediates"):
         raise BadConfig(f"{what} needs feature maps, and a {name} gives none: {_USE}")
-    like, side = next(module.parameters()), _blank_side(module)
+    like, patch = next(module.parameters()), _patch(module)
+    side = -(-_BLANK // patch) * patch
     blank = torch.zeros(1, channels, side, side, dtype=like.dtype, device=like.device)
+    low = blank[:, :, : side // patch // 2 * patch]
     training = module.training
     try:
         with torch.no_grad():
             maps: list[Tensor] = module.eval().forward_intermediates(blank, intermediates_only=True)  # type: ignore[operator]
+            module.forward_intermediates(low, intermediates_only=True)  # type: ignore[operator] -- some take one size
     except Exception as error:  # any, as in each network's own code
         raise BadConfig(
             f"{what} needs feature maps of images of any size, and this {name} has none ({first_cause(error)})"
@@ -85,8 +88,7 @@ def find_levels(network: nn.Module, channels: int, least: int) -> tuple[Level, .
     return levels
 
 
-def _blank_side(module: nn.Module) -> int:
-    """128 pixels, or the next multiple of the patches of a transformer."""
+def _patch(module: nn.Module) -> int:
+    """The side in pixels of the patches of a transformer; 1 for other networks."""
     patch = getattr(getattr(module, "patch_embed", None), "patch_size", 1)
-    side = int(patch[0] if isinstance(patch, tuple) else patch)
-    return -(-_BLANK // side) * side
+    return int(patch[0] if isinstance(patch, tuple) else patch)

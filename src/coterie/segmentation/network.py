@@ -138,6 +138,10 @@ def _chosen(maps: tuple[Level, ...], settings: SegmenterSettings, name: str) -> 
         if not 0 <= place < len(maps):
             strides = ", ".join(str(each.stride) for each in maps)
             raise BadConfig(f"--blocks names map {place}: this {name} has {len(maps)}, from 0 on, of strides {strides}")
+    if settings.head == "fcn":
+        if len(settings.blocks) > 1:
+            raise BadConfig(f"--blocks names {len(settings.blocks)} maps: --head fcn sees one")
+        return maps[settings.blocks[0] : settings.blocks[0] + 1] if settings.blocks else maps[-1:]
     if settings.blocks:
         return tuple(maps[place] for place in sorted(set(settings.blocks)))
     last = last_of_each_stride(maps)
