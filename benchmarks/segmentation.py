@@ -46,6 +46,8 @@ from coterie.segmentation.training_images import read_pair
 
 ARMS = ("color", "untrained", "coterie", "public")
 NETWORK, PUBLIC = BackboneConfig("resnet18", width=0.5), "tf_efficientnet_lite0"
+CROPS = ("views.crops.0.size=96", "views.crops.1.size=48")
+"""Of the run: those of SwAV, 224 and 96, are for larger images than these of 120 pixels."""
 FOLDS = 5
 MEAN, STD = (0.5,) * 3, (0.2,) * 3
 PACKAGES = ("coterie", "torch", "torchvision", "timm")
@@ -61,7 +63,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=12, help="of the linear layer")
     parser.add_argument("--learning-rate", type=float, help="of the linear layer, else the schedule's")
     parser.add_argument("--method", default="swav", help="of the run")
-    parser.add_argument("--pretrain-epochs", type=int, default=100)
+    parser.add_argument("--pretrain-epochs", type=int, default=60, help="about five minutes of one core")
     parser.add_argument("--runs", type=Path, help="folder in which runs are kept; else a temporary one")
     parser.add_argument("--shared", default=str(SHARED))
     parser.add_argument("--threads", type=int, default=THREADS)
@@ -168,7 +170,7 @@ def weights(
         backbone=NETWORK.name,
         epochs=epochs,
         seed=seed,
-        settings=(f"backbone.width={NETWORK.width}", f"run.threads={options.threads}", "run.workers=0"),
+        settings=(f"backbone.width={NETWORK.width}", f"run.threads={options.threads}", "run.workers=0", *CROPS),
     )
     took = {"method": options.method, "epochs": epochs, "seconds of this call": round(time.process_time() - began, 1)}
     return run, {}, took
