@@ -46,12 +46,12 @@ def find_maps(network: nn.Module, channels: int, what: str) -> tuple[Level, ...]
     like, patch = next(module.parameters()), _patch(module)
     side = -(-_BLANK // patch) * patch
     blank = torch.zeros(1, channels, side, side, dtype=like.dtype, device=like.device)
-    low = blank[:, :, : side // patch // 2 * patch]
+    low = blank[:, :, : side // patch // 2 * patch]  # some networks take one size only
     training = module.training
     try:
         with torch.no_grad():
             maps: list[Tensor] = module.eval().forward_intermediates(blank, intermediates_only=True)  # type: ignore[operator]
-            module.forward_intermediates(low, intermediates_only=True)  # type: ignore[operator] -- some take one size
+            module.forward_intermediates(low, intermediates_only=True)  # type: ignore[operator]
     except Exception as error:  # any, as in each network's own code
         raise BadConfig(
             f"{what} needs feature maps of images of any size, and this {name} has none ({first_cause(error)})"
