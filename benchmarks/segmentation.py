@@ -1,15 +1,15 @@
 """Segmentation of blood cells by a linear layer: raw colors, an untrained network, Coterie's own pretraining, public weights.
 
-    python benchmarks/segmentation.py --split tuning --blocks 0,1,2,3,4 --seed 0      # chooses the block
-    python benchmarks/segmentation.py [--arms color,untrained,coterie,public] [--seed 0,1,2] [--blocks N] [--shared DIR]
+    python benchmarks/segmentation.py --split tuning --blocks 1,2,3,4,1+2+3+4 --seed 0      # chooses the maps
+    python benchmarks/segmentation.py [--arms color,untrained,coterie,public] [--seed 0,1,2] [--blocks N+N] [--shared DIR]
     python benchmarks/segmentation.py --table
 
 300 micrographs of white blood cells in five folds of 60, always the same. Of seed S, fold S is tested on and the four others
 are trained on; with ``--split tuning``, fold S is left out, one of the four others is tested on, and three are trained on. All
-that is chosen is chosen there: the block, the same for all networks, and how long and how fast the layer is trained.
+that is chosen is chosen there: the maps, the same for all networks, and how long and how fast the layer is trained.
 
 ``color``: a logistic regression on the color of each pixel, fitted to the end. The others: ``coterie train --masks --head
-linear --blocks N``. ``untrained``, ``coterie``: a ResNet-18 of half the width, of random weights, and of a run on the training
+linear --blocks``. ``untrained``, ``coterie``: a ResNet-18 of half the width, of random weights, and of a run on the training
 micrographs of the row without their masks (``--method``, ``--pretrain-epochs``). ``public``: EfficientNet-lite0 of ImageNet.
 Each row says the CPU time of one thread that it took.
 """
@@ -59,7 +59,7 @@ def main() -> None:
     parser.add_argument("--arms", type=lambda text: text.split(","), default=list(ARMS))
     parser.add_argument("--seed", type=lambda text: list(map(int, text.split(","))), default=[0, 1, 2])
     parser.add_argument("--split", choices=("test", "tuning"), default="test")
-    parser.add_argument("--blocks", type=lambda text: list(map(int, text.split(","))), default=[1], help="each a row")
+    parser.add_argument("--blocks", type=lambda text: text.split(","), default=["1+2+3+4"], help="each a row")
     parser.add_argument("--epochs", type=int, default=12, help="of the linear layer")
     parser.add_argument("--learning-rate", type=float, help="of the linear layer, else the schedule's")
     parser.add_argument("--method", default="swav", help="of the run")
@@ -80,7 +80,7 @@ def main() -> None:
         data = draw(scratch / "toy") if options.toy else Path(options.shared) / "data" / "cells"
         for seed in options.seed:
             for arm in options.arms:
-                for block in options.blocks if arm != "color" else [0]:
+                for block in options.blocks if arm != "color" else [""]:
                     tail = "" if arm == "color" else f"_block{block}"
                     out = options.out / f"{options.split}_{arm}{tail}_seed{seed}.json"
                     if not out.exists():
@@ -111,7 +111,7 @@ def parts(data: Path, split: str, seed: int, scratch: Path) -> tuple[Path, Path]
 
 
 def row(
-    arm: str, block: int, seed: int, data: tuple[Path, Path, Path], options: argparse.Namespace, scratch: Path
+    arm: str, block: str, seed: int, data: tuple[Path, Path, Path], options: argparse.Namespace, scratch: Path
 ) -> dict[str, Any]:
     """Train a linear layer and test it."""
     train, test, masks = data
@@ -130,7 +130,7 @@ def row(
             out=out,
             masks=masks,
             head="linear",
-            blocks=block,
+            blocks=[int(each) for each in block.split("+")],
             epochs=options.epochs,
             learning_rate=options.learning_rate,
             seed=seed,
@@ -223,7 +223,7 @@ def draw(folder: Path) -> Path:
 
 def table(folder: Path) -> str:
     """The mean of each arm and block over its seeds, with its deviation."""
-    found: dict[tuple[str, str, int], list[dict[str, Any]]] = {}
+    found: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
     for file in sorted(folder.glob("*.json")):
         report = json.loads(file.read_text())
         found.setdefault((file.name.partition("_")[0], report["arm"], report["block"]), []).append(report)
@@ -232,9 +232,9 @@ def table(folder: Path) -> str:
         values = [each["figures"]["miou"] for each in rows]
         spread = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
         seconds = statistics.mean(each["seconds"] for each in rows)
-        where = "" if arm == "color" else f" block {block}"
+        where = "" if arm == "color" else f" maps {block}"
         lines.append(
-            f"{split} {arm:9}{where:8} mIoU {statistics.mean(values):.1f}{spread}  {len(rows)} seeds, {seconds:.0f} s each"
+            f"{split} {arm:9}{where:13} mIoU {statistics.mean(values):.1f}{spread}  {len(rows)} seeds, {seconds:.0f} s each"
         )
     return "\n".join(lines) + "\n" if lines else "nothing is there\n"
 

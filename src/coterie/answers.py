@@ -213,15 +213,13 @@ def predict(
     if copy and sort_into is None:
         raise UserError("--copy is for --sort-into FOLDER: give both, or leave out --copy")
     with session(logger, quiet) as logger:
-        if holds_detector(classifier):
-            extra = "--sort-into" if sort_into is not None else "backbone" if backbone is not None else None
-            return _predict_boxes(classifier, data, out, extra, options, logger)
-        if holds_segmenter(classifier):
-            extra = "--sort-into" if sort_into is not None else "backbone" if backbone is not None else None
-            return _predict_masks(classifier, data, out, extra, options, logger)
+        for holds, predict_kept in ((holds_detector, _predict_boxes), (holds_segmenter, _predict_masks)):
+            if holds(classifier):
+                extra = "--sort-into" if sort_into is not None else "backbone" if backbone is not None else None
+                return predict_kept(classifier, data, out, extra, options, logger)
+        find_classifier(classifier)  # before images are counted, which may take minutes
         if options.get("boxes") is not None:
             raise BadConfig("--boxes is for a detector: leave it out")
-        find_classifier(classifier)  # before images are counted, which may take minutes
         columns = label_columns(options)
         given = given_data(data, columns=columns, logger=logger)
         source = given.open(columns, logger)
@@ -232,7 +230,7 @@ def predict(
         if sort_into is not None:
             count = sort_images_into(sort_into, out, source, logger, copy=copy)
             logger.info(f"{sort_into}: {count} images by label")
-        return written
+    return written
 
 
 def _predict_boxes(

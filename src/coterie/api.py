@@ -2,7 +2,7 @@
 
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Unpack
@@ -180,6 +180,14 @@ def pretrain(
     return folder.path
 
 
+_KEPT: tuple[tuple[str, Callable[[str | Path], bool], Callable[..., ProbeResults]], ...] = (
+    ("detector", holds_detector, evaluate_detector_given),
+    ("segmenter", holds_segmenter, evaluate_segmenter_given),
+    ("classifier", holds_classifier, evaluate_classifier_given),
+)
+"""What ``coterie train`` makes, how it is recognized, and what tests it."""
+
+
 def evaluate(
     model: str | Path,
     train: Data,
@@ -220,24 +228,12 @@ def evaluate(
     """
     with session(logger, quiet) as logger:
         columns = label_columns(options)
-        if holds_detector(model):
-            if not given_data(test).specs and not path_strings(beside):
-                return evaluate_detector_given(model, train, options, logger)
-            raise BadConfig(
-                f"{model} is a detector, which learns nothing here: name images to test it on, without --test and --beside"
-            )
-        if holds_segmenter(model):
-            if not given_data(test).specs and not path_strings(beside):
-                return evaluate_segmenter_given(model, train, options, logger)
-            raise BadConfig(
-                f"{model} is a segmenter, which learns nothing here: name images to test it on, without --test and --beside"
-            )
-        if holds_classifier(model):
-            if not given_data(test).specs and not path_strings(beside):
-                return evaluate_classifier_given(model, train, options, logger)
-            raise BadConfig(
-                f"{model} is a classifier, which learns nothing here: name images to test it on, without --test and --beside"
-            )
+        for noun, holds, evaluate_kept in _KEPT:
+            if holds(model):
+                if given_data(test).specs or path_strings(beside):
+                    learns = f"{model} is a {noun}, which learns nothing here"
+                    raise BadConfig(f"{learns}: name images to test it on, without --test and --beside")
+                return evaluate_kept(model, train, options, logger)
         evaluator = evaluator_from_options(model, probes, path_strings(beside), options, logger)
         result = evaluate_given(evaluator, train, test, columns)
     result.details = details

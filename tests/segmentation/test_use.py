@@ -87,6 +87,8 @@ def test_file_names_stay_in_their_folder_and_differ():
     names = ["a/b.png", "a/b.jpg", "../../etc/passwd", "/x/y.png", "A/B.png", "c.d", ""]
     made = file_names(names)
     assert made == ["a/b", "a/b-2", "etc/passwd", "x/y", "A/B-3", "c.d", "image"]
+    assert file_names(["/data/cells/a/1.png", "/data/cells/b/1.png"]) == ["a/1", "b/1"]
+    assert file_names(["/data/cells/1.png"]) == ["1"]
 
 
 def test_the_page_escapes_names(tmp_path):

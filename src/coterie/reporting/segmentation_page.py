@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from coterie.atomic import write_text
+from coterie.formatting import end_of
 from coterie.reporting import html
 from coterie.reporting.html import PictureArray
 
@@ -29,6 +30,11 @@ class MaskedPicture:
     pixels: PictureArray
     overlay: PictureArray
     shares: Sequence[tuple[str, float]]
+
+    @property
+    def short_name(self) -> str:
+        """The end of its name, as a caption has it."""
+        return end_of(self.name, 30)
 
 
 def write_segmentation_page(

@@ -117,9 +117,14 @@ def write_masks(segmenter: Segmenter, source: ImageSource, out: str | Path, runt
 
 
 def file_names(names: Sequence[str]) -> list[str]:
-    """A path below a folder for each image, without suffix, of its name; those of the same name get a number."""
+    """A path below a folder for each image, without suffix, of its name; those of the same name get a number.
+
+    Of absolute names, what comes before the folder of all of them is left out.
+    """
     made, taken = list[str](), set[str]()
-    for name in names:
+    absolute = all(name.startswith("/") for name in names)
+    before = os.path.commonpath([os.path.dirname(name) for name in names]) if absolute and names else ""  # noqa: PTH120
+    for name in (each[len(before) :] for each in names):
         parts = [part for part in PurePosixPath(name.replace("\\", "/")).parts if part not in ("/", "..", ".")]
         path = "/".join(parts) or "image"
         stem = path.rpartition(".")[0] if is_image_name(os.fsencode(path)) else path

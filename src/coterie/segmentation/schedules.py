@@ -53,7 +53,7 @@ class SegmentationSchedule:
 
 
 SMALL = {
-    "linear": SegmentationSchedule("linear", learning_rate=0.01),
+    "linear": SegmentationSchedule("linear", learning_rate=0.03),
     "fcn": SegmentationSchedule("fcn", learning_rate=3e-4),
     "upernet": SegmentationSchedule("upernet", learning_rate=3e-4),
 }
