@@ -186,8 +186,7 @@ def predict(
 
     ``label`` is the likeliest in any case; ``unknown`` says that its probability is below the classifier's threshold. Of a
     classifier of several labels an image, ``label`` and ``probability`` are lists of those that are likely. Holds a few batches
-    at a time. A detector writes COCO results to a ``.json`` file, and a page of pictures with boxes beside it. A
-    segmenter writes masks, overlays and a page of pictures to a folder.
+    at a time. A detector writes COCO results to a ``.json`` file and a page beside it; a segmenter a folder of masks.
 
     Args:
         classifier: the folder of a classifier, or its ``classifier.safetensors``; or those of a detector or a segmenter.

@@ -74,6 +74,12 @@ def test_a_list_of_names_for_as_many_grays(tmp_path):
     (folder / "names.txt").write_text("ground\nbar\nsquare\n")
     masked = opened(folder, classes=folder / "names.txt")
     assert (masked.classes.names, masked.classes.values) == (("ground", "bar", "square"), (0, 128, 255))
+    few = draw(
+        tmp_path / "few", 1, values=(0, 128, 255)
+    )  # no square: a segmenter knows what 128 is, and what 255 would be
+    source = open_source(str(few / "images"))
+    again = open_masks(few / "masks", folder / "names.txt", source, NullLogger(), default=masked.classes)
+    assert again.classes == masked.classes
     (folder / "names.json").write_text(json.dumps({"0": "ground", "128": None, "255": "square"}))
     masked = opened(folder, classes=folder / "names.json")
     assert masked.classes.names == ("ground", "square")

@@ -13,7 +13,7 @@ from coterie.cli.parsing import Classifier, Images, Model, ModelFlags, PredictFl
 def train(
     model: Model, /, *labelled: str, out: Annotated[Path, Parameter(name="--out")], options: TrainFlags = None
 ) -> None:
-    """Train a classifier on labeled images and test it on held-out ones; or a detector, or a segmenter. Again: resume.
+    """Train a classifier on labeled images, a detector of boxes, or a segmenter of masks. Run it again to resume.
 
     Parameters
     ----------

@@ -33,7 +33,7 @@ def _numbers(kind: Any, tokens: Sequence[Token]) -> tuple[float, ...]:
 
 
 def _whole_numbers(kind: Any, tokens: Sequence[Token]) -> tuple[int, ...]:
-    """Read whole numbers between commas or spaces."""
+    """Read whole numbers between commas."""
     words = [word for token in tokens for word in token.value.split(",") if word.strip()]
     if not all(re.fullmatch(r"\d+", word.strip()) for word in words):
         raise UserError(
@@ -55,7 +55,7 @@ else:  # the command line reads these
     Backbone = str
     Settings = Sequence[str]
     Numbers = Annotated[tuple[float, ...], Parameter(converter=_numbers, consume_multiple=True, negative=())]
-    Wholes = Annotated[tuple[int, ...], Parameter(converter=_whole_numbers, consume_multiple=True, negative=())]
+    Wholes = Annotated[tuple[int, ...], Parameter(converter=_whole_numbers, negative=())]
 
 
 class ImageOptions(TypedDict, total=False):

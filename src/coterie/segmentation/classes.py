@@ -120,15 +120,18 @@ def found_classes(counts: Int[np.ndarray, "256"], where: str) -> tuple[Classes, 
     return Classes(names, tuple(values), () if gray else (IGNORED,), where), line
 
 
-def in_order(classes: Classes, counts: Int[np.ndarray, "256"]) -> Classes:
+def in_order(classes: Classes, counts: Int[np.ndarray, "256"], default: Classes | None) -> Classes:
     """A list of names for masks of as many grays, spread evenly from black to white, in their order; else the same classes.
 
     Args:
         classes: as a file lists them.
         counts: pixels of each value.
+        default: of a segmenter, which may know more grays than are in a few masks.
     """
     values = tuple(int(each) for each in np.flatnonzero(counts))
     listed = classes.values == tuple(range(len(classes.names)))
+    if listed and default is not None and default.names == classes.names and _spread_evenly(list(default.values)):
+        return default
     if listed and len(values) == len(classes.names) and _spread_evenly(list(values)):
         return Classes(classes.names, values, (), classes.where)
     return classes

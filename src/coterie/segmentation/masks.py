@@ -102,7 +102,7 @@ def open_masks(
         chosen, line = found_classes(total, files.where)
         remarks.append(line)
     elif files.classes is not None:
-        chosen = in_order(chosen, total)
+        chosen = in_order(chosen, total, default)
     _check_values(chosen, total, [(paths[place], each) for place, each in zip(kept, read, strict=True)])
     digest = hashlib.sha256(repr((chosen.names, chosen.values, chosen.ignored)).encode())
     for each in read:

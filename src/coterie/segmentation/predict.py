@@ -12,7 +12,7 @@ from PIL import Image
 
 from coterie.atomic import make_folders, write_text, writing
 from coterie.config.hardware import Runtime
-from coterie.data.decoding.decode import decode
+from coterie.data.decoding.decode import count_channels, decode
 from coterie.data.sources.file_names import is_image_name
 from coterie.data.sources.source import ImageSource, random_positions
 from coterie.embedding.cache import source_key, state_key
@@ -207,5 +207,5 @@ def _colored(source: ImageSource, position: int) -> UInt8[np.ndarray, "h w 3"]:
     try:
         pixels = decode(stored)
     except BadImage:
-        pixels = np.repeat(decode(stored, np.asarray(stored).shape[-1])[..., :1], 3, axis=2)
+        pixels = np.repeat(decode(stored, count_channels(stored))[..., :1], 3, axis=2)
     return pixels if pixels.dtype == np.uint8 else (pixels >> 8).astype(np.uint8)
