@@ -9,8 +9,9 @@ are trained on; with ``--split tuning``, fold S is left out, one of the four oth
 that is chosen is chosen there: the maps, the same for all networks, and how long and how fast the layer is trained.
 
 ``color``: a logistic regression on the color of each pixel, fitted to the end. The others: ``coterie train --masks --head
-linear --blocks``. ``untrained``, ``coterie``: a ResNet-18 of a quarter of the width, of random weights, and of a run on the training
-micrographs of the row without their masks (``--method``, ``--pretrain-epochs``). ``public``: EfficientNet-lite0 of ImageNet.
+linear --blocks``. ``untrained``, ``coterie``: a ResNet-18 of a quarter of the width, of random weights, and of a run on the
+training micrographs of the row without their masks (``--method``, ``--pretrain-epochs``). ``public``: EfficientNet-lite0 of
+ImageNet.
 Each row says the CPU time of one thread that it took.
 """
 
@@ -46,18 +47,9 @@ from coterie.segmentation.training_images import read_pair
 
 ARMS = ("color", "untrained", "coterie", "public")
 NETWORK, PUBLIC = BackboneConfig("resnet18", width=0.25), "tf_efficientnet_lite0"
-RECIPE = (
-    "views.crops.0.size=72",
-    "views.crops.1.size=48",
-    "groups.counts=15",
-    "groups.frozen_steps=0",
-    "assignment.temperature=0.02",
-    "regularizer.weight=3",
-    "optimizer.kind=adamw",
-    "learning_rate.peak=0.001414",
-)
-"""Of the run, with the network: what ``coterie plan swav cells/images --time 5m`` chooses, but for the number of epochs, which
-depends on what else the machine does."""
+PRETRAINED_SIDE = 96
+"""Pixels of the images of the run: as ``coterie plan swav cells/images --time 5m`` chooses it, with the network; the number of
+epochs, which depends on what else the machine does, is ours."""
 FOLDS = 5
 MEAN, STD = (0.5,) * 3, (0.2,) * 3
 PACKAGES = ("coterie", "torch", "torchvision", "timm")
@@ -166,21 +158,22 @@ def weights(
         return file, {}, None
     epochs = 1 if options.toy else options.pretrain_epochs
     run = (options.runs or scratch) / f"{options.split}-{options.method}-{epochs}-{seed}"
-    if not options.toy and options.runs:
-        run.parent.mkdir(parents=True, exist_ok=True)
-        kept = run.with_suffix(".txt")  # a run knows its images by the list that names them
-        if not kept.exists():
-            kept.write_text(images.read_text())
-        images = kept
+    smaller = run.with_name(f"{run.name}-images")
+    smaller.mkdir(parents=True, exist_ok=True)
+    for each in map(Path, images.read_text().splitlines()):
+        with Image.open(each) as picture:
+            factor = PRETRAINED_SIDE / min(picture.size)
+            size = [round(side * factor) for side in picture.size]
+            picture.resize(size, Image.Resampling.LANCZOS).save(smaller / each.name)
     began = time.process_time()
     coterie.pretrain(
         options.method,
-        images,
+        smaller,
         out=run,
         backbone=NETWORK.name,
         epochs=epochs,
         seed=seed,
-        settings=(f"backbone.width={NETWORK.width}", f"run.threads={options.threads}", "run.workers=0", *RECIPE),
+        settings=(f"backbone.width={NETWORK.width}", f"run.threads={options.threads}", "run.workers=0"),
     )
     took = {"method": options.method, "epochs": epochs, "seconds of this call": round(time.process_time() - began, 1)}
     return run, {}, took
