@@ -26,7 +26,7 @@ LINES = (
     ("data", "models", "optim"),
     ("distributed",),
     ("atomic", "logger"),
-    ("signals", "paths", "formatting", "table", "global_state"),
+    ("signals", "paths", "formatting", "table", "global_state", "usable_cores"),
     ("types", "errors", "version"),
 )
 HEIGHT = {name: -number for number, line in enumerate(LINES) for name in line}

@@ -17,7 +17,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parent.parent
-SCRIPTS = ("install", "demo", "test", "check", "format")
+SCRIPTS = ("install", "demo", "test", "check", "docs", "format")
 TOOLS = ("bash", "dirname", "env", "flock", "mkdir", "sed")
 QUIET = {"PIP_NO_INDEX": "1", "PIP_CONFIG_FILE": os.devnull}
 

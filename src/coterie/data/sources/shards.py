@@ -20,6 +20,7 @@ from coterie.data.sources.local_cache import exclusive
 from coterie.data.sources.object_store import RemoteShard, is_remote, remote_shard
 from coterie.data.sources.tar_index import cached_index, index_key, read_index, save_index
 from coterie.errors import BadImage, UserError
+from coterie.usable_cores import usable_cores
 
 _AT_ONCE = 16  # shards that are fetched from a store, or read on this machine, at the same time
 _MIN_SHARDS = 16  # new shards for which processes are started; the headers of fewer are read in a second
@@ -146,7 +147,7 @@ def _index_in_processes(shards: Sequence[LocalShard], label_key: str | None, loc
         _, saved = load_index(large[0], label_key)
         if not saved:  # too few images, or no place to save it: the same holds for the others
             return
-        context, count = multiprocessing.get_context("fork"), min(_AT_ONCE, len(os.sched_getaffinity(0)))
+        context, count = multiprocessing.get_context("fork"), min(_AT_ONCE, len(usable_cores()))
         parts = [large[1 + number :: count] for number in range(count)]
         processes = [
             context.Process(target=_save_indices, args=(part, label_key, os.getpid()), daemon=True) for part in parts
