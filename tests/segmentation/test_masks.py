@@ -98,9 +98,9 @@ def test_voc(tmp_path):
     listed.write_text("2007_000039\n2007_000063\n")
     masked = opened(tmp_path, listed, images="JPEGImages")
     assert masked.positions == (1, 2)
-    assert masked.remarks == ("IMAGES: 1 images have no mask and are left out (2007_000032.jpg)",)
+    assert masked.remarks == ("IMAGES: 1 of the images have no mask and are left out (2007_000032.jpg)",)
     listed.write_text("2007_000040\n")
-    with pytest.raises(UserError, match="lists 1 masks that are not there"):
+    with pytest.raises(UserError, match="lists masks that are not there, 1 of them"):
         opened(tmp_path, listed, images="JPEGImages")
 
 
@@ -148,7 +148,10 @@ def twice(masks):
     ("change", "said"),
     [
         (lambda f: photo(f / "masks" / "00.png", (48, 48)), "is no mask but a picture of several channels (RGB)"),
-        (lambda f: save(f / "masks" / "00.png", np.full((48, 48), 9)), "1 masks have values that are no class of"),
+        (
+            lambda f: save(f / "masks" / "00.png", np.full((48, 48), 9)),
+            "1 of the masks have values that are no class of",
+        ),
         (lambda f: (f / "masks" / "classes.txt").write_text("a\n"), "names 1 classes"),
         (lambda f: (f / "masks" / "classes.txt").write_text("a\na\n"), "names two classes a"),
         (
@@ -175,9 +178,9 @@ def test_what_is_left_out_is_said(tmp_path):
     (folder / "masks" / "03.png").write_bytes(b"nothing")
     said = opened(folder, classes=known_file(folder)).remarks
     assert [line.partition(": ")[2] for line in said] == [
-        "1 masks have no image in IMAGES and are left out (02.png)",
-        "1 images have no mask and are left out (01.png)",
-        "1 masks cannot be read and are left out (03.png: not an image in a supported format)",
+        "1 of the masks have no image in IMAGES and are left out (02.png)",
+        "1 of the images have no mask and are left out (01.png)",
+        "1 of the masks cannot be read and are left out (03.png: not an image in a supported format)",
     ]
 
 

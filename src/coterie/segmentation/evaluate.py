@@ -11,7 +11,7 @@ from coterie.evaluation.results import ProbeResults
 from coterie.formatting import end_of, first_few
 from coterie.segmentation.classes import IGNORED
 from coterie.segmentation.masks import MaskedSource
-from coterie.segmentation.overlap import Overlap, counted
+from coterie.segmentation.overlap import Overlap, pixel_counts
 from coterie.segmentation.segment import Segmented, segment
 from coterie.segmentation.segmenter_file import Segmenter
 from coterie.table import TextTable
@@ -71,7 +71,7 @@ def evaluate_segmenter(segmenter: Segmenter, masked: MaskedSource, runtime: Runt
         if isinstance(each, Segmented):
             true = table[masked.labels(place)]
             if true.shape == each.labels.shape:
-                rows.append(counted(each.labels, true, len(names)))
+                rows.append(pixel_counts(each.labels, true, len(names)))
                 continue
             sizes = [f"{shape[1]} x {shape[0]}" for shape in (each.labels.shape, true.shape)]
             each = each.position, f"{sizes[0]} pixels where its mask has {sizes[1]}"

@@ -74,7 +74,7 @@ def _listed(path: Path) -> tuple[Path, list[Path]]:
     files = [folder / f"{name}.png" for name in names]
     missing = [each for each in files if not each.is_file()]
     if missing:
-        raise UserError(f"{path} lists {len(missing):,} masks that are not there: {missing[0]}")
+        raise UserError(f"{path} lists masks that are not there, {len(missing):,} of them: {missing[0]}")
     return folder, files
 
 

@@ -91,7 +91,9 @@ def open_masks(
     seen, bad = _read_all(paths, logger, workers)
     if bad:
         path, reason = bad[0]
-        remarks.append(f"{files.where}: {len(bad):,} masks cannot be read and are left out ({path.name}: {reason})")
+        remarks.append(
+            f"{files.where}: {len(bad):,} of the masks cannot be read and are left out ({path.name}: {reason})"
+        )
     kept = [place for place, each in enumerate(seen) if each is not None]
     if not kept:
         raise UserError(f"{files.where}: no mask can be read ({bad[0][0].name}: {bad[0][1]})")
@@ -153,11 +155,11 @@ def _matched(files: MaskFiles, source: ImageSource) -> tuple[list[int], list[Pat
     remarks = []
     if alone:
         remarks.append(
-            f"{files.where}: {len(alone):,} masks have no image in IMAGES and are left out ({first_few(alone)})"
+            f"{files.where}: {len(alone):,} of the masks have no image in IMAGES and are left out ({first_few(alone)})"
         )
     bare = [name for place, name in enumerate(names) if place not in of_images]
     if bare:
-        remarks.append(f"IMAGES: {len(bare):,} images have no mask and are left out ({first_few(bare)})")
+        remarks.append(f"IMAGES: {len(bare):,} of the images have no mask and are left out ({first_few(bare)})")
     ordered = sorted(of_images)
     return ordered, [of_images[place] for place in ordered], remarks
 
@@ -214,6 +216,6 @@ def _check_values(classes: Classes, total: Int[np.ndarray, "256"], read: Sequenc
         holding = [path for path, each in read if each.counts[strange].any()]
         values = first_few(list(map(str, strange)), ", ")
         raise UserError(
-            f"{len(holding):,} masks have values that are no class of {classes.where} ({values}), such as {holding[0]}: name "
-            "them in --classes FILE.json, with null for those to ignore"
+            f"{len(holding):,} of the masks have values that are no class of {classes.where} ({values}), such as {holding[0]}: "
+            "name them in --classes FILE.json, with null for those to ignore"
         )

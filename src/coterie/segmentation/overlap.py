@@ -60,11 +60,11 @@ def overlap(pairs: Sequence[tuple[UInt8[np.ndarray, "_ _"], UInt8[np.ndarray, "_
         pairs: of each image the classes that were found and those of its mask; pixels that this ignores do not count.
         classes: how many there are.
     """
-    rows = [counted(found, true, classes) for found, true in pairs]
+    rows = [pixel_counts(found, true, classes) for found, true in pairs]
     return Overlap(*(np.stack(each) for each in zip(*rows, strict=True)))
 
 
-def counted(
+def pixel_counts(
     found: UInt8[np.ndarray, "_ _"], true: UInt8[np.ndarray, "_ _"], classes: int
 ) -> tuple[Int[np.ndarray, " k"], Int[np.ndarray, " k"], Int[np.ndarray, " k"]]:
     """The pixels of one image: found and true, found, and true, of each class."""
