@@ -17,7 +17,7 @@ LINES = (
     ("api", "answers"),
     ("session",),
     ("methods", "display"),
-    ("reporting", "classifier", "detection", "collection", "exploring"),  # the last two: rooms to come
+    ("reporting", "classifier", "detection", "segmentation", "collection", "exploring"),  # the last two: rooms to come
     ("evaluation",),
     ("embedding",),
     ("training",),

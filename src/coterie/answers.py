@@ -27,21 +27,27 @@ from coterie.config.options import (
     table_options,
 )
 from coterie.data.sources.own_data import Data, given_data
-from coterie.detection.from_options import predict_boxes, refuse_without_boxes, train_detector_given
+from coterie.detection.from_options import predict_boxes, train_detector_given
 from coterie.detection.train import TrainedDetector
 from coterie.embedding.job import process_share, write_table
 from coterie.errors import BadConfig, UserError
 from coterie.evaluation.classifier_figures import ClassifierFigures
 from coterie.exporting.export import Exported, check_format, export_model
-from coterie.exporting.file_kinds import holds_classifier, holds_detector
+from coterie.exporting.file_kinds import holds_classifier, holds_detector, holds_segmenter
 from coterie.exporting.formats.exportable import Exportable
 from coterie.exporting.model import open_model
 from coterie.exporting.model_card import CardFacts
 from coterie.logger import Logger
+from coterie.paths import expand
 from coterie.reporting.classifier_page import write_classifier_page
 from coterie.reporting.detection_page import BoxedPicture, write_detection_page
 from coterie.reporting.run_card import run_card
+from coterie.reporting.segmentation_page import MaskedPicture, write_segmentation_page
+from coterie.segmentation.colors import class_colors
+from coterie.segmentation.from_options import predict_masks, train_segmenter_given
+from coterie.segmentation.train import TrainedSegmenter
 from coterie.session import refuse_torchrun, session
+from coterie.training.model_or_new import refuse_without_boxes_or_masks
 from coterie.training.run_folder import REPORT
 from coterie.training.time_limit import TimeLimit
 
@@ -54,23 +60,23 @@ def train(
     logger: Logger | None = None,
     quiet: bool = False,
     **options: Unpack[TrainOptions],
-) -> ClassifierFigures | TrainedDetector:
-    """Train a classifier on labeled images, or with ``boxes`` a detector, and keep it.
+) -> ClassifierFigures | TrainedDetector | TrainedSegmenter:
+    """Train a classifier on labeled images, with ``boxes`` a detector, or with ``masks`` a segmenter, and keep it.
 
-    :func:`coterie.open_classifier` and :func:`coterie.open_detector` open it. Every choice of a classifier is made on images
-    that are held out, and the figures are of these. A detector is trained on all images.
+    :func:`coterie.open_classifier`, :func:`coterie.open_detector` and :func:`coterie.open_segmenter` open it. Every choice of a
+    classifier is made on images that are held out, and the figures are of these. The others are trained on all images.
 
     Args:
-        model: a MODEL, as of :func:`evaluate`; for a detector also ``none``, new weights of ``backbone``.
+        model: a MODEL, as of :func:`evaluate`; for a detector or a segmenter also ``none``, new weights of ``backbone``.
         labelled: images with labels, one each or several (``docs/data.md``); images without a label beside them help where
-            labels are few. Of a detector, the images of ``boxes`` (``docs/detect.md``).
-        out: the classifier's or the detector's folder; the same call again completes one that was stopped.
+            labels are few. Or the images of ``boxes`` (``docs/detect.md``) or ``masks`` (``docs/segment.md``).
+        out: the folder of the classifier, the detector or the segmenter; the same call again completes one that was stopped.
         logger: receives messages and progress; None: they are shown.
         quiet: show nothing.
         options: the keys of :class:`coterie.config.options.TrainOptions`.
 
     Returns:
-        Its figures, which print as a table, or what is known of the detector; ``folder`` is where it is.
+        Its figures, which print as a table, or what is known of the detector or the segmenter; ``folder`` is where it is.
 
     Raises:
         UserError: anything that the caller can fix, in one line.
@@ -82,7 +88,9 @@ def train(
     with session(logger, quiet) as logger:
         if options.get("boxes") is not None:
             return train_detector_given(model, labelled, out, options, limit, logger)
-        refuse_without_boxes(options)
+        if options.get("masks") is not None:
+            return train_segmenter_given(model, labelled, out, options, limit, logger)
+        refuse_without_boxes_or_masks(options)
         columns = label_columns(options)
         runtime = Runtime.choose(**machine_options(options), logger=logger)
         opened = open_model(model, runtime.device, **model_options(options))
@@ -131,6 +139,8 @@ def export(
     check_format(format, out, bytes_in=uint8)
     if holds_detector(model):
         raise UserError(f"{model} is a detector, which is not exported yet: export the MODEL that it was trained from")
+    if holds_segmenter(model):
+        raise UserError(f"{model} is a segmenter, which is not exported yet: export the MODEL that it was trained from")
     with session(logger, quiet) as logger:
         if holds_classifier(model):
             what, facts = _opened_classifier(model, license, options, logger)
@@ -172,14 +182,14 @@ def predict(
     quiet: bool = False,
     **options: Unpack[PredictOptions],
 ) -> int:
-    """Write name, label, probability, runner-up and its probability of each image, and whether it is ``unknown``; or boxes.
+    """Write name, label, probability, runner-up and its probability of each image, if it is ``unknown``; or boxes, or masks.
 
     ``label`` is the likeliest in any case; ``unknown`` says that its probability is below the classifier's threshold. Of a
     classifier of several labels an image, ``label`` and ``probability`` are lists of those that are likely. Holds a few batches
-    at a time. A detector writes COCO results to a ``.json`` file, and a page of pictures with boxes beside it.
+    at a time. A detector writes COCO results to a ``.json`` file and a page beside it; a segmenter a folder of masks.
 
     Args:
-        classifier: the folder of a classifier, or its ``classifier.safetensors``; or those of a detector.
+        classifier: the folder of a classifier, or its ``classifier.safetensors``; or those of a detector or a segmenter.
         data: paths, or images of your own, as of :func:`coterie.pretrain`.
         out: a file ending in ``.csv`` or ``.parquet``, or else a folder of parts. A folder is resumed where it was left, and is
             written by all processes that torchrun started, or by Ray.
@@ -202,12 +212,13 @@ def predict(
     if copy and sort_into is None:
         raise UserError("--copy is for --sort-into FOLDER: give both, or leave out --copy")
     with session(logger, quiet) as logger:
-        if holds_detector(classifier):
-            extra = "--sort-into" if sort_into is not None else "backbone" if backbone is not None else None
-            return _predict_boxes(classifier, data, out, extra, options, logger)
+        for holds, predict_kept in ((holds_detector, _predict_boxes), (holds_segmenter, _predict_masks)):
+            if holds(classifier):
+                extra = "--sort-into" if sort_into is not None else "backbone" if backbone is not None else None
+                return predict_kept(classifier, data, out, extra, options, logger)
+        find_classifier(classifier)  # before images are counted, which may take minutes
         if options.get("boxes") is not None:
             raise BadConfig("--boxes is for a detector: leave it out")
-        find_classifier(classifier)  # before images are counted, which may take minutes
         columns = label_columns(options)
         given = given_data(data, columns=columns, logger=logger)
         source = given.open(columns, logger)
@@ -218,17 +229,14 @@ def predict(
         if sort_into is not None:
             count = sort_images_into(sort_into, out, source, logger, copy=copy)
             logger.info(f"{sort_into}: {count} images by label")
-        return written
+    return written
 
 
 def _predict_boxes(
     path: str | Path, data: Data, out: str | Path, given: str | None, options: PredictOptions, logger: Logger
 ) -> int:
     """What a detector finds, and its page; ``given`` is an option that it does not take."""
-    if process_share()[1] > 1:
-        raise UserError(f"{path} is a detector, which runs in one process: run it without torchrun")
-    if given is not None:
-        raise BadConfig(f"{path} is a detector: leave out {given}")
+    _refuse_for(path, "detector", given)
     detector, source, found = predict_boxes(path, data, out, options, logger)
     names, page = detector.categories, Path(out).with_suffix(".html")
     pictures = [
@@ -236,3 +244,34 @@ def _predict_boxes(
     ]
     write_detection_page(page, f"{page.stem}: {detector.name}", source, pictures, names, detector.about)
     return len(found)
+
+
+def _predict_masks(
+    path: str | Path, data: Data, out: str | Path, given: str | None, options: PredictOptions, logger: Logger
+) -> int:
+    """What a segmenter finds, and its page; ``given`` is an option that it does not take."""
+    _refuse_for(path, "segmenter", given)
+    segmenter, found = predict_masks(path, data, out, options, logger)
+    names, total = segmenter.classes.names, found.counts.sum()
+    pictures = [
+        MaskedPicture(
+            each.name,
+            each.pixels,
+            each.overlay,
+            [(name, share) for name, share in zip(names, each.shares, strict=True) if share > 0],
+        )
+        for each in found.pictures
+    ]
+    colors = ["#{:02x}{:02x}{:02x}".format(*color) for color in class_colors(names).tolist()]
+    classes = list(zip(names, colors, (found.counts / total).tolist(), strict=True))
+    title = f"{Path(out).name}: {segmenter.name}"
+    write_segmentation_page(expand(out) / REPORT, title, pictures, classes, found.images, segmenter.about)
+    return found.images
+
+
+def _refuse_for(path: str | Path, noun: str, given: str | None) -> None:
+    """Refuse several processes, and an option that a detector or a segmenter does not take."""
+    if process_share()[1] > 1:
+        raise UserError(f"{path} is a {noun}, which runs in one process: run it without torchrun")
+    if given is not None:
+        raise BadConfig(f"{path} is a {noun}: leave out {given}")

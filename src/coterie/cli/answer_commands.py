@@ -13,14 +13,16 @@ from coterie.cli.parsing import Classifier, Images, Model, ModelFlags, PredictFl
 def train(
     model: Model, /, *labelled: str, out: Annotated[Path, Parameter(name="--out")], options: TrainFlags = None
 ) -> None:
-    """Train a classifier on labeled images and test it on held-out ones, or a detector of boxes. Run it again to resume.
+    """Train a classifier on labeled images, a detector of boxes, or a segmenter of masks. Run it again to resume.
 
     Parameters
     ----------
     labelled
-        Labeled images: class folders, or any images with --labels; those without a label may help too. Or those of --boxes.
+        Labeled images: class folders, or any images with --labels; those without a label may help too. Or those of
+        --boxes or --masks.
     out
-        The folder: classifier.safetensors, config.toml, metrics.jsonl, images.parquet, report.html; or detector.safetensors.
+        The folder: classifier.safetensors, config.toml, metrics.jsonl, images.parquet, report.html; or detector.safetensors, or
+        segmenter.safetensors.
     """
     with importing():
         from coterie import answers
@@ -31,6 +33,8 @@ def train(
     kept = f"the classifier is in {out / 'classifier.safetensors'}; open {out / 'report.html'} in a browser"
     if (options or {}).get("boxes") is not None:
         kept = f"the detector is in {out / 'detector.safetensors'}"
+    if (options or {}).get("masks") is not None:
+        kept = f"the segmenter is in {out / 'segmenter.safetensors'}"
     show(str(figures), f"{out}: {kept}")
 
 
@@ -77,14 +81,15 @@ def predict(
     copy: Annotated[bool, Parameter(negative=())] = False,
     options: PredictFlags = None,
 ) -> None:
-    """Write the label of each image, its probability, the runner-up and whether the image is of no known class; or boxes.
+    """Write the label of each image, its probability, the runner-up and whether it is of no known class; or boxes, or masks.
 
     Run the same command again to complete a folder of parts; torchrun or --ray writes it with many processes.
 
     Parameters
     ----------
     out
-        A file ending in .csv or .parquet, or else a folder of parts; of a detector, a file ending in .json.
+        A file ending in .csv or .parquet, or else a folder of parts; of a detector, a file ending in .json; of a segmenter, a
+        folder: masks, overlays, report.html.
     sort_into
         A folder in which each label gets a folder of links to its images; nothing is overwritten. [default: none]
     copy
@@ -104,7 +109,6 @@ def predict(
             logger=terminal,
             **(options or {}),
         )
-    page = out.with_suffix(".html")
-    show(
-        f"{out}: {written} images" + (f"; open {page} in a browser" if out.suffix == ".json" and page.exists() else "")
-    )
+    pages = {".json": out.with_suffix(".html"), "": out / "report.html"}
+    page = pages.get(out.suffix)
+    show(f"{out}: {written} images" + (f"; open {page} in a browser" if page is not None and page.exists() else ""))

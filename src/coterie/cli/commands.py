@@ -130,7 +130,7 @@ def evaluate(
     Parameters
     ----------
     train
-        Labeled images that the probes learn from; of a classifier or a detector, those to test it on.
+        Labeled images that the probes learn from; of a classifier, a detector or a segmenter, those to test it on.
     test
         Labeled images to test the probes on; without it, a random fifth of TRAIN. [default: none]
     probes

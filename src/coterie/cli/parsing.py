@@ -29,7 +29,10 @@ Model = Annotated[
     ),
 ]
 Classifier = Annotated[
-    str, Parameter(help="The folder of a classifier or a detector, or its .safetensors file.", name="CLASSIFIER")
+    str,
+    Parameter(
+        help="The folder of a classifier, a detector or a segmenter, or its .safetensors file.", name="CLASSIFIER"
+    ),
 ]
 Images = Annotated[
     str,

@@ -32,6 +32,16 @@ def _numbers(kind: Any, tokens: Sequence[Token]) -> tuple[float, ...]:
         ) from None
 
 
+def _whole_numbers(kind: Any, tokens: Sequence[Token]) -> tuple[int, ...]:
+    """Read whole numbers between commas."""
+    words = [word for token in tokens for word in token.value.split(",") if word.strip()]
+    if not all(re.fullmatch(r"\d+", word.strip()) for word in words):
+        raise UserError(
+            f"{tokens[0].keyword} is {','.join(words)}: give whole numbers, such as {tokens[0].keyword} 2,3"
+        )
+    return tuple(map(int, words))
+
+
 Whole = Annotated[int, Parameter(converter=_whole_number)]
 
 if TYPE_CHECKING:  # in Python also a module, and a dictionary of values by path, such as {"groups.counts": 300}
@@ -40,10 +50,12 @@ if TYPE_CHECKING:  # in Python also a module, and a dictionary of values by path
     Backbone = str | nn.Module
     Settings = Sequence[str] | Mapping[str, Any]
     Numbers = Sequence[float] | float
+    Wholes = Sequence[int] | int
 else:  # the command line reads these
     Backbone = str
     Settings = Sequence[str]
     Numbers = Annotated[tuple[float, ...], Parameter(converter=_numbers, consume_multiple=True, negative=())]
+    Wholes = Annotated[tuple[int, ...], Parameter(converter=_whole_numbers, negative=())]
 
 
 class ImageOptions(TypedDict, total=False):
@@ -193,7 +205,7 @@ class BoxOptions(TypedDict, total=False):
 
 
 class DetectionOptions(BoxOptions, total=False):
-    """Options of ``train`` for detectors."""
+    """Options of ``train`` for detectors alone."""
 
     detector: Annotated[
         str | None,
@@ -201,30 +213,78 @@ class DetectionOptions(BoxOptions, total=False):
             help="With --boxes: faster_rcnn or retinanet; a MODEL none is new weights of --backbone. [default: faster_rcnn]"
         ),
     ]
+
+
+class MaskOptions(TypedDict, total=False):
+    """Options of every command that reads masks."""
+
+    masks: Annotated[
+        str | Path | None,
+        Parameter(
+            help="A class for each pixel: a folder of PNG masks that are named as their images, of VOC, Cityscapes or ADE20K, "
+            "or a list of VOC. [default: none]"
+        ),
+    ]
+    classes: Annotated[
+        str | Path | None,
+        Parameter(
+            help="With --masks: a .txt or .json file of the names of classes, or voc, cityscapes or ade20k. [default: as the "
+            "folder says, or the values of the masks]"
+        ),
+    ]
+
+
+class SegmentationOptions(MaskOptions, total=False):
+    """Options of ``train`` for segmenters alone."""
+
+    head: Annotated[
+        str | None,
+        Parameter(
+            help="With --masks: linear (on features that stay as they are), fcn or upernet (the network is trained too). "
+            "[default: linear]"
+        ),
+    ]
+    blocks: Annotated[
+        Wholes | None,
+        Parameter(
+            help="With --masks: numbers of the feature maps that the head sees, as in 2,3. [default: by the head]"
+        ),
+    ]
+
+
+class DenseOptions(DetectionOptions, SegmentationOptions, total=False):
+    """Options of ``train`` for detectors and segmenters."""
+
     schedule: Annotated[
         str | None,
-        Parameter(help="With --boxes: small (ours), voc, coco_1x or coco_2x (as published). [default: small]"),
+        Parameter(
+            help="With --boxes: small (ours), voc, coco_1x or coco_2x (as published); with --masks: small, linear_ade20k, "
+            "fcn_voc, fcn_cityscapes or upernet_ade20k. [default: small]"
+        ),
     ]
     epochs: Annotated[
-        Whole | None, Parameter(help="With --boxes: passes over the images. [default: as the schedule says]")
+        Whole | None, Parameter(help="With --boxes or --masks: passes over the images. [default: as the schedule says]")
     ]
     batch_size: Annotated[
-        Whole | None, Parameter(help="With --boxes: images per step. [default: as the schedule says]")
+        Whole | None, Parameter(help="With --boxes or --masks: images per step. [default: as the schedule says]")
     ]
-    learning_rate: Annotated[float | None, Parameter(help="With --boxes: the highest. [default: as the schedule says]")]
+    learning_rate: Annotated[
+        float | None, Parameter(help="With --boxes or --masks: the highest. [default: as the schedule says]")
+    ]
 
 
-class TrainOptions(DetectionOptions, MachineOptions, PrecisionOptions, ModelOptions, LabelOptions, total=False):
+class TrainOptions(DenseOptions, MachineOptions, PrecisionOptions, ModelOptions, LabelOptions, total=False):
     """Options of ``train``.
 
     Attributes:
         classifier: One of knn (the nearest labeled images vote), linear (a layer on frozen features) and finetune (the whole
             network is trained). [default: knn or linear, by the number of labels]
         time: How long it may take: 90s, 30m, 2h, 1h30m, or a number of minutes. Epochs of finetune are chosen for it by a
-            rehearsal on this machine; of knn and linear, embedding has to fit; a detector is trained so long. [default: none]
+            rehearsal on this machine; of knn and linear, embedding has to fit; a detector or a segmenter is trained so
+            long. [default: none]
         balanced: Let all classes count alike, however many images each has. [default: no]
-        seed: Seed for which images are held out, and for fine-tuning; of a detector, for new weights, order and flips.
-            [default: 0]
+        seed: Seed for which images are held out, and for fine-tuning; of a detector or a segmenter, for new weights,
+            order and flips. [default: 0]
         device: One of auto (CUDA if there is a usable GPU), cpu, cuda, cuda:N. [default: auto]
         workers: Processes that load images; -1: as many as there are cores to spare. [default: -1]
     """
@@ -247,7 +307,9 @@ class PredictOptions(TableOptions, MachineOptions, PrecisionOptions, ImageOption
     boxes: str | Path | None
 
 
-class EvaluationOptions(BoxOptions, MachineOptions, PrecisionOptions, ModelOptions, LabelOptions, total=False):
+class EvaluationOptions(
+    BoxOptions, MaskOptions, MachineOptions, PrecisionOptions, ModelOptions, LabelOptions, total=False
+):
     """Options of ``evaluate`` and ``transfer``.
 
     Attributes:

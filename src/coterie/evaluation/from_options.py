@@ -42,6 +42,10 @@ def evaluator_from_options(
     check_known(probes, PROBES)
     if options.get("boxes") is not None:
         raise BadConfig(f"--boxes is for a detector, and {model} is none: coterie train --boxes makes one")
+    if options.get("masks") is not None or options.get("classes") is not None:
+        raise BadConfig(
+            f"--masks and --classes are for a segmenter, and {model} is none: coterie train --masks makes one"
+        )
     few, recipe = _labels_and_recipe(options)
     precision = options.get("precision", "auto")
     runtime = Runtime.choose(options.get("device", "auto"), precision, options.get("workers", -1), logger)

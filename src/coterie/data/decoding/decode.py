@@ -9,6 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
+from jaxtyping import UInt8
 from PIL import (
     BmpImagePlugin,  # noqa: F401 -- importing a format is what makes Pillow read it
     GifImagePlugin,  # noqa: F401
@@ -99,12 +100,39 @@ def decode(
             warnings.simplefilter("ignore")
             # what is before a DICOM file may look like the start of a TIFF
             if is_dicom(data):
-                stored = read_dicom(data)
-            else:
-                stored = read_tiff(data, channels, value_range) if is_tiff(data) else None
+                return np.require(convert_channels(read_dicom(data), channels), requirements=("C", "W"))
+            stored = read_tiff(data, channels, value_range) if is_tiff(data) else None
             pixels = _read(data, channels, downscale, value_range) if stored is None else stored
         return np.require(convert_channels(pixels, channels), requirements=("C", "W"))  # copies what is not ours
     return np.array(convert_channels(pixels, channels), order="C")
+
+
+def decode_indices(data: bytes) -> UInt8[np.ndarray, "h w"] | str:
+    """Decode a mask: the values of a gray PNG file, or the indices of one with a palette, and not its colors.
+
+    Args:
+        data: the file.
+
+    Returns:
+        ``[H, W]``; or in a few words what else it is, such as a picture of several channels.
+
+    Raises:
+        BadImage: it cannot be decoded.
+    """
+    with _open(data) as image:
+        if image.format != "PNG":
+            return f"a {image.format} file"
+        if image.mode not in ("1", "L", "P") and not image.mode.startswith("I"):
+            return f"a picture of several channels ({image.mode})"
+        try:
+            pixels = np.asarray(image)
+        except MemoryError:
+            raise
+        except Exception as error:  # as above
+            raise damaged_image(error) from error
+    if pixels.max() > np.iinfo(np.uint8).max:
+        return f"a file with values up to {pixels.max()}"
+    return pixels.astype(np.uint8)
 
 
 def count_channels(data: StoredImage) -> int:

@@ -159,7 +159,7 @@ class _CenterCropDataset(Dataset[Any]):
         self.source, self.look = source, look
 
     def __getitem__(self, indices: Int[np.ndarray, " b"]) -> WorkerBatch:
-        decoded, crops, bad, look = [], [], [], self.look
+        decoded, crops, bad = [], [], []
         for index in indices:
             try:
                 crops.append(self._crop_of(int(index)))
