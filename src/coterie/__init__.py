@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 from coterie.version import __version__
 
 if TYPE_CHECKING:
-    from coterie.answers import export, predict, train
-    from coterie.api import compare, embed, evaluate, plan, pretrain, profile, report, select, transfer
+    from coterie.answers import export, predict, train, transfer
+    from coterie.api import compare, embed, evaluate, plan, pretrain, profile, report, select
     from coterie.classifier.classifier_file import Classifier, open_classifier
     from coterie.cli.demo import demo
     from coterie.config.facts import Facts
@@ -89,7 +89,7 @@ _HOMES = {
     "report": "api",
     "select": "api",
     "train": "answers",
-    "transfer": "api",
+    "transfer": "answers",
 }
 
 

@@ -35,7 +35,7 @@ VERBS = {
         answer_commands.train,
         answer_commands.export,
         commands.evaluate,
-        commands.transfer,
+        answer_commands.transfer,
         commands.select,
         commands.compare,
         commands.report,

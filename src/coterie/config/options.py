@@ -263,6 +263,25 @@ class EvaluationOptions(BoxOptions, MachineOptions, PrecisionOptions, ModelOptio
     seed: Whole
 
 
+class TransferOptions(DetectionOptions, EvaluationOptions, total=False):
+    """Options of ``transfer``.
+
+    Attributes:
+        classifier: With --out: one of knn, linear and finetune. [default: knn or linear, by the number of labels]
+        test_boxes: With --boxes and --test: the boxes of the test images. [default: those of --boxes]
+        seeds: With --out: how many seeds, counted from --seed. [default: 3]
+        label_fraction: For finetune: the share of the training labels of each class, such as 1%. [default: 10%]
+        labels_per_class: For finetune, in place of a share: training labels per class, such as 5. [default: none]
+        seed: Seed for what a probe draws; with --out, the first seed. [default: 0]
+        device: One of auto (CUDA if there is a usable GPU), cpu, cuda, cuda:N. [default: auto]
+        workers: Processes that load images; -1: as many as there are cores to spare. [default: -1]
+    """
+
+    classifier: str | None
+    test_boxes: str | Path | None
+    seeds: Whole
+
+
 def label_columns(options: Mapping[str, Any]) -> Columns:
     """Where images and labels are, by the :class:`LabelOptions` among some options.
 
