@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from coterie.version import __version__
 
 if TYPE_CHECKING:
-    from coterie.answers import export, predict, train, transfer
+    from coterie.answers import export, predict, structure, train, transfer
     from coterie.api import compare, embed, evaluate, plan, pretrain, profile, report, select
     from coterie.classifier.classifier_file import Classifier, open_classifier
     from coterie.cli.demo import demo
@@ -56,6 +56,7 @@ __all__ = [
     "profile",
     "report",
     "select",
+    "structure",
     "train",
     "transfer",
 ]
@@ -88,6 +89,7 @@ _HOMES = {
     "profile": "api",
     "report": "api",
     "select": "api",
+    "structure": "answers",
     "train": "answers",
     "transfer": "answers",
 }

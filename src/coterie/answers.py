@@ -19,6 +19,7 @@ from coterie.config.hardware import Runtime
 from coterie.config.options import (
     ModelOptions,
     PredictOptions,
+    StructureOptions,
     TrainOptions,
     TransferOptions,
     check_options,
@@ -44,6 +45,7 @@ from coterie.methods.resolve import Paths, path_strings
 from coterie.reporting.classifier_page import write_classifier_page
 from coterie.reporting.detection_page import BoxedPicture, write_detection_page
 from coterie.reporting.run_card import run_card
+from coterie.reporting.structure_page import write_structure_page
 from coterie.session import refuse_torchrun, session
 from coterie.training.run_folder import REPORT
 from coterie.training.time_limit import TimeLimit
@@ -152,6 +154,42 @@ def transfer(
         found = transfer_heads(model, sets, test, path_strings(beside), out, options, logger)
     found.details = details
     return found
+
+
+def structure(
+    model: str | Path,
+    images: Data,
+    *,
+    out: str | Path,
+    segments: int = 10,
+    logger: Logger | None = None,
+    quiet: bool = False,
+    **options: Unpack[StructureOptions],
+) -> Path:
+    """Write a page of what a network tells apart in a handful of images, without labels.
+
+    Beside each image the first three principal components of its patches as colors, and their segments by k-means; a click on
+    a patch shows the nearest patches of the other images.
+
+    Args:
+        model: a MODEL, as of :func:`evaluate`.
+        images: paths, or images of your own, as of :func:`pretrain`; of more than 24, a random sample.
+        out: the page, an ``.html`` file.
+        segments: how many groups all patches are divided into, 2 to 20.
+        logger: receives messages and progress; None: they are shown.
+        quiet: show nothing.
+        options: the keys of :class:`coterie.config.options.StructureOptions`.
+
+    Returns:
+        The page.
+
+    Raises:
+        UserError: anything that the caller can fix, in one line.
+    """
+    refuse_torchrun()
+    check_options(options, StructureOptions)
+    with session(logger, quiet) as logger:
+        return write_structure_page(model, images, out, segments, options, logger)
 
 
 def export(

@@ -200,7 +200,7 @@ def evaluate(
         train: labeled sources that the probes learn from.
         test: labeled sources that the probes are tested on; if empty, a random fifth of ``train``, always the same.
         probes: any of ``knn``, ``linear``, ``linear_published``, ``clusters``, ``retrieval``, ``svm``, ``low_shot``,
-            ``linear_images`` and ``finetune`` (``docs/evaluate.md``).
+            ``linear_blocks``, ``linear_images`` and ``finetune`` (``docs/evaluate.md``).
         beside: other MODELs to compare; ``backbone`` and ``size`` are theirs too.
         details: print every metric, not only the one of each probe by which models are compared.
         logger: receives messages and progress; None: they are shown.

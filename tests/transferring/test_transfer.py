@@ -142,7 +142,7 @@ def test_the_table_says_means_deviations_and_paired_gains():
         ({"out": "new", "epochs": 3}, "--epochs is for detectors"),
         ({"out": "new", "test_boxes": "x.json"}, "--test-boxes is for detectors"),
         ({"out": "new", "boxes": "x.json", "classifier": "knn"}, "--classifier is for classifiers"),
-        ({"out": "new", "label_fraction": "1%"}, "--label-fraction is for --probes finetune"),
+        ({"out": "new", "label_fraction": "1%"}, "--label-fraction is for probes"),
         ({"out": "new", "classifier": "linaer"}, "did you mean linear"),
     ],
 )

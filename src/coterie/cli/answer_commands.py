@@ -14,12 +14,14 @@ from coterie.cli.parsing import (
     ModelFlags,
     PredictFlags,
     Sources,
+    StructureFlags,
     TrainFlags,
     TransferFlags,
     comma_separated,
     named_set,
     show,
 )
+from coterie.config.options import Whole
 
 
 def train(
@@ -69,7 +71,8 @@ def transfer(
     test
         With --out: images to test heads on; without it, another fifth for each seed. [default: none]
     probes
-        Separated by commas: knn, linear, linear_published, clusters, retrieval, svm, low_shot, linear_images, finetune.
+        Separated by commas: knn, linear, linear_published, clusters, retrieval, svm, low_shot, linear_blocks, linear_images,
+        finetune.
     beside
         Other models to compare; --backbone and --size are theirs too. [default: none]
     details
@@ -86,6 +89,32 @@ def transfer(
             model, given, out=out, test=test, probes=names, beside=beside, details=details, logger=terminal, **opened
         )
     show(str(table))
+
+
+def structure(
+    model: Model,
+    /,
+    *images: Images,
+    out: Annotated[Path, Parameter(name="--out")],
+    segments: Whole = 10,
+    options: StructureFlags = None,
+) -> None:
+    """Write a page of what a network tells apart in a handful of images: components, segments and nearest patches.
+
+    Parameters
+    ----------
+    out
+        The page, an .html file.
+    segments
+        How many groups all patches are divided into, 2 to 20.
+    """
+    with importing():
+        from coterie import answers
+        from coterie.display.terminal import Terminal
+
+    with closing(Terminal()) as terminal:
+        page = answers.structure(model, images, out=out, segments=segments, logger=terminal, **(options or {}))
+    show(f"open {page} in a browser")
 
 
 def export(

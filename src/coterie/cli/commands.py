@@ -133,7 +133,8 @@ def evaluate(
     test
         Labeled images to test the probes on; without it, a random fifth of TRAIN. [default: none]
     probes
-        Separated by commas: knn, linear, linear_published, clusters, retrieval, svm, low_shot, linear_images, finetune.
+        Separated by commas: knn, linear, linear_published, clusters, retrieval, svm, low_shot, linear_blocks, linear_images,
+        finetune.
     beside
         Other models to compare; --backbone and --size are theirs too. [default: none]
     details

@@ -40,6 +40,7 @@ VERBS = {
         commands.compare,
         commands.report,
         commands.embed,
+        answer_commands.structure,
         answer_commands.predict,
         commands.demo,
         commands.schema,

@@ -13,6 +13,7 @@ from coterie.config.options import (
     ModelOptions,
     PredictOptions,
     RunOptions,
+    StructureOptions,
     TrainOptions,
     TransferOptions,
 )
@@ -45,6 +46,7 @@ ModelFlags = Annotated[ModelOptions, Parameter(name="*")] | None
 EmbedFlags = Annotated[EmbedOptions, Parameter(name="*")] | None
 PredictFlags = Annotated[PredictOptions, Parameter(name="*")] | None
 TrainFlags = Annotated[TrainOptions, Parameter(name="*")] | None
+StructureFlags = Annotated[StructureOptions, Parameter(name="*")] | None
 TransferFlags = Annotated[TransferOptions, Parameter(name="*")] | None
 EvaluationFlags = Annotated[EvaluationOptions, Parameter(name="*")] | None
 

@@ -183,6 +183,15 @@ class EmbedOptions(TableOptions, MachineOptions, PrecisionOptions, ModelOptions,
     """
 
 
+class StructureOptions(MachineOptions, PrecisionOptions, ModelOptions, ImageOptions, total=False):
+    """Options of ``structure``.
+
+    Attributes:
+        device: One of auto (CUDA if there is a usable GPU), cpu, cuda, cuda:N. [default: auto]
+        workers: Processes that load images; -1: as many as there are cores to spare. [default: -1]
+    """
+
+
 class BoxOptions(TypedDict, total=False):
     """Options of every command that reads boxes around objects."""
 
@@ -251,6 +260,8 @@ class EvaluationOptions(BoxOptions, MachineOptions, PrecisionOptions, ModelOptio
     """Options of ``evaluate`` and ``transfer``.
 
     Attributes:
+        recipe: For linear_published, linear_blocks and linear_images: imagenet, places205, inat18 or smog_swin, as published.
+            [default: imagenet; of linear_blocks, places205]
         label_fraction: For finetune: the share of the training labels of each class, such as 1%. [default: 10%]
         labels_per_class: For finetune, in place of a share: training labels per class, such as 5. [default: none]
         seed: Seed for what a probe draws. [default: 0]
@@ -258,6 +269,7 @@ class EvaluationOptions(BoxOptions, MachineOptions, PrecisionOptions, ModelOptio
         workers: Processes that load images; -1: as many as there are cores to spare. [default: -1]
     """
 
+    recipe: str | None
     label_fraction: str | float | None
     labels_per_class: Whole | None
     seed: Whole
@@ -270,6 +282,8 @@ class TransferOptions(DetectionOptions, EvaluationOptions, total=False):
         classifier: With --out: one of knn, linear and finetune. [default: knn or linear, by the number of labels]
         test_boxes: With --boxes and --test: the boxes of the test images. [default: those of --boxes]
         seeds: With --out: how many seeds, counted from --seed. [default: 3]
+        recipe: For linear_published, linear_blocks and linear_images: imagenet, places205, inat18 or smog_swin, as published.
+            [default: imagenet; of linear_blocks, places205]
         label_fraction: For finetune: the share of the training labels of each class, such as 1%. [default: 10%]
         labels_per_class: For finetune, in place of a share: training labels per class, such as 5. [default: none]
         seed: Seed for what a probe draws; with --out, the first seed. [default: 0]

@@ -14,13 +14,15 @@ from coterie.data.sources.source import ImageSource, Subset, label_matrix, label
 from coterie.embedding.cache import EmbeddingCache, weights_key
 from coterie.embedding.embed import Embeddings, embed_source
 from coterie.embedding.forward import embedding_runtime
-from coterie.errors import UserError
+from coterie.errors import BadConfig, UserError
 from coterie.evaluation.baselines import raw_pixels, untrained
 from coterie.evaluation.class_checks import check_classes
 from coterie.evaluation.labeled_data import LabeledPair, labeled_pair, no_labels
 from coterie.evaluation.probes.embedding_probes import probe_embeddings
 from coterie.evaluation.probes.few_labels import TENTH, FewLabels
 from coterie.evaluation.probes.finetuning import finetune
+from coterie.evaluation.probes.linear_blocks import linear_blocks
+from coterie.evaluation.probes.recipe import LINEAR_RECIPE, PLACES205, named_recipe
 from coterie.evaluation.probes.supervised import linear_published_images
 from coterie.evaluation.results import RAW_PIXELS, UNTRAINED, Figures, ProbeResults
 from coterie.exporting.backbone_file import WEIGHTS
@@ -31,7 +33,11 @@ from coterie.training.student import assigned_groups
 
 OF_IMAGES = ("linear_images", "finetune")
 """Probes that pass the images through the network again in every epoch."""
-PROBES = (*OF_EMBEDDINGS, *OF_SETS, *OF_IMAGES)
+OF_BLOCKS = ("linear_blocks",)
+"""Probes of features that are not the embedding."""
+PROBES = (*OF_EMBEDDINGS, *OF_SETS, *OF_BLOCKS, *OF_IMAGES)
+WITH_RECIPE = ("linear_published", "linear_blocks", "linear_images")
+"""Probes that are trained by a published recipe, which may be another."""
 COMPARED = ("knn", "linear", "retrieval")
 """Probes that are quick enough to be run on raw pixels, the untrained network and other models too."""
 
@@ -47,6 +53,7 @@ class Evaluator:
         *,
         beside: Sequence[Model] = (),
         few: FewLabels = TENTH,
+        recipe: str | None = None,
         seed: int = 0,
         exact: bool = False,
     ) -> None:
@@ -59,13 +66,18 @@ class Evaluator:
                 ``exact`` makes float32.
             beside: other models on the same device, to be compared.
             few: for ``finetune``: how many of the training labels may be used.
+            recipe: name of the published recipe of those ``WITH_RECIPE``; None: that of each probe.
             seed: for what is drawn.
             exact: whether images are embedded in float32, whatever the precision of ``runtime``.
 
         Raises:
-            BadConfig: an unknown probe.
+            BadConfig: an unknown probe or recipe, or a recipe without a probe that takes it.
         """
         check_known(probes, PROBES)
+        if recipe is not None and not set(probes) & set(WITH_RECIPE):
+            raise BadConfig(f"--recipe is for {', '.join(WITH_RECIPE)}: name one of them with --probes")
+        self.recipe = recipe
+        self._recipe = None if recipe is None else named_recipe(recipe)
         self.probes, self.few, self.seed = tuple(probes), few, seed
         self.model, self.runtime, self.beside = model, runtime, tuple(beside)
         self.exact = exact
@@ -86,7 +98,21 @@ class Evaluator:
             baselines = self._baselines([name for name in single if name in COMPARED], pair)
             if "linear_images" in single:
                 found["linear_images"] = linear_published_images(
-                    self.model.network, pair, self.model.preprocessing, seed=self.seed, runtime=self.runtime
+                    self.model.network,
+                    pair,
+                    self.model.preprocessing,
+                    recipe=self._recipe or LINEAR_RECIPE,
+                    seed=self.seed,
+                    runtime=self.runtime,
+                )
+            if "linear_blocks" in single:
+                found["linear_blocks"] = linear_blocks(
+                    self.model.network,
+                    pair,
+                    self.model.preprocessing,
+                    recipe=self._recipe or PLACES205,
+                    seed=self.seed,
+                    runtime=self.embedding,
                 )
             if "finetune" in single:
                 found["finetune"] = self._finetuned(pair)
@@ -131,7 +157,8 @@ class Evaluator:
             return {}
         train, test = self.embeddings(pair.train, "training"), self.embeddings(pair.test, "test")
         groups = self._groups(test) if "clusters" in probes else None
-        return probe_embeddings(probes, train, test, groups=groups, seed=self.seed, runtime=self.runtime)
+        recipe = self._recipe or LINEAR_RECIPE
+        return probe_embeddings(probes, train, test, groups=groups, recipe=recipe, seed=self.seed, runtime=self.runtime)
 
     def _baselines(self, probes: Sequence[str], pair: LabeledPair) -> dict[str, Figures]:
         """What the same probes find in raw pixels, in the untrained network and in the other models."""

@@ -53,6 +53,7 @@ def evaluator_from_options(
         runtime,
         beside=open_beside(beside, runtime.device, name, size),
         few=few,
+        recipe=options.get("recipe"),
         seed=options.get("seed", 0),
         exact=precision == "auto" and any(each in PUBLISHED for each in probes),
     )
@@ -101,6 +102,7 @@ def note_for_run(evaluator: Evaluator, sources: Mapping[str, str | Sequence[str]
         "probes": evaluator.probes,
         "beside": [each.name for each in evaluator.beside],
         **evaluator.few.asked(),
+        **({} if evaluator.recipe is None else {"recipe": evaluator.recipe}),
         "seed": evaluator.seed,
         "preprocessing": model.preprocessing.facts(),
         "precision": passes if len(on_images) == len(evaluator.probes) else embeds,

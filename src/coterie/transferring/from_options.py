@@ -118,9 +118,11 @@ def transfer_heads(
     Raises:
         UserError: anything that the caller can fix, in one line.
     """
-    refused = next((name for name in ("label_fraction", "labels_per_class") if options.get(name) is not None), None)
+    refused = next(
+        (name for name in ("recipe", "label_fraction", "labels_per_class") if options.get(name) is not None), None
+    )
     if refused is not None:
-        raise BadConfig(f"--{refused.replace('_', '-')} is for --probes finetune: leave it out with --out")
+        raise BadConfig(f"--{refused.replace('_', '-')} is for probes, and --out trains heads: give one of them")
     count, first = options.get("seeds", SEEDS), options.get("seed", 0)
     if not 1 <= count <= MOST_SEEDS or first < 0:
         raise BadConfig(f"--seeds is {count}, from --seed {first}: give 1 to {MOST_SEEDS} seeds, from 0 on")
