@@ -46,32 +46,36 @@ def colors(tmp_path_factory) -> Path:
 
 def test_classifiers_of_every_network_and_seed(weights, other, colors, tmp_path, monkeypatch):  # noqa: F811
     out = tmp_path / "out"
-    found = coterie.transfer(weights, colors, out=out, beside=[str(other)], seeds=2, classifier="linear", **HERE)
+    found = coterie.transfer(weights, colors, out=out, beside=[str(other)], seeds=1, classifier="knn", **HERE)
     assert list(found) == [NEW, str(weights), str(other)]
-    assert all(len(row["top1"]) == 2 for row in found.values())
+    assert all(len(row["top1"]) == 1 for row in found.values())
     assert all(0 <= value <= 100 for row in found.values() for value in row["top1"])
     kept = json.loads((out / "transfer.json").read_text())
     assert kept["summary"][NEW]["top1"]["mean"] == np.mean(found[NEW]["top1"])
     assert [each for each in str(found).splitlines() if each.startswith(NEW)]
 
+    page = (out / "report.html").read_text()
+    assert found.headline().partition(":")[2] in page.replace("&#43;", "+")
+    assert page.count("<td>" + NEW) == 3  # means, and each figure of every seed
+
     before = {path: path.stat().st_mtime_ns for path in out.rglob("classifier.safetensors")}
-    assert len(before) == 6
+    assert len(before) == 3
     measured = []
     measure = ClassifierHead.measure
     monkeypatch.setattr(
         ClassifierHead, "measure", lambda *given: measured.append(given[2]) or measure(*given)
     )  # counts, and measures
-    again = coterie.transfer(weights, colors, out=out, beside=[str(other)], seeds=3, classifier="linear", **HERE)
-    assert measured == [2, 2, 2]  # the third seed alone
-    assert [values[:2] for values in (row["top1"] for row in again.values())] == [row["top1"] for row in found.values()]
+    again = coterie.transfer(weights, colors, out=out, beside=[str(other)], seeds=2, classifier="knn", **HERE)
+    assert measured == [1, 1, 1]  # the second seed alone
+    assert [values[:1] for values in (row["top1"] for row in again.values())] == [row["top1"] for row in found.values()]
     assert all(path.stat().st_mtime_ns == when for path, when in before.items())
-    with pytest.raises(UserError, match=r"^.*was begun with kind linear, not knn[^\n]*$"):
-        coterie.transfer(weights, colors, out=out, classifier="knn", **HERE)
+    with pytest.raises(UserError, match=r"^.*was begun with kind knn, not linear[^\n]*$"):
+        coterie.transfer(weights, colors, out=out, classifier="linear", **HERE)
     weights_of_other = other.read_bytes()
     other.write_bytes(weights.read_bytes())
     try:
         with pytest.raises(UserError, match=r"^the weights of \S+other.safetensors have changed[^\n]*$"):
-            coterie.transfer(weights, colors, out=out, beside=[str(other)], classifier="linear", **HERE)
+            coterie.transfer(weights, colors, out=out, beside=[str(other)], classifier="knn", **HERE)
     finally:
         other.write_bytes(weights_of_other)
 

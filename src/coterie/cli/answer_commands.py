@@ -88,7 +88,10 @@ def transfer(
         table = answers.transfer(
             model, given, out=out, test=test, probes=names, beside=beside, details=details, logger=terminal, **opened
         )
-    show(str(table))
+    show(
+        str(table),
+        *([f"{out}: every figure is in transfer.json; open {out / 'report.html'} in a browser"] if out else []),
+    )
 
 
 def structure(

@@ -16,7 +16,9 @@ from coterie.errors import BadRun
 from coterie.evaluation.baselines import untrained
 from coterie.exporting.model import Model
 from coterie.logger import Item, Logger, NullLogger
-from coterie.training.run_folder import RunFolder
+from coterie.reporting.tables import Table
+from coterie.reporting.transfer_page import write_transfer_page
+from coterie.training.run_folder import REPORT, RunFolder
 from coterie.transferring.heads import Head
 from coterie.transferring.results import NEW, HeadResults, said
 
@@ -95,9 +97,22 @@ def measure_heads(
         results = HeadResults(head.columns, seeds, {row.name: kept.figures(row.name) for row in rows})
         results.line = head.line
         kept.summarize(results)
+        _write_page(folder.path / REPORT, results, {"model": model.name, "networks": str(len(rows)), "results": FILE})
         return results
     finally:
         folder.close()
+
+
+def _write_page(path: Path, results: HeadResults, about: Mapping[str, str]) -> None:
+    """The same table as in the terminal, and the figures of every seed."""
+    shown, header = results.table(), ("", *(f"seed {seed}" for seed in results.seeds))
+    means = Table("", ("", *shown.header[1:]), shown.rows)
+    seeds = [
+        Table(title, header, tuple((name, *found[key]) for name, found in results.items()), decimals=1)
+        for key, title in results.columns.items()
+        if all(key in found for found in results.values())
+    ]
+    write_transfer_page(path, f"transfer: {path.parent.name}", results.headline(), results.line, means, seeds, about)
 
 
 class _Kept:

@@ -49,12 +49,22 @@ class HeadResults(ShownInTables, dict[str, dict[str, list[float]]]):
             name: {key: _mean_and_deviation(values) for key, values in found.items()} for name, found in self.items()
         }
 
-    def tables(self) -> Sequence[TextTable | str]:
-        """A headline, and a row for each network."""
+    def headline(self) -> str:
+        """What the MODEL reaches, and by how much that is above new weights, in a sentence."""
         leading, title = next(iter(self.columns.items()))
+        first, gain = next(iter(self.gains.items()))
+        told = f"{end_of(first, _ROOM)}: {title} {said(self[first][leading])}"
+        return f"{told}, {said(gain, signed=True)} over {NEW} ({self._seeds})"
+
+    @property
+    def _seeds(self) -> str:
+        return f"{len(self.seeds)} seeds, ± their standard deviation" if len(self.seeds) > 1 else "one seed"
+
+    def table(self) -> TextTable:
+        """A row for each network."""
+        title, gains = next(iter(self.columns.values())), self.gains
         keys = self.columns if not self.details else {**{key: key for key in next(iter(self.values()))}, **self.columns}
-        shown = {key: title for key, title in keys.items() if all(key in found for found in self.values())}
-        gains = self.gains
+        shown = {key: name for key, name in keys.items() if all(key in found for found in self.values())}
         rows = [
             (
                 end_of(name, _ROOM),
@@ -63,13 +73,12 @@ class HeadResults(ShownInTables, dict[str, dict[str, list[float]]]):
             )
             for name, found in self.items()
         ]
-        seeds = f"{len(self.seeds)} seeds, ± their standard deviation" if len(self.seeds) > 1 else "one seed"
-        first = next(iter(gains))
-        told = f"{end_of(first, _ROOM)}: {title} {said(self[first][leading])}"
-        headline = f"{told}, {said(gains[first], signed=True)} over {NEW} ({seeds})"
-        header = (f"%, {seeds.partition(',')[0]}", *shown.values(), f"{title} over {NEW}")
-        table = TextTable(header, tuple(rows), "<" + ">" * (len(shown) + 1))
-        return [*([self.line] if self.line else []), headline, "", table]
+        header = (f"%, {self._seeds.partition(',')[0]}", *shown.values(), f"{title} over {NEW}")
+        return TextTable(header, tuple(rows), "<" + ">" * (len(shown) + 1))
+
+    def tables(self) -> Sequence[TextTable | str]:
+        """A headline, and a row for each network."""
+        return [*([self.line] if self.line else []), self.headline(), "", self.table()]
 
 
 def said(values: Sequence[float], *, signed: bool = False) -> str:
