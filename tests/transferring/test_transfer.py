@@ -71,10 +71,12 @@ def test_classifiers_of_every_network_and_seed(weights, other, colors, tmp_path,
     assert all(path.stat().st_mtime_ns == when for path, when in before.items())
     with pytest.raises(UserError, match=r"^.*was begun with kind knn, not linear[^\n]*$"):
         coterie.transfer(weights, colors, out=out, classifier="linear", **HERE)
+    with pytest.raises(UserError, match=r"^new weights: weights, or how images are prepared, have changed[^\n]*$"):
+        coterie.transfer(weights, colors, out=out, classifier="knn", size=48, **HERE)
     weights_of_other = other.read_bytes()
     other.write_bytes(weights.read_bytes())
     try:
-        with pytest.raises(UserError, match=r"^the weights of \S+other.safetensors have changed[^\n]*$"):
+        with pytest.raises(UserError, match=r"^\S+other.safetensors: weights, or how [^\n]*$"):
             coterie.transfer(weights, colors, out=out, beside=[str(other)], classifier="knn", **HERE)
     finally:
         other.write_bytes(weights_of_other)

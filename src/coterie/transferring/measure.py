@@ -42,10 +42,10 @@ class _Row:
 
     @property
     def key(self) -> str:
-        """Identifies the weights; of new ones, the network."""
-        return (
-            f"{self.model.backbone} {self.model.image_size}" if self.new else state_key(self.model.network.state_dict())
-        )
+        """Identifies the weights, of new ones the network; and how images are prepared."""
+        model = self.model
+        weights = f"{model.backbone} {model.image_size}" if self.new else state_key(model.network.state_dict())
+        return f"{weights} {model.preprocessing}"
 
     def opened(self, seed: int, runtime: Runtime) -> Model:
         """A network that may be changed."""
@@ -78,7 +78,7 @@ def measure_heads(
     logger, total, warned = runtime.logger, len(rows) * len(seeds), set[str]()
     folder = RunFolder(out)
     try:
-        kept = _Kept(folder, head)
+        kept = _Kept(folder, head, runtime.precision)
         for row in rows:
             kept.open(row)
         for each in (model, *beside):
@@ -118,14 +118,14 @@ def _write_page(path: Path, results: HeadResults, about: Mapping[str, str]) -> N
 class _Kept:
     """``transfer.json``: what was measured, and on what."""
 
-    def __init__(self, folder: RunFolder, head: Head) -> None:
+    def __init__(self, folder: RunFolder, head: Head, precision: str) -> None:
         """Read what is there.
 
         Raises:
             BadRun: the folder is of something else, or the same of other images or settings.
         """
         self.folder, self.file = folder.path, folder.path / FILE
-        facts = json.loads(json.dumps(head.facts))
+        facts = json.loads(json.dumps({**head.facts, "precision": precision}))
         self.content: dict[str, Any] = {"head": facts, "columns": dict(head.columns), "rows": {}}
         if not self.file.exists():
             if folder.config.exists() or folder.checkpoints.exists():
@@ -153,7 +153,9 @@ class _Kept:
         """
         kept = self.content["rows"].setdefault(row.name, {"network": row.key, "seeds": {}})
         if kept["network"] != row.key:
-            raise BadRun(f"the weights of {row.name} have changed since {self.folder} was begun: {_REMEDY}")
+            raise BadRun(
+                f"{row.name}: weights, or how images are prepared, have changed since {self.folder} was begun: {_REMEDY}"
+            )
 
     def figures(self, name: str) -> dict[int, dict[str, float]]:
         """The figures of a row by seed."""
