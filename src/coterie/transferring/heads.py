@@ -99,7 +99,8 @@ class ClassifierHead:
         train, test = self._split(seed)
         asked = {"model": model.name, "precision": runtime.precision}
         trained = train_classifier(model, train, folder, runtime, asked=asked, kind=self.kind, seed=seed)
-        return ClassifierResults(evaluate_classifier(trained.classifier, test, runtime))["classifier"]
+        found = ClassifierResults(evaluate_classifier(trained.classifier, test, runtime))["classifier"]
+        return {name: found[name] for name in self.columns}
 
 
 @final

@@ -173,7 +173,7 @@ class _Kept:
 
     def path_of(self, name: str, seed: int) -> Path:
         """The folder of what is trained for a row and seed: its name can be read, and is no other row's."""
-        words = re.sub(r"[^A-Za-z0-9.]+", "-", name).strip("-.")[-40:]
+        words = re.sub(r"[^A-Za-z0-9.]+", "-", Path(name).name).strip("-.")[-40:]
         return self.folder / f"{words}-{hashlib.sha256(name.encode()).hexdigest()[:6]}" / f"seed-{seed}"
 
 
