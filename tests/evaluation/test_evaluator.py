@@ -192,14 +192,14 @@ def test_several_labels_an_image(folder: Path, tmp_path: Path) -> None:
 
 def test_blocks_and_recipes(folder: Path) -> None:
     run, sets = folder / "run", (folder / "train.parquet", folder / "test.parquet")
-    found = coterie.evaluate(run, *sets, probes=["linear_blocks", "linear_published"], recipe="inat18", workers=0)
+    found = coterie.evaluate(run, *sets, probes=["linear_blocks", "linear_published"], recipe="places205", workers=0)
     assert found["linear_published"]["learning_rate"] == 0.01
     assert len(found["linear_blocks"]) == 5
     assert all(name.endswith("_top1") and 0 <= value <= 100 for name, value in found["linear_blocks"].items())
     asked = [each["asked"] for each in json.loads((run / "evaluation.json").read_text())["entries"]]
-    assert any(each.get("recipe") == "inat18" and each["precision"] == "float32" for each in asked)
+    assert any(each.get("recipe") == "places205" and each["precision"] == "float32" for each in asked)
     with pytest.raises(UserError, match=r"^--recipe is for linear_published, linear_blocks, linear_images: [^\n]*$"):
-        coterie.evaluate(run, *sets, probes=["knn"], recipe="inat18", workers=0)
+        coterie.evaluate(run, *sets, probes=["knn"], recipe="places205", workers=0)
     with pytest.raises(UserError, match=r"^--recipe is inat: use one of [^\n]*did you mean inat18\?$"):
         coterie.evaluate(run, *sets, probes=["linear_blocks"], recipe="inat", workers=0)
 
