@@ -119,7 +119,7 @@ def test_which_labels_and_which_recipe(folder: Path, tmp_path: Path, call: Calla
     assert made(label_list=tmp_path / "list.txt") == (ListedLabels(str(tmp_path / "list.txt"), ("a.png",)), None)
     with pytest.raises(BadConfig, match="leave out --label-fraction and --labels-per-class"):
         made(label_list=tmp_path / "list.txt", labels_per_class=3)
-    with pytest.raises(BadConfig, match="--recipe is 5%: choose one of 1%, 10%"):
+    with pytest.raises(BadConfig, match="--recipe is 5%: use one of imagenet, .*, 1%, 10%"):
         made(recipe="5%")
     words = ("evaluate", folder / "run", folder / "train.parquet", "--probes", "finetune", "--recipe")
     assert "1%" in call(*words, "5%")
@@ -210,6 +210,22 @@ def test_several_labels_an_image(folder: Path, tmp_path: Path) -> None:
     )
     assert 0 < found["svm"]["map"] <= 100
     assert found["svm"]["classes"] > 5
+
+
+def test_blocks_and_recipes(folder: Path) -> None:
+    run, sets = folder / "run", (folder / "train.parquet", folder / "test.parquet")
+    found = coterie.evaluate(run, *sets, probes=["linear_blocks", "linear_published"], recipe="places205", workers=0)
+    assert found["linear_published"]["learning_rate"] == 0.01
+    assert len(found["linear_blocks"]) == 5
+    assert all(name.endswith("_top1") and 0 <= value <= 100 for name, value in found["linear_blocks"].items())
+    asked = [each["asked"] for each in json.loads((run / "evaluation.json").read_text())["entries"]]
+    assert any(each.get("recipe") == "places205" and each["precision"] == "float32" for each in asked)
+    with pytest.raises(
+        UserError, match=r"^--recipe places205 is for linear_published, linear_blocks, linear_images: [^\n]*$"
+    ):
+        coterie.evaluate(run, *sets, probes=["knn"], recipe="places205", workers=0)
+    with pytest.raises(UserError, match=r"^--recipe is inat: use one of [^\n]*did you mean inat18\?$"):
+        coterie.evaluate(run, *sets, probes=["linear_blocks"], recipe="inat", workers=0)
 
 
 def test_transfer_gives_one_table(folder: Path, call: Callable[..., str]) -> None:

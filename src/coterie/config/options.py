@@ -195,6 +195,15 @@ class EmbedOptions(TableOptions, MachineOptions, PrecisionOptions, ModelOptions,
     """
 
 
+class StructureOptions(MachineOptions, PrecisionOptions, ModelOptions, ImageOptions, total=False):
+    """Options of ``structure``.
+
+    Attributes:
+        device: One of auto (CUDA if there is a usable GPU), cpu, cuda, cuda:N. [default: auto]
+        workers: Processes that load images; -1: as many as there are cores to spare. [default: -1]
+    """
+
+
 class BoxOptions(TypedDict, total=False):
     """Options of every command that reads boxes around objects."""
 
@@ -313,22 +322,47 @@ class EvaluationOptions(
     """Options of ``evaluate`` and ``transfer``.
 
     Attributes:
+        recipe: As published, for linear_published, linear_blocks and linear_images: imagenet, places205, inat18 or smog_swin;
+            for finetune: 1% or 10%, SwAV's for these shares of ImageNet's labels (alone, with all labels of TRAIN).
+            [default: imagenet; of linear_blocks, places205; of finetune, by the number of labels]
         label_fraction: For finetune: the share of the training labels of each class, such as 1%. [default: 10%]
         labels_per_class: For finetune, in place of a share: training labels per class, such as 5. [default: none]
         label_list: For finetune, in place of a share: a text file of the training images whose labels are used, one name a
             line, such as SimCLR's 1percent.txt. [default: none]
-        recipe: For finetune: SwAV's published recipe for 1% or 10% of ImageNet's labels; alone, with all labels of TRAIN.
-            [default: by the number of labels]
         seed: Seed for what a probe draws. [default: 0]
         device: One of auto (CUDA if there is a usable GPU), cpu, cuda, cuda:N. [default: auto]
         workers: Processes that load images; -1: as many as there are cores to spare. [default: -1]
     """
 
+    recipe: str | None
     label_fraction: str | float | None
     labels_per_class: Whole | None
     label_list: str | Path | None
-    recipe: Literal["1%", "10%"] | None
     seed: Whole
+
+
+class TransferOptions(DetectionOptions, EvaluationOptions, total=False):
+    """Options of ``transfer``.
+
+    Attributes:
+        classifier: With --out: one of knn, linear and finetune. [default: knn or linear, by the number of labels]
+        test_boxes: With --boxes and --test: the boxes of the test images. [default: those of --boxes]
+        seeds: With --out: how many seeds, counted from --seed. [default: 3]
+        recipe: As published, for linear_published, linear_blocks and linear_images: imagenet, places205, inat18 or smog_swin;
+            for finetune: 1% or 10%, SwAV's for these shares of ImageNet's labels (alone, with all labels of TRAIN).
+            [default: imagenet; of linear_blocks, places205; of finetune, by the number of labels]
+        label_fraction: For finetune: the share of the training labels of each class, such as 1%. [default: 10%]
+        labels_per_class: For finetune, in place of a share: training labels per class, such as 5. [default: none]
+        label_list: For finetune, in place of a share: a text file of the training images whose labels are used, one name a
+            line, such as SimCLR's 1percent.txt. [default: none]
+        seed: Seed for what a probe draws; with --out, the first seed. [default: 0]
+        device: One of auto (CUDA if there is a usable GPU), cpu, cuda, cuda:N. [default: auto]
+        workers: Processes that load images; -1: as many as there are cores to spare. [default: -1]
+    """
+
+    classifier: str | None
+    test_boxes: str | Path | None
+    seeds: Whole
 
 
 def label_columns(options: Mapping[str, Any]) -> Columns:

@@ -15,7 +15,7 @@ from coterie.evaluation.evaluation_file import note_evaluation
 from coterie.evaluation.evaluator import OF_IMAGES, PROBES, Evaluator
 from coterie.evaluation.given_sets import given_sets
 from coterie.evaluation.probes.few_labels import FewLabels, few_labels
-from coterie.evaluation.probes.finetuning import RECIPES
+from coterie.evaluation.probes.finetuning import FINETUNING_RECIPES
 from coterie.evaluation.probes.listed_labels import ListedLabels, listed_labels
 from coterie.evaluation.results import ProbeResults
 from coterie.exporting.model import is_own, is_public_file, open_beside, open_model
@@ -66,18 +66,16 @@ def evaluator_from_options(
 
 
 def _labels_and_recipe(options: EvaluationOptions) -> tuple[FewLabels | ListedLabels, str | None]:
-    """Which training labels ``finetune`` may use, and the name of its recipe; with a recipe alone, all labels of TRAIN."""
+    """Which training labels ``finetune`` may use, and the name of its recipe; with 1% or 10% alone, all labels of TRAIN."""
     fraction, number = options.get("label_fraction"), options.get("labels_per_class")
     listed, recipe = options.get("label_list"), options.get("recipe")
-    if recipe is not None and recipe not in RECIPES:
-        raise BadConfig(f"--recipe is {recipe}: choose one of {', '.join(RECIPES)}")
     if listed is not None:
         if fraction is not None or number is not None:
             raise BadConfig(
                 "--label-list says which labels are used: leave out --label-fraction and --labels-per-class"
             )
         return listed_labels(listed), recipe
-    if recipe is not None and fraction is None and number is None:
+    if recipe in FINETUNING_RECIPES and fraction is None and number is None:
         return FewLabels(share=1.0), recipe
     return few_labels(fraction, number), recipe
 

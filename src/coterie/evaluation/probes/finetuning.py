@@ -29,7 +29,7 @@ ONE_PERCENT = Recipe(0.02, 5.0, epochs=20)
 """Fine-tuning with 1% of the labels of ImageNet, 13 per class: SwAV, appendix A.4."""
 TEN_PERCENT = Recipe(0.01, 0.2, epochs=20)
 """Fine-tuning with 10% of the labels of ImageNet, 128 per class: SwAV, appendix A.4."""
-RECIPES = {"1%": ONE_PERCENT, "10%": TEN_PERCENT}
+FINETUNING_RECIPES = {"1%": ONE_PERCENT, "10%": TEN_PERCENT}
 """What a user may ask for by name."""
 FROM_SCRATCH = Recipe(0.1, 0.1, epochs=100, weight_decay=5e-4, schedule="cosine")
 """New weights with the same labels: the usual 0.1 for batches of 256 with a cosine schedule, and five times the epochs. Our
@@ -62,7 +62,7 @@ def finetune(
         few: how many labels: a share of those of each class, or a number per class (:func:`labeled_subset`); or which.
         recipe: None: the published one, :data:`ONE_PERCENT` below 3% or 40 labels per class, otherwise :data:`TEN_PERCENT`,
             adapted to few images (:meth:`Recipe.adapted_to`) and to large features (:func:`limit_head_lr`). By a name of
-            :data:`RECIPES`: with the published rates, adapted only to fewer images than ImageNet's lists have.
+            :data:`FINETUNING_RECIPES`: with the published rates, adapted only to fewer images than ImageNet's lists have.
         scratch: the recipe of the baseline.
         seed: for the subset, the new weights, the order and the crops; the same seed gives the same result on a CPU.
         runtime: where and how to compute; its logger receives progress and messages.
@@ -82,7 +82,7 @@ def finetune(
     tuned, count = copy.deepcopy(network).to(runtime.device), len(part.train)
     what = f"fine-tuning on {count} labels"
     if isinstance(recipe, str):
-        recipe = adapt_recipe(RECIPES[recipe], count, logger, what)
+        recipe = adapt_recipe(FINETUNING_RECIPES[recipe], count, logger, what)
     elif recipe is None:
         if isinstance(few, ListedLabels):
             few = FewLabels(per_class=max(1, count // len(np.unique(labels_of(part.train)))))
