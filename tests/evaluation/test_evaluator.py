@@ -119,7 +119,7 @@ def test_which_labels_and_which_recipe(folder: Path, tmp_path: Path, call: Calla
     assert made(label_list=tmp_path / "list.txt") == (ListedLabels(str(tmp_path / "list.txt"), ("a.png",)), None)
     with pytest.raises(BadConfig, match="leave out --label-fraction and --labels-per-class"):
         made(label_list=tmp_path / "list.txt", labels_per_class=3)
-    with pytest.raises(BadConfig, match="--recipe is 5%: use one of imagenet, .*, 1%, 10%"):
+    with pytest.raises(BadConfig, match=r"--recipe is 5%: use one of imagenet, .*, 1%, 10%"):
         made(recipe="5%")
     words = ("evaluate", folder / "run", folder / "train.parquet", "--probes", "finetune", "--recipe")
     assert "1%" in call(*words, "5%")

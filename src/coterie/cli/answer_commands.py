@@ -21,7 +21,7 @@ from coterie.cli.parsing import (
     named_set,
     show,
 )
-from coterie.config.options import Whole
+from coterie.config.option_values import Whole
 
 
 def train(

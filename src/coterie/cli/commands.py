@@ -26,7 +26,7 @@ from coterie.cli.parsing import (
     show,
 )
 from coterie.cli.waiting import wait_as_is_fastest
-from coterie.config.options import Whole
+from coterie.config.option_values import Whole
 from coterie.signals import if_stopped
 
 

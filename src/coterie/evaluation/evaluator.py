@@ -14,7 +14,7 @@ from coterie.data.sources.source import ImageSource, Subset, label_matrix, label
 from coterie.embedding.cache import EmbeddingCache, weights_key
 from coterie.embedding.embed import Embeddings, embed_source
 from coterie.embedding.forward import embedding_runtime
-from coterie.errors import BadConfig, UserError
+from coterie.errors import BadConfig, UserError, did_you_mean
 from coterie.evaluation.baselines import raw_pixels, untrained
 from coterie.evaluation.class_checks import check_classes
 from coterie.evaluation.labeled_data import LabeledPair, labeled_pair, no_labels

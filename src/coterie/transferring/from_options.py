@@ -7,7 +7,7 @@ from coterie.classifier.choose_kind import choose_kind
 from coterie.classifier.training_images import training_images
 from coterie.config.hardware import Runtime
 from coterie.config.options import (
-    DetectionOptions,
+    DenseOptions,
     TransferOptions,
     label_columns,
     machine_options,
@@ -50,7 +50,7 @@ def named_sets(sets: Sets | Data, test: Data, options: TransferOptions) -> Sets:
     Raises:
         BadConfig: something of heads is given, or there are no sets.
     """
-    known = {*DetectionOptions.__annotations__, "classifier", "test_boxes", "seeds"}
+    known = {*DenseOptions.__annotations__, "classifier", "test_boxes", "seeds"}
     given = next((name for name in options if name in known and options.get(name) is not None), None)
     if given is None and given_data(test, "test").specs:
         given = "test"
