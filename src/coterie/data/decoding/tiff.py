@@ -148,6 +148,8 @@ def _is_plain(series: tifffile.TiffPageSeries, file: tifffile.TiffFile) -> bool:
     compression, bits, planes = int(page.compression), page.bitspersample, int(page.planarconfig) == 2
     if (file.is_bigtiff and file.byteorder == ">") or compression not in _PILLOW_COMPRESSIONS:
         return False
+    if page.fillorder == 2 and _misread_backwards(name, bits, compression):
+        return False
     if page.dtype == np.uint16:
         return bits == 16 and page.samplesperpixel == 1 and name == "MINISBLACK" and not planes
     if page.dtype not in (np.uint8, np.bool_) or not is_color(page):
@@ -164,6 +166,11 @@ def _is_plain(series: tifffile.TiffPageSeries, file: tifffile.TiffFile) -> bool:
         case "YCBCR":  # what is compressed, libtiff converts by all its tags
             return bits == 8 and not alpha and not planes and (compression != 1 or is_usual_ycbcr(page))
     return False
+
+
+def _misread_backwards(name: str, bits: int, compression: int) -> bool:
+    """Whether Pillow ignores or does not know FillOrder 2, bytes whose first bit is the lowest."""
+    return bits > 8 or name == "SEPARATED" or (compression == 1 and (bits == 8 or name == "PALETTE"))
 
 
 def _read(series: tifffile.TiffPageSeries, channels: int, value_range: ValueRange | None) -> PixelArray:
