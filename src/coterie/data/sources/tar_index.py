@@ -14,7 +14,7 @@ from coterie.data.sources.file_names import is_image_name
 from coterie.data.sources.json_labels import json_label
 from coterie.data.sources.left_out import LeftOut
 from coterie.data.sources.local_cache import cache_folder
-from coterie.data.sources.tar_members import Stored, archives
+from coterie.data.sources.tar_members import Stored, archives, with_holes
 from coterie.data.sources.tar_samples import images_of_samples, sample_labels
 from coterie.errors import UserError
 
@@ -110,10 +110,10 @@ def _images(file: IO[bytes], path: str, label_key: str | None, left: LeftOut) ->
         for name, stored in archive.files.items():
             if is_image_name(name):
                 images.append(name)
-            elif stored.pieces is None and name.lower().endswith(b".cls"):
+            elif name.lower().endswith(b".cls"):
                 if stored.size <= _LABEL_LIMIT and label_key is None:
                     classes[name] = _text(file, path, stored).replace(BETWEEN_LABELS, "")
-            elif stored.pieces is None and stored.size <= _JSON_LIMIT:
+            elif stored.size <= _JSON_LIMIT:
                 others[name] = BETWEEN_LABELS.join(json_label(_text(file, path, stored), label_key))
         images = images_of_samples(images, left)
         for name, label in zip(images, sample_labels(images, classes, others), strict=True):
@@ -123,6 +123,9 @@ def _images(file: IO[bytes], path: str, label_key: str | None, left: LeftOut) ->
 
 def _text(file: IO[bytes], path: str, stored: Stored) -> str:
     try:
-        return os.pread(file.fileno(), stored.size, stored.offset).decode("utf-8", "replace").strip()
+        size = stored.size if stored.pieces is None else sum(stored.pieces[1::2])
+        data = os.pread(file.fileno(), size, stored.offset)
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror}") from error
+    whole = data if stored.pieces is None else with_holes(data, stored.size, stored.pieces)
+    return whole.decode("utf-8", "replace").strip()
