@@ -159,6 +159,7 @@ TABLE = {
 }
 EXCEPTIONS = {
     "classifier": "compares accuracies: its time is one figure that hangs on the processor",
+    "corpus": "judges the pixels of whatever folder it is given",
     "decoding": "compares a GPU's decoder with the processor's: nothing to compare on a CPU",
     "detection": "judges detectors by boxes, and measures no time",
     "finetune": "compares accuracies of two kinds of classifiers, and takes minutes",

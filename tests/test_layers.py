@@ -16,7 +16,7 @@ LINES = (
     ("cli",),
     ("api", "answers"),
     ("session",),
-    ("methods", "display"),
+    ("methods", "display", "transferring"),
     ("reporting", "classifier", "detection", "segmentation", "collection", "exploring"),  # the last two: rooms to come
     ("evaluation",),
     ("embedding",),

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 from coterie.version import __version__
 
 if TYPE_CHECKING:
-    from coterie.answers import export, predict, train
-    from coterie.api import compare, embed, evaluate, plan, pretrain, profile, report, select, transfer
+    from coterie.answers import export, predict, structure, train, transfer
+    from coterie.api import compare, embed, evaluate, plan, pretrain, profile, report, select
     from coterie.classifier.classifier_file import Classifier, open_classifier
     from coterie.cli.demo import demo
     from coterie.config.facts import Facts
@@ -59,6 +59,7 @@ __all__ = [
     "profile",
     "report",
     "select",
+    "structure",
     "train",
     "transfer",
 ]
@@ -93,8 +94,9 @@ _HOMES = {
     "profile": "api",
     "report": "api",
     "select": "api",
+    "structure": "answers",
     "train": "answers",
-    "transfer": "api",
+    "transfer": "answers",
 }
 
 

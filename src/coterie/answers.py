@@ -1,7 +1,7 @@
 """The verbs from features to answers. The command line calls these, and those of :mod:`coterie.api`, and nothing else."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Unpack
@@ -19,7 +19,9 @@ from coterie.config.hardware import Runtime
 from coterie.config.options import (
     ModelOptions,
     PredictOptions,
+    StructureOptions,
     TrainOptions,
+    TransferOptions,
     check_options,
     label_columns,
     machine_options,
@@ -32,17 +34,20 @@ from coterie.detection.train import TrainedDetector
 from coterie.embedding.job import process_share, write_table
 from coterie.errors import BadConfig, UserError
 from coterie.evaluation.classifier_figures import ClassifierFigures
+from coterie.evaluation.results import TransferResults
 from coterie.exporting.export import Exported, check_format, export_model
 from coterie.exporting.file_kinds import holds_classifier, holds_detector, holds_segmenter
 from coterie.exporting.formats.exportable import Exportable
 from coterie.exporting.model import open_model
 from coterie.exporting.model_card import CardFacts
 from coterie.logger import Logger
+from coterie.methods.resolve import Paths, path_strings
 from coterie.paths import expand
 from coterie.reporting.classifier_page import write_classifier_page
 from coterie.reporting.detection_page import BoxedPicture, write_detection_page
 from coterie.reporting.run_card import run_card
 from coterie.reporting.segmentation_page import MaskedPicture, write_segmentation_page
+from coterie.reporting.structure_page import write_structure_page
 from coterie.segmentation.colors import class_colors
 from coterie.segmentation.from_options import predict_masks, train_segmenter_given
 from coterie.segmentation.train import TrainedSegmenter
@@ -50,6 +55,8 @@ from coterie.session import refuse_torchrun, session
 from coterie.training.model_or_new import refuse_without_boxes_or_masks
 from coterie.training.run_folder import REPORT
 from coterie.training.time_limit import TimeLimit
+from coterie.transferring.from_options import Sets, named_sets, transfer_heads, transfer_sets
+from coterie.transferring.results import HeadResults
 
 
 def train(
@@ -102,6 +109,95 @@ def train(
         trained = train_classifier(opened, source, out, runtime, asked=asked, **wishes)
         write_classifier_page(trained.folder / REPORT, trained.figures, source, opened, trained.classifier.about or {})
     return trained.figures
+
+
+def transfer(
+    model: str | Path,
+    sets: Sets | Data,
+    *,
+    out: str | Path | None = None,
+    test: Data = (),
+    probes: Sequence[str] = ("knn", "linear"),
+    beside: Paths = (),
+    details: bool = False,
+    logger: Logger | None = None,
+    quiet: bool = False,
+    **options: Unpack[TransferOptions],
+) -> TransferResults | HeadResults:
+    """Evaluate a network on any number of other labeled sets; or train the same head on new weights, on it and on others.
+
+    Args:
+        model: a MODEL, as of :func:`evaluate`.
+        sets: by name, a labeled source, a random fifth of which is tested on, or a pair: to learn from, to test on. With
+            ``out`` labeled images, or those of ``boxes``, to train heads on.
+        out: a folder: a classifier, or with ``boxes`` a detector, is trained as by :func:`train` from new weights of the
+            network of ``model``, from its own and from those of ``beside``, once with each of ``seeds`` seeds. The same call
+            again measures what is missing.
+        test: with ``out``: images to test heads on; if empty, the fifth of a seed.
+        probes: as of :func:`evaluate`, on ``sets`` by name.
+        beside: as of :func:`evaluate`.
+        details: print every metric.
+        logger: receives messages and progress; None: they are shown.
+        quiet: show nothing.
+        options: the keys of :class:`coterie.config.options.TransferOptions`.
+
+    Returns:
+        ``{set: {"linear_top1": value, ...}}``, which prints as a table, and ``baselines``; kept as of :func:`evaluate`. With
+        ``out`` ``{network: {metric: [value of each seed]}}``, which prints as a table; kept as ``transfer.json``.
+
+    Raises:
+        UserError: anything that the caller can fix, in one line.
+    """
+    check_options(options, TransferOptions)
+    if out is None:
+        named = named_sets(sets, test, options)
+        with session(logger, quiet) as logger:
+            table = transfer_sets(model, named, probes, path_strings(beside), options, logger)
+        table.details = details
+        return table
+    refuse_torchrun()
+    if isinstance(sets, Mapping) or tuple(probes) != ("knn", "linear"):
+        raise BadConfig("sets by name and --probes are measured without heads: leave out --out, or name images alone")
+    with session(logger, quiet) as logger:
+        found = transfer_heads(model, sets, test, path_strings(beside), out, options, logger)
+    found.details = details
+    return found
+
+
+def structure(
+    model: str | Path,
+    images: Data,
+    *,
+    out: str | Path,
+    segments: int = 10,
+    logger: Logger | None = None,
+    quiet: bool = False,
+    **options: Unpack[StructureOptions],
+) -> Path:
+    """Write a page of what a network tells apart in a handful of images, without labels.
+
+    Beside each image the first three principal components of its patches as colors, and their segments by k-means; a click on
+    a patch shows the nearest patches of the other images.
+
+    Args:
+        model: a MODEL, as of :func:`evaluate`.
+        images: paths, or images of your own, as of :func:`pretrain`; of more than 24, a random sample.
+        out: the page, an ``.html`` file.
+        segments: how many groups all patches are divided into, 2 to 20.
+        logger: receives messages and progress; None: they are shown.
+        quiet: show nothing.
+        options: the keys of :class:`coterie.config.options.StructureOptions`.
+
+    Returns:
+        The page.
+
+    Raises:
+        UserError: anything that the caller can fix, in one line.
+    """
+    refuse_torchrun()
+    check_options(options, StructureOptions)
+    with session(logger, quiet) as logger:
+        return write_structure_page(model, images, out, segments, options, logger)
 
 
 def export(

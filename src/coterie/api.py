@@ -2,7 +2,7 @@
 
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Unpack
@@ -32,7 +32,7 @@ from coterie.evaluation import model_selection
 from coterie.evaluation.from_options import evaluate_given, evaluator_from_options
 from coterie.evaluation.given_sets import given_probe
 from coterie.evaluation.model_selection import Selection
-from coterie.evaluation.results import ProbeResults, TransferResults
+from coterie.evaluation.results import ProbeResults
 from coterie.exporting.file_kinds import holds_classifier, holds_detector, holds_segmenter
 from coterie.logger import Logger, NullLogger
 from coterie.methods.fitting import fit_here, plan_run, train_run
@@ -209,7 +209,7 @@ def evaluate(
         train: labeled sources that the probes learn from.
         test: labeled sources that the probes are tested on; if empty, a random fifth of ``train``, always the same.
         probes: any of ``knn``, ``linear``, ``linear_published``, ``clusters``, ``retrieval``, ``svm``, ``low_shot``,
-            ``linear_images`` and ``finetune`` (``docs/evaluate.md``).
+            ``linear_blocks``, ``linear_images`` and ``finetune`` (``docs/evaluate.md``).
         beside: other MODELs to compare; ``backbone`` and ``size`` are theirs too.
         details: print every metric, not only the one of each probe by which models are compared.
         logger: receives messages and progress; None: they are shown.
@@ -238,49 +238,6 @@ def evaluate(
         result = evaluate_given(evaluator, train, test, columns)
     result.details = details
     return result
-
-
-def transfer(
-    model: str | Path,
-    sets: Mapping[str, Data | tuple[Data, Data]],
-    *,
-    probes: Sequence[str] = ("knn", "linear"),
-    beside: Paths = (),
-    details: bool = False,
-    logger: Logger | None = None,
-    quiet: bool = False,
-    **options: Unpack[EvaluationOptions],
-) -> TransferResults:
-    """Evaluate a network on any number of other labeled sets, as the papers do on Places205, iNat18 and VOC07.
-
-    Args:
-        model: a MODEL, as of :func:`evaluate`.
-        sets: by name, a labeled source, a random fifth of which is tested on, or a pair: to learn from, to test on.
-        probes: as of :func:`evaluate`.
-        beside: as of :func:`evaluate`.
-        details: as of :func:`evaluate`.
-        logger: receives messages and progress; None: they are shown.
-        quiet: show nothing.
-        options: as of :func:`evaluate`.
-
-    Returns:
-        ``{set: {"linear_top1": value, ...}}``, which prints as a table, and ``baselines``; kept as of :func:`evaluate`.
-
-    Raises:
-        UserError: anything that the caller can fix, in one line.
-    """
-    if not sets:
-        raise BadConfig("name at least one set: NAME=TRAIN or NAME=TRAIN,TEST")
-    table = TransferResults()
-    with session(logger, quiet) as logger:
-        columns = label_columns(options)
-        evaluator = evaluator_from_options(model, probes, path_strings(beside), options, logger)
-        for name, where in sets.items():
-            train, test = where if isinstance(where, tuple) and len(where) == 2 else (where, ())
-            found = evaluate_given(evaluator, train, test, columns, name)
-            table.add(name, found)  # set by set: what is done stays, whatever happens
-    table.details = details
-    return table
 
 
 def select(

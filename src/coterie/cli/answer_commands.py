@@ -7,7 +7,21 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from coterie.cli.importing import importing
-from coterie.cli.parsing import Classifier, Images, Model, ModelFlags, PredictFlags, TrainFlags, show
+from coterie.cli.parsing import (
+    Classifier,
+    Images,
+    Model,
+    ModelFlags,
+    PredictFlags,
+    Sources,
+    StructureFlags,
+    TrainFlags,
+    TransferFlags,
+    comma_separated,
+    named_set,
+    show,
+)
+from coterie.config.option_values import Whole
 
 
 def train(
@@ -36,6 +50,78 @@ def train(
     if (options or {}).get("masks") is not None:
         kept = f"the segmenter is in {out / 'segmenter.safetensors'}"
     show(str(figures), f"{out}: {kept}")
+
+
+def transfer(
+    model: Model,
+    /,
+    *sets: str,
+    out: Path | None = None,
+    test: Sources = (),
+    probes: str = "knn,linear",
+    beside: Sources = (),
+    details: bool = False,
+    options: TransferFlags = None,
+) -> None:
+    """Evaluate a network on several labeled sets; or train the same head from new weights, from it and from others.
+
+    Parameters
+    ----------
+    sets
+        Each NAME=TRAIN, a random fifth of which is tested on, or NAME=TRAIN,TEST. With --out: labeled images, or those of
+        --boxes.
+    out
+        A folder: heads are trained on the images, and what is done is not done again. [default: none, probes on sets]
+    test
+        With --out: images to test heads on; without it, another fifth for each seed. [default: none]
+    probes
+        Separated by commas: knn, linear, linear_published, clusters, retrieval, svm, low_shot, linear_blocks, linear_images,
+        finetune.
+    beside
+        Other models to compare; --backbone and --size are theirs too. [default: none]
+    details
+        Print every metric.
+    """
+    with importing():
+        from coterie import answers
+        from coterie.display.terminal import Terminal
+
+    given = sets if out is not None else dict(map(named_set, sets))
+    with closing(Terminal()) as terminal:
+        names, opened = comma_separated(probes), options or {}
+        table = answers.transfer(
+            model, given, out=out, test=test, probes=names, beside=beside, details=details, logger=terminal, **opened
+        )
+    show(
+        str(table),
+        *([f"{out}: every figure is in transfer.json; open {out / 'report.html'} in a browser"] if out else []),
+    )
+
+
+def structure(
+    model: Model,
+    /,
+    *images: Images,
+    out: Annotated[Path, Parameter(name="--out")],
+    segments: Whole = 10,
+    options: StructureFlags = None,
+) -> None:
+    """Write a page of what a network tells apart in a handful of images: components, segments and nearest patches.
+
+    Parameters
+    ----------
+    out
+        The page, an .html file.
+    segments
+        How many groups all patches are divided into, 2 to 20.
+    """
+    with importing():
+        from coterie import answers
+        from coterie.display.terminal import Terminal
+
+    with closing(Terminal()) as terminal:
+        page = answers.structure(model, images, out=out, segments=segments, logger=terminal, **(options or {}))
+    show(f"open {page} in a browser")
 
 
 def export(

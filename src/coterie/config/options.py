@@ -1,61 +1,17 @@
 """Options that several commands share, in Python and on the command line, each with its help text."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypedDict
+from typing import Annotated, Any, Literal, TypedDict
 
-from cyclopts import Parameter, Token
+from cyclopts import Parameter
 
+from coterie.config.option_values import Backbone, Numbers, Settings, Whole, Wholes
 from coterie.data.sources.columns import Columns
 from coterie.errors import UserError, did_you_mean
 
 Precision = Literal["auto", "float32", "bfloat16"]
-
-
-def _whole_number(kind: Any, tokens: Sequence[Token]) -> int:
-    """Read a whole number; cyclopts would round 1.5."""
-    (token,) = tokens
-    if not re.fullmatch(r"[+-]?\d+", token.value.replace("_", "")):
-        raise UserError(f"{token.keyword} is {token.value}: give a whole number, such as {token.keyword} 10")
-    return int(token.value)
-
-
-def _numbers(kind: Any, tokens: Sequence[Token]) -> tuple[float, ...]:
-    """Read numbers between commas or spaces."""
-    try:
-        return tuple(float(word) for token in tokens for word in token.value.split(",") if word.strip())
-    except ValueError:
-        name = tokens[0].keyword
-        raise UserError(
-            f"{name} is {' '.join(token.value for token in tokens)}: give numbers, such as {name} .5,.5,.5"
-        ) from None
-
-
-def _whole_numbers(kind: Any, tokens: Sequence[Token]) -> tuple[int, ...]:
-    """Read whole numbers between commas."""
-    words = [word for token in tokens for word in token.value.split(",") if word.strip()]
-    if not all(re.fullmatch(r"\d+", word.strip()) for word in words):
-        raise UserError(
-            f"{tokens[0].keyword} is {','.join(words)}: give whole numbers, such as {tokens[0].keyword} 2,3"
-        )
-    return tuple(map(int, words))
-
-
-Whole = Annotated[int, Parameter(converter=_whole_number)]
-
-if TYPE_CHECKING:  # in Python also a module, and a dictionary of values by path, such as {"groups.counts": 300}
-    from torch import nn
-
-    Backbone = str | nn.Module
-    Settings = Sequence[str] | Mapping[str, Any]
-    Numbers = Sequence[float] | float
-    Wholes = Sequence[int] | int
-else:  # the command line reads these
-    Backbone = str
-    Settings = Sequence[str]
-    Numbers = Annotated[tuple[float, ...], Parameter(converter=_numbers, consume_multiple=True, negative=())]
-    Wholes = Annotated[tuple[int, ...], Parameter(converter=_whole_numbers, negative=())]
 
 
 class ImageOptions(TypedDict, total=False):
@@ -195,6 +151,15 @@ class EmbedOptions(TableOptions, MachineOptions, PrecisionOptions, ModelOptions,
     """
 
 
+class StructureOptions(MachineOptions, PrecisionOptions, ModelOptions, ImageOptions, total=False):
+    """Options of ``structure``.
+
+    Attributes:
+        device: One of auto (CUDA if there is a usable GPU), cpu, cuda, cuda:N. [default: auto]
+        workers: Processes that load images; -1: as many as there are cores to spare. [default: -1]
+    """
+
+
 class BoxOptions(TypedDict, total=False):
     """Options of every command that reads boxes around objects."""
 
@@ -313,16 +278,47 @@ class EvaluationOptions(
     """Options of ``evaluate`` and ``transfer``.
 
     Attributes:
+        recipe: As published, for linear_published, linear_blocks and linear_images: imagenet, places205, inat18 or smog_swin;
+            for finetune: 1% or 10%, SwAV's for these shares of ImageNet's labels (alone, with all labels of TRAIN).
+            [default: imagenet; of linear_blocks, places205; of finetune, by the number of labels]
         label_fraction: For finetune: the share of the training labels of each class, such as 1%. [default: 10%]
         labels_per_class: For finetune, in place of a share: training labels per class, such as 5. [default: none]
+        label_list: For finetune, in place of a share: a text file of the training images whose labels are used, one name a
+            line, such as SimCLR's 1percent.txt. [default: none]
         seed: Seed for what a probe draws. [default: 0]
         device: One of auto (CUDA if there is a usable GPU), cpu, cuda, cuda:N. [default: auto]
         workers: Processes that load images; -1: as many as there are cores to spare. [default: -1]
     """
 
+    recipe: str | None
     label_fraction: str | float | None
     labels_per_class: Whole | None
+    label_list: str | Path | None
     seed: Whole
+
+
+class TransferOptions(DenseOptions, EvaluationOptions, total=False):
+    """Options of ``transfer``.
+
+    Attributes:
+        classifier: With --out: one of knn, linear and finetune. [default: knn or linear, by the number of labels]
+        test_boxes: With --boxes and --test: the boxes of the test images. [default: those of --boxes]
+        seeds: With --out: how many seeds, counted from --seed. [default: 3]
+        recipe: As published, for linear_published, linear_blocks and linear_images: imagenet, places205, inat18 or smog_swin;
+            for finetune: 1% or 10%, SwAV's for these shares of ImageNet's labels (alone, with all labels of TRAIN).
+            [default: imagenet; of linear_blocks, places205; of finetune, by the number of labels]
+        label_fraction: For finetune: the share of the training labels of each class, such as 1%. [default: 10%]
+        labels_per_class: For finetune, in place of a share: training labels per class, such as 5. [default: none]
+        label_list: For finetune, in place of a share: a text file of the training images whose labels are used, one name a
+            line, such as SimCLR's 1percent.txt. [default: none]
+        seed: Seed for what a probe draws; with --out, the first seed. [default: 0]
+        device: One of auto (CUDA if there is a usable GPU), cpu, cuda, cuda:N. [default: auto]
+        workers: Processes that load images; -1: as many as there are cores to spare. [default: -1]
+    """
+
+    classifier: str | None
+    test_boxes: str | Path | None
+    seeds: Whole
 
 
 def label_columns(options: Mapping[str, Any]) -> Columns:

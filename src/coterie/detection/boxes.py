@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from coterie.data.decoding.pixels import ValueRange
 from coterie.data.sources.name_matching import match_names, names_to_match
 from coterie.data.sources.source import ImageSource
 from coterie.errors import UserError
@@ -69,11 +70,13 @@ class BoxedSource:
         source: holds these images and perhaps others.
         positions: of each image in the source.
         file: the boxes; ``file.images`` are in the order of ``positions``.
+        value_range: of images of floating-point, signed or 32-bit values, as the network was trained with.
     """
 
     source: ImageSource
     positions: tuple[int, ...]
     file: BoxFile
+    value_range: ValueRange | None = None
 
     @property
     def counts(self) -> Int[np.ndarray, " c"]:

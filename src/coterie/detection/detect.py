@@ -45,10 +45,10 @@ def detect(
         positions: which of them.
         runtime: where and how to compute; its logger shows progress.
     """
-    channels = detector.model.backbone.channels
+    channels, value_range = detector.model.backbone.channels, detector.model.preprocessing.value_range
     for position in runtime.logger.progress(positions, len(positions), "detecting"):
         try:
-            image = decode(source[position], channels)
+            image = decode(source[position], channels, value_range=value_range)
         except BadImage as error:
             yield position, str(error)
             continue

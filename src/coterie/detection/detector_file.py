@@ -99,7 +99,10 @@ def save_detector(folder: str | Path, detector: Detector) -> Path:
         UserError: the file cannot be written; its previous contents stay intact.
     """
     model, look = detector.model, detector.model.preprocessing
-    description = WeightsDescription(rebuilt_settings(model.backbone), model.image_size, look.mean, look.std)
+    limits = look.value_range
+    description = WeightsDescription(
+        rebuilt_settings(model.backbone), model.image_size, look.mean, look.std, value_range=limits
+    )
     header = {
         "backbone": asdict(description),
         "settings": asdict(detector.settings),

@@ -1,6 +1,7 @@
 """From the options of ``train``, ``predict`` and ``evaluate`` to detectors."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -62,11 +63,9 @@ def train_detector_given(
             f"--{refused.replace('_', '-')} is for {others}, and --boxes trains a detector: give one of them"
         )
     boxes = options["boxes"]
-    boxed, source = _boxed(boxes, images, options, logger)
+    boxed, source = boxed_images(boxes, images, options, logger)
     runtime = float32_runtime(options, WHAT, logger)
-    wishes = DetectionWishes(
-        options.get("detector"), **{name: options[name] for name in _WISHES if options.get(name) is not None}
-    )
+    wishes = given_wishes(options)
     asked = {"model": str(model), "boxes": str(boxes), "source": list(source)}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(wishes.seed)
@@ -131,15 +130,36 @@ def evaluate_detector_given(
     refused = next((name for name, value in model_options(options).items() if value is not None), None)
     if refused is not None:
         raise BadConfig(f"{path} is a detector, which knows its network and its images: leave out --{refused}")
-    boxed, _ = _boxed(boxes, test, options, logger)
+    boxed, _ = boxed_images(boxes, test, options, logger)
     runtime = float32_runtime(options, WHAT, logger)
     return evaluate_detector(open_detector(path, runtime.device), boxed, runtime)
 
 
-def _boxed(
-    boxes: str | Path, images: Data, options: Mapping[str, Any], logger: Logger
+def boxed_images(
+    boxes: str | Path, images: Data, options: Mapping[str, Any], logger: Logger, *, some: bool = False
 ) -> tuple[BoxedSource, tuple[str, ...]]:
-    """The images of a file of boxes, and where they are."""
+    """The images of a file of boxes, and where they are.
+
+    Args:
+        boxes: the file, or a folder of VOC.
+        images: the images.
+        options: of a command; they say where the images are in tables.
+        logger: is told how images were found, where that was a choice.
+        some: whether images of the file may be missing.
+
+    Raises:
+        UserError: the file cannot be used, or its images are not found.
+    """
     file, columns = read_boxes(boxes), label_columns(options)
     given = given_data(images, "images", columns=columns, logger=logger)
-    return find_images(file, given.open(columns, logger)), given.specs
+    return find_images(replace(file, complete=file.complete and not some), given.open(columns, logger)), given.specs
+
+
+def given_wishes(options: Mapping[str, Any]) -> DetectionWishes:
+    """What some options ask of the training of a detector.
+
+    Args:
+        options: of ``train`` or ``transfer``.
+    """
+    given = {name: options[name] for name in _WISHES if options.get(name) is not None}
+    return DetectionWishes(options.get("detector"), **given)

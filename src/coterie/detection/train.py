@@ -122,10 +122,10 @@ def train_detector(
     for line in model.lines[:1]:
         logger.info(line)
     _check_boxes(boxed, logger)
-    network = state_key(model.network.state_dict())
+    boxed, network = replace(boxed, value_range=model.preprocessing.value_range), state_key(model.network.state_dict())
     given = asdict(replace(wishes, kind=kind, schedule=wishes.schedule or "small"))
     given |= {} if limit is None else {"time": format_minutes(limit.minutes)}
-    facts = {"images": _images_key(boxed), "network": network}
+    facts = {"images": boxed_key(boxed), "network": network}
     folder = TrainedFolder(out, "detector", {**asked, **given, **facts})
     try:
         if folder.file.is_file():
@@ -233,8 +233,12 @@ def _check_boxes(boxed: BoxedSource, logger: Logger) -> None:
         logger.warning(f"{where}: there is no box of {first_few(none, ', ')}, which will not be found")
 
 
-def _images_key(boxed: BoxedSource) -> str:
-    """Identify images and boxes."""
+def boxed_key(boxed: BoxedSource) -> str:
+    """Identify images and boxes.
+
+    Args:
+        boxed: the images as they are now, and their boxes.
+    """
     files = source_key(Subset(boxed.source, np.array(boxed.positions)))
     digest = hashlib.sha256(f"{files} {boxed.file.categories} {boxed.file.numbers}".encode())
     for each in boxed.file.images:

@@ -45,7 +45,8 @@ def read_pixels(boxed: BoxedSource, place: int, channels: int) -> Float[Tensor, 
     Raises:
         BadImage: it cannot be decoded, or has another size than the file of boxes says.
     """
-    image, said = decode(boxed.source[boxed.positions[place]], channels), boxed.file.images[place]
+    image = decode(boxed.source[boxed.positions[place]], channels, value_range=boxed.value_range)
+    said = boxed.file.images[place]
     if image.shape[:2] != (said.height, said.width):
         found = f"{image.shape[1]} x {image.shape[0]}"
         raise BadImage(f"{found} pixels where its boxes are for {said.width} x {said.height}")

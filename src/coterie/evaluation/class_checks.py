@@ -149,12 +149,20 @@ def _instead(folder: str, roles: dict[str, str], *, alone: bool) -> str:
 
 def _one_class(folder: str, names: Sequence[str]) -> str:
     """What to do where there is one class."""
-    below = Path(folder, names[0])
-    inner = sorted(each.name for each in below.iterdir() if each.is_dir()) if folder and below.is_dir() else []
-    inner = [name for name in inner if not name.startswith(".")]
-    if len(inner) > 1:
-        return f"if its classes are {first_few(inner, ', ')}, name {_below(folder, names[0])}"
+    below = names[0]
+    while folder and (inner := _folders(Path(folder, below))):
+        if len(inner) > 1:
+            return f"if its classes are {first_few(inner, ', ')}, name {_below(folder, below)}"
+        below = f"{below}/{inner[0]}"
     return "name images of two classes or more, or a table of labels with --labels"
+
+
+def _folders(folder: Path) -> list[str]:
+    """The names of the visible folders in one; none if it cannot be listed."""
+    try:
+        return sorted(each.name for each in folder.iterdir() if each.is_dir() and not each.name.startswith("."))
+    except OSError:
+        return []
 
 
 def _below(folder: str, name: str) -> str:
