@@ -16,8 +16,8 @@ LINES = (
     ("cli",),
     ("api", "answers"),
     ("session",),
-    ("methods", "display"),
-    ("reporting", "classifier", "detection", "collection", "exploring"),  # the last two: rooms to come
+    ("methods", "display", "transferring"),
+    ("reporting", "classifier", "detection", "segmentation", "collection", "exploring"),  # the last two: rooms to come
     ("evaluation",),
     ("embedding",),
     ("training",),

@@ -137,6 +137,7 @@ def test_install_makes_an_environment_and_then_has_nothing_to_do(project, tmp_pa
     assert "installation failed" in lacking.stderr.splitlines()[-1]
 
 
+@pytest.mark.slow
 def test_an_unknown_extra_is_named(project):
     done = run(project, "scripts/install", "tset")
     assert done.returncode == 1
@@ -144,6 +145,7 @@ def test_an_unknown_extra_is_named(project):
     assert "coterie: installed." not in done.stderr
 
 
+@pytest.mark.slow
 def test_a_moved_checkout_is_installed_again(project):
     assert run(project, "scripts/install").returncode == 0
     moved = project.rename(project.parent / "moved")
@@ -152,12 +154,14 @@ def test_a_moved_checkout_is_installed_again(project):
     assert imported.stdout.startswith(str(moved))
 
 
+@pytest.mark.slow
 def test_two_installations_at_once_do_the_work_once(project):
     command = ["bash", "-c", "scripts/install & first=$!; scripts/install & wait $! && wait $first"]
     done = run(project, *command)
     assert (done.returncode, builds(project)) == (0, 1), done.stderr
 
 
+@pytest.mark.slow
 def test_an_interrupted_installation_can_be_resumed(project):
     assert run(project, sys.executable, "-m", "venv", "--without-pip", ".venv").returncode == 0
     (project / "broken").touch()
@@ -264,7 +268,7 @@ def test_what_only_some_need_is_in_an_extra_of_its_own():
     [
         ("scripts/demo", {"demo"}),
         ("scripts/test", {"test"}),
-        (".ci/run", set(PROJECT["optional-dependencies"]) - {"benchmark"}),  # whatever a test could need
+        (".ci/run", set(PROJECT["optional-dependencies"]) - {"benchmark", "hf"}),  # whatever a test could need
     ],
 )
 def test_scripts_install_what_they_need(script, needs):

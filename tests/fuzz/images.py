@@ -11,6 +11,7 @@ import tifffile
 from PIL import Image
 
 from coterie.data.decoding.decode import count_channels, decode
+from tests.data.dicoms import dicom
 from tests.data.pictures import deep_png, encoded, photo
 from tests.data.tiffs import COLOR_SAMPLES, PALETTE, write_tiff
 from tests.fuzz.mutations import damaged
@@ -99,7 +100,30 @@ def _files() -> dict[str, list[bytes]]:
         ],
         "jpeg2000": [encoded(picture, "JPEG2000"), encoded(gray, "JPEG2000", no_jp2=True)],
         "avif": [encoded(picture, "AVIF")],
+        "dicom": _dicoms(picture) if find_spec("pydicom") else [],
+        "heif": _heifs(image) if find_spec("pillow_heif") else [],
     }
+
+
+def _dicoms(picture: np.ndarray) -> list[bytes]:
+    gray = picture[..., 0].astype(np.uint16) * 16
+    window = {"WindowCenter": [40, 400], "WindowWidth": [400, 1500], "RescaleSlope": 1, "RescaleIntercept": -1024}
+    table = {f"{color}PaletteColorLookupTableDescriptor": [256, 0, 8] for color in ("Red", "Green", "Blue")}
+    table |= {f"{color}PaletteColorLookupTableData": bytes(range(256)) for color in ("Red", "Green", "Blue")}
+    files = [dicom(gray, bits=12, **window), dicom(gray.astype(np.int16), "MONOCHROME1", frames=0)]
+    files += [dicom(picture, "RGB"), dicom(picture, "RGB", rle=True), dicom(picture[..., 0], "PALETTE COLOR", **table)]
+    return [*files, dicom(np.stack([gray, gray]), bits=12, frames=2), dicom(gray, bits=12, rle=True)]
+
+
+def _heifs(image: Image.Image) -> list[bytes]:
+    from pillow_heif import from_pillow
+
+    files = []
+    for each in (image, image.convert("L"), image.convert("RGBA")):
+        file = io.BytesIO()
+        from_pillow(each).save(file)
+        files.append(file.getvalue())
+    return files
 
 
 def _with_checksums(data: bytes) -> bytes:
@@ -116,7 +140,7 @@ def _with_checksums(data: bytes) -> bytes:
 
 
 FILES = _files()
-INPUTS = {kind: damaged(files, _with_checksums if kind == "png" else bytes) for kind, files in FILES.items()}
+INPUTS = {kind: damaged(files, _with_checksums if kind == "png" else bytes) for kind, files in FILES.items() if files}
 
 
 def attempt(data: bytes) -> None:

@@ -317,7 +317,10 @@ def _override(
         if path.partition(".")[0] in ("data", "method", "custom"):
             raise BadConfig(f"--set {path}: this is not a setting; write METHOD DATA on the command line")
         set_path(content, path, value)
-        reasons = {known: why for known, why in reasons.items() if not _overridden(known, path)} | {path: "set by you"}
+        whole, _, last = path.rpartition(".")
+        changed = whole if value is None and last.isdecimal() else path  # of a list that an entry is removed from
+        reasons = {known: why for known, why in reasons.items() if not _overridden(known, changed)}
+        reasons[changed] = "set by you"
     return reasons
 
 

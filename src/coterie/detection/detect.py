@@ -9,9 +9,9 @@ from jaxtyping import Float, Int
 
 from coterie.config.hardware import Runtime
 from coterie.data.decoding.decode import decode
+from coterie.data.loading.whole_images import as_floats
 from coterie.data.sources.source import ImageSource
 from coterie.detection.detector_file import Detector
-from coterie.detection.training_images import as_floats
 from coterie.errors import BadImage
 
 

@@ -10,7 +10,8 @@ from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
 from torchvision.ops import MultiScaleRoIAlign
 
-from coterie.detection.pyramid import Level, Pyramid, find_levels
+from coterie.detection.pyramid import Pyramid
+from coterie.models.feature_maps import Level, find_levels
 
 DetectorKind = Literal["faster_rcnn", "retinanet"]
 RATIOS = (0.5, 1.0, 2.0)

@@ -9,6 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
+from jaxtyping import UInt8
 from PIL import (
     BmpImagePlugin,  # noqa: F401 -- importing a format is what makes Pillow read it
     GifImagePlugin,  # noqa: F401
@@ -22,6 +23,8 @@ from PIL import (
     WebPImagePlugin,  # noqa: F401
 )
 
+from coterie.data.decoding.dicom import dicom_channels, is_dicom, read_dicom
+from coterie.data.decoding.heif import heif_format, is_heif
 from coterie.data.decoding.jpeg import MIN_DOWNSCALED_SIDE, decode_jpeg
 from coterie.data.decoding.pixels import (
     PIXEL_LIMIT,
@@ -64,10 +67,10 @@ def decode(
 ) -> PixelArray:
     """Decode an image.
 
-    The EXIF orientation is applied. Of an animation or a stack, the first frame is used. Palettes become colors, alpha is
-    dropped as Pillow's ``convert("RGB")`` does, CMYK becomes RGB, and L*a*b* sRGB. PNG and TIFF of more than 8 bits, and gray
-    PGM and JPEG 2000, keep their depth, scaled to 16 bits. Floating-point, signed and 32-bit values have no known range
-    and are refused without one.
+    The EXIF orientation is applied. Of an animation, a stack or a DICOM file of several frames, the first frame is used.
+    Palettes become colors, alpha is dropped as Pillow's ``convert("RGB")`` does, CMYK becomes RGB, and L*a*b* sRGB. PNG and
+    TIFF of more than 8 bits, and gray PGM and JPEG 2000, keep their depth, scaled to 16 bits. Floating-point, signed and
+    32-bit values have no known range and are refused without one.
 
     Args:
         data: The bytes of a file in any supported format (`coterie.data.sources.file_names.IMAGE_SUFFIXES`), whatever its
@@ -95,10 +98,41 @@ def decode(
     else:
         with warnings.catch_warnings():  # what Pillow warns about is either refused here or harmless
             warnings.simplefilter("ignore")
+            # what is before a DICOM file may look like the start of a TIFF
+            if is_dicom(data):
+                return np.require(convert_channels(read_dicom(data), channels), requirements=("C", "W"))
             stored = read_tiff(data, channels, value_range) if is_tiff(data) else None
             pixels = _read(data, channels, downscale, value_range) if stored is None else stored
         return np.require(convert_channels(pixels, channels), requirements=("C", "W"))  # copies what is not ours
     return np.array(convert_channels(pixels, channels), order="C")
+
+
+def decode_indices(data: bytes) -> UInt8[np.ndarray, "h w"] | str:
+    """Decode a mask: the values of a gray PNG file, or the indices of one with a palette, and not its colors.
+
+    Args:
+        data: the file.
+
+    Returns:
+        ``[H, W]``; or in a few words what else it is, such as a picture of several channels.
+
+    Raises:
+        BadImage: it cannot be decoded.
+    """
+    with _open(data) as image:
+        if image.format != "PNG":
+            return f"a {image.format} file"
+        if image.mode not in ("1", "L", "P") and not image.mode.startswith("I"):
+            return f"a picture of several channels ({image.mode})"
+        try:
+            pixels = np.asarray(image)
+        except MemoryError:
+            raise
+        except Exception as error:  # as above
+            raise damaged_image(error) from error
+    if pixels.max() > np.iinfo(np.uint8).max:
+        return f"a file with values up to {pixels.max()}"
+    return pixels.astype(np.uint8)
 
 
 def count_channels(data: StoredImage) -> int:
@@ -115,6 +149,8 @@ def count_channels(data: StoredImage) -> int:
         return _gray_or_color(data)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
+        if is_dicom(data):
+            return dicom_channels(data)
         if is_tiff(data):
             return tiff_channels(data)
         with _open(data) as image:
@@ -164,9 +200,13 @@ def _of_picture(image: Image.Image, channels: int, value_range: ValueRange | Non
 
 def _open(data: bytes) -> Image.Image:
     """Read the header and refuse a decompression bomb."""
+    heif = is_heif(data)
+    formats = (heif_format(),) if heif else _FORMATS
     try:
-        image = Image.open(io.BytesIO(data), formats=_FORMATS)
+        image = Image.open(io.BytesIO(data), formats=formats)
     except UnidentifiedImageError as error:
+        if heif:
+            raise BadImage("truncated or damaged (a HEIC image)") from error
         raise BadImage("not an image in a supported format" if data else "an empty file (0 bytes)") from error
     except Image.DecompressionBombError as error:
         pixels = re.search(r"\d+", str(error))

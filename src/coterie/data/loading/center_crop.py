@@ -20,6 +20,7 @@ from coterie.data.sources.source import ImageSource
 from coterie.errors import BadImage
 from coterie.types import Batch, Interpolation
 
+_Box = tuple[float, float, float, float]  # left, top, right, bottom in pixels, with fractions
 _LATER = ("crop", "interpolation", "value_range")  # fields that earlier versions did not know
 
 
@@ -118,8 +119,9 @@ def center_crop(
 ) -> np.ndarray:
     """The center crop of an image.
 
-    The usual protocol: the short side is resized to ``size / 0.875`` (256 for 224), or to ``size`` itself for sizes below
-    96, and the central square is cropped.
+    The usual protocol, torchvision's ``Resize`` and ``CenterCrop``: the short side is resized to ``size / 0.875`` (256 for
+    224), or to ``size`` itself for sizes below 96, the long side in proportion and rounded down to whole pixels; then the
+    central square is cropped, with margins rounded to whole pixels. Both are one resampling here.
 
     Args:
         image: ``[H, W, C]``, uint8 or uint16.
@@ -130,13 +132,15 @@ def center_crop(
     Returns:
         ``[C, size, size]``: uint8 for 8-bit images of 1 or 3 channels, otherwise float32 in [0, 1].
     """
-    return np.ascontiguousarray(_cropped(image, size, crop, interpolation).transpose(2, 0, 1))
+    height, width = image.shape[:2]
+    box = _box(height, width, size, crop)
+    return np.ascontiguousarray(_cropped(image, size, box, interpolation).transpose(2, 0, 1))
 
 
-def _cropped(image: np.ndarray, size: int, crop: float | None, interpolation: Interpolation) -> np.ndarray:
-    """The center crop with the channels last, as images are decoded and as convolutions prefer them."""
+def _cropped(image: np.ndarray, size: int, box: _Box, interpolation: Interpolation) -> np.ndarray:
+    """A part of an image, resized, with the channels last, as images are decoded and as convolutions prefer them."""
     height, width, channels = image.shape
-    box, how = _box(height, width, size, crop), Image.Resampling[interpolation.upper()]
+    how = Image.Resampling[interpolation.upper()]
     if image.dtype == np.uint8 and channels in (1, 3):
         if (height, width) == (size, size) and box == (0, 0, size, size):
             return image
@@ -155,20 +159,34 @@ class _CenterCropDataset(Dataset[Any]):
         self.source, self.look = source, look
 
     def __getitem__(self, indices: Int[np.ndarray, " b"]) -> WorkerBatch:
-        decoded, crops, bad, look = [], [], [], self.look
+        decoded, crops, bad = [], [], []
         for index in indices:
             try:
-                image = decode(self.source[int(index)], look.channels, self._downscale, look.value_range)
+                crops.append(self._crop_of(int(index)))
             except BadImage as error:
                 bad.append((int(index), str(error)))
             else:
-                crops.append(_cropped(image, look.size, look.crop, look.interpolation))
                 decoded.append(index)
         views = {0: stack_images(crops).permute(0, 3, 1, 2)} if crops else {}
         return WorkerBatch(torch.tensor(decoded, dtype=torch.int64), views, bad=tuple(bad))
 
-    def _downscale(self, height: int, width: int) -> int:
-        return square_downscale(_square_side(height, width, self.look.size, self.look.crop), self.look.size)
+    def _crop_of(self, index: int) -> np.ndarray:
+        """The center crop of an image; one that is decoded at a smaller scale is cropped where the full image is."""
+        look, factor = self.look, 1
+        full: tuple[int, int] | None = None
+
+        def downscale(height: int, width: int) -> int:
+            nonlocal full, factor
+            side, full = _square_side(height, width, look.size, look.crop), (height, width)
+            factor = square_downscale(side, look.size)
+            return factor
+
+        image = decode(self.source[index], look.channels, downscale, look.value_range)
+        height, width = image.shape[:2]
+        tall, wide = full or (height, width)
+        left, top, right, bottom = (edge / factor for edge in _box(tall, wide, look.size, look.crop))
+        box = (left, top, min(right, width), min(bottom, height))
+        return _cropped(image, look.size, box, look.interpolation)
 
 
 def _share(size: int) -> float:
@@ -176,13 +194,9 @@ def _share(size: int) -> float:
     return 0.875 if size >= 96 else 1.0
 
 
-def _box(height: int, width: int, size: int, crop: float | None) -> tuple[float, float, float, float]:
-    """The part of the image that becomes the crop: left, top, right, bottom."""
-    if crop is None:
-        side = _square_side(height, width, size, crop)
-        left, top = (width - side) / 2, (height - side) / 2
-        return left, top, left + side, top + side
-    short = math.floor(size / crop)  # timm resizes to whole pixels, and crops with whole margins
+def _box(height: int, width: int, size: int, crop: float | None) -> _Box:
+    """The part of the image that becomes the crop, of an image resized to whole pixels and cropped with whole margins."""
+    short = _resized(size, crop)
     across, down = (int(short * side / min(height, width)) for side in (width, height))
     left, top = (round((side - size) / 2) for side in (across, down))
     x, y = width / across, height / down
