@@ -162,9 +162,8 @@ def _opened(
 def _shown(
     source: ImageSource, position: int, look: Preprocessing, found: PatchStructure, number: int, sides: tuple[int, int]
 ) -> _Shown:
-    pixels = center_crop(
-        decode(source[position], look.channels), max(look.size, SIDES[0]), look.crop, look.interpolation
-    )
+    image = decode(source[position], look.channels, value_range=look.value_range)
+    pixels = center_crop(image, max(look.size, SIDES[0]), look.crop, look.interpolation)
     pixels = pixels if pixels.dtype == np.uint8 else (pixels * 255).astype(np.uint8)
     photograph = (pixels if len(pixels) in (1, 3) else pixels[:1]).transpose(1, 2, 0)
     palette = segment_colors(int(found.segments.max()) + 1)
