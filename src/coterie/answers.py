@@ -112,8 +112,8 @@ def export(
     Args:
         model: a MODEL, as of :func:`evaluate`, or a CLASSIFIER.
         out: the folder, which does not exist yet: weights, configuration, preprocessing, and a model card, ``README.md``.
-        format: ``timm``, ``torchvision``, ``transformers``, ``onnx``, ``torch_export``, ``safetensors`` or ``swav``
-            (``docs/export.md``).
+        format: ``timm``, ``torchvision``, ``transformers``, ``onnx``, ``torch_export``, ``safetensors``, ``swav``,
+            ``detectron2`` or ``mmlab`` (``docs/export.md``).
         uint8: for ``onnx`` and ``torch_export``: take images as bytes ``[B, H, W, C]`` rather than float32 ``[B, C, H, W]`` in
             [0, 1].
         license: of the weights, for the card, as SPDX names it.

@@ -51,7 +51,7 @@ def export(
     out
         The folder: weights, preprocessing, README.md; it must not exist yet.
     format
-        One of timm, torchvision, transformers, onnx, torch_export, safetensors, swav.
+        One of timm, torchvision, transformers, onnx, torch_export, safetensors, swav, detectron2, mmlab.
     uint8
         For onnx and torch_export: take images as bytes [B, H, W, C] rather than as numbers from 0 to 1 [B, C, H, W].
     license
