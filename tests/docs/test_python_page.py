@@ -7,7 +7,7 @@ import pytest
 
 import coterie
 
-PAGE = Path(__file__).parent.parent / "docs" / "python.md"
+PAGE = Path(__file__).parents[2] / "docs" / "python.md"
 
 
 def pieces(heading: str) -> list[str]:
