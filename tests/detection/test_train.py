@@ -128,7 +128,7 @@ def test_images_that_cannot_be_used_are_listed(weights, tmp_path):
 @pytest.mark.parametrize(
     ("more", "said"),
     [
-        ({"detector": "yolo"}, "--detector is yolo: use faster_rcnn or retinanet"),
+        ({"detector": "yolo"}, "--detector is yolo: use one of faster_rcnn, mask_rcnn, retinanet"),
         (
             {"schedule": "coco_3x"},
             "there is no schedule coco_3x: use one of small, voc, coco_1x, coco_2x; did you mean",

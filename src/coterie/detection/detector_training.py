@@ -8,6 +8,7 @@ from typing import Any, final
 import torch
 from torch import Tensor, nn
 from torch.optim import SGD, Optimizer
+from torchvision.models.detection import MaskRCNN
 
 from coterie.config.hardware import Runtime
 from coterie.detection.boxes import BoxedSource
@@ -80,8 +81,9 @@ class DetectorTraining:
             UserError: the loss is not finite.
         """
         steps, channels = range(self.done, self.total_steps), len(self.network.transform.image_mean)  # type: ignore[union-attr, arg-type]
+        masks = isinstance(self.network, MaskRCNN)
         batches = training_batches(
-            self.boxed, channels, self.schedule.batch_size, steps, self.seed, self.runtime.workers
+            self.boxed, channels, self.schedule.batch_size, steps, self.seed, self.runtime.workers, masks=masks
         )
         for batch in self.runtime.logger.progress(passed(batches), len(steps), self.what):
             rate = self._step(batch.to(self.runtime.device))

@@ -147,16 +147,17 @@ def evaluate_detector_given(
     refused = next((name for name, value in model_options(options).items() if value is not None), None)
     if refused is not None:
         raise BadConfig(f"{path} is a detector, which knows its network and its images: leave out --{refused}")
-    boxed, _ = _boxed(boxes, test, options, logger)
     runtime = _runtime(options, logger)
-    return evaluate_detector(open_detector(path, runtime.device), boxed, runtime)
+    detector = open_detector(path, runtime.device)
+    boxed, _ = _boxed(boxes, test, {**options, "detector": detector.settings.kind}, logger)
+    return evaluate_detector(detector, boxed, runtime)
 
 
 def _boxed(
     boxes: str | Path, images: Data, options: Mapping[str, Any], logger: Logger
 ) -> tuple[BoxedSource, tuple[str, ...]]:
     """The images of a file of boxes, and where they are."""
-    file, columns = read_boxes(boxes), label_columns(options)
+    file, columns = read_boxes(boxes, masks=options.get("detector") == "mask_rcnn"), label_columns(options)
     given = given_data(images, "images", columns=columns, logger=logger)
     return find_images(file, given.open(columns, logger)), given.specs
 

@@ -4,6 +4,7 @@ from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from coterie.data.decoding.decode import decode
 from coterie.detection.boxes import BoxedImage, BoxedSource
+from coterie.detection.masks import draw_masks
 from coterie.errors import BadImage
 
 _AHEAD = 2
@@ -24,7 +26,8 @@ class DetectionBatch:
 
     Attributes:
         images: each ``[C, H, W]``, float32 in [0, 1].
-        targets: of each image, as torchvision takes them: ``boxes`` ``[n, 4]`` and ``labels`` ``[n]`` from 1 on.
+        targets: of each image, as torchvision takes them: ``boxes`` ``[n, 4]`` and ``labels`` ``[n]`` from 1 on, for a
+            Mask R-CNN ``masks`` ``[n, H, W]``.
         bad: name and reason of each image that could not be used.
     """
 
@@ -63,7 +66,7 @@ def as_floats(image: np.ndarray) -> Float[Tensor, "c h w"]:
 
 
 def training_batches(
-    boxed: BoxedSource, channels: int, batch_size: int, steps: range, seed: int, workers: int
+    boxed: BoxedSource, channels: int, batch_size: int, steps: range, seed: int, workers: int, *, masks: bool = False
 ) -> Iterator[DetectionBatch]:
     """Yield the images of some steps; each is a pure function of seed and step.
 
@@ -76,16 +79,18 @@ def training_batches(
         steps: numbers of the steps.
         seed: of order and flips.
         workers: threads that decode; 0: this one, when an image is needed.
+        masks: with the masks of objects.
     """
+    batch = partial(_batch, boxed, channels, batch_size, seed=seed, masks=masks)
     if not workers:
         for step in steps:
-            yield _batch(boxed, channels, batch_size, step, seed)
+            yield batch(step)
         return
     with ThreadPoolExecutor(workers) as pool:
         waiting: deque[Future[DetectionBatch]] = deque()
         try:
             for step in steps:
-                waiting.append(pool.submit(_batch, boxed, channels, batch_size, step, seed))
+                waiting.append(pool.submit(batch, step))
                 if len(waiting) > max(workers, _AHEAD):
                     yield waiting.popleft().result()
             while waiting:
@@ -95,7 +100,7 @@ def training_batches(
                 each.cancel()
 
 
-def _batch(boxed: BoxedSource, channels: int, batch_size: int, step: int, seed: int) -> DetectionBatch:
+def _batch(boxed: BoxedSource, channels: int, batch_size: int, step: int, *, seed: int, masks: bool) -> DetectionBatch:
     batch, count = DetectionBatch([], []), len(boxed.positions)
     for drawn in range(step * batch_size, (step + 1) * batch_size):
         epoch, row = divmod(drawn, count)
@@ -108,7 +113,7 @@ def _batch(boxed: BoxedSource, channels: int, batch_size: int, step: int, seed: 
             continue
         flipped = bool(np.random.default_rng((seed, 1, drawn)).integers(2))
         batch.images.append(image.flip(2) if flipped else image)
-        batch.targets.append(_target(said, flipped))
+        batch.targets.append(_target(said, flipped, masks=masks))
     return batch
 
 
@@ -116,9 +121,13 @@ def _order(seed: int, epoch: int, count: int) -> np.ndarray:
     return np.random.default_rng((seed, 0, epoch)).permutation(count)
 
 
-def _target(image: BoxedImage, flipped: bool) -> dict[str, Tensor]:
+def _target(image: BoxedImage, flipped: bool, *, masks: bool) -> dict[str, Tensor]:
     boxes = image.boxes[~image.ignored]
     if flipped:
         boxes = np.stack([image.width - boxes[:, 2], boxes[:, 1], image.width - boxes[:, 0], boxes[:, 3]], axis=1)
     labels = torch.from_numpy(image.labels[~image.ignored] + 1)
-    return {"boxes": torch.from_numpy(boxes).float(), "labels": labels}
+    target = {"boxes": torch.from_numpy(boxes).float(), "labels": labels}
+    if masks:
+        maps = draw_masks(image)
+        target["masks"] = torch.from_numpy(np.ascontiguousarray(maps[:, :, ::-1] if flipped else maps))
+    return target
