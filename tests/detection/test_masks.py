@@ -134,7 +134,10 @@ def test_equal_to_pycocotools_on_the_same_files(masked, tmp_path):
 @pytest.mark.parametrize(
     ("mask", "said"),
     [
-        ([], "02.png has an object without segmentation: a Mask R-CNN needs the mask of each; use --detector faster_rcnn"),
+        (
+            [],
+            "02.png has an object without segmentation: a Mask R-CNN needs the mask of each; use --detector faster_rcnn",
+        ),
         ([[1, 2, 3, 4]], "is no list of polygons: give x, y of three points or more for each"),
         ([[1, 2, 3, 4, 5, float("nan")]], "is no list of polygons"),
         ([7], "is no list of polygons"),

@@ -44,7 +44,7 @@ def export(
     license: str = "unknown",  # noqa: A002 -- as the hub of Hugging Face calls it
     options: ModelFlags = None,
 ) -> None:
-    """Write a model, or a classifier, for another library, and check it there before it is done.
+    """Write a model, a classifier, or a detector (as onnx) for another library, and check it there before it is done.
 
     Parameters
     ----------
