@@ -167,6 +167,13 @@ def test_options_of_detectors_need_boxes(weights, drawn, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+def test_several_processes_are_refused_in_one_line(weights, drawn, tmp_path, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(UserError, match="^this command runs in one process: start it without torchrun$"):
+        coterie.train(weights, drawn, out=tmp_path / "out", **options(drawn))
+    assert not (tmp_path / "out").exists()
+
+
 def test_nothing_in_the_file_is_pickled(trained):
     with safe_open(trained / "detector.safetensors", "pt") as opened:
         header = json.loads(opened.metadata()["coterie_detector"])
