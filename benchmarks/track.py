@@ -159,10 +159,12 @@ TABLE = {
 }
 EXCEPTIONS = {
     "classifier": "compares accuracies: its time is one figure that hangs on the processor",
+    "corpus": "judges the pixels of whatever folder it is given",
     "decoding": "compares a GPU's decoder with the processor's: nothing to compare on a CPU",
     "detection": "judges detectors by boxes, and measures no time",
     "finetune": "compares accuracies of two kinds of classifiers, and takes minutes",
     "equal_bits": "says whether two checkouts differ, and measures nothing",
+    "segmentation": "judges segmenters by masks; its times are of fixed numbers of steps",
     "start_from": "judges features by their labels, and measures no time",
     "stops": "says whether runs survive random stops, and measures nothing",
     "processes_worker": "a process of processes.py",

@@ -3,6 +3,7 @@ import math
 import pytest
 
 from coterie.formatting import (
+    counted,
     format_cell,
     format_duration,
     format_number,
@@ -67,4 +68,10 @@ def test_metrics_are_spelled_as_people_write_them() -> None:
     ]  # fmt: skip
     assert [metric_title(key) for key in ("knn", "linear", "alpha-ReQ", "effective rank")] == [
         "kNN", "Linear", "alpha-ReQ", "Effective rank",
+    ]  # fmt: skip
+
+
+def test_one_of_a_thing_is_not_many() -> None:
+    assert [counted(number, "epoch") for number in (0, 1, 2, "1", "1.5")] == [
+        "0 epochs", "1 epoch", "2 epochs", "1 epoch", "1.5 epochs",
     ]  # fmt: skip

@@ -16,8 +16,8 @@ LINES = (
     ("cli",),
     ("api", "answers"),
     ("session",),
-    ("methods", "display"),
-    ("reporting", "classifier", "detection", "collection", "exploring"),  # the last two: rooms to come
+    ("methods", "display", "transferring"),
+    ("reporting", "classifier", "detection", "segmentation", "collection", "exploring"),  # the last two: rooms to come
     ("evaluation",),
     ("embedding",),
     ("training",),
@@ -26,7 +26,7 @@ LINES = (
     ("data", "models", "optim"),
     ("distributed",),
     ("atomic", "logger"),
-    ("signals", "paths", "formatting", "table", "global_state"),
+    ("signals", "paths", "formatting", "table", "global_state", "usable_cores"),
     ("types", "errors", "version"),
 )
 HEIGHT = {name: -number for number, line in enumerate(LINES) for name in line}

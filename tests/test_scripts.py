@@ -17,7 +17,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parent.parent
-SCRIPTS = ("install", "demo", "test", "check", "format")
+SCRIPTS = ("install", "demo", "test", "check", "docs", "format")
 TOOLS = ("bash", "dirname", "env", "flock", "mkdir", "sed")
 QUIET = {"PIP_NO_INDEX": "1", "PIP_CONFIG_FILE": os.devnull}
 
@@ -137,6 +137,7 @@ def test_install_makes_an_environment_and_then_has_nothing_to_do(project, tmp_pa
     assert "installation failed" in lacking.stderr.splitlines()[-1]
 
 
+@pytest.mark.slow
 def test_an_unknown_extra_is_named(project):
     done = run(project, "scripts/install", "tset")
     assert done.returncode == 1
@@ -144,6 +145,7 @@ def test_an_unknown_extra_is_named(project):
     assert "coterie: installed." not in done.stderr
 
 
+@pytest.mark.slow
 def test_a_moved_checkout_is_installed_again(project):
     assert run(project, "scripts/install").returncode == 0
     moved = project.rename(project.parent / "moved")
@@ -152,12 +154,14 @@ def test_a_moved_checkout_is_installed_again(project):
     assert imported.stdout.startswith(str(moved))
 
 
+@pytest.mark.slow
 def test_two_installations_at_once_do_the_work_once(project):
     command = ["bash", "-c", "scripts/install & first=$!; scripts/install & wait $! && wait $first"]
     done = run(project, *command)
     assert (done.returncode, builds(project)) == (0, 1), done.stderr
 
 
+@pytest.mark.slow
 def test_an_interrupted_installation_can_be_resumed(project):
     assert run(project, sys.executable, "-m", "venv", "--without-pip", ".venv").returncode == 0
     (project / "broken").touch()

@@ -4,6 +4,7 @@ import importlib.util
 import shutil
 import subprocess
 import sys
+import tarfile
 import tomllib
 import zipfile
 from email.parser import Parser
@@ -19,22 +20,47 @@ SOURCE = ROOT / "src" / "coterie"
 
 
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory):
-    """A wheel of this tree, built from a copy so that the checkout stays clean."""
+def distributions(tmp_path_factory):
+    """A folder with a wheel and an sdist of this tree, built from a copy so that the checkout stays clean."""
     if importlib.util.find_spec("setuptools") is None:
         pytest.skip("setuptools, which builds the wheel, is not installed: scripts/install test")
     folder = tmp_path_factory.mktemp("wheel")
-    ignored = shutil.ignore_patterns("__pycache__", "*.egg-info")
-    shutil.copytree(ROOT / "src", folder / "src", ignore=ignored)
-    shutil.copytree(ROOT / "tests", folder / "tests", ignore=shutil.ignore_patterns("__pycache__", "golden"))
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
-        shutil.copy(ROOT / name, folder)
-    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", "dist"]
+    ignored = shutil.ignore_patterns("__pycache__", "*.egg-info", "golden", "results")
+    for name in ("src", "tests", "docs", "examples", "scripts", "benchmarks", ".ci"):
+        shutil.copytree(ROOT / name, folder / name, ignore=ignored)
+    for path in ROOT.iterdir():
+        if path.is_file():
+            shutil.copy(path, folder)
+    command = [sys.executable, "-m", "build", "--wheel", "--sdist", "--no-isolation", "--outdir", "dist"]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
-    (path,) = (folder / "dist").glob("*.whl")
+    return folder / "dist"
+
+
+@pytest.fixture(scope="module")
+def wheel(distributions):
+    (path,) = distributions.glob("*.whl")
     with zipfile.ZipFile(path) as file:
         yield file
+
+
+def test_the_sdist_holds_what_a_packager_needs(distributions):
+    (path,) = distributions.glob("*.tar.gz")
+    with tarfile.open(path) as file:
+        inside = {name.partition("/")[2] for name in file.getnames()}
+    assert {
+        "CHANGELOG.md", "CITATION.cff", "LICENSE", "README.md", "SECURITY.md", "mkdocs.yml", "pyproject.toml",
+        "docs/methods.md", "examples/own_loop.py", "scripts/test", "tests/conftest.py", "benchmarks/README.md", ".ci/run",
+        "src/coterie/reporting/report.html",
+    } <= inside  # fmt: skip
+    assert not [name for name in inside if name.endswith(".pyc")]
+
+
+def test_the_citation_names_the_version_and_nobody_invented():
+    text = (ROOT / "CITATION.cff").read_text("utf-8")
+    assert f"\nversion: {__version__}\n" in text
+    assert "2006.09882" in text
+    assert "2207.06167" in text
 
 
 def test_it_holds_the_whole_package_and_nothing_else(wheel):

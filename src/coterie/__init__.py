@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 from coterie.version import __version__
 
 if TYPE_CHECKING:
-    from coterie.answers import export, predict, train
-    from coterie.api import compare, embed, evaluate, plan, pretrain, profile, report, select, transfer
+    from coterie.answers import export, predict, structure, train, transfer
+    from coterie.api import compare, embed, evaluate, plan, pretrain, profile, report, select
     from coterie.classifier.classifier_file import Classifier, open_classifier
     from coterie.cli.demo import demo
     from coterie.config.facts import Facts
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from coterie.exporting.backbone_file import describe_backbone, load_backbone
     from coterie.methods.planner import Planner
     from coterie.reporting.tracking import TensorBoardCallback, WandbCallback
+    from coterie.segmentation.segmenter_file import Segmenter, open_segmenter
     from coterie.training.callback import Callback
     from coterie.training.custom_parts import CustomParts
 
@@ -36,6 +37,7 @@ __all__ = [
     "Facts",
     "Planner",
     "PretrainConfig",
+    "Segmenter",
     "TensorBoardCallback",
     "UserError",
     "WandbCallback",
@@ -49,6 +51,7 @@ __all__ = [
     "load_backbone",
     "open_classifier",
     "open_detector",
+    "open_segmenter",
     "open_source",
     "plan",
     "predict",
@@ -56,6 +59,7 @@ __all__ = [
     "profile",
     "report",
     "select",
+    "structure",
     "train",
     "transfer",
 ]
@@ -69,6 +73,7 @@ _HOMES = {
     "Facts": "config.facts",
     "Planner": "methods.planner",
     "PretrainConfig": "config.schema",
+    "Segmenter": "segmentation.segmenter_file",
     "TensorBoardCallback": "reporting.tracking",
     "UserError": "errors",
     "WandbCallback": "reporting.tracking",
@@ -81,6 +86,7 @@ _HOMES = {
     "load_backbone": "exporting.backbone_file",
     "open_classifier": "classifier.classifier_file",
     "open_detector": "detection.detector_file",
+    "open_segmenter": "segmentation.segmenter_file",
     "open_source": "data.sources.open",
     "plan": "api",
     "predict": "answers",
@@ -88,8 +94,9 @@ _HOMES = {
     "profile": "api",
     "report": "api",
     "select": "api",
+    "structure": "answers",
     "train": "answers",
-    "transfer": "api",
+    "transfer": "answers",
 }
 
 

@@ -1,7 +1,7 @@
 """The verbs from features to answers. The command line calls these, and those of :mod:`coterie.api`, and nothing else."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Unpack
@@ -19,7 +19,9 @@ from coterie.config.hardware import Runtime
 from coterie.config.options import (
     ModelOptions,
     PredictOptions,
+    StructureOptions,
     TrainOptions,
+    TransferOptions,
     check_options,
     label_columns,
     machine_options,
@@ -28,24 +30,35 @@ from coterie.config.options import (
 )
 from coterie.data.sources.own_data import Data, given_data
 from coterie.detection.detector_file import open_detector
-from coterie.detection.from_options import predict_boxes, refuse_without_boxes, train_detector_given
+from coterie.detection.from_options import predict_boxes, train_detector_given
 from coterie.detection.onnx_file import ExportedDetector, export_detector
 from coterie.detection.train import TrainedDetector
 from coterie.embedding.job import process_share, write_table
 from coterie.errors import BadConfig, UserError
 from coterie.evaluation.classifier_figures import ClassifierFigures
+from coterie.evaluation.results import TransferResults
 from coterie.exporting.export import Exported, check_format, export_model
-from coterie.exporting.file_kinds import holds_classifier, holds_detector
+from coterie.exporting.file_kinds import holds_classifier, holds_detector, holds_segmenter
 from coterie.exporting.formats.exportable import Exportable
 from coterie.exporting.model import open_model
 from coterie.exporting.model_card import CardFacts
 from coterie.logger import Logger
+from coterie.methods.resolve import Paths, path_strings
+from coterie.paths import expand
 from coterie.reporting.classifier_page import write_classifier_page
 from coterie.reporting.detection_page import BoxedPicture, write_detection_page
 from coterie.reporting.run_card import run_card
+from coterie.reporting.segmentation_page import MaskedPicture, write_segmentation_page
+from coterie.reporting.structure_page import write_structure_page
+from coterie.segmentation.colors import class_colors
+from coterie.segmentation.from_options import predict_masks, train_segmenter_given
+from coterie.segmentation.train import TrainedSegmenter
 from coterie.session import refuse_torchrun, session
+from coterie.training.model_or_new import refuse_without_boxes_or_masks
 from coterie.training.run_folder import REPORT
 from coterie.training.time_limit import TimeLimit
+from coterie.transferring.from_options import Sets, named_sets, transfer_heads, transfer_sets
+from coterie.transferring.results import HeadResults
 
 
 def train(
@@ -56,23 +69,23 @@ def train(
     logger: Logger | None = None,
     quiet: bool = False,
     **options: Unpack[TrainOptions],
-) -> ClassifierFigures | TrainedDetector:
-    """Train a classifier on labeled images, or with ``boxes`` a detector, and keep it.
+) -> ClassifierFigures | TrainedDetector | TrainedSegmenter:
+    """Train a classifier on labeled images, with ``boxes`` a detector, or with ``masks`` a segmenter, and keep it.
 
-    :func:`coterie.open_classifier` and :func:`coterie.open_detector` open it. Every choice of a classifier is made on images
-    that are held out, and the figures are of these. A detector is trained on all images.
+    :func:`coterie.open_classifier`, :func:`coterie.open_detector` and :func:`coterie.open_segmenter` open it. Every choice of a
+    classifier is made on images that are held out, and the figures are of these. The others are trained on all images.
 
     Args:
-        model: a MODEL, as of :func:`evaluate`; for a detector also ``none``, new weights of ``backbone``.
+        model: a MODEL, as of :func:`evaluate`; for a detector or a segmenter also ``none``, new weights of ``backbone``.
         labelled: images with labels, one each or several (``docs/data.md``); images without a label beside them help where
-            labels are few. Of a detector, the images of ``boxes`` (``docs/detect.md``).
-        out: the classifier's or the detector's folder; the same call again completes one that was stopped.
+            labels are few. Or the images of ``boxes`` (``docs/detect.md``) or ``masks`` (``docs/segment.md``).
+        out: the folder of the classifier, the detector or the segmenter; the same call again completes one that was stopped.
         logger: receives messages and progress; None: they are shown.
         quiet: show nothing.
         options: the keys of :class:`coterie.config.options.TrainOptions`.
 
     Returns:
-        Its figures, which print as a table, or what is known of the detector; ``folder`` is where it is.
+        Its figures, which print as a table, or what is known of the detector or the segmenter; ``folder`` is where it is.
 
     Raises:
         UserError: anything that the caller can fix, in one line.
@@ -84,7 +97,9 @@ def train(
     with session(logger, quiet) as logger:
         if options.get("boxes") is not None:
             return train_detector_given(model, labelled, out, options, limit, logger)
-        refuse_without_boxes(options)
+        if options.get("masks") is not None:
+            return train_segmenter_given(model, labelled, out, options, limit, logger)
+        refuse_without_boxes_or_masks(options)
         columns = label_columns(options)
         runtime = Runtime.choose(**machine_options(options), logger=logger)
         opened = open_model(model, runtime.device, **model_options(options))
@@ -96,6 +111,95 @@ def train(
         trained = train_classifier(opened, source, out, runtime, asked=asked, **wishes)
         write_classifier_page(trained.folder / REPORT, trained.figures, source, opened, trained.classifier.about or {})
     return trained.figures
+
+
+def transfer(
+    model: str | Path,
+    sets: Sets | Data,
+    *,
+    out: str | Path | None = None,
+    test: Data = (),
+    probes: Sequence[str] = ("knn", "linear"),
+    beside: Paths = (),
+    details: bool = False,
+    logger: Logger | None = None,
+    quiet: bool = False,
+    **options: Unpack[TransferOptions],
+) -> TransferResults | HeadResults:
+    """Evaluate a network on any number of other labeled sets; or train the same head on new weights, on it and on others.
+
+    Args:
+        model: a MODEL, as of :func:`evaluate`.
+        sets: by name, a labeled source, a random fifth of which is tested on, or a pair: to learn from, to test on. With
+            ``out`` labeled images, or those of ``boxes``, to train heads on.
+        out: a folder: a classifier, or with ``boxes`` a detector, is trained as by :func:`train` from new weights of the
+            network of ``model``, from its own and from those of ``beside``, once with each of ``seeds`` seeds. The same call
+            again measures what is missing.
+        test: with ``out``: images to test heads on; if empty, the fifth of a seed.
+        probes: as of :func:`evaluate`, on ``sets`` by name.
+        beside: as of :func:`evaluate`.
+        details: print every metric.
+        logger: receives messages and progress; None: they are shown.
+        quiet: show nothing.
+        options: the keys of :class:`coterie.config.options.TransferOptions`.
+
+    Returns:
+        ``{set: {"linear_top1": value, ...}}``, which prints as a table, and ``baselines``; kept as of :func:`evaluate`. With
+        ``out`` ``{network: {metric: [value of each seed]}}``, which prints as a table; kept as ``transfer.json``.
+
+    Raises:
+        UserError: anything that the caller can fix, in one line.
+    """
+    check_options(options, TransferOptions)
+    if out is None:
+        named = named_sets(sets, test, options)
+        with session(logger, quiet) as logger:
+            table = transfer_sets(model, named, probes, path_strings(beside), options, logger)
+        table.details = details
+        return table
+    refuse_torchrun()
+    if isinstance(sets, Mapping) or tuple(probes) != ("knn", "linear"):
+        raise BadConfig("sets by name and --probes are measured without heads: leave out --out, or name images alone")
+    with session(logger, quiet) as logger:
+        found = transfer_heads(model, sets, test, path_strings(beside), out, options, logger)
+    found.details = details
+    return found
+
+
+def structure(
+    model: str | Path,
+    images: Data,
+    *,
+    out: str | Path,
+    segments: int = 10,
+    logger: Logger | None = None,
+    quiet: bool = False,
+    **options: Unpack[StructureOptions],
+) -> Path:
+    """Write a page of what a network tells apart in a handful of images, without labels.
+
+    Beside each image the first three principal components of its patches as colors, and their segments by k-means; a click on
+    a patch shows the nearest patches of the other images.
+
+    Args:
+        model: a MODEL, as of :func:`evaluate`.
+        images: paths, or images of your own, as of :func:`pretrain`; of more than 24, a random sample.
+        out: the page, an ``.html`` file.
+        segments: how many groups all patches are divided into, 2 to 20.
+        logger: receives messages and progress; None: they are shown.
+        quiet: show nothing.
+        options: the keys of :class:`coterie.config.options.StructureOptions`.
+
+    Returns:
+        The page.
+
+    Raises:
+        UserError: anything that the caller can fix, in one line.
+    """
+    refuse_torchrun()
+    check_options(options, StructureOptions)
+    with session(logger, quiet) as logger:
+        return write_structure_page(model, images, out, segments, options, logger)
 
 
 def export(
@@ -137,6 +241,8 @@ def export(
         with session(logger, quiet) as logger:
             logger.info(f"{format}: writing {out}, and checking it where it is read")
             return export_detector(open_detector(model), format, out, bytes_in=uint8, licensed=license)
+    if holds_segmenter(model):
+        raise UserError(f"{model} is a segmenter, which is not exported yet: export the MODEL that it was trained from")
     with session(logger, quiet) as logger:
         if holds_classifier(model):
             what, facts = _opened_classifier(model, license, options, logger)
@@ -178,14 +284,14 @@ def predict(
     quiet: bool = False,
     **options: Unpack[PredictOptions],
 ) -> int:
-    """Write name, label, probability, runner-up and its probability of each image, and whether it is ``unknown``; or boxes.
+    """Write name, label, probability, runner-up and its probability of each image, if it is ``unknown``; or boxes, or masks.
 
     ``label`` is the likeliest in any case; ``unknown`` says that its probability is below the classifier's threshold. Of a
     classifier of several labels an image, ``label`` and ``probability`` are lists of those that are likely. Holds a few batches
-    at a time. A detector writes COCO results to a ``.json`` file, and a page of pictures with boxes beside it.
+    at a time. A detector writes COCO results to a ``.json`` file and a page beside it; a segmenter a folder of masks.
 
     Args:
-        classifier: the folder of a classifier, or its ``classifier.safetensors``; or those of a detector.
+        classifier: the folder of a classifier, or its ``classifier.safetensors``; or those of a detector or a segmenter.
         data: paths, or images of your own, as of :func:`coterie.pretrain`.
         out: a file ending in ``.csv`` or ``.parquet``, or else a folder of parts. A folder is resumed where it was left, and is
             written by all processes that torchrun started, or by Ray.
@@ -208,12 +314,13 @@ def predict(
     if copy and sort_into is None:
         raise UserError("--copy is for --sort-into FOLDER: give both, or leave out --copy")
     with session(logger, quiet) as logger:
-        if holds_detector(classifier):
-            extra = "--sort-into" if sort_into is not None else "backbone" if backbone is not None else None
-            return _predict_boxes(classifier, data, out, extra, options, logger)
+        for holds, predict_kept in ((holds_detector, _predict_boxes), (holds_segmenter, _predict_masks)):
+            if holds(classifier):
+                extra = "--sort-into" if sort_into is not None else "backbone" if backbone is not None else None
+                return predict_kept(classifier, data, out, extra, options, logger)
+        find_classifier(classifier)  # before images are counted, which may take minutes
         if options.get("boxes") is not None:
             raise BadConfig("--boxes is for a detector: leave it out")
-        find_classifier(classifier)  # before images are counted, which may take minutes
         columns = label_columns(options)
         given = given_data(data, columns=columns, logger=logger)
         source = given.open(columns, logger)
@@ -224,17 +331,14 @@ def predict(
         if sort_into is not None:
             count = sort_images_into(sort_into, out, source, logger, copy=copy)
             logger.info(f"{sort_into}: {count} images by label")
-        return written
+    return written
 
 
 def _predict_boxes(
     path: str | Path, data: Data, out: str | Path, given: str | None, options: PredictOptions, logger: Logger
 ) -> int:
     """What a detector finds, and its page; ``given`` is an option that it does not take."""
-    if process_share()[1] > 1:
-        raise UserError(f"{path} is a detector, which runs in one process: run it without torchrun")
-    if given is not None:
-        raise BadConfig(f"{path} is a detector: leave out {given}")
+    _refuse_for(path, "detector", given)
     detector, source, found = predict_boxes(path, data, out, options, logger)
     names, page = detector.categories, Path(out).with_suffix(".html")
     pictures = [
@@ -242,3 +346,34 @@ def _predict_boxes(
     ]
     write_detection_page(page, f"{page.stem}: {detector.name}", source, pictures, names, detector.about)
     return len(found)
+
+
+def _predict_masks(
+    path: str | Path, data: Data, out: str | Path, given: str | None, options: PredictOptions, logger: Logger
+) -> int:
+    """What a segmenter finds, and its page; ``given`` is an option that it does not take."""
+    _refuse_for(path, "segmenter", given)
+    segmenter, found = predict_masks(path, data, out, options, logger)
+    names, total = segmenter.classes.names, found.counts.sum()
+    pictures = [
+        MaskedPicture(
+            each.name,
+            each.pixels,
+            each.overlay,
+            [(name, share) for name, share in zip(names, each.shares, strict=True) if share > 0],
+        )
+        for each in found.pictures
+    ]
+    colors = ["#{:02x}{:02x}{:02x}".format(*color) for color in class_colors(names).tolist()]
+    classes = list(zip(names, colors, (found.counts / total).tolist(), strict=True))
+    title = f"{Path(out).name}: {segmenter.name}"
+    write_segmentation_page(expand(out) / REPORT, title, pictures, classes, found.images, segmenter.about)
+    return found.images
+
+
+def _refuse_for(path: str | Path, noun: str, given: str | None) -> None:
+    """Refuse several processes, and an option that a detector or a segmenter does not take."""
+    if process_share()[1] > 1:
+        raise UserError(f"{path} is a {noun}, which runs in one process: run it without torchrun")
+    if given is not None:
+        raise BadConfig(f"{path} is a {noun}: leave out {given}")

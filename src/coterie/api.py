@@ -2,7 +2,7 @@
 
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Unpack
@@ -32,8 +32,8 @@ from coterie.evaluation import model_selection
 from coterie.evaluation.from_options import evaluate_given, evaluator_from_options
 from coterie.evaluation.given_sets import given_probe
 from coterie.evaluation.model_selection import Selection
-from coterie.evaluation.results import ProbeResults, TransferResults
-from coterie.exporting.file_kinds import holds_classifier, holds_detector
+from coterie.evaluation.results import ProbeResults
+from coterie.exporting.file_kinds import holds_classifier, holds_detector, holds_segmenter
 from coterie.logger import Logger, NullLogger
 from coterie.methods.fitting import fit_here, plan_run, train_run
 from coterie.methods.resolve import Paths, path_strings
@@ -42,6 +42,7 @@ from coterie.reporting.comparison import ComparedRuns, compare_folders, write_co
 from coterie.reporting.run_callbacks import own_callbacks
 from coterie.reporting.run_report import rewrite_report
 from coterie.reporting.tracking import tracked
+from coterie.segmentation.from_options import evaluate_segmenter_given
 from coterie.session import refuse_torchrun, session
 from coterie.training.callback import Callback
 from coterie.training.custom_parts import CustomParts, take_backbone, with_custom_parts
@@ -179,6 +180,14 @@ def pretrain(
     return folder.path
 
 
+_KEPT: tuple[tuple[str, Callable[[str | Path], bool], Callable[..., ProbeResults]], ...] = (
+    ("detector", holds_detector, evaluate_detector_given),
+    ("segmenter", holds_segmenter, evaluate_segmenter_given),
+    ("classifier", holds_classifier, evaluate_classifier_given),
+)
+"""What ``coterie train`` makes, how it is recognized, and what tests it."""
+
+
 def evaluate(
     model: str | Path,
     train: Data,
@@ -195,12 +204,12 @@ def evaluate(
 
     Args:
         model: a classifier of :func:`coterie.train`, whose answers for ``train`` are compared with its labels; a detector,
-            whose boxes are compared with ``boxes``; or a MODEL: a run's folder, a ``model.safetensors``, a weights file with
-            ``backbone``, Hugging Face's folder, ``timm:NAME``.
+            whose boxes are compared with ``boxes``; a segmenter, whose masks are compared with ``masks``; or a MODEL: a run's
+            folder, a ``model.safetensors``, a weights file with ``backbone``, Hugging Face's folder, ``timm:NAME``.
         train: labeled sources that the probes learn from.
         test: labeled sources that the probes are tested on; if empty, a random fifth of ``train``, always the same.
         probes: any of ``knn``, ``linear``, ``linear_published``, ``clusters``, ``retrieval``, ``svm``, ``low_shot``,
-            ``linear_images`` and ``finetune`` (``docs/evaluate.md``).
+            ``linear_blocks``, ``linear_images`` and ``finetune`` (``docs/evaluate.md``).
         beside: other MODELs to compare; ``backbone`` and ``size`` are theirs too.
         details: print every metric, not only the one of each probe by which models are compared.
         logger: receives messages and progress; None: they are shown.
@@ -211,72 +220,24 @@ def evaluate(
         ``{probe: {metric: value}}``, which prints as a table, and ``baselines``: the same of what is beside it. A run's folder
         keeps its figures (``evaluation.json``) and its embeddings; for other models nothing is written. Of a classifier,
         ``{"classifier": {"top1": ..., "mean_per_class": ..., "calibration_error": ...}}``, and ``figures``. Of a detector,
-        ``{"detector": {"map": ..., "ap50": ..., "ap75": ...}}`` in percent.
+        ``{"detector": {"map": ..., "ap50": ..., "ap75": ...}}`` in percent; of a segmenter, ``{"segmenter": {"miou": ...,
+        "miou_deviation": ..., "pixel_accuracy": ..., "mean_accuracy": ...}, "iou": {class: ...}}``.
 
     Raises:
         UserError: anything that the caller can fix, in one line.
     """
     with session(logger, quiet) as logger:
         columns = label_columns(options)
-        if holds_detector(model):
-            if not given_data(test).specs and not path_strings(beside):
-                return evaluate_detector_given(model, train, options, logger)
-            raise BadConfig(
-                f"{model} is a detector, which learns nothing here: name images to test it on, without --test and --beside"
-            )
-        if holds_classifier(model):
-            if not given_data(test).specs and not path_strings(beside):
-                return evaluate_classifier_given(model, train, options, logger)
-            raise BadConfig(
-                f"{model} is a classifier, which learns nothing here: name images to test it on, without --test and --beside"
-            )
+        for noun, holds, evaluate_kept in _KEPT:
+            if holds(model):
+                if given_data(test).specs or path_strings(beside):
+                    learns = f"{model} is a {noun}, which learns nothing here"
+                    raise BadConfig(f"{learns}: name images to test it on, without --test and --beside")
+                return evaluate_kept(model, train, options, logger)
         evaluator = evaluator_from_options(model, probes, path_strings(beside), options, logger)
         result = evaluate_given(evaluator, train, test, columns)
     result.details = details
     return result
-
-
-def transfer(
-    model: str | Path,
-    sets: Mapping[str, Data | tuple[Data, Data]],
-    *,
-    probes: Sequence[str] = ("knn", "linear"),
-    beside: Paths = (),
-    details: bool = False,
-    logger: Logger | None = None,
-    quiet: bool = False,
-    **options: Unpack[EvaluationOptions],
-) -> TransferResults:
-    """Evaluate a network on any number of other labeled sets, as the papers do on Places205, iNat18 and VOC07.
-
-    Args:
-        model: a MODEL, as of :func:`evaluate`.
-        sets: by name, a labeled source, a random fifth of which is tested on, or a pair: to learn from, to test on.
-        probes: as of :func:`evaluate`.
-        beside: as of :func:`evaluate`.
-        details: as of :func:`evaluate`.
-        logger: receives messages and progress; None: they are shown.
-        quiet: show nothing.
-        options: as of :func:`evaluate`.
-
-    Returns:
-        ``{set: {"linear_top1": value, ...}}``, which prints as a table, and ``baselines``; kept as of :func:`evaluate`.
-
-    Raises:
-        UserError: anything that the caller can fix, in one line.
-    """
-    if not sets:
-        raise BadConfig("name at least one set: NAME=TRAIN or NAME=TRAIN,TEST")
-    table = TransferResults()
-    with session(logger, quiet) as logger:
-        columns = label_columns(options)
-        evaluator = evaluator_from_options(model, probes, path_strings(beside), options, logger)
-        for name, where in sets.items():
-            train, test = where if isinstance(where, tuple) and len(where) == 2 else (where, ())
-            found = evaluate_given(evaluator, train, test, columns, name)
-            table.add(name, found)  # set by set: what is done stays, whatever happens
-    table.details = details
-    return table
 
 
 def select(

@@ -170,7 +170,7 @@ def remove_unfinished(folder: str | Path) -> None:
     """
     for part in Path(folder).glob(f".*{SUFFIX}"):
         writer = part.suffixes[-2].removeprefix(".") if len(part.suffixes) > 1 else ""
-        if writer != str(os.getpid()) and Path(f"/proc/{writer or 'none'}").exists():
+        if writer != str(os.getpid()) and writer.isdecimal() and _runs(int(writer)):
             continue
         try:
             part.unlink(missing_ok=True)
@@ -178,9 +178,20 @@ def remove_unfinished(folder: str | Path) -> None:
             raise UserError(f"cannot remove {part}, left behind by a killed process: {error.strerror}") from error
 
 
+def _runs(process: int) -> bool:
+    try:
+        os.kill(process, 0)  # asks, and sends nothing
+    except PermissionError:
+        return True  # somebody else's
+    except (OSError, OverflowError):
+        return False
+    return True
+
+
 def _umask() -> int:
     """Read the umask without setting it, even for a moment: another thread might be creating a file."""
-    found = re.search(r"^Umask:\s*(\d+)", Path("/proc/self/status").read_text(), re.MULTILINE)
+    status = Path("/proc/self/status")  # Linux only
+    found = re.search(r"^Umask:\s*(\d+)", status.read_text(), re.MULTILINE) if status.exists() else None
     return int(found[1], 8) if found else 0o022
 
 

@@ -27,6 +27,11 @@ def format_number(value: float) -> str:
     return f"{value:.2g}"
 
 
+def counted(number: int | str, noun: str) -> str:
+    """``1 epoch``, ``2 epochs``."""
+    return f"{number} {noun}" if str(number) == "1" else f"{number} {noun}s"
+
+
 def format_duration(seconds: float) -> str:
     """Write a duration in seconds below 90 s, in minutes below 90 min, in hours below 48 h, otherwise in days."""
     if seconds < 90:

@@ -6,7 +6,8 @@ from pathlib import Path
 from coterie.errors import BadRun
 
 CLASSIFIER_FILE, DETECTOR_FILE = "classifier.safetensors", "detector.safetensors"
-"""In the folder of a classifier or a detector that ``coterie train`` made."""
+SEGMENTER_FILE = "segmenter.safetensors"
+"""In the folder of a classifier, a detector or a segmenter that ``coterie train`` made."""
 
 
 def expand(path: str | os.PathLike[str]) -> Path:
@@ -36,7 +37,7 @@ def run_folder(run: str | os.PathLike[str], *holds: str) -> Path:
         raise BadRun(f"{run} does not exist: name the folder of a run, which coterie pretrain --out RUN makes")
     if not path.is_dir():
         raise BadRun(f"{run} is a file: name the folder of a run")
-    for file, what in ((CLASSIFIER_FILE, "classifier"), (DETECTOR_FILE, "detector")):
+    for file, what in ((CLASSIFIER_FILE, "classifier"), (DETECTOR_FILE, "detector"), (SEGMENTER_FILE, "segmenter")):
         if (path / file).exists():
             raise BadRun(f"{run} is a {what}, not a run: use coterie predict or coterie evaluate with it")
     if any((path / name).exists() for name in holds):

@@ -9,9 +9,15 @@ from pathlib import Path
 from tests.forkserver import SERVER
 
 
-def start(command: tuple[str, ...], log: Path, variables: dict[str, str], parse_only: bool = False) -> BaseProcess:
-    """A Python script with its arguments, in a process of its own."""
-    process = SERVER.Process(target=_run, args=(command, log, variables, parse_only))
+def start(
+    command: tuple[str, ...],
+    log: Path,
+    variables: dict[str, str],
+    parse_only: bool = False,
+    errors: Path | None = None,
+) -> BaseProcess:
+    """A Python script with its arguments, in a process of its own; without ``errors`` they are in the log too."""
+    process = SERVER.Process(target=_run, args=(command, log, variables, parse_only, errors))
     process.start()
     return process
 
@@ -25,11 +31,14 @@ def run(
     return process.exitcode, log.read_text()
 
 
-def _run(command: tuple[str, ...], log: Path, variables: dict[str, str], parse_only: bool) -> None:
+def _run(command: tuple[str, ...], log: Path, variables: dict[str, str], parse_only: bool, errors: Path | None) -> None:
     os.environ.update(variables)
     with log.open("w") as file:
         for number in (1, 2):
             os.dup2(file.fileno(), number)
+    if errors is not None:
+        with errors.open("w") as file:
+            os.dup2(file.fileno(), 2)
     if parse_only:
         _stop_after_parsing()
     sys.argv = list(command)

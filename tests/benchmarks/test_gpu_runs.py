@@ -54,9 +54,16 @@ def numbers(report: Any) -> Iterator[float]:
         yield report
 
 
+BY_THE_ONE_COMMAND = ("tests", "end_to_end", "decoding", "cifar_40")
+"""They take longer than the others; ``test_the_one_command_from_a_folder_as_on_the_device`` runs all of a lease."""
+
+
 @pytest.mark.parametrize(
     "wanted",
-    [*LEASE, *(pytest.param(each, marks=pytest.mark.slow) for each in MORE)],
+    [
+        *(each for each in LEASE if each.name not in BY_THE_ONE_COMMAND),
+        *(pytest.param(each, marks=pytest.mark.slow) for each in MORE),
+    ],
     ids=lambda each: each.name,
 )
 def test_every_run_at_toy_size(wanted: Run, toy: Path, tmp_path: Path):

@@ -52,6 +52,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return json.loads((folder / "out.json").read_text())
 
 
+@pytest.mark.slow
 def test_what_is_said_is_what_the_methods_must_say(report: dict[str, Any]) -> None:
     """Each step: SwAV's three rounds for two views, SMoG's sums and counts for three heads, all weights, one question."""
     swav, smog = (report["said"][method] for method in ("swav", "smog"))
@@ -70,6 +71,7 @@ def test_what_is_said_is_what_the_methods_must_say(report: dict[str, Any]) -> No
         assert method["said"]["log"]["collectives"] == 2
 
 
+@pytest.mark.slow
 def test_every_method_has_its_times(report: dict[str, Any]) -> None:
     for method, own in (("swav", "Sinkhorn"), ("smog", "groups")):
         row = report["speed"]["methods"][method]["two processes"]

@@ -24,6 +24,7 @@ from coterie.cli import answer_commands, commands
         "train",
         "predict",
         "export",
+        "structure",
     ],
 )
 def test_the_command_is_the_api(verb: str) -> None:

@@ -20,6 +20,15 @@ from tests.cli.test_main import TINY, images, pretrain  # noqa: F401 -- a fixtur
 from tests.exporting.networks import small_classifier, small_model
 
 COMMAND = [sys.executable, "-m", "coterie"]
+HELP = """
+import sys
+from coterie.cli.main import main
+
+for verb in sys.argv[1:]:
+    sys.argv = ["coterie", verb, "--help"]
+    main()
+    print(end="\\f")
+"""
 
 
 @pytest.fixture(scope="module")
@@ -30,11 +39,14 @@ def run(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:  # noqa
 
 @pytest.mark.parametrize("width", [60, 80, 120])
 def test_help_says_choices_and_defaults_at_every_width(call, width: int) -> None:
-    for verb in VERBS:  # in processes of their own: rich looks at the width once
-        environment = os.environ | {"COLUMNS": str(width)}
-        out = subprocess.run(
-            [*COMMAND, verb, "--help"], env=environment, capture_output=True, text=True, check=True
-        ).stdout
+    environment = os.environ | {"COLUMNS": str(width)}  # in a process of its own: rich looks at the width once
+    command = [sys.executable, "-c", HELP, *VERBS]
+    pages = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout.split("\f")
+    for verb, out in zip([*VERBS, ""], pages, strict=True):
+        if not verb:
+            assert out == ""
+            continue
+        assert f"coterie {verb}" in out
         assert max(map(len, out.splitlines())) <= width
         entries = re.split(r"\n│ (?:[* ]  )?(?=--)", out.partition("─ Parameters")[2])[1:]
         texts = [" ".join(re.sub("[│╰─╯]", " ", each).split()) for each in entries]

@@ -47,6 +47,13 @@ def test_set_overrides_options_which_override_the_preset(images: str) -> None:
     assert run.reasons["backbone.name"].startswith("images of 16 pixels are small")
 
 
+def test_a_crop_that_is_dropped_is_set_by_you(images: str) -> None:
+    run = resolved("swav", images, settings=["views.crops.1=none"])
+    assert len(run.config.views.crops) == 1
+    assert run.reasons["views.crops"] == "set by you"
+    assert "views.crops.1" not in run.reasons
+
+
 def test_the_chosen_engine_is_written_with_its_reason(images: str, monkeypatch: pytest.MonkeyPatch) -> None:
     run = resolved("swav", images, settings=["run.device=cpu"])
     engine, reason = choose_engine("auto", torch.device("cpu"))

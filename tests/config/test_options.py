@@ -36,6 +36,14 @@ def test_every_shared_option_has_its_text_in_the_help(capsys: pytest.CaptureFixt
             assert (helps[0] if text is None else text[1]) in shown
 
 
+def test_whole_numbers_between_commas_take_no_image() -> None:
+    words = ["train", "m", "one", "--blocks", "2,3", "two", "--masks", "d", "--out", "o"]
+    bound = cli.app.parse_args(words, exit_on_error=False, print_error=False)[1].arguments
+    assert (bound["labelled"], bound["options"]["blocks"]) == (("one", "two"), (2, 3))
+    with pytest.raises(UserError, match="--blocks is x: give whole numbers, such as --blocks 2,3"):
+        cli.app.parse_args([*words[:4], "x", "--out", "o"], exit_on_error=False, print_error=False)
+
+
 def test_inherited_options_are_known() -> None:
     check_options({"labels": "classes.csv", "device": "cpu"}, EvaluationOptions)
     with pytest.raises(TypeError, match=r"unexpected keyword argument 'zzz'$"):

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from coterie.config.facts import Facts
 from coterie.config.overrides import known_paths, parse_override, parse_settings, set_path
 from coterie.config.toml import from_dict
 from coterie.errors import BadConfig
@@ -69,6 +70,25 @@ def test_none_removes_what_may_be_absent_and_nothing_else() -> None:
         set_path(settings, "epochs", None)
     set_path(settings, *parse_override("backbone.trainable=none"))  # a word that this setting takes
     assert from_dict(settings).backbone.trainable == "none"
+
+
+def test_none_drops_an_entry_of_a_list_of_any_length() -> None:
+    published = changed("views.crops.1=none", method="swav_imagenet_4096", facts=Facts(50_000, 300))
+    assert [crop.size for crop in from_dict(published).views.crops] == [224]
+    assert from_dict(changed("views.crops.0=none", "views.crops.0.size=32")).views.sizes == (32, 32)  # what was crops.1
+    assert from_dict(smog("groups.counts.2=none")).groups.counts == (500, 500)
+    with pytest.raises(BadConfig, match=r"views\.crops is empty"):
+        from_dict(changed("views.crops.1=none", "views.crops.0=none"))
+    with pytest.raises(BadConfig, match=r"--set views\.crops\.0\.scale\.1=none: this setting cannot be left out"):
+        changed("views.crops.0.scale.1=none")
+    with pytest.raises(BadConfig, match=r"--set views\.crops\.1\.size: there is no such setting"):
+        changed("views.crops.1=none", "views.crops.1.size=32")
+
+
+def test_roles_of_views_that_are_gone_are_refused_in_one_line() -> None:
+    with pytest.raises(BadConfig, match=r"views\.bn_only_views is .*: give views from 0 to 11, each once") as refused:
+        from_dict(changed("views.crops.3=none", method="smog_imagenet", facts=Facts(50_000, 300)))
+    assert "\n" not in str(refused.value)
 
 
 def test_an_entry_that_is_not_there_is_no_path() -> None:

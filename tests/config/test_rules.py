@@ -4,6 +4,7 @@ import pytest
 
 from coterie.config.facts import Facts
 from coterie.config.overrides import parse_override, set_path
+from coterie.config.rules import doubts
 from coterie.config.toml import from_dict, to_dict
 from coterie.errors import BadConfig
 from coterie.methods.planner import Planner
@@ -53,6 +54,22 @@ def test_a_batch_far_too_small_for_the_groups_is_refused_with_the_fix() -> None:
         from_dict(changed("batch_size=64", "groups.counts=3000", "memory=none"))
     from_dict(changed("batch_size=64", "groups.counts=3000", "memory.length=6000"))
     from_dict(changed("batch_size=64", "groups.counts=500", "memory=none"))
+
+
+def test_as_many_groups_as_in_the_published_ablation_are_doubted_not_refused() -> None:
+    """SwAV, appendix C: 300 to 100,000 prototypes at batch 4096."""
+    imagenet = {"method": "swav_imagenet_4096", "facts": Facts(1_281_167, 375)}
+    for count, said in ((3000, 0), (32_000, 0), (33_000, 1), (100_000, 1)):
+        found = doubts(from_dict(changed(f"groups.counts={count}", **imagenet)))
+        assert len(found) == said
+        assert all(f"groups.counts is {count}" in line and "\n" not in line for line in found)
+    assert doubts(from_dict(changed("groups.counts=100000", "memory.length=12288", **imagenet))) == []
+    with pytest.raises(BadConfig, match=r"too many to balance 4096 rows over"):
+        from_dict(changed("groups.counts=110000", **imagenet))
+    assert (
+        doubts(from_dict(changed("groups.counts=[100000]", method="sela_v2_imagenet_400", facts=Facts(1_281_167, 375))))
+        == []
+    )
 
 
 def test_a_preset_that_is_refused_works_after_the_fix_in_the_message() -> None:

@@ -1,14 +1,17 @@
 """Files of boxes: what is read, what is said in one line, and what is refused."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
+import tifffile
 
 from coterie.data.sources.open import open_source
 from coterie.detection.boxes import find_images
+from coterie.detection.training_images import read_pixels
 from coterie.detection.voc import read_boxes
-from coterie.errors import UserError
+from coterie.errors import BadImage, UserError
 
 
 def changed(drawn, tmp_path, change):
@@ -29,6 +32,16 @@ def test_a_coco_file_is_read(drawn):
     boxed = find_images(file, open_source(str(drawn)))
     assert boxed.positions == tuple(range(8))
     assert boxed.counts.tolist() == [4, 4]
+
+
+def test_floating_point_images_are_scaled_as_the_network_was_trained_with(drawn, tmp_path):
+    file = read_boxes(drawn.with_suffix(".json"))
+    tifffile.imwrite(tmp_path / "00.png", np.linspace(-10, 10, 64 * 64, dtype=np.float32).reshape(64, 64))
+    boxed = replace(find_images(replace(file, complete=False), open_source(str(tmp_path))), value_range=(-5, 5))
+    pixels = read_pixels(boxed, 0, 1).numpy()
+    np.testing.assert_allclose(pixels.ravel(), np.linspace(-0.5, 1.5, 64 * 64).clip(0, 1), atol=1e-4)
+    with pytest.raises(BadImage, match="range is not known"):
+        read_pixels(replace(boxed, value_range=None), 0, 1)
 
 
 def break_box(content, box, **more):

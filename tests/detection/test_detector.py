@@ -4,10 +4,10 @@ import pytest
 import torch
 
 from coterie.detection.detector import DetectorSettings, build_detector
-from coterie.detection.pyramid import find_levels
 from coterie.detection.schedules import SCHEDULES, DetectionSchedule, rate_at
 from coterie.errors import BadConfig
 from coterie.models.backbone import BackboneConfig, build_backbone
+from coterie.models.feature_maps import find_levels
 from tests.detection.conftest import TINY
 
 SMALL_STEM = BackboneConfig("resnet18", width=0.25, stem="small")

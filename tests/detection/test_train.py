@@ -169,7 +169,7 @@ def test_options_of_detectors_need_boxes(weights, drawn, tmp_path):
 
 def test_several_processes_are_refused_in_one_line(weights, drawn, tmp_path, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(UserError, match="^this command runs in one process: start it without torchrun$"):
+    with pytest.raises(UserError, match=r"^this command runs in one process: start it without torchrun$"):
         coterie.train(weights, drawn, out=tmp_path / "out", **options(drawn))
     assert not (tmp_path / "out").exists()
 

@@ -38,7 +38,7 @@ terminal.close()
 """
 
 
-@pytest.mark.parametrize("width", [60, 80, 120])
+@pytest.mark.parametrize("width", [60, 120])
 def test_one_line_changes_in_place(width: int, tmp_path: Path) -> None:
     command = [sys.executable, "-c", STEPS.format(line=LINE)]
     status, screen = run_in_terminal(command, width, stdout=tmp_path / "out")

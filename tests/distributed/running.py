@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache, partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import torch
 import torch.distributed as dist
 
 from coterie.config.toml import from_dict
+from coterie.data.augmentation.view_plan import ViewPlan
 from coterie.data.loading.loader import Loader
 from coterie.data.sources.arrays import Arrays
 from coterie.data.sources.builtin_photos import photo_patches
@@ -96,9 +98,6 @@ def carry(
     if state is not None:
         for name, part in (("student", student), ("objective", objective), ("optimizer", optimizer)):
             part.load_state_dict(state[name])
-    images = Arrays(photo_patches("train", IMAGES, SIDE).images)
-    settings = {"batch_size": BATCH, "epochs": EPOCHS, "seed": config.seed, "rank": rank(), "world_size": world_size()}
-    loader = Loader(images, config.views, **settings)
     losses: list[float] = []
     indices: list[torch.Tensor] = []
 
@@ -106,18 +105,17 @@ def carry(
         losses.append(float(all_reduce_sum(result.loss.detach()) / world_size()))
         indices.append(all_gather(result.index).flatten())
 
-    batches = islice(_in_double(loader.batches(start)), until - start)
+    loaded = partial(_batches, config.views, config.seed, rank(), world_size())
     rate = config.learning_rate.at
-    once = lambda: _in_double(loader.fill_batches())  # noqa: E731
     called = trained if config.run.fsdp else wrap_ddp(student)
     fit(
         called,
         objective,
-        batches,
+        loaded(start, until),
         optimizer,
         rate,
         weight_decay=scheduled_decay(config.optimizer),
-        fill_batches=once,
+        fill_batches=loaded,
         clip_grad_norm=config.clip_grad_norm,
         seed=config.seed,
         on_step_end=[observe],
@@ -131,9 +129,19 @@ def carry(
     return {"losses": losses, "indices": indices, "state": state}
 
 
-def _in_double(batches: Iterator[tuple[Progress, Batch]]) -> Iterator[tuple[Progress, Batch]]:
-    for progress, batch in batches:
-        yield progress, Batch(batch.index, {number: view.double() for number, view in batch.views.items()}, batch.bad)
+@cache
+def _batches(
+    views: ViewPlan, seed: int, rank: int, world_size: int, start: int | None = None, until: int = 0
+) -> list[tuple[Progress, Batch]]:
+    """In double: the batches from step to step, or of the pass that fills the memory; the same for all cases."""
+    images = Arrays(photo_patches("train", IMAGES, SIDE).images)
+    shares = {"rank": rank, "world_size": world_size}
+    loader = Loader(images, views, batch_size=BATCH, epochs=EPOCHS, seed=seed, **shares)
+    loaded = loader.fill_batches() if start is None else islice(loader.batches(start), until - start)
+    return [
+        (progress, Batch(batch.index, {number: view.double() for number, view in batch.views.items()}, batch.bad))
+        for progress, batch in loaded
+    ]
 
 
 @contextmanager

@@ -37,6 +37,7 @@ def test_a_killed_process_comes_back_and_every_image_is_there_once(made: Made, t
     assert_same_rows(out, made)
 
 
+@pytest.mark.slow
 def test_what_two_began_three_and_one_go_on_with(made: Made, tmp_path: Path) -> None:
     """Two that predict are killed for good, of three only one comes; then one alone finds what is missing."""
     out, made = tmp_path / "out", predicting(made)

@@ -4,6 +4,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -19,6 +20,8 @@ from coterie.data.sources.builtin_photos import photo_patches
 from coterie.errors import BadConfig, UserError
 from coterie.evaluation.evaluator import PROBES
 from coterie.evaluation.from_options import evaluator_from_options
+from coterie.evaluation.probes.few_labels import FewLabels
+from coterie.evaluation.probes.listed_labels import ListedLabels
 from coterie.logger import NullLogger
 
 SETTINGS = (
@@ -101,6 +104,25 @@ def test_a_backbone_names_the_network_of_a_file_beside_a_run(
     said = call(*words, "--beside", tmp_path / "public.pth", "--backbone", "resnet10t", "--size", "32")
     assert [line.split()[0][-10:] for line in said.splitlines()[3:]] == ["raw", "untrained", "public.pth", "this"]
     assert "--backbone is resnet10t, but" in call(*words, "--backbone", "resnet10t")
+
+
+def test_which_labels_and_which_recipe(folder: Path, tmp_path: Path, call: Callable[..., str]) -> None:
+    (tmp_path / "list.txt").write_text("a.png\n")
+
+    def made(**options: Any) -> tuple[Any, str | None]:
+        found = evaluator_from_options(folder / "run", ("finetune",), (), {"workers": 0, **options}, NullLogger())
+        return found.few, found.recipe
+
+    assert made() == (FewLabels(share=0.1), None)
+    assert made(recipe="1%") == (FewLabels(share=1.0), "1%")  # on a list of files: all that it names
+    assert made(recipe="10%", label_fraction="1%") == (FewLabels(share=0.01), "10%")
+    assert made(label_list=tmp_path / "list.txt") == (ListedLabels(str(tmp_path / "list.txt"), ("a.png",)), None)
+    with pytest.raises(BadConfig, match="leave out --label-fraction and --labels-per-class"):
+        made(label_list=tmp_path / "list.txt", labels_per_class=3)
+    with pytest.raises(BadConfig, match=r"--recipe is 5%: use one of imagenet, .*, 1%, 10%"):
+        made(recipe="5%")
+    words = ("evaluate", folder / "run", folder / "train.parquet", "--probes", "finetune", "--recipe")
+    assert "1%" in call(*words, "5%")
 
 
 def test_a_second_question_embeds_nothing(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -188,6 +210,22 @@ def test_several_labels_an_image(folder: Path, tmp_path: Path) -> None:
     )
     assert 0 < found["svm"]["map"] <= 100
     assert found["svm"]["classes"] > 5
+
+
+def test_blocks_and_recipes(folder: Path) -> None:
+    run, sets = folder / "run", (folder / "train.parquet", folder / "test.parquet")
+    found = coterie.evaluate(run, *sets, probes=["linear_blocks", "linear_published"], recipe="places205", workers=0)
+    assert found["linear_published"]["learning_rate"] == 0.01
+    assert len(found["linear_blocks"]) == 5
+    assert all(name.endswith("_top1") and 0 <= value <= 100 for name, value in found["linear_blocks"].items())
+    asked = [each["asked"] for each in json.loads((run / "evaluation.json").read_text())["entries"]]
+    assert any(each.get("recipe") == "places205" and each["precision"] == "float32" for each in asked)
+    with pytest.raises(
+        UserError, match=r"^--recipe places205 is for linear_published, linear_blocks, linear_images: [^\n]*$"
+    ):
+        coterie.evaluate(run, *sets, probes=["knn"], recipe="places205", workers=0)
+    with pytest.raises(UserError, match=r"^--recipe is inat: use one of [^\n]*did you mean inat18\?$"):
+        coterie.evaluate(run, *sets, probes=["linear_blocks"], recipe="inat", workers=0)
 
 
 def test_transfer_gives_one_table(folder: Path, call: Callable[..., str]) -> None:

@@ -3,6 +3,7 @@ from pathlib import Path
 import pytest
 
 from tests.faults.running import finished, write_shard
+from tests.small_report import small_report as small_report
 
 
 @pytest.fixture(scope="session")

@@ -25,6 +25,7 @@ from coterie.data.sources.builtin_photos import photo_patches
 from coterie.training.checkpoint_io import list_checkpoints, load
 from coterie.types import Progress, StepResult
 from tests.forkserver import SERVER
+from tests.small_report import FEW
 
 IMAGES = 165
 STEPS_PER_EPOCH = IMAGES // 16
@@ -65,7 +66,7 @@ class Command:
         assert self.process.pid
         os.killpg(self.process.pid, number)
 
-    def group_is_gone(self, within: float = 30) -> bool:
+    def group_is_gone(self, within: float = 120) -> bool:
         """Whether no process of the group is left, some time after the end."""
         deadline = time.monotonic() + within
         while time.monotonic() < deadline:
@@ -140,7 +141,9 @@ def _command(words: list[str], output: Path, before: Callable[[], None] | None) 
     if before is not None:
         before()
     from coterie.cli.main import main
+    from coterie.reporting import run_report
 
+    run_report.FEWEST_SAMPLED = FEW
     try:
         main()
     finally:

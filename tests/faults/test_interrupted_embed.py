@@ -36,7 +36,7 @@ def test_ctrl_c_leaves_nothing_half_written(made: Made, tmp_path: Path, name: st
     command = table_command(made, out, tmp_path / "output")
     assert begun(tmp_path if part == name else out, command, part), command.output()
     command.signal_group(signal.SIGINT)
-    status, output = command.end(within=60)
+    status, output = command.end()
     assert status == 130, output
     assert said not in output
     assert output.splitlines()[-1].startswith("coterie: stopped by SIGINT: "), output

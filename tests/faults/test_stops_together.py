@@ -111,7 +111,7 @@ def test_all_leave_and_nothing_is_lost(
         time.sleep(0.02)
     assert mark.exists(), process.communicate()[1]
     send(process, number, to)
-    _, said = process.communicate(timeout=60)
+    _, said = process.communicate(timeout=120)
     lines = re.findall(r"^coterie(?: \(process 1\))?: (.*)$", said, re.MULTILINE)
     ends = f"saved after step {step}: run the same" if step else "before the first step: run the same"
     one = {number, signal.SIGTERM} if to == "1" else {number}  # torchrun ends the other one

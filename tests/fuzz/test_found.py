@@ -102,6 +102,9 @@ def test_weights_that_need_more_memory_than_the_size_of_their_file(tmp_path: Pat
         ("backbone.weights", "/etc/passwd", "another version"),
         ("image_size", None, "another version"),
         ("mean", [0.5], "another version"),
+        ("value_range", [1, 0], "another version"),
+        ("value_range", [0], "another version"),
+        ("value_range", "01", "another version"),
         ("backbone.width", 64.0, "fewer than resnet18 has"),
         ("backbone.name", "no_such_network", "there is no backbone"),
     ],
@@ -142,3 +145,12 @@ def test_a_tiff_file_whose_pages_form_a_cycle(pages: int, wide: bool) -> None:
     for read_it in (lambda each: decode(each, 1), count_channels):
         with pytest.raises(BadImage, match="form a circle"):
             read_it(bytes(data))
+
+
+def test_an_arrow_file_whose_columns_have_no_names(tmp_path: Path) -> None:
+    table, path = pa.table({"image": [b"x"]}), tmp_path / "x.arrow"
+    with pa.ipc.new_stream(str(path), table.schema) as writer:
+        writer.write_table(table)
+    path.write_bytes(path.read_bytes().replace(b"image", b"\x80mage"))
+    with pytest.raises(UserError, match="not a readable Arrow file"):
+        open_source(str(path))

@@ -46,6 +46,31 @@ def makes_no_sense(cell: Cell) -> bool:
 
 REFUSED = [cell for cell in CELLS if makes_no_sense(cell)]
 TRAINED = [cell for cell in CELLS if not makes_no_sense(cell)]
+METHODS = {
+    "swav": Cell("learned", "sinkhorn", "same", "batch"),
+    "smog": Cell("momentum", "nearest", "teacher", "batch"),
+    "deepcluster-v2": Cell("kmeans", "nearest", "same", "epoch"),
+    "sela-v2": Cell("learned", "sinkhorn", "same", "epoch"),
+    "dino": Cell("learned", "centered", "teacher", "batch"),
+    "msn": Cell("learned", "softmax", "teacher", "batch"),
+    "simclr": Cell("batch", "identity", "same", "batch"),
+    "resa": Cell("batch", "sinkhorn", "teacher", "batch"),
+}
+"""What each method is made of."""
+
+
+def every_pair_of_kinds() -> list[Cell]:
+    """The cells of the methods, and more until any two kinds of parts that fit are together in one of them."""
+
+    def pairs(cell: Cell) -> set[Any]:
+        return set(itertools.combinations(enumerate(cell), 2))
+
+    chosen = list(METHODS.values())
+    missing = set().union(*map(pairs, TRAINED)).difference(*map(pairs, chosen))
+    while missing:
+        chosen.append(max(TRAINED, key=lambda cell: len(pairs(cell) & missing)))
+        missing -= pairs(chosen[-1])
+    return chosen
 
 
 def settings_of(cell: Cell) -> dict[str, Any]:

@@ -1,4 +1,7 @@
-"""Groups x assignment x target x {batch, epoch}: each cell trains without collapse and resumes bitwise, or is refused."""
+"""Groups x assignment x target x {batch, epoch}: each cell trains without collapse and resumes bitwise, or is refused.
+
+The default run trains the methods' cells and those that put any two kinds together; the slow set trains the others.
+"""
 
 import re
 
@@ -10,7 +13,7 @@ from coterie.config.toml import from_dict
 from coterie.errors import BadConfig
 from coterie.grouping.regularizers import MeanEntropy
 from tests.faults.running import assert_same
-from tests.matrix.cells import CELLS, REFUSED, TRAINED, Cell, settings_of
+from tests.matrix.cells import CELLS, REFUSED, TRAINED, Cell, every_pair_of_kinds, settings_of
 from tests.matrix.running import (
     SAVED,
     STEPS,
@@ -23,6 +26,9 @@ from tests.matrix.running import (
     uninterrupted,
     untrained_knn_score,
 )
+
+FIRST = every_pair_of_kinds()
+EACH = [pytest.param(cell, marks=[pytest.mark.slow] * (cell not in FIRST), id=str(cell)) for cell in TRAINED]
 
 
 def share_in_use(run: Run, cell: Cell) -> float:
@@ -37,7 +43,7 @@ def share_in_use(run: Run, cell: Cell) -> float:
     )
 
 
-@pytest.mark.parametrize("cell", TRAINED, ids=str)
+@pytest.mark.parametrize("cell", EACH)
 def test_trains_without_collapse(cell: Cell) -> None:
     run = uninterrupted(cell)
     assert torch.stack(run.losses).isfinite().all()
@@ -47,7 +53,7 @@ def test_trains_without_collapse(cell: Cell) -> None:
     assert knn_score(run.parts.student.encoder.backbone) > untrained_knn_score()
 
 
-@pytest.mark.parametrize("cell", TRAINED, ids=str)
+@pytest.mark.parametrize("cell", EACH)
 def test_resumes_bitwise_from_the_middle_of_an_epoch(cell: Cell) -> None:
     straight = uninterrupted(cell)
     again = resumed(cell, straight.saved)
@@ -107,6 +113,7 @@ def test_fewer_than_a_third_are_refused() -> None:
     assert len(CELLS) == 80
     assert len(REFUSED) + len(TRAINED) == len(CELLS)
     assert 3 * len(REFUSED) < len(CELLS)
+    assert set(FIRST) < set(TRAINED)
 
 
 @pytest.mark.parametrize("assignment", ["nearest", "softmax"])

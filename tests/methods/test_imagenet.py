@@ -1,11 +1,19 @@
 """The published presets, stated once more from papers and releases, not from the code."""
 
+import numpy as np
 import pytest
+import torch
 
 from coterie.config.facts import Facts
-from coterie.config.toml import to_dict
+from coterie.config.options import RunOptions
+from coterie.config.toml import from_dict, to_dict
+from coterie.data.loading.center_crop import Preprocessing
+from coterie.logger import NullLogger
+from coterie.methods.imagenet import PUBLISHED
 from coterie.methods.planner import Planner
-from coterie.methods.presets import METHODS
+from coterie.methods.presets import METHODS, plan_method
+from coterie.methods.resolve import fit_run
+from coterie.models.backbone import build_backbone
 from coterie.optim.optimizer import AdamWConfig, LarsConfig
 from coterie.optim.schedule import Constant
 
@@ -92,3 +100,96 @@ def test_deepcluster_as_released(name: str, sizes: tuple[int, int], epochs: int)
         METHODS["deepcluster_v2_imagenet_400"](Planner(Facts(1_281_167, 375))).views,
         config.refresh,
     )
+
+
+IMAGENET = Facts(1_281_167, 375)
+LARGE = {"kind": "cosine", "peak": 4.8, "final": 0.0048, "warmup_epochs": 10, "start": 0.3}
+
+
+@pytest.mark.parametrize(
+    ("name", "crops", "width", "hidden", "epochs", "batch", "queue"),
+    [
+        ("swav_imagenet_2x224", [(2, 224, (0.08, 1.0))], 1, 2048, 400, 4096, None),
+        ("swav_imagenet_w2", [(2, 224, (0.14, 1.0)), (4, 96, (0.05, 0.14))], 2, 8192, 400, 4096, None),
+        ("swav_imagenet_w4", [(2, 224, (0.08, 1.0)), (4, 96, (0.08, 0.14))], 4, 8192, 400, 2560, (2560, 0)),
+        ("swav_imagenet_w5", [(2, 224, (0.14, 1.0)), (4, 96, (0.05, 0.14))], 5, 10240, 400, 1536, (1536, 0)),
+        ("deepcluster_v2_imagenet_2x224", [(2, 224, (0.08, 1.0))], 1, 2048, 400, 4096, (312 * 4096, 0)),
+    ],
+)
+def test_wide_networks_and_two_crops_as_released(
+    name: str,
+    crops: list[tuple],
+    width: int,
+    hidden: int,
+    epochs: int,
+    batch: int,
+    queue: tuple[int, int] | None,
+) -> None:
+    """methods.md 2.1, and the release's scripts, row by row."""
+    config, reasons = plan_method(name, IMAGENET)
+    assert from_dict(to_dict(config)) == config
+    assert (config.method, [(c.count, c.size, c.scale) for c in config.views.crops]) == (name, crops)
+    assert (config.backbone.name, config.backbone.width) == ("resnet50", width)
+    assert (config.projector.hidden, config.projector.width) == ((hidden,), 128)
+    assert (config.epochs, config.batch_size) == (epochs, batch)
+    assert (reasons["epochs"], reasons["batch_size"]) == ("as published", "as published")
+    assert (None if config.memory is None else (config.memory.length, config.memory.start_epoch)) == queue
+    last = {"final": 0.0, "start": 0.1875} if name == "swav_imagenet_w5" else {}  # as in its script
+    assert to_dict(config)["learning_rate"] == LARGE | last
+    assert config.projector.batch_norm == (name != "swav_imagenet_w5")
+    if name.startswith("swav"):
+        assert (config.groups.counts, config.groups.frozen_steps) == ((3000,), 313)
+
+
+def test_every_published_preset_is_evaluated_at_224_pixels_from_a_short_side_of_256() -> None:
+    """Whatever the crops in training: DeepCluster-v2's and SeLa-v2's are of 160."""
+    for preset in PUBLISHED:
+        size = preset(Planner(IMAGENET)).views.center_crop_size
+        assert (size, Preprocessing(size, 3, (0.5,) * 3, (0.2,) * 3).resized) == (224, 256), preset.__name__
+
+
+def test_large_batches_normalize_in_groups_of_eight_processes_and_all_else_together() -> None:
+    """The releases use apex's groups of 8 on 64 GPUs and more, and torch's single group at batch 256."""
+    processes = {name: METHODS[name](Planner(IMAGENET)).batch_norm_processes for name in METHODS}
+    published = {preset.__name__ for preset in PUBLISHED}
+    assert {name for name, number in processes.items() if number == 8} == published - {"swav_imagenet_256"}
+    assert set(processes.values()) == {0, 8}
+
+
+@pytest.mark.parametrize(("width", "millions"), [(2, 94), (4, 375), (5, 586)])
+def test_wide_networks_are_as_large_as_published(width: int, millions: int) -> None:
+    backbone = METHODS[f"swav_imagenet_w{width}"](Planner(IMAGENET)).backbone
+    with torch.device("meta"):
+        network = build_backbone(backbone, 224)
+    assert round(sum(weight.numel() for weight in network.parameters()) / 1e6) == millions
+
+
+@pytest.mark.parametrize("name", [preset.__name__ for preset in PUBLISHED])
+def test_another_batch_size_leaves_the_published_rate_and_says_so_in_one_line(name: str) -> None:
+    published, reasons = plan_method(name, IMAGENET)
+    assert "learning_rate.peak" not in reasons
+    _, reasons = plan_method(name, IMAGENET, batch_size=published.batch_size)
+    assert "learning_rate.peak" not in reasons
+    config, reasons = plan_method(name, IMAGENET, batch_size=512)
+    assert (config.batch_size, config.learning_rate) == (512, published.learning_rate)
+    told = f"as published for batch {published.batch_size}, not scaled to your batch of 512"
+    assert reasons["learning_rate.peak"] == told
+
+
+class Hearing(NullLogger):
+    def __init__(self) -> None:
+        self.warned: list[str] = []
+
+    def warning(self, text: str) -> None:
+        self.warned.append(text)
+
+
+def test_groups_that_a_batch_barely_balances_are_said_before_the_run() -> None:
+    """All commands that plan a run say it, once, however many runs a budget is fitted with."""
+    images = np.zeros((64, 16, 16, 3), np.uint8)
+    for count, said in ((256, 0), (257, 1)):
+        logger = Hearing()
+        settings = [f"groups.counts={count}", "memory=none", "run.device=cpu"]
+        options: RunOptions = {"settings": settings, "epochs": 1, "batch_size": 32}
+        fit_run("swav", images, options, lambda _: None, lambda: 0.0, logger=logger)
+        assert [line.partition(",")[0] for line in logger.warned] == [f"groups.counts is {count}"] * said

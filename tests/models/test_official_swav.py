@@ -1,7 +1,5 @@
 """The first thing that a researcher tries: does the official file give the official features? And its head and prototypes?"""
 
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,6 +15,7 @@ from coterie.models.backbone_of_weights import find_backbone
 from coterie.models.encoder import Encoder
 from coterie.models.head import Head, HeadConfig
 from coterie.models.pretrained import load_weights, read_parts
+from tests.cli.conftest import call as call
 from tests.models.official_swav import OfficialSwav, trained_looking
 
 CONFIG = BackboneConfig("resnet26", width=0.125)  # two bottlenecks a stage
@@ -98,7 +97,7 @@ def test_a_wide_official_network(width, tmp_path):
 
 @pytest.mark.parametrize("layout", ["training", "released"])
 @torch.no_grad()
-def test_the_command_embeds_with_the_official_file(layout, tmp_path):
+def test_the_command_embeds_with_the_official_file(call, layout, tmp_path):
     """Pictures of the network's size, so that nothing is resized, normalized as the authors do."""
     theirs, size, mean, std = official(), 64, (0.485, 0.456, 0.406), (0.228, 0.224, 0.225)
     path = write(theirs, tmp_path / "swav.pth.tar", layout)
@@ -107,12 +106,11 @@ def test_the_command_embeds_with_the_official_file(layout, tmp_path):
         (tmp_path / "images" / f"class{number % 2}").mkdir(parents=True, exist_ok=True)
         Image.fromarray(each).save(tmp_path / "images" / f"class{number % 2}" / f"{number}.png")
     out = tmp_path / "embedded.parquet"
-    command = [sys.executable, "-m", "coterie", "embed", str(path), str(tmp_path / "images"), "--out", str(out)]
     exact = "--device cpu --precision float32"
     options = f"--backbone resnet26 --size {size} --crop 1 --mean 0.485,0.456,0.406 --std 0.228,0.224,0.225 {exact}"
-    done = subprocess.run([*command, *options.split()], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert "left projection_head, prototypes" in done.stdout + done.stderr
+    status, said, errors = call("embed", path, tmp_path / "images", "--out", out, *options.split())
+    assert status == 0, errors
+    assert "left projection_head, prototypes" in said + errors
     table = pq.read_table(out).to_pydict()
     order = [int(Path(name).stem) for name in table["name"]]
     images = (torch.from_numpy(pixels[order]).permute(0, 3, 1, 2) / 255 - _column(mean)) / _column(std)

@@ -92,6 +92,29 @@ def test_two_processes_normalize_as_one(case: str, halves: list[dict[str, Any]])
     assert (apart["outputs"] - first["outputs"]).abs().max() > 0.1, "each on its own would be something else"
 
 
+def _neighbors(number: int, folder: str) -> None:
+    with one_of(4, number, folder):
+        made = network("plain")
+        convert_sync_batch_norm(made, processes=2)
+        found = trained(made, images().chunk(4)[rank()], weights().chunk(4)[rank()])
+        torch.save(found, f"{folder}/{number}.pt")
+
+
+def test_pairs_of_four_processes_normalize_as_two_processes_that_each_have_the_rows_of_a_pair(tmp_path: Path) -> None:
+    """As SwAV's released code does with groups of eight."""
+    start_processes(_neighbors, (str(tmp_path),), nprocs=4)
+    found = [torch.load(tmp_path / f"{number}.pt", weights_only=True) for number in range(4)]
+    for pair in range(2):
+        own = slice(4 * pair, 4 * pair + 4)
+        alone, both = trained(network("plain"), images()[own], weights()[own]), found[2 * pair : 2 * pair + 2]
+        for name in ("outputs", "to images", "evaluation"):
+            torch.testing.assert_close(torch.cat([each[name] for each in both]), alone[name], **CLOSE)
+        for each in both:
+            torch.testing.assert_close(each["buffers"], alone["buffers"], **CLOSE)
+    one = trained(network("plain"), images(), weights())
+    assert (one["outputs"][:2] - found[0]["outputs"]).abs().max() > 0.1, "all together would be something else"
+
+
 def test_on_one_process_nothing_is_converted() -> None:
     made = network("plain")
     convert_sync_batch_norm(made)

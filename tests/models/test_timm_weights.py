@@ -4,7 +4,9 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import safetensors.torch
@@ -20,28 +22,30 @@ from coterie.errors import UserError
 from coterie.models.backbone import BackboneConfig, build_backbone
 from coterie.models.backbone_of_weights import find_backbone
 from coterie.models.pretrained import load_weights
-try:
-    found = find_backbone(sys.argv[1])
-    torch.manual_seed(7)
-    network = build_backbone(found.config, 64).eval()
-    before = torch.get_rng_state()
-    line = load_weights(network, sys.argv[1], 3)
+def answer(spec):
+    try:
+        found = find_backbone(spec)
+        torch.manual_seed(7)
+        network = build_backbone(found.config, 64).eval()
+        before = torch.get_rng_state()
+        line = load_weights(network, spec, 3)
+    except UserError as error:
+        return str(error)
     assert torch.equal(before, torch.get_rng_state())
     images = torch.linspace(-1, 1, 2 * 3 * 64 * 64).view(2, 3, 64, 64)
     with torch.no_grad():
-        features = network(images).tolist()
-    print(json.dumps([found.config.name, found.image_size, line, features]))
-except UserError as error:
-    print(json.dumps(str(error)))
+        return [found.config.name, found.image_size, line, network(images).tolist()]
+
+print(json.dumps([answer(spec) for spec in sys.argv[1:]]))
 """
 
 
-def run(spec: str, cache: Path, **variables: str) -> object:
+def run(specs: Iterable[str], cache: Path, **variables: str) -> list[Any]:
+    """What a process of its own, which imports the hub's library anew, answers of each."""
     environment = {name: each for name, each in os.environ.items() if not name.startswith(("HF_", "HUGGING"))}
     environment |= {"HF_HOME": str(cache), "OMP_NUM_THREADS": "1"} | variables
-    done = subprocess.run(
-        [sys.executable, "-c", LOAD, spec], env=environment, capture_output=True, text=True, check=False
-    )
+    command = [sys.executable, "-c", LOAD, *specs]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "Retrying" not in done.stderr, "the hub was asked"
     return json.loads(done.stdout)
@@ -65,18 +69,22 @@ def fill_cache(folder: Path, name: str, file: str) -> torch.nn.Module:
     return network
 
 
-@pytest.mark.parametrize(
-    ("spec", "file"),
-    [
-        ("timm:resnet18.a1_in1k", "model.safetensors"),
-        ("timm:vit_tiny_patch16_224", "pytorch_model.bin"),
-    ],
-)
+FILES = {"timm:resnet18.a1_in1k": "model.safetensors", "timm:vit_tiny_patch16_224": "pytorch_model.bin"}
+
+
+@pytest.fixture(scope="module")
+def cached(tmp_path_factory):
+    """For each of the files: the network that is in the cache, and the answer."""
+    folder = tmp_path_factory.mktemp("cache")
+    theirs = [fill_cache(folder, spec.removeprefix("timm:"), file) for spec, file in FILES.items()]
+    return dict(zip(FILES, zip(theirs, run(FILES, folder), strict=True), strict=True))
+
+
+@pytest.mark.parametrize("spec", FILES)
 @torch.no_grad()
-def test_the_cache_is_enough(spec, file, tmp_path):
+def test_the_cache_is_enough(spec, cached):
     """Also where no variable says that there is no network."""
-    theirs = fill_cache(tmp_path, spec.removeprefix("timm:"), file)
-    answer = run(spec, tmp_path)
+    theirs, answer = cached[spec]
     assert isinstance(answer, list), answer
     name, size, line, features = answer
     assert (name, size) == (spec.removeprefix("timm:").partition(".")[0], 224)
@@ -91,7 +99,7 @@ def test_the_cache_is_enough(spec, file, tmp_path):
 
 
 def test_weights_that_are_nowhere(tmp_path):
-    answer = run("timm:resnet18.a1_in1k", tmp_path, HF_HUB_OFFLINE="1")
+    (answer,) = run(["timm:resnet18.a1_in1k"], tmp_path, HF_HUB_OFFLINE="1")
     assert isinstance(answer, str)
     assert answer.startswith(
         "timm:resnet18.a1_in1k is not in the cache and cannot be downloaded (there is no network): "
@@ -103,7 +111,7 @@ def test_weights_that_are_nowhere(tmp_path):
 
 def test_no_network_is_noticed_at_once(tmp_path):
     """The hub's own library tries five times, for most of a minute."""
-    answer = run("timm:resnet18", tmp_path, HF_ENDPOINT="http://127.0.0.1:9")
+    (answer,) = run(["timm:resnet18"], tmp_path, HF_ENDPOINT="http://127.0.0.1:9")
     assert isinstance(answer, str)
     assert "(there is no network)" in answer
 

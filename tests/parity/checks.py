@@ -8,7 +8,8 @@ from torch import Tensor
 from coterie.grouping.assignment import Centered
 from coterie.grouping.kmeans import nearest_centers
 from coterie.grouping.loss import cosine_scores
-from coterie.types import Progress
+from coterie.training.loop import StepHook
+from coterie.types import Progress, StepResult
 from tests.parity.golden_files import Golden
 from tests.parity.network import golden_names
 from tests.parity.trace import Trace, newest_batch_first
@@ -39,6 +40,23 @@ def check(file: Golden, trace: Trace) -> None:
     if "image_visits_without_label" in file.meta:
         without = [(result.targets[0].values == -100).sum().item() for result in trace.results.values()]
         assert sum(without) == file.meta["image_visits_without_label"]
+
+
+class AnotherLossError(Exception):
+    """The loss of a step is not that of the file."""
+
+
+def same_losses(file: Golden) -> StepHook:
+    """Ends a run at the first step whose loss is another than in the file: nothing after it needs to be computed."""
+    losses = file.tensors()["loss"]
+
+    def compare(progress: Progress, result: StepResult) -> None:
+        try:
+            file.close(result.loss.detach(), losses[progress.step])
+        except AssertionError as error:
+            raise AnotherLossError from error
+
+    return compare
 
 
 def check_outcome(file: Golden, trace: Trace) -> None:

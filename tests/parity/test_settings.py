@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.parity import test_functions, test_grouping_functions
-from tests.parity.checks import check
+from tests.parity.checks import check, same_losses
 from tests.parity.golden_files import OTHER_FOLDER, Golden, by_case, golden
 from tests.parity.trajectory import run
 
@@ -104,7 +104,7 @@ def richest(files: list[Golden]) -> list[Golden]:
 def test_every_setting_of_a_trajectory_matters(file: Golden) -> None:
     def test(meta: dict) -> None:
         changed = replace(file, meta=meta)
-        check(changed, run(changed))
+        check(changed, run(changed, watch=[same_losses(changed)]))
 
     assert not ignored(test, [file.meta])
 

@@ -4,7 +4,7 @@ Only the batches, the tiny backbone, the start rows of k-means and plain SGD com
 """
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +22,7 @@ from coterie.grouping.objective import Objective
 from coterie.grouping.teacher import MomentumTeacher, SameNetwork
 from coterie.models.encoder import target_copy
 from coterie.optim.schedule import Constant, Cosine, Linear, Schedule
-from coterie.training.loop import fit
+from coterie.training.loop import StepHook, fit
 from coterie.training.student import Student
 from coterie.types import Batch, Progress, Roles
 from tests.parity.golden_files import Golden
@@ -40,8 +40,12 @@ def run(
     dtype: torch.dtype = torch.float64,
     arrays: dict[str, Tensor] | None = None,
     device: torch.device | None = None,
+    watch: Sequence[StepHook] = (),
 ) -> Trace:
-    """Train as the file describes, from its arrays or from these in their place, and record every step."""
+    """Train as the file describes, from its arrays or from these in their place, and record every step.
+
+    ``watch``: called after each step, and may end the run by an exception.
+    """
     meta, arrays = file.meta, file.tensors() if arrays is None else arrays
     check_sizes(meta, arrays)
     student, objective = (part.to(device) for part in parts_of(meta, arrays, dtype))
@@ -63,7 +67,7 @@ def run(
             optimizer,
             lambda progress: arrays["lr"][progress.step].item(),
             fill_batches=lambda: moved(first_pass(arrays, meta, dtype), device),
-            on_step_end=[trace.after_step],
+            on_step_end=[trace.after_step, *watch],
         )
     return trace
 

@@ -43,7 +43,7 @@ def test_the_page_shows_what_is_confused(tmp_path: Path):
     )  # in cells, as mistakes, and to label; one of the images cannot be decoded
     assert "2026-11-30" in text
     assert "75.0 % (30.1 to 95.4)" in text
-    assert "%, labeled &lt;cat&gt;</figcaption>" in text
+    assert re.search(r"%, labeled &lt;cat&gt;<span class=\"name\">[^<]+</span></figcaption>", text)
     assert "<script" not in text
 
 

@@ -133,6 +133,26 @@ def test_neighbors_of_the_same_class_are_marked_by_more_than_color():
     assert page.text.count("✗ plain") == 4 * 5
 
 
+def test_a_picture_opens_larger_with_the_name_of_its_file_without_a_script():
+    strip = Strip("near", (Picture(noise(32, 1), "cat", name="a/1.png"), Picture(noise(32, 1), name="a/2.png")))
+    text = render_report(Report("run", "it learned", galleries=(Gallery("Groups", (Row(None, (strip,)),), "note"),)))
+    page = Page(text)
+    assert [each["tabindex"] for each in page.all("figure")] == ["-1", "-1"]  # a click or a tap gives it the focus
+    assert page.text.count("a/1.png") == page.text.count("a/2.png") == 1
+    assert ("unseen" in page.all("figcaption")[1]["class"], "class" in page.all("figcaption")[0]) == (True, False)
+    assert "figure:focus .shot img { position: fixed;" in text
+
+
+def test_a_run_of_one_logged_step_draws_no_lone_dots():
+    line = {"step": 4, "epoch": 0, "loss": 4.0, "loss_over_ln_k": 0.875, "spread": 0.8, "lr": 0.1}
+    one, two = (
+        Page(render_report(Report("run", "it ended", metrics=[line, {**line, "step": 9}][:lines]))) for lines in (1, 2)
+    )
+    assert (len(one.all("svg")), len(one.all("circle"))) == (0, 0)
+    assert "0.875" in one.text
+    assert len(two.all("svg")) == len(two.all("polyline")) == 3
+
+
 def test_a_warning_is_shown_once_and_marked_in_the_charts():
     report = a_report()
     again = {"step": 19, "message": "the run looks collapsed plain"}
@@ -198,7 +218,9 @@ def test_a_report_may_be_nearly_empty(tmp_path):
 
 
 def test_values_that_are_not_numbers_do_no_harm():
-    lines = [{"step": 0, "lr": math.nan, "spread": math.nan}, {"step": 5, "lr": 0.1, "spread": None}]
+    lines = [
+        {"step": 0, "lr": math.nan, "spread": math.nan}, {"step": 5, "lr": 0.1, "spread": None}, {"step": 9, "lr": 0.2},
+    ]  # fmt: skip
     table = Table("odd", ("a", "b", "c"), ((math.nan, math.inf, True),))
     page = Page(render_report(Report("odd", "odd", metrics=lines, tables=(table,), environment={"none": None})))
     assert len(page.all("svg")) == 1

@@ -165,6 +165,7 @@ def test_each_number_of_labels_is_a_figure_of_its_own() -> None:
             ({"label_fraction": "10%"}, 60.0),
             ({"labels_per_class": 5}, 30.0),
             ({"label_fraction": "1%"}, 41.0),
+            ({"label_list": "1percent.txt", "recipe": "1%"}, 42.0),
         )
     ]
     run = a_run(evaluation={"finetune": {"top1": 41.0}, "entries": entries})
@@ -172,4 +173,5 @@ def test_each_number_of_labels_is_a_figure_of_its_own() -> None:
         "Finetune (1% of the labels), top 1": 41.0,
         "Finetune (10% of the labels), top 1": 60.0,
         "Finetune (5 labels per class), top 1": 30.0,
+        "Finetune (1percent.txt, the 1% recipe), top 1": 42.0,
     }

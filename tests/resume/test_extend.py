@@ -10,6 +10,7 @@ import pytest
 import coterie
 from coterie.config.toml import from_dict, read_toml
 from coterie.errors import BadRun, UserError
+from coterie.methods.resolve import resolve_run
 from coterie.training import checkpoint_io
 from coterie.types import Progress
 from tests.faults.running import SETTINGS, FailsAfter, assert_same_runs, log_lines, write_shard
@@ -82,15 +83,28 @@ def test_a_finished_run_is_extended_and_resumes_bit_for_bit(images: Path, tmp_pa
     assert all("stability" in line["label_free"] for line in log[1:] if "snapshot" in line and line["epoch"])
 
 
-def test_the_schedules_of_the_rest_span_the_new_total(images: Path, tmp_path: Path) -> None:
-    train(images, tmp_path, epochs=2, snapshots=0)
-    train(images, tmp_path, epochs=4, snapshots=0)
-    rate = from_dict(read_toml(tmp_path / "config.toml")).learning_rate
-    for line in log_lines(tmp_path):
+@pytest.fixture(scope="module")
+def finished(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run of two epochs."""
+    out = tmp_path_factory.mktemp("finished")
+    train(images, out, epochs=2, snapshots=0)
+    return out
+
+
+@pytest.fixture
+def again(finished: Path, tmp_path: Path) -> Path:
+    """A copy of it, to be changed."""
+    return Path(shutil.copytree(finished, tmp_path / "again"))
+
+
+def test_the_schedules_of_the_rest_span_the_new_total(images: Path, again: Path) -> None:
+    train(images, again, epochs=4, snapshots=0)
+    rate = from_dict(read_toml(again / "config.toml")).learning_rate
+    for line in log_lines(again):
         if "lr" in line:
             total = 20 if line["step"] < 20 else 40
             assert line["lr"] == rate.at(Progress(line["step"], PER_EPOCH, total)), line["step"]
-    assert log_lines(tmp_path)[-1]["step"] == 39
+    assert log_lines(again)[-1]["step"] == 39
 
 
 def test_an_unfinished_run_is_extended_where_it_stands(images: Path, tmp_path: Path) -> None:
@@ -107,38 +121,32 @@ def test_an_unfinished_run_is_extended_where_it_stands(images: Path, tmp_path: P
 def test_automatic_values_are_not_planned_anew(images: Path, tmp_path: Path) -> None:
     settings = [each for each in SETTINGS if not each.startswith(("groups", "memory"))]
     options = {"batch_size": 16, "settings": [*settings, "run.workers=0", "run.snapshots=0"]}
-    few = coterie.plan("deepcluster_v2", images, epochs=4, **options).config
-    many = coterie.plan("deepcluster_v2", images, epochs=20, **options).config
+    few, many = (resolve_run("deepcluster_v2", images, options | {"epochs": count}).config for count in (4, 20))
     assert few.refresh != many.refresh, "the plan depends on the number of epochs"
     coterie.pretrain("deepcluster_v2", images, out=tmp_path, epochs=1, **options)
     coterie.pretrain("deepcluster_v2", images, out=tmp_path, epochs=2, **options)
     assert lengths(tmp_path) == [(0, 10), (10, 20)]
 
 
-def test_stopped_before_the_first_save_it_is_extended_once(images: Path, tmp_path: Path) -> None:
-    train(images, tmp_path, epochs=2, snapshots=0)
-    for name in ("checkpoint", "config.toml"):
-        path = tmp_path / name
-        (shutil.copytree if path.is_dir() else shutil.copy)(path, tmp_path / f"{name}.before")
-    train(images, tmp_path, epochs=3, snapshots=0)
-    shutil.rmtree(tmp_path / "checkpoint")
-    (tmp_path / "checkpoint.before").rename(tmp_path / "checkpoint")
-    train(images, tmp_path, epochs=3, snapshots=0)  # config.toml has the new length, the checkpoint the old one
-    assert lengths(tmp_path) == [(0, 20), (20, 30)]
-    assert [line["extended"] for line in log_lines(tmp_path) if "extended" in line] == [[20, 30]]
+def test_stopped_before_the_first_save_it_is_extended_once(images: Path, finished: Path, again: Path) -> None:
+    train(images, again, epochs=3, snapshots=0)
+    shutil.rmtree(again / "checkpoint")
+    shutil.copytree(finished / "checkpoint", again / "checkpoint")
+    train(images, again, epochs=3, snapshots=0)  # config.toml has the new length, the checkpoint the old one
+    assert lengths(again) == [(0, 20), (20, 30)]
+    assert [line["extended"] for line in log_lines(again) if "extended" in line] == [[20, 30]]
 
 
-def test_a_run_of_an_earlier_version_is_extended(images: Path, tmp_path: Path) -> None:
-    train(images, tmp_path, epochs=2, snapshots=0)
-    step, state, _ = checkpoint_io.load(tmp_path / "checkpoint")
+def test_a_run_of_an_earlier_version_is_extended(images: Path, again: Path) -> None:
+    step, state, _ = checkpoint_io.load(again / "checkpoint")
     assert state is not None
     del state["run"]["lengths"]
-    shutil.rmtree(tmp_path / "checkpoint")
-    checkpoint_io.save(tmp_path / "checkpoint", state, step)
-    (tmp_path / "images.parquet").unlink()
-    train(images, tmp_path, epochs=3, snapshots=0)
-    assert lengths(tmp_path) == [(0, 20), (20, 30)]
-    assert (tmp_path / "images.parquet").exists()
+    shutil.rmtree(again / "checkpoint")
+    checkpoint_io.save(again / "checkpoint", state, step)
+    (again / "images.parquet").unlink()
+    train(images, again, epochs=3, snapshots=0)
+    assert lengths(again) == [(0, 20), (20, 30)]
+    assert (again / "images.parquet").exists()
 
 
 @pytest.mark.parametrize(
@@ -161,13 +169,6 @@ def test_what_cannot_change_is_refused_and_the_advice_works(
     assert message in str(raised.value)
     assert "\n" not in str(raised.value)
     assert "finished" in train(None, finished, "swav")[-1]
-
-
-@pytest.fixture(scope="module")
-def finished(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("finished")
-    train(images, out, epochs=2, snapshots=0)
-    return out
 
 
 def test_other_images_are_counted_and_the_advice_works(images: Path, tmp_path: Path) -> None:

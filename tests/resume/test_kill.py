@@ -108,7 +108,7 @@ def test_on_a_signal_it_saves_and_exits(images: Path, tmp_path: Path, number: si
     while not newest_step(out) and run.process.is_alive():
         time.sleep(0.01)
     run.signal_group(number)  # like Ctrl-C in a terminal or a scheduler: the loader workers get it too
-    status, output = run.end(within=60)
+    status, output = run.end()
     assert status == 128 + number, output
     stopped = re.search(rf"coterie: stopped by {number.name} and saved after step (\d+)", output)
     assert stopped

@@ -2,7 +2,6 @@
 
 import json
 import os
-import time
 from pathlib import Path
 from typing import Any
 
@@ -199,9 +198,7 @@ def test_two_callbacks_of_one_name_are_refused(images: Path, tmp_path: Path) -> 
 
 @pytest.mark.parametrize("method", ["on_step_end", "on_due"])
 def test_two_processes_agree_on_an_error_and_none_hangs(images: Path, tmp_path: Path, method: str) -> None:
-    began = time.monotonic()
     start_processes(_work, (str(images), str(tmp_path), method), nprocs=2)
-    assert time.monotonic() - began < 300
     said = [(tmp_path / f"{number}.txt").read_text() for number in range(2)]
     assert said[0] == said[1]
     assert said[0].startswith("the callback Failing failed (ZeroDivisionError: by me)")

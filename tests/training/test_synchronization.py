@@ -14,20 +14,11 @@ from coterie.training.build import build_parts
 from coterie.training.loop import fit
 from coterie.training.monitor import Monitor
 from coterie.types import Batch, Progress
+from tests.matrix import cells
 from tests.matrix.cells import BATCH, IMAGES, SIDE, Cell, settings_of
 
 STEPS = 4
-METHODS = {
-    "swav": Cell("learned", "sinkhorn", "same", "batch"),
-    "swav with a queue": Cell("learned", "sinkhorn", "same", "queue"),
-    "smog": Cell("momentum", "nearest", "teacher", "batch"),
-    "deepcluster-v2": Cell("kmeans", "nearest", "same", "epoch"),
-    "sela-v2": Cell("learned", "sinkhorn", "same", "epoch"),
-    "dino": Cell("learned", "centered", "teacher", "batch"),
-    "msn": Cell("learned", "softmax", "teacher", "batch"),
-    "simclr": Cell("batch", "identity", "same", "batch"),
-    "resa": Cell("batch", "sinkhorn", "teacher", "batch"),
-}
+METHODS = {**cells.METHODS, "swav with a queue": Cell("learned", "sinkhorn", "same", "queue")}
 """What each method is made of, at the size of the matrix."""
 
 

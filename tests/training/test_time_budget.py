@@ -1,8 +1,9 @@
 """A run with a budget is laid out again when its steps take more or less time than planned, by a clock that is given."""
 
 import json
+import shutil
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -92,6 +93,42 @@ def train(
     return clock
 
 
+class Saves(coterie.Callback):
+    """Keeps the steps after which the run was saved."""
+
+    def __init__(self) -> None:
+        self.after: list[int] = []
+
+    def on_checkpoint(self, steps: int) -> None:
+        self.after.append(steps)
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A run that is over: where it is, its clock and its saves."""
+
+    out: Path
+    clock: Clock
+    saves: Saves
+
+
+def trained(images: Path, out: Path, takes: Callable[[int], float]) -> Trained:
+    saves = Saves()
+    return Trained(out, train(images, out, Clock(takes), saves), saves)
+
+
+@pytest.fixture(scope="module")
+def slowed(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    """Its steps take twice as long from a step on."""
+    return trained(images, tmp_path_factory.mktemp("slowed"), slower)
+
+
+@pytest.fixture(scope="module")
+def slow(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    """All its steps take twice as long."""
+    return trained(images, tmp_path_factory.mktemp("slow"), lambda step: 2.0)
+
+
 def state(out: Path) -> dict[str, Any]:
     found = checkpoint_io.load(out / "checkpoint")[1]
     assert found is not None
@@ -102,30 +139,28 @@ def slower(step: int) -> float:
     return 1.0 if step < SLOW_FROM else 2.0
 
 
-def test_a_slower_machine_trains_fewer_steps_and_ends_in_time(images: Path, tmp_path: Path) -> None:
-    clock = train(images, tmp_path, Clock(slower))
-    kept = state(tmp_path)
+def test_a_slower_machine_trains_fewer_steps_and_ends_in_time(slowed: Trained) -> None:
+    clock, kept = slowed.clock, state(slowed.out)
     assert kept["lengths"][0] == (0, 40)
     assert 20 <= kept["lengths"][-1][1] < 40
     assert 0.85 * SECONDS < clock.now <= 1.02 * SECONDS
     assert kept["used"] == clock.now
     assert any("laid out again for the" in text and "slower than planned" in text for text in clock.texts)
-    log = log_lines(tmp_path)
+    log = log_lines(slowed.out)
     assert [line["laid_out"] for line in log if "laid_out" in line] == [list(each) for each in kept["lengths"][1:]]
-    facts = json.loads((tmp_path / "run.json").read_text())["budget"]
+    facts = json.loads((slowed.out / "run.json").read_text())["budget"]
     assert (facts["seconds"], facts["used"], facts["steps"]) == (SECONDS, clock.now, kept["lengths"][-1][1])
     assert facts["laid_out"] == [list(each) for each in kept["lengths"][1:]]
-    assert from_dict(read_toml(tmp_path / "config.toml")).total_steps(165) == facts["steps"]
+    assert from_dict(read_toml(slowed.out / "config.toml")).total_steps(165) == facts["steps"]
     assert "snapshot" in log[-1]
     assert log[-1]["step"] == facts["steps"] - 1
     assert clock.budgets[-1] == (clock.now, SECONDS)
 
 
-def test_schedules_go_on_without_a_jump_and_reach_their_end(images: Path, tmp_path: Path) -> None:
-    train(images, tmp_path, Clock(slower))
-    rate = from_dict(read_toml(tmp_path / "config.toml")).learning_rate
-    rates = {line["step"]: line["lr"] for line in log_lines(tmp_path) if "lr" in line}
-    (steps, values), total = zip(*rates.items(), strict=True), state(tmp_path)["lengths"][-1][1]
+def test_schedules_go_on_without_a_jump_and_reach_their_end(slowed: Trained) -> None:
+    rate = from_dict(read_toml(slowed.out / "config.toml")).learning_rate
+    rates = {line["step"]: line["lr"] for line in log_lines(slowed.out) if "lr" in line}
+    (steps, values), total = zip(*rates.items(), strict=True), state(slowed.out)["lengths"][-1][1]
     assert steps[-1] == total - 1
     planned = [rate.at(Progress(step, PER_EPOCH, 40)) for step in range(40)]
     largest = max(abs(after - before) for before, after in pairwise(planned[10:]))
@@ -154,11 +189,14 @@ def test_as_planned_nothing_changes(images: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("method", "workers"), [("swav", 0), ("swav", 2), ("deepcluster_v2", 0)])
 def test_after_the_change_a_resume_is_bit_for_bit_the_same(
-    images: Path, tmp_path: Path, method: str, workers: int
+    images: Path, slow: Trained, tmp_path: Path, method: str, workers: int
 ) -> None:
     """The resumed process has another clock, which did not run while the run lay still, and starts where it likes."""
     one, other, how = tmp_path / "one", tmp_path / "other", {"method": method, "workers": workers}
-    train(images, one, Clock(lambda step: 2.0), **how)
+    if method == "swav":  # also with workers: their number changes nothing but config.toml
+        one = slow.out
+    else:
+        train(images, one, Clock(lambda step: 2.0), **how)
     changed = state(one)["lengths"]
     assert len(changed) == 2, "one change, early on"
     with pytest.raises(UserError, match="FailsAfter failed"):
@@ -168,18 +206,14 @@ def test_after_the_change_a_resume_is_bit_for_bit_the_same(
     assert_same_runs(one, other)
 
 
-def test_the_change_itself_is_saved(images: Path, tmp_path: Path) -> None:
-    class Kept(coterie.Callback):
-        def on_checkpoint(self, steps: int) -> None:
-            saved.append(steps)
-
-    saved: list[int] = []
-    train(images, tmp_path, Clock(lambda step: 2.0), Kept())
-    assert state(tmp_path)["lengths"][1][0] in saved
+def test_the_change_itself_is_saved(slow: Trained) -> None:
+    assert state(slow.out)["lengths"][1][0] in slow.saves.after
 
 
-def test_a_larger_budget_extends_and_one_that_is_used_up_is_refused(images: Path, tmp_path: Path) -> None:
-    train(images, tmp_path, Clock(lambda step: 2.0))
+def test_a_larger_budget_extends_and_one_that_is_used_up_is_refused(
+    images: Path, slow: Trained, tmp_path: Path
+) -> None:
+    shutil.copytree(slow.out, tmp_path, dirs_exist_ok=True)
     total = state(tmp_path)["lengths"][-1][1]
     assert any("is finished" in text for text in train(images, tmp_path, Clock(lambda step: 2.0)).texts)
     with pytest.raises(BadRun, match=r"has used 40 s of training: give more than --time 40s, or leave it out"):

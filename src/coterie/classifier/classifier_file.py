@@ -92,6 +92,7 @@ def save_classifier(folder: str | Path, classifier: Classifier) -> Path:
         interpolation=look.interpolation,
         crop=look.crop,
         size=look.size,
+        value_range=look.value_range,
     )
     header = {
         "backbone": asdict(description),

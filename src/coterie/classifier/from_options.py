@@ -29,6 +29,8 @@ def evaluate_classifier_given(
     check_options(options, EvaluationOptions)
     if options.get("boxes") is not None:
         raise BadConfig(f"--boxes is for a detector, and {path} is a classifier: leave it out")
+    if options.get("masks") is not None or options.get("classes") is not None:
+        raise BadConfig(f"--masks and --classes are for a segmenter, and {path} is a classifier: leave them out")
     opened = {name: value for name, value in model_options(options).items() if value is not None}
     network = opened.pop("backbone", None)
     refused = next(iter(opened), None) or ("backbone" if isinstance(network, str) else None)

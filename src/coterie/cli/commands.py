@@ -22,12 +22,11 @@ from coterie.cli.parsing import (
     Sources,
     Trackers,
     comma_separated,
-    named_set,
     refuse_unknown_method,
     show,
 )
 from coterie.cli.waiting import wait_as_is_fastest
-from coterie.config.options import Whole
+from coterie.config.option_values import Whole
 from coterie.signals import if_stopped
 
 
@@ -130,11 +129,12 @@ def evaluate(
     Parameters
     ----------
     train
-        Labeled images that the probes learn from; of a classifier or a detector, those to test it on.
+        Labeled images that the probes learn from; of a classifier, a detector or a segmenter, those to test it on.
     test
         Labeled images to test the probes on; without it, a random fifth of TRAIN. [default: none]
     probes
-        Separated by commas: knn, linear, linear_published, clusters, retrieval, svm, low_shot, linear_images, finetune.
+        Separated by commas: knn, linear, linear_published, clusters, retrieval, svm, low_shot, linear_blocks, linear_images,
+        finetune.
     beside
         Other models to compare; --backbone and --size are theirs too. [default: none]
     details
@@ -150,39 +150,6 @@ def evaluate(
             model, train, test, probes=names, beside=beside, details=details, logger=terminal, **opened
         )
     show(str(result))
-
-
-def transfer(
-    model: Model,
-    /,
-    *sets: str,
-    probes: str = "knn,linear",
-    beside: Sources = (),
-    details: bool = False,
-    options: EvaluationFlags = None,
-) -> None:
-    """Evaluate a network on several other labeled sets, in one table.
-
-    Parameters
-    ----------
-    sets
-        Each NAME=TRAIN, a random fifth of which is tested on, or NAME=TRAIN,TEST.
-    probes
-        Separated by commas: knn, linear, linear_published, clusters, retrieval, svm, low_shot, linear_images, finetune.
-    beside
-        Other models to compare; --backbone and --size are theirs too. [default: none]
-    details
-        Print every metric.
-    """
-    with importing():
-        from coterie import api
-        from coterie.display.terminal import Terminal
-
-    named = dict(named_set(each) for each in sets)
-    with closing(Terminal()) as terminal:
-        names, opened = comma_separated(probes), options or {}
-        table = api.transfer(model, named, probes=names, beside=beside, details=details, logger=terminal, **opened)
-    show(str(table))
 
 
 def select(run: Path, /, *, by: Literal["label_free", "knn"] = "label_free", out: Path | None = None) -> None:

@@ -13,7 +13,9 @@ from coterie.config.options import (
     ModelOptions,
     PredictOptions,
     RunOptions,
+    StructureOptions,
     TrainOptions,
+    TransferOptions,
 )
 from coterie.errors import UserError
 from coterie.methods.names import METHOD_NAMES
@@ -29,7 +31,10 @@ Model = Annotated[
     ),
 ]
 Classifier = Annotated[
-    str, Parameter(help="The folder of a classifier or a detector, or its .safetensors file.", name="CLASSIFIER")
+    str,
+    Parameter(
+        help="The folder of a classifier, a detector or a segmenter, or its .safetensors file.", name="CLASSIFIER"
+    ),
 ]
 Images = Annotated[
     str,
@@ -44,6 +49,8 @@ ModelFlags = Annotated[ModelOptions, Parameter(name="*")] | None
 EmbedFlags = Annotated[EmbedOptions, Parameter(name="*")] | None
 PredictFlags = Annotated[PredictOptions, Parameter(name="*")] | None
 TrainFlags = Annotated[TrainOptions, Parameter(name="*")] | None
+StructureFlags = Annotated[StructureOptions, Parameter(name="*")] | None
+TransferFlags = Annotated[TransferOptions, Parameter(name="*")] | None
 EvaluationFlags = Annotated[EvaluationOptions, Parameter(name="*")] | None
 
 
@@ -79,5 +86,7 @@ def named_set(text: str) -> tuple[str, str | tuple[str, str]]:
     name, equals, where = text.partition("=")
     parts = [part for part in where.split(",") if part]
     if not (name and equals and 1 <= len(parts) <= 2):
-        raise UserError(f"{text}: write each set as NAME=TRAIN or NAME=TRAIN,TEST")
+        raise UserError(
+            f"{text}: write each set as NAME=TRAIN or NAME=TRAIN,TEST; to train heads on IMAGES, give --out"
+        )
     return name, parts[0] if len(parts) == 1 else (parts[0], parts[1])

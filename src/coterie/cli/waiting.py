@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from coterie.config.options import RunOptions
+from coterie.usable_cores import usable_cores
 
 GPU = Path("/dev/nvidiactl")
 _is_ours = False
@@ -33,7 +34,7 @@ def wait_as_is_fastest(options: RunOptions | None) -> None:
     from coterie.training.profiling.wait_policy import DEFAULT, VARIABLE, known_policy, measured_policy, save_policy
 
     busy = cores_of_others()
-    if busy >= len(os.sched_getaffinity(0)):  # no core is free for a thread that spins
+    if busy >= len(usable_cores()):  # no core is free for a thread that spins
         return
     policy = known_policy(busy)
     if policy is None:
@@ -54,7 +55,7 @@ def _texts(settings: object) -> Iterable[str]:
 def _has_threads(settings: Iterable[str]) -> bool:
     """Whether the process may have several threads, and the cores for itself."""
     given = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0]
-    most = int(given) if given.isdecimal() else len(os.sched_getaffinity(0))
+    most = int(given) if given.isdecimal() else len(usable_cores())
     return most > 1 and "run.threads=1" not in settings and os.environ.get("WORLD_SIZE", "1") == "1"
 
 

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from coterie.data.decoding.pixels import ValueRange
 from coterie.data.sources.source import ImageSource
 from coterie.data.statistics import measure
 from coterie.logger import Logger
@@ -43,15 +44,18 @@ class Facts:
         return self.channels == 3 and self.bits == 8
 
 
-def measure_facts(source: ImageSource, channels: int | None, logger: Logger | None = None) -> Facts:
+def measure_facts(
+    source: ImageSource, channels: int | None, logger: Logger | None = None, value_range: ValueRange | None = None
+) -> Facts:
     """Measure a sample of the images.
 
     Args:
         source: the images.
         channels: their number of channels; None: as measured.
         logger: receives progress.
+        value_range: the setting ``views.range``.
     """
-    measured = measure(source, channels, logger=logger)
+    measured = measure(source, channels, logger=logger, value_range=value_range)
     return Facts(
         images=len(source),
         side=min(measured.median_size),

@@ -26,6 +26,8 @@ from coterie.config.start_from import (
     split_tag,
 )
 from coterie.config.toml import as_strings, from_dict, read_toml, to_dict
+from coterie.data.augmentation.view_plan import check_range
+from coterie.data.decoding.pixels import ValueRange
 from coterie.data.sources.columns import Columns
 from coterie.data.sources.open import absolute
 from coterie.data.sources.own_data import GivenData
@@ -222,7 +224,16 @@ class Request:
     @cached_property
     def facts(self) -> Facts:
         """Facts about the images."""
-        return measure_facts(self.source, self._channels[0], self.logger)
+        return measure_facts(self.source, self._channels[0], self.logger, self._value_range)
+
+    @property
+    def _value_range(self) -> ValueRange | None:
+        """What ``--set views.range`` says; another type than two numbers is refused where all settings are."""
+        given = named("views.range", {}, self.overrides)
+        if not isinstance(given, list | tuple) or [type(each) in (int, float) for each in given] != [True, True]:
+            return None
+        check_range((given[0], given[1]))
+        return float(given[0]), float(given[1])
 
 
 def _requested(options: RunOptions, settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -306,7 +317,10 @@ def _override(
         if path.partition(".")[0] in ("data", "method", "custom"):
             raise BadConfig(f"--set {path}: this is not a setting; write METHOD DATA on the command line")
         set_path(content, path, value)
-        reasons = {known: why for known, why in reasons.items() if not _overridden(known, path)} | {path: "set by you"}
+        whole, _, last = path.rpartition(".")
+        changed = whole if value is None and last.isdecimal() else path  # of a list that an entry is removed from
+        reasons = {known: why for known, why in reasons.items() if not _overridden(known, changed)}
+        reasons[changed] = "set by you"
     return reasons
 
 
@@ -315,10 +329,11 @@ def _complete(
 ) -> tuple[PretrainConfig, dict[str, str]]:
     """Fill in what even a config file may leave to images and machine: mean, std and engine of the views."""
     views, before = config.views, saved.get("views", {})
-    if views.mean is None and "mean" in before and before.get("channels") == views.channels:
+    alike = before.get("channels") == views.channels and tuple(before.get("range") or ()) == (views.range or ())
+    if views.mean is None and "mean" in before and alike:
         views = replace(views, mean=tuple(before["mean"]), std=tuple(before["std"]))
     if views.mean is None:
-        facts = measure_facts(source, views.channels, logger)
+        facts = measure_facts(source, views.channels, logger, views.range)
         views = replace(views, mean=facts.mean, std=facts.std)
     if views.engine == "auto":
         engine, why = choose_engine("auto", choose_device(config.run.device))

@@ -13,6 +13,7 @@ from coterie.data.augmentation.view_plan import Engine
 from coterie.distributed.processes import local_device
 from coterie.errors import BadConfig, UserError, did_you_mean
 from coterie.logger import Logger, NullLogger
+from coterie.usable_cores import usable_cores
 
 DEVICES = ("auto", "cpu", "cuda", "cuda:0")
 STEPS_WORTH_COMPILING = 3000
@@ -123,7 +124,7 @@ def choose_workers(number: int) -> int:
         raise BadConfig(f"workers is {number}: give 0 (none), more, or -1 (as many as there are cores to spare)")
     if number >= 0:
         return number
-    share = len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # torchrun's, of this machine
+    share = len(usable_cores()) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # torchrun's, of this machine
     return max(1, min(16, share - 1))
 
 

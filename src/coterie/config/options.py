@@ -1,49 +1,17 @@
 """Options that several commands share, in Python and on the command line, each with its help text."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypedDict
+from typing import Annotated, Any, Literal, TypedDict
 
-from cyclopts import Parameter, Token
+from cyclopts import Parameter
 
+from coterie.config.option_values import Backbone, Numbers, Settings, Whole, Wholes
 from coterie.data.sources.columns import Columns
 from coterie.errors import UserError, did_you_mean
 
 Precision = Literal["auto", "float32", "bfloat16"]
-
-
-def _whole_number(kind: Any, tokens: Sequence[Token]) -> int:
-    """Read a whole number; cyclopts would round 1.5."""
-    (token,) = tokens
-    if not re.fullmatch(r"[+-]?\d+", token.value.replace("_", "")):
-        raise UserError(f"{token.keyword} is {token.value}: give a whole number, such as {token.keyword} 10")
-    return int(token.value)
-
-
-def _numbers(kind: Any, tokens: Sequence[Token]) -> tuple[float, ...]:
-    """Read numbers between commas or spaces."""
-    try:
-        return tuple(float(word) for token in tokens for word in token.value.split(",") if word.strip())
-    except ValueError:
-        name = tokens[0].keyword
-        raise UserError(
-            f"{name} is {' '.join(token.value for token in tokens)}: give numbers, such as {name} .5,.5,.5"
-        ) from None
-
-
-Whole = Annotated[int, Parameter(converter=_whole_number)]
-
-if TYPE_CHECKING:  # in Python also a module, and a dictionary of values by path, such as {"groups.counts": 300}
-    from torch import nn
-
-    Backbone = str | nn.Module
-    Settings = Sequence[str] | Mapping[str, Any]
-    Numbers = Sequence[float] | float
-else:  # the command line reads these
-    Backbone = str
-    Settings = Sequence[str]
-    Numbers = Annotated[tuple[float, ...], Parameter(converter=_numbers, consume_multiple=True, negative=())]
 
 
 class ImageOptions(TypedDict, total=False):
@@ -183,6 +151,15 @@ class EmbedOptions(TableOptions, MachineOptions, PrecisionOptions, ModelOptions,
     """
 
 
+class StructureOptions(MachineOptions, PrecisionOptions, ModelOptions, ImageOptions, total=False):
+    """Options of ``structure``.
+
+    Attributes:
+        device: One of auto (CUDA if there is a usable GPU), cpu, cuda, cuda:N. [default: auto]
+        workers: Processes that load images; -1: as many as there are cores to spare. [default: -1]
+    """
+
+
 class BoxOptions(TypedDict, total=False):
     """Options of every command that reads boxes around objects."""
 
@@ -193,7 +170,7 @@ class BoxOptions(TypedDict, total=False):
 
 
 class DetectionOptions(BoxOptions, total=False):
-    """Options of ``train`` for detectors."""
+    """Options of ``train`` for detectors alone."""
 
     detector: Annotated[
         str | None,
@@ -201,30 +178,78 @@ class DetectionOptions(BoxOptions, total=False):
             help="With --boxes: faster_rcnn, mask_rcnn or retinanet; a MODEL none is new weights. [default: faster_rcnn]"
         ),
     ]
+
+
+class MaskOptions(TypedDict, total=False):
+    """Options of every command that reads masks."""
+
+    masks: Annotated[
+        str | Path | None,
+        Parameter(
+            help="A class for each pixel: a folder of PNG masks that are named as their images, of VOC, Cityscapes or ADE20K, "
+            "or a list of VOC. [default: none]"
+        ),
+    ]
+    classes: Annotated[
+        str | Path | None,
+        Parameter(
+            help="With --masks: a .txt or .json file of the names of classes, or voc, cityscapes or ade20k. [default: as the "
+            "folder says, or the values of the masks]"
+        ),
+    ]
+
+
+class SegmentationOptions(MaskOptions, total=False):
+    """Options of ``train`` for segmenters alone."""
+
+    head: Annotated[
+        str | None,
+        Parameter(
+            help="With --masks: linear (on features that stay as they are), fcn or upernet (the network is trained too). "
+            "[default: linear]"
+        ),
+    ]
+    blocks: Annotated[
+        Wholes | None,
+        Parameter(
+            help="With --masks: numbers of the feature maps that the head sees, as in 2,3. [default: by the head]"
+        ),
+    ]
+
+
+class DenseOptions(DetectionOptions, SegmentationOptions, total=False):
+    """Options of ``train`` for detectors and segmenters."""
+
     schedule: Annotated[
         str | None,
-        Parameter(help="With --boxes: small (ours), voc, coco_1x or coco_2x (as published). [default: small]"),
+        Parameter(
+            help="With --boxes: small (ours), voc, coco_1x or coco_2x (as published); with --masks: small, linear_ade20k, "
+            "fcn_voc, fcn_cityscapes or upernet_ade20k. [default: small]"
+        ),
     ]
     epochs: Annotated[
-        Whole | None, Parameter(help="With --boxes: passes over the images. [default: as the schedule says]")
+        Whole | None, Parameter(help="With --boxes or --masks: passes over the images. [default: as the schedule says]")
     ]
     batch_size: Annotated[
-        Whole | None, Parameter(help="With --boxes: images per step. [default: as the schedule says]")
+        Whole | None, Parameter(help="With --boxes or --masks: images per step. [default: as the schedule says]")
     ]
-    learning_rate: Annotated[float | None, Parameter(help="With --boxes: the highest. [default: as the schedule says]")]
+    learning_rate: Annotated[
+        float | None, Parameter(help="With --boxes or --masks: the highest. [default: as the schedule says]")
+    ]
 
 
-class TrainOptions(DetectionOptions, MachineOptions, PrecisionOptions, ModelOptions, LabelOptions, total=False):
+class TrainOptions(DenseOptions, MachineOptions, PrecisionOptions, ModelOptions, LabelOptions, total=False):
     """Options of ``train``.
 
     Attributes:
         classifier: One of knn (the nearest labeled images vote), linear (a layer on frozen features) and finetune (the whole
             network is trained). [default: knn or linear, by the number of labels]
         time: How long it may take: 90s, 30m, 2h, 1h30m, or a number of minutes. Epochs of finetune are chosen for it by a
-            rehearsal on this machine; of knn and linear, embedding has to fit; a detector is trained so long. [default: none]
+            rehearsal on this machine; of knn and linear, embedding has to fit; a detector or a segmenter is trained so
+            long. [default: none]
         balanced: Let all classes count alike, however many images each has. [default: no]
-        seed: Seed for which images are held out, and for fine-tuning; of a detector, for new weights, order and flips.
-            [default: 0]
+        seed: Seed for which images are held out, and for fine-tuning; of a detector or a segmenter, for new weights,
+            order and flips. [default: 0]
         device: One of auto (CUDA if there is a usable GPU), cpu, cuda, cuda:N. [default: auto]
         workers: Processes that load images; -1: as many as there are cores to spare. [default: -1]
     """
@@ -247,20 +272,53 @@ class PredictOptions(TableOptions, MachineOptions, PrecisionOptions, ImageOption
     boxes: str | Path | None
 
 
-class EvaluationOptions(BoxOptions, MachineOptions, PrecisionOptions, ModelOptions, LabelOptions, total=False):
+class EvaluationOptions(
+    BoxOptions, MaskOptions, MachineOptions, PrecisionOptions, ModelOptions, LabelOptions, total=False
+):
     """Options of ``evaluate`` and ``transfer``.
 
     Attributes:
+        recipe: As published, for linear_published, linear_blocks and linear_images: imagenet, places205, inat18 or smog_swin;
+            for finetune: 1% or 10%, SwAV's for these shares of ImageNet's labels (alone, with all labels of TRAIN).
+            [default: imagenet; of linear_blocks, places205; of finetune, by the number of labels]
         label_fraction: For finetune: the share of the training labels of each class, such as 1%. [default: 10%]
         labels_per_class: For finetune, in place of a share: training labels per class, such as 5. [default: none]
+        label_list: For finetune, in place of a share: a text file of the training images whose labels are used, one name a
+            line, such as SimCLR's 1percent.txt. [default: none]
         seed: Seed for what a probe draws. [default: 0]
         device: One of auto (CUDA if there is a usable GPU), cpu, cuda, cuda:N. [default: auto]
         workers: Processes that load images; -1: as many as there are cores to spare. [default: -1]
     """
 
+    recipe: str | None
     label_fraction: str | float | None
     labels_per_class: Whole | None
+    label_list: str | Path | None
     seed: Whole
+
+
+class TransferOptions(DenseOptions, EvaluationOptions, total=False):
+    """Options of ``transfer``.
+
+    Attributes:
+        classifier: With --out: one of knn, linear and finetune. [default: knn or linear, by the number of labels]
+        test_boxes: With --boxes and --test: the boxes of the test images. [default: those of --boxes]
+        seeds: With --out: how many seeds, counted from --seed. [default: 3]
+        recipe: As published, for linear_published, linear_blocks and linear_images: imagenet, places205, inat18 or smog_swin;
+            for finetune: 1% or 10%, SwAV's for these shares of ImageNet's labels (alone, with all labels of TRAIN).
+            [default: imagenet; of linear_blocks, places205; of finetune, by the number of labels]
+        label_fraction: For finetune: the share of the training labels of each class, such as 1%. [default: 10%]
+        labels_per_class: For finetune, in place of a share: training labels per class, such as 5. [default: none]
+        label_list: For finetune, in place of a share: a text file of the training images whose labels are used, one name a
+            line, such as SimCLR's 1percent.txt. [default: none]
+        seed: Seed for what a probe draws; with --out, the first seed. [default: 0]
+        device: One of auto (CUDA if there is a usable GPU), cpu, cuda, cuda:N. [default: auto]
+        workers: Processes that load images; -1: as many as there are cores to spare. [default: -1]
+    """
+
+    classifier: str | None
+    test_boxes: str | Path | None
+    seeds: Whole
 
 
 def label_columns(options: Mapping[str, Any]) -> Columns:

@@ -65,6 +65,8 @@ def _value(text: str) -> Any:
 def set_path(settings: dict[str, Any], path: str, value: Any) -> None:
     """Set the value at ``path``, in place; None removes it, but is the word ``none`` for a setting that is a text.
 
+    An entry of a list that is removed leaves a shorter list: ``views.crops.1=none`` drops a group of crops.
+
     Raises:
         BadConfig: there is no such setting, it takes another type of value, or it cannot be left out.
     """
@@ -88,8 +90,10 @@ def set_path(settings: dict[str, Any], path: str, value: Any) -> None:
         _refuse_unless_in(place, part, path)
         place = place[int(part)] if isinstance(place, list) else place.setdefault(part, {})
     _refuse_unless_in(place, name, path)
-    if isinstance(place, list):
+    if isinstance(place, list) and value is not None:
         place[int(name)] = value
+    elif isinstance(place, list) and _any_length(known[".".join(parents)]):
+        del place[int(name)]
     elif name == "kind" and place.get("kind") != value:  # another kind has other settings: start from its defaults
         kept = {"counts": place["counts"]} if "counts" in place and _has_counts(value) else {}
         place.clear()
@@ -132,6 +136,11 @@ def value_at(settings: Any, path: str) -> Any:
         else:
             settings = settings.get(part) if isinstance(settings, Mapping) else None
     return settings
+
+
+def _any_length(kind: Any) -> bool:
+    """Whether a list of this kind may become shorter."""
+    return any(get_origin(each) is tuple and get_args(each)[-1] is ... for each in union_members(kind))
 
 
 def _has_counts(kind: Any) -> bool:

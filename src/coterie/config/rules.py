@@ -8,8 +8,10 @@ from coterie.grouping.groups import GroupsConfig, LearnedGroupsConfig
 from coterie.grouping.regularizers import MeanEntropy
 from coterie.grouping.teacher import MomentumTeacherConfig, SameNetwork
 
-FEWEST_ROWS = 1 / 8
-"""Fewest rows per group for a balanced assignment: with fewer, each image is spread over many groups and nothing is learned."""
+FEW_ROWS = 1 / 8
+"""Rows per group for a balanced assignment below which a run is warned: each image is spread over many groups."""
+FEWEST_ROWS = 1 / 25
+"""Fewest rows per group: SwAV's authors balanced 4,096 rows over 100,000 groups (appendix C), and nobody fewer."""
 FEWEST_ROUNDS = 50
 """Fewest rounds of Sinkhorn-Knopp for labels that are kept: after 3 rounds a third of SeLa's are wrong."""
 
@@ -43,6 +45,28 @@ def check_rules(config: PretrainConfig) -> None:
         _check_memory(config, config.groups, config.assignment)
         _check_spread(config, config.groups, config.assignment)
     _check_target(config)
+
+
+def doubts(config: PretrainConfig) -> list[str]:
+    """What is allowed and may not work, one line each, for settings that :func:`check_rules` accepts."""
+    if (
+        not isinstance(config.assignment, Sinkhorn)
+        or isinstance(config.groups, BatchGroupsConfig)
+        or config.keeps_labels
+    ):
+        return []
+    rows, most = balanced_rows(config), max(config.groups.counts)
+    if rows >= FEW_ROWS * most:
+        return []
+    return [
+        f"groups.counts is {most}, {most / rows:.0f} groups for each of {rows} rows to balance: published for 100,000 groups "
+        "at batch 4096, untried elsewhere; if the loss stays at ln K, use a larger batch, --set memory.length=N or fewer groups"
+    ]
+
+
+def balanced_rows(config: PretrainConfig) -> int:
+    """The rows that an assignment of each batch balances: those of the batch, and of a queue."""
+    return config.batch_size + (config.memory.length if config.memory is not None and config.refresh is None else 0)
 
 
 def _check_roles(config: PretrainConfig) -> None:
@@ -149,13 +173,12 @@ def _check_balance(config: PretrainConfig, groups: GroupsConfig, assignment: Sin
                 "--set assignment.iterations=1000 --set assignment.tolerance=0.001"
             )
         return
-    queue = config.memory.length if config.memory is not None and config.refresh is None else 0
-    rows, most = config.batch_size + queue, max(groups.counts)
+    rows, most = balanced_rows(config), max(groups.counts)
     if rows < FEWEST_ROWS * most:
         memory = f"--set memory.length={2 * most} --set memory.start_epoch=1, " if config.refresh is None else ""
         raise BadConfig(
             f"groups.counts is {most}, too many to balance {rows} rows over: use {memory}a larger batch, or at most "
-            f"{round(rows / FEWEST_ROWS)} groups"
+            f"{round(rows / FEW_ROWS)} groups"
         )
 
 

@@ -29,7 +29,7 @@ OF_EMBEDDINGS = ("knn", "linear", "linear_published", "clusters", "retrieval")
 """The probes that need only frozen embeddings with one label per image."""
 OF_SETS = ("svm", "low_shot")
 """Probes on frozen embeddings, with any number of labels per image."""
-PUBLISHED = ("linear_published", *OF_SETS)
+PUBLISHED = ("linear_published", "linear_blocks", *OF_SETS)
 """Probes of frozen embeddings that follow a paper, which embeds in float32."""
 
 

@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Float64
 
 from coterie.data.decoding.decode import count_channels, decode
-from coterie.data.decoding.pixels import PixelArray
+from coterie.data.decoding.pixels import PixelArray, ValueRange
 from coterie.data.sources.source import ImageSource, random_positions, sample_indices, shard_layout
 from coterie.errors import BadImage, NoImages
 from coterie.logger import Logger, NullLogger
@@ -42,7 +42,11 @@ class ImageStatistics:
 
 
 def measure(
-    source: ImageSource, channels: int | None = None, limit: int = 1000, logger: Logger | None = None
+    source: ImageSource,
+    channels: int | None = None,
+    limit: int = 1000,
+    logger: Logger | None = None,
+    value_range: ValueRange | None = None,
 ) -> ImageStatistics:
     """Measure the statistics of a random sample, always the same one (see `coterie.data.sources.source.sample_indices`).
 
@@ -52,6 +56,7 @@ def measure(
             colored, otherwise the most frequent number.
         limit: Maximum number of images to sample; from a remote source, at most 160.
         logger: Receives progress.
+        value_range: As of `coterie.data.decoding.decode.decode`.
 
     Raises:
         NoImages: No image can be decoded.
@@ -67,7 +72,7 @@ def measure(
     for index in (logger or NullLogger()).progress(indices, len(indices), "measuring the images"):
         check_interrupted()
         try:
-            pixels = decode(source[index], channels)
+            pixels = decode(source[index], channels, value_range=value_range)
         except BadImage as error:
             reason = reason or f"; the first: {source.name(index)}: {error}"
             continue

@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from coterie.data.sources.name_matching import match_names
-from coterie.data.sources.source import Concatenated, ImageSource
+from coterie.data.decoding.pixels import ValueRange
+from coterie.data.sources.name_matching import match_names, names_to_match
+from coterie.data.sources.source import ImageSource
 from coterie.errors import UserError
 from coterie.formatting import first_few
 
@@ -74,11 +75,13 @@ class BoxedSource:
         source: holds these images and perhaps others.
         positions: of each image in the source.
         file: the boxes; ``file.images`` are in the order of ``positions``.
+        value_range: of images of floating-point, signed or 32-bit values, as the network was trained with.
     """
 
     source: ImageSource
     positions: tuple[int, ...]
     file: BoxFile
+    value_range: ValueRange | None = None
 
     @property
     def counts(self) -> Int[np.ndarray, " c"]:
@@ -165,7 +168,7 @@ def find_images(file: BoxFile, source: ImageSource) -> BoxedSource:
     Raises:
         UserError: an image of the file is missing (of a folder of VOC: all are), or a name means several images.
     """
-    names, root = _names(source)
+    names, root = names_to_match(source)
     found = match_names([each.name for each in file.images], names, root)
     if found.ambiguous:
         name, one, other = found.ambiguous[0]
@@ -189,15 +192,6 @@ def find_images(file: BoxFile, source: ImageSource) -> BoxedSource:
         remarks.append(f"IMAGES: {len(others):,} images are not in {file.where} and are left out ({first_few(others)})")
     images, positions = tuple(each for each, _ in kept), tuple(place for _, place in kept)
     return BoxedSource(source, positions, replace(file, images=images, remarks=tuple(remarks)))
-
-
-def _names(source: ImageSource) -> tuple[list[str], str]:
-    """The names of the images of a source, and the folder that they are relative to, if there is one."""
-    if isinstance(source, Concatenated):
-        roots = [str(getattr(part, "root", "")) for part in source.sources]
-        pairs = (source.find(place) for place in range(len(source)))
-        return [f"{roots[part]}/{source.sources[part].name(row)}".lstrip("/") for part, row in pairs], ""
-    return [source.name(place) for place in range(len(source))], str(getattr(source, "root", ""))
 
 
 def _once(names: Sequence[str]) -> list[str]:

@@ -10,10 +10,10 @@ from jaxtyping import Float, Int
 
 from coterie.config.hardware import Runtime
 from coterie.data.decoding.decode import decode
+from coterie.data.loading.whole_images import as_floats
 from coterie.data.sources.source import ImageSource
 from coterie.detection.detector_file import Detector
 from coterie.detection.masks import pack_map
-from coterie.detection.training_images import as_floats
 from coterie.errors import BadImage
 
 _INSIDE = 0.5
@@ -52,10 +52,10 @@ def detect(
         positions: which of them.
         runtime: where and how to compute; its logger shows progress.
     """
-    channels = detector.model.backbone.channels
+    channels, value_range = detector.model.backbone.channels, detector.model.preprocessing.value_range
     for position in runtime.logger.progress(positions, len(positions), "detecting"):
         try:
-            image = decode(source[position], channels)
+            image = decode(source[position], channels, value_range=value_range)
         except BadImage as error:
             yield position, str(error)
             continue

@@ -11,7 +11,8 @@ from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHe
 from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
 from torchvision.ops import MultiScaleRoIAlign
 
-from coterie.detection.pyramid import Level, Pyramid, find_levels
+from coterie.detection.pyramid import Pyramid
+from coterie.models.feature_maps import Level, find_levels
 
 DetectorKind = Literal["faster_rcnn", "mask_rcnn", "retinanet"]
 RATIOS = (0.5, 1.0, 2.0)

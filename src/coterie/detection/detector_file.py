@@ -19,7 +19,7 @@ from coterie.exporting.backbone_file import (
     rebuilt_settings,
     write_tensors,
 )
-from coterie.exporting.file_kinds import DETECTOR_HEADER
+from coterie.exporting.file_kinds import DETECTOR_HEADER, file_of
 from coterie.exporting.model import Model
 from coterie.models.own_backbone import OwnBackbone
 from coterie.paths import DETECTOR_FILE, expand
@@ -99,7 +99,10 @@ def save_detector(folder: str | Path, detector: Detector) -> Path:
         UserError: the file cannot be written; its previous contents stay intact.
     """
     model, look = detector.model, detector.model.preprocessing
-    description = WeightsDescription(rebuilt_settings(model.backbone), model.image_size, look.mean, look.std)
+    limits = look.value_range
+    description = WeightsDescription(
+        rebuilt_settings(model.backbone), model.image_size, look.mean, look.std, value_range=limits
+    )
     header = {
         "backbone": asdict(description),
         "settings": asdict(detector.settings),
@@ -122,7 +125,7 @@ def open_detector(path: str | Path, device: torch.device | str = "cpu") -> Detec
     Raises:
         UserError: it is none, such as a run; or the file is damaged, in one line.
     """
-    file = _file(path)
+    file = file_of(path, DETECTOR_FILE, "--boxes FILE")
     refusal = f"{file} is no detector: coterie train MODEL IMAGES --boxes FILE --out DETECTOR makes one"
     description, header = read_header(file, DETECTOR_HEADER, _check_types, refusal)
     settings = DetectorSettings(**header["settings"] | {"short_sides": tuple(header["settings"]["short_sides"])})
@@ -147,20 +150,6 @@ def open_detector(path: str | Path, device: torch.device | str = "cpu") -> Detec
     )
     about = {str(name): str(value) for name, value in header["about"].items()}
     return Detector(network.to(device).eval(), model, settings, categories, numbers, about)
-
-
-def _file(path: str | Path) -> Path:
-    """The file of a detector.
-
-    Raises:
-        UserError: there is none.
-    """
-    where = expand(path)
-    file = where / DETECTOR_FILE if where.is_dir() else where
-    if not file.is_file():
-        what = f"{path} has no {DETECTOR_FILE}" if where.exists() else f"{path} does not exist"
-        raise UserError(f"{what}: coterie train MODEL IMAGES --boxes FILE --out DETECTOR makes a detector")
-    return file
 
 
 def _check_types(header: Mapping[str, Any]) -> None:

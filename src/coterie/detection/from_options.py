@@ -1,21 +1,19 @@
 """From the options of ``train``, ``predict`` and ``evaluate`` to detectors."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from coterie.config.hardware import Runtime
 from coterie.config.options import (
-    DetectionOptions,
     EvaluationOptions,
+    SegmentationOptions,
     check_options,
     label_columns,
-    machine_options,
     model_options,
 )
-from coterie.data.loading.center_crop import Preprocessing
 from coterie.data.sources.own_data import Data, given_data
 from coterie.data.sources.source import ImageSource
 from coterie.detection.boxes import BoxedSource, find_images
@@ -27,30 +25,14 @@ from coterie.detection.predict import check_results_file, write_detections
 from coterie.detection.train import DetectionWishes, TrainedDetector, train_detector
 from coterie.detection.voc import read_boxes
 from coterie.errors import BadConfig
-from coterie.exporting.model import Model, open_model
-from coterie.exporting.preprocessing import IMAGENET_MEAN, IMAGENET_STD, with_options
 from coterie.logger import Logger
-from coterie.models.backbone import BackboneConfig, build_backbone
+from coterie.training.model_or_new import float32_runtime, open_model_or_new
 from coterie.training.time_limit import TimeLimit
 
-NEW = "none"
-"""In place of a MODEL: random weights."""
+WHAT = "a detector"
 OF_CLASSIFIERS = ("classifier", "balanced", "labels", "label_column", "label_key")
+OF_SEGMENTERS = tuple(SegmentationOptions.__annotations__)
 """Options of ``train`` that mean nothing for a detector."""
-
-
-def refuse_without_boxes(options: Mapping[str, Any]) -> None:
-    """Refuse options of detectors where no detector is trained.
-
-    Args:
-        options: of ``train``, without ``boxes``.
-
-    Raises:
-        BadConfig: one of them is given.
-    """
-    given = next((name for name in DetectionOptions.__annotations__ if options.get(name) is not None), None)
-    if given is not None:
-        raise BadConfig(f"--{given.replace('_', '-')} is for detectors: give --boxes FILE too, or leave it out")
 
 
 def train_detector_given(
@@ -74,21 +56,20 @@ def train_detector_given(
     Raises:
         UserError: anything that the caller can fix, in one line.
     """
-    refused = next((name for name in OF_CLASSIFIERS if options.get(name)), None)
+    refused = next((name for name in (*OF_CLASSIFIERS, *OF_SEGMENTERS) if options.get(name)), None)
     if refused is not None:
+        others = "classifiers" if refused in OF_CLASSIFIERS else "segmenters"
         raise BadConfig(
-            f"--{refused.replace('_', '-')} is for classifiers, and --boxes trains a detector: give one of them"
+            f"--{refused.replace('_', '-')} is for {others}, and --boxes trains a detector: give one of them"
         )
     boxes = options["boxes"]
-    boxed, source = _boxed(boxes, images, options, logger)
-    runtime = _runtime(options, logger)
-    wishes = DetectionWishes(
-        options.get("detector"), **{name: options[name] for name in _WISHES if options.get(name) is not None}
-    )
+    boxed, source = boxed_images(boxes, images, options, logger)
+    runtime = float32_runtime(options, WHAT, logger)
+    wishes = given_wishes(options)
     asked = {"model": str(model), "boxes": str(boxes), "source": list(source)}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(wishes.seed)
-        opened = _opened(model, options, runtime)
+        opened = open_model_or_new(model, options, WHAT, runtime)
     return train_detector(opened, boxed, out, runtime, wishes, asked=asked, limit=limit)
 
 
@@ -114,7 +95,7 @@ def predict_boxes(
     refused = next((name for name in ("part_images", "ray", "actors") if options.get(name)), None)
     if refused is not None:
         raise BadConfig(f"--{refused.replace('_', '-')} is for a folder of parts: a detector writes one file")
-    runtime = _runtime(options, logger)
+    runtime = float32_runtime(options, WHAT, logger)
     detector = open_detector(path, runtime.device)
     columns = label_columns(options)
     source = given_data(data, columns=columns, logger=logger).open(columns, logger)
@@ -142,46 +123,44 @@ def evaluate_detector_given(
     """
     check_options(options, EvaluationOptions)
     boxes = options.get("boxes")
+    if options.get("masks") is not None or options.get("classes") is not None:
+        raise BadConfig(f"--masks and --classes are for segmenters, and {path} is a detector: leave them out")
     if boxes is None:
         raise BadConfig(f"{path} is a detector: give the boxes of the images, as in --boxes FILE.json")
     refused = next((name for name, value in model_options(options).items() if value is not None), None)
     if refused is not None:
         raise BadConfig(f"{path} is a detector, which knows its network and its images: leave out --{refused}")
-    runtime = _runtime(options, logger)
+    runtime = float32_runtime(options, WHAT, logger)
     detector = open_detector(path, runtime.device)
-    boxed, _ = _boxed(boxes, test, {**options, "detector": detector.settings.kind}, logger)
+    boxed, _ = boxed_images(boxes, test, {**options, "detector": detector.settings.kind}, logger)
     return evaluate_detector(detector, boxed, runtime)
 
 
-def _boxed(
-    boxes: str | Path, images: Data, options: Mapping[str, Any], logger: Logger
+def boxed_images(
+    boxes: str | Path, images: Data, options: Mapping[str, Any], logger: Logger, *, some: bool = False
 ) -> tuple[BoxedSource, tuple[str, ...]]:
-    """The images of a file of boxes, and where they are."""
+    """The images of a file of boxes, and where they are.
+
+    Args:
+        boxes: the file, or a folder of VOC.
+        images: the images.
+        options: of a command; they say where the images are in tables, and which detector needs masks.
+        logger: is told how images were found, where that was a choice.
+        some: whether images of the file may be missing.
+
+    Raises:
+        UserError: the file cannot be used, or its images are not found.
+    """
     file, columns = read_boxes(boxes, masks=options.get("detector") == "mask_rcnn"), label_columns(options)
     given = given_data(images, "images", columns=columns, logger=logger)
-    return find_images(file, given.open(columns, logger)), given.specs
+    return find_images(replace(file, complete=file.complete and not some), given.open(columns, logger)), given.specs
 
 
-def _runtime(options: Mapping[str, Any], logger: Logger) -> Runtime:
-    """Always float32: in bfloat16, RetinaNet's loss was not finite after three steps."""
-    if options.get("precision", "auto") == "bfloat16":
-        raise BadConfig("--precision is bfloat16: a detector computes in float32; leave it out")
-    return Runtime.choose(**machine_options(options) | {"precision": "float32"}, logger=logger)
+def given_wishes(options: Mapping[str, Any]) -> DetectionWishes:
+    """What some options ask of the training of a detector.
 
-
-def _opened(model: str | Path, options: Mapping[str, Any], runtime: Runtime) -> Model:
-    """The MODEL, or a network with random weights from torch's global generator."""
-    given = model_options(options)
-    for name in ("crop", "interpolation"):
-        if given.get(name) is not None:
-            raise BadConfig(f"--{name} is for networks that see a square of each image: a detector sees the whole")
-    size = given.pop("size", None)
-    if str(model) != NEW:
-        return open_model(model, runtime.device, **given)
-    name = given.pop("backbone", None)
-    if not isinstance(name, str):
-        raise BadConfig("MODEL none: name the network of the new weights, as in --backbone resnet18")
-    look = with_options(Preprocessing(size or 224, 3, IMAGENET_MEAN, IMAGENET_STD), size=size, **given)
-    config = BackboneConfig(name)
-    network = build_backbone(config, look.size).to(runtime.device)
-    return Model(NEW, network, config, look.size, look, lines=(f"{name}: new weights", f"images: {look}"))
+    Args:
+        options: of ``train`` or ``transfer``.
+    """
+    given = {name: options[name] for name in _WISHES if options.get(name) is not None}
+    return DetectionWishes(options.get("detector"), **given)

@@ -2,76 +2,15 @@
 
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, final
 
-import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.ops.feature_pyramid_network import ExtraFPNBlock, FeaturePyramidNetwork, LastLevelP6P7
 
-from coterie.errors import BadConfig, first_cause
+from coterie.models.feature_maps import Level
 from coterie.models.own_backbone import users_module
-
-_BLANK = 128
-"""Side in pixels of the blank image that says which maps a network has."""
-
-
-@dataclass(frozen=True)
-class Level:
-    """A feature map of a network.
-
-    Attributes:
-        place: its number among the intermediate maps of the network.
-        channels: its channels.
-        stride: pixels of the image per pixel of the map.
-    """
-
-    place: int
-    channels: int
-    stride: int
-
-
-def find_levels(network: nn.Module, channels: int, least: int) -> tuple[Level, ...]:
-    """The last feature map of each stride that a network has, found out from a blank image.
-
-    Args:
-        network: of timm.
-        channels: of its images.
-        least: the smallest stride that is used.
-
-    Raises:
-        BadConfig: it has no feature maps, or all of them have one stride, as those of a ViT.
-    """
-    module = users_module(network)
-    name = type(module).__name__
-    if not hasattr(module, "forward_intermediates"):
-        raise BadConfig(
-            f"a detector needs feature maps, and a {name} gives none: use a ResNet, ConvNeXt, Swin or EfficientNet"
-        )
-    like = next(module.parameters())
-    blank = torch.zeros(1, channels, _BLANK, _BLANK, dtype=like.dtype, device=like.device)
-    training = module.training
-    try:
-        with torch.no_grad():
-            maps: list[Tensor] = module.eval().forward_intermediates(blank, intermediates_only=True)  # type: ignore[operator]
-    except Exception as error:  # any, as in each network's own code
-        raise BadConfig(
-            f"a detector needs feature maps of images of any size, and this {name} has none ({first_cause(error)})"
-        ) from error
-    finally:
-        module.train(training)
-    last = {
-        _BLANK // each.shape[2]: Level(place, each.shape[1], _BLANK // each.shape[2]) for place, each in enumerate(maps)
-    }
-    levels = tuple(each for each in last.values() if each.stride >= least)
-    if len(last) < 2 or not levels:
-        raise BadConfig(
-            f"a feature pyramid needs feature maps of several sizes, and those of a {name} all have one pixel for "
-            f"{'/'.join(map(str, last))} of the image: use a ResNet, ConvNeXt, Swin or EfficientNet"
-        )
-    return levels
 
 
 @final

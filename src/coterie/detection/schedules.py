@@ -3,8 +3,6 @@
 from dataclasses import dataclass
 from typing import final
 
-from coterie.errors import BadConfig, did_you_mean
-
 VOC_SIDES = tuple(range(480, 801, 32))
 COCO_SIDES = tuple(range(640, 801, 32))
 
@@ -90,19 +88,6 @@ COCO_2X = DetectionSchedule(**{**vars(COCO_1X), "steps": 180_000})
 """The same, twice as long."""
 
 SCHEDULES = {"small": SMALL, "voc": VOC, "coco_1x": COCO_1X, "coco_2x": COCO_2X}
-
-
-def find_schedule(name: str) -> DetectionSchedule:
-    """A schedule by its name.
-
-    Raises:
-        BadConfig: there is none of this name.
-    """
-    if name not in SCHEDULES:
-        raise BadConfig(
-            f"there is no schedule {name}: use one of {', '.join(SCHEDULES)}{did_you_mean(name, SCHEDULES)}"
-        )
-    return SCHEDULES[name]
 
 
 def rate_at(schedule: DetectionSchedule, step: int, steps: int) -> float:

@@ -1,8 +1,6 @@
 """Trains a detector that is kept: a schedule for images and time, steps that can be stopped, and its file."""
 
-import copy
 import hashlib
-import shutil
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -12,6 +10,7 @@ from typing import Any, get_args
 
 import numpy as np
 import torch
+from torch import nn
 
 from coterie.config.duration import format_minutes
 from coterie.config.hardware import Runtime
@@ -22,20 +21,24 @@ from coterie.detection.detector import DetectorKind, DetectorSettings
 from coterie.detection.detector_file import Detector, new_detector, open_detector, save_detector
 from coterie.detection.detector_training import DetectorTraining
 from coterie.detection.masks import check_masks, masks_key
-from coterie.detection.schedules import DetectionSchedule, find_schedule
+from coterie.detection.schedules import SCHEDULES, DetectionSchedule
 from coterie.embedding.cache import source_key, state_key
 from coterie.errors import BadConfig, UserError, did_you_mean
 from coterie.exporting.model import Model
-from coterie.formatting import first_few, format_duration
-from coterie.logger import Logger, NullLogger
+from coterie.formatting import first_few
+from coterie.logger import Logger
 from coterie.table import ShownInTables, TextTable
-from coterie.training.profiling.step_timer import StepTimer
 from coterie.training.time_limit import TimeLimit
+from coterie.training.train_in_folder import (
+    check_wishes,
+    find_schedule,
+    first_and_last_loss,
+    remark_of_bad,
+    steps_that_fit,
+    train_in_folder,
+)
 from coterie.training.trained_folder import TrainedFolder
-from coterie.training.training_checkpoints import TrainingCheckpoints
 
-_LEAST_STEPS, _MOST_STEPS = 4, 20
-"""That are rehearsed to know how many fit into a time."""
 _SMALLEST, _LARGEST_CPU, _LARGEST = 64, 320, 800
 """Pixels of the short side: at least, as a batch norm needs several values at a stride of 32 in a single image; and at most,
 where it is chosen by itself, on a CPU and on a GPU."""
@@ -121,10 +124,10 @@ def train_detector(
     for line in model.lines[:1]:
         logger.info(line)
     _check_boxes(boxed, logger)
-    network = state_key(model.network.state_dict())
+    boxed, network = replace(boxed, value_range=model.preprocessing.value_range), state_key(model.network.state_dict())
     given = asdict(replace(wishes, kind=kind, schedule=wishes.schedule or "small"))
     given |= {} if limit is None else {"time": format_minutes(limit.minutes)}
-    facts = {"images": _images_key(boxed), "network": network}
+    facts = {"images": boxed_key(boxed), "network": network}
     if kind == "mask_rcnn":
         require_pycocotools()
         check_masks(boxed.file)
@@ -143,34 +146,14 @@ def train_detector(
         logger.info(_line(detector, boxed, steps, schedule.batch_size))
         folder.write_config(**asdict(schedule) | asdict(settings) | {"steps": steps})
         training = DetectorTraining(detector.network, boxed, schedule, steps, wishes.seed, runtime)
-        _train(training, folder)
-        save_detector(folder.path, detector)
-        shutil.rmtree(folder.checkpoints, ignore_errors=True)
+        train_in_folder(training, folder, lambda: save_detector(folder.path, detector))
         return _trained(detector, folder, steps, training.bad)
     finally:
         folder.close()
 
 
-def _train(training: DetectorTraining, folder: TrainedFolder) -> None:
-    """Train to the end, from wherever an earlier call was stopped."""
-    checkpoints = TrainingCheckpoints(folder, training)
-    checkpoints.resume(training.runtime.logger)
-    with checkpoints.stopping_on_signals():
-        training.run(after_step=checkpoints.after_step, log=checkpoints.log)
-    checkpoints.save()
-    training.network.eval()
-    folder.write_bad_images(training.bad.items())
-
-
 def _trained(detector: Detector, folder: TrainedFolder, steps: int, bad: Mapping[str, str]) -> TrainedDetector:
-    losses = [record["loss"] for record in folder.records() if "loss" in record] or [float("nan")]
-    tenth = max(1, len(losses) // 10)
-    remarks: tuple[str, ...] = ()
-    if bad:
-        name, reason = min(bad.items())
-        remarks = (f"{len(bad):,} images could not be used and are left out (bad_images.txt); {name}: {reason}",)
-    found = (statistics.fmean(losses[:tenth]), statistics.fmean(losses[-tenth:]))
-    return TrainedDetector(detector, folder.path, steps, found, remarks)
+    return TrainedDetector(detector, folder.path, steps, first_and_last_loss(folder), remark_of_bad(bad))
 
 
 def _kind(name: str | None) -> DetectorKind:
@@ -184,17 +167,13 @@ def _kind(name: str | None) -> DetectorKind:
 
 def _schedule(wishes: DetectionWishes, limit: TimeLimit | None) -> DetectionSchedule:
     """The schedule that was asked for, with what was asked beside it."""
-    schedule = find_schedule(wishes.schedule or "small")
+    schedule = find_schedule(wishes.schedule or "small", SCHEDULES)
     given = {name: getattr(wishes, name) for name in ("epochs", "batch_size", "learning_rate", "size")}
-    for name, value in given.items():
-        if value is not None and not 0 < value < 2**31:
-            raise BadConfig(f"--{name.replace('_', '-')} is {value}: it must be above 0")
+    check_wishes(given, limit)
     if wishes.size is not None and wishes.size < _SMALLEST:
         raise BadConfig(
             f"--size is {wishes.size}: a detector needs images of {_SMALLEST} pixels or more; smaller ones are enlarged"
         )
-    if limit is not None and wishes.epochs is not None:
-        raise BadConfig("--time and --epochs both say how long to train: give one of them")
     if wishes.epochs is not None:
         schedule = replace(schedule, steps=0, epochs=wishes.epochs, least_steps=1)
     if wishes.size is not None:
@@ -231,13 +210,11 @@ def _steps(
     if limit is None:
         per_epoch = -(-len(boxed.positions) // schedule.batch_size)
         return schedule.steps or max(schedule.least_steps, schedule.epochs * per_epoch)
-    timer = StepTimer(limit.rehearsal, _MOST_STEPS, runtime.device, least=_LEAST_STEPS)
-    network, quiet = copy.deepcopy(detector.network), replace(runtime, logger=NullLogger())
-    total = 50 * _MOST_STEPS  # the warm-up outlasts the rehearsal, which cannot diverge then
-    DetectorTraining(network, boxed, schedule, total, seed, quiet).run(passed=timer.over)
-    steps = max(1, int(limit.left / timer.typical))
-    runtime.logger.info(f"a step takes {format_duration(timer.typical)}: {steps:,} steps fit into --time")
-    return steps
+
+    def training(network: nn.Module, total: int, quiet: Runtime) -> DetectorTraining:
+        return DetectorTraining(network, boxed, schedule, total, seed, quiet)
+
+    return steps_that_fit(training, detector.network, limit, runtime)
 
 
 def _short_side(boxed: BoxedSource, runtime: Runtime) -> int:
@@ -262,8 +239,12 @@ def _check_boxes(boxed: BoxedSource, logger: Logger) -> None:
         logger.warning(f"{where}: there is no box of {first_few(none, ', ')}, which will not be found")
 
 
-def _images_key(boxed: BoxedSource) -> str:
-    """Identify images and boxes."""
+def boxed_key(boxed: BoxedSource) -> str:
+    """Identify images and boxes.
+
+    Args:
+        boxed: the images as they are now, and their boxes.
+    """
     files = source_key(Subset(boxed.source, np.array(boxed.positions)))
     digest = hashlib.sha256(f"{files} {boxed.file.categories} {boxed.file.numbers}".encode())
     for each in boxed.file.images:

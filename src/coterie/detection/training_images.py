@@ -1,8 +1,6 @@
 """The images and boxes of each training step: decoded ahead by threads, flipped at random."""
 
-from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -12,12 +10,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from coterie.data.decoding.decode import decode
+from coterie.data.loading.whole_images import as_floats, drawn_places, is_flipped, made_ahead
 from coterie.detection.boxes import BoxedImage, BoxedSource
 from coterie.detection.masks import draw_masks
 from coterie.errors import BadImage
-
-_AHEAD = 2
-"""Steps whose images are decoded ahead."""
 
 
 @dataclass(frozen=True)
@@ -52,17 +48,12 @@ def read_pixels(boxed: BoxedSource, place: int, channels: int) -> Float[Tensor, 
     Raises:
         BadImage: it cannot be decoded, or has another size than the file of boxes says.
     """
-    image, said = decode(boxed.source[boxed.positions[place]], channels), boxed.file.images[place]
+    image = decode(boxed.source[boxed.positions[place]], channels, value_range=boxed.value_range)
+    said = boxed.file.images[place]
     if image.shape[:2] != (said.height, said.width):
         found = f"{image.shape[1]} x {image.shape[0]}"
         raise BadImage(f"{found} pixels where its boxes are for {said.width} x {said.height}")
     return as_floats(image)
-
-
-def as_floats(image: np.ndarray) -> Float[Tensor, "c h w"]:
-    """Pixels ``[H, W, C]`` of any depth as numbers in [0, 1]."""
-    values = image.astype(np.float32) / np.float32(np.iinfo(image.dtype).max)
-    return torch.from_numpy(np.ascontiguousarray(values.transpose(2, 0, 1)))
 
 
 def training_batches(
@@ -82,43 +73,22 @@ def training_batches(
         masks: with the masks of objects.
     """
     batch = partial(_batch, boxed, channels, batch_size, seed=seed, masks=masks)
-    if not workers:
-        for step in steps:
-            yield batch(step)
-        return
-    with ThreadPoolExecutor(workers) as pool:
-        waiting: deque[Future[DetectionBatch]] = deque()
-        try:
-            for step in steps:
-                waiting.append(pool.submit(batch, step))
-                if len(waiting) > max(workers, _AHEAD):
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        finally:
-            for each in waiting:
-                each.cancel()
+    return made_ahead(batch, steps, workers)
 
 
 def _batch(boxed: BoxedSource, channels: int, batch_size: int, step: int, *, seed: int, masks: bool) -> DetectionBatch:
-    batch, count = DetectionBatch([], []), len(boxed.positions)
-    for drawn in range(step * batch_size, (step + 1) * batch_size):
-        epoch, row = divmod(drawn, count)
-        place = int(_order(seed, epoch, count)[row])
+    batch = DetectionBatch([], [])
+    for drawn, place in drawn_places(len(boxed.positions), batch_size, step, seed):
         said = boxed.file.images[place]
         try:
             image = read_pixels(boxed, place, channels)
         except BadImage as error:
             batch.bad.append((said.name, str(error)))
             continue
-        flipped = bool(np.random.default_rng((seed, 1, drawn)).integers(2))
+        flipped = is_flipped(drawn, seed)
         batch.images.append(image.flip(2) if flipped else image)
         batch.targets.append(_target(said, flipped, masks=masks))
     return batch
-
-
-def _order(seed: int, epoch: int, count: int) -> np.ndarray:
-    return np.random.default_rng((seed, 0, epoch)).permutation(count)
 
 
 def _target(image: BoxedImage, flipped: bool, *, masks: bool) -> dict[str, Tensor]:

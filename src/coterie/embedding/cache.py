@@ -17,6 +17,9 @@ from coterie.data.loading.center_crop import Preprocessing
 from coterie.data.sources.source import Concatenated, ImageSource, Subset
 from coterie.embedding.embed import Embeddings
 
+GEOMETRY = "whole pixels"
+"""How center crops are placed: embeddings by an earlier version, of crops between whole pixels, are computed again."""
+
 
 def weights_key(path: str | Path) -> str:
     """Identify the content of a file of weights.
@@ -109,7 +112,7 @@ class EmbeddingCache:
         key = source_key(source)
         if key is None:
             return None
-        asked = (key, repr(preprocessing.facts()), precision, *([instead] if instead else []))
+        asked = (key, repr(preprocessing.facts()), GEOMETRY, precision, *([instead] if instead else []))
         return self.folder / f"{self.weights}-{_digest(each.encode() for each in asked)}.safetensors"
 
 

@@ -74,6 +74,7 @@ def embedded_batches(
         std=preprocessing.std,
         crop=preprocessing.crop,
         interpolation=preprocessing.interpolation,
+        value_range=preprocessing.value_range,
         batch_size=EMBED_BATCH_SIZE,
         workers=runtime.workers,
         device=runtime.device,

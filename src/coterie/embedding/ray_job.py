@@ -12,6 +12,7 @@ from typing import Any
 from coterie.embedding.parts import TableParts
 from coterie.errors import UserError
 from coterie.logger import Logger
+from coterie.usable_cores import usable_cores
 
 _MAX_WORKERS = 16
 _STORE_BYTES = 2**27  # of shared memory; only numbers of parts pass through it
@@ -129,7 +130,7 @@ def _ray(address: str) -> Iterator[Any]:
         if connect and address == "local":
             # Its workers would run at niceness 15: beside any busy process they would hardly run at all.
             os.environ.setdefault("RAY_worker_niceness", "0")
-            cores = len(os.sched_getaffinity(0))
+            cores = len(usable_cores())
             own = {"num_cpus": cores, "include_dashboard": False, "object_store_memory": _STORE_BYTES}
             ray.init(address="local", **own, **quiet)
         elif connect:

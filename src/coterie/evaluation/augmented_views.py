@@ -40,7 +40,7 @@ def augmented_views(
     assert plan.mean is not None
     assert plan.std is not None
     largest = [view for view, size in enumerate(plan.sizes) if size == max(plan.sizes)]
-    images = [decode(source[int(index)], plan.channels) for index in indices]
+    images = [decode(source[int(index)], plan.channels, value_range=plan.range) for index in indices]
     views: list[Tensor] = []
     while len(views) < count:
         parameters = plan.sample_parameters(seed, _FIRST_EPOCH - len(views) // len(largest), indices)

@@ -64,8 +64,9 @@ class LabelFreeCallback(Callback):
         assert self._run is not None
         run, snapshot, log = self._run, snapshot_name(progress.epoch + 1), read_log(self._run.folder)
         look, backbone, file = preprocessing_of(self.config), student.encoder.backbone, run.folder / snapshot
-        inputs, how = (look.size, look.mean, look.std), look.interpolation
-        save_backbone(file, backbone, self.config.backbone, *inputs, interpolation=how, half=True)
+        inputs = (look.size, look.mean, look.std)
+        how: dict[str, Any] = {"interpolation": look.interpolation, "value_range": look.value_range}
+        save_backbone(file, backbone, self.config.backbone, *inputs, **how, half=True)
         try:
             metrics = self._metrics(student, progress.epoch + 1, snapshot, log)
         except NoImages:  # not one image of the sample can be decoded

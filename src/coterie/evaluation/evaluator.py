@@ -14,13 +14,16 @@ from coterie.data.sources.source import ImageSource, Subset, label_matrix, label
 from coterie.embedding.cache import EmbeddingCache, weights_key
 from coterie.embedding.embed import Embeddings, embed_source
 from coterie.embedding.forward import embedding_runtime
-from coterie.errors import UserError
+from coterie.errors import BadConfig, UserError, did_you_mean
 from coterie.evaluation.baselines import raw_pixels, untrained
 from coterie.evaluation.class_checks import check_classes
 from coterie.evaluation.labeled_data import LabeledPair, labeled_pair, no_labels
 from coterie.evaluation.probes.embedding_probes import probe_embeddings
 from coterie.evaluation.probes.few_labels import TENTH, FewLabels
-from coterie.evaluation.probes.finetuning import finetune
+from coterie.evaluation.probes.finetuning import FINETUNING_RECIPES, finetune
+from coterie.evaluation.probes.linear_blocks import linear_blocks
+from coterie.evaluation.probes.listed_labels import ListedLabels
+from coterie.evaluation.probes.recipe import LINEAR_RECIPE, PLACES205, RECIPES
 from coterie.evaluation.probes.supervised import linear_published_images
 from coterie.evaluation.results import RAW_PIXELS, UNTRAINED, Figures, ProbeResults
 from coterie.exporting.backbone_file import WEIGHTS
@@ -31,7 +34,11 @@ from coterie.training.student import assigned_groups
 
 OF_IMAGES = ("linear_images", "finetune")
 """Probes that pass the images through the network again in every epoch."""
-PROBES = (*OF_EMBEDDINGS, *OF_SETS, *OF_IMAGES)
+OF_BLOCKS = ("linear_blocks",)
+"""Probes of features that are not the embedding."""
+PROBES = (*OF_EMBEDDINGS, *OF_SETS, *OF_BLOCKS, *OF_IMAGES)
+WITH_RECIPE = ("linear_published", "linear_blocks", "linear_images")
+"""Probes that are trained by a published recipe, which may be another."""
 COMPARED = ("knn", "linear", "retrieval")
 """Probes that are quick enough to be run on raw pixels, the untrained network and other models too."""
 
@@ -46,7 +53,8 @@ class Evaluator:
         runtime: Runtime,
         *,
         beside: Sequence[Model] = (),
-        few: FewLabels = TENTH,
+        few: FewLabels | ListedLabels = TENTH,
+        recipe: str | None = None,
         seed: int = 0,
         exact: bool = False,
     ) -> None:
@@ -58,15 +66,24 @@ class Evaluator:
             runtime: where and how to compute; its precision is that of passes with gradients, and of embedding, which
                 ``exact`` makes float32.
             beside: other models on the same device, to be compared.
-            few: for ``finetune``: how many of the training labels may be used.
+            few: for ``finetune``: how many of the training labels may be used, or which.
+            recipe: name of a published recipe, of ``finetune`` or of those ``WITH_RECIPE``; None: that of each probe, and of
+                fine-tuning that of the number of labels.
             seed: for what is drawn.
             exact: whether images are embedded in float32, whatever the precision of ``runtime``.
 
         Raises:
-            BadConfig: an unknown probe.
+            BadConfig: an unknown probe or recipe, or a recipe without a probe that takes it.
         """
         check_known(probes, PROBES)
-        self.probes, self.few, self.seed = tuple(probes), few, seed
+        takers = ("finetune",) if recipe in FINETUNING_RECIPES else WITH_RECIPE
+        if recipe is not None and recipe not in (*RECIPES, *FINETUNING_RECIPES):
+            known = [*RECIPES, *FINETUNING_RECIPES]
+            raise BadConfig(f"--recipe is {recipe}: use one of {', '.join(known)}{did_you_mean(recipe, known)}")
+        if recipe is not None and not set(probes) & set(takers):
+            raise BadConfig(f"--recipe {recipe} is for {', '.join(takers)}: name one of them with --probes")
+        self.probes, self.few, self.recipe, self.seed = tuple(probes), few, recipe, seed
+        self._linear_recipe = RECIPES.get(recipe or "")
         self.model, self.runtime, self.beside = model, runtime, tuple(beside)
         self.exact = exact
         self.embedding = self._embedding(model)
@@ -86,7 +103,21 @@ class Evaluator:
             baselines = self._baselines([name for name in single if name in COMPARED], pair)
             if "linear_images" in single:
                 found["linear_images"] = linear_published_images(
-                    self.model.network, pair, self.model.preprocessing, seed=self.seed, runtime=self.runtime
+                    self.model.network,
+                    pair,
+                    self.model.preprocessing,
+                    recipe=self._linear_recipe or LINEAR_RECIPE,
+                    seed=self.seed,
+                    runtime=self.runtime,
+                )
+            if "linear_blocks" in single:
+                found["linear_blocks"] = linear_blocks(
+                    self.model.network,
+                    pair,
+                    self.model.preprocessing,
+                    recipe=self._linear_recipe or PLACES205,
+                    seed=self.seed,
+                    runtime=self.embedding,
                 )
             if "finetune" in single:
                 found["finetune"] = self._finetuned(pair)
@@ -131,7 +162,8 @@ class Evaluator:
             return {}
         train, test = self.embeddings(pair.train, "training"), self.embeddings(pair.test, "test")
         groups = self._groups(test) if "clusters" in probes else None
-        return probe_embeddings(probes, train, test, groups=groups, seed=self.seed, runtime=self.runtime)
+        recipe = self._linear_recipe or LINEAR_RECIPE
+        return probe_embeddings(probes, train, test, groups=groups, recipe=recipe, seed=self.seed, runtime=self.runtime)
 
     def _baselines(self, probes: Sequence[str], pair: LabeledPair) -> dict[str, Figures]:
         """What the same probes find in raw pixels, in the untrained network and in the other models."""
@@ -174,6 +206,7 @@ class Evaluator:
             model.preprocessing,
             build=model.untrained,
             few=self.few,
+            recipe=None if self._linear_recipe else self.recipe,
             seed=self.seed,
             runtime=self.runtime,
         )

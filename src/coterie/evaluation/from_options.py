@@ -14,7 +14,9 @@ from coterie.errors import BadConfig
 from coterie.evaluation.evaluation_file import note_evaluation
 from coterie.evaluation.evaluator import OF_IMAGES, PROBES, Evaluator
 from coterie.evaluation.given_sets import given_sets
-from coterie.evaluation.probes.few_labels import few_labels
+from coterie.evaluation.probes.few_labels import FewLabels, few_labels
+from coterie.evaluation.probes.finetuning import FINETUNING_RECIPES
+from coterie.evaluation.probes.listed_labels import ListedLabels, listed_labels
 from coterie.evaluation.results import ProbeResults
 from coterie.exporting.model import is_own, is_public_file, open_beside, open_model
 from coterie.logger import Logger
@@ -40,7 +42,11 @@ def evaluator_from_options(
     check_known(probes, PROBES)
     if options.get("boxes") is not None:
         raise BadConfig(f"--boxes is for a detector, and {model} is none: coterie train --boxes makes one")
-    few = few_labels(options.get("label_fraction"), options.get("labels_per_class"))
+    if options.get("masks") is not None or options.get("classes") is not None:
+        raise BadConfig(
+            f"--masks and --classes are for a segmenter, and {model} is none: coterie train --masks makes one"
+        )
+    few, recipe = _labels_and_recipe(options)
     precision = options.get("precision", "auto")
     runtime = Runtime.choose(options.get("device", "auto"), precision, options.get("workers", -1), logger)
     opened = model_options(options)
@@ -53,9 +59,25 @@ def evaluator_from_options(
         runtime,
         beside=open_beside(beside, runtime.device, name, size),
         few=few,
+        recipe=recipe,
         seed=options.get("seed", 0),
         exact=precision == "auto" and any(each in PUBLISHED for each in probes),
     )
+
+
+def _labels_and_recipe(options: EvaluationOptions) -> tuple[FewLabels | ListedLabels, str | None]:
+    """Which training labels ``finetune`` may use, and the name of its recipe; with 1% or 10% alone, all labels of TRAIN."""
+    fraction, number = options.get("label_fraction"), options.get("labels_per_class")
+    listed, recipe = options.get("label_list"), options.get("recipe")
+    if listed is not None:
+        if fraction is not None or number is not None:
+            raise BadConfig(
+                "--label-list says which labels are used: leave out --label-fraction and --labels-per-class"
+            )
+        return listed_labels(listed), recipe
+    if recipe in FINETUNING_RECIPES and fraction is None and number is None:
+        return FewLabels(share=1.0), recipe
+    return few_labels(fraction, number), recipe
 
 
 def evaluate_given(
@@ -101,6 +123,7 @@ def note_for_run(evaluator: Evaluator, sources: Mapping[str, str | Sequence[str]
         "probes": evaluator.probes,
         "beside": [each.name for each in evaluator.beside],
         **evaluator.few.asked(),
+        **({"recipe": evaluator.recipe} if evaluator.recipe is not None else {}),
         "seed": evaluator.seed,
         "preprocessing": model.preprocessing.facts(),
         "precision": passes if len(on_images) == len(evaluator.probes) else embeds,

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from coterie.atomic import writing
+from coterie.data.decoding.pixels import ValueRange
 from coterie.data.loading.center_crop import Preprocessing
 from coterie.errors import BadConfig, UserError
 from coterie.exporting.file_kinds import HEADER, refuse_classifier
@@ -42,6 +43,7 @@ class WeightsDescription:
         interpolation: how whole images are resized for evaluation.
         crop: share of the resized short side that is cropped; None: as runs do it.
         size: side in pixels of the images that it sees in use; None: ``image_size``.
+        value_range: lowest and highest value of images of floating-point, signed or 32-bit values; None: it takes none.
     """
 
     backbone: BackboneConfig
@@ -54,12 +56,14 @@ class WeightsDescription:
     interpolation: Interpolation = "bilinear"
     crop: float | None = None
     size: int | None = None
+    value_range: ValueRange | None = None
 
     @property
     def preprocessing(self) -> Preprocessing:
         """How whole images are prepared for the network."""
         size = self.image_size if self.size is None else self.size
-        return Preprocessing(size, self.backbone.channels, self.mean, self.std, self.crop, self.interpolation)
+        look = self.backbone.channels, self.mean, self.std, self.crop, self.interpolation, self.value_range
+        return Preprocessing(size, *look)
 
 
 def save_backbone(
@@ -73,6 +77,7 @@ def save_backbone(
     interpolation: Interpolation = "bilinear",
     crop: float | None = None,
     size: int | None = None,
+    value_range: ValueRange | None = None,
     whose: Literal["student", "teacher"] = "student",
     extra: Mapping[str, str] | None = None,
     half: bool = False,
@@ -93,6 +98,7 @@ def save_backbone(
         interpolation: how whole images are resized for evaluation.
         crop: share of the resized short side that is cropped; None: as runs do it.
         size: side in pixels of the images that it sees in use; None: ``image_size``.
+        value_range: of images of floating-point, signed or 32-bit values.
         whose: student or teacher, whose weights these are.
         extra: further metadata.
         half: store the parameters of the network in bfloat16; its buffers, such as running statistics, stay as they are.
@@ -111,6 +117,7 @@ def save_backbone(
         interpolation=interpolation,
         crop=crop,
         size=size,
+        value_range=value_range,
     )
     metadata = {"format": "pt", HEADER: json.dumps(asdict(description))}
     if is_plain_timm(config):
@@ -338,6 +345,8 @@ def parse_description(content: dict[str, Any]) -> WeightsDescription:
     content = dict(content)
     content["backbone"] = BackboneConfig(**content["backbone"])
     content["mean"], content["std"] = tuple(content["mean"]), tuple(content["std"])
+    if content.get("value_range") is not None:
+        content["value_range"] = tuple(content["value_range"])
     description = WeightsDescription(**content)
     _check_types(description)
     return description
@@ -354,7 +363,8 @@ def _check_types(description: WeightsDescription) -> None:
         description.whose,
         description.version,
     )
-    numbers = (backbone.width, backbone.drop_path, *description.mean, *description.std)
+    limits = description.value_range or (0.0, 1.0)
+    numbers = (backbone.width, backbone.drop_path, *description.mean, *description.std, *limits)
     whole = all(type(each) is int and each > 0 for each in (backbone.channels, description.image_size))
     whole = whole and type(backbone.frozen_statistics) is bool and description.interpolation in INTERPOLATIONS
     crop, size = description.crop, description.size
@@ -362,6 +372,7 @@ def _check_types(description: WeightsDescription) -> None:
     whole = whole and (size is None or (type(size) is int and 1 <= size < 2**31))
     finite = all(type(each) in (int, float) and abs(each) < 2**31 for each in numbers)
     named = isinstance(description.extra, dict) and all(isinstance(each, str) for each in (*texts, *description.extra))
+    finite = finite and len(limits) == 2 and limits[0] < limits[1]
     one_a_channel = len(description.mean) == len(description.std) == backbone.channels
     if not (whole and finite and named and one_a_channel and backbone.weights is None):
         raise TypeError("a value of another type")

@@ -1,15 +1,16 @@
-"""What a file of tensors holds, by the header that Coterie wrote into it: a backbone, a classifier or a detector."""
+"""What a file of tensors holds, by the header that Coterie wrote into it: a backbone, a classifier, a detector, a segmenter."""
 
 from pathlib import Path
 
 import safetensors
 
 from coterie.errors import UserError
-from coterie.paths import CLASSIFIER_FILE, DETECTOR_FILE, expand
+from coterie.paths import CLASSIFIER_FILE, DETECTOR_FILE, SEGMENTER_FILE, expand
 
 HEADER, CLASSIFIER_HEADER, DETECTOR_HEADER = "coterie", "coterie_classifier", "coterie_detector"
-"""Keys of the metadata of a file of weights: of a backbone, of a classifier (``classifier/classifier_file.py``), and of a
-detector (``detection/detector_file.py``)."""
+SEGMENTER_HEADER = "coterie_segmenter"
+"""Keys of the metadata of a file of weights: of a backbone, of a classifier (``classifier/classifier_file.py``), of a
+detector (``detection/detector_file.py``), and of a segmenter (``segmentation/segmenter_file.py``)."""
 
 
 def is_own_file(path: Path, header: str = HEADER) -> bool:
@@ -17,7 +18,7 @@ def is_own_file(path: Path, header: str = HEADER) -> bool:
 
     Args:
         path: of the file.
-        header: the key of its metadata: a backbone's, :data:`CLASSIFIER_HEADER`, or :data:`DETECTOR_HEADER`.
+        header: the key of its metadata: a backbone's, or one of the others above.
     """
     try:
         with safetensors.safe_open(path, "pt") as opened:
@@ -46,8 +47,38 @@ def holds_detector(path: str | Path) -> bool:
     return is_own_file(path / DETECTOR_FILE if path.is_dir() else path, DETECTOR_HEADER)
 
 
+def holds_segmenter(path: str | Path) -> bool:
+    """Whether a path is a folder or a file that ``coterie train --masks`` wrote; whatever cannot be read is not.
+
+    Args:
+        path: of anything.
+    """
+    path = expand(path)
+    return is_own_file(path / SEGMENTER_FILE if path.is_dir() else path, SEGMENTER_HEADER)
+
+
+def file_of(path: str | Path, name: str, option: str) -> Path:
+    """The file of a detector or a segmenter.
+
+    Args:
+        path: its folder, or the file itself.
+        name: of the file in the folder, such as ``detector.safetensors``.
+        option: of ``train`` that makes one, such as ``--boxes FILE``.
+
+    Raises:
+        UserError: there is none.
+    """
+    where = expand(path)
+    file = where / name if where.is_dir() else where
+    if not file.is_file():
+        what = f"{path} has no {name}" if where.exists() else f"{path} does not exist"
+        noun = name.partition(".")[0]
+        raise UserError(f"{what}: coterie train MODEL IMAGES {option} --out {noun.upper()} makes a {noun}")
+    return file
+
+
 def refuse_classifier(path: str | Path) -> None:
-    """Refuse a classifier or a detector where a model is needed.
+    """Refuse a classifier, a detector or a segmenter where a model is needed.
 
     Args:
         path: what was given as a MODEL.
@@ -59,6 +90,11 @@ def refuse_classifier(path: str | Path) -> None:
         raise UserError(
             f"{path} is a detector, not a MODEL: use coterie predict {path} IMAGES, coterie evaluate {path} IMAGES --boxes "
             "FILE, or name the MODEL that it was trained from"
+        )
+    if holds_segmenter(path):
+        raise UserError(
+            f"{path} is a segmenter, not a MODEL: use coterie predict {path} IMAGES, coterie evaluate {path} IMAGES --masks "
+            "DIR, or name the MODEL that it was trained from"
         )
     if holds_classifier(path):
         raise UserError(

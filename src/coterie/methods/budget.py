@@ -4,7 +4,6 @@ A guess from counted operations says which network and size to rehearse; the reh
 many epochs fit. Tables that the choices rest on: ``benchmarks/README.md``.
 """
 
-import os
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -24,6 +23,7 @@ from coterie.reporting.run_callbacks import embedded_images
 from coterie.training.profiling.estimate import estimate
 from coterie.training.profiling.extrapolation import Rehearsal
 from coterie.training.profiling.operations import forward_operations
+from coterie.usable_cores import usable_cores
 
 MARGIN = 0.03
 """Share of a budget that is not planned for: checkpoints, and what a rehearsal does not see."""
@@ -183,7 +183,7 @@ class BudgetPlan:
         """The time of a step, guessed."""
         if config.backbone.name.startswith(OWN):
             return 0.0
-        cores = len(os.sched_getaffinity(0)) if self.device == "cpu" else 1
+        cores = len(usable_cores()) if self.device == "cpu" else 1
         each = PASSES * forward_operations(config) / (OPERATIONS_PER_SECOND[self.device] * cores)
         return each * config.batch_size
 

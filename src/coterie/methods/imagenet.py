@@ -3,24 +3,24 @@
 from collections.abc import Callable
 from dataclasses import replace
 
-from coterie.config.facts import Facts
 from coterie.config.schema import PretrainConfig
-from coterie.data.augmentation.view_plan import Augmentation, Crops, ViewPlan
 from coterie.grouping.assignment import Nearest, Sinkhorn
 from coterie.grouping.groups import KMeansGroupsConfig, LearnedGroupsConfig, MomentumGroupsConfig
 from coterie.grouping.memory_queue import MemoryConfig, Refresh
 from coterie.grouping.teacher import MomentumTeacherConfig
+from coterie.methods.imagenet_views import family_views, imagenet_views
 from coterie.methods.planner import Planner
 from coterie.models.backbone import BackboneConfig
 from coterie.models.head import HeadConfig
 from coterie.optim.optimizer import AdamWConfig
 from coterie.optim.schedule import Constant, Cosine, Linear
 
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-SWAV_STD = (0.228, 0.224, 0.225)
-"""As in the releases, in training and evaluation; 0.228 is a slip for 0.229, kept so that results are comparable."""
 LARGE_BATCH = Cosine(peak=4.8, final=0.0048, warmup_epochs=10, start=0.3)
 """The learning rate of SwAV and DeepCluster-v2 at batch size 4096."""
+EVALUATED_AT = 224
+"""Side in pixels of whole images in the releases' evaluations (short side 256), whatever the crops in training."""
+NEIGHBORS = 8
+"""Processes that share batch statistics in the releases' runs on 64 GPUs and more (apex, ``syncbn_process_group_size``)."""
 
 
 def swav_imagenet_4096(plan: Planner) -> PretrainConfig:
@@ -35,8 +35,77 @@ def swav_imagenet_4096(plan: Planner) -> PretrainConfig:
         data=(),
         views=imagenet_views(plan.facts),
         backbone=_backbone(plan),
+        batch_norm_processes=NEIGHBORS,
         groups=LearnedGroupsConfig(counts=(3000,), frozen_steps=313),
         learning_rate=LARGE_BATCH,
+        epochs=epochs,
+        batch_size=batch,
+    )
+
+
+def swav_imagenet_2x224(plan: Planner) -> PretrainConfig:
+    """SwAV on ImageNet with two crops of 224, 400 epochs at batch 4096, as released.
+
+    Command: ``coterie pretrain swav_imagenet_2x224 IMAGENET/train --out RUN``. The authors used 64 V100 and publish 70.1 %
+    linear top-1. Not measured here.
+    """
+    epochs, views = plan.epochs(400), imagenet_views(plan.facts, small=0, large_scale=(0.08, 1.0))
+    return replace(swav_imagenet_4096(plan), method="swav_imagenet_2x224", views=views, epochs=epochs)
+
+
+def swav_imagenet_w2(plan: Planner) -> PretrainConfig:
+    """SwAV on ImageNet with a ResNet-50 of double width, 2x224 + 4x96, 400 epochs, as released (Caron et al. 2020, B.2).
+
+    Command: ``coterie pretrain swav_imagenet_w2 IMAGENET/train --out RUN``. The authors used 128 GPUs of 32 images and publish
+    77.3 % linear top-1. Not measured here.
+    """
+    epochs, views = plan.epochs(400), imagenet_views(plan.facts, small=4)
+    return replace(
+        swav_imagenet_4096(plan),
+        method="swav_imagenet_w2",
+        views=views,
+        backbone=_backbone(plan, width=2.0),
+        projector=HeadConfig(hidden=(8192,), width=128),
+        epochs=epochs,
+    )
+
+
+def swav_imagenet_w4(plan: Planner) -> PretrainConfig:
+    """SwAV on ImageNet with a ResNet-50 of four times the width, 400 epochs at batch 2560, as released (appendix B.2).
+
+    Command: ``coterie pretrain swav_imagenet_w4 IMAGENET/train --out RUN``. The authors used 64 GPUs of 40 images, a queue of
+    one batch from the start, and publish 77.9 % linear top-1. Not measured here.
+    """
+    epochs, batch = plan.epochs(400), plan.batch_size(2560)
+    views = imagenet_views(plan.facts, small=4, large_scale=(0.08, 1.0), small_scale=(0.08, 0.14))
+    return replace(
+        swav_imagenet_4096(plan),
+        method="swav_imagenet_w4",
+        views=views,
+        backbone=_backbone(plan, width=4.0),
+        projector=HeadConfig(hidden=(8192,), width=128),
+        memory=MemoryConfig(length=2560, start_epoch=0),
+        epochs=epochs,
+        batch_size=batch,
+    )
+
+
+def swav_imagenet_w5(plan: Planner) -> PretrainConfig:
+    """SwAV on ImageNet with a ResNet-50 of five times the width, 400 epochs at batch 1536, as released (appendix B.2).
+
+    Command: ``coterie pretrain swav_imagenet_w5 IMAGENET/train --out RUN``. The authors used 128 GPUs of 12 images, a queue of
+    one batch from the start, and publish 78.5 % linear top-1. Not measured here. The projector has no batch norm, as in the
+    settings of this network in the authors' VISSL; the script in their other release would have one.
+    """
+    epochs, batch = plan.epochs(400), plan.batch_size(1536)
+    return replace(
+        swav_imagenet_4096(plan),
+        method="swav_imagenet_w5",
+        views=imagenet_views(plan.facts, small=4),
+        backbone=_backbone(plan, width=5.0),
+        projector=HeadConfig(hidden=(10240,), width=128, batch_norm=False),
+        memory=MemoryConfig(length=1536, start_epoch=0),
+        learning_rate=Cosine(peak=4.8, final=0.0, warmup_epochs=10, start=0.1875),
         epochs=epochs,
         batch_size=batch,
     )
@@ -75,6 +144,7 @@ def deepcluster_v2_imagenet_800(plan: Planner) -> PretrainConfig:
         data=(),
         views=imagenet_views(plan.facts),
         backbone=_backbone(plan),
+        batch_norm_processes=NEIGHBORS,
         groups=KMeansGroupsConfig(counts=(3000, 3000, 3000)),
         assignment=Nearest(),
         memory=MemoryConfig(length=plan.epoch_memory(), start_epoch=0),
@@ -89,11 +159,23 @@ def deepcluster_v2_imagenet_400(plan: Planner) -> PretrainConfig:
     """DeepCluster-v2 on ImageNet, 2x160 + 4x96, 400 epochs, as published (Caron et al. 2020, appendix D.2; release).
 
     Command: ``coterie pretrain deepcluster_v2_imagenet_400 IMAGENET/train --out RUN``. The authors used 64 V100, 3 min 13 s per
-    epoch, and publish 74.3 % linear top-1 (70.2 % with two crops of 224). Not measured here.
+    epoch, and publish 74.3 % linear top-1. Not measured here. Evaluated at 224 pixels.
     """
     small = imagenet_views(plan.facts, large=160, small=4, large_scale=(0.08, 1.0))
-    epochs = plan.epochs(400)
-    return replace(deepcluster_v2_imagenet_800(plan), method="deepcluster_v2_imagenet_400", views=small, epochs=epochs)
+    views, epochs = replace(small, image_size=EVALUATED_AT), plan.epochs(400)
+    return replace(deepcluster_v2_imagenet_800(plan), method="deepcluster_v2_imagenet_400", views=views, epochs=epochs)
+
+
+def deepcluster_v2_imagenet_2x224(plan: Planner) -> PretrainConfig:
+    """DeepCluster-v2 on ImageNet with two crops of 224, 400 epochs, as released.
+
+    Command: ``coterie pretrain deepcluster_v2_imagenet_2x224 IMAGENET/train --out RUN``. The authors used 64 V100 and publish
+    70.2 % linear top-1. Not measured here.
+    """
+    epochs, views = plan.epochs(400), imagenet_views(plan.facts, small=0, large_scale=(0.08, 1.0))
+    return replace(
+        deepcluster_v2_imagenet_800(plan), method="deepcluster_v2_imagenet_2x224", views=views, epochs=epochs
+    )
 
 
 def sela_v2_imagenet_400(plan: Planner) -> PretrainConfig:
@@ -126,6 +208,7 @@ def smog_imagenet(plan: Planner) -> PretrainConfig:
         views=family_views(plan.facts, sizes=(224, 96), small=4, scales=((0.2, 1.0), (0.05, 0.2))),
         backbone=_backbone(plan),
         batch_norm_scope="joint",
+        batch_norm_processes=NEIGHBORS,
         projector=HeadConfig(hidden=(2048,), width=128, last_batch_norm=True),
         predictor=HeadConfig(hidden=(2048,), width=128),
         target=MomentumTeacherConfig(momentum=Constant(0.999), moves="before"),
@@ -173,66 +256,6 @@ def smog_imagenet_swin_tiny(plan: Planner) -> PretrainConfig:
     )
 
 
-def imagenet_views(
-    facts: Facts, *, large: int = 224, small: int = 6, large_scale: tuple[float, float] = (0.14, 1.0)
-) -> ViewPlan:
-    """Two large crops and ``small`` ones of 96 pixels (SwAV, section 3.2), augmented alike (release, multicropdataset.py)."""
-    augmentation = swav_augmentation(facts)
-    return ViewPlan(
-        crops=(
-            Crops(count=2, size=large, scale=large_scale, augmentation=augmentation),
-            Crops(count=small, size=96, scale=(0.05, 0.14), augmentation=augmentation),
-        ),
-        channels=facts.channels,
-        mean=IMAGENET_MEAN if facts.color else facts.mean,
-        std=SWAV_STD if facts.color else facts.std,
-    )
-
-
-def family_views(
-    facts: Facts,
-    *,
-    sizes: tuple[int, int],
-    small: int,
-    scales: tuple[tuple[float, float], tuple[float, float]],
-    deciding: int = 2,
-    blur: bool = True,
-) -> ViewPlan:
-    """SMoG's two families of views: one always blurred, one rarely blurred but sometimes solarized; they alternate by batch.
-
-    Of the family that goes to the teacher, the first ``deciding`` large views are targets; of the family that goes to the
-    student, the next two and the small ones predict (release, multicropdataset.py and two_stream_network.py).
-    """
-    own = Augmentation(brightness=0.4, contrast=0.4, saturation=0.2, hue=0.1)
-    own = own if facts.color else swav_augmentation(facts)
-    families = (
-        replace(own, blur=1.0 if blur else 0.0),
-        replace(own, blur=0.1 if blur else 0.0, solarize=0.2 if facts.color else 0.0),
-    )
-    crops = []
-    for augmentation in families:
-        crops.append(Crops(deciding + 2, sizes[0], scales[0], augmentation=augmentation))
-        if small:
-            crops.append(Crops(small, sizes[1], scales[1], augmentation=augmentation))
-    half = deciding + 2 + small
-    return ViewPlan(
-        crops=tuple(crops),
-        channels=facts.channels,
-        mean=IMAGENET_MEAN if facts.color and not facts.small else facts.mean,
-        std=SWAV_STD if facts.color and not facts.small else facts.std,
-        student_views=tuple(range(deciding, half)),
-        target_views=tuple(range(half, half + deciding)),
-        grouped_views=(deciding, deciding + 1),
-        bn_only_views=tuple(range(half + deciding + 2, 2 * half)),
-        swap=True,
-    )
-
-
-def swav_augmentation(facts: Facts) -> Augmentation:
-    """SwAV's augmentation; without color operations where images have no color."""
-    return Augmentation() if facts.color else Augmentation(jitter=0.0, grayscale=0.0)
-
-
 def _backbone(plan: Planner, width: float = 1.0) -> BackboneConfig:
     return plan.backbone(BackboneConfig(name="resnet50", width=width))
 
@@ -240,8 +263,13 @@ def _backbone(plan: Planner, width: float = 1.0) -> BackboneConfig:
 PUBLISHED: tuple[Callable[[Planner], PretrainConfig], ...] = (
     swav_imagenet_256,
     swav_imagenet_4096,
+    swav_imagenet_2x224,
+    swav_imagenet_w2,
+    swav_imagenet_w4,
+    swav_imagenet_w5,
     deepcluster_v2_imagenet_400,
     deepcluster_v2_imagenet_800,
+    deepcluster_v2_imagenet_2x224,
     sela_v2_imagenet_400,
     smog_imagenet,
     smog_imagenet_swin_tiny,

@@ -68,13 +68,17 @@ class Planner:
     def batch_size(self, published: int | None = None) -> int:
         """256, or the largest power of two that leaves at least 64 batches per epoch, but at least 32 images.
 
-        The result of the first call stays: a published preset passes its own value before calling what depends on it.
+        The result of the first call stays: a published preset passes its own value before calling what depends on it. Its
+        learning rate is the published one at any batch size, and the reasons say so where that is another.
         """
         if not self._batch_size:
             self._batch_size = self.requested_batch_size or published or self._fitting_batch()
             steps = self.facts.images // self._batch_size
             why = "as published" if published else f"up to 256, as long as an epoch has 64 steps ({steps})"
             self.reasons["batch_size"] = "requested" if self.requested_batch_size else why
+            if published and self._batch_size != published:
+                why = f"as published for batch {published}, not scaled to your batch of {self._batch_size}"
+                self.reasons["learning_rate.peak"] = why
         return self._batch_size
 
     def _fitting_batch(self) -> int:

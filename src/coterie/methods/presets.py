@@ -20,7 +20,8 @@ from coterie.grouping.memory_queue import MemoryConfig, Refresh
 from coterie.grouping.regularizers import CodingRate, Uniformity
 from coterie.grouping.teacher import MomentumTeacherConfig, SameNetwork
 from coterie.methods.going_on import going_on
-from coterie.methods.imagenet import PUBLISHED, imagenet_views
+from coterie.methods.imagenet import PUBLISHED
+from coterie.methods.imagenet_views import imagenet_views
 from coterie.methods.planner import Planner
 from coterie.models.backbone import OWN, is_resnet
 from coterie.models.backbone_of_weights import FoundBackbone

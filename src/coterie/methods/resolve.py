@@ -9,6 +9,7 @@ from coterie.config.choice import Choice
 from coterie.config.from_options import Request, Resolved
 from coterie.config.hardware import choose_device
 from coterie.config.options import RunOptions, check_options, label_columns
+from coterie.config.rules import doubts
 from coterie.data.sources.own_data import Data, given_data
 from coterie.logger import Logger
 from coterie.methods.budget import DEFAULT_MINUTES, BudgetPlan, Fitted, Measure, choose_method, is_long
@@ -67,7 +68,7 @@ def fit_run(
 
 
 def fit_request(request: Request, measure: Measure, used: Callable[[], float], *, new: bool = True) -> Fitted:
-    """Choose what a request leaves open for its budget: :func:`fit_run`.
+    """Choose what a request leaves open for its budget: :func:`fit_run`. What may not work is said.
 
     Args:
         request: what the caller wants, with its images opened.
@@ -78,6 +79,13 @@ def fit_request(request: Request, measure: Measure, used: Callable[[], float], *
     Raises:
         UserError: anything that the caller can fix, in one line.
     """
+    fitted = _fitted(request, measure, used, new=new)
+    for line in doubts(fitted.resolved.config):
+        request.logger.warning(line)
+    return fitted
+
+
+def _fitted(request: Request, measure: Measure, used: Callable[[], float], *, new: bool) -> Fitted:
     minutes, images = request.asked("run.minutes"), len(request.source)
     if not request.planned:
         resolved = request.resolved()

@@ -1,4 +1,7 @@
-"""Rendering of HTML pages: every page is one file that loads and runs nothing, with its pictures inside."""
+"""Rendering of HTML pages: every page is one file that loads nothing, with its pictures inside.
+
+None runs a script but that of unsupervised structure, which is readable without; its policy allows that script alone.
+"""
 
 import base64
 import io

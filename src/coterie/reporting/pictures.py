@@ -49,7 +49,8 @@ def make_picture(
     Raises:
         BadImage: it cannot be decoded.
     """
-    cut = center_crop(decode(source[index], preprocessing.channels), max(preprocessing.size, MIN_PICTURE_SIDE))
+    image = decode(source[index], preprocessing.channels, value_range=preprocessing.value_range)
+    cut = center_crop(image, max(preprocessing.size, MIN_PICTURE_SIDE))
     pixels = cut if cut.dtype == np.uint8 else (cut * 255).astype(np.uint8)
     pixels = pixels if len(pixels) in (1, 3) else pixels[:1]
     return Picture(pixels.transpose(1, 2, 0).squeeze(), caption, right, name)

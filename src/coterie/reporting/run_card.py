@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from coterie.exporting.model_card import CardFacts
-from coterie.formatting import format_number, is_number
+from coterie.formatting import counted, format_number, is_number
 from coterie.reporting.run_figures import probe_figures, read_run_record, unfinished_remarks
 from coterie.training.run_folder import read_records
 
@@ -25,7 +25,7 @@ def run_card(run: Path, license: str) -> CardFacts:  # noqa: A002 -- as the hub 
         origin.append(f"{record.images:,} images of {settings.get('views', {}).get('image_size', '?')} pixels.")
     length = [f"{record.steps:,} steps"] if record.steps is not None else []
     length += [f"{settings['batch_size']:,} images per step"] if is_number(settings.get("batch_size")) else []
-    length += [f"{settings['epochs']} epochs planned"] if "epochs" in settings else []
+    length += [f"{counted(settings['epochs'], 'epoch')} planned"] if "epochs" in settings else []
     if length:
         origin.append(f"{', '.join(length)}; seed {settings.get('seed', 0)}.")
     if isinstance(facts.get("start"), str):

@@ -115,10 +115,18 @@ def probe_figures(run: RunRecord) -> dict[str, float]:
                 continue
             title = metric_title(probe)
             if probe == "finetune":
-                share, number = each.asked.get("label_fraction"), each.asked.get("labels_per_class")
-                title += f" ({share} of the labels)" if share else f" ({number} labels per class)" if number else ""
+                title += _labels_used(each.asked)
             found |= _flat(title, metrics)
     return found
+
+
+def _labels_used(asked: Mapping[str, Any]) -> str:
+    """With which labels a network was fine-tuned, and by which recipe if one was named."""
+    share, number, listed = (asked.get(name) for name in ("label_fraction", "labels_per_class", "label_list"))
+    labels = f"{share} of the labels" if share else f"{number} labels per class" if number else listed
+    recipe = f"the {asked['recipe']} recipe" if asked.get("recipe") else None
+    said = [each for each in (labels, recipe) if each]
+    return f" ({', '.join(said)})" if said else ""
 
 
 def latest_probe_figures(log: Log) -> dict[str, float]:

@@ -19,7 +19,7 @@ from coterie.embedding.embed import Embeddings, embed_source
 from coterie.errors import NoImages, UserError
 from coterie.evaluation.low_rank import low_rank_warning
 from coterie.evaluation.sample_size import REPORT_SHARE, forward_pixels, sample_so_far
-from coterie.formatting import first_few, format_duration, format_number
+from coterie.formatting import counted, first_few, format_duration, format_number
 from coterie.paths import expand
 from coterie.reporting.baselines import beside_tables, latest_bars
 from coterie.reporting.embedding_map import MAX_MAP_POINTS
@@ -227,5 +227,5 @@ def _summary(config: PretrainConfig, images: int, budget: Any) -> str:
         case {"seconds": int() | float() as seconds, "used": int() | float() as used, "steps": int() as steps}:
             epochs = format_number(steps / max(1, images // config.batch_size))
             given = f"trained in {format_duration(used)} of a budget of {format_duration(seconds)}"
-            return f"{text}, {epochs} epochs, batch {config.batch_size}, {given}."
-    return f"{text}, {config.epochs} epochs, batch {config.batch_size}."
+            return f"{text}, {counted(epochs, 'epoch')}, batch {config.batch_size}, {given}."
+    return f"{text}, {counted(config.epochs, 'epoch')}, batch {config.batch_size}."

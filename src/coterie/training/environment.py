@@ -6,6 +6,8 @@ from importlib.metadata import version
 
 import torch
 
+from coterie.usable_cores import usable_cores
+
 
 def environment(device: torch.device) -> dict[str, str]:
     """Describe device, memory, system, Python and library versions.
@@ -13,7 +15,7 @@ def environment(device: torch.device) -> dict[str, str]:
     Args:
         device: the device that trains.
     """
-    cores = f"{len(os.sched_getaffinity(0))} of {os.cpu_count()} cores, {platform.machine()}"
+    cores = f"{len(usable_cores())} of {os.cpu_count()} cores, {platform.machine()}"
     processor = f"{torch.cuda.get_device_name(device)}; {cores}" if device.type == "cuda" else cores
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     versions = {name: version(name) for name in ("coterie", "torch", "timm", "numpy", "pillow")}

@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -328,7 +329,8 @@ class Run:
 
     def _checkpointer(self) -> Checkpointer:
         look, prefix = preprocessing_of(self.config), "encoder.backbone."
-        inputs, how = (look.size, look.mean, look.std), look.interpolation
+        inputs = (look.size, look.mean, look.std)
+        how: dict[str, Any] = {"interpolation": look.interpolation, "value_range": look.value_range}
 
         def save_model(student: dict[str, Tensor]) -> Callable[[], None]:
             weights = {name.removeprefix(prefix): each for name, each in student.items() if name.startswith(prefix)}
@@ -336,7 +338,7 @@ class Run:
 
             def write() -> None:
                 self._write_bad_images(bad)
-                save_backbone(self.folder.model, weights, self.config.backbone, *inputs, interpolation=how)
+                save_backbone(self.folder.model, weights, self.config.backbone, *inputs, **how)
 
             return write
 

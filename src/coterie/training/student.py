@@ -99,6 +99,5 @@ def preprocessing_of(config: PretrainConfig) -> Preprocessing:
     views = config.views
     assert views.mean is not None
     assert views.std is not None
-    return Preprocessing(
-        views.center_crop_size, views.channels, views.mean, views.std, interpolation=views.interpolation
-    )
+    size, options = views.center_crop_size, {"interpolation": views.interpolation, "value_range": views.range}
+    return Preprocessing(size, views.channels, views.mean, views.std, **options)  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""The folder of a classifier or a detector: a run's lock and log, what was asked for it, and what was chosen."""
+"""The folder of a classifier, a detector or a segmenter: a run's lock and log, what was asked for it, and what was chosen."""
 
 import json
 import tomllib
@@ -12,7 +12,7 @@ from coterie.atomic import write_text
 from coterie.errors import BadRun
 from coterie.training.run_folder import CONFIG, RunFolder
 
-Noun = Literal["classifier", "detector"]
+Noun = Literal["classifier", "detector", "segmenter"]
 _REMEDY = "choose another --out, or remove it"
 
 
@@ -74,7 +74,7 @@ class TrainedFolder(RunFolder):
             raise BadRun(f"{self.path} is a {holds}, not a {self.noun}: choose another --out")
         found, chosen = tables[self.noun], tables.get("chosen")
         self.chosen = chosen if isinstance(chosen, dict) else {}
-        also = " or their boxes" if self.noun == "detector" else ""
+        also = {"detector": " or their boxes", "segmenter": " or their masks"}.get(self.noun, "")
         facts = {"network": "the weights of MODEL", "images": f"the images of LABELLED{also}"}
         for name in [*self.asked, *found]:
             if found.get(name) != self.asked.get(name):

@@ -1,4 +1,4 @@
-"""Keeps the training of a classifier or a detector in its folder, so that it goes on where it was stopped."""
+"""Keeps the training of a classifier, a detector or a segmenter in its folder, so that it goes on where it was stopped."""
 
 import time
 from collections.abc import Iterator

@@ -8,7 +8,7 @@ from PIL import Image, ImageOps
 
 from coterie.data.decoding.decode import _FORMATS, count_channels, decode
 from coterie.data.decoding.pixels import PIXEL_LIMIT, apply_orientation
-from coterie.data.sources.file_names import IMAGE_SUFFIXES
+from coterie.data.sources.file_names import DICOM_SUFFIXES, HEIF_SUFFIXES, IMAGE_SUFFIXES
 from coterie.errors import BadImage
 from tests.data.pictures import deep_photo, tiff
 
@@ -38,8 +38,16 @@ def test_every_format_gives_what_pillow_gives(kind, photo, encoded):
 
 def test_known_suffixes_belong_to_supported_formats():
     extensions = Image.registered_extensions()
-    assert {extensions[suffix] for suffix in IMAGE_SUFFIXES} <= set(_FORMATS)
+    others = {".jpf": "JPEG2000", ".jpx": "JPEG2000", **dict.fromkeys((*HEIF_SUFFIXES, *DICOM_SUFFIXES), "PNG")}
+    kinds = {extensions.get(suffix, others.get(suffix)) for suffix in IMAGE_SUFFIXES if suffix not in others}
+    assert kinds <= {*_FORMATS, "MPO"}  # as which Pillow opens some JPEG files
     assert set(KINDS) <= set(_FORMATS)
+
+
+def test_several_pictures_in_one_file_give_the_first(photo, encoded):
+    more = {"save_all": True, "append_images": [Image.fromarray(photo(2))]}
+    for kind, same in (("MPO", "JPEG"), ("PNG", "PNG")):
+        np.testing.assert_array_equal(decode(encoded(photo(1), kind, **more)), decode(encoded(photo(1), same)))
 
 
 def test_the_result_is_not_shared_with_the_input(photo, encoded):

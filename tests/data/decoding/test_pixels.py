@@ -57,5 +57,10 @@ def test_errors_of_decoders_become_one_line_that_is_always_the_same():
         str(damaged_image(ValueError("bad\nfile <_io.BytesIO object at 0x7f12>"))) == "truncated or damaged (bad file)"
     )
     assert str(damaged_image(KeyError())) == "truncated or damaged (KeyError)"
+    assert (
+        str(damaged_image(ValueError("a not supported thing")))
+        == "stored in a way that is not supported (a not supported thing)"
+    )
+    assert str(damaged_image(OSError("image file is truncated"))) == "truncated (image file is truncated)"
     assert str(damaged_image(ValueError("LZW requires the 'imagecodecs' package"))).endswith("pip install imagecodecs")
     assert len(str(damaged_image(ValueError("x" * 1000)))) < 200

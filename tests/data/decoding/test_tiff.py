@@ -122,8 +122,6 @@ def test_many_channels(count):
         tiff(planes, planarconfig="separate", **options),
         tiff(planes, imagej=True, metadata={"axes": "CYX"}),
         tiff(planes, ome=True, metadata={"axes": "CYX"}, photometric="minisblack"),
-        tiff(planes, photometric="minisblack"),  # as tifffile writes arrays: without names of axes
-        tiff(bands, photometric="minisblack"),
     ]
     for data in files:
         np.testing.assert_array_equal(decode(data, count), bands)
@@ -134,6 +132,25 @@ def test_many_channels(count):
             decode(data, count + 1)
     shallow = tiff((bands // 256).astype(np.uint8), planarconfig="contig", **options)
     np.testing.assert_array_equal(decode(shallow, count), bands // 256)
+
+
+@pytest.mark.parametrize("count", [2, 3, 5, 20, 100])
+def test_pages_of_an_array_whose_axes_have_no_names(count):
+    """They are pages, of which the first is read; and channels for who says so."""
+    planes = np.stack([np.roll(deep_photo()[..., 0], n, axis=1) for n in range(count)])
+    for each in (planes, (planes // 256).astype(np.uint8)):
+        data = tiff(each, photometric="minisblack")
+        assert count_channels(data) == 1
+        np.testing.assert_array_equal(decode(data, 1)[..., 0], each[0])
+        np.testing.assert_array_equal(decode(data, 3), each[0][..., None].repeat(3, axis=2))
+        if count != 3:
+            np.testing.assert_array_equal(decode(data, count), each.transpose(1, 2, 0))
+            last = tiff(each.transpose(1, 2, 0), photometric="minisblack")
+            np.testing.assert_array_equal(decode(last, count), each.transpose(1, 2, 0))
+            with pytest.raises(
+                BadImage, match=r"whose axes have no names; set views\.channels to its first or last length"
+            ):
+                decode(data, 7)
 
 
 def test_stacks_give_all_channels_of_their_first_frame():
@@ -164,8 +181,43 @@ def test_compressed_16_bits(encoded):
         pytest.importorskip("imagecodecs")
         np.testing.assert_array_equal(decode(tiff(deep, **options)), deep)
     found = refusal("import sys; sys.modules['imagecodecs'] = None", tiff(deep, compression="lzw"))
-    assert b"pip install imagecodecs" in found.stdout
+    assert b"pip install 'coterie[tiff]'" in found.stdout
     assert found.stderr == b""
+
+
+@pytest.mark.parametrize("compression", ["webp", "jpeg2000", "jpegxl", "lerc", "png", "jpeg", "lzw", "zstd", "lzma"])
+def test_compressions_in_both_byte_orders_and_sizes(compression, photo, capfd):
+    """Large ones of big byte order, which Pillow does not read, and compressions that it does not know."""
+    pytest.importorskip("imagecodecs")
+    lossless = compression not in ("webp", "jpeg2000", "jpegxl", "jpeg")
+    arguments = (
+        {"lossless": True} if compression in ("webp", "jpegxl") else {"level": 0} if compression == "jpeg2000" else None
+    )
+    for order, big in (("<", False), (">", False), ("<", True), (">", True)):
+        kinds = {"compression": compression, "compressionargs": arguments, "byteorder": order, "bigtiff": big}
+        data = tiff(photo(), photometric="rgb", **kinds)
+        assert np.abs(decode(data).astype(int) - photo()).max() <= (
+            20 if compression == "jpeg" else 0 if lossless else 2
+        )
+        if compression not in ("webp", "jpeg") and order == "<":  # imagecodecs encodes native integers only
+            deep = tiff(deep_photo(), photometric="rgb", **kinds)
+            assert np.abs(decode(deep).astype(int) - deep_photo()).max() <= (0 if lossless else 2)
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("compression", ["webp", "jpegxl", "lerc", "jpeg2000", "png"])
+def test_without_imagecodecs_one_line_names_the_extra(compression, photo, monkeypatch):
+    pytest.importorskip("imagecodecs")
+    data = tiff(photo(), compression=compression)
+
+    def missing(*_: object) -> None:
+        raise ValueError(
+            f"COMPRESSION.{compression} requires the 'imagecodecs' package"
+        )  # the words of tifffile without it
+
+    monkeypatch.setattr(tifffile.TiffPage, "asarray", missing)
+    with pytest.raises(BadImage, match=r"requires the 'imagecodecs' package: pip install 'coterie\[tiff\]'"):
+        decode(data)
 
 
 def test_log_messages_of_tifffile_are_not_printed():

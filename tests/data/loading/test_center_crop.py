@@ -35,13 +35,53 @@ def test_the_center_is_cropped(channels: int, dtype: type) -> None:
     assert center_crop(np.zeros((300, 200, channels), dtype), 224).shape == (channels, 224, 224)
 
 
-@pytest.mark.parametrize(("size", "short_side"), [(96, 110), (112, 128), (64, 64), (95, 95)])
-def test_it_is_the_usual_protocol(size: int, short_side: int) -> None:
-    """Of a square image, whose resized sides and margins are whole numbers; borders are interpolated differently."""
-    image = photo(0, 300, 300)
-    usual = T.Compose([T.Resize(short_side), T.CenterCrop(size)])(Image.fromarray(image))
-    difference = np.abs(center_crop(image, size).transpose(1, 2, 0).astype(int) - np.asarray(usual))[2:-2, 2:-2]
-    assert difference.mean() < 1
+def usual(image: np.ndarray, size: int, short_side: int) -> np.ndarray:
+    """What the releases' evaluations make of an image."""
+    return np.asarray(T.Compose([T.Resize(short_side), T.CenterCrop(size)])(Image.fromarray(image)))
+
+
+def odd_shapes() -> list[tuple[int, int]]:
+    """Heights and widths whose resized long side and whose margins are no whole numbers."""
+    generator = np.random.default_rng(3)
+    drawn = [tuple(map(int, each)) for each in generator.integers(33, 700, (24, 2))]
+    return [(300, 300), (333, 500), (500, 333), (301, 300), (257, 499), (40, 611), (224, 225), (256, 257), *drawn]
+
+
+@pytest.mark.parametrize(("size", "short_side"), [(224, 256), (160, 183), (96, 110), (64, 64), (95, 95)])
+def test_it_is_torchvisions_resize_and_center_crop_to_the_pixel(size: int, short_side: int) -> None:
+    """Both round: the long side to whole pixels, then the margins. Pillow takes edges as float32, so last bits may differ."""
+    for place, (height, width) in enumerate(odd_shapes()):
+        image = photo(place, height, width)
+        difference = np.abs(center_crop(image, size).transpose(1, 2, 0).astype(int) - usual(image, size, short_side))
+        assert difference.max() <= 2, (height, width)
+        assert (difference > 1).mean() < 1e-3, (height, width)
+        assert difference.mean() < 0.1, (height, width)
+
+
+def test_one_pixel_of_a_margin_would_be_seen() -> None:
+    """The width 499 becomes 497 of 497.05, and the margin 136 of 136.5: halves are rounded to even numbers."""
+    image = photo(1, 257, 499)
+    picture = T.Resize(256)(Image.fromarray(image))
+    assert picture.size == (497, 256)
+    assert np.array_equal(center_crop(image, 224).transpose(1, 2, 0), np.asarray(picture.crop((136, 16, 360, 240))))
+    beside = np.abs(center_crop(image, 224).transpose(1, 2, 0) - np.asarray(picture.crop((137, 16, 361, 240)), int))
+    assert beside.mean() > 0.5
+
+
+def test_an_image_decoded_at_a_smaller_scale_is_cropped_where_the_full_one_is() -> None:
+    """Of 759 x 768 pixels, 380 x 384 are decoded: by these, the long side would be 258, not 259, the margin 17, not 18."""
+    height, width = 759, 768
+    ramp = np.linspace(0, 255, width)[None, :, None].repeat(height, 0).repeat(3, 2).astype(np.uint8)
+    data = encoded(ramp, "JPEG", quality=100)
+
+    class Encoded(Arrays):
+        def __getitem__(self, index: int):
+            return data
+
+    plain = {"channels": 3, "mean": (0.0,) * 3, "std": (1 / 255,) * 3}
+    (batch,) = center_crop_batches(Encoded([ramp]), size=224, **plain)
+    found = batch.views[0][0].permute(1, 2, 0).numpy()
+    assert np.abs(found - usual(ramp, 224, 256)).mean() < 0.3  # a pixel of the margin would be 1
 
 
 def test_each_image_comes_once_in_order_and_bad_ones_are_left_out() -> None:
@@ -106,10 +146,10 @@ def test_crop_and_interpolation_are_timms(
 
 
 def test_what_is_not_said_is_the_usual_protocol() -> None:
-    """Of a square image: of others, timm rounds the longer side."""
-    image = photo(0, 300, 300)
-    assert np.array_equal(center_crop(image, 224), center_crop(image, 224, 0.875, "bilinear"))
-    assert np.array_equal(center_crop(image, 64), center_crop(image, 64, 1.0, "bilinear"))
+    for shape in ((300, 300), (333, 500), (501, 300)):
+        image = photo(0, *shape)
+        assert np.array_equal(center_crop(image, 224), center_crop(image, 224, 0.875, "bilinear"))
+        assert np.array_equal(center_crop(image, 64), center_crop(image, 64, 1.0, "bilinear"))
 
 
 def test_other_interpolations_do_not_leave_the_range() -> None:

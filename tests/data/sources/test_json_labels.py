@@ -92,7 +92,7 @@ def test_the_index_of_one_key_is_not_that_of_another(cache: Path, tmp_path: Path
         for key, count in ((None, 3), ("other", 2), ("label", 3)):
             found = labels(TarShards([path], key)).tolist()
             assert found == [number % count for number in range(MIN_SAVED_IMAGES)]
-    assert len(list(cache.glob("index/*/*.2.arrow"))) == 3
+    assert len(list(cache.glob("index/*/*.3.arrow"))) == 3
 
 
 @pytest.mark.parametrize(

@@ -304,7 +304,7 @@ def test_windows_are_prefetched(shards, cache, monkeypatch):
     assert not process.is_alive()
 
 
-def until(condition: Callable[[], bool], seconds: float = 20.0) -> None:
+def until(condition: Callable[[], bool], seconds: float = 100.0) -> None:
     began = time.monotonic()
     while not condition():
         assert time.monotonic() - began < seconds, "it does not happen"
@@ -325,7 +325,7 @@ def test_the_prefetch_process_ends_with_the_run_however_that_ends(shards):
     pids = context.Queue()
     process = context.Process(target=be_killed_while_prefetching, args=(shards, pids))
     process.start()
-    helper = pids.get(timeout=20)
+    helper = pids.get(timeout=100)
     process.join()
     until(lambda: not Path(f"/proc/{helper}").exists() or "Z" in Path(f"/proc/{helper}/stat").read_text().split()[2])
 

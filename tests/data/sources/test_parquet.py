@@ -224,20 +224,22 @@ def test_a_damaged_unpacked_table_is_reported(cache, tmp_path):
         ParquetTable(path, in_memory=False)
 
 
-def read_all(source: ParquetTable, order: list[int], results: Queue) -> None:
-    results.put((order, [source[index] for index in order]))
+def read_all(sources: list[ParquetTable], order: list[int], results: Queue) -> None:
+    for source in sources:
+        results.put((order, [source[index] for index in order]))
 
 
-@pytest.mark.parametrize("in_memory", [True, False])
 @pytest.mark.parametrize("method", ["fork", "spawn"])
-def test_workers(method, in_memory, tmp_path):
-    source = ParquetTable(table(tmp_path / "x.parquet", image=IMAGES, label=list(range(1100))), in_memory)
+def test_workers(method, tmp_path):
+    path = table(tmp_path / "x.parquet", image=IMAGES, label=list(range(1100)))
+    sources = [ParquetTable(path, in_memory) for in_memory in (True, False)]
     order = np.random.default_rng(0).integers(0, 1100, 300).tolist()
     context = get_context(method)
     results = context.Queue()
-    worker = context.Process(target=read_all, args=(source, order, results))
+    worker = context.Process(target=read_all, args=(sources, order, results))
     worker.start()
-    assert results.get(timeout=60) == (order, [IMAGES[index] for index in order])
+    for _ in sources:
+        assert results.get(timeout=200) == (order, [IMAGES[index] for index in order])
     worker.join()
 
 

@@ -17,7 +17,8 @@ from tests.data.sources.helpers import pack, saved
 
 def test_a_local_shard_is_one_version_of_a_file(tmp_path):
     path = pack(tmp_path / "0.tar", 3)
-    ((shard,), ((count, labeled, index),)) = open_shards([path])
+    ((shard,), (summary,)) = open_shards([path])
+    count, labeled, index = summary.images, summary.labeled, summary.index
     assert isinstance(shard, LocalShard)
     assert (shard.path, shard.size, count, labeled) == (path, Path(path).stat().st_size, 3, False)
     assert index.column("name").to_pylist() == [b"00000.jpg", b"00001.jpg", b"00002.jpg"]
@@ -42,7 +43,7 @@ def test_an_index_is_mapped_if_it_was_saved(reads, tmp_path):
     ((small, large), summaries) = open_shards(
         [pack(tmp_path / "0.tar", 3), pack(tmp_path / "1.tar", MIN_SAVED_IMAGES, "cat")]
     )
-    assert [(count, labeled, index is None) for count, labeled, index in summaries] == [
+    assert [(each.images, each.labeled, each.index is None) for each in summaries] == [
         (3, False, False),
         (1000, True, True),
     ]
@@ -57,7 +58,7 @@ def test_shards_in_a_store_are_copied_for_their_index(reads, tmp_path):
     pytest.importorskip("fsspec", reason="fsspec is not installed: pip install 'coterie[remote]'")
     urls = [f"file://{pack(tmp_path / f'{number}.tar', number + 1)}" for number in range(3)]
     shards, summaries = open_shards(urls)
-    assert [count for count, *_ in summaries] == [1, 2, 3]
+    assert [each.images for each in summaries] == [1, 2, 3]
     assert len(reads) == 3
     assert all(find_copy(shard.key) for shard in shards)
     with shards[2].open() as file:

@@ -2,6 +2,7 @@ import gzip
 import io
 import os
 import pickle
+import subprocess
 import tarfile
 from collections.abc import Iterable
 from multiprocessing import Queue, get_context
@@ -72,11 +73,11 @@ def test_every_tar_format(form, tmp_path):
     )
 
 
-def test_the_key_ends_at_the_first_dot(tmp_path):
+def test_a_mask_beside_an_image_is_none_and_said(tmp_path):
     files = [
         ("a/1.seg.png", b"mask"),
         ("a/1.jpg", b"image"),
-        ("a/1.png", b"second"),
+        ("a/2.seg.png", b"a mask alone"),
         ("b.x/1.JPG", b"a dot in the folder"),
         ("2020.05.01.jpg", b"dots in the name"),
         ("2020.05.02.jpg", b"and again"),
@@ -84,7 +85,38 @@ def test_the_key_ends_at_the_first_dot(tmp_path):
         ("4.txt", b"text"),
     ]
     source = TarShards([str(pack(tmp_path / "x.tar", files))])
-    assert images(source) == [b"image", b"a dot in the folder", b"dots in the name", b"and again"]
+    assert images(source) == [b"image", b"a mask alone", b"a dot in the folder", b"dots in the name", b"and again"]
+    assert source.image_remarks == (f"{tmp_path}/x.tar: left out: 1 hidden image, 1 .txt, 1 .seg.png",)
+
+
+def test_names_that_share_a_beginning_are_images_of_their_own(tmp_path):
+    files = [
+        ("IMG_1.jpg", b"1"),
+        ("IMG_1.edited.jpg", b"2"),
+        ("IMG_1.png", b"3"),
+        ("img_1.jpg", b"4"),
+        ("IMG_1.json", b"{}"),
+    ]
+    source = TarShards([str(pack(tmp_path / "x.tar", files))])
+    assert images(source) == [b"1", b"2", b"3", b"4"]
+    assert source.image_remarks == ()
+
+
+def test_dots_in_names_do_not_mix_labels(tmp_path):
+    files = [("2020.05.01.jpg", b"x"), ("2020.05.01.cls", b"cat"), ("2020.05.02.jpg", b"x"), ("2020.05.02.cls", b"dog")]
+    files += [("2020.05.03.jpg", b"x"), ("7.rgb.jpg", b"x"), ("7.meta.json", b'{"label": "bird"}')]
+    files += [("8.edited.jpg", b"x"), ("8.jpg", b"x"), ("8.cls", b"cow")]
+    source = TarShards([str(pack(tmp_path / "x.tar", files))])
+    found = {source.name(n): source.label(n) for n in range(len(source))}
+    shown = {name: None if label is None else source.classes[label] for name, label in found.items()}
+    assert shown == {
+        "2020.05.01.jpg": "cat",
+        "2020.05.02.jpg": "dog",
+        "2020.05.03.jpg": None,
+        "7.rgb.jpg": "bird",
+        "8.edited.jpg": "cow",
+        "8.jpg": "cow",
+    }
 
 
 @pytest.mark.parametrize(
@@ -112,16 +144,107 @@ def test_the_same_key_in_two_shards_is_two_images(tmp_path):
     assert labels(TarShards([str(path) for path in paths])).tolist() == [0, 1]
 
 
-def test_links_and_folders_are_skipped(tmp_path):
+def test_links_are_what_they_lead_to_as_if_unpacked(tmp_path):
+    links = [
+        ("a.jpg", tarfile.SYMTYPE, "d.jpg"),
+        ("b.jpg", tarfile.LNKTYPE, "./d.jpg"),  # before its target: tar refuses it, too
+        ("c.jpg", tarfile.DIRTYPE, ""),
+        ("e/f.jpg", tarfile.SYMTYPE, "../g.jpg"),
+        ("g.jpg", tarfile.SYMTYPE, "d.jpg"),
+        ("out.jpg", tarfile.SYMTYPE, "/etc/passwd"),
+        ("loop.jpg", tarfile.SYMTYPE, "loop.jpg"),
+        ("pipe.jpg", tarfile.FIFOTYPE, ""),
+    ]
     with tarfile.open(tmp_path / "x.tar", "w") as tar:
-        for name, kind in (("a.jpg", tarfile.SYMTYPE), ("b.jpg", tarfile.LNKTYPE), ("c.jpg", tarfile.DIRTYPE)):
+        for name, kind, target in [*links, ("d.jpg", tarfile.REGTYPE, ""), ("h.jpg", tarfile.LNKTYPE, "d.jpg")]:
             member = tarfile.TarInfo(name)
-            member.type, member.linkname = kind, "d.jpg"
-            tar.addfile(member)
-        member = tarfile.TarInfo("d.jpg")
-        member.size = 1
-        tar.addfile(member, io.BytesIO(b"d"))
-    assert names(TarShards([str(tmp_path / "x.tar")])) == ["d.jpg"]
+            member.type, member.linkname, member.size = kind, target, int(kind == tarfile.REGTYPE)
+            tar.addfile(member, io.BytesIO(b"d"))
+    source = TarShards([str(tmp_path / "x.tar")])
+    assert names(source) == ["d.jpg", "h.jpg", "a.jpg", "e/f.jpg", "g.jpg"]
+    assert images(source) == [b"d"] * 5
+    assert "3 links to what it does not hold, 1 pipe, socket or device" in source.image_remarks[0]
+
+
+def test_files_of_one_name_are_images_each_with_the_label_beside_it(tmp_path):
+    files = [
+        ("1.jpg", b"old"),
+        ("1.cls", b"0"),
+        ("2.jpg", b"two"),
+        ("2.cls", b"2"),
+        ("./1.jpg", b"new"),
+        ("1.cls", b"1"),
+    ]
+    files += [("2.jpg", b"two again"), ("2.jpg", b"and again")]
+    source = TarShards([str(pack(tmp_path / "x.tar", files))])
+    assert images(source) == [b"old", b"two", b"new", b"two again", b"and again"]
+    assert labels(source).tolist() == [0, 2, 1, 2, 2]
+    assert source.image_remarks == (
+        f"{tmp_path}/x.tar: 3 images have the name of an earlier one; all are read, though tar would unpack only the last",
+    )
+
+
+@pytest.mark.parametrize("how", ["cat", "tar"])
+def test_archives_one_after_another_are_read_whole(how, shards, tmp_path):
+    first, second, last = (Path(shard) for shard in shards)
+    if how == "cat":
+        (tmp_path / "x.tar").write_bytes(first.read_bytes() + second.read_bytes() + last.read_bytes())
+    else:
+        (tmp_path / "x.tar").write_bytes(first.read_bytes())
+        subprocess.run(["tar", "--concatenate", "-f", tmp_path / "x.tar", second, last], check=True)
+    source = TarShards([str(tmp_path / "x.tar")])
+    assert images(source) == images(TarShards(shards))
+    again = first.read_bytes() * 2  # each has names and labels of its own
+    (tmp_path / "y.tar").write_bytes(again)
+    assert images(TarShards([str(tmp_path / "y.tar")])) == [b"jpg 0", b"jpg 1", b"jpg 2"] * 2
+    for after in (b"not a tar archive", b"\1" * 512):
+        (tmp_path / "y.tar").write_bytes(first.read_bytes() + after)
+        with pytest.raises(UserError, match=f"at byte {first.stat().st_size} is no tar archive.*truncate -s"):
+            TarShards([str(tmp_path / "y.tar")])
+
+
+@pytest.mark.parametrize("options", ["oldgnu", "gnu", "posix 0.0", "posix 0.1", "posix 1.0"])
+@pytest.mark.parametrize("runs", [0, 3, 60])  # more than 4 and 25 need further headers
+def test_files_with_holes(options, runs, tmp_path):
+    form, _, version = options.partition(" ")
+    data = bytearray(2_000_000)
+    for number in range(runs):
+        data[number * 32_768 + 7 : number * 32_768 + 900] = bytes([number + 1]) * 893
+    with (tmp_path / "holes.bmp").open("wb") as file:
+        for start in range(0, len(data), 4096):
+            if any(data[start : start + 4096]):
+                file.seek(start)
+                file.write(data[start : start + 4096])
+        file.truncate(len(data))
+    (tmp_path / "z.jpg").write_bytes(b"after it")
+    command = ["tar", f"--format={form}", *([f"--sparse-version={version}"] if version else []), "--sparse"]
+    subprocess.run([*command, "-cf", "x.tar", "holes.bmp", "z.jpg"], cwd=tmp_path, check=True)
+    assert (tmp_path / "x.tar").stat().st_size < 500_000
+    source = TarShards([str(tmp_path / "x.tar")])
+    assert (names(source), images(source)) == (["holes.bmp", "z.jpg"], [bytes(data), b"after it"])
+
+
+def test_labels_may_be_files_with_holes(tmp_path):
+    """Some file systems report small files as such, and tar then stores them so."""
+    holes = {"GNU.sparse.map": "0,3", "GNU.sparse.size": "4", "GNU.sparse.numblocks": "1", "GNU.sparse.name": "1.cls"}
+    with tarfile.open(tmp_path / "x.tar", "w", format=tarfile.PAX_FORMAT) as tar:
+        for name, data, more in (("GNUSparseFile.0/1.cls", b"cat", holes), ("1.jpg", b"x", {})):
+            member = tarfile.TarInfo(name)
+            member.size, member.pax_headers = len(data), more
+            tar.addfile(member, io.BytesIO(data))
+    source = TarShards([str(tmp_path / "x.tar")])
+    assert (names(source), images(source), source.classes) == (["1.jpg"], [b"x"], ("cat",))
+
+
+def test_a_map_of_holes_that_does_not_fit_is_refused_by_name(tmp_path):
+    (tmp_path / "holes.bmp").write_bytes(b"\1" * 4096 + bytes(100_000) + b"\1" * 4096)
+    subprocess.run(
+        "fallocate -d holes.bmp; tar --format=posix --sparse -cf x.tar holes.bmp", shell=True, cwd=tmp_path, check=True
+    )
+    whole = (tmp_path / "x.tar").read_bytes()
+    (tmp_path / "x.tar").write_bytes(whole.replace(b"GNU.sparse.minor=0", b"GNU.sparse.minor=7"))
+    with pytest.raises(UserError, match=r"holes\.bmp is a sparse file, and its map of holes cannot be read"):
+        TarShards([str(tmp_path / "x.tar")])
 
 
 def read_all(source: TarShards, order: list[int], results: Queue) -> None:
@@ -140,7 +263,7 @@ def test_workers_read_in_random_order_from_one_source(method, shards):
     for worker in workers:
         worker.start()
     for _ in workers:
-        order, found = results.get(timeout=60)
+        order, found = results.get(timeout=200)
         assert found == [expected[index] for index in order]
     for worker in workers:
         worker.join()

@@ -88,7 +88,7 @@ def test_the_columns_of_an_index(tmp_path):
     path = pack(tmp_path / "0.tar", 2, "cat")
     with Path(path).open("rb") as file:
         index = read_index(file, path)
-    assert index.schema.names == ["name", "offset", "size", "label"]
+    assert index.schema.names == ["name", "offset", "size", "label", "pieces"]
     rows = index.to_pylist()
     assert [row["name"] for row in rows] == [b"00000.jpg", b"00001.jpg"]
     assert [row["label"] for row in rows] == ["cat", "cat"]

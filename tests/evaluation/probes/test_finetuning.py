@@ -20,6 +20,7 @@ from coterie.evaluation.probes.finetuning import (
     limit_head_lr,
     published_recipe,
 )
+from coterie.evaluation.probes.listed_labels import ListedLabels
 from coterie.evaluation.probes.recipe import Recipe
 from coterie.evaluation.probes.supervised import train_classifier
 from coterie.models.backbone import BackboneConfig, build_backbone
@@ -122,6 +123,29 @@ def test_the_published_recipes() -> None:
             [1, 1, 0.2, 0.2, 0.04, 0.04]
         )
     assert FROM_SCRATCH.backbone_lr == FROM_SCRATCH.head_lr
+
+
+def test_a_recipe_by_name_keeps_its_rates_and_a_list_says_which_labels(
+    shapes: LabeledPair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recipes, "MIN_STEPS", 3)
+    listed = ListedLabels("list.txt", ("circle/001.png", "cross/004.png", "square/007.png", "square/008.png"))
+
+    def figures(recipe: Recipe | str | None, few: ListedLabels) -> dict[str, float]:
+        runtime = Runtime(logger=logger)
+        given = {"build": new, "scratch": BRIEF, "runtime": runtime}
+        return finetune(network(), shapes, PREPROCESSING, few=few, recipe=recipe, **given)
+
+    logger = Recorder()
+    by_name = figures("10%", listed)
+    assert by_name["labels"] == 4
+    assert by_name == figures(TEN_PERCENT.adapted_to(4), listed)
+    assert not any("is too high for features" in line for line in logger.messages)
+    figures(None, listed)  # by default, one label per class is few
+    rate = ONE_PERCENT.adapted_to(4).head_lr
+    assert any(
+        f"learning rate of the classifier, {rate:.3g} for batches of 4, is too" in line for line in logger.messages
+    )
 
 
 class Ones(nn.Module):

@@ -3,7 +3,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from coterie.evaluation.probes.recipe import LINEAR_RECIPE, Recipe, adapt_recipe
+from coterie.evaluation.probes.recipe import LINEAR_RECIPE, RECIPES, Recipe, adapt_recipe
 from tests.evaluation.probes.test_supervised import Recorder
 
 
@@ -13,6 +13,21 @@ def test_the_published_linear_recipe() -> None:
     assert LINEAR_RECIPE.factor(0) == 1
     assert LINEAR_RECIPE.factor(50) == pytest.approx(0.5)
     assert LINEAR_RECIPE.factor(99) == pytest.approx(2.4672e-4, rel=1e-3)
+
+
+def test_the_recipes_of_places_and_inaturalist() -> None:
+    """SwAV, appendix A.5: SGD, batches of 256, rate 0.01 divided by ten three times, decay 1e-4, 28 and 84 epochs."""
+    for name, epochs in (("places205", 28), ("inat18", 84)):
+        found = RECIPES[name]
+        assert (found.backbone_lr, found.head_lr, found.weight_decay) == (0, 0.01, 1e-4)
+        assert (found.epochs, found.batch_size) == (epochs, 256)
+        factors = [found.factor(epoch) for epoch in range(epochs)]
+        np.testing.assert_allclose(factors, np.repeat([1, 0.1, 0.01, 0.001], epochs // 4))
+
+
+def test_the_recipe_of_smogs_swin() -> None:
+    found = RECIPES["smog_swin"]
+    assert (found.head_lr, found.weight_decay, found.epochs, found.schedule) == (0.1, 0, 150, "cosine")
 
 
 @pytest.mark.parametrize("epochs", [5, 10, 30, 100])

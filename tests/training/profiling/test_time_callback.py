@@ -60,11 +60,11 @@ def test_a_run_is_the_same_with_and_without(
 ) -> None:
     """Rehearsed, from the cache, and silent: bit for bit the same weights and the same log."""
     counts = [] if method == "simclr" else ["groups.counts=[8]"]
-    settings = (*TINY, *counts, "run.snapshots=0", *more)
-    new, said = trained(images, tmp_path / "new", method, settings=settings)
-    cached, said_again = trained(images, tmp_path / "cached", method, settings=settings)
+    how: dict[str, Any] = {"settings": (*TINY, *counts, "run.snapshots=0", *more), "epochs": 5}  # 25 steps: 4, 20 timed
+    new, said = trained(images, tmp_path / "new", method, **how)
+    cached, said_again = trained(images, tmp_path / "cached", method, **how)
     monkeypatch.setattr(TimeCallback, "on_start", Callback.on_start)
-    silent, nothing = trained(images, tmp_path / "silent", method, settings=settings)
+    silent, nothing = trained(images, tmp_path / "silent", method, **how)
     assert "rehearsed just now" in about_time(said)[0]
     assert "steps of a run on " in about_time(said_again)[0]  # the first run's own
     assert not about_time(nothing)
@@ -125,11 +125,11 @@ class Slow(Callback):
 
 
 def test_real_steps_correct_what_was_said_and_the_next_run_knows(images: Path, tmp_path: Path) -> None:
-    _, texts = trained(images, tmp_path / "run", callbacks=[Slow()])
+    _, texts = trained(images, tmp_path / "run", callbacks=[Slow()], epochs=6)
     (corrected,) = [line for line in texts if line.startswith("now about ")]
     assert texts.index(corrected) > next(number for number, line in enumerate(texts) if line.startswith("about "))
     assert float(corrected.split("a step takes ")[1].split()[0]) >= 0.3
-    wanted = resolve_run("swav", images, OPTIONS)
+    wanted = resolve_run("swav", images, OPTIONS | {"epochs": 6})
     run = wanted.config.run
     found = load_rehearsal(
         rehearsal_key(wanted.config, wanted.source, Runtime.choose(run.device, run.precision, run.workers))
@@ -138,7 +138,7 @@ def test_real_steps_correct_what_was_said_and_the_next_run_knows(images: Path, t
     assert found.real
     assert found.step > 0.3
     assert found.embedding > 0  # of the rehearsal
-    _, texts = trained(images, tmp_path / "again", callbacks=[Slow()])
+    _, texts = trained(images, tmp_path / "again", epochs=6)
     assert float(about_time(texts)[0].split("steps of ")[1].split()[0]) >= 0.3
     assert "steps of a run on 20" in about_time(texts)[0]
 
@@ -165,9 +165,9 @@ def test_nothing_is_rehearsed_where_nobody_listens(
         raise AssertionError("rehearsed")
 
     monkeypatch.setattr(time_callback, "rehearse_here", failing)
-    coterie.pretrain("swav", images, out=tmp_path / "quiet", quiet=True, **OPTIONS | {"seed": 1})
-    coterie.pretrain("swav", images, out=tmp_path / "run", logger=NullLogger(), **OPTIONS)
-    _, texts = trained(images, tmp_path / "next")
+    coterie.pretrain("swav", images, out=tmp_path / "quiet", quiet=True, **OPTIONS | {"seed": 1, "epochs": 1})
+    coterie.pretrain("swav", images, out=tmp_path / "run", logger=NullLogger(), **OPTIONS | {"epochs": 5})
+    _, texts = trained(images, tmp_path / "next", epochs=1)
     assert "of a run on" in about_time(texts)[0]  # but the next run knows
 
 

@@ -9,12 +9,15 @@ from jaxtyping import Int
 
 from coterie.data.augmentation.multi_crop import Augmentation, Crops
 from coterie.data.augmentation.parameters import ViewParameters, sample_parameters
+from coterie.data.decoding.pixels import ValueRange
 from coterie.errors import BadConfig
 from coterie.types import Interpolation, Roles
 
 __all__ = ["Augmentation", "Crops", "ViewPlan"]
 
 Engine = Literal["auto", "cpu", "gpu"]
+
+_LARGEST = 1e30  # of the values of an image
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,8 @@ class ViewPlan:
             (see ``coterie.data.augmentation.gpu``).
         swap: Two families of views trade places every batch (SMoG). Roles are given for even steps of an epoch; at odd
             steps, view ``v`` and its counterpart ``v + V / 2`` in the other family replace each other.
+        range: Lowest and highest value of images of floating-point, signed or 32-bit values (satellite, CT, SAR), which become
+            black and white; None = such images are refused, as their range is not known. Others have that of their bits.
     """
 
     crops: tuple[Crops, ...]
@@ -57,6 +62,7 @@ class ViewPlan:
     grouped_views: tuple[int, ...] | None = None
     bn_only_views: tuple[int, ...] = ()
     swap: bool = False
+    range: ValueRange | None = None
 
     def __post_init__(self) -> None:
         """Check all values.
@@ -68,6 +74,8 @@ class ViewPlan:
             raise BadConfig("views.crops is empty: give at least one group of crops")
         if not 1 <= self.channels <= 64:
             raise BadConfig(f"views.channels cannot be {self.channels}: give 3 for color, 1 for gray, up to 64")
+        if self.range is not None:
+            check_range(self.range)
         if (self.mean is None) != (self.std is None):
             raise BadConfig("views.mean and views.std go together: give both, or neither to have them measured")
         for name in ("mean", "std"):
@@ -132,6 +140,16 @@ class ViewPlan:
             indices: Positions of the images in their source.
         """
         return sample_parameters(self.crops, seed, epoch, indices)
+
+
+def check_range(given: ValueRange) -> None:
+    """Refuse a setting ``views.range`` that is none.
+
+    Raises:
+        BadConfig: the first number is not below the second, or they are no finite numbers.
+    """
+    if not -_LARGEST < given[0] < given[1] < _LARGEST:
+        raise BadConfig(f"views.range is {list(given)}: give the lowest and the highest value, such as [-1000, 1000]")
 
 
 def _listed(groups: Sequence[tuple[int, int]]) -> str:

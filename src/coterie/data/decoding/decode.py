@@ -9,6 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
+from jaxtyping import UInt8
 from PIL import (
     BmpImagePlugin,  # noqa: F401 -- importing a format is what makes Pillow read it
     GifImagePlugin,  # noqa: F401
@@ -22,15 +23,21 @@ from PIL import (
     WebPImagePlugin,  # noqa: F401
 )
 
+from coterie.data.decoding.dicom import dicom_channels, is_dicom, read_dicom
+from coterie.data.decoding.heif import heif_format, is_heif
 from coterie.data.decoding.jpeg import MIN_DOWNSCALED_SIDE, decode_jpeg
 from coterie.data.decoding.pixels import (
     PIXEL_LIMIT,
+    UNKNOWN_RANGE,
     PixelArray,
+    ValueRange,
     apply_orientation,
     check_size,
     convert_channels,
     damaged_image,
+    scaled,
 )
+from coterie.data.decoding.png import deep_png_channels, is_deep_png, read_deep_png
 from coterie.data.decoding.tiff import is_tiff, read_tiff, tiff_channels
 from coterie.errors import BadImage
 
@@ -52,13 +59,18 @@ Downscale = Callable[[int, int], int]
 """The factor by which an image of this height and width may be divided: 1, 2, 4 or 8."""
 
 
-def decode(data: StoredImage, channels: int = 3, downscale: Downscale | None = None) -> PixelArray:
+def decode(
+    data: StoredImage,
+    channels: int = 3,
+    downscale: Downscale | None = None,
+    value_range: ValueRange | None = None,
+) -> PixelArray:
     """Decode an image.
 
-    The EXIF orientation is applied. Of an animation or a stack, the first frame is used. Palettes become colors, alpha is
-    dropped as Pillow's ``convert("RGB")`` does, and CMYK becomes RGB. 16-bit gray images (PNG, PGM, TIFF) and 16-bit color
-    TIFF keep their depth (a 16-bit color PNG is read with 8 bits). Floating-point and 32-bit values have no known range
-    and are refused.
+    The EXIF orientation is applied. Of an animation, a stack or a DICOM file of several frames, the first frame is used.
+    Palettes become colors, alpha is dropped as Pillow's ``convert("RGB")`` does, CMYK becomes RGB, and L*a*b* sRGB. PNG and
+    TIFF of more than 8 bits, and gray PGM and JPEG 2000, keep their depth, scaled to 16 bits. Floating-point, signed and
+    32-bit values have no known range and are refused without one.
 
     Args:
         data: The bytes of a file in any supported format (`coterie.data.sources.file_names.IMAGE_SUFFIXES`), whatever its
@@ -68,6 +80,8 @@ def decode(data: StoredImage, channels: int = 3, downscale: Downscale | None = N
         downscale: Called with height and width of the upright image; returns the factor by which they may be divided in
             decoding. JPEG files are divided (rounding up), which takes half the time and less memory; others are not.
             None: full size.
+        value_range: The lowest and the highest value of images of floating-point, signed or 32-bit values, which become 0 and
+            65535; None: such images are refused.
 
     Returns:
         ``[H, W, channels]``, uint8, or uint16 for more than 8 bits; contiguous and never shared with the input.
@@ -78,16 +92,47 @@ def decode(data: StoredImage, channels: int = 3, downscale: Downscale | None = N
     if isinstance(data, np.ndarray):
         pixels = _checked_array(data)
     elif isinstance(data, Image.Image):
-        pixels = _of_picture(data, channels)
+        pixels = _of_picture(data, channels, value_range)
     elif not data:
         raise BadImage("an empty file (0 bytes)")
     else:
         with warnings.catch_warnings():  # what Pillow warns about is either refused here or harmless
             warnings.simplefilter("ignore")
-            stored = read_tiff(data, channels) if is_tiff(data) else None
-            pixels = _read(data, channels, downscale) if stored is None else stored
+            # what is before a DICOM file may look like the start of a TIFF
+            if is_dicom(data):
+                return np.require(convert_channels(read_dicom(data), channels), requirements=("C", "W"))
+            stored = read_tiff(data, channels, value_range) if is_tiff(data) else None
+            pixels = _read(data, channels, downscale, value_range) if stored is None else stored
         return np.require(convert_channels(pixels, channels), requirements=("C", "W"))  # copies what is not ours
     return np.array(convert_channels(pixels, channels), order="C")
+
+
+def decode_indices(data: bytes) -> UInt8[np.ndarray, "h w"] | str:
+    """Decode a mask: the values of a gray PNG file, or the indices of one with a palette, and not its colors.
+
+    Args:
+        data: the file.
+
+    Returns:
+        ``[H, W]``; or in a few words what else it is, such as a picture of several channels.
+
+    Raises:
+        BadImage: it cannot be decoded.
+    """
+    with _open(data) as image:
+        if image.format != "PNG":
+            return f"a {image.format} file"
+        if image.mode not in ("1", "L", "P") and not image.mode.startswith("I"):
+            return f"a picture of several channels ({image.mode})"
+        try:
+            pixels = np.asarray(image)
+        except MemoryError:
+            raise
+        except Exception as error:  # as above
+            raise damaged_image(error) from error
+    if pixels.max() > np.iinfo(np.uint8).max:
+        return f"a file with values up to {pixels.max()}"
+    return pixels.astype(np.uint8)
 
 
 def count_channels(data: StoredImage) -> int:
@@ -104,10 +149,12 @@ def count_channels(data: StoredImage) -> int:
         return _gray_or_color(data)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
+        if is_dicom(data):
+            return dicom_channels(data)
         if is_tiff(data):
             return tiff_channels(data)
         with _open(data) as image:
-            return _gray_or_color(image)
+            return deep_png_channels(data) if is_deep_png(data) else _gray_or_color(image)
 
 
 def _gray_or_color(image: Image.Image) -> int:
@@ -137,14 +184,14 @@ def file_content(image: Image.Image) -> bytes | None:
         return None
 
 
-def _of_picture(image: Image.Image, channels: int) -> PixelArray:
+def _of_picture(image: Image.Image, channels: int, value_range: ValueRange | None) -> PixelArray:
     """The pixels of an image that Pillow has opened, perhaps lazily, upright."""
     check_size(image.height, image.width)
     try:
         with warnings.catch_warnings():  # as above
             warnings.simplefilter("ignore")
             image.load()
-            return apply_orientation(_pixels(image, channels), _orientation(image))
+            return apply_orientation(_pixels(image, channels, value_range), _orientation(image))
     except (BadImage, MemoryError):
         raise
     except Exception as error:  # decoders may raise anything on a broken file
@@ -153,9 +200,13 @@ def _of_picture(image: Image.Image, channels: int) -> PixelArray:
 
 def _open(data: bytes) -> Image.Image:
     """Read the header and refuse a decompression bomb."""
+    heif = is_heif(data)
+    formats = (heif_format(),) if heif else _FORMATS
     try:
-        image = Image.open(io.BytesIO(data), formats=_FORMATS)
+        image = Image.open(io.BytesIO(data), formats=formats)
     except UnidentifiedImageError as error:
+        if heif:
+            raise BadImage("truncated or damaged (a HEIC image)") from error
         raise BadImage("not an image in a supported format" if data else "an empty file (0 bytes)") from error
     except Image.DecompressionBombError as error:
         pixels = re.search(r"\d+", str(error))
@@ -169,14 +220,16 @@ def _open(data: bytes) -> Image.Image:
     return image
 
 
-def _read(data: bytes, channels: int, downscale: Downscale | None) -> PixelArray:
+def _read(data: bytes, channels: int, downscale: Downscale | None, value_range: ValueRange | None) -> PixelArray:
     """Decode anything but the TIFF files that ``read_tiff`` reads, upright."""
     with _open(data) as image:
         try:
             if isinstance(image, JpegImagePlugin.JpegImageFile):
                 return _read_jpeg(data, image, channels, downscale)
+            if is_deep_png(data):
+                return apply_orientation(read_deep_png(data, channels), _orientation(image))
             image.load()
-            pixels = _pixels(image, channels)
+            pixels = _pixels(image, channels, value_range)
             return apply_orientation(pixels, _orientation(image))  # read it after load(): Pillow turns a TIFF itself
         except (BadImage, MemoryError):
             raise
@@ -200,13 +253,15 @@ def _read_jpeg(data: bytes, image: Image.Image, channels: int, downscale: Downsc
     return apply_orientation(pixels, orientation)
 
 
-def _pixels(image: Image.Image, channels: int) -> PixelArray:
+def _pixels(image: Image.Image, channels: int, value_range: ValueRange | None = None) -> PixelArray:
+    if image.mode == "F" and value_range is not None:
+        return scaled(np.asarray(image)[..., None], value_range)
     if image.mode == "F":
-        raise BadImage("floating-point values, whose range is not known; save it with 8 or 16 bits")
+        raise BadImage(UNKNOWN_RANGE.format("floating-point"))
     if image.mode.startswith("I"):
         stored = np.asarray(image)
         if stored.min() < 0 or stored.max() > 0xFFFF:
-            raise BadImage("32-bit values, whose range is not known; save it with 8 or 16 bits")
+            raise BadImage(UNKNOWN_RANGE.format("32-bit"))
         return stored.astype(np.uint16)[..., None]
     if image.mode in ("La", "RGBa"):  # premultiplied alpha; only this conversion makes Pillow divide by it
         image = image.convert(image.mode.upper())

@@ -1,16 +1,26 @@
 """Arrays of pixels: their size, orientation and channels."""
 
 import re
+from collections.abc import Callable
 
 import numpy as np
-from jaxtyping import UInt
+from jaxtyping import Shaped, UInt
 
 from coterie.errors import BadImage
 
 PIXEL_LIMIT = 2**27  # 134 million: images of more pixels are not decoded (a Sentinel-2 tile has 121 million)
 BYTE_LIMIT = 2**30  # images of many channels that take more bytes are not decoded
 
+UNKNOWN_RANGE = (
+    "{} values, whose range is not known; set views.range, or scale all images alike to 16 bits (docs/pretrain.md)"
+)
+_BLOCK = 2**18  # pixels that are converted at a time: floating-point copies of all would take gigabytes
+
 PixelArray = UInt[np.ndarray, "_ _ _"]  # rows, columns, channels
+Stored = Shaped[np.ndarray, "_ _ _"]  # rows, columns, samples, of any type
+Depth = np.dtype[np.uint8] | np.dtype[np.uint16]
+ValueRange = tuple[float, float]
+"""The values, of a type whose range is not known, that become 0 and 1: the lowest and the highest that matter."""
 
 
 def check_size(height: int, width: int, bytes_per_pixel: int = 1) -> None:
@@ -77,9 +87,33 @@ def _gray(pixels: PixelArray) -> PixelArray:
     return gray
 
 
+def by_rows(convert: Callable[[Stored], np.ndarray], stored: Stored, channels: int, dtype: Depth) -> PixelArray:
+    """Convert some rows at a time."""
+    pixels = np.empty((*stored.shape[:2], channels), dtype)
+    rows = max(1, _BLOCK // stored.shape[1])
+    for first in range(0, len(stored), rows):
+        pixels[first : first + rows] = convert(stored[first : first + rows])
+    return pixels
+
+
+def scaled(stored: Stored, limits: ValueRange) -> PixelArray:
+    """Scale values of any type to 16 bits; those outside of the limits become these, and what is not a number 0."""
+    low, high = limits
+
+    def convert(rows: Stored) -> np.ndarray:
+        shares = (np.nan_to_num(rows.astype(np.float64), nan=low) - low) / (high - low)
+        codes: np.ndarray = np.rint(shares.clip(0, 1) * 65535)
+        return codes
+
+    return by_rows(convert, stored, stored.shape[2], np.dtype(np.uint16))
+
+
 def damaged_image(error: Exception) -> BadImage:
     """The error for a file whose decoder failed: one line, always the same for the same file."""
-    if "imagecodecs" in str(error):  # tifffile's own words
-        return BadImage("a compression that needs one more package: pip install imagecodecs")
     detail = re.sub(r"<?[\w.]*( object)? at 0x\w+>?", "", " ".join(str(error).split()))[:120].strip()
-    return BadImage(f"truncated or damaged ({detail or type(error).__name__})")
+    if "imagecodecs" in detail:  # tifffile's own words
+        return BadImage(f"{detail}: pip install 'coterie[tiff]', or pip install imagecodecs")
+    if isinstance(error, NotImplementedError) or re.search("not supported|unsupported|unknown|cannot handle", detail):
+        return BadImage(f"stored in a way that is not supported ({detail})")
+    kind = "truncated" if "truncated" in detail else "truncated or damaged"
+    return BadImage(f"{kind} ({detail or type(error).__name__})")

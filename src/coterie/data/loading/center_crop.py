@@ -14,10 +14,14 @@ from torch.utils.data import Dataset
 from coterie.data.augmentation.cpu import normalize
 from coterie.data.augmentation.jpeg_scale import square_downscale
 from coterie.data.decoding.decode import decode
+from coterie.data.decoding.pixels import ValueRange
 from coterie.data.loading.workers import WorkerBatch, stack_images, worker_batches
 from coterie.data.sources.source import ImageSource
 from coterie.errors import BadImage
 from coterie.types import Batch, Interpolation
+
+_Box = tuple[float, float, float, float]  # left, top, right, bottom in pixels, with fractions
+_LATER = ("crop", "interpolation", "value_range")  # fields that earlier versions did not know
 
 
 @dataclass(frozen=True)
@@ -31,6 +35,7 @@ class Preprocessing:
         std: Standard deviation of each channel.
         crop: Share of the resized short side that is cropped, in (0, 1]; None: 0.875 from 96 pixels on, below that all of it.
         interpolation: How images are resized.
+        value_range: Lowest and highest value of images of floating-point, signed or 32-bit values; None: they are refused.
     """
 
     size: int
@@ -39,11 +44,13 @@ class Preprocessing:
     std: tuple[float, ...]
     crop: float | None = None
     interpolation: Interpolation = "bilinear"
+    value_range: ValueRange | None = None
 
     def facts(self) -> dict[str, Any]:
         """Plain values that identify it; those that earlier versions did not know are left out where they say nothing new."""
-        given = {name: value for name, value in asdict(self).items() if name not in ("crop", "interpolation")}
+        given = {name: value for name, value in asdict(self).items() if name not in _LATER}
         given |= {"crop": self.crop} if self.crop is not None else {}
+        given |= {"value_range": list(self.value_range)} if self.value_range is not None else {}
         return given | ({"interpolation": self.interpolation} if self.interpolation != "bilinear" else {})
 
     @property
@@ -61,7 +68,8 @@ class Preprocessing:
         """Say it in words: ``224 pixels, crop .875, bicubic, mean .485 .456 .406, std .229 .224 .225``."""
         share = _share(self.size) if self.crop is None else self.crop
         mean, std = (" ".join(map(_short, values)) for values in (self.mean, self.std))
-        return f"{self.size} pixels, crop {_short(share)}, {self.interpolation}, mean {mean}, std {std}"
+        limits = "" if self.value_range is None else " range {:g} to {:g},".format(*self.value_range)
+        return f"{self.size} pixels, crop {_short(share)}, {self.interpolation},{limits} mean {mean}, std {std}"
 
 
 def center_crop_batches(
@@ -73,6 +81,7 @@ def center_crop_batches(
     std: tuple[float, ...],
     crop: float | None = None,
     interpolation: Interpolation = "bilinear",
+    value_range: ValueRange | None = None,
     batch_size: int = 256,
     workers: int = 0,
     device: torch.device | str = "cpu",
@@ -89,6 +98,7 @@ def center_crop_batches(
         std: Standard deviation of each channel.
         crop: As of :class:`Preprocessing`.
         interpolation: As of :class:`Preprocessing`.
+        value_range: As of :class:`Preprocessing`.
         batch_size: Images per batch; the last batch may be smaller.
         workers: Number of worker processes; 0: this process.
         device: Device of the batches.
@@ -96,7 +106,7 @@ def center_crop_batches(
     order = np.arange(len(source))
     requests = (order[first : first + batch_size] for first in range(0, len(source), batch_size))
     device = torch.device(device)
-    crops = _CenterCropDataset(source, size, channels, crop, interpolation)
+    crops = _CenterCropDataset(source, Preprocessing(size, channels, mean, std, crop, interpolation, value_range))
     for batch in worker_batches(crops, requests, workers, device):
         views = {
             number: normalize(view.to(device, non_blocking=True), mean, std) for number, view in batch.pixels.items()
@@ -109,8 +119,9 @@ def center_crop(
 ) -> np.ndarray:
     """The center crop of an image.
 
-    The usual protocol: the short side is resized to ``size / 0.875`` (256 for 224), or to ``size`` itself for sizes below
-    96, and the central square is cropped.
+    The usual protocol, torchvision's ``Resize`` and ``CenterCrop``: the short side is resized to ``size / 0.875`` (256 for
+    224), or to ``size`` itself for sizes below 96, the long side in proportion and rounded down to whole pixels; then the
+    central square is cropped, with margins rounded to whole pixels. Both are one resampling here.
 
     Args:
         image: ``[H, W, C]``, uint8 or uint16.
@@ -121,13 +132,15 @@ def center_crop(
     Returns:
         ``[C, size, size]``: uint8 for 8-bit images of 1 or 3 channels, otherwise float32 in [0, 1].
     """
-    return np.ascontiguousarray(_cropped(image, size, crop, interpolation).transpose(2, 0, 1))
+    height, width = image.shape[:2]
+    box = _box(height, width, size, crop)
+    return np.ascontiguousarray(_cropped(image, size, box, interpolation).transpose(2, 0, 1))
 
 
-def _cropped(image: np.ndarray, size: int, crop: float | None, interpolation: Interpolation) -> np.ndarray:
-    """The center crop with the channels last, as images are decoded and as convolutions prefer them."""
+def _cropped(image: np.ndarray, size: int, box: _Box, interpolation: Interpolation) -> np.ndarray:
+    """A part of an image, resized, with the channels last, as images are decoded and as convolutions prefer them."""
     height, width, channels = image.shape
-    box, how = _box(height, width, size, crop), Image.Resampling[interpolation.upper()]
+    how = Image.Resampling[interpolation.upper()]
     if image.dtype == np.uint8 and channels in (1, 3):
         if (height, width) == (size, size) and box == (0, 0, size, size):
             return image
@@ -142,27 +155,38 @@ def _cropped(image: np.ndarray, size: int, crop: float | None, interpolation: In
 class _CenterCropDataset(Dataset[Any]):
     """In a worker: makes the center crops of the images at some positions."""
 
-    def __init__(
-        self, source: ImageSource, size: int, channels: int, crop: float | None, interpolation: Interpolation
-    ) -> None:
-        self.source, self.size, self.channels = source, size, channels
-        self.crop, self.interpolation = crop, interpolation
+    def __init__(self, source: ImageSource, look: Preprocessing) -> None:
+        self.source, self.look = source, look
 
     def __getitem__(self, indices: Int[np.ndarray, " b"]) -> WorkerBatch:
         decoded, crops, bad = [], [], []
         for index in indices:
             try:
-                image = decode(self.source[int(index)], self.channels, self._downscale)
+                crops.append(self._crop_of(int(index)))
             except BadImage as error:
                 bad.append((int(index), str(error)))
             else:
-                crops.append(_cropped(image, self.size, self.crop, self.interpolation))
                 decoded.append(index)
         views = {0: stack_images(crops).permute(0, 3, 1, 2)} if crops else {}
         return WorkerBatch(torch.tensor(decoded, dtype=torch.int64), views, bad=tuple(bad))
 
-    def _downscale(self, height: int, width: int) -> int:
-        return square_downscale(_square_side(height, width, self.size, self.crop), self.size)
+    def _crop_of(self, index: int) -> np.ndarray:
+        """The center crop of an image; one that is decoded at a smaller scale is cropped where the full image is."""
+        look, factor = self.look, 1
+        full: tuple[int, int] | None = None
+
+        def downscale(height: int, width: int) -> int:
+            nonlocal full, factor
+            side, full = _square_side(height, width, look.size, look.crop), (height, width)
+            factor = square_downscale(side, look.size)
+            return factor
+
+        image = decode(self.source[index], look.channels, downscale, look.value_range)
+        height, width = image.shape[:2]
+        tall, wide = full or (height, width)
+        left, top, right, bottom = (edge / factor for edge in _box(tall, wide, look.size, look.crop))
+        box = (left, top, min(right, width), min(bottom, height))
+        return _cropped(image, look.size, box, look.interpolation)
 
 
 def _share(size: int) -> float:
@@ -170,13 +194,9 @@ def _share(size: int) -> float:
     return 0.875 if size >= 96 else 1.0
 
 
-def _box(height: int, width: int, size: int, crop: float | None) -> tuple[float, float, float, float]:
-    """The part of the image that becomes the crop: left, top, right, bottom."""
-    if crop is None:
-        side = _square_side(height, width, size, crop)
-        left, top = (width - side) / 2, (height - side) / 2
-        return left, top, left + side, top + side
-    short = math.floor(size / crop)  # timm resizes to whole pixels, and crops with whole margins
+def _box(height: int, width: int, size: int, crop: float | None) -> _Box:
+    """The part of the image that becomes the crop, of an image resized to whole pixels and cropped with whole margins."""
+    short = _resized(size, crop)
     across, down = (int(short * side / min(height, width)) for side in (width, height))
     left, top = (round((side - size) / 2) for side in (across, down))
     x, y = width / across, height / down

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from coterie.data.decoding.decode import decode
+from coterie.data.decoding.pixels import ValueRange
 from coterie.data.loading.workers import decode_images, worker_batches
 from coterie.data.sources.source import ImageSource, sample_indices
 from coterie.errors import BadImage, UserError
@@ -27,14 +28,15 @@ ShowProgress = Callable[[Iterable[Any], int, str], Iterator[Any]]
 class _DecodedDataset(Dataset[Any]):
     """In a worker: decodes images to ``[b, C, H, W]``, or None if the shape of one differs."""
 
-    def __init__(self, source: ImageSource, shape: tuple[int, ...]) -> None:
-        self.source, self.shape = source, shape
+    def __init__(self, source: ImageSource, shape: tuple[int, ...], value_range: ValueRange | None) -> None:
+        self.source, self.shape, self.value_range = source, shape, value_range
 
     def __getitem__(self, indices: Int[np.ndarray, " b"]) -> tuple[Tensor | None, list[tuple[int, str]]] | UserError:
         bad: list[tuple[int, str]] = []
         pixels = np.empty((len(indices), *self.shape), dtype=np.uint8)
         try:
-            for row, image in enumerate(decode_images(self.source, indices, self.shape[2], bad)):
+            images = decode_images(self.source, indices, self.shape[2], bad, value_range=self.value_range)
+            for row, image in enumerate(images):
                 if image.shape != self.shape or image.dtype != np.uint8:
                     return None, bad
                 pixels[row] = image
@@ -50,6 +52,7 @@ def load_device_images(
     *,
     workers: int = 0,
     show_progress: ShowProgress | None = None,
+    value_range: ValueRange | None = None,
 ) -> tuple[Tensor, list[tuple[int, str]]] | None:
     """Decode all images of a source and move them to the device, if they are small and of one size.
 
@@ -61,12 +64,13 @@ def load_device_images(
         device: Device on which to store the images.
         workers: Number of worker processes; 0: this process.
         show_progress: Shows the progress of decoding.
+        value_range: As of `coterie.data.decoding.decode.decode`.
 
     Returns:
         The images, uint8 ``[N, C, H, W]``, and (position, reason) of each that cannot be decoded. None if images differ in
         size, have more than 8 bits, or take too much memory; a sample is checked before all are decoded.
     """
-    shape = _common_shape(source, channels)
+    shape = _common_shape(source, channels, value_range)
     limit = MAX_BYTES
     if device.type == "cuda":
         limit = min(limit, torch.cuda.get_device_properties(device).total_memory // 4)
@@ -74,7 +78,7 @@ def load_device_images(
         return None
     order = np.arange(len(source))
     requests = [order[first : first + _CHUNK] for first in range(0, len(order), _CHUNK)]
-    dataset = _DecodedDataset(source, shape)
+    dataset = _DecodedDataset(source, shape, value_range)
     parts: Iterable[Any] = worker_batches(dataset, iter(requests), workers, torch.device("cpu"))
     if show_progress is not None:
         parts = show_progress(parts, len(requests), "decoding the images, once")
@@ -91,12 +95,12 @@ def load_device_images(
     return images.to(device), sorted(dict(bad).items())
 
 
-def _common_shape(source: ImageSource, channels: int) -> tuple[int, ...] | None:
+def _common_shape(source: ImageSource, channels: int, value_range: ValueRange | None) -> tuple[int, ...] | None:
     """The shape ``[H, W, C]`` of all images of a sample; None if they differ, or have more than 8 bits."""
     shapes = set()
     for index in sample_indices(_SAMPLE, source):
         try:
-            image = decode(source[int(index)], channels)
+            image = decode(source[int(index)], channels, value_range=value_range)
         except BadImage:
             continue
         shapes.add((image.dtype, image.shape))

@@ -114,9 +114,9 @@ class Loader:
         self._prepared = True
         if self.engine == "gpu":
             self.augmenter = GpuAugmenter(self.plan, self.device)
-            loaded = load_device_images(
-                self.source, self.plan.channels, self.device, workers=self.workers, show_progress=show_progress
-            )
+            options: dict[str, Any] = {"workers": self.workers, "show_progress": show_progress}
+            options |= {"value_range": self.plan.range}
+            loaded = load_device_images(self.source, self.plan.channels, self.device, **options)
             if loaded is not None:
                 self.device_images, self._bad_device_images = loaded[0], tuple(loaded[1])
 

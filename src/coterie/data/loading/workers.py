@@ -20,6 +20,7 @@ from coterie.data.augmentation.jpeg_scale import crops_downscale
 from coterie.data.augmentation.parameters import ViewParameters
 from coterie.data.augmentation.view_plan import ViewPlan
 from coterie.data.decoding.decode import Downscale, decode
+from coterie.data.decoding.pixels import ValueRange
 from coterie.data.loading.worker_watchdog import exit_on_unsent_result, watch_workers
 from coterie.data.sources.source import ImageSource
 from coterie.errors import BadImage, NoImages, UserError
@@ -115,7 +116,7 @@ def _crops(
     """The crops of each view of the requested images, the parameters of what follows, and the bad images."""
     bad: list[tuple[int, str]] = []
     parameters = plan.sample_parameters(seed, request.epoch, request.indices)
-    images = decode_images(source, request.indices, plan.channels, bad, _downscales(plan, parameters))
+    images = decode_images(source, request.indices, plan.channels, bad, _downscales(plan, parameters), plan.range)
     return crop_batch(images, plan, parameters, request.views), parameters, bad
 
 
@@ -134,6 +135,7 @@ def decode_images(
     channels: int,
     bad: list[tuple[int, str]],
     downscales: Callable[[int], Downscale] | None = None,
+    value_range: ValueRange | None = None,
 ) -> Iterator[np.ndarray]:
     """Decode images one by one; each that cannot be decoded is replaced by the next one in the source that can.
 
@@ -143,24 +145,26 @@ def decode_images(
         channels: Number of channels to decode.
         bad: List to which (position, reason) of each bad image is appended.
         downscales: For each row of ``indices``, how far its image may be downscaled in decoding; None: full size.
+        value_range: As of `coterie.data.decoding.decode.decode`.
 
     Raises:
         NoImages: Thousands in a row cannot be decoded.
     """
     for row, index in enumerate(indices):
-        image, failed = _decode_next(source, int(index), channels, downscales(row) if downscales else None)
+        downscale = downscales(row) if downscales else None
+        image, failed = _decode_next(source, int(index), channels, downscale, value_range)
         bad += failed
         yield image
 
 
 def _decode_next(
-    source: ImageSource, index: int, channels: int, downscale: Downscale | None
+    source: ImageSource, index: int, channels: int, downscale: Downscale | None, value_range: ValueRange | None
 ) -> tuple[np.ndarray, list[tuple[int, str]]]:
     bad: list[tuple[int, str]] = []
     for offset in range(min(len(source), _MAX_BAD_IN_A_ROW)):
         position = (index + offset) % len(source)
         try:
-            return decode(source[position], channels, downscale), bad
+            return decode(source[position], channels, downscale, value_range), bad
         except BadImage as error:
             bad.append((position, str(error)))
     here = "" if get_worker_info() is None else "; if only loader processes cannot read them, set run.workers=0"

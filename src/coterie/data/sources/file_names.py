@@ -2,15 +2,20 @@
 
 from array import array
 from collections.abc import Iterable, Iterator
+from importlib.util import find_spec
 from itertools import islice, pairwise
 
 import numpy as np
 import pyarrow as pa
 
+HEIF_SUFFIXES, DICOM_SUFFIXES = (".heic", ".heif", ".hif"), (".dcm", ".dicom", ".ima")
+"""Endings of images that need a package more: the extras ``heif`` and ``dicom``."""
 # Names of images in folders, globs and tar shards. A text list may name any file: its content decides.
 IMAGE_SUFFIXES = (
-    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".dib", ".gif", ".webp", ".avif", ".tif", ".tiff"),
-    *(".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".j2k"),
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".bmp", ".dib", ".gif", ".webp", ".avif"),
+    *(".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".j2k", ".jpf", ".jpx", ".j2c", ".jpc"),
+    *(HEIF_SUFFIXES if find_spec("pillow_heif") else ()),
+    *(DICOM_SUFFIXES if find_spec("pydicom") else ()),
 )
 _ESCAPES = {ord(each): each.encode("unicode_escape").decode() for each in "\t\n\v\f\r\x1c\x1d\x1e\x85\u2028\u2029"}
 _AT_ONCE = 2**14  # names that are joined at once

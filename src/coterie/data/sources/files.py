@@ -5,6 +5,7 @@ import os
 import stat
 from array import array
 from bisect import bisect_left
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from itertools import chain
 from pathlib import Path
@@ -13,11 +14,13 @@ import numpy as np
 import pyarrow as pa
 
 from coterie.data.sources.columns import ANY_COLUMNS, Columns
+from coterie.data.sources.dicom_frames import frames_remark
 from coterie.data.sources.file_names import IMAGE_SUFFIXES, FileNames, printable
 from coterie.data.sources.fingerprint import StoredFile, stored_file, stored_table
 from coterie.data.sources.label_table import matched_labels
 from coterie.data.sources.label_values import ImageLabels, LabelNotes
 from coterie.data.sources.labels import label_at
+from coterie.data.sources.left_out import LeftOut, kind_of, where_to_look
 from coterie.data.sources.tables import read_table
 from coterie.data.sources.walk import walk
 from coterie.errors import BadImage, NoImages, UserError
@@ -39,6 +42,7 @@ class ImageFiles:
         shared: Common prefix of all names, down to the level of the class folders: empty, or ends in a slash.
         ordered: Whether the names are in byte order.
         given: Labels, in place of those by folders.
+        image_remarks: Lines about what was left out.
     """
 
     def __init__(
@@ -49,7 +53,9 @@ class ImageFiles:
         *,
         ordered: bool = False,
         given: ImageLabels | None = None,
+        image_remarks: tuple[str, ...] = (),
     ) -> None:
+        self.image_remarks = image_remarks
         self._root = root
         self._names = names
         self._shared = shared
@@ -133,14 +139,20 @@ def open_folder(folder: str, columns: Columns = ANY_COLUMNS) -> ImageFiles:
         NoImages: No file in it has the name of an image.
         UserError: A folder in it cannot be listed.
     """
-    root = os.fsencode(Path(folder).absolute())
-    names = FileNames(chain.from_iterable(walk(root)))
+    root, left = os.fsencode(Path(folder).absolute()), LeftOut()
+    names = FileNames(chain.from_iterable(walk(root, left)))
     if len(names):
-        return ImageFiles(root, names, ordered=True, given=_metadata_labels(root, names, columns))
-    for suffix in (".tar", ".parquet"):
-        if any(Path(folder).glob(f"*{suffix}")):
-            raise NoImages(f"{folder}: no image in this folder, but {suffix} files; give them as '{folder}/*{suffix}'")
-    raise NoImages(f"{folder}: no image in this folder (looked for {', '.join(IMAGE_SUFFIXES)})")
+        given = _metadata_labels(root, names, columns)
+        if given is not None:
+            left.counts -= Counter([kind_of(given.notes.origin.partition(",")[0].encode())])  # the table is used
+        remarks = (*left.remarks(folder), *frames_remark(folder, root, names))
+        return ImageFiles(root, names, ordered=True, given=given, image_remarks=remarks)
+    hint = where_to_look(folder, left)
+    if hint is not None:
+        raise NoImages(f"{folder}: no image in this folder, but {hint}")
+    what = f"it holds {left}" if left.counts else "it is empty"
+    looked = f"no image in this folder or below it (looked for {', '.join(IMAGE_SUFFIXES)})"
+    raise NoImages("; ".join([f"{folder}: {looked}: {what}", *left.unlisted[:1]]))
 
 
 def open_list(path: str) -> ImageFiles:
@@ -156,14 +168,16 @@ def open_list(path: str) -> ImageFiles:
         raise UserError(f"{path}: cannot be read: {error.strerror}") from error
     if not len(names):
         raise NoImages(f"{path}: this list is empty; write one path per line")
-    return ImageFiles(os.fsencode(Path(path).absolute().parent), names, _shared_folder(names))
+    root = os.fsencode(Path(path).absolute().parent)
+    return ImageFiles(root, names, _shared_folder(names), image_remarks=frames_remark(path, root, names))
 
 
 def open_files(paths: Iterable[str]) -> ImageFiles:
     """Open image files that were given one by one (or found by a glob), in the byte order of their paths."""
     ordered = sorted(os.fsencode(Path(path).absolute()) for path in paths)
     shared = _shared_folder(ordered)
-    return ImageFiles(shared, FileNames(path.removeprefix(shared) for path in ordered), ordered=True)
+    names = FileNames(path.removeprefix(shared) for path in ordered)
+    return ImageFiles(shared, names, ordered=True, image_remarks=frames_remark(printable(shared), shared, names))
 
 
 def read_file(path: bytes) -> bytes:

@@ -22,7 +22,7 @@ from coterie.data.sources.label_values import (
 from coterie.data.sources.labels import LabelMatrix, label_at, one_hot
 from coterie.data.sources.name_matching import match_names
 from coterie.data.sources.parquet_labels import no_column
-from coterie.data.sources.source import Concatenated, ImageSource
+from coterie.data.sources.source import Concatenated, ImageSource, image_remarks
 from coterie.data.sources.tables import Table
 from coterie.errors import UserError
 from coterie.formatting import first_few
@@ -48,7 +48,7 @@ class WithLabels(Concatenated):
 
     def __init__(self, source: ImageSource, given: ImageLabels) -> None:
         """Put labels, one per image, on a source."""
-        super().__init__(source.sources if isinstance(source, Concatenated) else (source,))
+        super().__init__(source.sources if isinstance(source, Concatenated) else (source,), image_remarks(source))
         self._given = given
         self.classes = given.classes
 

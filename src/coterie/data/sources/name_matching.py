@@ -9,6 +9,7 @@ from functools import cached_property
 from itertools import takewhile
 
 from coterie.data.sources.file_names import is_image_name
+from coterie.data.sources.source import Concatenated, ImageSource
 
 _PATH, _END_OF_PATH, _FILE_NAME, _STEM, _NUMBER = range(5)  # how a name was found: the first is the surest
 
@@ -49,6 +50,15 @@ def match_names(wanted: Sequence[str], names: Sequence[str], root: str = "") -> 
         tuple(tuple(images.places[paths[0]]) if paths else () for paths in meant),
         tuple((name, paths[0], paths[1]) for name, (_, paths) in zip(wanted, found, strict=True) if len(paths) > 1),
     )
+
+
+def names_to_match(source: ImageSource) -> tuple[list[str], str]:
+    """The names of the images of a source, and the folder that they are relative to, if there is one."""
+    if isinstance(source, Concatenated):
+        roots = [str(getattr(part, "root", "")) for part in source.sources]
+        pairs = (source.find(place) for place in range(len(source)))
+        return [f"{roots[part]}/{source.sources[part].name(row)}".lstrip("/") for part, row in pairs], ""
+    return [source.name(place) for place in range(len(source))], str(getattr(source, "root", ""))
 
 
 def normal(name: str) -> str:

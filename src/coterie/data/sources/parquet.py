@@ -2,18 +2,20 @@
 
 import os
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import partial
 from itertools import accumulate
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from coterie.data.sources.columns import ANY_COLUMNS, IMAGE_NAMES, Columns, choice_remark, find_columns
 from coterie.data.sources.file_names import FileNames
+from coterie.data.sources.files import read_file
 from coterie.data.sources.fingerprint import StoredFile, stored_file
 from coterie.data.sources.labels import LabelMatrix, label_at
 from coterie.data.sources.local_cache import unpacked_table
@@ -68,19 +70,20 @@ class ParquetTable:
             self._column = image_column(path, file.schema_arrow, columns)
             self.image_remarks = image_remarks(file.schema_arrow, columns, self._column)
             self._rows = int(file.metadata.num_rows)
-            self._names = read_names(path, file, self._column)
+            self._paths = read_paths(file, self._column)
             given = read_labels(self._path, file, columns)
         self.labels, self.classes, self.label_notes = given.numbers, given.classes, given.notes
         self._open()
+        self.image_remarks += rows_without_images(path, self._chunks, self._paths)
 
     def __len__(self) -> int:
         return self._rows
 
     def __getitem__(self, index: int) -> bytes:
-        """An encoded image.
+        """An encoded image: the bytes of its row, or those of the file whose path is in it.
 
         Raises:
-            BadImage: The row has no bytes.
+            BadImage: The row has neither, or the file cannot be read.
         """
         if not 0 <= index < len(self):
             raise IndexError(f"image {index} of {len(self)}")
@@ -88,9 +91,8 @@ class ParquetTable:
             self._open()
         chunk = bisect_right(self._starts, index) - 1
         data = self._chunks[chunk][index - self._starts[chunk]].as_py()
-        if data is None:
-            raise BadImage("no bytes in this row of the table")
-        return bytes(data)
+        path = b"" if self._paths is None else self._paths.raw(index)
+        return image_in_row(data, path, str(Path(self._path).parent))
 
     def __getstate__(self) -> dict[str, object]:
         """Leaves out the images, which are read again where they are needed."""
@@ -98,27 +100,34 @@ class ParquetTable:
 
     def name(self, index: int) -> str:
         """The path of an image in the table, or else the name of the table and the zero-padded row."""
-        return row_name(self._path, index) if self._names is None else self._names[index]
+        return (self._paths[index] if self._paths is not None else "") or row_name(self._path, index)
 
     def label(self, index: int) -> int | None:
         """The class number of an image, or None."""
         return label_at(self.labels, index)
 
     def files(self) -> tuple[bytes, ...]:
-        """The path of the table, and the column of its images if it was chosen."""
+        """The path of the table, the column of its images if it was chosen, and the files that its rows name."""
         chosen = () if self._columns.image is None else (os.fsencode(f"{self._path}\0{self._column}"),)
-        return (os.fsencode(self._path), *chosen)
+        folder = os.path.dirname(os.fsencode(self._path))  # noqa: PTH120 -- bytes
+        named = (os.path.join(folder, name) for name in self._named())  # noqa: PTH118 -- bytes
+        return (os.fsencode(self._path), *chosen, *named)
 
     def stored_files(self) -> tuple[StoredFile, ...]:
-        """The table itself, named below its folder."""
+        """The table itself, named below its folder, and the files that its rows name."""
         folder, name = os.path.split(os.fsencode(self._path))
-        return (stored_file(folder, name),)
+        return (stored_file(folder, name), *(stored_file(folder, each) for each in self._named()))
 
     @property
     def label_matrix(self) -> LabelMatrix | None:
         """The labels of the images if they are lists, read on each access; None if no column holds lists of labels."""
         with parquet_file(self._path) as file:
             return read_label_matrix(file, self._columns)
+
+    def _named(self) -> Iterator[bytes]:
+        if not self._chunks:  # in another process
+            self._open()
+        return files_in_rows(self._chunks, self._paths)
 
     def _open(self) -> None:
         if self._in_memory:
@@ -203,6 +212,8 @@ def holds_images(path: str, columns: Columns) -> bool:
 
 
 def _holds_text(kind: pa.DataType) -> bool:
+    if pa.types.is_struct(kind):  # an image without bytes, as Hugging Face writes it
+        return kind.get_field_index("path") >= 0 and _holds_text(kind.field("path").type)
     kind = kind.value_type if pa.types.is_dictionary(kind) else kind
     return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
 
@@ -238,16 +249,58 @@ def bytes_of(images: pa.Array) -> pa.Array:
     return pc.struct_field(images, "bytes") if pa.types.is_struct(images.type) else images
 
 
-def read_names(path: str, file: pq.ParquetFile, column: str) -> FileNames | None:
-    """The names of the images of a table: their paths, or `row_name` where one is missing; None if there are no paths."""
+def read_paths(file: pq.ParquetFile, column: str) -> FileNames | None:
+    """The paths of the images of a table, empty where one is missing; None if there is no column of them."""
     schema = file.schema_arrow
     column = column if column in schema.names else column.removesuffix(".bytes")
     kind = schema.field(column).type
     if not pa.types.is_struct(kind) or kind.get_field_index("path") < 0:
         return None
     paths = pc.struct_field(file.read(columns=[f"{column}.path"]).column(0), "path").to_pylist()
-    names = (name or row_name(path, row) for row, name in enumerate(paths))
-    return FileNames(name.encode("utf-8", "surrogateescape") for name in names)
+    return FileNames((path or "").encode("utf-8", "surrogateescape") for path in paths)
+
+
+def image_in_row(data: bytes | None, path: bytes, folder: str) -> bytes:
+    """The image of a row: its bytes, or else the file that it names.
+
+    Args:
+        data: The bytes of the row; None without any.
+        path: The path in the row, relative to the folder or absolute; empty without any.
+        folder: The folder of the table.
+
+    Raises:
+        BadImage: The row has neither, or the file cannot be read.
+    """
+    if data is not None:
+        return data
+    if not path:
+        raise BadImage("no bytes in this row of the table, and no path")
+    return read_file(os.path.join(os.fsencode(folder), path))  # noqa: PTH118 -- bytes
+
+
+def null_rows(chunks: Iterable[pa.Array]) -> Iterator[int]:
+    """The rows that hold no bytes."""
+    start = 0
+    for chunk in chunks:
+        if chunk.null_count:
+            yield from (start + np.flatnonzero(chunk.is_null().to_numpy(zero_copy_only=False))).tolist()
+        start += len(chunk)
+
+
+def files_in_rows(chunks: Iterable[pa.Array], paths: FileNames | None) -> Iterator[bytes]:
+    """The paths in rows that hold no bytes."""
+    return (paths.raw(row) for row in null_rows(chunks) if paths.raw(row)) if paths is not None else iter(())
+
+
+def rows_without_images(where: str, chunks: Iterable[pa.Array], paths: FileNames | None) -> tuple[str, ...]:
+    """A line about rows that have neither bytes nor a path; none if all have."""
+    bare = sum(paths is None or not paths.raw(row) for row in null_rows(chunks))
+    if not bare:
+        return ()
+    rows = "row holds neither an image nor a path: it counts as a bad image"
+    if bare > 1:
+        rows = "rows hold neither an image nor a path: they count as bad images"
+    return (f"{where}: {bare:,} {rows}",)
 
 
 def row_name(path: str, row: int) -> str:

@@ -4,11 +4,10 @@ import json
 import os
 import re
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 from urllib.parse import unquote
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from coterie.data.sources.columns import LABEL_NAMES, Columns, choice_remark, find_columns, plain
 from coterie.data.sources.label_values import (
@@ -24,6 +23,22 @@ from coterie.errors import UserError
 
 _PARTITION = re.compile(r"([^=/]+)=([^/]*)")
 _NO_VALUE = "__HIVE_DEFAULT_PARTITION__"
+
+
+@runtime_checkable
+class Rows(Protocol):
+    """What is read of a table: an opened parquet file, or something like it."""
+
+    @property
+    def schema_arrow(self) -> pa.Schema:
+        """The columns."""
+
+    @property
+    def metadata(self) -> Any:
+        """Something whose ``num_rows`` is the number of rows."""
+
+    def read(self, columns: list[str]) -> pa.Table:
+        """Some columns."""
 
 
 def partitions(path: str) -> dict[str, str | None]:
@@ -44,7 +59,7 @@ def is_partitioned(folder: str) -> bool:
         return any(_PARTITION.fullmatch(entry.name) and entry.is_dir() for entry in entries)
 
 
-def read_labels(path: str, file: pq.ParquetFile, columns: Columns) -> ImageLabels:
+def read_labels(path: str, file: Rows, columns: Columns) -> ImageLabels:
     """The single labels of a table; where it holds lists, see :func:`read_label_matrix`.
 
     Args:
@@ -77,7 +92,7 @@ def no_column(there: Collection[str]) -> str:
     return f"no column has a name such as label or class; there are: {', '.join(there)}; choose one with --label-column"
 
 
-def read_label_matrix(file: pq.ParquetFile, columns: Columns) -> LabelMatrix | None:
+def read_label_matrix(file: Rows, columns: Columns) -> LabelMatrix | None:
     """The labels of a table if they are lists; None if they are not."""
     schema = file.schema_arrow
     known = LABEL_NAMES if columns.label is None else (plain(columns.label),)
@@ -101,7 +116,7 @@ def class_names(schema: pa.Schema, column: str) -> Sequence[str]:
     return names if isinstance(names, list) and all(isinstance(name, str) for name in names) else ()
 
 
-def _single(file: pq.ParquetFile, name: str, folders: Mapping[str, str | None]) -> tuple[Any, tuple[str, ...]] | None:
+def _single(file: Rows, name: str, folders: Mapping[str, str | None]) -> tuple[Any, tuple[str, ...]] | None:
     """Numbers and names of the labels in a column; None if it holds none."""
     schema = file.schema_arrow
     if name not in schema.names:  # the same for all rows
@@ -113,7 +128,7 @@ def _single(file: pq.ParquetFile, name: str, folders: Mapping[str, str | None]) 
     return encode_labels(values, TRUTH_VALUES if pa.types.is_boolean(kind) else class_names(schema, name))
 
 
-def _values(file: pq.ParquetFile, name: str) -> list[Any]:
+def _values(file: Rows, name: str) -> list[Any]:
     values: list[Any] = file.read(columns=[name]).column(0).to_pylist()
     return values
 

@@ -1,7 +1,7 @@
 """Tables of image paths as sources: ``images.csv`` with the columns ``path`` and ``label``."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from coterie.data.sources.columns import IMAGE_NAMES, Columns, find_columns
@@ -42,7 +42,21 @@ def open_path_table(path: str, columns: Columns) -> ImageFiles:
             found[each] = more_labels(found.get(each), row)
     root = os.fsencode(Path(path).absolute().parent)
     given = ImageLabels.of(list(found.values()), labels.names, labels.notes)
-    return ImageFiles(root, FileNames(map(os.fsencode, found)), given=given)
+    return ImageFiles(
+        root, FileNames(map(os.fsencode, found)), given=given, image_remarks=_left_out(path, paths, found)
+    )
+
+
+def _left_out(path: str, paths: Sequence[str], found: Collection[str]) -> tuple[str, ...]:
+    """A line about rows that are no further image: none if all are."""
+    empty = sum(not each for each in paths)
+    again = len(paths) - empty - len(found) if found else 0  # with labels, each row is one more label
+    parts = [
+        f"{empty:,} {'row' if empty == 1 else 'rows'} without a path" if empty else "",
+        f"{again:,} {'row that names' if again == 1 else 'rows that name'} an image again" if again else "",
+    ]
+    text = ", ".join(part for part in parts if part)
+    return (f"{path}: left out: {text}",) if text else ()
 
 
 def path_column(table: Table, columns: Columns) -> str:

@@ -61,8 +61,8 @@ class RemoteTable:
         self._columns = columns
         self._shard = remote_shard(url)
         self._group: tuple[int, pa.Array] | None = None  # number and images of the row group that was loaded
-        self._names: FileNames | None = None
-        self._has_names = True
+        self._paths: FileNames | None = None
+        self._has_paths = True
         self._given = ImageLabels()
 
         def read_footer() -> None:
@@ -93,7 +93,7 @@ class RemoteTable:
             raise IndexError(f"image {index} of {len(self)}")
         data = self._value(index).as_py()
         if data is None:
-            raise BadImage("no bytes in this row of the table")
+            raise BadImage("no bytes in this row of the table, and paths in a store are not followed")
         return bytes(data)
 
     def __getstate__(self) -> dict[str, object]:
@@ -102,10 +102,10 @@ class RemoteTable:
 
     def name(self, index: int) -> str:
         """The path of an image in the table, or else the name of the table and the zero-padded row."""
-        if self._names is None and self._has_names:
-            self._names = self._shard.retry(self._read_names)
-            self._has_names = self._names is not None
-        return parquet.row_name(self._shard.path, index) if self._names is None else self._names[index]
+        if self._paths is None and self._has_paths:
+            self._paths = self._shard.retry(self._read_paths)
+            self._has_paths = self._paths is not None
+        return (self._paths[index] if self._paths is not None else "") or parquet.row_name(self._shard.path, index)
 
     def label(self, index: int) -> int | None:
         """The class number of an image, or None."""
@@ -170,9 +170,9 @@ class RemoteTable:
             images = file.read_row_group(group, columns=[self._column]).column(0).combine_chunks()
             return parquet.bytes_of(images)
 
-    def _read_names(self) -> FileNames | None:
+    def _read_paths(self) -> FileNames | None:
         with parquet.parquet_file(self._shard.path) as file:
-            return parquet.read_names(self._shard.path, file, self._column)
+            return parquet.read_paths(file, self._column)
 
     def _unpack(self, target: Path) -> None:
         packed = target.with_suffix(".parquet")

@@ -16,10 +16,12 @@ from typing import IO
 import pyarrow as pa
 
 from coterie.data.sources.fingerprint import StoredFile
+from coterie.data.sources.left_out import LeftOut
 from coterie.data.sources.local_cache import exclusive
 from coterie.data.sources.object_store import RemoteShard, is_remote, remote_shard
-from coterie.data.sources.tar_index import cached_index, index_key, read_index, save_index
+from coterie.data.sources.tar_index import cached_index, index_key, left_out_of, read_index, save_index
 from coterie.errors import BadImage, UserError
+from coterie.usable_cores import usable_cores
 
 _AT_ONCE = 16  # shards that are fetched from a store, or read on this machine, at the same time
 _MIN_SHARDS = 16  # new shards for which processes are started; the headers of fewer are read in a second
@@ -80,8 +82,23 @@ class LocalShard:
 
 
 Shard = LocalShard | RemoteShard
-ShardSummary = tuple[int, bool, pa.RecordBatch | None]
-"""Number of images, whether any has a label, and the index; None if the index is saved in a file."""
+
+
+@dataclass(frozen=True)
+class ShardSummary:
+    """What there is to know of a shard before its images are read.
+
+    Attributes:
+        images: number of images.
+        labeled: whether any has a label.
+        left_out: what is no image.
+        index: its index; None if that is saved in a file.
+    """
+
+    images: int
+    labeled: bool
+    left_out: LeftOut
+    index: pa.RecordBatch | None
 
 
 def open_shards(paths: Sequence[str], label_key: str | None = None) -> tuple[tuple[Shard, ...], list[ShardSummary]]:
@@ -130,7 +147,7 @@ def _cached_summary(shard: Shard, label_key: str | None) -> ShardSummary | None:
 
 def _summarize(index: pa.RecordBatch, mapped: bool) -> ShardSummary:
     labeled = index.column("label").null_count < len(index)
-    return len(index), labeled, None if mapped else index
+    return ShardSummary(len(index), labeled, left_out_of(index), None if mapped else index)
 
 
 def _index_in_processes(shards: Sequence[LocalShard], label_key: str | None, lock: str) -> None:
@@ -146,7 +163,7 @@ def _index_in_processes(shards: Sequence[LocalShard], label_key: str | None, loc
         _, saved = load_index(large[0], label_key)
         if not saved:  # too few images, or no place to save it: the same holds for the others
             return
-        context, count = multiprocessing.get_context("fork"), min(_AT_ONCE, len(os.sched_getaffinity(0)))
+        context, count = multiprocessing.get_context("fork"), min(_AT_ONCE, len(usable_cores()))
         parts = [large[1 + number :: count] for number in range(count)]
         processes = [
             context.Process(target=_save_indices, args=(part, label_key, os.getpid()), daemon=True) for part in parts

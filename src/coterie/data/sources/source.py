@@ -58,10 +58,12 @@ class Concatenated:
 
     Args:
         sources: The sources.
+        remarks: Lines about what was found beside them.
     """
 
-    def __init__(self, sources: Sequence[ImageSource]) -> None:
+    def __init__(self, sources: Sequence[ImageSource], remarks: tuple[str, ...] = ()) -> None:
         self.sources = tuple(sources)
+        self._remarks = remarks
         self._starts = [0, *accumulate(len(source) for source in sources)]
         self.classes = tuple(dict.fromkeys(name for source in sources for name in source.classes))
         numbers = {name: number for number, name in enumerate(self.classes)}
@@ -111,8 +113,9 @@ class Concatenated:
 
     @property
     def image_remarks(self) -> tuple[str, ...]:
-        """Lines about how the images were found in tables."""
-        return tuple(dict.fromkeys(remark for source in self.sources for remark in image_remarks(source)))
+        """Lines about how the images were found, and about what was left out."""
+        found = (remark for source in self.sources for remark in image_remarks(source))
+        return tuple(dict.fromkeys((*found, *self._remarks)))
 
     @property
     def shard_layout(self) -> ShardLayout:
@@ -213,7 +216,7 @@ def label_notes(source: ImageSource) -> LabelNotes:
 
 
 def image_remarks(source: ImageSource) -> tuple[str, ...]:
-    """Lines about how the images of a source were found in tables: its own ``image_remarks``, if it has any."""
+    """Lines about how the images of a source were found, and what it leaves out: its own ``image_remarks``, if any."""
     remarks: tuple[str, ...] = getattr(source, "image_remarks", ())
     return remarks
 

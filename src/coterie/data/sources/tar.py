@@ -9,15 +9,18 @@ from itertools import accumulate, pairwise
 import numpy as np
 import pyarrow as pa
 
+from coterie.data.decoding.pixels import check_bytes
 from coterie.data.sources.file_names import printable
 from coterie.data.sources.files import READ_LIMIT
 from coterie.data.sources.fingerprint import StoredFile
 from coterie.data.sources.label_values import ImageLabels, LabelNotes
 from coterie.data.sources.labels import label_at
+from coterie.data.sources.left_out import LeftOut
 from coterie.data.sources.object_store import RemoteShard
 from coterie.data.sources.shard_layout import ShardLayout
 from coterie.data.sources.shards import LocalShard, load_index, open_shards
 from coterie.data.sources.tar_labels import file_labels, folder_labels
+from coterie.data.sources.tar_members import with_holes
 from coterie.errors import BadImage, NoImages
 
 _KEPT_OPEN = 256  # shards whose descriptors a process keeps open; any others are opened for each image
@@ -30,9 +33,12 @@ class TarShards:
 
     The key of a file is its path up to the first dot of the last component; the rest is the field: ``0001.jpg`` is the
     image of the key ``0001``, and ``0001.cls`` its label (an integer or a class name), which may also be in
-    ``0001.json`` (see `coterie.data.sources.json_labels`). A key has one image, the first; a field with several parts
-    (``0001.seg.png``) is an image only if the key has no plain one. Without any such label, the folders in the shards are
-    the classes, as those in a folder: the first folder of each image below the one that all have in common.
+    ``0001.json`` (see `coterie.data.sources.json_labels`). A key may have several images; a mask or the like beside another
+    one (``0001.seg.png``) is none. Without any such label, the folders in the shards are the classes, as those in a folder:
+    the first folder of each image below the one that all have in common.
+
+    A shard is read as if GNU tar unpacked it: links as what they lead to, holes of sparse files as zeros, and archives one
+    after another in one file (``tar -i``). Only where a name occurs again, both are images, each with the label beside it.
 
     Opening reads only headers, and those of each shard only once: its index is saved in the cache folder, mapped when an
     image of the shard is read, and shared by all processes. Images are read with `os.pread`, which moves no shared
@@ -57,11 +63,17 @@ class TarShards:
         self._single_reads: dict[int, int] = {}  # by shard: images that were read one by one from a store
         self._missing: dict[int, str] = {}  # by remote shard: why it cannot be read
         self._shards, summaries = open_shards(paths, label_key)
-        self._unsaved = {shard: index for shard, (*_, index) in enumerate(summaries) if index is not None}
-        self._starts = array("q", [0, *accumulate(images for images, *_ in summaries)])
+        self._unsaved = {shard: each.index for shard, each in enumerate(summaries) if each.index is not None}
+        self._starts = array("q", [0, *accumulate(each.images for each in summaries)])
+        left = LeftOut()
+        for each in summaries:
+            left.add(each.left_out)
+        where = ", ".join(paths[:1]) if len(paths) == 1 else f"{len(paths):,} shards"
+        self.image_remarks = left.remarks(where)
         if not len(self):
-            raise NoImages(f"{', '.join(paths[:3])}: no image in {'this shard' if len(paths) == 1 else 'these shards'}")
-        given = self._read_labels([labeled for _, labeled, _ in summaries])
+            shown = f"{', '.join(paths[:3])}: no image in {'this shard' if len(paths) == 1 else 'these shards'}"
+            raise NoImages(f"{shown}, which hold{'s' * (len(paths) == 1)} {left}" if left.counts else shown)
+        given = self._read_labels([each.labeled for each in summaries])
         self.labels, self.classes, self.label_matrix = given.numbers, given.classes, given.matrix
         self.label_notes = given.notes
 
@@ -79,17 +91,11 @@ class TarShards:
         offset, size = table.column(1)[row].as_py(), table.column(2)[row].as_py()
         if size > READ_LIMIT:
             raise BadImage(f"{size} bytes, more than the limit of {READ_LIMIT} bytes per image")
-        where = self._shards[shard]
-        try:
-            if isinstance(where, RemoteShard):
-                data = self._read_remote(where, shard, size, offset)
-            else:
-                data = self._read_local(where, shard, size, offset)
-        except OSError as error:
-            raise BadImage(f"{where.path} cannot be read: {error.strerror}") from error
-        if len(data) < size:
-            raise BadImage(f"{where.path} has become shorter since it was opened")
-        return data
+        pieces = table.column(4)[row].as_py() if table.column(4).null_count < len(table) else None
+        if pieces is None:
+            return self._read(shard, offset, size)
+        check_bytes(size)  # a file with holes may be a thousand times what is stored of it
+        return with_holes(self._read(shard, offset, sum(pieces[1::2])), size, pieces)
 
     def __getstate__(self) -> dict[str, object]:
         """Leaves out descriptors and maps, which belong to one process."""
@@ -169,6 +175,19 @@ class TarShards:
             return ImageLabels(notes=LabelNotes(absent=f"no .json file in its shards has the key {self._label_key!r}"))
         names = (self._index(shard).column("name") for shard in range(len(self._shards)))
         return folder_labels(names, len(self))
+
+    def _read(self, shard: int, offset: int, size: int) -> bytes:
+        where = self._shards[shard]
+        try:
+            if isinstance(where, RemoteShard):
+                data = self._read_remote(where, shard, size, offset)
+            else:
+                data = self._read_local(where, shard, size, offset)
+        except OSError as error:
+            raise BadImage(f"{where.path} cannot be read: {error.strerror}") from error
+        if len(data) < size:
+            raise BadImage(f"{where.path} has become shorter since it was opened")
+        return data
 
     def _read_local(self, where: LocalShard, shard: int, size: int, offset: int) -> bytes:
         descriptor = self._descriptors.get(shard)

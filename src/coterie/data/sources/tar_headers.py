@@ -5,6 +5,7 @@ import re
 import sys
 import tarfile
 from collections.abc import Iterator
+from typing import Any
 from zlib import adler32
 
 _BLOCK = tarfile.BLOCKSIZE
@@ -16,11 +17,14 @@ _HEADER = re.compile(
     rb"ustar(?:\x0000|  \0).{64}(?:" + 2 * _NUMBER + rb"|\0{16})\0",
     re.DOTALL,
 )
+_SPARSE = ("GNU.sparse.", "SCHILY.realsize")  # extended headers of files with holes
 _TIME = re.compile(rb"[0-9]{2} [acm]time=-?[0-9]+(?:\.[0-9]+)?\n")
 
 
-def regular_files(tar: tarfile.TarFile, descriptor: int) -> Iterator[tuple[bytes, int, int]]:
-    """Name, offset and size in bytes of the regular files of an archive that was just opened, in its order.
+def members(tar: tarfile.TarFile, descriptor: int) -> Iterator[tuple[bytes, int, int, tarfile.TarInfo | None]]:
+    """Name, offset and size in bytes of the members of an archive that was just opened, in its order, without folders.
+
+    Those that are not plain files come with what tarfile knows of them: links, sparse files, devices.
 
     At the end, ``tar.offset`` is where the next header would be.
 
@@ -35,12 +39,39 @@ def regular_files(tar: tarfile.TarFile, descriptor: int) -> Iterator[tuple[bytes
     member = tar.next()
     while member is not None:
         tar.members.clear()  # type: ignore[attr-defined]  # or it would keep a record of every file
-        if member.isreg():
-            yield member.name.encode("utf-8", "surrogateescape"), member.offset_data, member.size
+        if not member.isdir():
+            plain = member.type in (tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.CONTTYPE) and not _may_be_sparse(member)
+            name = member.name.encode("utf-8", "surrogateescape")
+            yield name, member.offset_data, member.size, None if plain else member
         while not tar.pax_headers and (file := _common_file(descriptor, tar.offset)) is not None:
-            yield file
+            yield *file, None
             tar.offset = file[1] + -(-file[2] // _BLOCK) * _BLOCK
         member = tar.next()
+
+
+def stored_pieces(member: tarfile.TarInfo, next_header: int) -> list[tuple[int, int]]:
+    """Where the stored bytes of a sparse file belong: position in the file and length, one after another.
+
+    Args:
+        member: The file.
+        next_header: Where tarfile expects the header after it.
+
+    Raises:
+        ValueError: The map does not fit the file, or is of a kind that is not known.
+    """
+    holes: Any = member.sparse or ()
+    pieces = [(start, length) for start, length in holes if length]
+    stored, end, fits = 0, 0, member.sparse is not None
+    for start, length in pieces:
+        fits = fits and length > 0 and start >= end
+        stored, end = stored + length, start + length
+    if not fits or end > member.size or member.offset_data + -(-stored // _BLOCK) * _BLOCK != next_header:
+        raise ValueError("its map of holes cannot be read")
+    return pieces
+
+
+def _may_be_sparse(member: tarfile.TarInfo) -> bool:
+    return member.sparse is not None or any(key.startswith(_SPARSE) for key in member.pax_headers)
 
 
 def _common_file(descriptor: int, position: int) -> tuple[bytes, int, int] | None:

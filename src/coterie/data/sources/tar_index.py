@@ -1,31 +1,39 @@
 """Where the images of a tar shard are: read from its headers once, saved in the cache folder and mapped by all processes."""
 
 import hashlib
+import json
 import os
-import tarfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import pyarrow as pa
 
 from coterie.atomic import writing
 from coterie.data.sources.file_names import is_image_name
 from coterie.data.sources.json_labels import json_label
+from coterie.data.sources.left_out import LeftOut
 from coterie.data.sources.local_cache import cache_folder
-from coterie.data.sources.tar_headers import regular_files
+from coterie.data.sources.tar_members import Stored, archives, with_holes
+from coterie.data.sources.tar_samples import images_of_samples, sample_labels
 from coterie.errors import UserError
 
 MIN_SAVED_IMAGES = 1000
 """Indices of fewer images are not saved: their headers are read in 20 ms."""
-_FORMAT = "2"  # part of the file name; changes with the format
+_FORMAT = "3"  # part of the file name; changes with the format
 _LABEL_LIMIT = 1024  # bytes of a .cls file
 _JSON_LIMIT = 2**20  # bytes of a .json file
 BETWEEN_LABELS = "\0"
 """What is between the labels of an image that has several."""
-_COMPRESSED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd")
+_LEFT_OUT = b"coterie.left_out"
 _SCHEMA = pa.schema(
-    [("name", pa.large_binary()), ("offset", pa.int64()), ("size", pa.int64()), ("label", pa.large_string())]
+    [
+        ("name", pa.large_binary()),
+        ("offset", pa.int64()),
+        ("size", pa.int64()),
+        ("label", pa.large_string()),
+        ("pieces", pa.list_(pa.int64())),
+    ]
 )
 
 
@@ -33,15 +41,15 @@ def cached_index(key: str) -> pa.RecordBatch | None:
     """The index that was saved under this key, mapped; None if there is none, or it cannot be read.
 
     Returns:
-        The columns ``name``, ``offset`` and ``size`` (in bytes) and ``label`` of each image, or several labels with
-        `BETWEEN_LABELS` between them.
+        The columns ``name``, ``offset`` and ``size`` (in bytes), ``label`` of each image, or several labels with
+        `BETWEEN_LABELS` between them, and ``pieces`` of files with holes (see `Stored`).
     """
     try:
         with pa.memory_map(str(_path(key))) as file:
             index = pa.ipc.open_file(file).get_batch(0)
     except (OSError, pa.ArrowException):
         return None
-    return index if index.schema.equals(_SCHEMA) else None
+    return index if index.schema.equals(_SCHEMA) and _LEFT_OUT in (index.schema.metadata or {}) else None
 
 
 def index_key(key: str, label_key: str | None) -> str:
@@ -60,8 +68,16 @@ def read_index(file: IO[bytes], path: str, label_key: str | None = None) -> pa.R
     Raises:
         UserError: The shard is compressed, truncated or not a tar archive.
     """
-    rows = list(_images(file, path, label_key))
-    return pa.record_batch([list(column) for column in zip(*rows, strict=True)] or [[]] * 4, schema=_SCHEMA)
+    left = LeftOut()
+    rows = list(_images(file, path, label_key, left))
+    schema = _SCHEMA.with_metadata({_LEFT_OUT: json.dumps({"counts": left.counts, "repeated": left.repeated})})
+    return pa.record_batch([list(column) for column in zip(*rows, strict=True)] or [[]] * len(schema), schema=schema)
+
+
+def left_out_of(index: pa.RecordBatch) -> LeftOut:
+    """What the index of a shard leaves out."""
+    found = json.loads(index.schema.metadata[_LEFT_OUT])
+    return LeftOut(found["counts"], found["repeated"])
 
 
 def save_index(key: str, index: pa.RecordBatch) -> bool:
@@ -69,7 +85,11 @@ def save_index(key: str, index: pa.RecordBatch) -> bool:
     if len(index) < MIN_SAVED_IMAGES:
         return False
     try:
-        with writing(_path(key)) as part, pa.OSFile(str(part), "wb") as sink, pa.ipc.new_file(sink, _SCHEMA) as writer:
+        with (
+            writing(_path(key)) as part,
+            pa.OSFile(str(part), "wb") as sink,
+            pa.ipc.new_file(sink, index.schema) as writer,
+        ):
             writer.write_batch(index)
     except UserError:
         return False
@@ -80,59 +100,32 @@ def _path(key: str) -> Path:
     return cache_folder() / "index" / key[:2] / f"{key}.{_FORMAT}.arrow"
 
 
-def _images(file: IO[bytes], path: str, label_key: str | None) -> Iterator[tuple[bytes, int, int, str | None]]:
-    """Name, offset, size and label of each image of a shard, in its order."""
-    images: list[tuple[bytes, bytes, int, int]] = []  # key, name, offset, size
-    plain: dict[bytes, bytes] = {}  # key -> name of its image
-    classes: dict[bytes, str] = {}  # key -> what its .cls file says
-    labels: dict[bytes, str] = {}  # and its .json file
-    for name, offset, size, label in _members(file, path, label_key):
-        folder, slash, last = name.rpartition(b"/")
-        stem, _, field = last.partition(b".")
-        key = folder + slash + stem
-        if label is None:
-            images.append((key, name, offset, size))
-            if b"." not in field:
-                plain.setdefault(key, name)
-        elif label:
-            (labels if field.lower().endswith(b"json") else classes)[key] = label
-    for key, name, offset, size in images:
-        if plain.get(key, name) == name:
-            yield name, offset, size, classes.get(key, labels.get(key))
+def _images(file: IO[bytes], path: str, label_key: str | None, left: LeftOut) -> Iterator[tuple[Any, ...]]:
+    """Name, offset, size, label and pieces of each image of a shard, in its order."""
+    classes, others = dict[bytes, str](), dict[bytes, str]()
+    for archive in archives(file, path, left):
+        images = list[bytes]()
+        if archive.first:
+            classes, others = {}, {}
+        for name, stored in archive.files.items():
+            if is_image_name(name):
+                images.append(name)
+            elif name.lower().endswith(b".cls"):
+                if stored.size <= _LABEL_LIMIT and label_key is None:
+                    classes[name] = _text(file, path, stored).replace(BETWEEN_LABELS, "")
+            elif stored.size <= _JSON_LIMIT:
+                others[name] = BETWEEN_LABELS.join(json_label(_text(file, path, stored), label_key))
+        images = images_of_samples(images, left)
+        for name, label in zip(images, sample_labels(images, classes, others), strict=True):
+            stored = archive.files[name]
+            yield name, stored.offset, stored.size, label, stored.pieces
 
 
-def _members(file: IO[bytes], path: str, label_key: str | None) -> Iterator[tuple[bytes, int, int, str | None]]:
-    """Name, offset and size of the images of a shard, and of its label files with their label; links are skipped."""
-
-    def read(offset: int, size: int) -> str:
-        return os.pread(file.fileno(), size, offset).decode("utf-8", "replace").strip()
-
+def _text(file: IO[bytes], path: str, stored: Stored) -> str:
     try:
-        with tarfile.open(fileobj=file, mode="r:", encoding="utf-8", errors="surrogateescape") as tar:
-            for name, offset, size in regular_files(tar, file.fileno()):
-                name = name.removeprefix(b"./")
-                if is_image_name(name):
-                    yield name, offset, size, None
-                elif name.lower().endswith(b".cls") and size <= _LABEL_LIMIT and label_key is None:
-                    yield name, offset, size, read(offset, size).replace(BETWEEN_LABELS, "")
-                elif name.lower().endswith(b".json") and size <= _JSON_LIMIT:
-                    yield name, offset, size, BETWEEN_LABELS.join(json_label(read(offset, size), label_key))
-            file.seek(tar.offset)
-            if any(file.read(tarfile.BLOCKSIZE)):  # tarfile takes a broken header for the end
-                raise UserError(f"{path}: this tar archive is damaged at byte {tar.offset}; fetch it again")
+        size = stored.size if stored.pieces is None else sum(stored.pieces[1::2])
+        data = os.pread(file.fileno(), size, stored.offset)
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror}") from error
-    except (
-        tarfile.TarError,
-        ValueError,
-        OverflowError,
-        MemoryError,
-    ) as error:  # the last three: an impossible file size
-        raise UserError(f"{path}: {_complaint(file, error)}") from error
-
-
-def _complaint(file: IO[bytes], error: Exception) -> str:
-    file.seek(0)
-    if file.read(6).startswith(_COMPRESSED):
-        return "this tar archive is compressed, which rules out random access to images; unpack it to a plain .tar"
-    return f"not a complete tar archive ({error}); fetch it again"
+    whole = data if stored.pieces is None else with_holes(data, stored.size, stored.pieces)
+    return whole.decode("utf-8", "replace").strip()

@@ -11,6 +11,7 @@ from coterie.embedding.embed import Embeddings
 from coterie.evaluation.probes.clusters import clusters
 from coterie.evaluation.probes.knn import knn
 from coterie.evaluation.probes.linear import linear, linear_published
+from coterie.evaluation.probes.recipe import LINEAR_RECIPE, Recipe
 from coterie.evaluation.probes.retrieval import retrieval
 
 
@@ -20,6 +21,7 @@ def probe_embeddings(
     test: Embeddings,
     *,
     groups: Int[Tensor, " m"] | None = None,
+    recipe: Recipe = LINEAR_RECIPE,
     seed: int = 0,
     runtime: Runtime = ON_CPU,
 ) -> dict[str, dict[str, float]]:
@@ -30,6 +32,7 @@ def probe_embeddings(
         train: embeddings to train on, all labeled.
         test: embeddings to test on, all labeled.
         groups: the run's own group of each test image, for ``clusters``.
+        recipe: of ``linear_published``.
         seed: for random choices.
         runtime: where to compute; its logger receives progress.
 
@@ -45,7 +48,7 @@ def probe_embeddings(
     functions = {
         "knn": lambda: knn(*rows),
         "linear": lambda: linear(*rows, seed=seed, logger=logger),
-        "linear_published": lambda: linear_published(*rows, seed=seed, logger=logger),
+        "linear_published": lambda: linear_published(*rows, recipe=recipe, seed=seed, logger=logger),
         "clusters": lambda: clusters(*rows, groups=groups, seed=seed, logger=logger),
         "retrieval": lambda: retrieval(*rows, logger=logger),
     }

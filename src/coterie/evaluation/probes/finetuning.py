@@ -18,6 +18,7 @@ from coterie.evaluation.input_checks import check_finite
 from coterie.evaluation.labeled_data import LabeledPair
 from coterie.evaluation.probes.classifier_training import seeded
 from coterie.evaluation.probes.few_labels import TENTH, FewLabels, labeled_subset
+from coterie.evaluation.probes.listed_labels import ListedLabels
 from coterie.evaluation.probes.recipe import Recipe, adapt_recipe
 from coterie.evaluation.probes.supervised import train_classifier
 from coterie.logger import NullLogger
@@ -28,6 +29,8 @@ ONE_PERCENT = Recipe(0.02, 5.0, epochs=20)
 """Fine-tuning with 1% of the labels of ImageNet, 13 per class: SwAV, appendix A.4."""
 TEN_PERCENT = Recipe(0.01, 0.2, epochs=20)
 """Fine-tuning with 10% of the labels of ImageNet, 128 per class: SwAV, appendix A.4."""
+FINETUNING_RECIPES = {"1%": ONE_PERCENT, "10%": TEN_PERCENT}
+"""What a user may ask for by name."""
 FROM_SCRATCH = Recipe(0.1, 0.1, epochs=100, weight_decay=5e-4, schedule="cosine")
 """New weights with the same labels: the usual 0.1 for batches of 256 with a cosine schedule, and five times the epochs. Our
 choice."""
@@ -43,8 +46,8 @@ def finetune(
     preprocessing: Preprocessing,
     *,
     build: Callable[[], nn.Module],
-    few: FewLabels = TENTH,
-    recipe: Recipe | None = None,
+    few: FewLabels | ListedLabels = TENTH,
+    recipe: Recipe | str | None = None,
     scratch: Recipe = FROM_SCRATCH,
     seed: int = 0,
     runtime: Runtime = ON_CPU,
@@ -56,9 +59,10 @@ def finetune(
         pair: the images; a stratified subset of the training images keeps its labels, the others are not used.
         preprocessing: how images are prepared for the network.
         build: gives the same network with new weights, for the baseline; they are drawn from ``seed``.
-        few: how many labels: a share of those of each class, or a number per class (:func:`labeled_subset`).
+        few: how many labels: a share of those of each class, or a number per class (:func:`labeled_subset`); or which.
         recipe: None: the published one, :data:`ONE_PERCENT` below 3% or 40 labels per class, otherwise :data:`TEN_PERCENT`,
-            adapted to few images (:meth:`Recipe.adapted_to`) and to large features (:func:`limit_head_lr`).
+            adapted to few images (:meth:`Recipe.adapted_to`) and to large features (:func:`limit_head_lr`). By a name of
+            :data:`FINETUNING_RECIPES`: with the published rates, adapted only to fewer images than ImageNet's lists have.
         scratch: the recipe of the baseline.
         seed: for the subset, the new weights, the order and the crops; the same seed gives the same result on a CPU.
         runtime: where and how to compute; its logger receives progress and messages.
@@ -77,7 +81,11 @@ def finetune(
     train = partial(train_classifier, seed=seed, runtime=runtime)
     tuned, count = copy.deepcopy(network).to(runtime.device), len(part.train)
     what = f"fine-tuning on {count} labels"
-    if recipe is None:
+    if isinstance(recipe, str):
+        recipe = adapt_recipe(FINETUNING_RECIPES[recipe], count, logger, what)
+    elif recipe is None:
+        if isinstance(few, ListedLabels):
+            few = FewLabels(per_class=max(1, count // len(np.unique(labels_of(part.train)))))
         published = adapt_recipe(published_recipe(few), count, logger, what)
         recipe = limit_head_lr(published, tuned, part, preprocessing, runtime)
         if recipe != published:
@@ -141,8 +149,13 @@ def published_recipe(few: FewLabels) -> Recipe:
     return ONE_PERCENT if low else TEN_PERCENT
 
 
-def _with_few_labels(pair: LabeledPair, few: FewLabels, seed: int) -> tuple[LabeledPair, tuple[str, ...]]:
+def _with_few_labels(
+    pair: LabeledPair, few: FewLabels | ListedLabels, seed: int
+) -> tuple[LabeledPair, tuple[str, ...]]:
     known = labels_of(pair.train)
-    chosen = labeled_subset(known, share=few.share, per_class=few.per_class, seed=seed)
+    if isinstance(few, ListedLabels):
+        chosen = few.subset(pair.train)
+    else:
+        chosen = labeled_subset(known, share=few.share, per_class=few.per_class, seed=seed)
     part = Subset(pair.train, chosen.positions, known[chosen.positions], pair.train.classes)
     return LabeledPair(part, pair.test), chosen.remarks

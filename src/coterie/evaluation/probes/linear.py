@@ -1,7 +1,7 @@
 """The linear probe: the accuracy of a linear classifier on frozen features."""
 
-import math
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -17,6 +17,7 @@ from coterie.evaluation.probes.logistic_regression import (
     logistic_regression,
     loss_and_gradient,
 )
+from coterie.evaluation.probes.recipe import LINEAR_RECIPE, Recipe
 from coterie.evaluation.probes.standardize import Standardizer
 from coterie.grouping.chunks import chunk_slices
 from coterie.logger import Logger, NullLogger
@@ -27,7 +28,7 @@ PENALTIES = (1e4, 1e3, 1e2, 1e1, 1.0)
 SWEEP_TOLERANCE = 1e-2  # the norm of the gradient that suffices to compare penalties
 FINAL_TOLERANCE = 1e-3  # the norm of the gradient at the end; scikit-learn's default stops earlier
 
-SGD_LR, SGD_EPOCHS, SGD_BATCH_SIZE, SGD_MOMENTUM, SGD_WEIGHT_DECAY, SGD_INITIAL_STD = 0.3, 100, 256, 0.9, 1e-6, 0.01
+SGD_MOMENTUM, SGD_INITIAL_STD = 0.9, 0.01
 """SwAV's protocol (Caron et al. 2020, appendix A.3); the last is the standard deviation of the initial weights."""
 
 
@@ -94,6 +95,7 @@ def linear_published(
     test: Float[Tensor, "m d"],
     test_labels: Int[Tensor, " m"],
     *,
+    recipe: Recipe = LINEAR_RECIPE,
     seed: int = 0,
     logger: Logger | None = None,
 ) -> dict[str, float]:
@@ -104,9 +106,10 @@ def linear_published(
     It works on embeddings computed once, of center crops: the original crops and flips each image anew in each epoch. The
     result is that of the last epoch; the original reports the best epoch, which is chosen on the test images.
 
-    Arguments, results and errors are those of :func:`linear_sgd`.
+    Arguments, results and errors are those of :func:`linear_sgd`; other recipes are in
+    :data:`coterie.evaluation.probes.recipe.RECIPES`.
     """
-    return linear_sgd(train, train_labels, test, test_labels, seed=seed, logger=logger)
+    return linear_sgd(train, train_labels, test, test_labels, recipe=recipe, seed=seed, logger=logger)
 
 
 def linear_sgd(
@@ -115,8 +118,9 @@ def linear_sgd(
     test: Float[Tensor, "m d"],
     test_labels: Int[Tensor, " m"],
     *,
-    learning_rates: Sequence[float] = (SGD_LR,),
-    epochs: int = SGD_EPOCHS,
+    recipe: Recipe = LINEAR_RECIPE,
+    learning_rates: Sequence[float] = (),
+    epochs: int | None = None,
     standardize: bool = False,
     seed: int = 0,
     logger: Logger | None = None,
@@ -131,8 +135,9 @@ def linear_sgd(
         train_labels: their classes.
         test: features to test on.
         test_labels: their classes.
-        learning_rates: initial learning rates to choose from.
-        epochs: passes over TRAIN.
+        recipe: batch size, weight decay and schedule.
+        learning_rates: initial learning rates to choose from; empty: that of the recipe.
+        epochs: passes over TRAIN; None: as the recipe says.
         standardize: scale the features to mean 0 and standard deviation 1 first, by the statistics of TRAIN.
         seed: for the initial weights, the order and the held-out rows.
         logger: receives progress.
@@ -147,7 +152,8 @@ def linear_sgd(
     check_labeled_features(train, train_labels, test, test_labels)
     known, numbers = torch.unique(train_labels, return_inverse=True)
     standardizer = Standardizer.fit(train) if standardize else Standardizer.identity(train)
-    fit = partial(_sgd, train, numbers, len(known), standardizer=standardizer, epochs=epochs, seed=seed, logger=logger)
+    recipe, learning_rates = replace(recipe, epochs=epochs or recipe.epochs), learning_rates or (recipe.head_lr,)
+    fit = partial(_sgd, train, numbers, len(known), standardizer=standardizer, recipe=recipe, seed=seed, logger=logger)
     best, chosen = 0, dict[str, float]()
     if len(learning_rates) > 1:
         held = held_out(numbers, seed=seed)
@@ -196,7 +202,7 @@ def _sgd(
     *,
     standardizer: Standardizer,
     index: Tensor,
-    epochs: int,
+    recipe: Recipe,
     seed: int,
     logger: Logger | None,
 ) -> LinearClassifier:
@@ -208,17 +214,17 @@ def _sgd(
     momentum = LinearClassifier(torch.zeros_like(model.weights), torch.zeros_like(model.bias))
     peaks = torch.tensor(rates).to(standardizer.mean)
     what = f"linear probe by SGD, {len(rates)} learning rates" if len(rates) > 1 else "linear probe by SGD"
-    for epoch in (logger or NullLogger()).progress(range(epochs), epochs, what):
+    for epoch in (logger or NullLogger()).progress(range(recipe.epochs), recipe.epochs, what):
         check_interrupted()
-        rate = peaks * (1 + math.cos(math.pi * epoch / epochs)) / 2
+        rate = peaks * recipe.factor(epoch)
         order = index[torch.randperm(len(index), generator=generator).to(rows.device)]
-        for batch in torch.split(order, SGD_BATCH_SIZE):
+        for batch in torch.split(order, recipe.batch_size):
             _, gradient = loss_and_gradient(model, standardizer(rows[batch]), labels[batch])
             for value, buffer, change, step in (
                 (model.weights, momentum.weights, gradient.weights, rate[:, None]),
                 (model.bias, momentum.bias, gradient.bias, rate),
             ):
-                buffer.mul_(SGD_MOMENTUM).add_(change, alpha=1 / len(batch)).add_(value, alpha=SGD_WEIGHT_DECAY)
+                buffer.mul_(SGD_MOMENTUM).add_(change, alpha=1 / len(batch)).add_(value, alpha=recipe.weight_decay)
                 value.sub_(step * buffer)
     return model.fold_standardizer(standardizer)
 

@@ -130,7 +130,9 @@ def crop_loader(
     crops = crops or plain_crops(preprocessing.size)
     return Loader(
         images,
-        ViewPlan((crops,), preprocessing.channels, preprocessing.mean, preprocessing.std),
+        ViewPlan(
+            (crops,), preprocessing.channels, preprocessing.mean, preprocessing.std, range=preprocessing.value_range
+        ),
         batch_size=recipe.batch_size,
         epochs=recipe.epochs,
         seed=seed,

@@ -50,6 +50,7 @@ def _write_backbone(what: Exportable, folder: Path) -> tuple[nn.Module, str]:
         interpolation=look.interpolation,
         crop=look.crop,
         size=look.size,
+        value_range=look.value_range,
         whose=whose,
     )
     module = copy.deepcopy(users_module(model.network)) if own else None

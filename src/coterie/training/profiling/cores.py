@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from multiprocessing import active_children
 from pathlib import Path
 
+from coterie.usable_cores import usable_cores
+
 SAMPLE_SECONDS = 0.25
 _TICKS = os.sysconf("SC_CLK_TCK")
 _IDLE, _WAITING, _COUNTED = 3, 4, 8
@@ -46,7 +48,7 @@ class CoreUse:
 
 def core_times() -> CoreTimes | None:
     """The times until now; None where the system does not tell."""
-    cores, busy = os.sched_getaffinity(0), 0.0
+    cores, busy = usable_cores(), 0.0
     with suppress(OSError, ValueError, IndexError):
         for line in Path("/proc/stat").read_text().splitlines():
             name, *columns = line.split()
@@ -62,7 +64,7 @@ def core_use(before: CoreTimes, after: CoreTimes) -> CoreUse:
     seconds = max(1e-3, after.clock - before.clock)
     own = max(0.0, after.own - before.own)
     others = max(0.0, after.busy - before.busy - own)
-    return CoreUse(own / seconds, others / seconds, len(os.sched_getaffinity(0)))
+    return CoreUse(own / seconds, others / seconds, len(usable_cores()))
 
 
 def cores_of_others(seconds: float = SAMPLE_SECONDS) -> int:

@@ -88,7 +88,8 @@ def _measure_views(stages: Stages, loader: Loader, indices: Int[np.ndarray, " b"
     spent[STACK] = lap()
     for row, index in enumerate(indices.tolist()):
         with suppress(BadImage, KeyError):
-            images.append(decode(encoded[index], plan.channels, partial(crops_downscale, plan, parameters, row)))
+            downscale = partial(crops_downscale, plan, parameters, row)
+            images.append(decode(encoded[index], plan.channels, downscale, plan.range))
             kept.append(index)
     spent[DECODE] = lap()
     if len(kept) < len(indices):

@@ -1,6 +1,5 @@
 """Profiles a short run, whose steps are timed part by part."""
 
-import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -36,6 +35,7 @@ from coterie.training.profiling.loader_stages import measure_stages
 from coterie.training.profiling.process_memory import peak_bytes, worker_bytes
 from coterie.training.profiling.rehearsal import FILLING_SECONDS, MOST_FILLING, ShortRun
 from coterie.training.profiling.step_timer import TICKS, StepTimer, Stream
+from coterie.usable_cores import usable_cores
 
 MOST_STEPS = 1000
 """Most steps of a turn: a step of a millisecond need not be measured thousands of times."""
@@ -225,6 +225,6 @@ def _profile(
         steps_per_epoch=loader.steps_per_epoch,
         device=device.type,
         workers=loader.workers,
-        cores=len(os.sched_getaffinity(0)),
+        cores=len(usable_cores()),
         **memory,
     )

@@ -5,7 +5,6 @@ whole batch takes too long, it times two parts of a batch, a few images each, an
 """
 
 import gc
-import os
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -37,6 +36,7 @@ from coterie.training.profiling.step_timer import StepTimer, Stream, Tick
 from coterie.training.profiling.threads import fastest, reason, still_worth_trying
 from coterie.training.student import preprocessing_of
 from coterie.types import Progress
+from coterie.usable_cores import usable_cores
 
 MOST_STEPS = 60
 FILLING_SECONDS, MOST_FILLING = 5.0, 20
@@ -344,7 +344,7 @@ def _why(small: Mapping[int, Timed], large: Mapping[int, Timed], busy: int) -> s
     compared = large if len(large) >= len(small) else small
     times = {number: each.step or each.work for number, each in compared.items()}
     images = next(iter(compared.values())).images
-    return reason(times, busy, len(os.sched_getaffinity(0)), images)
+    return reason(times, busy, len(usable_cores()), images)
 
 
 def _few_of(steps: int) -> int:
@@ -354,7 +354,7 @@ def _few_of(steps: int) -> int:
 
 def _result(found: Timed, part: int, runtime: Runtime, *, alone: bool) -> Rehearsal:
     """What was found about a whole batch, from steps of ``part`` images."""
-    beside = overlapped(found.work, found.cpu, found.load, runtime.workers, len(os.sched_getaffinity(0)))
+    beside = overlapped(found.work, found.cpu, found.load, runtime.workers, len(usable_cores()))
     return Rehearsal(
         step=found.step or beside,
         filling=found.filling,

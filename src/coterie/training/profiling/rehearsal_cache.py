@@ -8,7 +8,6 @@ is ignored: then there is no rehearsal.
 import hashlib
 import json
 import math
-import os
 from collections import Counter
 from contextlib import suppress
 from dataclasses import asdict, fields, replace
@@ -35,6 +34,7 @@ from coterie.training.profiling.cores import cores_of_others, processor
 from coterie.training.profiling.extrapolation import Rehearsal
 from coterie.training.profiling.threads import threads_to_try
 from coterie.training.profiling.wait_policy import current_policy
+from coterie.usable_cores import usable_cores
 from coterie.version import __version__
 
 MOST_FILES = 500
@@ -78,7 +78,7 @@ def rehearsal_key(config: PretrainConfig, source: ImageSource, runtime: Runtime)
     eager = run.fsdp or run.activation_checkpointing or config.micro_batches > 1
     key = {
         "processor": processor(),
-        "cores": len(os.sched_getaffinity(0)),
+        "cores": len(usable_cores()),
         "threads": threads,
         "waiting": current_policy() if max(threads) > 1 else None,
         "busy": cores_of_others() if len(threads) > 1 else 0,

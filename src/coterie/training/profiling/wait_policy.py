@@ -20,6 +20,7 @@ from coterie.data.sources.local_cache import cache_folder
 from coterie.errors import UserError
 from coterie.signals import raising
 from coterie.training.profiling.cores import processor
+from coterie.usable_cores import usable_cores
 
 VARIABLE = "OMP_WAIT_POLICY"
 PASSIVE, DEFAULT = "PASSIVE", ""
@@ -90,9 +91,7 @@ def policy_line(known: str) -> str | None:
 
 def _machine(busy: int) -> str:
     threads = os.environ.get("OMP_NUM_THREADS", "all")
-    return (
-        f"{processor()}, {len(os.sched_getaffinity(0))} cores, {threads} threads, torch {version('torch')}, {busy} busy"
-    )
+    return f"{processor()}, {len(usable_cores())} cores, {threads} threads, torch {version('torch')}, {busy} busy"
 
 
 def _answers() -> dict[str, str]:

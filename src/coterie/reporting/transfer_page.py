@@ -1,0 +1,31 @@
+"""The page of a transfer: what heads reach that were trained on several networks."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from coterie.atomic import write_text
+from coterie.reporting import html
+from coterie.reporting.tables import Table
+
+
+def write_transfer_page(
+    path: Path, title: str, headline: str, line: str, means: Table, seeds: Sequence[Table], about: Mapping[str, str]
+) -> None:
+    """Write the page as one HTML file that loads nothing, atomically.
+
+    Args:
+        path: of the file.
+        title: of the page.
+        headline: what was found, in a sentence.
+        line: what was trained on what.
+        means: a row for each network.
+        seeds: for each figure a table with a row for each network, and a column for each seed.
+        about: facts for the end of the page.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
+    text = html.render_template(
+        "transfer.html", side=0, title=title, headline=headline, line=line, means=means, seeds=seeds, about=about
+    )
+    write_text(path, text)

@@ -1,0 +1,1 @@
+from tests.small_report import small_report as small_report
