@@ -12,7 +12,7 @@ from coterie.config.facts import Facts
 from coterie.config.overrides import parse_settings, set_path
 from coterie.config.schema import PretrainConfig
 from coterie.detection.detector import DetectorKind
-from coterie.detection.schedules import find_schedule
+from coterie.detection.schedules import SCHEDULES
 from coterie.evaluation.evaluator import PROBES
 from coterie.methods.resolve import open_request
 from tests.benchmarks.conftest import BENCHMARKS
@@ -90,7 +90,7 @@ def test_what_follows_is_understood(row: Row) -> None:
         assert given["model"] in ({row.weights} if command == row.check else made)
         if verb == "train":
             assert given.get("detector", "faster_rcnn") in get_args(DetectorKind)
-            assert find_schedule(given["schedule"]).batch_size == 16
+            assert SCHEDULES[given["schedule"]].batch_size == 16
             made.add(str(given["out"]))
         elif "boxes" not in given:
             assert set(given["probes"].split(",")) <= set(PROBES)
