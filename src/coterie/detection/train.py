@@ -15,10 +15,12 @@ from torch import nn
 from coterie.config.duration import format_minutes
 from coterie.config.hardware import Runtime
 from coterie.data.sources.source import Subset
+from coterie.detection.average_precision import require_pycocotools
 from coterie.detection.boxes import BoxedSource
 from coterie.detection.detector import DetectorKind, DetectorSettings
 from coterie.detection.detector_file import Detector, new_detector, open_detector, save_detector
 from coterie.detection.detector_training import DetectorTraining
+from coterie.detection.masks import check_masks, masks_key
 from coterie.detection.schedules import SCHEDULES, DetectionSchedule
 from coterie.embedding.cache import source_key, state_key
 from coterie.errors import BadConfig, UserError, did_you_mean
@@ -47,7 +49,7 @@ class DetectionWishes:
     """What a user may ask of the training of a detector; None: as the schedule says.
 
     Attributes:
-        kind: ``faster_rcnn`` or ``retinanet``.
+        kind: ``faster_rcnn``, ``mask_rcnn`` or ``retinanet``.
         schedule: a name of :data:`coterie.detection.schedules.SCHEDULES`.
         epochs: passes over the images.
         batch_size: images per step.
@@ -126,6 +128,10 @@ def train_detector(
     given = asdict(replace(wishes, kind=kind, schedule=wishes.schedule or "small"))
     given |= {} if limit is None else {"time": format_minutes(limit.minutes)}
     facts = {"images": boxed_key(boxed), "network": network}
+    if kind == "mask_rcnn":
+        require_pycocotools()
+        check_masks(boxed.file)
+        facts |= {"masks": masks_key(boxed.file.images)}
     folder = TrainedFolder(out, "detector", {**asked, **given, **facts})
     try:
         if folder.file.is_file():
@@ -155,8 +161,8 @@ def _kind(name: str | None) -> DetectorKind:
         return "faster_rcnn"
     if name not in get_args(DetectorKind):
         known = get_args(DetectorKind)
-        raise BadConfig(f"--detector is {name}: use {' or '.join(known)}{did_you_mean(name, known)}")
-    return "retinanet" if name == "retinanet" else "faster_rcnn"
+        raise BadConfig(f"--detector is {name}: use one of {', '.join(known)}{did_you_mean(name, known)}")
+    return next(each for each in get_args(DetectorKind) if each == name)
 
 
 def _schedule(wishes: DetectionWishes, limit: TimeLimit | None) -> DetectionSchedule:
