@@ -338,7 +338,8 @@ def _predict_boxes(
     pictures = [
         BoxedPicture(each.position, each.boxes, [names[label] for label in each.labels], each.scores) for each in found
     ]
-    write_detection_page(page, f"{page.stem}: {detector.name}", source, pictures, names, detector.about)
+    title, limits = f"{page.stem}: {detector.name}", detector.model.preprocessing.value_range
+    write_detection_page(page, title, source, pictures, names, detector.about, limits)
     return len(found)
 
 
