@@ -100,7 +100,9 @@ def test_floating_point_images_are_scaled_as_the_network_was_trained_with(drawn,
             stored = pixels if kind == "deep" else (pixels / 65535 * 10 - 5).astype(np.float32)
             tifffile.imwrite(images / f"{each.stem}.tif", stored)
         with pytest.warns(coterie.CoterieWarning, match="4 of the masks have no image"):
-            said.append(coterie.train(weights, images, out=tmp_path / f"{kind}-kept", **options(drawn, epochs=2)).losses)
+            said.append(
+                coterie.train(weights, images, out=tmp_path / f"{kind}-kept", **options(drawn, epochs=2)).losses
+            )
         assert coterie.open_segmenter(tmp_path / f"{kind}-kept").model.preprocessing.value_range == (-5, 5)
         assert coterie.predict(tmp_path / f"{kind}-kept", images, out, **HERE) == 4
         pages.append([each.read_bytes() for each in sorted((out / "overlays").iterdir())])
