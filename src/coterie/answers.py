@@ -131,10 +131,10 @@ def transfer(
     Args:
         model: a MODEL, as of :func:`evaluate`.
         sets: by name, a labeled source, a random fifth of which is tested on, or a pair: to learn from, to test on. With
-            ``out`` labeled images, or those of ``boxes``, to train heads on.
-        out: a folder: a classifier, or with ``boxes`` a detector, is trained as by :func:`train` from new weights of the
-            network of ``model``, from its own and from those of ``beside``, once with each of ``seeds`` seeds. The same call
-            again measures what is missing.
+            ``out`` labeled images, or those of ``boxes`` or ``masks``, to train heads on.
+        out: a folder: a classifier, with ``boxes`` a detector, with ``masks`` a segmenter, is trained as by :func:`train`
+            from new weights of the network of ``model``, from its own and from those of ``beside``, once with each of
+            ``seeds`` seeds. The same call again measures what is missing.
         test: with ``out``: images to test heads on; if empty, the fifth of a seed.
         probes: as of :func:`evaluate`, on ``sets`` by name.
         beside: as of :func:`evaluate`.
@@ -344,7 +344,8 @@ def _predict_boxes(
     pictures = [
         BoxedPicture(each.position, each.boxes, [names[label] for label in each.labels], each.scores) for each in found
     ]
-    write_detection_page(page, f"{page.stem}: {detector.name}", source, pictures, names, detector.about)
+    title, limits = f"{page.stem}: {detector.name}", detector.model.preprocessing.value_range
+    write_detection_page(page, title, source, pictures, names, detector.about, limits)
     return len(found)
 
 

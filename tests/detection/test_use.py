@@ -4,12 +4,14 @@ import json
 
 import numpy as np
 import pytest
+import tifffile
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 import coterie
 from coterie.data.sources.arrays import Arrays
+from coterie.data.sources.open import open_source
 from coterie.errors import UserError
 from coterie.reporting.detection_page import BoxedPicture, write_detection_page
 from tests.detection.conftest import HERE, draw
@@ -89,6 +91,18 @@ def test_boxes_on_the_page(tmp_path):
     assert '<rect class="k0" x="1.0" y="2.0" width="10.0" height="6.0"><title>&lt;bar&gt; 90 %</title></rect>' in page
     assert page.count("<rect") == 1  # the other is not sure
     assert "1 objects in 1 images" in page
+
+
+def test_pictures_on_the_page_of_any_values_and_channels(tmp_path):
+    """Numbers of a known range, and images of two channels, whose first is shown."""
+    nothing = BoxedPicture(0, np.zeros((0, 4)), [], np.zeros(0))
+    for number, pixels in enumerate((np.zeros((20, 30), dtype=np.float32), np.zeros((20, 30, 2), dtype=np.uint8))):
+        folder, page = tmp_path / str(number), tmp_path / f"{number}.html"
+        folder.mkdir()
+        tifffile.imwrite(folder / "a.tif", pixels, photometric="minisblack", planarconfig="contig")
+        source = open_source(str(folder))
+        write_detection_page(page, "title", source, [nothing], ("bar",), {"model": "m"}, (-5.0, 5.0))
+        assert page.read_text().count("<figure") == 1
 
 
 def test_figures_on_other_images(trained, tmp_path):

@@ -6,14 +6,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 import torch
 from PIL import Image
 
 import coterie
+from coterie.data.loading.center_crop import Preprocessing
 from coterie.errors import UserError
+from coterie.exporting.backbone_file import save_backbone
+from coterie.models.backbone import build_backbone
+from coterie.reporting.pictures import seen_pixels
 from coterie.reporting.structure import patch_structure, principal_components
 from coterie.reporting.structure_page import segment_colors
-from tests.detection.conftest import HERE, weights  # noqa: F401
+from tests.detection.conftest import HERE, TINY, weights  # noqa: F401
 from tests.reporting.test_pages_in_chromium import inspect  # noqa: F401
 
 LONG = "a_very_long_name_without_any_place_to_break_" * 3
@@ -107,6 +112,22 @@ def test_the_page_in_a_browser(inspect, page: Path, tmp_path: Path, width: int, 
     (tmp_path / "probed.html").write_text(text.replace("</body>", f"<script>{probe}</script></body>"))
     _, console = inspect(tmp_path / "probed.html", width, dark)
     assert any('"framed 9 false"' in line for line in console)
+
+
+def test_photographs_show_values_of_any_range_and_what_the_network_sees(tmp_path: Path) -> None:
+    """A network of 64 pixels sees the whole image, so the larger photograph shows the whole too; black is -5, white 5."""
+    (tmp_path / "images").mkdir()
+    for number in range(2):
+        ramp = np.linspace(-5, 5, 64, dtype=np.float32)[None].repeat(64, 0)
+        tifffile.imwrite(tmp_path / "images" / f"{number}.tif", ramp)
+    network, file = build_backbone(TINY, 64).eval(), tmp_path / "model.safetensors"
+    save_backbone(file, network, TINY, 64, (0.3,) * 3, (0.2,) * 3, value_range=(-5.0, 5.0))
+    page = coterie.structure(file, tmp_path / "images", out=tmp_path / "page.html", size=64, segments=2, **HERE)
+    assert page.read_text().count('class="photo"') == 2
+    look = Preprocessing(64, 3, (0.3,) * 3, (0.2,) * 3, value_range=(-5.0, 5.0))
+    pixels = seen_pixels(coterie.open_source(str(tmp_path / "images")), 0, look, 320)
+    assert pixels.shape == (320, 320, 3)
+    assert (pixels[:, 0].max(), pixels[:, -1].min()) == (0, 255)
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+import tifffile
 import torch
 from PIL import Image
 from safetensors import safe_open
@@ -11,9 +12,11 @@ from safetensors.torch import load_file, save_file
 
 import coterie
 from coterie.errors import UserError
+from coterie.exporting.backbone_file import save_backbone
+from coterie.models.backbone import build_backbone
 from coterie.reporting.segmentation_page import MaskedPicture, write_segmentation_page
 from coterie.segmentation.predict import file_names
-from tests.segmentation.conftest import HERE, draw, options
+from tests.segmentation.conftest import HERE, TINY, draw, options
 
 
 def test_the_file_alone_is_enough(trained, tmp_path):
@@ -81,6 +84,30 @@ def test_predictions_are_masks_overlays_and_a_page(trained, drawn, tmp_path):
     assert (out / "masks" / "07.png").stat().st_mtime_ns == before
     with pytest.raises(UserError, match="holds masks of another segmenter or of other images"):
         coterie.predict(trained, drawn / "images", out, **HERE)
+
+
+def test_floating_point_images_are_scaled_as_the_network_was_trained_with(drawn, tmp_path):
+    """The same images in 16 bits and as numbers from -5 to 5: the same training, masks and pictures."""
+    torch.manual_seed(1)
+    weights, network = tmp_path / "model.safetensors", build_backbone(TINY, 64).eval()
+    save_backbone(weights, network, TINY, 64, (0.3,) * 3, (0.2,) * 3, value_range=(-5.0, 5.0))
+    said, pages = [], []
+    for kind in ("deep", "float"):
+        images, out = tmp_path / kind, tmp_path / f"{kind}-masks"
+        images.mkdir()
+        for each in sorted((drawn / "images").iterdir())[:4]:
+            pixels = np.asarray(Image.open(each).convert("L")).astype(np.uint16) * 257
+            stored = pixels if kind == "deep" else (pixels / 65535 * 10 - 5).astype(np.float32)
+            tifffile.imwrite(images / f"{each.stem}.tif", stored)
+        with pytest.warns(coterie.CoterieWarning, match="4 of the masks have no image"):
+            said.append(
+                coterie.train(weights, images, out=tmp_path / f"{kind}-kept", **options(drawn, epochs=2)).losses
+            )
+        assert coterie.open_segmenter(tmp_path / f"{kind}-kept").model.preprocessing.value_range == (-5, 5)
+        assert coterie.predict(tmp_path / f"{kind}-kept", images, out, **HERE) == 4
+        pages.append([each.read_bytes() for each in sorted((out / "overlays").iterdir())])
+    assert said[0] == said[1]
+    assert pages[0] == pages[1]
 
 
 def test_file_names_stay_in_their_folder_and_differ():

@@ -17,9 +17,13 @@ from coterie.errors import UserError
 from coterie.exporting.backbone_file import save_backbone
 from coterie.logger import NullLogger
 from coterie.models.backbone import build_backbone
-from coterie.transferring.heads import ClassifierHead, DetectorHead
+from coterie.segmentation.masks import open_masks
+from coterie.segmentation.train import SegmentationWishes
+from coterie.transferring.from_options import head_given
+from coterie.transferring.heads import ClassifierHead, DetectorHead, SegmenterHead
 from coterie.transferring.results import NEW, HeadResults
 from tests.detection.conftest import HERE, TINY, drawn, weights  # noqa: F401
+from tests.segmentation.conftest import draw as draw_masks
 
 QUICK = {"epochs": 1, "batch_size": 4, "size": 64}
 
@@ -30,6 +34,12 @@ def other(tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("other") / "other.safetensors"
     save_backbone(path, build_backbone(TINY, 64).eval(), TINY, 64, (0.3,) * 3, (0.2,) * 3)
     return path
+
+
+@pytest.fixture(scope="module")
+def shapes(tmp_path_factory) -> Path:
+    """Six images of a bar or a square each, and their masks."""
+    return draw_masks(tmp_path_factory.mktemp("shapes") / "drawn", 6)
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +102,40 @@ def test_detectors(weights, drawn, tmp_path):  # noqa: F811
     assert len(list((tmp_path / "out").rglob("detector.safetensors"))) == 2
 
 
-def test_five_seeds_hold_out_each_image_once(colors, drawn):  # noqa: F811
+def test_segmenters(weights, shapes, tmp_path):  # noqa: F811
+    given = {"masks": shapes / "masks", "out": tmp_path / "out", "seeds": 1, "epochs": 1, "blocks": 1, **HERE}
+    found = coterie.transfer(weights, shapes / "images", **given)
+    assert found.keys() == {NEW, str(weights)}
+    assert found[NEW].keys() == {"miou", "pixel_accuracy", "mean_accuracy"}
+    assert all(0 <= value <= 100 for row in found.values() for values in row.values() for value in values)
+    assert re.search(r"mIoU \d+\.\d, [+-]\d+\.\d over new weights \(one seed\)", str(found))
+    assert "a segmenter (linear) of 6 images with masks of 3 classes; a fifth is held out by each seed" in str(found)
+    kept = list((tmp_path / "out").rglob("segmenter.safetensors"))
+    assert len(kept) == 2
+    assert coterie.open_segmenter(kept[0]).about["images"] == "4"  # of five parts of six images the first has two
+    before = {path: path.stat().st_mtime_ns for path in kept}
+    assert coterie.transfer(weights, shapes / "images", **given) == found
+    assert all(path.stat().st_mtime_ns == when for path, when in before.items())
+    with pytest.raises(UserError, match=r"^.*was begun with kind linear, not fcn[^\n]*$"):
+        coterie.transfer(weights, shapes / "images", **given, head="fcn")
+
+
+def test_masks_of_test_images(shapes, tmp_path):
+    """By default in the same folder; their values mean what those of the training masks mean."""
+    other = draw_masks(tmp_path / "other", 2, seed=3)
+    for path in (other / "masks").iterdir():  # one class is in no test mask
+        Image.fromarray(np.minimum(np.asarray(Image.open(path)), 1)).save(path)
+    given = {"masks": shapes / "masks", "test_masks": other / "masks", "device": "cpu", "workers": 0}
+    head, _ = head_given(shapes / "images", other / "images", given, NullLogger())
+    assert (len(head.masked.positions), len(head.test.positions)) == (6, 2)
+    assert head.test.masks[0].path.parent == other / "masks"
+    assert head.test.classes == head.masked.classes
+    given = {"masks": shapes / "masks", "device": "cpu", "workers": 0}
+    head, _ = head_given(shapes / "images" / "00.png", shapes / "images" / "02.png", given, NullLogger())
+    assert [each.masks[0].path.name for each in (head.masked, head.test)] == ["00.png", "02.png"]
+
+
+def test_five_seeds_hold_out_each_image_once(colors, drawn, shapes):  # noqa: F811
     source = coterie.open_source(str(colors))
     head = ClassifierHead(source, None, "linear")
     held = [head._split(seed) for seed in range(5)]
@@ -111,6 +154,16 @@ def test_five_seeds_hold_out_each_image_once(colors, drawn):  # noqa: F811
     assert sorted(place for _, test in parts for place in test.positions) == sorted(boxed.positions)
     assert all(not set(train.positions) & set(test.positions) for train, test in parts)
     assert all(len(test.positions) == len(test.file.images) for _, test in parts)
+
+    source = coterie.open_source(str(shapes / "images"))
+    masked = open_masks(shapes / "masks", None, source, NullLogger())
+    segmenter = SegmenterHead(masked, None, SegmentationWishes())
+    parts = [segmenter._split(seed) for seed in range(5)]
+    assert sorted(place for _, test in parts for place in test.positions) == sorted(masked.positions)
+    for train, test in parts:
+        assert {source.name(place) for place in test.positions} == {each.path.name for each in test.masks}
+        assert (train.counts + test.counts).tolist() == masked.counts.tolist()
+    assert len({train.key for train, _ in parts}) == 5
 
 
 def test_new_weights_are_those_of_the_seed(weights):  # noqa: F811
@@ -146,7 +199,19 @@ def test_the_table_says_means_deviations_and_paired_gains():
         ({"out": "new", "seeds": 0}, "--seeds is 0"),
         ({"out": "new", "probes": ("svm",)}, "leave out --out"),
         ({"out": "new", "epochs": 3}, "--epochs is for detectors"),
+        ({"masks": "x"}, "--masks is for heads"),
+        ({"test_masks": "x"}, "--test-masks is for heads"),
         ({"out": "new", "test_boxes": "x.json"}, "--test-boxes is for detectors"),
+        ({"out": "new", "test_masks": "x"}, "--test-masks is for segmenters: give --masks DIR too"),
+        ({"out": "new", "head": "fcn"}, "--head is for segmenters: give --masks DIR too"),
+        ({"out": "new", "blocks": 1}, "--blocks is for segmenters"),
+        ({"out": "new", "classes": "voc"}, "--classes is for segmenters"),
+        ({"out": "new", "boxes": "x.json", "head": "fcn"}, "--head is for segmenters, and --boxes trains a detector"),
+        ({"out": "new", "boxes": "x.json", "masks": "x"}, "--masks is for segmenters, and --boxes trains a detector"),
+        ({"out": "new", "masks": "x", "test_boxes": "x.json"}, "--test-boxes is not for segmenters"),
+        ({"out": "new", "masks": "x", "test_masks": "y"}, "--test-masks are those of --test"),
+        ({"out": "new", "masks": "x", "head": "fnc"}, "--head is fnc"),
+        ({"out": "new", "masks": "x", "crop": 0.9}, "a segmenter sees the whole"),
         ({"out": "new", "boxes": "x.json", "classifier": "knn"}, "--classifier is for classifiers"),
         ({"out": "new", "label_fraction": "1%"}, "--label-fraction is for probes"),
         ({"out": "new", "classifier": "linaer"}, "did you mean linear"),

@@ -69,7 +69,7 @@ def transfer(
     ----------
     sets
         Each NAME=TRAIN, a random fifth of which is tested on, or NAME=TRAIN,TEST. With --out: labeled images, or those of
-        --boxes.
+        --boxes or --masks.
     out
         A folder: heads are trained on the images, and what is done is not done again. [default: none, probes on sets]
     test

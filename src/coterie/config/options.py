@@ -303,6 +303,7 @@ class TransferOptions(DenseOptions, EvaluationOptions, total=False):
     Attributes:
         classifier: With --out: one of knn, linear and finetune. [default: knn or linear, by the number of labels]
         test_boxes: With --boxes and --test: the boxes of the test images. [default: those of --boxes]
+        test_masks: With --masks and --test: the masks of the test images. [default: those of --masks]
         seeds: With --out: how many seeds, counted from --seed. [default: 3]
         recipe: As published, for linear_published, linear_blocks and linear_images: imagenet, places205, inat18 or smog_swin;
             for finetune: 1% or 10%, SwAV's for these shares of ImageNet's labels (alone, with all labels of TRAIN).
@@ -318,6 +319,7 @@ class TransferOptions(DenseOptions, EvaluationOptions, total=False):
 
     classifier: str | None
     test_boxes: str | Path | None
+    test_masks: str | Path | None
     seeds: Whole
 
 

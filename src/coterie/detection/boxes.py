@@ -89,6 +89,16 @@ class BoxedSource:
         used = [each.labels[~each.ignored] for each in self.file.images]
         return np.bincount(np.concatenate([*used, np.empty(0, np.int64)]), minlength=len(self.file.categories))
 
+    def chosen(self, places: Int[np.ndarray, " n"]) -> "BoxedSource":
+        """Some of the images; what there is to say of the file has been said.
+
+        Args:
+            places: of the images among these.
+        """
+        images = tuple(self.file.images[place] for place in places.tolist())
+        positions = tuple(self.positions[place] for place in places.tolist())
+        return replace(self, positions=positions, file=replace(self.file, images=images, remarks=()))
+
 
 @dataclass
 class BoxCollector:

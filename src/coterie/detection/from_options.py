@@ -30,9 +30,9 @@ from coterie.training.model_or_new import float32_runtime, open_model_or_new
 from coterie.training.time_limit import TimeLimit
 
 WHAT = "a detector"
-OF_CLASSIFIERS = ("classifier", "balanced", "labels", "label_column", "label_key")
-OF_SEGMENTERS = tuple(SegmentationOptions.__annotations__)
-"""Options of ``train`` that mean nothing for a detector."""
+_OF_CLASSIFIERS = ("classifier", "balanced", "labels", "label_column", "label_key")
+_OF_SEGMENTERS = (*SegmentationOptions.__annotations__, "test_masks")
+_WISHES = ("schedule", "epochs", "batch_size", "learning_rate", "size", "seed")
 
 
 def train_detector_given(
@@ -56,12 +56,7 @@ def train_detector_given(
     Raises:
         UserError: anything that the caller can fix, in one line.
     """
-    refused = next((name for name in (*OF_CLASSIFIERS, *OF_SEGMENTERS) if options.get(name)), None)
-    if refused is not None:
-        others = "classifiers" if refused in OF_CLASSIFIERS else "segmenters"
-        raise BadConfig(
-            f"--{refused.replace('_', '-')} is for {others}, and --boxes trains a detector: give one of them"
-        )
+    refuse_for_detector(options)
     boxes = options["boxes"]
     boxed, source = boxed_images(boxes, images, options, logger)
     runtime = float32_runtime(options, WHAT, logger)
@@ -71,9 +66,6 @@ def train_detector_given(
         torch.manual_seed(wishes.seed)
         opened = open_model_or_new(model, options, WHAT, runtime)
     return train_detector(opened, boxed, out, runtime, wishes, asked=asked, limit=limit)
-
-
-_WISHES = ("schedule", "epochs", "batch_size", "learning_rate", "size", "seed")
 
 
 def predict_boxes(
@@ -154,6 +146,23 @@ def boxed_images(
     file, columns = read_boxes(boxes, masks=options.get("detector") == "mask_rcnn"), label_columns(options)
     given = given_data(images, "images", columns=columns, logger=logger)
     return find_images(replace(file, complete=file.complete and not some), given.open(columns, logger)), given.specs
+
+
+def refuse_for_detector(options: Mapping[str, Any]) -> None:
+    """Refuse options that mean nothing for the training of a detector.
+
+    Args:
+        options: of ``train`` or ``transfer``.
+
+    Raises:
+        BadConfig: one of them is given.
+    """
+    refused = next((name for name in (*_OF_CLASSIFIERS, *_OF_SEGMENTERS) if options.get(name)), None)
+    if refused is not None:
+        others = "classifiers" if refused in _OF_CLASSIFIERS else "segmenters"
+        raise BadConfig(
+            f"--{refused.replace('_', '-')} is for {others}, and --boxes trains a detector: give one of them"
+        )
 
 
 def given_wishes(options: Mapping[str, Any]) -> DetectionWishes:

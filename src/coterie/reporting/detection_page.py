@@ -8,9 +8,9 @@ import numpy as np
 from jaxtyping import Float
 
 from coterie.atomic import write_text
-from coterie.data.decoding.decode import decode
+from coterie.data.decoding.decode import decode_shown
+from coterie.data.decoding.pixels import ValueRange
 from coterie.data.sources.source import ImageSource, random_positions
-from coterie.errors import BadImage
 from coterie.reporting import html
 from coterie.reporting.html import PictureArray
 
@@ -68,6 +68,7 @@ def write_detection_page(
     pictures: Sequence[BoxedPicture],
     categories: Sequence[str],
     about: Mapping[str, str],
+    value_range: ValueRange | None = None,
 ) -> None:
     """Write the page as one HTML file that loads nothing, atomically.
 
@@ -78,13 +79,17 @@ def write_detection_page(
         pictures: what was found in each image.
         categories: names, in the order of their colors.
         about: facts for the end of the page.
+        value_range: of images of floating-point, signed or 32-bit values, as the network was trained with.
 
     Raises:
         UserError: the file cannot be written.
     """
     colors = {name: number % COLORS for number, name in enumerate(categories)}
     chosen = [pictures[place] for place in random_positions(MOST_PICTURES, len(pictures))]
-    shown = [each for picture in chosen if (each := _shown(source, picture, colors)) is not None]
+    shown = [
+        _shown(source.name(each.position), decode_shown(source[each.position], value_range), each, colors)
+        for each in chosen
+    ]
     sure = [name for each in pictures for name, score in zip(each.names, each.scores, strict=True) if score >= SURE]
     counts = [(name, sure.count(name), colors[name]) for name in categories if name in sure]
     for side in SIDES:
@@ -104,13 +109,7 @@ def write_detection_page(
     write_text(path, text)
 
 
-def _shown(source: ImageSource, picture: BoxedPicture, colors: Mapping[str, int]) -> _Shown | None:
-    try:
-        pixels = decode(source[picture.position])
-    except BadImage:  # of another number of channels: a page has no color for it
-        return None
-    if pixels.dtype != np.uint8:
-        pixels = (pixels >> 8).astype(np.uint8)
+def _shown(name: str, pixels: PictureArray, picture: BoxedPicture, colors: Mapping[str, int]) -> _Shown:
     boxes = tuple(
         _Box(left, top, right - left, bottom - top, colors[name], f"{name} {100 * score:.0f} %")
         for (left, top, right, bottom), name, score in zip(
@@ -118,4 +117,4 @@ def _shown(source: ImageSource, picture: BoxedPicture, colors: Mapping[str, int]
         )
         if score >= SURE
     )
-    return _Shown(pixels, source.name(picture.position), boxes)
+    return _Shown(pixels, name, boxes)

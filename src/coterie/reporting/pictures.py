@@ -16,6 +16,7 @@ from coterie.embedding.embed import Embeddings
 from coterie.evaluation.neighbors import nearest
 from coterie.reporting.embedding_map import MAX_COLORS, MAX_MAP_POINTS, EmbeddingMap, map_embeddings
 from coterie.reporting.gallery import Gallery, GroupAssignment, Picture, group_galleries, neighbor_gallery
+from coterie.reporting.html import PictureArray
 
 MIN_PICTURE_SIDE = 64  # pixels; smaller images are enlarged
 
@@ -49,11 +50,26 @@ def make_picture(
     Raises:
         BadImage: it cannot be decoded.
     """
-    image = decode(source[index], preprocessing.channels, value_range=preprocessing.value_range)
-    cut = center_crop(image, max(preprocessing.size, MIN_PICTURE_SIDE))
+    return Picture(seen_pixels(source, index, preprocessing, MIN_PICTURE_SIDE), caption, right, name)
+
+
+def seen_pixels(source: ImageSource, index: int, preprocessing: Preprocessing, least: int) -> PictureArray:
+    """Decode an image and cut it as for the network, in color or grayscale.
+
+    Args:
+        source: where the image is.
+        index: its position there.
+        preprocessing: the part of it and the channels that the network gets, and at which size.
+        least: height and width in pixels, if those of the network are smaller.
+
+    Raises:
+        BadImage: it cannot be decoded.
+    """
+    look = preprocessing if preprocessing.size >= least else preprocessing.at(least)
+    image = decode(source[index], look.channels, value_range=look.value_range)
+    cut = center_crop(image, look.size, look.crop, look.interpolation)
     pixels = cut if cut.dtype == np.uint8 else (cut * 255).astype(np.uint8)
-    pixels = pixels if len(pixels) in (1, 3) else pixels[:1]
-    return Picture(pixels.transpose(1, 2, 0).squeeze(), caption, right, name)
+    return np.ascontiguousarray((pixels if len(pixels) == 3 else pixels[:1]).transpose(1, 2, 0).squeeze())
 
 
 def nearest_pictures(

@@ -19,8 +19,7 @@ from torch import Tensor
 from coterie.atomic import write_text
 from coterie.config.hardware import Runtime
 from coterie.config.options import label_columns, machine_options, model_options
-from coterie.data.decoding.decode import decode
-from coterie.data.loading.center_crop import Preprocessing, center_crop
+from coterie.data.loading.center_crop import Preprocessing
 from coterie.data.sources.own_data import Data, given_data
 from coterie.data.sources.source import ImageSource, Subset, random_positions
 from coterie.embedding.embed import Embedder
@@ -30,6 +29,7 @@ from coterie.evaluation.input_checks import warn_of_undecodable
 from coterie.logger import Logger
 from coterie.reporting import html
 from coterie.reporting.html import PictureArray
+from coterie.reporting.pictures import seen_pixels
 from coterie.reporting.structure import PatchStructure, patch_structure
 
 MOST_IMAGES = 24
@@ -162,14 +162,10 @@ def _opened(
 def _shown(
     source: ImageSource, position: int, look: Preprocessing, found: PatchStructure, number: int, sides: tuple[int, int]
 ) -> _Shown:
-    image = decode(source[position], look.channels, value_range=look.value_range)
-    pixels = center_crop(image, max(look.size, SIDES[0]), look.crop, look.interpolation)
-    pixels = pixels if pixels.dtype == np.uint8 else (pixels * 255).astype(np.uint8)
-    photograph = (pixels if len(pixels) in (1, 3) else pixels[:1]).transpose(1, 2, 0)
     palette = segment_colors(int(found.segments.max()) + 1)
     return _Shown(
         source.name(position),
-        np.ascontiguousarray(photograph if photograph.shape[2] == 3 else photograph[:, :, 0]),
+        seen_pixels(source, position, look, SIDES[0]),
         found.colors[number].numpy().reshape(*sides, 3),
         palette[found.segments[number].numpy()].reshape(*sides, 3),
     )

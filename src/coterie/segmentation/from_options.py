@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from coterie.config.hardware import Runtime
 from coterie.config.options import (
     EvaluationOptions,
     check_options,
@@ -17,8 +18,9 @@ from coterie.errors import BadConfig
 from coterie.evaluation.evaluation_file import note_evaluation
 from coterie.logger import Logger
 from coterie.paths import expand
+from coterie.segmentation.classes import Classes
 from coterie.segmentation.evaluate import SegmenterResults, evaluate_segmenter
-from coterie.segmentation.masks import open_masks
+from coterie.segmentation.masks import MaskedSource, open_masks
 from coterie.segmentation.predict import SegmentedFolder, check_masks_folder, write_masks
 from coterie.segmentation.segmenter_file import Segmenter, open_segmenter
 from coterie.segmentation.train import SegmentationWishes, TrainedSegmenter, chosen_schedule, train_segmenter
@@ -26,7 +28,7 @@ from coterie.training.model_or_new import float32_runtime, open_model_or_new
 from coterie.training.time_limit import TimeLimit
 
 WHAT = "a segmenter"
-_OF_OTHERS = ("classifier", "balanced", "labels", "label_column", "label_key", "detector", "boxes")
+_OF_OTHERS = ("classifier", "balanced", "labels", "label_column", "label_key", "detector", "boxes", "test_boxes")
 _WISHES = ("head", "schedule", "epochs", "batch_size", "learning_rate", "size", "seed")
 
 
@@ -51,21 +53,11 @@ def train_segmenter_given(
     Raises:
         UserError: anything that the caller can fix, in one line.
     """
-    refused = next((name for name in _OF_OTHERS if options.get(name)), None)
-    if refused is not None:
-        raise BadConfig(
-            f"--{refused.replace('_', '-')} is not for segmenters, and --masks trains one: give one of them"
-        )
-    blocks = options.get("blocks")
-    wishes = SegmentationWishes(
-        blocks=() if blocks is None else (blocks,) if isinstance(blocks, int) else tuple(blocks),
-        **{name: options[name] for name in _WISHES if options.get(name) is not None},
-    )
-    chosen_schedule(wishes, limit)  # before masks are read, which may take minutes
-    columns, runtime = label_columns(options), float32_runtime(options, WHAT, logger)
-    given = given_data(images, "images", columns=columns, logger=logger)
-    masked = open_masks(options["masks"], options.get("classes"), given.open(columns, logger), logger, runtime.workers)
-    asked = {"model": str(model), "masks": str(options["masks"]), "source": list(given.specs)}
+    refuse_for_segmenter(options)
+    masks, wishes = options["masks"], given_wishes(options, limit)
+    runtime = float32_runtime(options, WHAT, logger)
+    masked, source = masked_images(masks, images, options, runtime)
+    asked = {"model": str(model), "masks": str(masks), "source": list(source)}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(wishes.seed)
         opened = open_model_or_new(model, options, WHAT, runtime)
@@ -123,12 +115,66 @@ def evaluate_segmenter_given(
         raise BadConfig(
             f"{path} is a segmenter, which knows its network and its images: leave out --{refused or 'boxes'}"
         )
-    runtime, columns = float32_runtime(options, WHAT, logger), label_columns(options)
+    runtime = float32_runtime(options, WHAT, logger)
     segmenter = open_segmenter(path, runtime.device)
-    given = given_data(test, "images", columns=columns, logger=logger)
-    source = given.open(columns, logger)
-    masked = open_masks(masks, options.get("classes"), source, logger, runtime.workers, default=segmenter.classes)
+    masked, source = masked_images(masks, test, options, runtime, segmenter.classes)
     found = evaluate_segmenter(segmenter, masked, runtime)
     if expand(path).is_dir():
-        note_evaluation(expand(path), {"images": list(given.specs), "masks": str(masks)}, found, logger)
+        note_evaluation(expand(path), {"images": list(source), "masks": str(masks)}, found, logger)
     return found
+
+
+def masked_images(
+    masks: str | Path, images: Data, options: Mapping[str, Any], runtime: Runtime, default: Classes | None = None
+) -> tuple[MaskedSource, tuple[str, ...]]:
+    """The images of masks, and where they are.
+
+    Args:
+        masks: a folder, or a list of VOC.
+        images: the images.
+        options: of a command; they say where the images are in tables, and the names of classes.
+        runtime: its logger shows progress, its workers read masks.
+        default: as of :func:`coterie.segmentation.masks.open_masks`.
+
+    Raises:
+        UserError: masks cannot be used, or have no images.
+    """
+    columns, logger = label_columns(options), runtime.logger
+    given = given_data(images, "images", columns=columns, logger=logger)
+    source = given.open(columns, logger)
+    return open_masks(masks, options.get("classes"), source, logger, runtime.workers, default), given.specs
+
+
+def refuse_for_segmenter(options: Mapping[str, Any]) -> None:
+    """Refuse options that mean nothing for the training of a segmenter.
+
+    Args:
+        options: of ``train`` or ``transfer``.
+
+    Raises:
+        BadConfig: one of them is given.
+    """
+    refused = next((name for name in _OF_OTHERS if options.get(name)), None)
+    if refused is not None:
+        raise BadConfig(
+            f"--{refused.replace('_', '-')} is not for segmenters, and --masks trains one: give one of them"
+        )
+
+
+def given_wishes(options: Mapping[str, Any], limit: TimeLimit | None = None) -> SegmentationWishes:
+    """What some options ask of the training of a segmenter, checked before masks are read, which may take minutes.
+
+    Args:
+        options: of ``train`` or ``transfer``.
+        limit: as of :func:`train_segmenter_given`.
+
+    Raises:
+        BadConfig: there is no such head or schedule, or a number cannot be.
+    """
+    blocks = options.get("blocks")
+    wishes = SegmentationWishes(
+        blocks=() if blocks is None else (blocks,) if isinstance(blocks, int) else tuple(blocks),
+        **{name: options[name] for name in _WISHES if options.get(name) is not None},
+    )
+    chosen_schedule(wishes, limit)
+    return wishes

@@ -3,21 +3,40 @@
 import hashlib
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Int, UInt8
 
 from coterie.data.decoding.decode import decode_indices
+from coterie.data.decoding.pixels import ValueRange
 from coterie.data.loading.whole_images import made_ahead
 from coterie.data.sources.name_matching import match_names, names_to_match
-from coterie.data.sources.source import ImageSource
+from coterie.data.sources.source import ImageSource, Subset
+from coterie.embedding.cache import source_key
 from coterie.errors import BadImage, UserError
 from coterie.formatting import first_few
 from coterie.logger import Logger
 from coterie.segmentation.classes import VALUES, Classes, found_classes, in_order
 from coterie.segmentation.mask_files import MaskFiles, find_masks, other_image_name
+
+
+@dataclass(frozen=True)
+class Mask:
+    """What is known of a mask once it was read.
+
+    Attributes:
+        path: of the file.
+        counts: pixels of each value.
+        digest: identifies its pixels.
+        short_side: in pixels.
+    """
+
+    path: Path
+    counts: Int[np.ndarray, "256"]
+    digest: bytes
+    short_side: int
 
 
 @dataclass(frozen=True)
@@ -27,24 +46,55 @@ class MaskedSource:
     Attributes:
         source: holds these images and perhaps others.
         positions: of each image in the source.
-        paths: of the mask of each.
+        masks: of each.
         classes: of the masks.
-        counts: pixels of each class in all masks.
-        short_side: of the masks in pixels, the median.
-        digest: identifies the masks and what they mean.
         where: the masks as the user named them.
         remarks: a line for people about each kind of thing that was not used as it was.
+        value_range: of images of floating-point, signed or 32-bit values, as the network was trained with.
     """
 
     source: ImageSource
     positions: tuple[int, ...]
-    paths: tuple[Path, ...]
+    masks: tuple[Mask, ...]
     classes: Classes
-    counts: Int[np.ndarray, " k"]
-    short_side: int
-    digest: str
     where: str
     remarks: tuple[str, ...]
+    value_range: ValueRange | None = None
+
+    @property
+    def counts(self) -> Int[np.ndarray, " k"]:
+        """Pixels of each class in all masks."""
+        total: np.ndarray = _total(self.masks)[list(self.classes.values)]
+        return total
+
+    @property
+    def short_side(self) -> int:
+        """Of the masks in pixels, the median."""
+        return round(statistics.median(each.short_side for each in self.masks))
+
+    @property
+    def key(self) -> str:
+        """Identifies images, as they are now, and masks, and what these mean."""
+        classes = self.classes
+        digest = hashlib.sha256(repr((classes.names, classes.values, classes.ignored)).encode())
+        for each in self.masks:
+            digest.update(each.digest)
+        files = source_key(Subset(self.source, np.array(self.positions)))
+        return hashlib.sha256(f"{files} {digest.hexdigest()[:16]}".encode()).hexdigest()[:16]
+
+    def chosen(self, places: Int[np.ndarray, " n"]) -> "MaskedSource":
+        """Some of the images; what there is to say of the masks has been said.
+
+        Args:
+            places: of the images among these.
+        """
+        kept = places.tolist()
+        return replace(
+            self,
+            positions=tuple(self.positions[place] for place in kept),
+            masks=tuple(self.masks[place] for place in kept),
+            remarks=(),
+        )
 
     def labels(self, place: int) -> UInt8[np.ndarray, "h w"]:
         """The class of each pixel of an image, :data:`coterie.segmentation.classes.IGNORED` for none.
@@ -52,17 +102,8 @@ class MaskedSource:
         Raises:
             BadImage: the mask cannot be read any more.
         """
-        labels: np.ndarray = self.classes.table[_read(self.paths[place])]
+        labels: np.ndarray = self.classes.table[_read(self.masks[place].path)]
         return labels
-
-
-@dataclass(frozen=True)
-class _Seen:
-    """What reading a mask tells."""
-
-    counts: Int[np.ndarray, "256"]
-    digest: bytes
-    short_side: int
 
 
 def open_masks(
@@ -97,29 +138,16 @@ def open_masks(
     kept = [place for place, each in enumerate(seen) if each is not None]
     if not kept:
         raise UserError(f"{files.where}: no mask can be read ({bad[0][0].name}: {bad[0][1]})")
-    read = [each for each in seen if each is not None]
-    total = np.sum([each.counts for each in read], axis=0)
+    read = tuple(each for each in seen if each is not None)
+    total = _total(read)
     chosen = files.classes or default
     if chosen is None:
         chosen, line = found_classes(total, files.where)
         remarks.append(line)
     elif files.classes is not None:
         chosen = in_order(chosen, total, default)
-    _check_values(chosen, total, [(paths[place], each) for place, each in zip(kept, read, strict=True)])
-    digest = hashlib.sha256(repr((chosen.names, chosen.values, chosen.ignored)).encode())
-    for each in read:
-        digest.update(each.digest)
-    return MaskedSource(
-        source,
-        tuple(places[each] for each in kept),
-        tuple(paths[each] for each in kept),
-        chosen,
-        total[list(chosen.values)],
-        round(statistics.median(each.short_side for each in read)),
-        digest.hexdigest()[:16],
-        files.where,
-        tuple(remarks),
-    )
+    _check_values(chosen, total, read)
+    return MaskedSource(source, tuple(places[each] for each in kept), read, chosen, files.where, tuple(remarks))
 
 
 def _matched(files: MaskFiles, source: ImageSource) -> tuple[list[int], list[Path], list[str]]:
@@ -164,10 +192,10 @@ def _matched(files: MaskFiles, source: ImageSource) -> tuple[list[int], list[Pat
     return ordered, [of_images[place] for place in ordered], remarks
 
 
-def _read_all(paths: Sequence[Path], logger: Logger, workers: int) -> tuple[list[_Seen | None], list[tuple[Path, str]]]:
+def _read_all(paths: Sequence[Path], logger: Logger, workers: int) -> tuple[list[Mask | None], list[tuple[Path, str]]]:
     """What each mask tells, None if it cannot be read; and path and reason of these."""
     bad: list[tuple[Path, str]] = []
-    seen: list[_Seen | None] = []
+    seen: list[Mask | None] = []
     made = made_ahead(lambda place: _look(paths[place]), range(len(paths)), workers)
     for path, each in zip(paths, logger.progress(made, len(paths), "reading masks"), strict=True):
         if isinstance(each, str):
@@ -176,13 +204,19 @@ def _read_all(paths: Sequence[Path], logger: Logger, workers: int) -> tuple[list
     return seen, bad
 
 
-def _look(path: Path) -> _Seen | str:
+def _look(path: Path) -> Mask | str:
     try:
         pixels = _read(path)
     except BadImage as error:
         return str(error)
     digest = hashlib.sha256(repr(pixels.shape).encode() + pixels.tobytes()).digest()
-    return _Seen(np.bincount(pixels.reshape(-1), minlength=VALUES), digest, min(pixels.shape))
+    counts = np.bincount(pixels.reshape(-1), minlength=VALUES).astype(np.int32)
+    return Mask(path, counts, digest, min(pixels.shape))
+
+
+def _total(masks: Sequence[Mask]) -> Int[np.ndarray, "256"]:
+    """Pixels of each value in all masks."""
+    return sum((each.counts for each in masks), np.zeros(VALUES, dtype=np.int64))
 
 
 def _read(path: Path) -> UInt8[np.ndarray, "h w"]:
@@ -205,7 +239,7 @@ def _read(path: Path) -> UInt8[np.ndarray, "h w"]:
     return pixels
 
 
-def _check_values(classes: Classes, total: Int[np.ndarray, "256"], read: Sequence[tuple[Path, _Seen]]) -> None:
+def _check_values(classes: Classes, total: Int[np.ndarray, "256"], read: Sequence[Mask]) -> None:
     """Refuse masks with a value that is no class.
 
     Raises:
@@ -213,7 +247,7 @@ def _check_values(classes: Classes, total: Int[np.ndarray, "256"], read: Sequenc
     """
     strange = [int(value) for value in np.flatnonzero(total) if int(value) not in classes.known]
     if strange:
-        holding = [path for path, each in read if each.counts[strange].any()]
+        holding = [each.path for each in read if each.counts[strange].any()]
         values = first_few(list(map(str, strange)), ", ")
         raise UserError(
             f"{len(holding):,} of the masks have values that are no class of {classes.where} ({values}), such as {holding[0]}: "

@@ -12,11 +12,11 @@ from PIL import Image
 
 from coterie.atomic import make_folders, write_text, writing
 from coterie.config.hardware import Runtime
-from coterie.data.decoding.decode import count_channels, decode
+from coterie.data.decoding.decode import decode_shown
 from coterie.data.sources.file_names import is_image_name
 from coterie.data.sources.source import ImageSource, random_positions
 from coterie.embedding.cache import source_key, state_key
-from coterie.errors import BadImage, BadRun, NoImages, UserError
+from coterie.errors import BadRun, NoImages, UserError
 from coterie.evaluation.input_checks import warn_of_undecodable
 from coterie.paths import expand
 from coterie.segmentation.colors import class_colors, overlay, palette
@@ -165,7 +165,7 @@ def _write(
     image, mask = folder / OVERLAYS / f"{name}.jpg", folder / MASKS / f"{name}.png"
     for file in (image, mask):
         make_folders(file.parent)
-    drawn = overlay(_colored(source, found.position), found.labels, colors)
+    drawn = overlay(_shown(source, found.position, segmenter), found.labels, colors)
     with writing(image) as part:
         Image.fromarray(drawn).save(part, "JPEG", quality=_QUALITY)
     picture = Image.fromarray(np.array(values, dtype=np.uint8)[found.labels])
@@ -192,7 +192,7 @@ def _summary(
         own = np.bincount(labels.reshape(-1), minlength=len(counts))[: len(counts)]
         counts += own
         if position in shown:
-            pixels = _colored(source, position)
+            pixels = _shown(source, position, segmenter)
             pictures.append(
                 SegmentedPicture(
                     source.name(position), pixels, overlay(pixels, labels, colors), (own / labels.size).tolist()
@@ -201,11 +201,6 @@ def _summary(
     return SegmentedFolder(len(kept), counts, pictures)
 
 
-def _colored(source: ImageSource, position: int) -> UInt8[np.ndarray, "h w 3"]:
-    """An image in color; of one with other channels than gray or color, its first one."""
-    stored = source[position]
-    try:
-        pixels = decode(stored)
-    except BadImage:
-        pixels = np.repeat(decode(stored, count_channels(stored))[..., :1], 3, axis=2)
-    return pixels if pixels.dtype == np.uint8 else (pixels >> 8).astype(np.uint8)
+def _shown(source: ImageSource, position: int, segmenter: Segmenter) -> UInt8[np.ndarray, "h w 3"]:
+    """An image as people see it, in the range of values that the network was trained with."""
+    return decode_shown(source[position], segmenter.model.preprocessing.value_range)

@@ -42,10 +42,10 @@ def segment(
         positions: which of them.
         runtime: where and how to compute; its logger shows progress.
     """
-    channels = segmenter.model.backbone.channels
+    channels, value_range = segmenter.model.backbone.channels, segmenter.model.preprocessing.value_range
     for position in runtime.logger.progress(positions, len(positions), "segmenting"):
         try:
-            pixels = as_floats(decode(source[position], channels)).to(runtime.device)
+            pixels = as_floats(decode(source[position], channels, value_range=value_range)).to(runtime.device)
         except BadImage as error:
             yield position, str(error)
             continue

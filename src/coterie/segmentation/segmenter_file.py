@@ -96,7 +96,10 @@ def save_segmenter(folder: str | Path, segmenter: Segmenter) -> Path:
         UserError: the file cannot be written; its previous contents stay intact.
     """
     model, look = segmenter.model, segmenter.model.preprocessing
-    description = WeightsDescription(rebuilt_settings(model.backbone), model.image_size, look.mean, look.std)
+    limits = look.value_range
+    description = WeightsDescription(
+        rebuilt_settings(model.backbone), model.image_size, look.mean, look.std, value_range=limits
+    )
     header = {
         "backbone": asdict(description),
         "settings": asdict(segmenter.settings),

@@ -1,6 +1,5 @@
 """Trains a segmenter that is kept: a schedule for images and time, steps that can be stopped, and its file."""
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
@@ -12,8 +11,7 @@ import torch
 
 from coterie.config.duration import format_minutes
 from coterie.config.hardware import Runtime
-from coterie.data.sources.source import Subset
-from coterie.embedding.cache import source_key, state_key
+from coterie.embedding.cache import state_key
 from coterie.errors import BadConfig, UserError, did_you_mean
 from coterie.exporting.model import Model
 from coterie.formatting import first_few
@@ -122,10 +120,11 @@ def train_segmenter(
     for line in model.lines[:1]:
         logger.info(line)
     _check_masks(masked, logger)
+    masked = replace(masked, value_range=model.preprocessing.value_range)
     given = asdict(replace(wishes, head=schedule.head, schedule=wishes.schedule or "small"))
     given |= {} if limit is None else {"time": format_minutes(limit.minutes)}
     given["blocks"] = list(wishes.blocks) or None
-    facts = {"images": _images_key(masked), "network": state_key(model.network.state_dict())}
+    facts = {"images": masked.key, "network": state_key(model.network.state_dict())}
     folder = TrainedFolder(out, "segmenter", {**asked, **given, **facts})
     try:
         if folder.file.is_file():
@@ -236,12 +235,6 @@ def _check_masks(masked: MaskedSource, logger: Logger) -> None:
     none = [name for name, count in zip(names, masked.counts, strict=True) if not count]
     if none:
         logger.warning(f"{masked.where}: there is no pixel of {first_few(none, ', ')}, which will not be found")
-
-
-def _images_key(masked: MaskedSource) -> str:
-    """Identify images and masks."""
-    files = source_key(Subset(masked.source, np.array(masked.positions)))
-    return hashlib.sha256(f"{files} {masked.digest}".encode()).hexdigest()[:16]
 
 
 def _plain(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -51,7 +51,8 @@ def read_pair(
     Raises:
         BadImage: it cannot be decoded, or its mask has another size.
     """
-    image, labels = decode(masked.source[masked.positions[place]], channels), masked.labels(place)
+    image = decode(masked.source[masked.positions[place]], channels, value_range=masked.value_range)
+    labels = masked.labels(place)
     if image.shape[:2] != labels.shape:
         found = f"{image.shape[1]} x {image.shape[0]}"
         raise BadImage(f"{found} pixels where its mask has {labels.shape[1]} x {labels.shape[0]}")

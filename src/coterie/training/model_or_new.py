@@ -59,6 +59,21 @@ def refuse_without_boxes_or_masks(options: Mapping[str, Any]) -> None:
     raise BadConfig(f"--{given.replace('_', '-')} is for {whose}: give {give} too, or leave it out")
 
 
+def refuse_crops(options: Mapping[str, Any], what: str) -> None:
+    """Refuse options of how a square is cut from an image.
+
+    Args:
+        options: of a command.
+        what: what is trained, such as "a detector".
+
+    Raises:
+        BadConfig: one of them is given.
+    """
+    for name in ("crop", "interpolation"):
+        if options.get(name) is not None:
+            raise BadConfig(f"--{name} is for networks that see a square of each image: {what} sees the whole")
+
+
 def open_model_or_new(model: str | Path, options: Mapping[str, Any], what: str, runtime: Runtime) -> Model:
     """Open a MODEL, or build a network with random weights from torch's global generator.
 
@@ -71,10 +86,8 @@ def open_model_or_new(model: str | Path, options: Mapping[str, Any], what: str, 
     Raises:
         UserError: there is no such MODEL, or an option that makes no sense, in one line.
     """
+    refuse_crops(options, what)
     given = model_options(options)
-    for name in ("crop", "interpolation"):
-        if given.get(name) is not None:
-            raise BadConfig(f"--{name} is for networks that see a square of each image: {what} sees the whole")
     size = given.pop("size", None)
     if str(model) != NEW:
         return open_model(model, runtime.device, **given)

@@ -15,20 +15,20 @@ from coterie.config.options import (
 )
 from coterie.data.sources.own_data import Data, given_data
 from coterie.detection.average_precision import require_pycocotools
-from coterie.detection.from_options import (
-    OF_CLASSIFIERS,
-    WHAT,
-    boxed_images,
-    given_wishes,
-)
+from coterie.detection.from_options import WHAT as A_DETECTOR
+from coterie.detection.from_options import boxed_images, refuse_for_detector
+from coterie.detection.from_options import given_wishes as wishes_for_detector
 from coterie.errors import BadConfig
 from coterie.evaluation.from_options import evaluate_given, evaluator_from_options
 from coterie.evaluation.given_sets import given_sets
 from coterie.evaluation.results import TransferResults
 from coterie.exporting.model import is_own, is_public_file, open_beside, open_model
 from coterie.logger import Logger
-from coterie.training.model_or_new import float32_runtime, refuse_without_boxes_or_masks
-from coterie.transferring.heads import ClassifierHead, DetectorHead, Head
+from coterie.segmentation.from_options import WHAT as A_SEGMENTER
+from coterie.segmentation.from_options import given_wishes as wishes_for_segmenter
+from coterie.segmentation.from_options import masked_images, refuse_for_segmenter
+from coterie.training.model_or_new import float32_runtime, refuse_crops, refuse_without_boxes_or_masks
+from coterie.transferring.heads import ClassifierHead, DetectorHead, Head, SegmenterHead
 from coterie.transferring.measure import measure_heads
 from coterie.transferring.results import HeadResults
 
@@ -50,7 +50,7 @@ def named_sets(sets: Sets | Data, test: Data, options: TransferOptions) -> Sets:
     Raises:
         BadConfig: something of heads is given, or there are no sets.
     """
-    known = {*DenseOptions.__annotations__, "classifier", "test_boxes", "seeds"}
+    known = {*DenseOptions.__annotations__, "classifier", "test_boxes", "test_masks", "seeds"}
     given = next((name for name in options if name in known and options.get(name) is not None), None)
     if given is None and given_data(test, "test").specs:
         given = "test"
@@ -108,7 +108,7 @@ def transfer_heads(
 
     Args:
         model: the MODEL.
-        images: labeled images, or those of ``boxes``.
+        images: labeled images, or those of ``boxes`` or ``masks``.
         test: images to test on; empty: a fifth of ``images``.
         beside: other MODELs.
         out: the folder.
@@ -128,8 +128,8 @@ def transfer_heads(
         raise BadConfig(f"--seeds is {count}, from --seed {first}: give 1 to {MOST_SEEDS} seeds, from 0 on")
     head, runtime = head_given(images, test, options, logger)
     opened = model_options(options)
-    if options.get("boxes") is not None:
-        opened.pop("size", None)  # a detector's is the short side of whole images
+    if not isinstance(head, ClassifierHead):
+        opened.pop("size", None)  # theirs is the short side of whole images
     name, size = opened.get("backbone"), opened.get("size")
     if isinstance(name, str) and is_own(model) and any(map(is_public_file, beside)):
         opened["backbone"] = None  # the option names the network of those
@@ -152,11 +152,14 @@ def head_given(images: Data, test: Data, options: TransferOptions, logger: Logge
     Raises:
         UserError: options that do not go together, or images that cannot be used.
     """
-    boxes = options.get("boxes")
+    boxes, masks = options.get("boxes"), options.get("masks")
     if boxes is not None:
         return _detector(boxes, images, test, options, logger)
-    if options.get("test_boxes") is not None:
-        raise BadConfig("--test-boxes is for detectors: give --boxes FILE too, or leave it out")
+    if masks is not None:
+        return _segmenter(masks, images, test, options, logger)
+    for name, whose, give in (("test_boxes", "detectors", "--boxes FILE"), ("test_masks", "segmenters", "--masks DIR")):
+        if options.get(name) is not None:
+            raise BadConfig(f"--{name.replace('_', '-')} is for {whose}: give {give} too, or leave it out")
     refuse_without_boxes_or_masks(options)
     columns, kind = label_columns(options), options.get("classifier")
     given = given_sets(images, test, columns, logger, ("images", "test"))
@@ -172,25 +175,42 @@ def _detector(
     boxes: str | Path, images: Data, test: Data, options: TransferOptions, logger: Logger
 ) -> tuple[Head, Runtime]:
     require_pycocotools()
-    refused = next((name for name in OF_CLASSIFIERS if options.get(name)), None)
-    if refused is not None:
-        raise BadConfig(
-            f"--{refused.replace('_', '-')} is for classifiers, and --boxes trains a detector: give one of them"
-        )
-    for name in ("crop", "interpolation"):
-        if options.get(name) is not None:
-            raise BadConfig(f"--{name} is for networks that see a square of each image: a detector sees the whole")
-    others = options.get("test_boxes")
-    runtime = float32_runtime(options, WHAT, logger)
-    if not given_data(test, "test").specs:
-        if others is not None:
-            raise BadConfig("--test-boxes are those of --test: name its images too")
-        boxed, _ = boxed_images(boxes, images, options, logger)
-        tested = None
-    else:
-        boxed, _ = boxed_images(boxes, images, options, logger, some=others is None)
-        tested, _ = boxed_images(others or boxes, test, options, logger, some=others is None)
+    refuse_for_detector(options)
+    refuse_crops(options, A_DETECTOR)
+    others, has_test = options.get("test_boxes"), _has_test(test, options, "test_boxes")
+    runtime = float32_runtime(options, A_DETECTOR, logger)
+    some = has_test and others is None
+    boxed, _ = boxed_images(boxes, images, options, logger, some=some)
+    tested = boxed_images(others or boxes, test, options, logger, some=some)[0] if has_test else None
     for each in (boxed, tested):
         for remark in () if each is None else each.file.remarks:
             logger.warning(remark)
-    return DetectorHead(boxed, tested, given_wishes(options)), runtime
+    return DetectorHead(boxed, tested, wishes_for_detector(options)), runtime
+
+
+def _segmenter(
+    masks: str | Path, images: Data, test: Data, options: TransferOptions, logger: Logger
+) -> tuple[Head, Runtime]:
+    refuse_for_segmenter(options)
+    refuse_crops(options, A_SEGMENTER)
+    has_test, wishes = _has_test(test, options, "test_masks"), wishes_for_segmenter(options)
+    runtime = float32_runtime(options, A_SEGMENTER, logger)
+    masked, _ = masked_images(masks, images, options, runtime)
+    others = options.get("test_masks") or masks
+    tested = masked_images(others, test, options, runtime, masked.classes)[0] if has_test else None
+    for each in (masked, tested):
+        for remark in () if each is None else each.remarks:
+            logger.warning(remark)
+    return SegmenterHead(masked, tested, wishes), runtime
+
+
+def _has_test(test: Data, options: TransferOptions, what: str) -> bool:
+    """Whether there are test images.
+
+    Raises:
+        BadConfig: there are none, but boxes or masks of them.
+    """
+    given = bool(given_data(test, "test").specs)
+    if not given and options.get(what) is not None:
+        raise BadConfig(f"--{what.replace('_', '-')} are those of --test: name its images too")
+    return given

@@ -1,15 +1,15 @@
-"""What is trained on each network to compare them: a classifier or a detector, by the functions of ``coterie train``.
+"""What is trained on each network to compare them: a classifier, a detector or a segmenter, by the functions of ``train``.
 
 Each head has ``columns``, the figures of its table, the leading one first, and how people call them; ``facts``, plain values of
-everything that all networks have in common; ``line``, what is trained on what; and ``measure``. A head of another kind, such as
-masks, is one more class like these in the union :data:`Head`, and a branch of
-:func:`coterie.transferring.from_options.head_given`.
+everything that all networks have in common; ``line``, what is trained on what; and ``measure``. A head of another kind is one
+more class like these in the union :data:`Head`, and a branch of :func:`coterie.transferring.from_options.head_given`.
 
 Without test images a fifth is held out: the fifth number ``seed`` modulo five of a random partition, so five consecutive seeds
 test on each image once.
 """
 
 import hashlib
+from collections.abc import Sized
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -32,6 +32,9 @@ from coterie.errors import UserError
 from coterie.evaluation.classifier_figures import ClassifierResults
 from coterie.exporting.model import Model
 from coterie.logger import NullLogger
+from coterie.segmentation.evaluate import evaluate_segmenter
+from coterie.segmentation.masks import MaskedSource
+from coterie.segmentation.train import SegmentationWishes, chosen_schedule, train_segmenter
 
 
 @final
@@ -64,10 +67,8 @@ class ClassifierHead:
     @property
     def line(self) -> str:
         """What is trained on what, for people."""
-        tested = "a fifth is held out by each seed" if self.test is None else f"tested on {len(self.test):,} others"
-        return (
-            f"a classifier ({self.kind or 'chosen by the number of labels'}) of {len(self.source):,} images; {tested}"
-        )
+        kind = self.kind or "chosen by the number of labels"
+        return f"a classifier ({kind}) of {len(self.source):,} images; {_tested(self.test)}"
 
     @cached_property
     def _keys(self) -> list[str]:
@@ -127,29 +128,20 @@ class DetectorHead:
     def facts(self) -> dict[str, Any]:
         """Everything on which the figures depend besides network and seed."""
         test = None if self.test is None else boxed_key(self.test)
-        wishes = {name: value for name, value in asdict(self.wishes).items() if name != "seed"}
-        return {"head": "detector", **wishes, "images": boxed_key(self.boxed), "test": test}
+        return {"head": "detector", **_asked(self.wishes), "images": boxed_key(self.boxed), "test": test}
 
     @property
     def line(self) -> str:
         """What is trained on what, for people."""
-        images = len(self.boxed.positions)
-        tested = (
-            "a fifth is held out by each seed"
-            if self.test is None
-            else f"tested on {len(self.test.positions):,} others"
-        )
-        return f"a detector of {images:,} images with {int(self.boxed.counts.sum()):,} boxes; {tested}"
+        images, boxes = len(self.boxed.positions), int(self.boxed.counts.sum())
+        tested = _tested(None if self.test is None else self.test.positions)
+        return f"a detector of {images:,} images with {boxes:,} boxes; {tested}"
 
     def _split(self, seed: int) -> tuple[BoxedSource, BoxedSource]:
         if self.test is not None:
             return self.boxed, self.test
-        images = len(self.boxed.positions)
-        if images < FOLDS:
-            raise UserError(f"{images} images with boxes are too few to hold out a fifth: name test images with --test")
-        order = np.random.Generator(np.random.Philox(key=[seed // FOLDS, images])).permutation(images)
-        held = np.isin(np.arange(images), order[seed % FOLDS :: FOLDS])
-        return _chosen(self.boxed, np.flatnonzero(~held)), _chosen(self.boxed, np.flatnonzero(held))
+        kept, held = _fifth(len(self.boxed.positions), seed, "boxes")
+        return self.boxed.chosen(kept), self.boxed.chosen(held)
 
     def measure(self, model: Model, seed: int, folder: Path, runtime: Runtime) -> dict[str, float]:
         """Train and test on one network.
@@ -169,7 +161,70 @@ class DetectorHead:
         return evaluate_detector(trained.detector, test, runtime)["detector"]
 
 
-Head = ClassifierHead | DetectorHead
+@final
+@dataclass(frozen=True)
+class SegmenterHead:
+    """A segmenter.
+
+    Attributes:
+        masked: images and masks to train on.
+        test: those to test on; None: a fifth of the images.
+        wishes: for its training.
+    """
+
+    masked: MaskedSource
+    test: MaskedSource | None
+    wishes: SegmentationWishes
+
+    @property
+    def columns(self) -> dict[str, str]:
+        """Overlap and accuracies."""
+        return {"miou": "mIoU", "pixel_accuracy": "pixels", "mean_accuracy": "mean over classes"}
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """Everything on which the figures depend besides network and seed."""
+        test = None if self.test is None else self.test.key
+        given = _asked(self.wishes) | {"head": "segmenter", "kind": self._kind}
+        return {**given, "images": self.masked.key, "test": test}
+
+    @property
+    def line(self) -> str:
+        """What is trained on what, for people."""
+        images, names = len(self.masked.positions), len(self.masked.classes.names)
+        tested = _tested(None if self.test is None else self.test.positions)
+        return f"a segmenter ({self._kind}) of {images:,} images with masks of {names} classes; {tested}"
+
+    @property
+    def _kind(self) -> str:
+        return chosen_schedule(self.wishes, None).head
+
+    def _split(self, seed: int) -> tuple[MaskedSource, MaskedSource]:
+        if self.test is not None:
+            return self.masked, self.test
+        kept, held = _fifth(len(self.masked.positions), seed, "masks")
+        return self.masked.chosen(kept), self.masked.chosen(held)
+
+    def measure(self, model: Model, seed: int, folder: Path, runtime: Runtime) -> dict[str, float]:
+        """Train and test on one network.
+
+        Args:
+            model: the network, which may be changed.
+            seed: for what is held out, and for what the training draws.
+            folder: what is trained is kept there; one that was stopped goes on.
+            runtime: where and how to compute.
+
+        Raises:
+            UserError: images or folder cannot be used, in one line.
+        """
+        train, test = self._split(seed)
+        wishes = replace(self.wishes, seed=seed)
+        trained = train_segmenter(model, train, folder, runtime, wishes, asked={"model": model.name})
+        found = evaluate_segmenter(trained.segmenter, test, runtime)["segmenter"]
+        return {name: found[name] for name in self.columns}
+
+
+Head = ClassifierHead | DetectorHead | SegmenterHead
 
 
 def _some(source: ImageSource, positions: Int[np.ndarray, " n"]) -> Subset:
@@ -182,11 +237,27 @@ def _some(source: ImageSource, positions: Int[np.ndarray, " n"]) -> Subset:
     )
 
 
-def _chosen(boxed: BoxedSource, places: Int[np.ndarray, " n"]) -> BoxedSource:
-    """Some of the images with boxes; what there is to say of the file has been said."""
-    images = tuple(boxed.file.images[place] for place in places.tolist())
-    positions = tuple(boxed.positions[place] for place in places.tolist())
-    return BoxedSource(boxed.source, positions, replace(boxed.file, images=images, remarks=()))
+def _fifth(images: int, seed: int, what: str) -> tuple[Int[np.ndarray, " n"], Int[np.ndarray, " m"]]:
+    """Places of images to train on, and of a fifth of all that is held out.
+
+    Raises:
+        UserError: there are too few.
+    """
+    if images < FOLDS:
+        raise UserError(f"{images} images with {what} are too few to hold out a fifth: name test images with --test")
+    order = np.random.Generator(np.random.Philox(key=[seed // FOLDS, images])).permutation(images)
+    held = np.isin(np.arange(images), order[seed % FOLDS :: FOLDS])
+    return np.flatnonzero(~held), np.flatnonzero(held)
+
+
+def _tested(test: Sized | None) -> str:
+    """What is tested on, for people."""
+    return "a fifth is held out by each seed" if test is None else f"tested on {len(test):,} others"
+
+
+def _asked(wishes: DetectionWishes | SegmentationWishes) -> dict[str, Any]:
+    """What is asked of every training, whatever its seed is."""
+    return {name: value for name, value in asdict(wishes).items() if name != "seed"}
 
 
 def _labeled_key(source: ImageSource) -> str:

@@ -107,6 +107,23 @@ def decode(
     return np.array(convert_channels(pixels, channels), order="C")
 
 
+def decode_shown(data: StoredImage, value_range: ValueRange | None = None) -> UInt8[np.ndarray, "h w 3"]:
+    """Decode an image as people see it: in color, 8 bits; of one with other channels than gray or color, its first, as gray.
+
+    Args:
+        data: as of :func:`decode`.
+        value_range: as of :func:`decode`.
+
+    Raises:
+        BadImage: it cannot be decoded.
+    """
+    channels = count_channels(data)
+    pixels = decode(data, channels if channels not in (1, 3) else 3, value_range=value_range)
+    if pixels.shape[2] != 3:
+        pixels = np.repeat(pixels[..., :1], 3, axis=2)
+    return pixels if pixels.dtype == np.uint8 else (pixels >> 8).astype(np.uint8)
+
+
 def decode_indices(data: bytes) -> UInt8[np.ndarray, "h w"] | str:
     """Decode a mask: the values of a gray PNG file, or the indices of one with a palette, and not its colors.
 

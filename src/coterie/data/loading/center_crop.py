@@ -60,8 +60,10 @@ class Preprocessing:
 
     def at_most(self, size: int) -> "Preprocessing":
         """The same part of each image, at this size if that is smaller."""
-        if size >= self.size:
-            return self
+        return self if size >= self.size else self.at(size)
+
+    def at(self, size: int) -> "Preprocessing":
+        """The same part of each image, at this size."""
         return replace(self, size=size, crop=self.crop if self.crop is not None else _share(self.size))
 
     def __str__(self) -> str:
