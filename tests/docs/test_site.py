@@ -13,7 +13,7 @@ from tests.docs.texts import ROOT
 @pytest.mark.slow
 def test_it_builds_and_fetches_nothing(tmp_path):
     pytest.importorskip("mkdocs", reason="scripts/install docs")
-    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path)]
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path)]
     environment = os.environ | {"NO_MKDOCS_2_WARNING": "1"}
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment, timeout=600, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
