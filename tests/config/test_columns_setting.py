@@ -67,6 +67,8 @@ def test_a_run_goes_on_with_its_columns(images: Path, tmp_path: Path) -> None:
     api.pretrain("swav", images, out=out, label_column="kind", quiet=True, **options)  # labels may change
     with pytest.raises(BadRun, match=r"columns.image: a -> b.*leave out --image-column to resume it"):
         api.pretrain("swav", images, out=out, image_column="b", quiet=True, **options)
+    with pytest.raises(BadRun, match=r"columns.pages: first -> all.*leave out --pages to resume it"):
+        api.pretrain("swav", images, out=out, image_column="a", pages="all", quiet=True, **options)
 
 
 def test_evaluate_with_a_table_of_labels(tmp_path: Path) -> None:

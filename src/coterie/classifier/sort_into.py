@@ -16,7 +16,8 @@ from PIL import Image
 from coterie.atomic import make_folders, writing
 from coterie.data.decoding.decode import StoredImage
 from coterie.data.sources.file_names import IMAGE_SUFFIXES
-from coterie.data.sources.source import Concatenated, ImageSource, Subset
+from coterie.data.sources.pages import file_path
+from coterie.data.sources.source import ImageSource
 from coterie.embedding.parquet import valid_utf8
 from coterie.errors import BadImage, UserError
 from coterie.logger import Logger
@@ -127,20 +128,9 @@ def _target_name(source: ImageSource, position: int) -> PurePosixPath:
     """The name of an image below its label: no name in an archive leads out of the folder."""
     name = source.name(position)
     parts = [_safe(part) for part in name.split("/") if part not in ("", ".", "..")] or [f"{position:08d}"]
-    if _file(source, position) is None and not parts[-1].lower().endswith(IMAGE_SUFFIXES):
+    if file_path(source, position) is None and not parts[-1].lower().endswith(IMAGE_SUFFIXES):
         parts[-1] += _suffix(_stored(source, position))
     return PurePosixPath(*parts)
-
-
-def _file(source: ImageSource, position: int) -> bytes | None:
-    """The path of an image that is a file of its own."""
-    if isinstance(source, Concatenated):
-        number, row = source.find(position)
-        return _file(source.sources[number], row)
-    if isinstance(source, Subset):
-        return _file(source.source, int(source.positions[position]))
-    path = getattr(source, "path", None)
-    return os.path.abspath(path(position)) if callable(path) else None  # noqa: PTH100 -- bytes
 
 
 def _stored(source: ImageSource, position: int) -> StoredImage:
@@ -168,14 +158,14 @@ def _bytes(image: StoredImage) -> bytes:
 
 
 def _is_there(target: Path, source: ImageSource, position: int, copy: bool) -> bool:
-    file = _file(source, position)
+    file = file_path(source, position)
     if file is not None and not copy:
         return target.is_symlink() and os.fsencode(target.readlink()) == file
     return target.is_file() and not target.is_symlink() and target.read_bytes() == _bytes(_stored(source, position))
 
 
 def _put(target: Path, source: ImageSource, position: int, copy: bool) -> None:
-    file = _file(source, position)
+    file = file_path(source, position)
     if file is None or copy:
         with writing(target) as part:
             part.write_bytes(_bytes(_stored(source, position)))

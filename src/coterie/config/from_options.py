@@ -44,6 +44,7 @@ PATHS = {
     "image_column": "columns.image",
     "label_column": "columns.label",
     "label_key": "columns.label_key",
+    "pages": "columns.pages",
 }
 """The setting behind an option, where their names differ."""
 LENGTH = ("epochs", "images")

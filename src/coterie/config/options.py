@@ -3,12 +3,12 @@
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypedDict
+from typing import Annotated, Any, Literal, TypedDict, get_args
 
 from cyclopts import Parameter
 
 from coterie.config.option_values import Backbone, Numbers, Settings, Whole, Wholes
-from coterie.data.sources.columns import Columns
+from coterie.data.sources.columns import Columns, WhichPages
 from coterie.errors import UserError, did_you_mean
 
 Precision = Literal["auto", "float32", "bfloat16"]
@@ -20,6 +20,10 @@ class ImageOptions(TypedDict, total=False):
     image_column: Annotated[
         str | None,
         Parameter(help="The column of a table that holds the images. [default: found by common names]"),
+    ]
+    pages: Annotated[
+        WhichPages,
+        Parameter(help="Of a TIFF file of several pages, the first is the image, or all are images. [default: first]"),
     ]
 
 
@@ -327,18 +331,22 @@ def label_columns(options: Mapping[str, Any]) -> Columns:
     """Where images and labels are, by the :class:`LabelOptions` among some options.
 
     Raises:
-        UserError: ``labels`` is a share or a number, which it was in an earlier version.
+        UserError: ``labels`` is a share or a number, which it was in an earlier version, or ``pages`` is none of its values.
     """
     labels = options.get("labels")
     share = re.fullmatch(r"\s*(\d+(?:\.\d*)?)\s*(%?)\s*", str(labels))
     if share and not Path(str(labels)).exists():
         option = "--label-fraction" if share[2] else "--labels-per-class"
         raise UserError(f"--labels {labels}: this option names a table of labels; write {option} {share[1]}{share[2]}")
+    pages = options.get("pages")
+    if pages not in (None, *get_args(WhichPages)):
+        raise UserError(f"--pages is {pages}: choose first or all")
     return Columns(
         options.get("image_column"),
         options.get("label_column"),
         options.get("label_key"),
         None if labels is None else str(labels),
+        pages,
     )
 
 

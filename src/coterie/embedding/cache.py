@@ -14,6 +14,7 @@ from torch import Tensor
 
 from coterie.atomic import writing
 from coterie.data.loading.center_crop import Preprocessing
+from coterie.data.sources.pages import Pages
 from coterie.data.sources.source import Concatenated, ImageSource, Subset
 from coterie.embedding.embed import Embeddings
 
@@ -54,6 +55,9 @@ def source_key(source: ImageSource) -> str | None:
     if isinstance(source, Subset):
         inner = source_key(source.source)
         return inner and _digest([inner.encode(), np.ascontiguousarray(source.positions, dtype=np.int64).tobytes()])
+    if isinstance(source, Pages):
+        inner = source_key(source.source)
+        return inner and _digest([inner.encode(), source.places.tobytes(), source.offsets.tobytes()])
     if isinstance(source, Concatenated):
         keys = [source_key(each) for each in source.sources]
         return _digest(key.encode() for key in keys if key) if all(keys) else None

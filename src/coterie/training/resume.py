@@ -128,7 +128,8 @@ def _compared(config: PretrainConfig) -> dict[str, Any]:
     for name in MAY_CHANGE:
         settings.pop(name, None)
     settings["views"].pop("engine", None)
-    settings["columns"] = {name: value for name, value in settings["columns"].items() if name == "image"}
+    columns = settings["columns"]
+    settings["columns"] = {"image": columns.get("image"), "pages": columns.get("pages", "first")}
     if "weights" in settings["backbone"]:
         settings["backbone"]["weights"] = absolute_model(settings["backbone"]["weights"])
     return settings

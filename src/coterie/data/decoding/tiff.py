@@ -109,6 +109,22 @@ def tiff_channels(data: bytes) -> int:
         raise damaged_image(error) from error
 
 
+def pages_are_channels(file: io.BytesIO | io.FileIO) -> bool:
+    """Whether the pages of the first stack in a TIFF file are the channels of an image, by the names of their axes.
+
+    Args:
+        file: One whose pages form no circle.
+    """
+    try:
+        file.seek(0)  # where tifffile starts
+        with tifffile.TiffFile(file) as opened:
+            return "C" in _page_axes(_first_series(opened))
+    except MemoryError:
+        raise
+    except Exception:  # reading the image will say what is wrong with it
+        return False
+
+
 def _check_pages(data: bytes) -> None:
     """Refuse pages that link to each other in a circle, which tifffile would follow forever."""
     order, wide = ("<" if data[:2] == b"II" else ">"), 43 in data[2:4]

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from coterie.errors import BadConfig, did_you_mean
 
@@ -32,21 +33,26 @@ LABEL_NAMES = (
 """Common names of columns that hold labels; where several fit, the first of these is taken."""
 
 
+WhichPages = Literal["first", "all"]
+
+
 @dataclass(frozen=True)
 class Columns:
-    """Where images and labels are in tables and shards; what is None is found by common names.
+    """Where images and labels are in tables, shards and files; what is None is found by common names.
 
     Attributes:
         image: the column of a table that holds the images, as bytes or as paths.
         label: the column of a table that holds the labels.
         label_key: the key of the labels in the ``.json`` files of tar shards; dots lead into nested ones.
         labels: a table of names and labels (CSV, TSV, JSON lines or parquet) beside any source; its labels replace others.
+        pages: of a TIFF file of several pages, the ``first`` is the image (also None), or ``all`` are images.
     """
 
     image: str | None = None
     label: str | None = None
     label_key: str | None = None
     labels: str | None = None
+    pages: WhichPages | None = None
 
 
 ANY_COLUMNS = Columns()

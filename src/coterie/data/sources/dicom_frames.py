@@ -11,6 +11,13 @@ _SAMPLED, _READ = 256, 16  # names that are looked at, and files of which the he
 _SUFFIXES = tuple(each.encode() for each in DICOM_SUFFIXES)
 
 
+def sampled_names(names: FileNames | Sequence[bytes], suffixes: tuple[bytes, ...]) -> list[bytes]:
+    """A few of the names that end so, if there are any in a sample."""
+    raw = names.raw if isinstance(names, FileNames) else names.__getitem__
+    sampled = (raw(place) for place in random_positions(_SAMPLED, len(names)).tolist())
+    return [name for name in sampled if name.lower().endswith(suffixes)][:_READ]
+
+
 def frames_remark(where: str, root: bytes, names: FileNames | Sequence[bytes]) -> tuple[str, ...]:
     """A line if some of a sample of DICOM files hold several frames.
 
@@ -19,10 +26,7 @@ def frames_remark(where: str, root: bytes, names: FileNames | Sequence[bytes]) -
         root: the folder of its files.
         names: their names below it.
     """
-    raw = names.raw if isinstance(names, FileNames) else names.__getitem__
-    sampled = (raw(place) for place in random_positions(_SAMPLED, len(names)).tolist())
-    found = [name for name in sampled if name.lower().endswith(_SUFFIXES)][:_READ]
-    for name in found:
+    for name in sampled_names(names, _SUFFIXES):
         frames = count_frames(os.path.join(root, name))  # noqa: PTH118 -- bytes
         if frames > 1:
             return (

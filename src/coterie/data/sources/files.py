@@ -21,6 +21,7 @@ from coterie.data.sources.label_table import matched_labels
 from coterie.data.sources.label_values import ImageLabels, LabelNotes
 from coterie.data.sources.labels import label_at
 from coterie.data.sources.left_out import LeftOut, kind_of, where_to_look
+from coterie.data.sources.pages import pages_remark
 from coterie.data.sources.tables import read_table
 from coterie.data.sources.walk import walk
 from coterie.errors import BadImage, NoImages, UserError
@@ -145,7 +146,7 @@ def open_folder(folder: str, columns: Columns = ANY_COLUMNS) -> ImageFiles:
         given = _metadata_labels(root, names, columns)
         if given is not None:
             left.counts -= Counter([kind_of(given.notes.origin.partition(",")[0].encode())])  # the table is used
-        remarks = (*left.remarks(folder), *frames_remark(folder, root, names))
+        remarks = (*left.remarks(folder), *_first_remarks(folder, root, names, columns))
         return ImageFiles(root, names, ordered=True, given=given, image_remarks=remarks)
     hint = where_to_look(folder, left)
     if hint is not None:
@@ -155,7 +156,7 @@ def open_folder(folder: str, columns: Columns = ANY_COLUMNS) -> ImageFiles:
     raise NoImages("; ".join([f"{folder}: {looked}: {what}", *left.unlisted[:1]]))
 
 
-def open_list(path: str) -> ImageFiles:
+def open_list(path: str, columns: Columns = ANY_COLUMNS) -> ImageFiles:
     """Open the files that a text file lists, one per line, in its order; relative to its folder, or absolute.
 
     Raises:
@@ -169,15 +170,16 @@ def open_list(path: str) -> ImageFiles:
     if not len(names):
         raise NoImages(f"{path}: this list is empty; write one path per line")
     root = os.fsencode(Path(path).absolute().parent)
-    return ImageFiles(root, names, _shared_folder(names), image_remarks=frames_remark(path, root, names))
+    return ImageFiles(root, names, _shared_folder(names), image_remarks=_first_remarks(path, root, names, columns))
 
 
-def open_files(paths: Iterable[str]) -> ImageFiles:
+def open_files(paths: Iterable[str], columns: Columns = ANY_COLUMNS) -> ImageFiles:
     """Open image files that were given one by one (or found by a glob), in the byte order of their paths."""
     ordered = sorted(os.fsencode(Path(path).absolute()) for path in paths)
     shared = _shared_folder(ordered)
     names = FileNames(path.removeprefix(shared) for path in ordered)
-    return ImageFiles(shared, names, ordered=True, image_remarks=frames_remark(printable(shared), shared, names))
+    remarks = _first_remarks(printable(shared), shared, names, columns)
+    return ImageFiles(shared, names, ordered=True, image_remarks=remarks)
 
 
 def read_file(path: bytes) -> bytes:
@@ -197,6 +199,11 @@ def read_file(path: bytes) -> bytes:
             return file.readall()
     except OSError as error:
         raise BadImage(f"cannot be read: {error.strerror}") from error
+
+
+def _first_remarks(where: str, root: bytes, names: FileNames, columns: Columns) -> tuple[str, ...]:
+    """Lines about files of which only the first frame or page is read."""
+    return (*frames_remark(where, root, names), *pages_remark(where, root, names, columns))
 
 
 def _lines(path: str) -> Iterator[bytes]:

@@ -63,7 +63,7 @@ class Differences:
         added: names that only the other has.
         removed: names that only this one has.
         changed: names that both have, with another size or version.
-        numbers: how many images both have, where those are too few of the names to tell more; else None.
+        numbers: how many images both have, where the names do not tell more: of some items, and of pages; else None.
     """
 
     added: tuple[str, ...]
@@ -144,7 +144,7 @@ class Fingerprint:
         """
         found = min((_compare(self._keys(full), other._keys(full)) for full in (False, True)), key=len)
         sampled = any(name.startswith(_ITEM) for name in self.files["name"].to_pylist())
-        if sampled and self.images != other.images:
+        if self.images != other.images and (sampled or not len(found)):  # the latter of pages
             return replace(found, numbers=(self.images, other.images))
         return found
 

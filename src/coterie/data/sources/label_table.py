@@ -89,7 +89,7 @@ def with_labels(source: ImageSource, table: Table, columns: Columns) -> WithLabe
 def for_images(columns: Columns, table: Table) -> Columns:
     """Which columns the images beside a table of labels have: what the user names is in that table, if it is there."""
     image = columns.image if columns.image is not None and not _has(table, columns.image) else None
-    return Columns(image=image, label_key=columns.label_key)
+    return Columns(image=image, label_key=columns.label_key, pages=columns.pages)
 
 
 def _has(table: Table, column: str) -> bool:

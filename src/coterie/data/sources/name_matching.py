@@ -9,6 +9,7 @@ from functools import cached_property
 from itertools import takewhile
 
 from coterie.data.sources.file_names import is_image_name
+from coterie.data.sources.pages import Pages
 from coterie.data.sources.source import Concatenated, ImageSource
 
 _PATH, _END_OF_PATH, _FILE_NAME, _STEM, _NUMBER = range(5)  # how a name was found: the first is the surest
@@ -54,6 +55,9 @@ def match_names(wanted: Sequence[str], names: Sequence[str], root: str = "") -> 
 
 def names_to_match(source: ImageSource) -> tuple[list[str], str]:
     """The names of the images of a source, and the folder that they are relative to, if there is one."""
+    if isinstance(source, Pages):
+        names, root = names_to_match(source.source)
+        return [source.numbered(names[place], index) for index, place in enumerate(source.places.tolist())], root
     if isinstance(source, Concatenated):
         roots = [str(getattr(part, "root", "")) for part in source.sources]
         pairs = (source.find(place) for place in range(len(source)))

@@ -17,6 +17,7 @@ from coterie.data.sources.label_table import for_images, with_labels
 from coterie.data.sources.left_out import LeftOut, advice_on, archive_kind, how_to_unpack, kind_of
 from coterie.data.sources.numpy_files import NumpyFile
 from coterie.data.sources.object_store import is_remote, list_store
+from coterie.data.sources.pages import with_pages
 from coterie.data.sources.parquet import holds_images, open_tables
 from coterie.data.sources.parquet_labels import is_partitioned
 from coterie.data.sources.path_table import open_path_table
@@ -26,13 +27,16 @@ from coterie.data.sources.tables import TEXT_SUFFIXES, read_table
 from coterie.data.sources.tar import TarShards
 from coterie.data.sources.walk import walk
 from coterie.errors import NoImages, UserError
+from coterie.logger import Logger
 from coterie.paths import expand
 
 FROM_PYTHON = "python: "
 """Begins what stands in settings in place of a path: images that a caller gave in Python."""
 
 
-def open_source(*specs: str | os.PathLike[str], columns: Columns = ANY_COLUMNS) -> ImageSource:
+def open_source(
+    *specs: str | os.PathLike[str], columns: Columns = ANY_COLUMNS, logger: Logger | None = None
+) -> ImageSource:
     """Open images by where they are.
 
     Args:
@@ -43,7 +47,8 @@ def open_source(*specs: str | os.PathLike[str], columns: Columns = ANY_COLUMNS) 
             NumPy, or a glob that matches any of these. Several are concatenated in the given order; image files given one by
             one are sorted, so that it does not matter how a shell expands a glob. Tables and shards may be in a store that
             fsspec reads: ``s3://bucket/shards/*.tar``.
-        columns: Which columns of tables hold images and labels, and a table of labels beside them.
+        columns: Which columns of tables hold images and labels, a table of labels beside them, and which pages are images.
+        logger: Receives progress.
 
     Raises:
         NoImages: A folder, list, table or shard contains no images.
@@ -65,7 +70,7 @@ def open_source(*specs: str | os.PathLike[str], columns: Columns = ANY_COLUMNS) 
     for kind, group in groupby(expanded, key=lambda pair: pair[0]):
         sources.extend(_open(kind, [path for _, path in group], inner))
     source = sources[0] if len(sources) == 1 and not left else Concatenated(sources, tuple(left))
-    return source if table is None else with_labels(source, table, columns)
+    return with_pages(source if table is None else with_labels(source, table, columns), columns, logger)
 
 
 def is_from_python(spec: str | os.PathLike[str]) -> TypeGuard[str]:
@@ -84,7 +89,7 @@ def _open(kind: str, paths: list[str], columns: Columns) -> Iterable[ImageSource
     if kind == "folder":
         return [source for path in paths for source in _open_folder(path, columns)]
     if kind == "list":
-        return [open_list(path) for path in paths]
+        return [open_list(path, columns) for path in paths]
     if kind == "table":
         return [open_path_table(path, columns) for path in paths]
     if kind == "parquet":
@@ -97,7 +102,7 @@ def _open(kind: str, paths: list[str], columns: Columns) -> Iterable[ImageSource
         return [ArrowTable(path, [path], columns) for path in paths]
     if kind == "hub":
         return [open_hub(path, columns) for path in paths]
-    return [open_files(paths) if kind == "file" else TarShards(paths, columns.label_key)]
+    return [open_files(paths, columns) if kind == "file" else TarShards(paths, columns.label_key)]
 
 
 def _open_folder(folder: str, columns: Columns) -> Iterable[ImageSource]:

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol, TypeGuard, runtime_checkable
 
 import numpy as np
@@ -19,6 +19,7 @@ from coterie.data.sources.label_values import ImageLabels
 from coterie.data.sources.labels import LabelMatrix, Labels, label_at
 from coterie.data.sources.open import FROM_PYTHON, open_source
 from coterie.data.sources.own_labels import find_labels
+from coterie.data.sources.pages import with_pages
 from coterie.data.sources.source import Concatenated, ImageSource, image_remarks, label_notes, random_positions
 from coterie.data.sources.tables import read_table
 from coterie.errors import BadImage, NoImages, UserError, first_cause
@@ -75,11 +76,11 @@ class GivenData:
             tell_labels: say the same of their labels; what evaluates them does so itself.
         """
         if self.source is None:
-            source = open_source(*self.specs, columns=columns)
-        elif columns.labels is None:
-            source = self.source
+            source = open_source(*self.specs, columns=columns, logger=logger)
         else:
-            source = with_labels(self.source, read_table(columns.labels), columns)
+            table = None if columns.labels is None else read_table(columns.labels)
+            source = self.source if table is None else with_labels(self.source, table, columns)
+            source = with_pages(source, columns, logger)
         if logger is not None:
             for line in (*image_remarks(source), *(label_notes(source).remarks if tell_labels else ())):
                 logger.warning(line)
@@ -204,13 +205,14 @@ def _is_source(data: object) -> TypeGuard[ImageSource]:
 
 
 def _several(data: Iterable[Any], what: str, columns: Columns, read_labels: bool, logger: Logger | None) -> GivenData:
-    """Several datasets one after another, or paths among them."""
+    """Several datasets one after another, or paths among them; their pages are found when all are opened."""
+    whole = replace(columns, pages=None)
     parts = [
         given_data(each, f"item {number} of {what}", columns=columns, read_labels=read_labels, logger=logger)
         for number, each in enumerate(data)
     ]
     return GivenData(
-        tuple(spec for part in parts for spec in part.specs), Concatenated([part.open(columns) for part in parts])
+        tuple(spec for part in parts for spec in part.specs), Concatenated([part.open(whole) for part in parts])
     )
 
 
