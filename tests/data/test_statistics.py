@@ -10,10 +10,13 @@ import tifffile
 from coterie.data.sources import tar_index
 from coterie.data.sources.arrays import Arrays
 from coterie.data.sources.open import open_source
+from coterie.data.sources.own_data import given_data
 from coterie.data.sources.remote_parquet import RemoteTable
 from coterie.data.sources.source import SAMPLED_SHARDS, random_positions
-from coterie.data.statistics import measure
+from coterie.data.statistics import measure, measure_range
 from coterie.errors import NoImages
+from tests.data.pictures import photo as photo_of
+from tests.data.pictures import tiff
 from tests.data.store import png, tar
 
 
@@ -90,6 +93,31 @@ def test_images_of_8_and_16_bits_are_on_one_scale(photo):
     np.testing.assert_allclose(eight.mean, sixteen.mean)
     np.testing.assert_allclose(eight.std, sixteen.std)
     assert measure(Arrays([photo(1), photo(1).astype(np.uint16) * 257])).bits == 16
+
+
+@pytest.mark.parametrize("kind", ["int8", "int16", "int32", "uint32", "float16", "float32", "float64"])
+def test_the_range_is_that_of_all_values_but_marks_of_missing_data(kind):
+    generator = np.random.default_rng(0)
+    images = [generator.normal(60, 12, (64, 64, 3)).astype(kind) for _ in range(6)]
+    expected = np.percentile(np.stack(images).astype(np.float64), (0.5, 99.5))
+    if kind == "float32":
+        images[0][:8], images[1][:8], images[2][:8] = np.nan, -3.4e38, np.inf
+    source = given_data([*(tiff(image) for image in images), tiff(photo_of())]).open()
+    found, count = measure_range(source)
+    assert count == 6
+    np.testing.assert_allclose(found, expected, atol=0.5 if kind == "float32" else 0.01)
+    assert measure(source, value_range=found).bad == 0
+
+
+def test_a_range_is_measured_only_where_there_is_none(tmp_path):
+    flat = tiff(np.full((8, 8), 7, np.float32))
+    for images, message in (
+        ([tiff(photo_of())], r"none of 1 images has floating-point, signed or 32-bit values: leave it out$"),
+        ([b"x", tiff(photo_of())], r"leave it out; the first that cannot be decoded: 00000000: not an image"),
+        ([flat, flat], r"^views\.range=auto: all values of 2 images are 7$"),
+    ):
+        with pytest.raises(NoImages, match=message):
+            measure_range(given_data(images).open())
 
 
 def test_only_bad_images_are_refused(tmp_path):

@@ -9,10 +9,13 @@ import safetensors.torch
 import tifffile
 
 import coterie
-from coterie.config.toml import read_run_toml
+from coterie.config.from_options import Resolved
+from coterie.config.schema import PretrainConfig
+from coterie.config.toml import from_dict, read_run_toml, to_dict
 from coterie.errors import UserError
 from coterie.exporting.backbone_file import describe_backbone
 from coterie.exporting.model import open_model
+from coterie.methods.resolve import resolve_run
 
 LOW, HIGH = -1000.0, 1000.0
 SETTINGS = {"backbone.width": 0.125, "groups.counts": 4, "run.snapshots": 0, "run.workers": 0, "run.device": "cpu"}
@@ -70,7 +73,27 @@ def test_features_labels_and_figures_are_the_same_for_both(images, runs, tmp_pat
 
 
 def test_a_model_without_a_range_refuses_them_in_one_line(images, runs, tmp_path):
-    with pytest.raises(UserError, match=r"float32 values, whose range is not known; set views\.range"):
+    with pytest.raises(UserError, match=r"float32 values.* set views\.range to two numbers, or to auto"):
         coterie.embed(runs / "deep", images / "float", tmp_path / "rows.parquet", **HERE)
     with pytest.raises(UserError, match=r"views\.range is \[5, 5\]: give the lowest and the highest value"):
         coterie.pretrain("swav", images / "float", out=tmp_path / "run", settings={"views.range": [5, 5]}, quiet=True)
+
+
+def test_a_measured_range_is_as_if_stated(images):
+    def wanted(value: object) -> tuple[Resolved, PretrainConfig]:
+        found = resolve_run(
+            "swav", images / "float", {"epochs": 1, "batch_size": 12, "settings": {"views.range": value}}
+        )
+        return found, found.config
+
+    found, config = wanted("auto")
+    values = np.concatenate([tifffile.imread(path).ravel() for path in sorted((images / "float").glob("*/*.tif"))])
+    np.testing.assert_allclose(config.views.range, np.percentile(values, (0.5, 99.5)), atol=0.1)
+    assert found.reasons["views.range"] == "percentiles 0.5 and 99.5 of the values of 24 images"
+    assert from_dict(to_dict(config)) == config == wanted(list(config.views.range))[1]
+
+
+def test_a_resumed_run_keeps_its_range(images, runs):
+    options = {"epochs": 1, "batch_size": 12, "settings": SETTINGS | {"views.range": "auto"}, "quiet": True}
+    coterie.pretrain("swav", images / "float", out=runs / "float", **options)  # other numbers would be another run
+    assert read_run_toml(runs / "float")["views"]["range"] == [LOW, HIGH]

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from coterie.data.decoding.pixels import ValueRange
 from coterie.data.sources.source import ImageSource
-from coterie.data.statistics import measure
+from coterie.data.statistics import RANGE_PERCENTILES, measure, measure_range
 from coterie.logger import Logger
 
 SMALL_SIDE = 96
@@ -42,6 +42,26 @@ class Facts:
     def color(self) -> bool:
         """Whether color augmentation makes sense: 8-bit RGB."""
         return self.channels == 3 and self.bits == 8
+
+
+def choose_range(source: ImageSource, channels: int | None, logger: Logger | None = None) -> tuple[ValueRange, str]:
+    """Measure ``views.range`` on a sample of the images.
+
+    Args:
+        source: the images.
+        channels: their number of channels; None: as measured.
+        logger: receives progress.
+
+    Returns:
+        The range, and how it was found.
+
+    Raises:
+        NoImages: no image has values whose range is not known.
+    """
+    found, images = measure_range(source, channels, logger=logger)
+    low, high = RANGE_PERCENTILES
+    noun = "image" if images == 1 else "images"
+    return found, f"percentiles {low:g} and {high:g} of the values of {images:,} {noun}"
 
 
 def measure_facts(

@@ -9,11 +9,11 @@ from typing import Any, Protocol, runtime_checkable
 
 from coterie.config.choice import Choice, Scale
 from coterie.config.duration import parse_minutes
-from coterie.config.facts import Facts, measure_facts
+from coterie.config.facts import Facts, choose_range, measure_facts
 from coterie.config.hardware import choose_device, choose_engine
 from coterie.config.method_name import check_method_name, split_images
 from coterie.config.options import RunOptions
-from coterie.config.overrides import parse_settings, set_path
+from coterie.config.overrides import parse_settings, set_path, value_at
 from coterie.config.schema import PretrainConfig
 from coterie.config.start_from import (
     FROM_TAG,
@@ -146,6 +146,7 @@ class Request:
         _check_names(self._data)
         self.source = GivenData(self._data, own).open(_columns(content, self.requested, self.overrides), self.logger)
         self.planned = not content
+        self._range_reason = self._measure_range()
 
     def asked(self, path: str) -> Any:
         """What the caller gives for a setting; None: nothing."""
@@ -177,6 +178,8 @@ class Request:
             set_path(content, WEIGHTS, self._tagged)
             reasons[WEIGHTS] = FROM_TAG
         reasons = _override(content, reasons, requested, overrides)
+        if self._range_reason:
+            reasons["views.range"] = self._range_reason
         if choice.epochs is not None:
             reasons["epochs"] = choice.reasons.get("epochs", "chosen")
         _make_paths_absolute(content)
@@ -226,6 +229,19 @@ class Request:
     def facts(self) -> Facts:
         """Facts about the images."""
         return measure_facts(self.source, self._channels[0], self.logger, self._value_range)
+
+    def _measure_range(self) -> str:
+        """Replace ``--set views.range=auto`` by numbers, those of the run that is resumed; returns how they were found."""
+        if named("views.range", {}, self.overrides) != "auto":
+            return ""
+        found, why = value_at(self._saved, "views.range"), "as measured at its start"
+        if found is None:
+            stored = value_at(self._content, "views.channels")
+            channels = self._channels[0] or (stored if type(stored) is int and stored > 0 else None)
+            found, why = choose_range(self.source, channels, self.logger)
+        kept = [(path, value) for path, value in self.overrides if path != "views.range"]
+        self.overrides = [*kept, ("views.range", list(found))]
+        return why
 
     @property
     def _value_range(self) -> ValueRange | None:

@@ -1,5 +1,6 @@
 """Statistics of a data set, measured on a random sample: mean, standard deviation and size of its images."""
 
+import math
 from collections import Counter
 from dataclasses import dataclass
 
@@ -7,15 +8,19 @@ import numpy as np
 from jaxtyping import Float64
 
 from coterie.data.decoding.decode import count_channels, decode
-from coterie.data.decoding.pixels import PixelArray, ValueRange
+from coterie.data.decoding.pixels import LARGEST_VALUE, PixelArray, Stored, ValueRange
 from coterie.data.sources.source import ImageSource, random_positions, sample_indices, shard_layout
 from coterie.errors import BadImage, NoImages
 from coterie.logger import Logger, NullLogger
 from coterie.signals import check_interrupted
 
+_VALUES_PER_IMAGE = 2**14  # about this many of an image are used to measure the range of its values, likewise
 _PIXELS_PER_IMAGE = 2**16  # about this many pixels of an image are used, on an even grid
 _CHANNELS_SAMPLE = 100  # images whose channels are counted
 _REMOTE_LIMIT, _REMOTE_CHANNELS_SAMPLE = 160, 40  # of a remote source: too few per shard to make copying it worthwhile
+
+RANGE_PERCENTILES = 0.5, 99.5
+"""What becomes black and white of values whose range is measured."""
 
 
 @dataclass(frozen=True)
@@ -61,11 +66,7 @@ def measure(
     Raises:
         NoImages: No image can be decoded.
     """
-    counted = _CHANNELS_SAMPLE
-    if shard_layout(source).remote:
-        limit, counted = min(limit, _REMOTE_LIMIT), _REMOTE_CHANNELS_SAMPLE
-    indices: list[int] = sample_indices(limit, source).tolist()
-    channels = channels or _common_channels(source, indices, counted)
+    indices, channels = _sample(source, channels, limit)
     moments: list[Float64[np.ndarray, "2 c"]] = []
     sizes: list[tuple[int, int]] = []
     bits, reason = 8, ""
@@ -93,6 +94,63 @@ def measure(
         sampled=len(sizes),
         bad=len(indices) - len(sizes),
     )
+
+
+def measure_range(
+    source: ImageSource, channels: int | None = None, limit: int = 1000, logger: Logger | None = None
+) -> tuple[ValueRange, int]:
+    """Measure the range of the values of images whose type has none: floating-point, signed and 32-bit values.
+
+    Args:
+        source: The images.
+        channels: As of :func:`measure`.
+        limit: As of :func:`measure`, of the same sample.
+        logger: Receives progress.
+
+    Returns:
+        The ``RANGE_PERCENTILES`` of all values together, to 4 digits of their difference, and the number of images with such
+        values. What is not finite, or beyond 1e30 (a usual mark of missing data), does not count.
+
+    Raises:
+        NoImages: No image of the sample has such values, or all their values are the same.
+    """
+    indices, channels = _sample(source, channels, limit)
+    found: list[Float64[np.ndarray, " _"]] = []
+
+    def note(stored: Stored) -> ValueRange:
+        step = max(1, round((stored.size / _VALUES_PER_IMAGE) ** 0.5))
+        values = stored[::step, ::step].astype(np.float64).ravel()
+        found.append(values[np.abs(values) < LARGEST_VALUE])
+        return 0.0, 1.0
+
+    reason = ""
+    for index in (logger or NullLogger()).progress(indices, len(indices), "measuring the range of the values"):
+        check_interrupted()
+        try:
+            decode(source[index], channels, value_range=note)
+        except BadImage as error:
+            reason = reason or f"; the first that cannot be decoded: {source.name(index)}: {error}"
+    values = np.concatenate(found) if found else np.empty(0)
+    if not len(values):
+        raise NoImages(
+            f"views.range=auto: none of {len(indices)} images has floating-point, signed or 32-bit values: leave it out{reason}"
+        )
+    low, high = np.percentile(values, RANGE_PERCENTILES).tolist()
+    if low == high:
+        low, high = float(values.min()), float(values.max())
+    if low == high:
+        raise NoImages(f"views.range=auto: all values of {len(found)} images are {low:g}")
+    digits = 4 - math.floor(math.log10(high - low))
+    return (round(low, digits), round(high, digits)), len(found)
+
+
+def _sample(source: ImageSource, channels: int | None, limit: int) -> tuple[list[int], int]:
+    """The images of the sample, and the number of channels to decode."""
+    counted = _CHANNELS_SAMPLE
+    if shard_layout(source).remote:
+        limit, counted = min(limit, _REMOTE_LIMIT), _REMOTE_CHANNELS_SAMPLE
+    indices: list[int] = sample_indices(limit, source).tolist()
+    return indices, channels or _common_channels(source, indices, counted)
 
 
 def _common_channels(source: ImageSource, indices: list[int], count: int) -> int:

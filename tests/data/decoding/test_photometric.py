@@ -114,7 +114,7 @@ def test_a_palette_of_16_bits():
 def test_values_without_a_known_range_are_refused(kind):
     for photometric, order, planar in product((0, 1, 2, 5, 8), "<>", (False, True)):
         samples = np.ones((2, 4, COLOR_SAMPLES[photometric]), kind)
-        with pytest.raises(BadImage, match=f"^{kind} values, whose range is not known; set views.range, or scale"):
+        with pytest.raises(BadImage, match=f"^{kind} values, whose range is not known; set views.range to two"):
             decode(write_tiff(samples, samples.itemsize * 8, photometric, planar=planar, order=order))
 
 

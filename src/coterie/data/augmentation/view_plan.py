@@ -9,15 +9,13 @@ from jaxtyping import Int
 
 from coterie.data.augmentation.multi_crop import Augmentation, Crops
 from coterie.data.augmentation.parameters import ViewParameters, sample_parameters
-from coterie.data.decoding.pixels import ValueRange
+from coterie.data.decoding.pixels import LARGEST_VALUE, ValueRange
 from coterie.errors import BadConfig
 from coterie.types import Interpolation, Roles
 
 __all__ = ["Augmentation", "Crops", "ViewPlan"]
 
 Engine = Literal["auto", "cpu", "gpu"]
-
-_LARGEST = 1e30  # of the values of an image
 
 
 @dataclass(frozen=True)
@@ -48,6 +46,7 @@ class ViewPlan:
             steps, view ``v`` and its counterpart ``v + V / 2`` in the other family replace each other.
         range: Lowest and highest value of images of floating-point, signed or 32-bit values (satellite, CT, SAR), which become
             black and white; None = such images are refused, as their range is not known. Others have that of their bits.
+            ``--set views.range=auto`` has it measured.
     """
 
     crops: tuple[Crops, ...]
@@ -148,7 +147,7 @@ def check_range(given: ValueRange) -> None:
     Raises:
         BadConfig: the first number is not below the second, or they are no finite numbers.
     """
-    if not -_LARGEST < given[0] < given[1] < _LARGEST:
+    if not -LARGEST_VALUE < given[0] < given[1] < LARGEST_VALUE:
         raise BadConfig(f"views.range is {list(given)}: give the lowest and the highest value, such as [-1000, 1000]")
 
 

@@ -29,6 +29,7 @@ from coterie.data.decoding.jpeg import MIN_DOWNSCALED_SIDE, decode_jpeg
 from coterie.data.decoding.pixels import (
     PIXEL_LIMIT,
     UNKNOWN_RANGE,
+    Limits,
     PixelArray,
     ValueRange,
     apply_orientation,
@@ -63,7 +64,7 @@ def decode(
     data: StoredImage,
     channels: int = 3,
     downscale: Downscale | None = None,
-    value_range: ValueRange | None = None,
+    value_range: Limits | None = None,
 ) -> PixelArray:
     """Decode an image.
 
@@ -81,7 +82,7 @@ def decode(
             decoding. JPEG files are divided (rounding up), which takes half the time and less memory; others are not.
             None: full size.
         value_range: The lowest and the highest value of images of floating-point, signed or 32-bit values, which become 0 and
-            65535; None: such images are refused.
+            65535, or a function that returns these two when it is given the values; None: such images are refused.
 
     Returns:
         ``[H, W, channels]``, uint8, or uint16 for more than 8 bits; contiguous and never shared with the input.
@@ -201,7 +202,7 @@ def file_content(image: Image.Image) -> bytes | None:
         return None
 
 
-def _of_picture(image: Image.Image, channels: int, value_range: ValueRange | None) -> PixelArray:
+def _of_picture(image: Image.Image, channels: int, value_range: Limits | None) -> PixelArray:
     """The pixels of an image that Pillow has opened, perhaps lazily, upright."""
     check_size(image.height, image.width)
     try:
@@ -237,7 +238,7 @@ def _open(data: bytes) -> Image.Image:
     return image
 
 
-def _read(data: bytes, channels: int, downscale: Downscale | None, value_range: ValueRange | None) -> PixelArray:
+def _read(data: bytes, channels: int, downscale: Downscale | None, value_range: Limits | None) -> PixelArray:
     """Decode anything but the TIFF files that ``read_tiff`` reads, upright."""
     with _open(data) as image:
         try:
@@ -270,7 +271,7 @@ def _read_jpeg(data: bytes, image: Image.Image, channels: int, downscale: Downsc
     return apply_orientation(pixels, orientation)
 
 
-def _pixels(image: Image.Image, channels: int, value_range: ValueRange | None = None) -> PixelArray:
+def _pixels(image: Image.Image, channels: int, value_range: Limits | None = None) -> PixelArray:
     if image.mode == "F" and value_range is not None:
         return scaled(np.asarray(image)[..., None], value_range)
     if image.mode == "F":

@@ -11,8 +11,10 @@ from coterie.errors import BadImage
 PIXEL_LIMIT = 2**27  # 134 million: images of more pixels are not decoded (a Sentinel-2 tile has 121 million)
 BYTE_LIMIT = 2**30  # images of many channels that take more bytes are not decoded
 
+LARGEST_VALUE = 1e30  # of an image; beyond are marks of missing data
 UNKNOWN_RANGE = (
-    "{} values, whose range is not known; set views.range, or scale all images alike to 16 bits (docs/pretrain.md)"
+    "{} values, whose range is not known; set views.range to two numbers, or to auto to have them measured, or scale all "
+    "images alike to 16 bits (docs/pretrain.md)"
 )
 _BLOCK = 2**18  # pixels that are converted at a time: floating-point copies of all would take gigabytes
 
@@ -21,6 +23,8 @@ Stored = Shaped[np.ndarray, "_ _ _"]  # rows, columns, samples, of any type
 Depth = np.dtype[np.uint8] | np.dtype[np.uint16]
 ValueRange = tuple[float, float]
 """The values, of a type whose range is not known, that become 0 and 1: the lowest and the highest that matter."""
+Limits = ValueRange | Callable[[Stored], ValueRange]
+"""A range, or a function that is given the values of an image and returns one."""
 
 
 def check_size(height: int, width: int, bytes_per_pixel: int = 1) -> None:
@@ -96,9 +100,9 @@ def by_rows(convert: Callable[[Stored], np.ndarray], stored: Stored, channels: i
     return pixels
 
 
-def scaled(stored: Stored, limits: ValueRange) -> PixelArray:
+def scaled(stored: Stored, limits: Limits) -> PixelArray:
     """Scale values of any type to 16 bits; those outside of the limits become these, and what is not a number 0."""
-    low, high = limits
+    low, high = limits(stored) if callable(limits) else limits
 
     def convert(rows: Stored) -> np.ndarray:
         shares = (np.nan_to_num(rows.astype(np.float64), nan=low) - low) / (high - low)

@@ -23,9 +23,9 @@ from coterie.data.decoding.photometric import (
 )
 from coterie.data.decoding.pixels import (
     UNKNOWN_RANGE,
+    Limits,
     PixelArray,
     Stored,
-    ValueRange,
     apply_orientation,
     check_bytes,
     check_size,
@@ -53,7 +53,7 @@ def is_tiff(data: bytes) -> bool:
     return data[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
 
-def read_tiff(data: bytes, channels: int, value_range: ValueRange | None = None) -> PixelArray | None:
+def read_tiff(data: bytes, channels: int, value_range: Limits | None = None) -> PixelArray | None:
     """Read the first image of a TIFF file.
 
     Of a stack, the first frame is used (time 0, depth 0, first page, ...). Channels may be interleaved, in planes, or on pages
@@ -196,7 +196,7 @@ def _misread_backwards(name: str, bits: int, compression: int) -> bool:
     return bits > 8 or name == "SEPARATED" or (compression == 1 and (bits == 8 or name == "PALETTE"))
 
 
-def _read(series: tifffile.TiffPageSeries, channels: int, value_range: ValueRange | None) -> PixelArray:
+def _read(series: tifffile.TiffPageSeries, channels: int, value_range: Limits | None) -> PixelArray:
     page, name = series.keyframe, photometric(series.keyframe)
     if not isinstance(page.bitspersample, int):
         raise BadImage(f"samples of {page.bitspersample} bits: different depths are not supported")
@@ -216,9 +216,9 @@ def _read(series: tifffile.TiffPageSeries, channels: int, value_range: ValueRang
             raise BadImage(f"photometric interpretation {name or page.photometric} with {kind} is not supported")
         if ranged and is_premultiplied(page):
             raise BadImage(f"{page.dtype} values with premultiplied alpha are not supported")
+    pixels = pixels[..., : page.samplesperpixel - alpha_samples(page)] if as_color and one_page else pixels
     pixels = scaled(pixels, value_range) if ranged and value_range else full_range(pixels, page.bitspersample)
     pixels = np.iinfo(pixels.dtype).max - pixels if name == "MINISWHITE" else pixels
-    pixels = pixels[..., : page.samplesperpixel - alpha_samples(page)] if as_color and one_page else pixels
     return apply_orientation(pixels, int(page.tags.valueof(_ORIENTATION, 1)))
 
 
