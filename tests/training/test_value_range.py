@@ -91,6 +91,10 @@ def test_a_measured_range_is_as_if_stated(images):
     np.testing.assert_allclose(config.views.range, np.percentile(values, (0.5, 99.5)), atol=0.1)
     assert found.reasons["views.range"] == "percentiles 0.5 and 99.5 of the values of 24 images"
     assert from_dict(to_dict(config)) == config == wanted(list(config.views.range))[1]
+    with pytest.raises(
+        UserError, match=r"--set views.range=measured: give two numbers, such as \[-1000,1000\], or auto"
+    ):
+        wanted("measured")
 
 
 def test_a_resumed_run_keeps_its_range(images, runs):

@@ -232,7 +232,10 @@ class Request:
 
     def _measure_range(self) -> str:
         """Replace ``--set views.range=auto`` by numbers, those of the run that is resumed; returns how they were found."""
-        if named("views.range", {}, self.overrides) != "auto":
+        given = named("views.range", {}, self.overrides)
+        if given != "auto":
+            if isinstance(given, str):
+                raise BadConfig(f"--set views.range={given}: give two numbers, such as [-1000,1000], or auto")
             return ""
         found, why = value_at(self._saved, "views.range"), "as measured at its start"
         if found is None:

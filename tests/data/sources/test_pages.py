@@ -15,12 +15,13 @@ from PIL import Image
 
 from coterie.config.options import label_columns
 from coterie.data.decoding.decode import decode
+from coterie.data.decoding.tiff_pages import WHOLE, copied_page, find_pages, patched_page
 from coterie.data.sources.columns import Columns
 from coterie.data.sources.fingerprint import Fingerprint
 from coterie.data.sources.name_matching import names_to_match
 from coterie.data.sources.open import open_source
 from coterie.data.sources.own_data import given_data
-from coterie.data.sources.pages import WHOLE, Pages, file_path, find_pages, one_page
+from coterie.data.sources.pages import Pages, file_path
 from coterie.data.sources.source import ImageSource, image_remarks, label_matrix, labels, shard_layout
 from coterie.embedding.cache import source_key
 from coterie.errors import BadImage, UserError
@@ -39,6 +40,11 @@ def stack(pixels: np.ndarray = STACK, **how: object) -> bytes:
 
 def offsets(data: bytes) -> list[int]:
     return find_pages(io.BytesIO(data))
+
+
+def page(data: bytes, offset: int) -> bytes:
+    copied = copied_page(io.BytesIO(data), offset)
+    return patched_page(data, offset) if copied is None else copied
 
 
 @pytest.fixture
@@ -139,6 +145,36 @@ def test_thumbnails_and_channels_are_no_pages(tmp_path: Path) -> None:
     assert counts == [4, 1, 1]
 
 
+@pytest.mark.parametrize(
+    "how", [{}, {"bigtiff": True, "byteorder": ">"}, {"rowsperstrip": 7}, {"tile": (16, 16)}], ids=str
+)
+def test_a_page_is_a_small_file_that_is_decoded_alike(how: dict) -> None:
+    for more in ({}, {"compression": "zlib"}, {"compression": "lzw", "predictor": True}):
+        data = stack(
+            metadata=None, description="four pages", extratags=[(65000, 12, 3, (1.0, 2.0, 3.0), False)], **how, **more
+        )
+        for number, offset in enumerate(offsets(data)):
+            copied = copied_page(io.BytesIO(data), offset)
+            assert len(copied) < len(data) / 2
+            with tifffile.TiffFile(io.BytesIO(copied)) as file:
+                assert (len(file.pages), file.pages[0].tags.get(270)) == (1, None)
+                assert file.pages[0].tags[65000].value == (1.0, 2.0, 3.0)
+            for alike in (copied, patched_page(data, offset)):
+                np.testing.assert_array_equal(decode(alike, 1)[..., 0], STACK[number])
+
+
+def test_what_cannot_be_copied_is_read_with_its_file() -> None:
+    data = stack(metadata=None)
+    last = offsets(data)[3]
+    with tifffile.TiffFile(io.BytesIO(data)) as file:
+        counts, compression = (file.pages[3].tags[name].valueoffset for name in (279, 259))
+    for place, value in ((counts, 0), (counts, 2**31), (compression, 6)):
+        changed = bytearray(data)
+        struct.pack_into("<H" if place == compression else "<I", changed, place, value)
+        assert copied_page(io.BytesIO(changed), last) is None
+        assert len(patched_page(bytes(changed), last)) == len(data)
+
+
 def test_frames_of_pillow_are_pages() -> None:
     file, pictures = io.BytesIO(), [Image.fromarray(page) for page in STACK]
     pictures[0].save(file, "TIFF", save_all=True, append_images=pictures[1:])
@@ -171,7 +207,7 @@ def test_no_file_takes_long_or_fails() -> None:
             data[place] = random.integers(256)
         for offset in offsets(bytes(data)):
             with suppress(BadImage):
-                decode(bytes(data) if offset == WHOLE else one_page(bytes(data), offset))
+                decode(bytes(data) if offset == WHOLE else page(bytes(data), offset))
 
 
 def test_what_cannot_be_is_refused(tmp_path: Path, folder: Path) -> None:

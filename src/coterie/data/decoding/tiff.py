@@ -119,8 +119,6 @@ def pages_are_channels(file: io.BytesIO | io.FileIO) -> bool:
         file.seek(0)  # where tifffile starts
         with tifffile.TiffFile(file) as opened:
             return "C" in _page_axes(_first_series(opened))
-    except MemoryError:
-        raise
     except Exception:  # reading the image will say what is wrong with it
         return False
 

@@ -3,15 +3,14 @@
 import io
 import os
 import stat
-import struct
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Int, UInt
 
 from coterie.data.decoding.decode import StoredImage
-from coterie.data.decoding.tiff import is_tiff, pages_are_channels
+from coterie.data.decoding.tiff import is_tiff
+from coterie.data.decoding.tiff_pages import WHOLE, copied_page, find_pages, patched_page
 from coterie.data.sources.columns import Columns
 from coterie.data.sources.dicom_frames import sampled_names
 from coterie.data.sources.file_names import FileNames, printable
@@ -31,94 +30,6 @@ from coterie.data.sources.source import (
 from coterie.errors import BadImage, UserError
 from coterie.logger import Logger, NullLogger
 from coterie.signals import check_interrupted
-
-WHOLE = 0
-"""In place of the offset of a page: the file is one image, and is read as it is."""
-_DESCRIPTION, _SUBFILE = 270, 254
-_NO_PAGE = 0b101  # of NewSubfileType: a smaller version of another page, or a mask of its transparent parts
-_ASCII, _SHORT = 2, 3
-_MOST_TAGS = 2**16
-
-
-class _Layout(NamedTuple):
-    """How a TIFF file is written.
-
-    Attributes:
-        first: where the offset of the first page is.
-        number: how many tags a page has.
-        pointer: an offset in the file.
-        tag: a tag: its number, the type and number of its values, and where they are or, as bytes, what they are.
-        order: ``<`` or ``>``.
-    """
-
-    first: int
-    number: struct.Struct
-    pointer: struct.Struct
-    tag: struct.Struct
-    order: str
-
-
-def _layout(head: bytes) -> _Layout:
-    order, wide = ("<" if head[:2] == b"II" else ">"), 43 in head[2:4]
-    count, pointer, tag = (
-        struct.Struct(order + each) for each in (("Q", "Q", "HHQ8s") if wide else ("H", "I", "HHI4s"))
-    )
-    return _Layout(8 if wide else 4, count, pointer, tag, order)
-
-
-def find_pages(file: io.BytesIO | io.FileIO) -> list[int]:
-    """The offsets of the pages of a file; ``[WHOLE]`` of a file that is one image, or no TIFF.
-
-    Smaller versions of a page (thumbnails, pyramids) and masks of transparency are no pages, and pages that are the channels
-    of one image stay together. A page that cannot be read counts as one, so that it is found to be a bad image; a file whose
-    pages form a circle is one bad image.
-    """
-    head = _read(file, 0, 16)
-    if not is_tiff(head):
-        return [WHOLE]
-    layout, seen, found = _layout(head), list[int](), list[int]()
-    known, place = set[int](), layout.first
-    while True:
-        link = _read(file, place, layout.pointer.size)
-        offset = layout.pointer.unpack(link)[0] if len(link) == layout.pointer.size else 0
-        if not offset:
-            break
-        if offset in known:
-            return [WHOLE]
-        known.add(offset)
-        seen.append(offset)
-        tags = _tags(file, offset, layout)
-        if tags is None or not _subfile(tags, layout) & _NO_PAGE:
-            found.append(offset)
-        if tags is None:
-            break
-        place = offset + layout.number.size + len(tags) * layout.tag.size
-    if not found or found == seen[:1]:
-        return [WHOLE]
-    return [WHOLE] if len(found) > 1 and pages_are_channels(file) else found
-
-
-def one_page(data: bytes, offset: int) -> bytes:
-    """A TIFF file as if this were its only page, of which nothing describes a stack.
-
-    Args:
-        data: the file.
-        offset: of the page, one of `find_pages`.
-
-    Raises:
-        BadImage: there is no page.
-    """
-    layout, changed = _layout(data), bytearray(data)
-    tags = _tags(io.BytesIO(data), offset, layout)
-    if tags is None:
-        raise BadImage(f"truncated or damaged (no page at byte {offset} of this TIFF file)")
-    place = offset + layout.number.size
-    for number, (tag, *_) in enumerate(tags):
-        if tag == _DESCRIPTION:  # it may say how many pages there are, and what they mean
-            layout.tag.pack_into(changed, place + number * layout.tag.size, tag, _ASCII, 1, b"")
-    layout.pointer.pack_into(changed, place + len(tags) * layout.tag.size, 0)
-    layout.pointer.pack_into(changed, layout.first, offset)
-    return bytes(changed)
 
 
 class Pages:
@@ -145,8 +56,16 @@ class Pages:
         Raises:
             BadImage: The file or the page cannot be read.
         """
-        data, offset = self.source[self._place(index)], int(self.offsets[index])
-        return one_page(data, offset) if offset and isinstance(data, bytes) else data
+        place, offset = self._place(index), int(self.offsets[index])
+        path = file_path(self.source, place) if offset != WHOLE else None
+        page = None if path is None else _copied(path, offset)
+        if page is not None:
+            return page
+        data = self.source[place]
+        if offset == WHOLE or not isinstance(data, bytes):
+            return data
+        page = copied_page(io.BytesIO(data), offset) if is_tiff(data) else None
+        return patched_page(data, offset) if page is None else page
 
     def name(self, index: int) -> str:
         """The name of the file, with the number of the page: ``stack.tif#1``; that of a file of one page as it is."""
@@ -272,40 +191,28 @@ def _pages_of(source: ImageSource, place: int) -> list[int]:
 
 def _pages_of_file(path: bytes) -> list[int]:
     try:
-        # tifffile wants the name. Without O_NONBLOCK, opening a named pipe would wait forever.
-        with open(os.fsdecode(path), "rb", buffering=0, opener=_open_file) as file:
-            return find_pages(file) if stat.S_ISREG(os.fstat(file.fileno()).st_mode) else [WHOLE]
+        with _opened(path) as file:
+            return find_pages(file)
     except OSError:  # reading the image will say so
         return [WHOLE]
 
 
+def _copied(path: bytes, offset: int) -> bytes | None:
+    try:
+        with _opened(path) as file:
+            return copied_page(file, offset)
+    except OSError:  # as above
+        return None
+
+
+def _opened(path: bytes) -> io.FileIO:
+    # tifffile wants the name. Without O_NONBLOCK, opening a named pipe would wait forever.
+    file = open(os.fsdecode(path), "rb", buffering=0, opener=_open_file)  # noqa: SIM115 -- the caller closes it
+    if stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        return file
+    file.close()
+    raise OSError("not a regular file")
+
+
 def _open_file(path: str, flags: int) -> int:
     return os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC)
-
-
-def _read(file: io.BytesIO | io.FileIO, start: int, count: int) -> bytes:
-    """Some bytes; fewer where the file ends, or where no file has any."""
-    if start >= 2**63 - _MOST_TAGS * 20:
-        return b""
-    file.seek(start)
-    return file.read(count)
-
-
-def _tags(file: io.BytesIO | io.FileIO, offset: int, layout: _Layout) -> list[tuple[int, int, int, bytes]] | None:
-    """The tags of a page; None if the file ends before them or before the link to the next page, or there are none."""
-    raw = _read(file, offset, layout.number.size)
-    count = layout.number.unpack(raw)[0] if len(raw) == layout.number.size else 0
-    if not 0 < count < _MOST_TAGS:
-        return None
-    size = count * layout.tag.size
-    stored = _read(file, offset + layout.number.size, size + layout.pointer.size)
-    return list(layout.tag.iter_unpack(stored[:size])) if len(stored) == size + layout.pointer.size else None
-
-
-def _subfile(tags: Sequence[tuple[int, int, int, bytes]], layout: _Layout) -> int:
-    """What kind of page it is; 0 for a full image."""
-    value = next((tag for tag in tags if tag[0] == _SUBFILE), None)
-    if value is None:
-        return 0
-    kind = "H" if value[1] == _SHORT else "I"
-    return int(struct.unpack_from(layout.order + kind, value[3])[0])
