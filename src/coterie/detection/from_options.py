@@ -28,11 +28,11 @@ from coterie.errors import BadConfig
 from coterie.logger import Logger
 from coterie.training.model_or_new import float32_runtime, open_model_or_new
 from coterie.training.time_limit import TimeLimit
+from coterie.training.train_in_folder import wishes_among
 
 WHAT = "a detector"
 _OF_CLASSIFIERS = ("classifier", "balanced", "labels", "label_column", "label_key")
 _OF_SEGMENTERS = (*SegmentationOptions.__annotations__, "test_masks")
-_WISHES = ("schedule", "epochs", "batch_size", "learning_rate", "size", "seed")
 
 
 def train_detector_given(
@@ -170,5 +170,4 @@ def given_wishes(options: Mapping[str, Any]) -> DetectionWishes:
     Args:
         options: of ``train`` or ``transfer``.
     """
-    given = {name: options[name] for name in _WISHES if options.get(name) is not None}
-    return DetectionWishes(options.get("detector"), **given)
+    return DetectionWishes(kind=options.get("detector"), **wishes_among(options))
