@@ -25,7 +25,9 @@ from coterie.detection.predict import check_results_file, write_detections
 from coterie.detection.train import DetectionWishes, TrainedDetector, train_detector
 from coterie.detection.voc import read_boxes
 from coterie.errors import BadConfig
+from coterie.evaluation.evaluation_file import note_evaluation
 from coterie.logger import Logger
+from coterie.paths import expand
 from coterie.training.model_or_new import float32_runtime, open_model_or_new
 from coterie.training.time_limit import TimeLimit
 from coterie.training.train_in_folder import wishes_among
@@ -102,7 +104,7 @@ def predict_boxes(
 def evaluate_detector_given(
     path: str | Path, test: Data, options: EvaluationOptions, logger: Logger
 ) -> DetectorResults:
-    """Test a detector on images with boxes as a caller gives them.
+    """Test a detector on images with boxes as a caller gives them; its folder keeps the figures.
 
     Args:
         path: of the detector.
@@ -122,9 +124,12 @@ def evaluate_detector_given(
     refused = next((name for name, value in model_options(options).items() if value is not None), None)
     if refused is not None:
         raise BadConfig(f"{path} is a detector, which knows its network and its images: leave out --{refused}")
-    boxed, _ = boxed_images(boxes, test, options, logger)
+    boxed, source = boxed_images(boxes, test, options, logger)
     runtime = float32_runtime(options, WHAT, logger)
-    return evaluate_detector(open_detector(path, runtime.device), boxed, runtime)
+    found = evaluate_detector(open_detector(path, runtime.device), boxed, runtime)
+    if expand(path).is_dir():
+        note_evaluation(expand(path), {"images": list(source), "boxes": str(boxes)}, found, logger)
+    return found
 
 
 def boxed_images(
