@@ -36,7 +36,7 @@ from coterie.errors import BadImage
 TOLERANCE = 3
 """Of 255: what rounding and the color spaces of two libraries may differ by."""
 SAMPLES = {"MINISBLACK": 1, "MINISWHITE": 1, "RGB": 3, "PALETTE": 1, "SEPARATED": 4, "CIELAB": 3}
-MAGIC = (b"\xff\xd8\xff", b"\x89PNG", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+", b"GIF8", b"RIFF", b"\0\0\0\x0cjP  ")
+MAGIC = (b"\xff\xd8\xff", b"\x89PNG", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+", b"GIF8", b"\0\0\0\x0cjP  ")
 
 
 def image_files(folders: list[Path], every: int) -> Iterator[Path]:
@@ -52,9 +52,10 @@ def is_image(path: Path) -> bool:
         return True
     try:
         with path.open("rb") as file:
-            return file.read(16).startswith(MAGIC)
+            start = file.read(16)
     except OSError:
         return False
+    return start.startswith(MAGIC) or (start.startswith(b"RIFF") and start.endswith(b"WEBP", 8, 12))
 
 
 def by_pillow(data: bytes) -> np.ndarray | str:
@@ -168,15 +169,20 @@ def summary(rows: dict[str, dict[str, Any]]) -> dict[str, Any]:
         "seconds": round(sum(row["seconds"] for row in rows.values()), 2),
         "slowest": max(((row["seconds"], name) for name, row in rows.items()), default=None),
         "refused": dict(Counter(row["reason"] for row in rows.values() if row["outcome"] == "refused").most_common()),
-        "refused_though_an_opinion_reads_it": [
-            f"{name}: {row['reason']}"
-            for name, row in rows.items()
-            if row["outcome"] == "refused" and "reads it" in (row.get("pillow"), row.get("tifffile"))
-        ],
+        "refused_though_an_opinion_reads_it": gathered(rows),
         "to_look_at": {
             name: row for name, row in rows.items() if row["outcome"] in ("differs", "opinions differ", "EXCEPTION")
         },
     }
+
+
+def gathered(rows: dict[str, dict[str, Any]]) -> dict[str, str]:
+    """Why files are refused that a second opinion reads, with their number and the first of them."""
+    names: dict[str, list[str]] = {}
+    for name, row in rows.items():
+        if row["outcome"] == "refused" and "reads it" in (row.get("pillow"), row.get("tifffile")):
+            names.setdefault(row["reason"], []).append(name)
+    return {reason: f"{len(found)}, the first: {found[0]}" for reason, found in names.items()}
 
 
 def shown(found: dict[str, Any]) -> str:

@@ -66,7 +66,7 @@ def main() -> None:
     parser.add_argument("--learning-rate", type=float, help="of the linear layer, else the schedule's")
     parser.add_argument("--method", default="swav", help="of the run")
     parser.add_argument("--pretrain-epochs", type=int, default=60, help="about five minutes of one core")
-    parser.add_argument("--runs", type=Path, help="folder in which runs are kept; else a temporary one")
+    parser.add_argument("--runs", help="folder in which runs are kept; else a temporary one")
     parser.add_argument("--shared", default=str(SHARED))
     parser.add_argument("--threads", type=int, default=THREADS)
     parser.add_argument("--out", type=Path, default=RESULTS / "segmentation", help="folder of the rows")
@@ -157,7 +157,7 @@ def weights(
         save_backbone(file, build_backbone(NETWORK, 128), NETWORK, 128, MEAN, STD)
         return file, {}, None
     epochs = 1 if options.toy else options.pretrain_epochs
-    run = (options.runs or scratch) / f"{options.split}-{options.method}-{epochs}-{seed}"
+    run = Path(options.runs or scratch) / f"{options.split}-{options.method}-{epochs}-{seed}"
     smaller = run.with_name(f"{run.name}-images")
     smaller.mkdir(parents=True, exist_ok=True)
     for each in map(Path, images.read_text().splitlines()):

@@ -18,7 +18,7 @@ OUTSIDE = {
 }
 """Pages of the project that are pages of the site too, under another name."""
 
-_LINK = re.compile(r"(?<!!)\[([^\]]+)\]\(([^)#\s:]*)(#[^)\s]*)?\)")
+_LINK = re.compile(r"\[([^\]]+)\]\(([^)#\s:]*)(#[^)\s]*)?\)")
 
 
 def on_config(config: Any) -> None:

@@ -29,7 +29,9 @@ from coterie.config.options import (
     table_options,
 )
 from coterie.data.sources.own_data import Data, given_data
+from coterie.detection.detector_file import open_detector
 from coterie.detection.from_options import predict_boxes, train_detector_given
+from coterie.detection.onnx_file import ExportedDetector, export_detector
 from coterie.detection.train import TrainedDetector
 from coterie.embedding.job import process_share, write_table
 from coterie.errors import BadConfig, UserError
@@ -210,14 +212,14 @@ def export(
     logger: Logger | None = None,
     quiet: bool = False,
     **options: Unpack[ModelOptions],
-) -> Exported:
-    """Write a model, or a classifier, for another library; the folder appears when that library computes the same from it.
+) -> Exported | ExportedDetector:
+    """Write a model, a classifier or a detector for another library; the folder appears when that computes the same from it.
 
     Args:
-        model: a MODEL, as of :func:`evaluate`, or a CLASSIFIER.
+        model: a MODEL, as of :func:`evaluate`, a CLASSIFIER, or a DETECTOR, for ``onnx``.
         out: the folder, which does not exist yet: weights, configuration, preprocessing, and a model card, ``README.md``.
-        format: ``timm``, ``torchvision``, ``transformers``, ``onnx``, ``torch_export``, ``safetensors`` or ``swav``
-            (``docs/export.md``).
+        format: ``timm``, ``torchvision``, ``transformers``, ``onnx``, ``torch_export``, ``safetensors``, ``swav``,
+            ``detectron2`` or ``mmlab`` (``docs/export.md``).
         uint8: for ``onnx`` and ``torch_export``: take images as bytes ``[B, H, W, C]`` rather than float32 ``[B, C, H, W]`` in
             [0, 1].
         license: of the weights, for the card, as SPDX names it.
@@ -234,7 +236,11 @@ def export(
     check_options(options, ModelOptions)
     check_format(format, out, bytes_in=uint8)
     if holds_detector(model):
-        raise UserError(f"{model} is a detector, which is not exported yet: export the MODEL that it was trained from")
+        if options:
+            raise BadConfig(f"--{next(iter(options))} is for a MODEL: {model} is a detector, whose file says it")
+        with session(logger, quiet) as logger:
+            logger.info(f"{format}: writing {out}, and checking it where it is read")
+            return export_detector(open_detector(model), format, out, bytes_in=uint8, licensed=license)
     if holds_segmenter(model):
         raise UserError(f"{model} is a segmenter, which is not exported yet: export the MODEL that it was trained from")
     with session(logger, quiet) as logger:

@@ -88,13 +88,13 @@ class WarningLogger:
 
 
 def refuse_torchrun() -> None:
-    """Refuse to plan or profile in several processes: each would do all of it, and they would be in each other's way.
+    """Refuse several processes where each would do all of it, and they would be in each other's way.
 
     Raises:
         UserError: torchrun started more than one process.
     """
     if os.environ.get("WORLD_SIZE", "1") != "1":
-        raise UserError("plan and profile run on one process: start them without torchrun")
+        raise UserError("this command runs in one process: start it without torchrun")
 
 
 def _is_first_process() -> bool:

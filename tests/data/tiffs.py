@@ -9,7 +9,8 @@ MINISWHITE, MINISBLACK, RGB, PALETTE, MASK, SEPARATED, YCBCR, CIELAB, ICCLAB, IT
 COLOR_SAMPLES = {0: 1, 1: 1, 2: 3, 3: 1, 4: 1, 5: 4, 6: 3, 8: 3, 9: 3, 10: 3}
 _WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC, _OFFSETS, _SAMPLES = 256, 257, 258, 259, 262, 273, 277
 _ROWS, _COUNTS, _PLANAR, _PREDICTOR, _COLORS, _EXTRA, _FORMAT = 278, 279, 284, 317, 320, 338, 339
-_SIGNED, _FLOAT = 2, 3
+_FILL_ORDER, _SIGNED, _FLOAT = 266, 2, 3
+_BACKWARDS = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
 
 
 def write_tiff(
@@ -22,6 +23,7 @@ def write_tiff(
     order: str = "<",
     compression: str = "none",
     colors: np.ndarray | None = None,
+    backwards: bool = False,
     tags: dict[int, tuple[str, list[int]]] | None = None,
 ) -> bytes:
     """One page of one strip (of one strip per sample if planar).
@@ -35,11 +37,13 @@ def write_tiff(
         order: "<" or ">".
         compression: "none", "deflate", "packbits", or "predictor": deflate of differences.
         colors: Palette ``[2**bits, 3]``, 16 bits per value.
+        backwards: FillOrder 2: in each stored byte, the lowest bit comes first.
         tags: More tags: number to (B, H, I as `struct` has them, or II for fractions of two numbers; values).
     """
     height, width, count = samples.shape
     planes = [samples[..., n : n + 1] for n in range(count)] if planar else [samples]
     strips = [_compressed(_packed(_differences(plane, compression), bits, order), compression) for plane in planes]
+    strips = [strip.translate(_BACKWARDS) if backwards else strip for strip in strips]
     form = {"i": _SIGNED, "f": _FLOAT}.get(samples.dtype.kind, 1)
     entries = {
         _WIDTH: ("H", [width]), _HEIGHT: ("H", [height]), _BITS: ("H", [bits] * count),
@@ -47,6 +51,7 @@ def write_tiff(
         _SAMPLES: ("H", [count]), _ROWS: ("H", [height]), _PLANAR: ("H", [2 if planar else 1]),
         _FORMAT: ("H", [form] * count), _OFFSETS: ("I", [0] * len(strips)), _COUNTS: ("I", [len(each) for each in strips]),
     }  # fmt: skip
+    entries |= {_FILL_ORDER: ("H", [2])} if backwards else {}
     entries |= {_EXTRA: ("H", list(extra))} if extra else {}
     entries |= {_PREDICTOR: ("H", [2])} if compression == "predictor" else {}
     entries |= {_COLORS: ("H", colors.T.ravel().tolist())} if colors is not None else {}

@@ -128,7 +128,7 @@ def test_images_that_cannot_be_used_are_listed(weights, tmp_path):
 @pytest.mark.parametrize(
     ("more", "said"),
     [
-        ({"detector": "yolo"}, "--detector is yolo: use faster_rcnn or retinanet"),
+        ({"detector": "yolo"}, "--detector is yolo: use one of faster_rcnn, mask_rcnn, retinanet"),
         (
             {"schedule": "coco_3x"},
             "there is no schedule coco_3x: use one of small, voc, coco_1x, coco_2x; did you mean",
@@ -164,6 +164,13 @@ def test_options_of_detectors_need_boxes(weights, drawn, tmp_path):
         coterie.train("none", drawn, out=tmp_path / "out", **options(drawn))
     with pytest.raises(UserError, match="all have one pixel for 16"):
         coterie.train("none", drawn, out=tmp_path / "out", **options(drawn, backbone="vit_tiny_patch16_224"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_several_processes_are_refused_in_one_line(weights, drawn, tmp_path, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(UserError, match=r"^this command runs in one process: start it without torchrun$"):
+        coterie.train(weights, drawn, out=tmp_path / "out", **options(drawn))
     assert not (tmp_path / "out").exists()
 
 

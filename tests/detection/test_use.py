@@ -130,7 +130,7 @@ def test_a_detector_is_no_model_no_classifier_and_no_run(trained, weights, drawn
         (lambda: coterie.report(trained), "is a detector, not a run"),
         (
             lambda: coterie.export(trained, out=tmp_path / "a", format="timm"),
-            "is a detector, which is not exported yet",
+            "a detector is exported as onnx",
         ),
         (lambda: coterie.evaluate(trained, drawn, **HERE), "give the boxes of the images"),
         (lambda: coterie.evaluate(trained, drawn, boxes=boxes, size=32, **HERE), "leave out --size"),

@@ -99,3 +99,10 @@ def test_names_that_are_alike() -> None:
     assert similar(["01", "1", "10"]) == [("01", "1")]
     assert similar(["01_cat", "2.dog"], ["cat", "Dog", "eel"]) == [("01_cat", "cat"), ("2.dog", "Dog")]
     assert similar(["a1", "a2"]) == []
+
+
+@pytest.mark.parametrize("above", ["images", "a/b/images", "data/images"])
+def test_class_folders_below_are_named(above: str, tmp_path: Path) -> None:
+    write(tmp_path, f"{above}/cat/1.jpg", f"{above}/dog/1.jpg", f"{above}/.cache/x")
+    with pytest.raises(UserError, match=f"if its classes are cat, dog, name {tmp_path}/{above}"):
+        check(tmp_path)

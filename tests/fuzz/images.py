@@ -66,6 +66,9 @@ def _files() -> dict[str, list[bytes]]:
         _tiff(picture, bigtiff=True),
     ]
     tiffs += [_tiff(stack, ome=True, metadata={"axes": "CYX"}, photometric="minisblack")]
+    tiffs += [
+        _tiff((deep // 256).astype(each), compression="zlib") for each in (np.float32, np.int16, np.int32, np.float16)
+    ]
     tiffs += [*_tiffs_of_all_kinds(), *(_tiff(picture, compression=each) for each in _COMPRESSIONS)]
     tiffs += [
         _tiff(picture, bigtiff=True, byteorder=">"),
@@ -91,6 +94,7 @@ def _files() -> dict[str, list[bytes]]:
         "ppm": [
             encoded(picture, "PPM"),
             b"P5 32 24 65535\n" + deep[..., 0].tobytes(),
+            b"Pf\n4 3\n-1.0\n" + np.linspace(-200, 200, 12, dtype=np.float32).tobytes(),
             b"P3 2 1 9\n1 2 3 4 5 6",
             b"P1 3 2\n101010",
         ],
@@ -140,8 +144,8 @@ INPUTS = {kind: damaged(files, _with_checksums if kind == "png" else bytes) for 
 
 
 def attempt(data: bytes) -> None:
-    """Decode the image as a run does, at full and at reduced size."""
-    pixels = decode(data, 3)
+    """Decode the image as a run does, with and without a range of values, at full and at reduced size."""
+    pixels = decode(data, 3, value_range=(-100.0, 100.0))
     assert pixels.dtype in (np.uint8, np.uint16)
     assert pixels.ndim == 3
     assert pixels.shape[2] == 3

@@ -72,6 +72,7 @@ def test_the_last_stage_is_dilated_for_an_fcn():
     [
         (TINY, "linear", (5,), "names map 5: this ResNet has 5, from 0 on, of strides 2, 4, 8, 16, 32"),
         (TINY, "fcn", (1, 2), "--head fcn sees one"),
+        (TINY, "upernet", (3,), "--blocks names 1 maps of one size: --head upernet sees 4, or several sizes"),
         (BackboneConfig("mixer_s32_224"), "linear", (), "feature maps of images of any size"),
     ],
     ids=str,

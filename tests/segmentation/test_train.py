@@ -29,7 +29,7 @@ def test_a_segmenter_learns_and_is_kept(trained, weights, drawn):
     assert lines[-1]["loss"] < lines[0]["loss"]
     assert {each.name for each in trained.iterdir()} >= {"config.toml", "segmenter.safetensors", "metrics.jsonl"}
     config = tomllib.loads((trained / "config.toml").read_text())
-    assert (config["chosen"]["steps"], config["chosen"]["short_side"]) == (12, 48)
+    assert (config["chosen"]["steps"], config["chosen"]["short_side"]) == (12, 64)
     before = (trained / "segmenter.safetensors").stat().st_mtime_ns
     assert "12 steps" in str(coterie.train(weights, drawn / "images", out=trained, **options(drawn)))
     assert (trained / "segmenter.safetensors").stat().st_mtime_ns == before
@@ -111,10 +111,10 @@ def test_ignored_pixels_teach_nothing(tmp_path):
 
 
 def test_new_weights_an_fcn_and_a_time(drawn, tmp_path):
-    wanted = options(drawn, head="fcn", backbone="resnet10t", time="1s", epochs=None, blocks=None, batch_size=2)
+    wanted = options(drawn, head="fcn", backbone="resnet10t", time="1s", epochs=None, blocks=None, batch_size=1)
     said = coterie.train("none", drawn / "images", out=tmp_path / "new", **wanted)
     assert str(said).startswith("a segmenter (fcn) of 3 classes on a resnet10t: ")
-    assert coterie.open_segmenter(tmp_path / "new").settings.short_side == 48
+    assert coterie.open_segmenter(tmp_path / "new").settings.short_side == 64
 
 
 def test_images_that_cannot_be_used_are_listed(weights, tmp_path):
@@ -143,7 +143,7 @@ def test_classes_without_a_pixel_are_said(weights, drawn, tmp_path):
         ({"schedule": "fcn_vok"}, "there is no schedule fcn_vok: use one of small, linear_ade20k, fcn_voc"),
         ({"schedule": "fcn_voc", "head": "linear"}, "--schedule fcn_voc is for --head fcn, not linear"),
         ({"time": "1m"}, "--time and --epochs both say how long to train"),
-        ({"size": 16}, "--size is 16: a segmenter needs images of 32 pixels or more"),
+        ({"size": 32}, "--size is 32: a segmenter needs images of 64 pixels or more"),
         ({"learning_rate": -1.0}, "--learning-rate is -1.0: it must be above 0"),
         ({"boxes": "a.json", "masks": "masks"}, "--masks is for segmenters, and --boxes trains a detector"),
         ({"classifier": "knn"}, "--classifier is not for segmenters"),

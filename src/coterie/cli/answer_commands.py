@@ -134,14 +134,14 @@ def export(
     license: str = "unknown",  # noqa: A002 -- as the hub of Hugging Face calls it
     options: ModelFlags = None,
 ) -> None:
-    """Write a model, or a classifier, for another library, and check it there before it is done.
+    """Write a model, a classifier, or a detector (as onnx) for another library, and check it there before it is done.
 
     Parameters
     ----------
     out
         The folder: weights, preprocessing, README.md; it must not exist yet.
     format
-        One of timm, torchvision, transformers, onnx, torch_export, safetensors, swav.
+        One of timm, torchvision, transformers, onnx, torch_export, safetensors, swav, detectron2, mmlab.
     uint8
         For onnx and torch_export: take images as bytes [B, H, W, C] rather than as numbers from 0 to 1 [B, C, H, W].
     license

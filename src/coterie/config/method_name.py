@@ -51,6 +51,8 @@ def split_images(
 
 
 def names_a_source(spec: str) -> bool:
-    """Whether a word names images: an existing file or folder, a glob that matches something, or an address in a store."""
+    """Whether a word names images: an existing file or folder, a glob that matches something, or an address elsewhere."""
     path = str(expand(spec))
-    return "://" in spec or os.path.lexists(path) or (glob.has_magic(path) and any(glob.iglob(path)))  # noqa: PTH207
+    if "://" in spec or spec.startswith("hf:"):
+        return True
+    return os.path.lexists(path) or (glob.has_magic(path) and any(glob.iglob(path)))  # noqa: PTH207

@@ -175,7 +175,7 @@ class DetectionOptions(BoxOptions, total=False):
     detector: Annotated[
         str | None,
         Parameter(
-            help="With --boxes: faster_rcnn or retinanet; a MODEL none is new weights of --backbone. [default: faster_rcnn]"
+            help="With --boxes: faster_rcnn, mask_rcnn or retinanet; a MODEL none is new weights. [default: faster_rcnn]"
         ),
     ]
 

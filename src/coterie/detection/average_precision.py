@@ -11,6 +11,7 @@ import numpy as np
 
 from coterie.detection.boxes import BoxedImage
 from coterie.detection.detect import Detections
+from coterie.detection.masks import packed
 from coterie.errors import UserError
 
 _FIGURES = {"map": 0, "ap50": 1, "ap75": 2, "map_small": 3, "map_medium": 4, "map_large": 5, "recall_100": 8}
@@ -44,13 +45,16 @@ def require_pycocotools() -> None:
         raise UserError("average precision is pycocotools': pip install 'coterie[detect]'") from error
 
 
-def average_precision(truth: Sequence[BoxedImage], found: Sequence[Detections], categories: int) -> AveragePrecision:
+def average_precision(
+    truth: Sequence[BoxedImage], found: Sequence[Detections], categories: int, *, masks: bool = False
+) -> AveragePrecision:
     """Compare detections with the boxes of the same images.
 
     Args:
         truth: boxes of each image.
         found: detections of each, in the same order; labels beyond ``categories`` count as no label of the truth.
         categories: how many there are.
+        masks: compare masks, which all have, in place of boxes.
 
     Raises:
         UserError: pycocotools is not installed.
@@ -61,11 +65,11 @@ def average_precision(truth: Sequence[BoxedImage], found: Sequence[Detections], 
 
     with contextlib.redirect_stdout(io.StringIO()):  # it prints
         given = COCO()
-        given.dataset = _truth(truth, categories)
+        given.dataset = _truth(truth, categories, masks=masks)
         given.createIndex()
-        results = _results(found)
+        results = _results(found, masks=masks)
         answers = given.loadRes(results) if results else _nothing(given)
-        evaluation = COCOeval(given, answers, "bbox")
+        evaluation = COCOeval(given, answers, "segm" if masks else "bbox")
         evaluation.evaluate()
         evaluation.accumulate()
         evaluation.summarize()
@@ -78,10 +82,13 @@ def average_precision(truth: Sequence[BoxedImage], found: Sequence[Detections], 
     return AveragePrecision({name: value for name, value in figures.items() if value >= 0}, of_categories)
 
 
-def _truth(images: Sequence[BoxedImage], categories: int) -> Mapping[str, Any]:
+def _truth(images: Sequence[BoxedImage], categories: int, *, masks: bool) -> Mapping[str, Any]:
     annotations: list[dict[str, Any]] = []
     for place, image in enumerate(images):
-        for edges, label, ignored, area in zip(image.boxes, image.labels, image.ignored, image.areas, strict=True):
+        rows = zip(image.boxes, image.labels, image.ignored, image.areas, strict=True)
+        for row, (edges, label, ignored, area) in enumerate(rows):
+            mask = image.masks[row] if masks else None
+            shape = {"segmentation": packed(mask, image.width, image.height) if mask else []} if masks else {}
             annotations.append(
                 {
                     "id": len(annotations) + 1,  # 0 would mean that it was not found
@@ -90,13 +97,22 @@ def _truth(images: Sequence[BoxedImage], categories: int) -> Mapping[str, Any]:
                     "bbox": coco_box(edges),
                     "area": float(area),
                     "iscrowd": int(ignored),
+                    **shape,
                 }
             )
     kinds = [{"id": place} for place in range(categories)]
-    return {"images": [{"id": place} for place in range(len(images))], "annotations": annotations, "categories": kinds}
+    sizes = [{"id": place, "width": each.width, "height": each.height} for place, each in enumerate(images)]
+    return {"images": sizes, "annotations": annotations, "categories": kinds}
 
 
-def _results(found: Sequence[Detections]) -> list[dict[str, Any]]:
+def _results(found: Sequence[Detections], *, masks: bool) -> list[dict[str, Any]]:
+    """Without boxes where masks are compared: sizes are those of the masks then."""
+    if masks:
+        return [
+            {"image_id": place, "category_id": int(label), "segmentation": mask, "score": float(score)}
+            for place, each in enumerate(found)
+            for mask, label, score in zip(each.masks, each.labels, each.scores, strict=True)
+        ]
     return [
         {"image_id": place, "category_id": int(label), "bbox": coco_box(edges), "score": float(score)}
         for place, each in enumerate(found)

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -12,6 +13,8 @@ from coterie.data.sources.source import ImageSource
 from coterie.errors import UserError
 from coterie.formatting import first_few
 
+BoxRow = tuple[tuple[float, float, float, float], int, bool, float | None, Any]
+"""Of an object: edges, label, whether it is ignored, area (None: that of the box), mask (None: it has none)."""
 _TOLERANCE = 1e-3
 """Pixels that a box may reach beyond its image before that is worth a word: what rounding leaves."""
 
@@ -29,6 +32,7 @@ class BoxedImage:
         labels: place of each one's category among those of the file.
         ignored: crowds and difficult objects, which are not trained on and in an evaluation neither found nor missed.
         areas: of each object in square pixels, by which COCO tells small from large ones.
+        masks: of each object as a COCO file has it (:mod:`coterie.detection.masks`), None for one without; empty: none has.
     """
 
     name: str
@@ -39,6 +43,7 @@ class BoxedImage:
     labels: Int[np.ndarray, " n"]
     ignored: Bool[np.ndarray, " n"]
     areas: Float[np.ndarray, " n"]
+    masks: tuple[Any, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -108,7 +113,7 @@ class BoxCollector:
         name: str,
         number: int,
         size: tuple[int, int],
-        rows: Sequence[tuple[tuple[float, float, float, float], int, bool, float | None]],
+        rows: Sequence[BoxRow],
     ) -> BoxedImage:
         """The boxes of an image, cut at its edges; those without area there are left out.
 
@@ -116,11 +121,11 @@ class BoxCollector:
             name: as of :class:`BoxedImage`.
             number: as of :class:`BoxedImage`.
             size: width and height.
-            rows: edges, label, whether it is ignored, and area (None: that of the box) of each.
+            rows: of each.
         """
         width, height = size
         kept = []
-        for edges, label, ignored, area in rows:
+        for edges, label, ignored, area, mask in rows:
             left, top, right, bottom = edges
             inside = (max(left, 0.0), max(top, 0.0), min(right, float(width)), min(bottom, float(height)))
             if inside[2] <= inside[0] or inside[3] <= inside[1]:
@@ -129,7 +134,7 @@ class BoxCollector:
             if max(abs(one - other) for one, other in zip(edges, inside, strict=True)) > _TOLERANCE:
                 self._cut.append(name)
             own = (inside[2] - inside[0]) * (inside[3] - inside[1])
-            kept.append((inside, label, ignored, own if area is None else area))
+            kept.append((inside, label, ignored, own if area is None else area, mask))
         return BoxedImage(
             name,
             number,
@@ -139,6 +144,7 @@ class BoxCollector:
             np.array([each[1] for each in kept], dtype=np.int64),
             np.array([each[2] for each in kept], dtype=bool),
             np.array([each[3] for each in kept], dtype=np.float64),
+            tuple(each[4] for each in kept) if any(each[4] for each in kept) else (),
         )
 
     def remarks(self, images: Sequence[BoxedImage]) -> tuple[str, ...]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from coterie.detection.boxes import BoxCollector, BoxFile
+from coterie.detection.boxes import BoxCollector, BoxFile, BoxRow
 from coterie.errors import UserError
 from coterie.formatting import first_few
 from coterie.paths import expand
@@ -14,11 +14,12 @@ from coterie.paths import expand
 _ROW = tuple[tuple[float, float, float, float], int, bool, float | None]
 
 
-def read_coco(path: str | Path) -> BoxFile:
+def read_coco(path: str | Path, *, masks: bool = False) -> BoxFile:
     """Read the ``images``, ``annotations`` and ``categories`` of a COCO file, and check every one.
 
     Args:
         path: of the ``.json`` file.
+        masks: keep the masks of objects, which are unchecked; of COCO itself, they take a gigabyte.
 
     Raises:
         UserError: it cannot be read, or something in it is missing, unknown or of another type, in one line that says where.
@@ -32,7 +33,7 @@ def read_coco(path: str | Path) -> BoxFile:
         raise UserError(f"{where}: " + (f"two categories are called {twice}" if twice else "it has no categories"))
     images = _by_id(content["images"], where, "images", ("id", "file_name", "width", "height"))
     places = {number: place for place, number in enumerate(categories)}
-    rows: dict[int, list[_ROW]] = {number: [] for number in images}
+    rows: dict[int, list[BoxRow]] = {number: [] for number in images}
     strange: list[str] = []
     for place, entry in enumerate(content["annotations"]):
         which = f"{where}: annotations[{place}]"
@@ -45,7 +46,7 @@ def read_coco(path: str | Path) -> BoxFile:
         if category not in places:
             strange.append(f"{category!r}")
             continue
-        rows[image].append(_row(entry, places[category], which))
+        rows[image].append((*_row(entry, places[category], which), entry.get("segmentation") if masks else None))
     if strange:
         raise UserError(
             f"{where}: {len(strange):,} annotations are of categories that are not in the file ({first_few(_once(strange))}): "

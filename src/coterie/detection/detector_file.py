@@ -25,7 +25,7 @@ class Detector:
 
     Attributes:
         network: takes a list of images ``[C, H, W]`` in [0, 1] and returns ``boxes``, ``labels`` (from 1 on) and ``scores`` of
-            each, as torchvision's do.
+            each, of a Mask R-CNN ``masks``, as torchvision's do.
         model: the network below it, and how it can be built again.
         settings: of the detector.
         categories: names, in the order of its labels.
@@ -146,10 +146,13 @@ def _largest_fit(shapes: Mapping[str, list[int]], settings: DetectorSettings, ca
     """Whether the largest tensors of the heads are in a file: it cannot make us allocate much more than it holds."""
     width, hidden, classes = settings.width, settings.hidden, categories + 1
     wanted = {"backbone.pyramid.layer_blocks.0.0.weight": [width, width, 3, 3]}
-    if settings.kind == "faster_rcnn":
+    if settings.kind != "retinanet":
         wanted |= {"roi_heads.box_head.fc6.weight": [hidden, width * POOLED**2]}
         wanted |= {"roi_heads.box_head.fc7.weight": [hidden, hidden]}
         wanted |= {"roi_heads.box_predictor.cls_score.weight": [classes, hidden]}
+        if settings.kind == "mask_rcnn":
+            wanted |= {"roi_heads.mask_head.0.0.weight": [width, width, 3, 3]}
+            wanted |= {"roi_heads.mask_predictor.mask_fcn_logits.weight": [classes, width, 1, 1]}
     else:
         wanted |= {"head.classification_head.cls_logits.weight": [ANCHORS * classes, width, 3, 3]}
     return all(shapes.get(name) == shape for name, shape in wanted.items())

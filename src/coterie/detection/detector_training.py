@@ -5,6 +5,7 @@ from typing import final
 
 from torch import Tensor, nn
 from torch.optim import SGD
+from torchvision.models.detection import MaskRCNN
 
 from coterie.config.hardware import Runtime
 from coterie.detection.boxes import BoxedSource
@@ -45,7 +46,15 @@ class DetectorTraining(SupervisedTraining[DetectionBatch]):
 
     def _batches(self, steps: range) -> Iterator[DetectionBatch]:
         channels = len(self.network.transform.image_mean)  # type: ignore[union-attr, arg-type]
-        return training_batches(self.boxed, channels, self.schedule.batch_size, steps, self.seed, self.runtime.workers)
+        return training_batches(
+            self.boxed,
+            channels,
+            self.schedule.batch_size,
+            steps,
+            self.seed,
+            self.runtime.workers,
+            masks=isinstance(self.network, MaskRCNN),
+        )
 
     def _losses_of(self, batch: DetectionBatch) -> dict[str, Tensor]:
         parts: dict[str, Tensor] = self.network(batch.images, batch.targets)

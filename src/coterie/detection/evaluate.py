@@ -10,6 +10,7 @@ from coterie.detection.average_precision import AveragePrecision, average_precis
 from coterie.detection.boxes import BoxedImage, BoxedSource
 from coterie.detection.detect import Detections, detect
 from coterie.detection.detector_file import Detector
+from coterie.detection.masks import check_masks, has_masks
 from coterie.errors import UserError
 from coterie.evaluation.input_checks import warn_of_undecodable
 from coterie.evaluation.results import ProbeResults
@@ -38,6 +39,7 @@ class DetectorResults(ProbeResults):
         """The headline, and the categories that are found least."""
         figures = self.precision.figures
         names = {"map": "mAP", "ap50": "AP50", "ap75": "AP75"}
+        names |= {f"mask_{key}": f"{name} of masks" for key, name in names.items()}
         headline = ", ".join(f"{name} {figures[key]:.1f}" for key, name in names.items() if key in figures)
         sizes = {"map_small": "small", "map_medium": "medium", "map_large": "large"}
         by_size = ", ".join(f"{name} {figures[key]:.1f}" for key, name in sizes.items() if key in figures)
@@ -73,6 +75,8 @@ def evaluate_detector(detector: Detector, boxed: BoxedSource, runtime: Runtime) 
     for remark in file.remarks:
         logger.warning(remark)
     known = _known_boxes(detector, boxed, logger.warning)
+    if detector.settings.kind == "mask_rcnn" and has_masks(file.images):
+        check_masks(file)
     found, truth, bad = list[Detections](), list[BoxedImage](), list[tuple[int, str]]()
     for image, each in zip(known, detect(detector, boxed.source, boxed.positions, runtime), strict=True):
         if isinstance(each, Detections) and each.size != (image.width, image.height):
@@ -93,6 +97,14 @@ def evaluate_detector(detector: Detector, boxed: BoxedSource, runtime: Runtime) 
         np.concatenate([each.labels[~each.ignored] for each in truth]).astype(np.int64), minlength=len(names)
     )
     precision = average_precision(truth, found, len(names))
+    if detector.settings.kind == "mask_rcnn":
+        if has_masks(truth):
+            figures = average_precision(truth, found, len(names), masks=True).figures
+            precision.figures.update({f"mask_{name}": figures[name] for name in ("map", "ap50", "ap75")})
+        else:
+            logger.warning(
+                f"{file.where}: not all of its objects have a segmentation: boxes are compared, and no masks"
+            )
     return DetectorResults(precision, list(zip(names, counts.tolist(), strict=True)), len(found))
 
 
@@ -116,6 +128,6 @@ def _known_boxes(detector: Detector, boxed: BoxedSource, warn: Callable[[str], N
 
 
 def _chosen(image: BoxedImage, rows: np.ndarray) -> BoxedImage:
-    return replace(
-        image, boxes=image.boxes[rows], labels=image.labels[rows], ignored=image.ignored[rows], areas=image.areas[rows]
-    )
+    parts = {name: getattr(image, name)[rows] for name in ("boxes", "labels", "ignored", "areas")}
+    masks = tuple(mask for mask, yes in zip(image.masks, rows, strict=True) if yes) if image.masks else ()
+    return replace(image, **parts, masks=masks)

@@ -124,9 +124,10 @@ def evaluate_detector_given(
     refused = next((name for name, value in model_options(options).items() if value is not None), None)
     if refused is not None:
         raise BadConfig(f"{path} is a detector, which knows its network and its images: leave out --{refused}")
-    boxed, source = boxed_images(boxes, test, options, logger)
     runtime = float32_runtime(options, WHAT, logger)
-    found = evaluate_detector(open_detector(path, runtime.device), boxed, runtime)
+    detector = open_detector(path, runtime.device)
+    boxed, source = boxed_images(boxes, test, {**options, "detector": detector.settings.kind}, logger)
+    found = evaluate_detector(detector, boxed, runtime)
     if expand(path).is_dir():
         note_evaluation(expand(path), {"images": list(source), "boxes": str(boxes)}, found, logger)
     return found
@@ -140,14 +141,14 @@ def boxed_images(
     Args:
         boxes: the file, or a folder of VOC.
         images: the images.
-        options: of a command; they say where the images are in tables.
+        options: of a command; they say where the images are in tables, and which detector needs masks.
         logger: is told how images were found, where that was a choice.
         some: whether images of the file may be missing.
 
     Raises:
         UserError: the file cannot be used, or its images are not found.
     """
-    file, columns = read_boxes(boxes), label_columns(options)
+    file, columns = read_boxes(boxes, masks=options.get("detector") == "mask_rcnn"), label_columns(options)
     given = given_data(images, "images", columns=columns, logger=logger)
     return find_images(replace(file, complete=file.complete and not some), given.open(columns, logger)), given.specs
 

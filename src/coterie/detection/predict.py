@@ -8,7 +8,7 @@ from typing import Any
 from coterie.atomic import write_text
 from coterie.config.hardware import Runtime
 from coterie.data.sources.source import ImageSource
-from coterie.detection.average_precision import coco_box
+from coterie.detection.average_precision import coco_box, require_pycocotools
 from coterie.detection.boxes import BoxedSource
 from coterie.detection.detect import Detections, detect
 from coterie.detection.detector_file import Detector
@@ -31,8 +31,8 @@ def write_detections(
 ) -> list[Detections]:
     """Write the objects in each image to a file, atomically: a list of COCO results.
 
-    Each has ``image_id``, ``category_id`` (that of the training file), ``bbox`` (left, top, width, height) and ``score``, and
-    beside these ``file_name`` and ``category``, which pycocotools ignores.
+    Each has ``image_id``, ``category_id`` (that of the training file), ``bbox`` (left, top, width, height) and ``score``, of a
+    Mask R-CNN ``segmentation`` (packed RLE), and beside these ``file_name`` and ``category``, which pycocotools ignores.
 
     Args:
         detector: on the device of ``runtime``.
@@ -47,6 +47,8 @@ def write_detections(
         UserError: no image can be decoded, or the file cannot be written.
     """
     logger = runtime.logger
+    if detector.settings.kind == "mask_rcnn":
+        require_pycocotools()
     for line in detector.model.lines:
         logger.info(line)
     source = images.source if isinstance(images, BoxedSource) else images
@@ -80,6 +82,7 @@ def _results(detector: Detector, found: Detections, number: int, name: str) -> l
             "score": round(float(score), 5),
             "file_name": name,
             "category": detector.categories[label],
+            **({"segmentation": found.masks[row]} if found.masks else {}),
         }
-        for edges, label, score in zip(found.boxes, found.labels, found.scores, strict=True)
+        for row, (edges, label, score) in enumerate(zip(found.boxes, found.labels, found.scores, strict=True))
     ]

@@ -86,7 +86,7 @@ COCO_1X = DetectionSchedule(
     warmup_factor=0.001,
     drops=(60 / 90, 80 / 90),
 )
-"""COCO's 1x schedule of Detectron2, by which MoCo and SwAV compare Mask R-CNNs; ours finds boxes and no masks."""
+"""COCO's 1x schedule of Detectron2, by which MoCo and SwAV compare Mask R-CNNs (``--detector mask_rcnn``)."""
 
 COCO_2X = DetectionSchedule(**{**vars(COCO_1X), "steps": 180_000})
 """The same, twice as long."""

@@ -14,10 +14,12 @@ from torch import nn
 from coterie.config.duration import format_minutes
 from coterie.config.hardware import Runtime
 from coterie.data.sources.source import Subset
+from coterie.detection.average_precision import require_pycocotools
 from coterie.detection.boxes import BoxedSource
 from coterie.detection.detector import DetectorKind, DetectorSettings
 from coterie.detection.detector_file import Detector, new_detector, open_detector, save_detector
 from coterie.detection.detector_training import DetectorTraining
+from coterie.detection.masks import check_masks, masks_key
 from coterie.detection.schedules import SCHEDULES, DetectionSchedule
 from coterie.embedding.cache import source_key, state_key
 from coterie.errors import BadConfig, UserError, did_you_mean
@@ -48,7 +50,7 @@ class DetectionWishes(Wishes):
     """What a user may ask of the training of a detector; schedules are :data:`coterie.detection.schedules.SCHEDULES`.
 
     Attributes:
-        kind: ``faster_rcnn`` or ``retinanet``; None: the first.
+        kind: ``faster_rcnn``, ``mask_rcnn`` or ``retinanet``; None: the first.
     """
 
     kind: str | None = None
@@ -111,11 +113,10 @@ def train_detector(
     for line in model.lines[:1]:
         logger.info(line)
     _check_boxes(boxed, logger)
-    boxed, network = replace(boxed, value_range=model.preprocessing.value_range), state_key(model.network.state_dict())
+    boxed = replace(boxed, value_range=model.preprocessing.value_range)
     given = asdict(replace(wishes, kind=kind, schedule=wishes.schedule or "small"))
     given |= {} if limit is None else {"time": format_minutes(limit.minutes)}
-    facts = {"images": boxed_key(boxed), "network": network}
-    folder = TrainedFolder(out, "detector", {**asked, **given, **facts})
+    folder = TrainedFolder(out, "detector", {**asked, **given, **_facts(kind, boxed, model)})
     try:
         if folder.file.is_file():
             logger.info(f"{folder.path}: this detector is complete")
@@ -141,6 +142,20 @@ def train_detector(
         folder.close()
 
 
+def _facts(kind: DetectorKind, boxed: BoxedSource, model: Model) -> dict[str, str]:
+    """What a training depends on besides what was asked.
+
+    Raises:
+        UserError: there are no masks for a Mask R-CNN, or pycocotools, which reads them, is not installed.
+    """
+    facts = {"images": boxed_key(boxed), "network": state_key(model.network.state_dict())}
+    if kind == "mask_rcnn":
+        require_pycocotools()
+        check_masks(boxed.file)
+        facts["masks"] = masks_key(boxed.file.images)
+    return facts
+
+
 def _trained(detector: Detector, folder: TrainedFolder, steps: int, bad: Mapping[str, str]) -> TrainedDetector:
     return TrainedDetector(detector, folder.path, steps, first_and_last_loss(folder), remark_of_bad(bad))
 
@@ -150,8 +165,8 @@ def _kind(name: str | None) -> DetectorKind:
         return "faster_rcnn"
     if name not in get_args(DetectorKind):
         known = get_args(DetectorKind)
-        raise BadConfig(f"--detector is {name}: use {' or '.join(known)}{did_you_mean(name, known)}")
-    return "retinanet" if name == "retinanet" else "faster_rcnn"
+        raise BadConfig(f"--detector is {name}: use one of {', '.join(known)}{did_you_mean(name, known)}")
+    return next(each for each in get_args(DetectorKind) if each == name)
 
 
 def _schedule(wishes: DetectionWishes, limit: TimeLimit | None) -> DetectionSchedule:

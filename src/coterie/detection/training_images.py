@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor
 from coterie.data.decoding.decode import decode
 from coterie.data.loading.whole_images import as_floats, drawn_places, is_flipped, made_ahead
 from coterie.detection.boxes import BoxedImage, BoxedSource
+from coterie.detection.masks import draw_masks
 from coterie.errors import BadImage
 
 
@@ -20,7 +22,8 @@ class DetectionBatch:
 
     Attributes:
         images: each ``[C, H, W]``, float32 in [0, 1].
-        targets: of each image, as torchvision takes them: ``boxes`` ``[n, 4]`` and ``labels`` ``[n]`` from 1 on.
+        targets: of each image, as torchvision takes them: ``boxes`` ``[n, 4]`` and ``labels`` ``[n]`` from 1 on, for a
+            Mask R-CNN ``masks`` ``[n, H, W]``.
         bad: name and reason of each image that could not be used.
     """
 
@@ -54,7 +57,7 @@ def read_pixels(boxed: BoxedSource, place: int, channels: int) -> Float[Tensor, 
 
 
 def training_batches(
-    boxed: BoxedSource, channels: int, batch_size: int, steps: range, seed: int, workers: int
+    boxed: BoxedSource, channels: int, batch_size: int, steps: range, seed: int, workers: int, *, masks: bool = False
 ) -> Iterator[DetectionBatch]:
     """Yield the images of some steps; each is a pure function of seed and step.
 
@@ -67,11 +70,13 @@ def training_batches(
         steps: numbers of the steps.
         seed: of order and flips.
         workers: threads that decode; 0: this one, when an image is needed.
+        masks: with the masks of objects.
     """
-    return made_ahead(lambda step: _batch(boxed, channels, batch_size, step, seed), steps, workers)
+    batch = partial(_batch, boxed, channels, batch_size, seed=seed, masks=masks)
+    return made_ahead(batch, steps, workers)
 
 
-def _batch(boxed: BoxedSource, channels: int, batch_size: int, step: int, seed: int) -> DetectionBatch:
+def _batch(boxed: BoxedSource, channels: int, batch_size: int, step: int, *, seed: int, masks: bool) -> DetectionBatch:
     batch = DetectionBatch([], [])
     for drawn, place in drawn_places(len(boxed.positions), batch_size, step, seed):
         said = boxed.file.images[place]
@@ -82,13 +87,17 @@ def _batch(boxed: BoxedSource, channels: int, batch_size: int, step: int, seed: 
             continue
         flipped = is_flipped(drawn, seed)
         batch.images.append(image.flip(2) if flipped else image)
-        batch.targets.append(_target(said, flipped))
+        batch.targets.append(_target(said, flipped, masks=masks))
     return batch
 
 
-def _target(image: BoxedImage, flipped: bool) -> dict[str, Tensor]:
+def _target(image: BoxedImage, flipped: bool, *, masks: bool) -> dict[str, Tensor]:
     boxes = image.boxes[~image.ignored]
     if flipped:
         boxes = np.stack([image.width - boxes[:, 2], boxes[:, 1], image.width - boxes[:, 0], boxes[:, 3]], axis=1)
     labels = torch.from_numpy(image.labels[~image.ignored] + 1)
-    return {"boxes": torch.from_numpy(boxes).float(), "labels": labels}
+    target = {"boxes": torch.from_numpy(boxes).float(), "labels": labels}
+    if masks:
+        maps = draw_masks(image)
+        target["masks"] = torch.from_numpy(np.ascontiguousarray(maps[:, :, ::-1] if flipped else maps))
+    return target

@@ -12,11 +12,12 @@ from coterie.paths import expand
 _LARGEST_FILE = 2**24  # bytes: those of VOC have a few thousand
 
 
-def read_boxes(path: str | Path) -> BoxFile:
+def read_boxes(path: str | Path, *, masks: bool = False) -> BoxFile:
     """Read boxes: a file of COCO, or a folder of Pascal VOC's XML files.
 
     Args:
         path: of the file or the folder.
+        masks: keep the masks of objects, unchecked, of which a folder of VOC has none.
 
     Raises:
         UserError: it cannot be read, or something in it is missing, unknown or of another type, in one line that says where.
@@ -24,7 +25,7 @@ def read_boxes(path: str | Path) -> BoxFile:
     found = expand(path)
     if not found.exists():
         raise UserError(f"--boxes {path} does not exist: give a COCO file, or a folder of Pascal VOC's XML files")
-    return read_voc(path) if found.is_dir() else read_coco(path)
+    return read_voc(path) if found.is_dir() else read_coco(path, masks=masks)
 
 
 def read_voc(folder: str | Path) -> BoxFile:
@@ -59,7 +60,7 @@ def read_voc(folder: str | Path) -> BoxFile:
             )
             label = categories.index(_text(each, "name", file))
             ignored = each.findtext("difficult", "0").strip() == "1"
-            rows.append(((left - 1, top - 1, right, bottom), label, ignored, None))
+            rows.append(((left - 1, top - 1, right, bottom), label, ignored, None, None))
         name = (tree.findtext("filename") or "").strip() or file.stem
         images.append(collector.image(name, number, (width, height), rows))
     numbers, remarks = tuple(range(1, len(categories) + 1)), collector.remarks(images)

@@ -140,6 +140,9 @@ def _instead(folder: str, roles: dict[str, str], *, alone: bool) -> str:
     }
     if set(roles.values()) == {"data"}:
         images = next((name for name in roles if re.search("im|pho|pic|rgb", name, re.IGNORECASE)), next(iter(roles)))
+        inner = _inner_classes(folder, images)
+        if inner is not None:
+            return f"if its classes are {first_few(inner[1], ', ')}, name {_below(folder, inner[0])}"
         return f"name {_below(folder, images)}, and a table of its labels with --labels"
     tests = sorted(of_role["test"], key=lambda name: not name.lower().startswith(("val", "dev")))
     first = (of_role["train"] or of_role["split"] or tests or [next(iter(roles))])[0]
@@ -149,12 +152,19 @@ def _instead(folder: str, roles: dict[str, str], *, alone: bool) -> str:
 
 def _one_class(folder: str, names: Sequence[str]) -> str:
     """What to do where there is one class."""
-    below = names[0]
-    while folder and (inner := _folders(Path(folder, below))):
-        if len(inner) > 1:
-            return f"if its classes are {first_few(inner, ', ')}, name {_below(folder, below)}"
-        below = f"{below}/{inner[0]}"
+    inner = _inner_classes(folder, names[0])
+    if inner is not None:
+        return f"if its classes are {first_few(inner[1], ', ')}, name {_below(folder, inner[0])}"
     return "name images of two classes or more, or a table of labels with --labels"
+
+
+def _inner_classes(folder: str, name: str) -> tuple[str, list[str]] | None:
+    """The first folder at or below one that holds several folders, and their names; None if there is none."""
+    while folder and (inner := _folders(Path(folder, name))):
+        if len(inner) > 1:
+            return name, inner
+        name = f"{name}/{inner[0]}"
+    return None
 
 
 def _folders(folder: Path) -> list[str]:

@@ -7,7 +7,9 @@ from pathlib import Path
 
 from coterie.atomic import refuse_taken, write_text, writing_folder
 from coterie.errors import BadConfig, UserError, did_you_mean
+from coterie.exporting.formats.detectron2_file import write_detectron2
 from coterie.exporting.formats.exportable import WEIGHTS_CONFIG, Exportable, Written
+from coterie.exporting.formats.mmlab_file import write_mmlab
 from coterie.exporting.formats.onnx_file import write_onnx
 from coterie.exporting.formats.own_file import write_own
 from coterie.exporting.formats.swav_file import write_swav
@@ -30,6 +32,8 @@ FORMATS: dict[str, Callable[[Exportable, Path, bool], Written]] = {
     "torch_export": lambda what, folder, bytes_in: write_torch_export(what, folder, bytes_in=bytes_in),
     "safetensors": lambda what, folder, _: write_own(what, folder),
     "swav": lambda what, folder, _: write_swav(what, folder),
+    "detectron2": lambda what, folder, _: write_detectron2(what, folder),
+    "mmlab": lambda what, folder, _: write_mmlab(what, folder),
 }
 """By name, what writes a folder and opens it again; the last argument is ``bytes_in`` of :func:`export_model`."""
 _FILE_ENDINGS = (".onnx", ".pt2", ".pth", ".pt", ".bin", ".safetensors", ".json")

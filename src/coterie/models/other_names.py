@@ -19,11 +19,13 @@ class OtherNames:
         sign: a pattern that one of the names matches whole, and no name of timm's in such a network.
         rules: patterns and what replaces them, applied to each name in this order. Parts of a tensor end in ``[0]``, ``[1]``
             and so on, and are then joined.
+        convert: the name in timm and a tensor to the tensor as timm has it; None: as it is.
     """
 
     whose: str
     sign: str
     rules: tuple[tuple[str, Replacement], ...]
+    convert: Callable[[str, Tensor], Tensor] | None = None
 
 
 def _one_up(text: str) -> Callable[[re.Match[str]], str]:
@@ -41,6 +43,16 @@ def _one_up(text: str) -> Callable[[re.Match[str]], str]:
 def _halved(text: str) -> Callable[[re.Match[str]], str]:
     """Torchvision numbers stages and what lies between them together: stage S is 2 S + 1, what leads to it 2 S."""
     return lambda match: text.format(int(match[1]) // 2)
+
+
+def _merged_like_timm(name: str, tensor: Tensor) -> Tensor:
+    """OpenMMLab merges four patches channel by channel, in rows; timm, as Swin's authors, patch by patch, in columns."""
+    if (
+        not re.fullmatch(r"layers\.\d+\.downsample\.(norm\.(weight|bias)|reduction\.weight)", name)
+        or tensor.shape[-1] % 4
+    ):
+        return tensor
+    return tensor.reshape(*tensor.shape[:-1], -1, 2, 2).movedim(-3, -1).transpose(-3, -2).flatten(-3)
 
 
 _TRANSFORMER_OF_HUGGING_FACE = (
@@ -172,7 +184,33 @@ _KNOWN = (
             (r"^layers\.(\d+)\.ffn\.layers\.0\.0\.", r"blocks.\1.mlp.fc1."),
             (r"^layers\.(\d+)\.ffn\.layers\.1\.", r"blocks.\1.mlp.fc2."),
             (r"^layers\.", "blocks."),
+            (r"\.attn\.gamma1\.weight$", ".ls1.gamma"),
+            (r"\.ffn\.gamma2\.weight$", ".ls2.gamma"),
             (r"^ln1\.", "norm."),
+        ),
+    ),
+    OtherNames(
+        "OpenMMLab",
+        r"stages\.0\.blocks\.0\.attn\.w_msa\.qkv\.weight",  # Swin
+        (
+            (r"^patch_embed\.projection\.", "patch_embed.proj."),
+            (r"^stages\.", "layers."),
+            (r"\.attn\.w_msa\.", ".attn."),
+            (r"\.ffn\.layers\.0\.0\.", ".mlp.fc1."),
+            (r"\.ffn\.layers\.1\.", ".mlp.fc2."),
+            (r"^norm3\.", "norm."),
+        ),
+        _merged_like_timm,
+    ),
+    OtherNames(
+        "Detectron2",
+        r"stem\.conv1\.norm\.weight",  # ResNet
+        (
+            (r"^stem\.", ""),
+            (r"^res(\d)\.", lambda match: f"layer{int(match[1]) - 1}."),
+            (r"\bshortcut\.norm\.", "downsample.1."),
+            (r"\bshortcut\.", "downsample.0."),
+            (r"\bconv(\d)\.norm\.", r"bn\1."),
         ),
     ),
     OtherNames("lightly", r"layer[1-4]\.0\.shortcut\.0\.weight", ((r"\.shortcut\.", ".downsample."),)),
@@ -194,6 +232,8 @@ def translated(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], tuple[
     for known in _KNOWN:
         if any(re.fullmatch(known.sign, name) for name in state):
             state = _joined({_renamed(name, known.rules): tensor for name, tensor in state.items()})
+            if known.convert is not None:
+                state = {name: known.convert(name, tensor) for name, tensor in state.items()}
             whose.append(known.whose)
     return state, tuple(whose)
 

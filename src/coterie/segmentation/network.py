@@ -143,7 +143,12 @@ def _chosen(maps: tuple[Level, ...], settings: SegmenterSettings, name: str) -> 
             raise BadConfig(f"--blocks names {len(settings.blocks)} maps: --head fcn sees one")
         return maps[settings.blocks[0] : settings.blocks[0] + 1] if settings.blocks else maps[-1:]
     if settings.blocks:
-        return tuple(maps[place] for place in sorted(set(settings.blocks)))
+        chosen = tuple(maps[place] for place in sorted(set(settings.blocks)))
+        if settings.head == "upernet" and len({each.stride for each in chosen}) == 1 and len(chosen) != _VIT_MAPS:
+            raise BadConfig(
+                f"--blocks names {len(chosen)} maps of one size: --head upernet sees {_VIT_MAPS}, or several sizes"
+            )
+        return chosen
     last = last_of_each_stride(maps)
     if len(last) > 1:
         return tuple(each for each in last if each.stride >= _LEAST_STRIDE) or last

@@ -35,8 +35,9 @@ from coterie.training.train_in_folder import (
 )
 from coterie.training.trained_folder import TrainedFolder
 
-_SMALLEST, _LARGEST_CPU, _LARGEST = 32, 320, 800
-"""Pixels of the short side: at least, and at most where it is chosen by itself, on a CPU and on a GPU."""
+_SMALLEST, _LARGEST_CPU, _LARGEST = 64, 320, 800
+"""Pixels of the short side: at least, as a batch norm needs several values at a stride of 32 in a single image; and at most,
+where it is chosen by itself, on a CPU and on a GPU."""
 
 
 @dataclass(frozen=True, kw_only=True)

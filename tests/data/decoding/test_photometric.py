@@ -84,6 +84,25 @@ def test_every_kind_of_pixel(photometric, capfd):
     assert capfd.readouterr() == ("", "")
 
 
+@pytest.mark.parametrize("photometric", [0, 1, RGB, PALETTE, SEPARATED])
+def test_bytes_whose_first_bit_is_the_lowest(photometric):
+    for bits in (1, 2, 4, 8, 12, 16):
+        samples = values(photometric, bits, ())
+        colors = np.random.default_rng(0).integers(0, 65536, (2 ** min(bits, 12), 3), dtype=np.uint16)
+        if photometric == PALETTE and bits > 12:
+            continue
+        expected = color(samples, bits, photometric, (), colors) * (255 if bits <= 8 else 65535)
+        options = {"colors": colors} if photometric == PALETTE else {}
+        for case, data in files(samples, bits, photometric, backwards=True, **options):
+            assert np.abs(decode(data) - expected).max() <= 1.5, case
+
+
+def test_of_two_alphas_the_associated_one_is_divided_out():
+    samples = np.array([[[10, 20, 30, 255, 100]]], np.uint8)
+    assert decode(write_tiff(samples, 8, RGB, extra=(2, 1))).tolist() == [[[26, 51, 77]]]
+    assert decode(write_tiff(samples, 8, RGB, extra=(1, 2))).tolist() == [[[10, 20, 30]]]
+
+
 def test_a_palette_of_16_bits():
     colors = np.random.default_rng(0).integers(0, 65536, (65536, 3), dtype=np.uint16)
     samples = values(PALETTE, 16, ())

@@ -2,6 +2,7 @@ import io
 import struct
 import subprocess
 import sys
+import zlib
 
 import numpy as np
 import pytest
@@ -203,6 +204,30 @@ def test_compressions_in_both_byte_orders_and_sizes(compression, photo, capfd):
             deep = tiff(deep_photo(), photometric="rgb", **kinds)
             assert np.abs(decode(deep).astype(int) - deep_photo()).max() <= (0 if lossless else 2)
     assert capfd.readouterr() == ("", "")
+
+
+def test_a_damaged_png_within_is_refused_and_nothing_is_printed(capfd):
+    pytest.importorskip("imagecodecs")
+    data = tiff(photo(), photometric="rgb", compression="png")
+    start, last = data.index(b"\x89PNG"), data.index(b"IEND")
+    for place in (start + 1, start + 16, start + 25, start + 28, start + 60, last - 10, last + 1, last + 7):
+        broken = bytearray(data)
+        broken[place] ^= 64
+        with pytest.raises(BadImage, match=r"damaged|truncated|PNG of"):
+            decode(_with_checksums(bytes(broken), start))
+    assert capfd.readouterr() == ("", "")
+
+
+def _with_checksums(data: bytes, place: int) -> bytes:
+    """Correct those of the chunks of the PNG stream at a place, so that the damage reaches what is behind them."""
+    repaired, place = bytearray(data), place + 8
+    while data[place + 4 : place + 8] in (b"IHDR", b"IDAT"):
+        length = int.from_bytes(data[place : place + 4], "big")
+        repaired[place + 8 + length : place + 12 + length] = zlib.crc32(data[place + 4 : place + 8 + length]).to_bytes(
+            4, "big"
+        )
+        place += 12 + length
+    return bytes(repaired)
 
 
 @pytest.mark.parametrize("compression", ["webp", "jpegxl", "lerc", "jpeg2000", "png"])

@@ -6,6 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from coterie.config.method_name import names_a_source
 from coterie.data.decoding.decode import decode
 from coterie.data.sources.arrow_table import ArrowTable
 from coterie.data.sources.fingerprint import Fingerprint
@@ -81,7 +82,7 @@ def test_rows_without_bytes_name_files_beside_the_dataset(tmp_path):
     )
     assert source[1] == source[2] == ROWS[1]["bytes"]
     assert names(source)[1] == "../pictures/1.png"
-    for index, reason in ((3, "No such file"), (4, "no bytes in this row")):
+    for index, reason in ((3, r"x/missing.png: cannot be read: No such file"), (4, "no bytes in this row")):
         with pytest.raises(BadImage, match=reason):
             source[index]
     assert image_remarks(source) == (
@@ -126,6 +127,7 @@ def test_every_mistake_is_one_plain_line(tmp_path):
 
 def test_the_hub_needs_its_library_and_a_network(monkeypatch):
     assert absolute("hf:user/pictures") == "hf:user/pictures"
+    assert names_a_source("hf:user/pictures")
     for spec in ("hf:", "hf:a:b:c:d", "hf:a/b/c"):
         with pytest.raises(UserError, match="write hf:NAME, hf:NAME:SPLIT or hf:NAME:CONFIG:SPLIT"):
             open_source(spec)

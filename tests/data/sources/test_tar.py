@@ -224,6 +224,18 @@ def test_files_with_holes(options, runs, tmp_path):
     assert (names(source), images(source)) == (["holes.bmp", "z.jpg"], [bytes(data), b"after it"])
 
 
+def test_labels_may_be_files_with_holes(tmp_path):
+    """Some file systems report small files as such, and tar then stores them so."""
+    holes = {"GNU.sparse.map": "0,3", "GNU.sparse.size": "4", "GNU.sparse.numblocks": "1", "GNU.sparse.name": "1.cls"}
+    with tarfile.open(tmp_path / "x.tar", "w", format=tarfile.PAX_FORMAT) as tar:
+        for name, data, more in (("GNUSparseFile.0/1.cls", b"cat", holes), ("1.jpg", b"x", {})):
+            member = tarfile.TarInfo(name)
+            member.size, member.pax_headers = len(data), more
+            tar.addfile(member, io.BytesIO(data))
+    source = TarShards([str(tmp_path / "x.tar")])
+    assert (names(source), images(source), source.classes) == (["1.jpg"], [b"x"], ("cat",))
+
+
 def test_a_map_of_holes_that_does_not_fit_is_refused_by_name(tmp_path):
     (tmp_path / "holes.bmp").write_bytes(b"\1" * 4096 + bytes(100_000) + b"\1" * 4096)
     subprocess.run(

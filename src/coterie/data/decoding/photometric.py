@@ -16,18 +16,7 @@ _COLORS = {
 """The number of samples of a color. The one sample of a L*a*b* image is its lightness."""
 _ASSOCIATED, _UNASSOCIATED = 1, 2  # TIFF 6.0, ExtraSamples
 INK_SET, _COEFFICIENTS, _SUBSAMPLING, _BLACK_WHITE = 332, 529, 530, 532
-_DECODED_TO_RGB = (
-    6,
-    7,
-    33003,
-    33004,
-    33005,
-    34712,
-    34892,
-    50001,
-    50002,
-    52546,
-)  # JPEG and its kin return RGB, not YCbCr
+_TO_RGB = (6, 7, 33003, 33004, 33005, 34712, 34892, 50001, 50002, 52546)  # JPEG and its kin: decoded, they are RGB
 
 # From XYZ (D50) to linear sRGB: Bradford's adaptation to D65, then IEC 61966-2-1.
 _TO_SRGB = np.array(
@@ -98,7 +87,10 @@ def to_color(stored: Stored, page: tifffile.TiffPage) -> PixelArray:
     if name == "SEPARATED" and page.tags.valueof(INK_SET, 1) != 1:
         raise BadImage("inks other than cyan, magenta, yellow and black")
     associated = is_premultiplied(page)
-    if name in ("CIELAB", "ICCLAB", "ITULAB") or (name == "YCBCR" and int(page.compression) not in _DECODED_TO_RGB):
+    decoded = name == "YCBCR" and int(page.compression) in _TO_RGB and int(page.planarconfig) != 2
+    if decoded and alpha_samples(page):
+        raise BadImage("YCBCR with alpha in a compression of colors is not supported")
+    if name in ("CIELAB", "ICCLAB", "ITULAB") or (name == "YCBCR" and not decoded):
         if associated or bits < 8 or (name != "YCBCR" and bits not in (8, 16)):
             raise BadImage(f"{name} {'with premultiplied alpha' if associated else f'of {bits} bits'} is not supported")
         by_formula = _ycbcr(page, bits) if name == "YCBCR" else _lab(name, bits)
@@ -106,11 +98,12 @@ def to_color(stored: Stored, page: tifffile.TiffPage) -> PixelArray:
     if name not in ("MINISWHITE", "SEPARATED") and not associated:
         return full_range(stored[..., :count], bits)
     top = np.uint32(_limit(bits))
+    alpha = count + [int(sample) for sample in page.extrasamples].index(_ASSOCIATED) if associated else count
 
     def convert(rows: Stored) -> np.ndarray:
         color = full_range(rows[..., :count], bits).astype(np.uint32)
         if associated:
-            color = _divided(rows[..., :count], rows[..., count : count + 1], color, top)
+            color = _divided(rows[..., :count], rows[..., alpha : alpha + 1], color, top)
         if name == "MINISWHITE":
             return top - color
         return ((top - color[..., :3]) * (top - color[..., 3:]) + top // 2) // top if name == "SEPARATED" else color

@@ -32,6 +32,7 @@ from coterie.data.decoding.pixels import (
     damaged_image,
     scaled,
 )
+from coterie.data.decoding.png import check_bare_png
 from coterie.errors import BadImage
 
 # tifffile logs oddities, which would be printed without a handler. What matters is raised as BadImage.
@@ -42,6 +43,7 @@ with suppress(AttributeError, OSError):
     _libtiff.TIFFSetErrorHandler(None), _libtiff.TIFFSetWarningHandler(None)
 
 _ORIENTATION = 274
+_PNG = (34933,)
 _PILLOW_COMPRESSIONS = (1, 2, 3, 4, 5, 6, 7, 8, 32771, 32773, 32809, 32946, 34925, 50000)
 """None, CCITT, LZW, JPEG, Deflate, PackBits, ThunderScan, LZMA, Zstandard: what the libtiff in Pillow's wheels knows."""
 
@@ -76,7 +78,7 @@ def read_tiff(data: bytes, channels: int, value_range: ValueRange | None = None)
         with tifffile.TiffFile(io.BytesIO(data)) as file:
             series = _first_series(file)
             check_size(series.keyframe.imagelength, series.keyframe.imagewidth)
-            _check_complete(series.keyframe, len(data))
+            _check_complete(series.keyframe, data)
             if channels in (1, 3) and _is_plain(series, file):
                 return None
             return _read(series, channels, value_range)
@@ -122,11 +124,16 @@ def _check_pages(data: bytes) -> None:
         position = page + tags.size + tag_size * tags.unpack_from(data, page)[0]
 
 
-def _check_complete(page: tifffile.TiffPage, length: int) -> None:
-    """Refuse a truncated file here: the C library that Pillow uses would print a message."""
-    ends = [start + count for start, count in zip(page.dataoffsets, page.databytecounts, strict=True)]
-    if max(ends, default=0) > length:
-        raise BadImage(f"truncated or damaged (it has {length} bytes, its pixels end at {max(ends)})")
+def _check_complete(page: tifffile.TiffPage, data: bytes) -> None:
+    """Refuse here what decoders would print a message about: a truncated file, damaged PNG streams."""
+    parts = [(start, start + count) for start, count in zip(page.dataoffsets, page.databytecounts, strict=True)]
+    last = max((end for _, end in parts), default=0)
+    if last > len(data):
+        raise BadImage(f"truncated or damaged (it has {len(data)} bytes, its pixels end at {last})")
+    if page.compression in _PNG:
+        for start, end in parts:
+            if end > start:
+                check_bare_png(data[start:end])
 
 
 def _first_series(file: tifffile.TiffFile) -> tifffile.TiffPageSeries:
@@ -148,6 +155,8 @@ def _is_plain(series: tifffile.TiffPageSeries, file: tifffile.TiffFile) -> bool:
     compression, bits, planes = int(page.compression), page.bitspersample, int(page.planarconfig) == 2
     if (file.is_bigtiff and file.byteorder == ">") or compression not in _PILLOW_COMPRESSIONS:
         return False
+    if page.fillorder == 2 and _misread_backwards(name, bits, compression):
+        return False
     if page.dtype == np.uint16:
         return bits == 16 and page.samplesperpixel == 1 and name == "MINISBLACK" and not planes
     if page.dtype not in (np.uint8, np.bool_) or not is_color(page):
@@ -164,6 +173,11 @@ def _is_plain(series: tifffile.TiffPageSeries, file: tifffile.TiffFile) -> bool:
         case "YCBCR":  # what is compressed, libtiff converts by all its tags
             return bits == 8 and not alpha and not planes and (compression != 1 or is_usual_ycbcr(page))
     return False
+
+
+def _misread_backwards(name: str, bits: int, compression: int) -> bool:
+    """Whether Pillow ignores or does not know FillOrder 2, bytes whose first bit is the lowest."""
+    return bits > 8 or name == "SEPARATED" or (compression == 1 and (bits == 8 or name == "PALETTE"))
 
 
 def _read(series: tifffile.TiffPageSeries, channels: int, value_range: ValueRange | None) -> PixelArray:

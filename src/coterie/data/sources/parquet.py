@@ -275,7 +275,11 @@ def image_in_row(data: bytes | None, path: bytes, folder: str) -> bytes:
         return data
     if not path:
         raise BadImage("no bytes in this row of the table, and no path")
-    return read_file(os.path.join(os.fsencode(folder), path))  # noqa: PTH118 -- bytes
+    file = os.path.join(os.fsencode(folder), path)  # noqa: PTH118 -- bytes
+    try:
+        return read_file(file)
+    except BadImage as error:
+        raise BadImage(f"the file of this row, {os.fsdecode(file)}: {error}") from error
 
 
 def null_rows(chunks: Iterable[pa.Array]) -> Iterator[int]:

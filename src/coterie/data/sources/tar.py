@@ -20,6 +20,7 @@ from coterie.data.sources.object_store import RemoteShard
 from coterie.data.sources.shard_layout import ShardLayout
 from coterie.data.sources.shards import LocalShard, load_index, open_shards
 from coterie.data.sources.tar_labels import file_labels, folder_labels
+from coterie.data.sources.tar_members import with_holes
 from coterie.errors import BadImage, NoImages
 
 _KEPT_OPEN = 256  # shards whose descriptors a process keeps open; any others are opened for each image
@@ -94,7 +95,7 @@ class TarShards:
         if pieces is None:
             return self._read(shard, offset, size)
         check_bytes(size)  # a file with holes may be a thousand times what is stored of it
-        return _with_holes(self._read(shard, offset, sum(pieces[1::2])), size, pieces)
+        return with_holes(self._read(shard, offset, sum(pieces[1::2])), size, pieces)
 
     def __getstate__(self) -> dict[str, object]:
         """Leaves out descriptors and maps, which belong to one process."""
@@ -214,18 +215,3 @@ class TarShards:
         except BadImage as error:  # ask the store once: no other image of this shard can be read either
             self._missing[shard] = str(error)
             raise
-
-
-def _with_holes(stored: bytes, size: int, pieces: Sequence[int]) -> bytes:
-    """A file with zeros in its holes.
-
-    Args:
-        stored: What an archive stores of it.
-        size: Of the whole file, in bytes.
-        pieces: Where the stored bytes belong: position and length, one after another.
-    """
-    parts, end, used = [], 0, 0
-    for start, length in zip(pieces[::2], pieces[1::2], strict=True):
-        parts += [bytes(start - end), stored[used : used + length]]
-        end, used = start + length, used + length
-    return b"".join([*parts, bytes(size - end)])

@@ -14,8 +14,8 @@ from coterie.data.sources.file_names import is_image_name
 from coterie.data.sources.json_labels import json_label
 from coterie.data.sources.left_out import LeftOut
 from coterie.data.sources.local_cache import cache_folder
-from coterie.data.sources.tar_members import Stored, archives
-from coterie.data.sources.tar_samples import images_of_samples, sample_labels
+from coterie.data.sources.tar_members import Stored, archives, with_holes
+from coterie.data.sources.tar_samples import SampleLabels, images_of_samples
 from coterie.errors import UserError
 
 MIN_SAVED_IMAGES = 1000
@@ -102,27 +102,28 @@ def _path(key: str) -> Path:
 
 def _images(file: IO[bytes], path: str, label_key: str | None, left: LeftOut) -> Iterator[tuple[Any, ...]]:
     """Name, offset, size, label and pieces of each image of a shard, in its order."""
-    classes, others = dict[bytes, str](), dict[bytes, str]()
+    labels = SampleLabels()
     for archive in archives(file, path, left):
-        images = list[bytes]()
-        if archive.first:
-            classes, others = {}, {}
+        labels, names = SampleLabels() if archive.first else labels, list[bytes]()
         for name, stored in archive.files.items():
             if is_image_name(name):
-                images.append(name)
-            elif stored.pieces is None and name.lower().endswith(b".cls"):
+                names.append(name)
+            elif name.lower().endswith(b".cls"):
                 if stored.size <= _LABEL_LIMIT and label_key is None:
-                    classes[name] = _text(file, path, stored).replace(BETWEEN_LABELS, "")
-            elif stored.pieces is None and stored.size <= _JSON_LIMIT:
-                others[name] = BETWEEN_LABELS.join(json_label(_text(file, path, stored), label_key))
-        images = images_of_samples(images, left)
-        for name, label in zip(images, sample_labels(images, classes, others), strict=True):
+                    labels.add(name, _text(file, path, stored).replace(BETWEEN_LABELS, ""))
+            elif stored.size <= _JSON_LIMIT:
+                labels.add(name, BETWEEN_LABELS.join(json_label(_text(file, path, stored), label_key)))
+        images = images_of_samples(names, left)
+        for name, label in zip(images, labels.of(images), strict=True):
             stored = archive.files[name]
             yield name, stored.offset, stored.size, label, stored.pieces
 
 
 def _text(file: IO[bytes], path: str, stored: Stored) -> str:
     try:
-        return os.pread(file.fileno(), stored.size, stored.offset).decode("utf-8", "replace").strip()
+        size = stored.size if stored.pieces is None else sum(stored.pieces[1::2])
+        data = os.pread(file.fileno(), size, stored.offset)
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror}") from error
+    whole = data if stored.pieces is None else with_holes(data, stored.size, stored.pieces)
+    return whole.decode("utf-8", "replace").strip()

@@ -2,7 +2,7 @@
 
 import posixpath
 import tarfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import IO, NamedTuple
 
@@ -198,3 +198,18 @@ def _complaint(file: IO[bytes], path: str, error: Exception) -> str:
             what = f"this is a {kind} archive"
         return what if "://" in path else f"{what}; {how_to_unpack(path, kind)}"
     return f"not a complete tar archive ({' '.join(str(error).split()) or type(error).__name__}); fetch it again"
+
+
+def with_holes(stored: bytes, size: int, pieces: Sequence[int]) -> bytes:
+    """A file with zeros in its holes.
+
+    Args:
+        stored: What an archive stores of it.
+        size: Of the whole file, in bytes.
+        pieces: Where the stored bytes belong: position and length, one after another.
+    """
+    parts, end, used = [], 0, 0
+    for start, length in zip(pieces[::2], pieces[1::2], strict=True):
+        parts += [bytes(start - end), stored[used : used + length]]
+        end, used = start + length, used + length
+    return b"".join([*parts, bytes(size - end)])

@@ -1,7 +1,7 @@
 """Which images of an archive belong together, and to which label: the samples of WebDataset, and names with dots in them."""
 
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 
 from coterie.data.sources.file_names import printable
 from coterie.data.sources.left_out import LeftOut
@@ -39,30 +39,35 @@ def images_of_samples(names: Iterable[bytes], left: LeftOut) -> list[bytes]:
     return [name for name in names if name not in dropped]
 
 
-def sample_labels(images: Iterable[bytes], classes: dict[bytes, str], others: dict[bytes, str]) -> Iterator[str | None]:
-    """The label of each image.
+class SampleLabels:
+    """The labels that an archive holds in files beside its images.
 
     The label of ``2020.05.01.jpg`` is in ``2020.05.01.cls``, or else in that of its key, ``2020.cls``; a file such as
-    ``1.meta.json`` is of the one image with its key.
-
-    Args:
-        images: names of images.
-        classes: what ``.cls`` files say, by name.
-        others: what ``.json`` files say, by name.
+    ``1.meta.json`` is of the one image with its key. A ``.cls`` file goes before a ``.json`` file.
     """
-    images = list(images)
-    by_stem = [{stem_of(name): label for name, label in table.items() if label} for table in (classes, others)]
-    loose: dict[bytes, list[str]] = defaultdict(list)
-    for table in by_stem:
-        for stem, label in table.items():
-            if (key := key_of(stem)) != stem:
-                loose[key].append(label)
-    counts = Counter(map(key_of, images)) if loose else Counter[bytes]()
-    for name in images:
-        stem, key = stem_of(name), key_of(name)
-        found = next((table[each] for each in (stem, key) for table in by_stem if each in table), None)
-        alone = found is None and counts[key] == 1 and len(loose[key]) == 1
-        yield loose[key][0] if alone else found
+
+    def __init__(self) -> None:
+        self._tables = dict[bytes, str](), dict[bytes, str]()  # of .cls and of .json files: stem -> label
+        self._loose: dict[bytes, dict[bytes, str]] = {}  # key -> name -> label, where the stem is more than the key
+
+    def add(self, name: bytes, label: str) -> None:
+        """Note what a label file says; an empty text is no label."""
+        if not label:
+            return
+        stem = stem_of(name)
+        self._tables[name.lower().endswith(b".json")][stem] = label
+        if (key := key_of(stem)) != stem:
+            self._loose.setdefault(key, {})[name] = label
+
+    def of(self, images: Sequence[bytes]) -> Iterator[str | None]:
+        """The label of each of these images, which are all that there are of their keys."""
+        counts = Counter(map(key_of, images)) if self._loose else Counter[bytes]()
+        for name in images:
+            stem, key = stem_of(name), key_of(name)
+            found = next((table[each] for each in (stem, key) for table in self._tables if each in table), None)
+            loose = self._loose.get(key, {})
+            alone = found is None and counts[key] == 1 and len(loose) == 1
+            yield next(iter(loose.values())) if alone else found
 
 
 def _is_beside(name: bytes) -> bool:

@@ -29,7 +29,7 @@ def write_onnx(what: Exportable, folder: Path, *, bytes_in: bool = False) -> Wri
     Raises:
         UserError: the extra ``export`` is not installed, or this network cannot be traced.
     """
-    runtime = _installed()
+    runtime = require_onnx()
     program, module, any_size = traced(what, bytes_in=bytes_in)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about libraries that torch itself uses
@@ -62,7 +62,12 @@ session = onnxruntime.InferenceSession("FOLDER/{FILE}")
     return Written(library, run, module.output, 1e-4, usage, any_size, bytes_in, inside=True)
 
 
-def _installed() -> Any:
+def require_onnx() -> Any:
+    """ONNX Runtime, where torch's exporter and what it needs are installed too.
+
+    Raises:
+        UserError: one of them is not.
+    """
     try:
         import onnx  # noqa: F401 -- torch's exporter needs both
         import onnxruntime

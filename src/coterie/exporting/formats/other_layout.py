@@ -1,13 +1,21 @@
 """Put the weights of a timm network into another library's network of the same kind."""
 
+import re
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import torch
+from timm.models.resnet import ResNet
 from torch import Tensor, nn
 
 from coterie.exporting.formats.exportable import Exportable
 from coterie.exporting.formats.transformers_layout import OtherNetworkError
+from coterie.models.backbone import build_backbone
 from coterie.models.other_names import places_in_timm
+from coterie.models.pretrained import load_weights
+
+_RESNETS = re.compile(r"(wide_)?resnet(18|34|50|101|152)(_2)?|resnext(50_32x4d|101_32x8d|101_64x4d)")
 
 
 def fill(target: nn.Module, network: nn.Module) -> None:
@@ -57,6 +65,48 @@ def on_normalized(what: Exportable, run: Callable[[Tensor], Tensor]) -> Callable
             return run(what.normalized(pixels))
 
     return of_pixels
+
+
+def refuse_head(what: Exportable, library: str) -> None:
+    """Refuse a classifier where a format holds the backbone of something else.
+
+    Raises:
+        UserError: it is one.
+    """
+    if what.head is not None:
+        raise what.refusal(library, "its file is that of a backbone, to which detectors add their heads")
+
+
+def plain_resnet(what: Exportable, library: str) -> Any:
+    """The network of a model, if it is a ResNet with plain blocks and a 7x7 stem.
+
+    Args:
+        what: the model.
+        library: for the message.
+
+    Raises:
+        UserError: it is not, or a classifier.
+    """
+    refuse_head(what, library)
+    config, network = what.model.backbone, what.model.network
+    if not isinstance(network, ResNet) or not _RESNETS.fullmatch(config.name.partition(".")[0]):
+        raise what.refusal(library, "it has no such network with this arithmetic")
+    if config.stem != "standard" or config.channels != 3:
+        raise what.refusal(library, "its ResNets have a stem of one 7x7 convolution over three channels")
+    return network
+
+
+def reread(what: Exportable, file: Path) -> nn.Module:
+    """A network that is built anew, with the weights of a file as our own reader finds them.
+
+    Args:
+        what: the model.
+        file: in any layout that our reader knows.
+    """
+    with torch.random.fork_rng(devices=[]):
+        loaded = build_backbone(what.model.backbone, what.model.image_size)
+    load_weights(loaded, file, what.model.backbone.channels)
+    return loaded.eval()
 
 
 def _shape(tensor: Tensor) -> str:

@@ -7,9 +7,7 @@ from timm.models.resnet import Bottleneck, ResNet
 
 from coterie.atomic import writing
 from coterie.exporting.formats.exportable import Exportable, Written
-from coterie.exporting.formats.other_layout import on_normalized
-from coterie.models.backbone import build_backbone
-from coterie.models.pretrained import load_weights
+from coterie.exporting.formats.other_layout import on_normalized, reread
 
 FILE = "swav.pth"
 _BLOCKS = [3, 4, 6, 3]
@@ -37,11 +35,8 @@ def write_swav(what: Exportable, folder: Path) -> Written:
         raise what.refusal("SwAV's layout", "their networks are ResNet-50s of any width, for 3 channels")
     with writing(folder / FILE) as part:
         torch.save({f"module.{name}": value.clone() for name, value in network.state_dict().items()}, part)
-    with torch.random.fork_rng(devices=[]):
-        loaded = build_backbone(config, what.model.image_size)
-    load_weights(loaded, folder / FILE, config.channels)
     width = "" if config.width == 1 else f"w{config.width:g}"
     usage = f"""\
 python eval_linear.py --data_path IMAGENET --arch resnet50{width} --pretrained FOLDER/{FILE}  # in a shell, in their repository
 """
-    return Written("coterie's reader", on_normalized(what, loaded.eval()), "features", 0.0, usage)
+    return Written("coterie's reader", on_normalized(what, reread(what, folder / FILE)), "features", 0.0, usage)
