@@ -64,7 +64,7 @@ def test_the_citation_names_the_version_and_nobody_invented():
 
 
 def test_it_holds_the_whole_package_and_nothing_else(wheel):
-    ours = {str(path.relative_to(ROOT / "src")) for path in SOURCE.rglob("*") if path.suffix in {".py", ".html"}}
+    ours = {str(path.relative_to(ROOT / "src")) for path in SOURCE.rglob("*") if path.suffix in {".py", ".html", ".js"}}
     inside = {name for name in wheel.namelist() if ".dist-info/" not in name}
     assert inside == {*ours, "coterie/py.typed"}
     assert any(name.endswith("report.html") for name in inside)

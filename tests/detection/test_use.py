@@ -112,6 +112,7 @@ def test_figures_on_other_images(trained, tmp_path):
     assert set(found["detector"]) >= {"map", "ap50", "ap75"}
     assert 0 <= found["detector"]["map"] <= found["detector"]["ap50"] <= 100
     assert "of 6 boxes in 6 images" in str(found)
+    assert json.loads((trained / "evaluation.json").read_text())["detector"] == found["detector"]
     content = json.loads((tmp_path / "other.json").read_text())
     content["categories"] = [{"id": 4, "name": "bar"}, {"id": 3, "name": "disc"}]  # matched by name, not by number
     (tmp_path / "other.json").write_text(json.dumps(content))

@@ -1,27 +1,18 @@
 """``detector.safetensors``: network, pyramid, heads, categories and preprocessing; a detector rebuilds itself from them."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, final, get_args
 
-import safetensors
 import torch
 from torch import nn
 
 from coterie.detection.detector import ANCHORS, POOLED, DetectorKind, DetectorSettings, build_detector
-from coterie.errors import BadConfig, UserError
-from coterie.exporting.backbone_file import (
-    WeightsDescription,
-    build_described,
-    read_header,
-    rebuilt_settings,
-    write_tensors,
-)
+from coterie.exporting.backbone_file import build_described, read_header
+from coterie.exporting.built_file import load_built, refuse_own_network, save_built
 from coterie.exporting.file_kinds import DETECTOR_HEADER, file_of
 from coterie.exporting.model import Model
-from coterie.models.own_backbone import OwnBackbone
 from coterie.paths import DETECTOR_FILE, expand
 
 MOST_CATEGORIES, MOST_SIDES, LARGEST = 100_000, 100, 2**16
@@ -76,10 +67,7 @@ def new_detector(
     Raises:
         BadConfig: the network is not one of timm's, or has no feature maps of several sizes.
     """
-    if isinstance(model.network, OwnBackbone):
-        raise BadConfig(
-            f"a detector is built over a network of timm, and {model.name} is a {type(model.network.network).__name__}"
-        )
+    refuse_own_network(model, "a detector")
     look = model.preprocessing
     network = build_detector(model.network, settings, len(categories), look.mean, look.std).to(device)
     return Detector(network, model, settings, categories, numbers, about)
@@ -98,21 +86,13 @@ def save_detector(folder: str | Path, detector: Detector) -> Path:
     Raises:
         UserError: the file cannot be written; its previous contents stay intact.
     """
-    model, look = detector.model, detector.model.preprocessing
-    limits = look.value_range
-    description = WeightsDescription(
-        rebuilt_settings(model.backbone), model.image_size, look.mean, look.std, value_range=limits
-    )
-    header = {
-        "backbone": asdict(description),
+    facts = {
         "settings": asdict(detector.settings),
         "categories": detector.categories,
         "numbers": detector.numbers,
         "about": dict(detector.about),
     }
-    file = expand(folder) / DETECTOR_FILE
-    write_tensors(file, detector.network.state_dict(), {"format": "pt", DETECTOR_HEADER: json.dumps(header)})
-    return file
+    return save_built(expand(folder) / DETECTOR_FILE, DETECTOR_HEADER, detector.network, detector.model, facts)
 
 
 def open_detector(path: str | Path, device: torch.device | str = "cpu") -> Detector:
@@ -131,19 +111,11 @@ def open_detector(path: str | Path, device: torch.device | str = "cpu") -> Detec
     settings = DetectorSettings(**header["settings"] | {"short_sides": tuple(header["settings"]["short_sides"])})
     categories, numbers = tuple(header["categories"]), tuple(header["numbers"])
     backbone = build_described(description, file)
-    damaged = UserError(f"the weights in {file} are damaged, or timm or torchvision has changed this network since")
-    with safetensors.safe_open(file, "pt") as opened:
-        shapes = {name: opened.get_slice(name).get_shape() for name in opened.keys()}  # noqa: SIM118 -- no mapping
-        if not _largest_fit(shapes, settings, len(categories)):
-            raise damaged
-        with torch.random.fork_rng(devices=[]):
-            network = build_detector(backbone, settings, len(categories), description.mean, description.std)
-        if shapes != {name: list(each.shape) for name, each in network.state_dict().items()}:
-            raise damaged
-        try:
-            network.load_state_dict({name: opened.get_tensor(name) for name in shapes})
-        except RuntimeError as error:
-            raise damaged from error
+    network = load_built(
+        file,
+        lambda: build_detector(backbone, settings, len(categories), description.mean, description.std),
+        lambda shapes: _largest_fit(shapes, settings, len(categories)),
+    )
     line = f"{path}: a detector ({settings.kind}) of {len(categories)} categories on a {description.backbone.name}"
     model = Model(
         str(path), backbone, description.backbone, description.image_size, description.preprocessing, lines=(line,)

@@ -25,14 +25,16 @@ from coterie.detection.predict import check_results_file, write_detections
 from coterie.detection.train import DetectionWishes, TrainedDetector, train_detector
 from coterie.detection.voc import read_boxes
 from coterie.errors import BadConfig
+from coterie.evaluation.evaluation_file import note_evaluation
 from coterie.logger import Logger
+from coterie.paths import expand
 from coterie.training.model_or_new import float32_runtime, open_model_or_new
 from coterie.training.time_limit import TimeLimit
+from coterie.training.train_in_folder import wishes_among
 
 WHAT = "a detector"
 _OF_CLASSIFIERS = ("classifier", "balanced", "labels", "label_column", "label_key")
 _OF_SEGMENTERS = (*SegmentationOptions.__annotations__, "test_masks")
-_WISHES = ("schedule", "epochs", "batch_size", "learning_rate", "size", "seed")
 
 
 def train_detector_given(
@@ -102,7 +104,7 @@ def predict_boxes(
 def evaluate_detector_given(
     path: str | Path, test: Data, options: EvaluationOptions, logger: Logger
 ) -> DetectorResults:
-    """Test a detector on images with boxes as a caller gives them.
+    """Test a detector on images with boxes as a caller gives them; its folder keeps the figures.
 
     Args:
         path: of the detector.
@@ -124,8 +126,11 @@ def evaluate_detector_given(
         raise BadConfig(f"{path} is a detector, which knows its network and its images: leave out --{refused}")
     runtime = float32_runtime(options, WHAT, logger)
     detector = open_detector(path, runtime.device)
-    boxed, _ = boxed_images(boxes, test, {**options, "detector": detector.settings.kind}, logger)
-    return evaluate_detector(detector, boxed, runtime)
+    boxed, source = boxed_images(boxes, test, {**options, "detector": detector.settings.kind}, logger)
+    found = evaluate_detector(detector, boxed, runtime)
+    if expand(path).is_dir():
+        note_evaluation(expand(path), {"images": list(source), "boxes": str(boxes)}, found, logger)
+    return found
 
 
 def boxed_images(
@@ -171,5 +176,4 @@ def given_wishes(options: Mapping[str, Any]) -> DetectionWishes:
     Args:
         options: of ``train`` or ``transfer``.
     """
-    given = {name: options[name] for name in _WISHES if options.get(name) is not None}
-    return DetectionWishes(options.get("detector"), **given)
+    return DetectionWishes(kind=options.get("detector"), **wishes_among(options))

@@ -48,6 +48,10 @@ class DetectionSchedule:
     warmup_factor: float = 0.001
     drops: tuple[float, ...] = (2 / 3, 8 / 9)
 
+    def steps_of(self, images: int) -> int:
+        """How many steps there are for so many images."""
+        return self.steps or max(self.least_steps, self.epochs * -(-images // self.batch_size))
+
 
 SMALL = DetectionSchedule()
 """All values are ours: about a tenth of the arithmetic of the published heads, at the size of the images themselves."""

@@ -4,7 +4,6 @@ import hashlib
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, get_args
 
@@ -30,12 +29,14 @@ from coterie.logger import Logger
 from coterie.table import ShownInTables, TextTable
 from coterie.training.time_limit import TimeLimit
 from coterie.training.train_in_folder import (
-    check_wishes,
+    Wishes,
+    facts_of,
     find_schedule,
     first_and_last_loss,
     remark_of_bad,
-    steps_that_fit,
+    steps_to_train,
     train_in_folder,
+    wished_values,
 )
 from coterie.training.trained_folder import TrainedFolder
 
@@ -44,27 +45,15 @@ _SMALLEST, _LARGEST_CPU, _LARGEST = 64, 320, 800
 where it is chosen by itself, on a CPU and on a GPU."""
 
 
-@dataclass(frozen=True)
-class DetectionWishes:
-    """What a user may ask of the training of a detector; None: as the schedule says.
+@dataclass(frozen=True, kw_only=True)
+class DetectionWishes(Wishes):
+    """What a user may ask of the training of a detector; schedules are :data:`coterie.detection.schedules.SCHEDULES`.
 
     Attributes:
-        kind: ``faster_rcnn``, ``mask_rcnn`` or ``retinanet``.
-        schedule: a name of :data:`coterie.detection.schedules.SCHEDULES`.
-        epochs: passes over the images.
-        batch_size: images per step.
-        learning_rate: the highest.
-        size: short side of the images in pixels.
-        seed: for new weights, order, flips and what the detector draws.
+        kind: ``faster_rcnn``, ``mask_rcnn`` or ``retinanet``; None: the first.
     """
 
     kind: str | None = None
-    schedule: str | None = None
-    epochs: int | None = None
-    batch_size: int | None = None
-    learning_rate: float | None = None
-    size: int | None = None
-    seed: int = 0
 
 
 @dataclass(frozen=True)
@@ -124,32 +113,47 @@ def train_detector(
     for line in model.lines[:1]:
         logger.info(line)
     _check_boxes(boxed, logger)
-    boxed, network = replace(boxed, value_range=model.preprocessing.value_range), state_key(model.network.state_dict())
+    boxed = replace(boxed, value_range=model.preprocessing.value_range)
     given = asdict(replace(wishes, kind=kind, schedule=wishes.schedule or "small"))
     given |= {} if limit is None else {"time": format_minutes(limit.minutes)}
-    facts = {"images": boxed_key(boxed), "network": network}
-    if kind == "mask_rcnn":
-        require_pycocotools()
-        check_masks(boxed.file)
-        facts |= {"masks": masks_key(boxed.file.images)}
-    folder = TrainedFolder(out, "detector", {**asked, **given, **facts})
+    folder = TrainedFolder(out, "detector", {**asked, **given, **_facts(kind, boxed, model)})
     try:
         if folder.file.is_file():
             logger.info(f"{folder.path}: this detector is complete")
             return _trained(open_detector(folder.path, runtime.device), folder, int(folder.chosen["steps"]), {})
         settings = _settings(kind, schedule, boxed, runtime)
         torch.manual_seed(wishes.seed)
-        about = {"model": model.name, "date": datetime.now(UTC).date().isoformat(), "images": str(len(boxed.positions))}
+        about = facts_of(model.name, len(boxed.positions))
         detector = new_detector(model, settings, file.categories, file.numbers, runtime.device, about)
         detector.network.train()
-        steps = int(folder.chosen.get("steps", 0)) or _steps(detector, boxed, schedule, wishes.seed, limit, runtime)
+
+        def training_of(network: nn.Module, total: int, runtime: Runtime) -> DetectorTraining:
+            return DetectorTraining(network, boxed, schedule, total, wishes.seed, runtime)
+
+        steps = int(folder.chosen.get("steps", 0)) or steps_to_train(
+            schedule.steps_of(len(boxed.positions)), training_of, detector.network, limit, runtime
+        )
         logger.info(_line(detector, boxed, steps, schedule.batch_size))
         folder.write_config(**asdict(schedule) | asdict(settings) | {"steps": steps})
-        training = DetectorTraining(detector.network, boxed, schedule, steps, wishes.seed, runtime)
+        training = training_of(detector.network, steps, runtime)
         train_in_folder(training, folder, lambda: save_detector(folder.path, detector))
         return _trained(detector, folder, steps, training.bad)
     finally:
         folder.close()
+
+
+def _facts(kind: DetectorKind, boxed: BoxedSource, model: Model) -> dict[str, str]:
+    """What a training depends on besides what was asked.
+
+    Raises:
+        UserError: there are no masks for a Mask R-CNN, or pycocotools, which reads them, is not installed.
+    """
+    facts = {"images": boxed_key(boxed), "network": state_key(model.network.state_dict())}
+    if kind == "mask_rcnn":
+        require_pycocotools()
+        check_masks(boxed.file)
+        facts["masks"] = masks_key(boxed.file.images)
+    return facts
 
 
 def _trained(detector: Detector, folder: TrainedFolder, steps: int, bad: Mapping[str, str]) -> TrainedDetector:
@@ -168,18 +172,10 @@ def _kind(name: str | None) -> DetectorKind:
 def _schedule(wishes: DetectionWishes, limit: TimeLimit | None) -> DetectionSchedule:
     """The schedule that was asked for, with what was asked beside it."""
     schedule = find_schedule(wishes.schedule or "small", SCHEDULES)
-    given = {name: getattr(wishes, name) for name in ("epochs", "batch_size", "learning_rate", "size")}
-    check_wishes(given, limit)
-    if wishes.size is not None and wishes.size < _SMALLEST:
-        raise BadConfig(
-            f"--size is {wishes.size}: a detector needs images of {_SMALLEST} pixels or more; smaller ones are enlarged"
-        )
-    if wishes.epochs is not None:
-        schedule = replace(schedule, steps=0, epochs=wishes.epochs, least_steps=1)
+    schedule = replace(schedule, **wished_values(wishes, limit, _SMALLEST, "a detector"))
     if wishes.size is not None:
         schedule = replace(schedule, short_sides=(wishes.size,), longest=max(schedule.longest, 2 * wishes.size))
-    kept = {name: given[name] for name in ("batch_size", "learning_rate") if given[name] is not None}
-    return replace(schedule, **kept)
+    return schedule
 
 
 def _settings(
@@ -196,25 +192,6 @@ def _line(detector: Detector, boxed: BoxedSource, steps: int, batch_size: int) -
     counts = f"{len(boxed.positions):,} images, {int(boxed.counts.sum()):,} boxes"
     side = " to ".join(map(str, sides))
     return f"{detector.name}: {counts}; short side {side} pixels; {steps:,} steps of {batch_size} images"
-
-
-def _steps(
-    detector: Detector,
-    boxed: BoxedSource,
-    schedule: DetectionSchedule,
-    seed: int,
-    limit: TimeLimit | None,
-    runtime: Runtime,
-) -> int:
-    """How many steps to train: what fits into the time, or what the schedule says."""
-    if limit is None:
-        per_epoch = -(-len(boxed.positions) // schedule.batch_size)
-        return schedule.steps or max(schedule.least_steps, schedule.epochs * per_epoch)
-
-    def training(network: nn.Module, total: int, quiet: Runtime) -> DetectorTraining:
-        return DetectorTraining(network, boxed, schedule, total, seed, quiet)
-
-    return steps_that_fit(training, detector.network, limit, runtime)
 
 
 def _short_side(boxed: BoxedSource, runtime: Runtime) -> int:

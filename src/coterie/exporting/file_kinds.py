@@ -33,8 +33,7 @@ def holds_classifier(path: str | Path) -> bool:
     Args:
         path: of anything.
     """
-    path = expand(path)
-    return is_own_file(path / CLASSIFIER_FILE if path.is_dir() else path, CLASSIFIER_HEADER)
+    return _holds(path, CLASSIFIER_FILE, CLASSIFIER_HEADER)
 
 
 def holds_detector(path: str | Path) -> bool:
@@ -43,8 +42,7 @@ def holds_detector(path: str | Path) -> bool:
     Args:
         path: of anything.
     """
-    path = expand(path)
-    return is_own_file(path / DETECTOR_FILE if path.is_dir() else path, DETECTOR_HEADER)
+    return _holds(path, DETECTOR_FILE, DETECTOR_HEADER)
 
 
 def holds_segmenter(path: str | Path) -> bool:
@@ -53,8 +51,12 @@ def holds_segmenter(path: str | Path) -> bool:
     Args:
         path: of anything.
     """
+    return _holds(path, SEGMENTER_FILE, SEGMENTER_HEADER)
+
+
+def _holds(path: str | Path, name: str, header: str) -> bool:
     path = expand(path)
-    return is_own_file(path / SEGMENTER_FILE if path.is_dir() else path, SEGMENTER_HEADER)
+    return is_own_file(path / name if path.is_dir() else path, header)
 
 
 def file_of(path: str | Path, name: str, option: str) -> Path:
@@ -86,18 +88,13 @@ def refuse_classifier(path: str | Path) -> None:
     Raises:
         UserError: it is one of them.
     """
-    if holds_detector(path):
-        raise UserError(
-            f"{path} is a detector, not a MODEL: use coterie predict {path} IMAGES, coterie evaluate {path} IMAGES --boxes "
-            "FILE, or name the MODEL that it was trained from"
-        )
-    if holds_segmenter(path):
-        raise UserError(
-            f"{path} is a segmenter, not a MODEL: use coterie predict {path} IMAGES, coterie evaluate {path} IMAGES --masks "
-            "DIR, or name the MODEL that it was trained from"
-        )
-    if holds_classifier(path):
-        raise UserError(
-            f"{path} is a classifier, not a MODEL: use coterie predict {path} IMAGES, coterie evaluate {path} LABELLED, or "
-            "name the MODEL that it was trained from"
-        )
+    for noun, holds, tested in (
+        ("detector", holds_detector, "IMAGES --boxes FILE"),
+        ("segmenter", holds_segmenter, "IMAGES --masks DIR"),
+        ("classifier", holds_classifier, "LABELLED"),
+    ):
+        if holds(path):
+            raise UserError(
+                f"{path} is a {noun}, not a MODEL: use coterie predict {path} IMAGES, coterie evaluate {path} {tested}, or "
+                "name the MODEL that it was trained from"
+            )

@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
-from coterie.atomic import write_text
 from coterie.data.sources.source import ImageSource
 from coterie.errors import BadImage
 from coterie.evaluation.classification import Answers
@@ -67,22 +66,19 @@ def write_classifier_page(
     sections = _sections(figures, cells, show)
     several, classes = figures.answers.multi_label, len(figures.classes)
     shown = not several and classes <= MOST_CLASSES and len(figures.positions)
-    for side in SIDES:
-        text = html.render_template(
-            "classifier.html",
-            side=side,
-            title=f"{path.parent.name}: a classifier of {classes} classes",
-            figures=figures,
-            confusion=figures.answers.confusion().tolist() if shown else [],
-            linked={cell for cell, _ in cells},
-            sections=sections,
-            calibration=_calibration(figures),
-            tables=_tables(figures),
-            about=about,
-        )
-        if len(text.encode()) < html.MAX_PAGE_BYTES:
-            break
-    write_text(path, text)
+    html.write_page(
+        path,
+        "classifier.html",
+        SIDES,
+        title=f"{path.parent.name}: a classifier of {classes} classes",
+        figures=figures,
+        confusion=figures.answers.confusion().tolist() if shown else [],
+        linked={cell for cell, _ in cells},
+        sections=sections,
+        calibration=_calibration(figures),
+        tables=_tables(figures),
+        about=about,
+    )
 
 
 def _sections(figures: ClassifierFigures, cells: Cells, show: Show) -> list[PageSection]:

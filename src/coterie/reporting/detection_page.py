@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float
 
-from coterie.atomic import write_text
 from coterie.data.decoding.decode import decode_shown
 from coterie.data.decoding.pixels import ValueRange
 from coterie.data.sources.source import ImageSource, random_positions
@@ -92,21 +91,18 @@ def write_detection_page(
     ]
     sure = [name for each in pictures for name, score in zip(each.names, each.scores, strict=True) if score >= SURE]
     counts = [(name, sure.count(name), colors[name]) for name in categories if name in sure]
-    for side in SIDES:
-        text = html.render_template(
-            "detection.html",
-            side=side,
-            title=title,
-            shown=shown,
-            counts=counts,
-            images=len(pictures),
-            boxes=len(sure),
-            least=SURE,
-            about=about,
-        )
-        if len(text.encode()) < html.MAX_PAGE_BYTES:
-            break
-    write_text(path, text)
+    html.write_page(
+        path,
+        "detection.html",
+        SIDES,
+        title=title,
+        shown=shown,
+        counts=counts,
+        images=len(pictures),
+        boxes=len(sure),
+        least=SURE,
+        about=about,
+    )
 
 
 def _shown(name: str, pixels: PictureArray, picture: BoxedPicture, colors: Mapping[str, int]) -> _Shown:

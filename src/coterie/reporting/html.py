@@ -7,6 +7,7 @@ import base64
 import io
 from collections.abc import Sequence
 from importlib import resources
+from pathlib import Path
 from typing import Any
 
 import jinja2
@@ -14,6 +15,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
+from coterie.atomic import write_text
 from coterie.formatting import format_cell
 from coterie.reporting import chart
 
@@ -42,6 +44,26 @@ def render_template(template: str, *, side: int, **values: Any) -> str:
     environment.filters |= {"number": format_cell, "source": lambda pixels: thumbnail(pixels, side)}
     environment.globals |= {"canvas": chart}
     return environment.get_template(template).render(**values)
+
+
+def write_page(path: str | Path, template: str, sides: Sequence[int], **values: Any) -> None:
+    """Write a page as one HTML file that loads nothing, atomically; its pictures are as large as there is room for.
+
+    Args:
+        path: of the file.
+        template: as of :func:`render_template`.
+        sides: largest height and width of a picture in pixels; the smaller ones are for pages that would become too large.
+        values: what the template shows.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
+    text = ""
+    for side in sides:
+        text = render_template(template, side=side, **values)
+        if len(text.encode()) < MAX_PAGE_BYTES:
+            break
+    write_text(path, text)
 
 
 def thumbnail(pixels: PictureArray, side: int) -> str:

@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from coterie.atomic import write_text
 from coterie.formatting import end_of
 from coterie.reporting import html
 from coterie.reporting.html import PictureArray
@@ -59,17 +58,14 @@ def write_segmentation_page(
         UserError: the file cannot be written.
     """
     shown = [(each, sorted(each.shares, key=lambda pair: -pair[1])[:NAMED]) for each in pictures]
-    for side in SIDES:
-        text = html.render_template(
-            "segmentation.html",
-            side=side,
-            title=title,
-            shown=shown,
-            classes=[each for each in classes if each[2] > 0],
-            absent=[name for name, _, share in classes if not share > 0],
-            images=images,
-            about=about,
-        )
-        if len(text.encode()) < html.MAX_PAGE_BYTES:
-            break
-    write_text(path, text)
+    html.write_page(
+        path,
+        "segmentation.html",
+        SIDES,
+        title=title,
+        shown=shown,
+        classes=[each for each in classes if each[2] > 0],
+        absent=[name for name, _, share in classes if not share > 0],
+        images=images,
+        about=about,
+    )

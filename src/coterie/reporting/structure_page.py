@@ -16,7 +16,6 @@ from jaxtyping import Float, UInt8
 from markupsafe import Markup
 from torch import Tensor
 
-from coterie.atomic import write_text
 from coterie.config.hardware import Runtime
 from coterie.config.options import label_columns, machine_options, model_options
 from coterie.data.loading.center_crop import Preprocessing
@@ -104,7 +103,7 @@ def write_structure_page(
         "features of a patch": f"{width}, {height} x {across} patches of an image",
         "segments": f"{segments}, spherical k-means over all patches",
     }
-    write_text(path, _rendered(path.stem, shown, found, about))
+    _write(path, shown, found, about)
     return path
 
 
@@ -171,8 +170,7 @@ def _shown(
     )
 
 
-def _rendered(title: str, shown: Sequence[_Shown], found: PatchStructure, about: Mapping[str, str]) -> str:
-    """The page; its photographs are small enough for it to stay below the limit."""
+def _write(path: Path, shown: Sequence[_Shown], found: PatchStructure, about: Mapping[str, str]) -> None:
     script = resources.files(__package__).joinpath("structure.js").read_text("utf-8")
     hashed = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     count = int(found.segments.max()) + 1
@@ -180,25 +178,19 @@ def _rendered(title: str, shown: Sequence[_Shown], found: PatchStructure, about:
     shares = torch.bincount(found.segments.flatten(), minlength=count) / found.segments.numel()
     height, across = shown[0].components.shape[:2]
     data = {"rows": height, "columns": across, "neighbors": found.neighbors.flatten(0, 1).tolist()}
-    text = ""
-    for side in SIDES:
-        text = html.render_template(
-            "structure.html",
-            side=side,
-            title=title,
-            shown=shown,
-            patches=found.segments.numel(),
-            share=sum(found.share),
-            segments=[
-                ("#" + bytes(colors[place].tolist()).hex(), 100 * float(each)) for place, each in enumerate(shares)
-            ],
-            rows=height,
-            columns=across,
-            data=Markup(json.dumps(data, separators=(",", ":"))),  # numbers alone
-            script=Markup(script),
-            script_hash=Markup(hashed),
-            about=about,
-        )
-        if len(text.encode()) < html.MAX_PAGE_BYTES:
-            break
-    return text
+    html.write_page(
+        path,
+        "structure.html",
+        SIDES,
+        title=path.stem,
+        shown=shown,
+        patches=found.segments.numel(),
+        share=sum(found.share),
+        segments=[("#" + bytes(colors[place].tolist()).hex(), 100 * float(each)) for place, each in enumerate(shares)],
+        rows=height,
+        columns=across,
+        data=Markup(json.dumps(data, separators=(",", ":"))),  # numbers alone
+        script=Markup(script),
+        script_hash=Markup(hashed),
+        about=about,
+    )

@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from coterie.atomic import write_text
 from coterie.reporting import html
 from coterie.reporting.tables import Table
 
@@ -25,7 +24,5 @@ def write_transfer_page(
     Raises:
         UserError: the file cannot be written.
     """
-    text = html.render_template(
-        "transfer.html", side=0, title=title, headline=headline, line=line, means=means, seeds=seeds, about=about
-    )
-    write_text(path, text)
+    values = {"title": title, "headline": headline, "line": line, "means": means, "seeds": seeds, "about": about}
+    html.write_page(path, "transfer.html", (0,), **values)

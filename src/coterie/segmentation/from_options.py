@@ -26,10 +26,10 @@ from coterie.segmentation.segmenter_file import Segmenter, open_segmenter
 from coterie.segmentation.train import SegmentationWishes, TrainedSegmenter, chosen_schedule, train_segmenter
 from coterie.training.model_or_new import float32_runtime, open_model_or_new
 from coterie.training.time_limit import TimeLimit
+from coterie.training.train_in_folder import wishes_among
 
 WHAT = "a segmenter"
 _OF_OTHERS = ("classifier", "balanced", "labels", "label_column", "label_key", "detector", "boxes", "test_boxes")
-_WISHES = ("head", "schedule", "epochs", "batch_size", "learning_rate", "size", "seed")
 
 
 def train_segmenter_given(
@@ -173,8 +173,9 @@ def given_wishes(options: Mapping[str, Any], limit: TimeLimit | None = None) -> 
     """
     blocks = options.get("blocks")
     wishes = SegmentationWishes(
+        head=options.get("head"),
         blocks=() if blocks is None else (blocks,) if isinstance(blocks, int) else tuple(blocks),
-        **{name: options[name] for name in _WISHES if options.get(name) is not None},
+        **wishes_among(options),
     )
     chosen_schedule(wishes, limit)
     return wishes

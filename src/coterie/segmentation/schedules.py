@@ -51,6 +51,10 @@ class SegmentationSchedule:
     least_rate: float = 0.0
     drops: tuple[float, ...] = ()
 
+    def steps_of(self, images: int) -> int:
+        """How many steps there are for so many images."""
+        return self.steps or max(self.least_steps, self.epochs * -(-images // self.batch_size))
+
 
 SMALL = {
     "linear": SegmentationSchedule("linear", learning_rate=0.03),

@@ -1,25 +1,16 @@
 """``segmenter.safetensors``: network, head and classes in one file; a segmenter rebuilds itself from them."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, final, get_args
 
-import safetensors
 import torch
 
-from coterie.errors import BadConfig, UserError
-from coterie.exporting.backbone_file import (
-    WeightsDescription,
-    build_described,
-    read_header,
-    rebuilt_settings,
-    write_tensors,
-)
+from coterie.exporting.backbone_file import build_described, read_header
+from coterie.exporting.built_file import load_built, refuse_own_network, save_built
 from coterie.exporting.file_kinds import SEGMENTER_HEADER, file_of
 from coterie.exporting.model import Model
-from coterie.models.own_backbone import OwnBackbone
 from coterie.paths import SEGMENTER_FILE, expand
 from coterie.segmentation.classes import MOST_CLASSES, VALUES, Classes
 from coterie.segmentation.heads import HeadKind
@@ -73,10 +64,7 @@ def new_segmenter(
     Raises:
         BadConfig: the network is not one of timm's, or has no feature maps.
     """
-    if isinstance(model.network, OwnBackbone):
-        raise BadConfig(
-            f"a segmenter is built over a network of timm, and {model.name} is a {type(model.network.network).__name__}"
-        )
+    refuse_own_network(model, "a segmenter")
     look = model.preprocessing
     network = SegmentationNetwork(model.network, settings, len(classes.names), look.mean, look.std).to(device)
     return Segmenter(network, model, settings, classes, about)
@@ -95,20 +83,12 @@ def save_segmenter(folder: str | Path, segmenter: Segmenter) -> Path:
     Raises:
         UserError: the file cannot be written; its previous contents stay intact.
     """
-    model, look = segmenter.model, segmenter.model.preprocessing
-    limits = look.value_range
-    description = WeightsDescription(
-        rebuilt_settings(model.backbone), model.image_size, look.mean, look.std, value_range=limits
-    )
-    header = {
-        "backbone": asdict(description),
+    facts = {
         "settings": asdict(segmenter.settings),
         "classes": asdict(segmenter.classes),
         "about": dict(segmenter.about),
     }
-    file = expand(folder) / SEGMENTER_FILE
-    write_tensors(file, segmenter.network.state_dict(), {"format": "pt", SEGMENTER_HEADER: json.dumps(header)})
-    return file
+    return save_built(expand(folder) / SEGMENTER_FILE, SEGMENTER_HEADER, segmenter.network, segmenter.model, facts)
 
 
 def open_segmenter(path: str | Path, device: torch.device | str = "cpu") -> Segmenter:
@@ -128,25 +108,20 @@ def open_segmenter(path: str | Path, device: torch.device | str = "cpu") -> Segm
     said = header["classes"]
     classes = Classes(tuple(said["names"]), tuple(said["values"]), tuple(said["ignored"]), said["where"])
     backbone = build_described(description, file)
-    damaged = UserError(f"the weights in {file} are damaged, or timm or torchvision has changed this network since")
-    with safetensors.safe_open(file, "pt") as opened:
-        shapes = {name: opened.get_slice(name).get_shape() for name in opened.keys()}  # noqa: SIM118 -- no mapping
-        classifier = shapes.get("head.classifier.weight", [])
-        if classifier[:1] != [len(classes.names)] or (
-            settings.head != "linear" and classifier[1:2] != [settings.width]
-        ):
-            raise damaged  # it cannot make us allocate much more than it holds
-        with torch.random.fork_rng(devices=[]):
-            network = SegmentationNetwork(backbone, settings, len(classes.names), description.mean, description.std)
-        if shapes != {name: list(each.shape) for name, each in network.state_dict().items()}:
-            raise damaged
-        try:
-            network.load_state_dict({name: opened.get_tensor(name) for name in shapes})
-        except RuntimeError as error:
-            raise damaged from error
+    count = len(classes.names)
+    network = load_built(
+        file,
+        lambda: SegmentationNetwork(backbone, settings, count, description.mean, description.std),
+        lambda shapes: _largest_fits(shapes, settings, count),
+    )
     model = Model(str(path), backbone, description.backbone, description.image_size, description.preprocessing)
     about = {str(name): str(value) for name, value in header["about"].items()}
     return Segmenter(network.to(device).eval(), model, settings, classes, about)
+
+
+def _largest_fits(shapes: Mapping[str, list[int]], settings: SegmenterSettings, classes: int) -> bool:
+    classifier = shapes.get("head.classifier.weight", [])
+    return classifier[:1] == [classes] and (settings.head == "linear" or classifier[1:2] == [settings.width])
 
 
 def _check_types(header: Mapping[str, Any]) -> None:

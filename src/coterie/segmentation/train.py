@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, get_args
 
@@ -25,12 +24,14 @@ from coterie.segmentation.segmenter_training import SegmenterTraining
 from coterie.table import ShownInTables, TextTable
 from coterie.training.time_limit import TimeLimit
 from coterie.training.train_in_folder import (
-    check_wishes,
+    Wishes,
+    facts_of,
     find_schedule,
     first_and_last_loss,
     remark_of_bad,
-    steps_that_fit,
+    steps_to_train,
     train_in_folder,
+    wished_values,
 )
 from coterie.training.trained_folder import TrainedFolder
 
@@ -39,29 +40,19 @@ _SMALLEST, _LARGEST_CPU, _LARGEST = 64, 320, 800
 where it is chosen by itself, on a CPU and on a GPU."""
 
 
-@dataclass(frozen=True)
-class SegmentationWishes:
-    """What a user may ask of the training of a segmenter; None: as the schedule says.
+@dataclass(frozen=True, kw_only=True)
+class SegmentationWishes(Wishes):
+    """What a user may ask of the training of a segmenter.
+
+    Schedules are ``small`` and :data:`coterie.segmentation.schedules.PUBLISHED`.
 
     Attributes:
-        head: ``linear``, ``fcn`` or ``upernet``.
-        schedule: ``small``, or a name of :data:`coterie.segmentation.schedules.PUBLISHED`.
+        head: ``linear``, ``fcn`` or ``upernet``; None: that of the schedule.
         blocks: numbers of the intermediate maps that the head sees; (): chosen by its kind.
-        epochs: passes over the images.
-        batch_size: images per step.
-        learning_rate: the highest.
-        size: short side of the images in pixels.
-        seed: for new weights, order, scales, crops and flips.
     """
 
     head: str | None = None
-    schedule: str | None = None
     blocks: tuple[int, ...] = ()
-    epochs: int | None = None
-    batch_size: int | None = None
-    learning_rate: float | None = None
-    size: int | None = None
-    seed: int = 0
 
 
 @dataclass(frozen=True)
@@ -132,17 +123,19 @@ def train_segmenter(
             return _trained(open_segmenter(folder.path, runtime.device), folder, int(folder.chosen["steps"]), {})
         settings = segmenter_settings(schedule, wishes, masked, runtime)
         torch.manual_seed(wishes.seed)
-        about = {
-            "model": model.name,
-            "date": datetime.now(UTC).date().isoformat(),
-            "images": str(len(masked.positions)),
-        }
+        about = facts_of(model.name, len(masked.positions))
         segmenter = new_segmenter(model, settings, masked.classes, runtime.device, about)
         segmenter.network.train()
-        steps = int(folder.chosen.get("steps", 0)) or _steps(segmenter, masked, schedule, wishes.seed, limit, runtime)
+
+        def training_of(network: SegmentationNetwork, total: int, runtime: Runtime) -> SegmenterTraining:
+            return SegmenterTraining(network, masked, settings, schedule, total, wishes.seed, runtime)
+
+        steps = int(folder.chosen.get("steps", 0)) or steps_to_train(
+            schedule.steps_of(len(masked.positions)), training_of, segmenter.network, limit, runtime
+        )
         logger.info(_line(segmenter, masked, steps, schedule))
-        folder.write_config(**_plain(asdict(schedule) | asdict(settings)) | {"steps": steps})
-        training = SegmenterTraining(segmenter.network, masked, settings, schedule, steps, wishes.seed, runtime)
+        folder.write_config(**asdict(schedule) | asdict(settings) | {"steps": steps})
+        training = training_of(segmenter.network, steps, runtime)
         train_in_folder(training, folder, lambda: save_segmenter(folder.path, segmenter))
         return _trained(segmenter, folder, steps, training.bad)
     finally:
@@ -164,18 +157,10 @@ def chosen_schedule(wishes: SegmentationWishes, limit: TimeLimit | None) -> Segm
         raise BadConfig(
             f"--schedule {wishes.schedule} is for --head {schedule.head}, not {wishes.head}: leave out --head"
         )
-    given = {name: getattr(wishes, name) for name in ("epochs", "batch_size", "learning_rate", "size")}
-    check_wishes(given, limit)
-    if wishes.size is not None and wishes.size < _SMALLEST:
-        raise BadConfig(
-            f"--size is {wishes.size}: a segmenter needs images of {_SMALLEST} pixels or more; smaller ones are enlarged"
-        )
-    if wishes.epochs is not None:
-        schedule = replace(schedule, steps=0, epochs=wishes.epochs, least_steps=1)
+    schedule = replace(schedule, **wished_values(wishes, limit, _SMALLEST, "a segmenter"))
     if wishes.size is not None:
         schedule = replace(schedule, short_side=wishes.size, longest=max(schedule.longest, 4 * wishes.size))
-    kept = {name: given[name] for name in ("batch_size", "learning_rate") if given[name] is not None}
-    return replace(schedule, **kept)
+    return schedule
 
 
 def segmenter_settings(
@@ -202,25 +187,6 @@ def _line(segmenter: Segmenter, masked: MaskedSource, steps: int, schedule: Segm
     )
 
 
-def _steps(
-    segmenter: Segmenter,
-    masked: MaskedSource,
-    schedule: SegmentationSchedule,
-    seed: int,
-    limit: TimeLimit | None,
-    runtime: Runtime,
-) -> int:
-    """How many steps to train: what fits into the time, or what the schedule says."""
-    if limit is None:
-        per_epoch = -(-len(masked.positions) // schedule.batch_size)
-        return schedule.steps or max(schedule.least_steps, schedule.epochs * per_epoch)
-
-    def training(network: SegmentationNetwork, total: int, quiet: Runtime) -> SegmenterTraining:
-        return SegmenterTraining(network, masked, segmenter.settings, schedule, total, seed, quiet)
-
-    return steps_that_fit(training, segmenter.network, limit, runtime)
-
-
 def _check_masks(masked: MaskedSource, logger: Logger) -> None:
     """Refuse masks that teach nothing; what there is to say about the others, and classes without a pixel, are said.
 
@@ -235,8 +201,3 @@ def _check_masks(masked: MaskedSource, logger: Logger) -> None:
     none = [name for name, count in zip(names, masked.counts, strict=True) if not count]
     if none:
         logger.warning(f"{masked.where}: there is no pixel of {first_few(none, ', ')}, which will not be found")
-
-
-def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Values as TOML has them."""
-    return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}

@@ -9,7 +9,7 @@ from coterie.data.sources.open import open_source
 from coterie.data.sources.source import ImageSource
 from coterie.errors import UserError
 from coterie.evaluation.probes.few_labels import FewLabels
-from coterie.evaluation.probes.finetuning import ONE_PERCENT, RECIPES, TEN_PERCENT
+from coterie.evaluation.probes.finetuning import FINETUNING_RECIPES, ONE_PERCENT, TEN_PERCENT
 from coterie.evaluation.probes.listed_labels import listed_labels
 
 
@@ -74,5 +74,5 @@ def test_what_is_no_list_of_these_images_is_refused_in_one_line(
 
 
 def test_recipes_go_by_the_share_of_imagenets_labels_that_they_are_for() -> None:
-    assert RECIPES == {"1%": ONE_PERCENT, "10%": TEN_PERCENT}
+    assert FINETUNING_RECIPES == {"1%": ONE_PERCENT, "10%": TEN_PERCENT}
     assert FewLabels(share=1.0).asked() == {"label_fraction": "100%"}
