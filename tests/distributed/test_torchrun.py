@@ -146,5 +146,5 @@ def test_what_is_asked_on_one_process_is_refused_before_anything_is_read(
 ) -> None:
     for name, value in (("RANK", "0"), ("WORLD_SIZE", "2")):  # as torchrun sets them
         monkeypatch.setenv(name, value)
-    with pytest.raises(UserError, match="start them without torchrun"):
+    with pytest.raises(UserError, match="start it without torchrun"):
         ask("swav", "no such folder")
