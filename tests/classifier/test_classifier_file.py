@@ -82,8 +82,8 @@ def test_a_model_is_no_classifier_and_the_reverse(tiny_model, tmp_path):
     for other in (tmp_path / "run", file, "timm:resnet18"):
         assert not holds_classifier(other)
     for path, message in (
-        (tmp_path / "run", r"run is a run: .*coterie train MODEL LABELLED"),
-        (file, r"is no classifier: coterie train .*model\.safetensors LABELLED"),
+        (tmp_path / "run", r"run is a run: .*coterie train MODEL LABELED"),
+        (file, r"is no classifier: coterie train .*model\.safetensors LABELED"),
         (tmp_path / "absent", "does not exist"),
     ):
         with pytest.raises(UserError, match=message):

@@ -70,7 +70,7 @@ def test_images_that_changed_are_refused(trained: Path, weights: Path, tmp_path:
     copy, images = shutil.copytree(trained, tmp_path / "copy"), shutil.copytree(painted, tmp_path / "painted")
     config = copy / "config.toml"
     config.write_text(config.read_text().replace(str(painted), str(images)))
-    with pytest.raises(coterie.UserError, match="the images of LABELLED have changed since"):
+    with pytest.raises(coterie.UserError, match="the images of LABELED have changed since"):
         coterie.train(weights, images, out=copy, **HERE)
 
 
@@ -108,7 +108,7 @@ def test_a_classifier_where_something_else_is_meant(use, message, trained: Path,
 def test_a_mistake_leaves_no_folder(weights: Path, tmp_path: Path):
     (tmp_path / "none").mkdir()
     Image.new("RGB", (8, 8)).save(tmp_path / "none" / "a.png")
-    with pytest.raises(coterie.UserError, match="LABELLED has no labels"):
+    with pytest.raises(coterie.UserError, match="LABELED has no labels"):
         coterie.train(weights, tmp_path / "none", out=tmp_path / "new" / "out", **HERE)
     assert not (tmp_path / "new").exists()
     with pytest.raises(coterie.UserError, match=r"--classifier is tree: use one of knn, linear"):
@@ -140,7 +140,7 @@ def test_images_of_several_labels_and_of_none(weights: Path, tmp_path: Path):
     assert kept.classes == ("blue", "green", "red", "warm")
     assert figures.answers.accuracy().value > 90
     assert "labels an image" not in str(figures.headline)
-    assert any("3 of 18 images of LABELLED have no label" in line for line in figures.remarks)
+    assert any("3 of 18 images of LABELED have no label" in line for line in figures.remarks)
     found = coterie.evaluate(tmp_path / "out", flat, **options)
     assert found["classifier"]["top1"] > 90
 

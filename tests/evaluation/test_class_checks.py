@@ -79,8 +79,8 @@ def test_splits_in_a_tar_and_in_several_folders(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"are splits, not classes: name train --test val"):
         check(tmp_path / "a", tmp_path / "b")
     source = open_source(str(tmp_path / "a"), str(tmp_path / "b"))
-    with pytest.raises(UserError, match=r"LABELLED: .* are splits, not classes: name train$"):
-        check_classes(source, labels(source), "LABELLED")
+    with pytest.raises(UserError, match=r"LABELED: .* are splits, not classes: name train$"):
+        check_classes(source, labels(source), "LABELED")
     labeled = pack(tmp_path / "x.tar", 3, "val")
     with pytest.raises(UserError, match="one class only"):  # a label, not a folder: it is what it says
         check(labeled)

@@ -48,7 +48,7 @@ def kept(tmp_path):
         ("detector", ASKED | {"seed": 1}, "was begun with seed 0, not 1: choose another --out, or remove it"),
         ("detector", ASKED | {"time": "2m"}, "was begun with time none, not 2m"),
         ("detector", ASKED | {"network": "c"}, "the weights of MODEL have changed since"),
-        ("detector", ASKED | {"images": "c"}, "the images of LABELLED or their boxes have changed since"),
+        ("detector", ASKED | {"images": "c"}, "the images of LABELED or their boxes have changed since"),
     ],
 )
 def test_a_folder_of_something_else_is_refused_and_unlocked(kept, noun, asked, said):

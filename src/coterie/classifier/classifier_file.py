@@ -124,7 +124,7 @@ def open_classifier(
         UserError: it is none, such as a run; or the file is damaged, in one line.
     """
     file = find_classifier(path)
-    refusal = f"{file} is no classifier: coterie train {file} LABELLED --out CLASSIFIER makes one from a MODEL"
+    refusal = f"{file} is no classifier: coterie train {file} LABELED --out CLASSIFIER makes one from a MODEL"
     description, header = read_header(file, CLASSIFIER_HEADER, _check_types, refusal)
     if description.backbone.name.startswith(OWN):
         if backbone is None:
@@ -179,7 +179,7 @@ def find_classifier(path: str | Path) -> Path:
             raise UserError(f"{path} does not exist: name a CLASSIFIER, which coterie train --out CLASSIFIER makes")
         what = "a run" if (where / "config.toml").is_file() else "no classifier"
         raise UserError(
-            f"{path} is {what}: it has no {CLASSIFIER_FILE}; coterie train MODEL LABELLED --out CLASSIFIER makes one"
+            f"{path} is {what}: it has no {CLASSIFIER_FILE}; coterie train MODEL LABELED --out CLASSIFIER makes one"
         )
     return file
 

@@ -73,7 +73,7 @@ def train_classifier(
     logger, images = runtime.logger, training_images(source)
     chosen_kind, reason = choose_kind(kind, [each for each in images.counts if each])
     if balanced and images.multi_label:
-        raise UserError("--balanced is for images of one label each, and LABELLED has several: leave it out")
+        raise UserError("--balanced is for images of one label each, and LABELED has several: leave it out")
     runtime = embedding_runtime(model.network, runtime)
     for line in (*model.described(runtime.precision), *images.lines):
         logger.info(line)

@@ -69,7 +69,7 @@ class TrainingImages:
         return torch.where(self.truth.any(dim=1), rarity.argmax(dim=1), len(self.classes)).numpy()
 
 
-def training_images(source: ImageSource, what: str = "LABELLED") -> TrainingImages:
+def training_images(source: ImageSource, what: str = "LABELED") -> TrainingImages:
     """Find the labels of images, of one kind or the other.
 
     Args:
@@ -93,7 +93,7 @@ def training_images(source: ImageSource, what: str = "LABELLED") -> TrainingImag
             raise no_labels(source, what)
         positions, used = np.flatnonzero(matrix.known), matrix.rows[matrix.known].any(axis=0)
         classes = tuple(name for name, has in zip(matrix.classes, used.tolist(), strict=True) if has)
-        if len(classes) < 2 and what == "LABELLED":
+        if len(classes) < 2 and what == "LABELED":
             raise UserError(
                 f"{what} has one class only ({first_few(classes)}): a classifier needs images of two or more"
             )
@@ -103,7 +103,7 @@ def training_images(source: ImageSource, what: str = "LABELLED") -> TrainingImag
     unlabeled = np.setdiff1d(np.arange(len(source)), positions)
     images = TrainingImages(source, positions, found, classes, unlabeled, (line,))
     rare = (
-        [] if what != "LABELLED" else [name for name, count in zip(classes, images.counts, strict=True) if count == 1]
+        [] if what != "LABELED" else [name for name, count in zip(classes, images.counts, strict=True) if count == 1]
     )
     if rare:
         are = "class has" if len(rare) == 1 else "classes have"

@@ -64,7 +64,7 @@ def check_classes(source: ImageSource, numbers: Int[np.ndarray, " n"], what: str
     Args:
         source: the images.
         numbers: the class of each image, -1 for none; none of images that have several.
-        what: ``TRAIN``; ``LABELLED``, beside which no test images are named; or ``TEST``, which may have one class.
+        what: ``TRAIN``; ``LABELED``, beside which no test images are named; or ``TEST``, which may have one class.
 
     Returns:
         Lines about classes whose names are doubtful.
@@ -81,7 +81,7 @@ def check_classes(source: ImageSource, numbers: Int[np.ndarray, " n"], what: str
     if by_folder and len(roles) == len(names):
         raise UserError(
             f"{what}: the folders {listed} are {_kind(set(roles.values()))}, not classes: "
-            f"{_instead(notes.folder, roles, alone=what == 'LABELLED')}"
+            f"{_instead(notes.folder, roles, alone=what == 'LABELED')}"
         )
     if len(names) < 2 and what != "TEST":
         raise UserError(

@@ -91,7 +91,7 @@ def refuse_classifier(path: str | Path) -> None:
     for noun, holds, tested in (
         ("detector", holds_detector, "IMAGES --boxes FILE"),
         ("segmenter", holds_segmenter, "IMAGES --masks DIR"),
-        ("classifier", holds_classifier, "LABELLED"),
+        ("classifier", holds_classifier, "LABELED"),
     ):
         if holds(path):
             raise UserError(

@@ -35,5 +35,5 @@ def run_card(run: Path, license: str) -> CardFacts:  # noqa: A002 -- as the hub 
     figures |= {} if loss is None else {"Loss of the last step in the log": format_number(loss)}
     limits = [*unfinished_remarks(record)]
     if not probe_figures(record):
-        limits.append("Not evaluated on labels: `coterie evaluate RUN LABELLED` does.")
+        limits.append("Not evaluated on labels: `coterie evaluate RUN LABELED` does.")
     return CardFacts(license, origin, figures, limits)

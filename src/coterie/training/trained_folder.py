@@ -75,7 +75,7 @@ class TrainedFolder(RunFolder):
         found, chosen = tables[self.noun], tables.get("chosen")
         self.chosen = chosen if isinstance(chosen, dict) else {}
         also = {"detector": " or their boxes", "segmenter": " or their masks"}.get(self.noun, "")
-        facts = {"network": "the weights of MODEL", "images": f"the images of LABELLED{also}"}
+        facts = {"network": "the weights of MODEL", "images": f"the images of LABELED{also}"}
         for name in [*self.asked, *found]:
             if found.get(name) != self.asked.get(name):
                 if name in facts:
