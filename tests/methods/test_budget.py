@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from coterie.config.facts import Facts
 from coterie.config.from_options import Resolved
 from coterie.config.hardware import Runtime
 from coterie.config.toml import to_dict, to_toml
 from coterie.errors import UserError
-from coterie.methods.budget import MARGIN, Fitted
+from coterie.methods.budget import MARGIN, Fitted, choose_method
 from coterie.methods.budget_table import budget_table, measured_line
 from coterie.methods.resolve import fit_run, open_request, resolve_run
 from coterie.reporting.run_callbacks import embedded_images
@@ -62,6 +63,11 @@ def test_as_many_epochs_as_fit(method: str | None, time: str) -> None:
     )
     assert run.resolved.config.run.minutes == float(time[:-1])
     assert run.resolved.config.method == (method or "simclr")
+
+
+def test_the_method_goes_by_the_minutes() -> None:
+    small = Facts(images=10_000, side=32)
+    assert [choose_method(small, minutes)[0] for minutes in (1, 5, 20, 60, 600)] == ["simclr"] * 2 + ["swav"] * 3
 
 
 def test_what_follows_from_epochs_follows_from_those_that_fit() -> None:

@@ -102,9 +102,7 @@ def training_images(source: ImageSource, what: str = "LABELED") -> TrainingImage
         line = f"{what}: {len(positions):,} images of {len(classes)} classes, {mean:.1f} labels an image"
     unlabeled = np.setdiff1d(np.arange(len(source)), positions)
     images = TrainingImages(source, positions, found, classes, unlabeled, (line,))
-    rare = (
-        [] if what != "LABELED" else [name for name, count in zip(classes, images.counts, strict=True) if count == 1]
-    )
+    rare = [] if what != "LABELED" else [name for name, count in zip(classes, images.counts, strict=True) if count == 1]
     if rare:
         are = "class has" if len(rare) == 1 else "classes have"
         remarks.append(
