@@ -13,7 +13,7 @@ from pathlib import Path
 from PIL import Image
 
 OUT = Path(__file__).parent.parent / "docs" / "assets" / "report.png"
-WIDTH, HEIGHT = 1200, 5000
+WIDTH, HEIGHT, SHOWN = 1200, 5000, 1300
 LARGEST = 300_000
 """Bytes."""
 
@@ -42,7 +42,7 @@ def main() -> int:
         ]
         subprocess.run([browser, *options, f"--screenshot={shot}", short.as_uri()], check=True, capture_output=True)
         with Image.open(shot) as picture:
-            top = picture.convert("RGB").crop((0, 0, WIDTH, int(sys.argv[2]) if len(sys.argv) > 2 else 1300))
+            top = picture.convert("RGB").crop((0, 0, WIDTH, SHOWN))
     OUT.parent.mkdir(parents=True, exist_ok=True)
     for colors in (256, 128, 64):  # a page has few, and its pictures are gray
         top.quantize(colors, dither=Image.Dither.NONE).save(OUT, optimize=True)

@@ -13,7 +13,7 @@ from collections.abc import Sized
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, final
+from typing import Any, TypeVar, final
 
 import numpy as np
 from jaxtyping import Int
@@ -35,6 +35,8 @@ from coterie.logger import NullLogger
 from coterie.segmentation.evaluate import evaluate_segmenter
 from coterie.segmentation.masks import MaskedSource
 from coterie.segmentation.train import SegmentationWishes, chosen_schedule, train_segmenter
+
+_Known = TypeVar("_Known", BoxedSource, MaskedSource)
 
 
 @final
@@ -138,10 +140,7 @@ class DetectorHead:
         return f"a detector of {images:,} images with {boxes:,} boxes; {tested}"
 
     def _split(self, seed: int) -> tuple[BoxedSource, BoxedSource]:
-        if self.test is not None:
-            return self.boxed, self.test
-        kept, held = _fifth(len(self.boxed.positions), seed, "boxes")
-        return self.boxed.chosen(kept), self.boxed.chosen(held)
+        return _held_out(self.boxed, self.test, seed, "boxes")
 
     def measure(self, model: Model, seed: int, folder: Path, runtime: Runtime) -> dict[str, float]:
         """Train and test on one network.
@@ -200,10 +199,7 @@ class SegmenterHead:
         return chosen_schedule(self.wishes, None).head
 
     def _split(self, seed: int) -> tuple[MaskedSource, MaskedSource]:
-        if self.test is not None:
-            return self.masked, self.test
-        kept, held = _fifth(len(self.masked.positions), seed, "masks")
-        return self.masked.chosen(kept), self.masked.chosen(held)
+        return _held_out(self.masked, self.test, seed, "masks")
 
     def measure(self, model: Model, seed: int, folder: Path, runtime: Runtime) -> dict[str, float]:
         """Train and test on one network.
@@ -237,17 +233,20 @@ def _some(source: ImageSource, positions: Int[np.ndarray, " n"]) -> Subset:
     )
 
 
-def _fifth(images: int, seed: int, what: str) -> tuple[Int[np.ndarray, " n"], Int[np.ndarray, " m"]]:
-    """Places of images to train on, and of a fifth of all that is held out.
+def _held_out(known: _Known, test: _Known | None, seed: int, what: str) -> tuple[_Known, _Known]:
+    """Images to train on and to test on; without test images, a fifth of all is held out.
 
     Raises:
         UserError: there are too few.
     """
+    if test is not None:
+        return known, test
+    images = len(known.positions)
     if images < FOLDS:
         raise UserError(f"{images} images with {what} are too few to hold out a fifth: name test images with --test")
     order = np.random.Generator(np.random.Philox(key=[seed // FOLDS, images])).permutation(images)
     held = np.isin(np.arange(images), order[seed % FOLDS :: FOLDS])
-    return np.flatnonzero(~held), np.flatnonzero(held)
+    return known.chosen(np.flatnonzero(~held)), known.chosen(np.flatnonzero(held))
 
 
 def _tested(test: Sized | None) -> str:

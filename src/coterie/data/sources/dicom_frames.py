@@ -5,17 +5,9 @@ from collections.abc import Sequence
 
 from coterie.data.decoding.dicom import count_frames
 from coterie.data.sources.file_names import DICOM_SUFFIXES, FileNames, printable
-from coterie.data.sources.source import random_positions
+from coterie.data.sources.sampled_names import sampled_names
 
-_SAMPLED, _READ = 256, 16  # names that are looked at, and files of which the header is read
 _SUFFIXES = tuple(each.encode() for each in DICOM_SUFFIXES)
-
-
-def sampled_names(names: FileNames | Sequence[bytes], suffixes: tuple[bytes, ...]) -> list[bytes]:
-    """A few of the names that end so, if there are any in a sample."""
-    raw = names.raw if isinstance(names, FileNames) else names.__getitem__
-    sampled = (raw(place) for place in random_positions(_SAMPLED, len(names)).tolist())
-    return [name for name in sampled if name.lower().endswith(suffixes)][:_READ]
 
 
 def frames_remark(where: str, root: bytes, names: FileNames | Sequence[bytes]) -> tuple[str, ...]:

@@ -12,10 +12,10 @@ from coterie.data.decoding.decode import StoredImage
 from coterie.data.decoding.tiff import is_tiff
 from coterie.data.decoding.tiff_pages import WHOLE, copied_page, find_pages, patched_page
 from coterie.data.sources.columns import Columns
-from coterie.data.sources.dicom_frames import sampled_names
 from coterie.data.sources.file_names import FileNames, printable
 from coterie.data.sources.label_values import LabelNotes
 from coterie.data.sources.labels import LabelMatrix
+from coterie.data.sources.sampled_names import sampled_names
 from coterie.data.sources.shard_layout import ShardLayout
 from coterie.data.sources.source import (
     Concatenated,
